@@ -1,0 +1,171 @@
+"""One schema per command, and how its values come together: defaults < recipes < environment < command line.
+
+A recipe is a TOML file. Keys at its top are shared by every command that has them; a table named after a command
+(`[train]`, `[presample]`, `[evaluate]`) holds keys for that command alone. Unknown keys are errors that name the
+nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adaptthink.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(gt=0, le=10)]
+
+
+class Config(BaseModel):
+    """Base of all schemas: strict about names, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(Config):
+    """Keys that every command which samples from a model shares."""
+
+    model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
+    problems: str = Field("arithmetic", description="'arithmetic', or a JSONL file with prompt, answer and optional level.")
+    max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
+    max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
+    think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
+    max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
+    seed: int = Field(0, description="Seed of everything random.")
+
+
+class PresampleConfig(PolicyConfig):
+    """Reference pre-sampling: K free thoughts per problem from the model before training (R̄_ref)."""
+
+    problems_per_level: Positive = Field(100, description="How many problems of each level (arithmetic only).")
+    reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
+    reference_temperature: Temperature = Field(0.6, description="Sampling temperature of the reference.")
+    reference_top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus of the reference.")
+
+
+class TrainConfig(PresampleConfig):
+    """Training with the paper's settings as defaults."""
+
+    delta: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="δ: how much accuracy no_think may cost.")
+    no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
+    samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
+    ratio: Literal["sequence_mean", "sequence", "token"] = Field(
+        "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
+    )
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="ε of the clipped loss.")
+    steps: Positive = Field(314, description="Optimiser steps.")
+    problems_per_step: Positive = Field(128, description="Problems in a batch.")
+    temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradient norm above which it is scaled down.")
+    micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass of the update, padding included.")
+    probe_every: Positive = Field(5, description="Steps between two looks at the mode choice on held-out problems.")
+    probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
+    checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
+
+
+class EvaluateConfig(PolicyConfig):
+    """Evaluation in free and forced modes with the paper's decoding."""
+
+    problems_per_level: Positive = Field(200, description="How many problems of each level (arithmetic only).")
+    kind: Literal["chain", "story"] = Field("chain", description="Wording (arithmetic only); story is out of distribution.")
+    samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
+    temperature: Temperature = Field(0.6, description="Sampling temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus.")
+
+
+COMMANDS: dict[str, type[Config]] = {"presample": PresampleConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+
+C = TypeVar("C", bound=Config)
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a recipe given by path, or by the name of one that ships with the package."""
+    for candidate in (Path(name), RECIPES / f"{name}.toml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+    raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {known}")
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
+    """Build the error for a misspelt key, with the nearest name."""
+    near = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(sorted(known))}"
+    return UserError(f"{where}: unknown key '{key}'{hint}")
+
+
+def read_recipe(path: Path, command: str) -> dict[str, Any]:
+    """Return the values that one recipe file gives to `command`, after checking every key in it."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a valid TOML file: {error}") from None
+    shared = {key: value for key, value in content.items() if key not in COMMANDS}
+    everywhere = set().union(*(schema.model_fields for schema in COMMANDS.values()))
+    for key in shared:
+        if key not in everywhere:
+            raise unknown_key(str(path), key, everywhere | set(COMMANDS))
+    for table, schema in COMMANDS.items():
+        values = content.get(table, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: '{table}' must be a table ([{table}]), not a value")
+        for key in values:
+            if key not in schema.model_fields:
+                raise unknown_key(f"{path} [{table}]", key, schema.model_fields)
+    fields = COMMANDS[command].model_fields
+    return {key: value for key, value in shared.items() if key in fields} | content.get(command, {})
+
+
+def from_environment(schema: type[Config], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the values given as ADAPTTHINK_<KEY> variables."""
+    names = {name: f"ADAPTTHINK_{name.upper()}" for name in schema.model_fields}
+    return {name: environment[variable] for name, variable in names.items() if variable in environment}
+
+
+def resolve(
+    command: str, schema: type[C], *, recipes: Iterable[str | Path] = (), flags: Mapping[str, Any] | None = None
+) -> C:
+    """Merge defaults < recipes (later ones win) < environment < flags into a checked config.
+
+    Raises UserError that names the key, the value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    for name in recipes:
+        values |= read_recipe(find_recipe(name), command)
+    values |= from_environment(schema)
+    values |= dict(flags or {})
+    return check(schema, values)
+
+
+def check(schema: type[C], values: Mapping[str, Any]) -> C:
+    """Validate `values` against `schema`; raises UserError with every fault in one line."""
+    for key in values:
+        if key not in schema.model_fields:
+            raise unknown_key(schema.__name__, key, schema.model_fields)
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(describe_faults(error)) from None
+
+
+def describe_faults(error: ValidationError) -> str:
+    """Say in one line what is wrong with each value."""
+    faults = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{name} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
+    return "; ".join(faults)

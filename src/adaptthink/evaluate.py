@@ -1,0 +1,127 @@
+"""Evaluation: the same problems answered freely and in each forced mode, summarised by level.
+
+Free is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from adaptthink.config import EvaluateConfig
+from adaptthink.grading import Verdict, reward
+from adaptthink.modes import Mode
+from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, draw, stream_seed
+from adaptthink.tasks import Problem
+
+ASKED_MODES: dict[str, Mode | None] = {"free": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a set of responses came to; shares and accuracy in [0, 1], `n` responses."""
+
+    accuracy: float
+    mean_tokens: float
+    no_think_share: float
+    truncated_share: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores by level (as text, "1" to "5"; "all" where problems have no level) and over everything."""
+
+    levels: dict[str, Scores]
+    overall: Scores
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dictionaries."""
+        return asdict(self)
+
+
+def answer(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    mode: Mode | None,
+    config: EvaluateConfig,
+    *,
+    on_finish: Callable[[int], None] | None = None,
+) -> list[Rollout]:
+    """Draw `samples_per_problem` responses to every problem in one asked mode (None: the model chooses).
+
+    Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
+    """
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    seed = stream_seed(config.seed, "evaluate", mode or "free")
+    sampling = Sampling(caps, config.temperature, config.top_p, seed)
+    groups = draw(sampler, problems, [mode] * config.samples_per_problem, sampling, on_finish=on_finish)
+    return [rollout for group in groups for rollout in group]
+
+
+def summarise(rollouts: Iterable[Rollout]) -> Evaluation:
+    """Score responses by level and over all; raises ValueError for none."""
+    by_level: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        level = rollout.problem.level
+        by_level.setdefault("all" if level is None else str(level), []).append(rollout)
+    if not by_level:
+        raise ValueError("no responses to summarise")
+    everything = [rollout for group in by_level.values() for rollout in group]
+    return Evaluation({level: score(by_level[level]) for level in sorted(by_level)}, score(everything))
+
+
+def score(rollouts: Sequence[Rollout]) -> Scores:
+    """Score one non-empty group of responses."""
+    return Scores(
+        accuracy=fmean(reward(rollout.verdict) for rollout in rollouts),
+        mean_tokens=fmean(len(rollout.response_ids) for rollout in rollouts),
+        no_think_share=fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
+        truncated_share=fmean(rollout.verdict is Verdict.TRUNCATED for rollout in rollouts),
+        n=len(rollouts),
+    )
+
+
+def delta_accuracy_points(new: Evaluation, old: Evaluation) -> float:
+    """ΔAcc of the paper: mean over levels of the accuracy difference, in points."""
+    return fmean(100 * (new.levels[level].accuracy - old.levels[level].accuracy) for level in old.levels)
+
+
+def delta_length_percent(new: Evaluation, old: Evaluation) -> float:
+    """ΔLength of the paper: mean over levels of the relative change of the mean response length, in percent."""
+    return fmean(100 * (new.levels[level].mean_tokens / old.levels[level].mean_tokens - 1) for level in old.levels)
+
+
+def no_think_probabilities(sampler: Sampler, problems: Sequence[Problem], temperature: float) -> dict[str, float]:
+    """P(no_think) of each problem, by id, from one prefill each."""
+    prompts = [sampler.prompt(problem) for problem in problems]
+    ids = (sampler.template.no_think_id,)
+    rows = sampler.engine.next_token_logprobs(prompts, ids, temperature=temperature)
+    return {problem.id: math.exp(row[0]) for problem, row in zip(problems, rows, strict=True)}
+
+
+def write_samples(
+    path: Path, asked: str, rollouts: Iterable[Rollout], probabilities: Mapping[str, float]
+) -> None:
+    """Append one line per response, under the name of the row that it belongs to."""
+    with path.open("a", encoding="utf-8") as file:
+        for rollout in rollouts:
+            problem = rollout.problem
+            row = {
+                "mode": asked,
+                "problem_id": problem.id,
+                "level": problem.level,
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "chosen_mode": rollout.mode,
+                "text": rollout.text,
+                "tokens": len(rollout.response_ids),
+                "verdict": rollout.verdict,
+                "no_think_probability": probabilities.get(problem.id),
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

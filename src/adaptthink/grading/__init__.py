@@ -1,0 +1,55 @@
+"""Grade a response: a `Verdict`, not a number. Only what follows the last close marker is read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fractions import Fraction
+
+
+class Verdict(StrEnum):
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSED = "unparsed"  # an answer was given, but none could be found in it
+    TRUNCATED = "truncated"  # the cap came before the end
+
+
+def reward(verdict: Verdict) -> float:
+    """R(x, y) of the paper: 1 for a correct answer, else 0."""
+    return 1.0 if verdict is Verdict.CORRECT else 0.0
+
+
+def grade(response: str, gold: str, *, close: str, finished: bool) -> Verdict:
+    """Grade `response` against `gold`.
+
+    `close` is the marker that ends a thought. `finished` says whether the response ended by itself; one that ran
+    into its cap, or that never closed its thought, is truncated.
+    """
+    thought_closed, answer = response.rpartition(close)[1:]
+    if not finished or not thought_closed:
+        return Verdict.TRUNCATED
+    found = last_boxed(answer)
+    if found is None:
+        return Verdict.UNPARSED
+    return Verdict.CORRECT if same_answer(found, gold) else Verdict.WRONG
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return what the last complete ``\boxed{…}`` holds, nested braces included; None if there is none."""
+    start = text.rfind("\\boxed{")
+    while start >= 0:
+        depth = 0
+        for position in range(start + len("\\boxed"), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[start + len("\\boxed{") : position]
+        start = text.rfind("\\boxed{", 0, start)
+    return None
+
+
+def same_answer(found: str, gold: str) -> bool:
+    """Compare as exact numbers where both are numbers (``7`` = ``7.0`` = ``14/2``), else as trimmed strings."""
+    found, gold = found.strip(), gold.strip()
+    try:
+        return Fraction(found) == Fraction(gold)
+    except (ValueError, ZeroDivisionError):
+        return found == gold

@@ -1,0 +1,102 @@
+"""Loading a policy: model, tokenizer and think template together, verified before anything is generated.
+
+`tiny` is the embedded reasoner; `make_tiny.py` beside this file made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from adaptthink.errors import UserError
+from adaptthink.modes import ThinkTemplate, probe
+
+TINY = Path(__file__).parent / "tiny"
+FINGERPRINT_ELEMENTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model that can be asked: everything that belongs to it, on one device."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any  # PreTrainedTokenizerFast; transformers' own annotations are too loose to help
+    template: ThinkTemplate
+    eos_ids: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the weights, the tokenizer's size or the chat template.
+
+        Reads the first elements of each tensor only, so that it is quick for any size.
+        """
+        digest = hashlib.sha256(f"{len(self.tokenizer)}\x1f{self.tokenizer.chat_template}".encode())
+        for name, tensor in self.model.state_dict().items():
+            head = tensor.detach().flatten()[:FINGERPRINT_ELEMENTS].float().cpu()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def model_path(name: str) -> str:
+    """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
+    if name == "tiny":
+        return str(TINY)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model folder '{name}' has no config.json; give a folder in Hugging Face format")
+        return str(path)
+    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if path.exists() or not looks_like_hub_id:
+        raise UserError(f"no model folder '{name}': give an existing folder, a hub id like 'org/name', or 'tiny'")
+    return name
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a model's tokenizer alone; raises UserError if it cannot be had."""
+    try:
+        return AutoTokenizer.from_pretrained(model_path(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from None
+
+
+def load_policy(name: str, *, think_opener: str = "Alright", device: str | None = None) -> Policy:
+    """Load a model for generation or training, after its template has been probed.
+
+    The weights are float32 on a CPU and bfloat16 on a GPU. Raises UserError when the model cannot be loaded or its
+    template cannot work (see `modes.probe`).
+    """
+    tokenizer = load_tokenizer(name)
+    template = probe(tokenizer, think_opener=think_opener)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
+    if template.close_id >= model.get_input_embeddings().num_embeddings:
+        raise UserError(
+            f"model '{name}' has {model.get_input_embeddings().num_embeddings} embeddings, but its tokenizer's "
+            f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
+        )
+    return Policy(name, model.to(device).eval(), tokenizer, template, eos_ids(model, tokenizer))
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends a response, from the generation config and the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if not found:
+        raise UserError("the model has no end-of-sequence token; set eos_token_id in its generation_config.json")
+    return tuple(sorted(found))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text: enough for a person, without the library's advice on the network."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,152 @@
+"""Rollouts: responses with the log-probability that each token had under the policy that really drew it.
+
+That number, `behavior_logprobs`, is the whole of the paper's importance sampling. For the decision token it is the
+log of its mode's share (log 0.5 by default); for every other token it is the sampling policy's own value. It is
+written here, once, and never recomputed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adaptthink.engines.base import Completion, Engine, Finish, Request
+from adaptthink.grading import Verdict, grade
+from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
+from adaptthink.objective import decision_logprob
+from adaptthink.tasks import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One graded response. The three tuples run over the response's tokens."""
+
+    problem: Problem
+    mode: Mode
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    behavior_logprobs: tuple[float, ...]
+    in_loss: tuple[bool, ...]  # False for forced tokens that are not the decision
+    text: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Response caps in tokens, one per mode; a free response may use the larger."""
+
+    think: int
+    no_think: int
+
+    def of(self, mode: Mode | None) -> int:
+        """The cap of a mode; None stands for a free choice."""
+        return self.no_think if mode is Mode.NO_THINK else max(self.think, self.no_think)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How responses are drawn."""
+
+    caps: Caps
+    temperature: float
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """What turns problems into graded responses: an engine, and what is needed to speak to it in text."""
+
+    engine: Engine
+    tokenizer: Any
+    template: ThinkTemplate
+
+    def prompt(self, problem: Problem) -> tuple[int, ...]:
+        """Token ids of a problem's prompt, up to the decision token."""
+        return prompt_ids(self.tokenizer, self.template, problem.prompt)
+
+    def read(self, problem: Problem, prompt: tuple[int, ...], completion: Completion, forced: int) -> Rollout:
+        """Grade a completion of which the first `forced` tokens were forced; log-probabilities as they came."""
+        finished = completion.finish is Finish.STOP
+        text = self.tokenizer.decode(completion.token_ids, skip_special_tokens=False)
+        return Rollout(
+            problem=problem,
+            mode=self.template.mode_of(completion.token_ids),
+            prompt_ids=prompt,
+            response_ids=completion.token_ids,
+            behavior_logprobs=completion.logprobs,
+            in_loss=tuple(index == 0 or index >= forced for index in range(len(completion.token_ids))),
+            text=text,
+            verdict=grade(text, problem.answer, close=self.template.close, finished=finished),
+        )
+
+
+def stream_seed(seed: int, *purpose: str | int) -> int:
+    """Derive the seed of one purpose (for example a training step) from the run's seed."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def collect(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    no_think_share: float,
+    sampling: Sampling,
+    on_finish: Callable[[int], None] | None = None,
+) -> list[Rollout]:
+    """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
+
+    `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix. A share of 0
+    forces nothing: responses come from the policy itself.
+    """
+    num_no_think = round(samples * no_think_share)
+    modes = [Mode.NO_THINK if k < num_no_think else Mode.THINK for k in range(samples)]
+    forced = [None] * samples if no_think_share == 0 else modes
+    drawn = draw(sampler, problems, forced, sampling, force_opener=True, on_finish=on_finish)
+    return [with_decision_logprob(rollout, no_think_share) for group in drawn for rollout in group]
+
+
+def with_decision_logprob(rollout: Rollout, no_think_share: float) -> Rollout:
+    """Write π_IS of the decision token into the rollout: the line that is the paper's importance sampling."""
+    sampled, *rest = rollout.behavior_logprobs
+    decision = decision_logprob(rollout.mode is Mode.NO_THINK, sampled, no_think_share)
+    return replace(rollout, behavior_logprobs=(decision, *rest))
+
+
+def draw(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    modes: Sequence[Mode | None],
+    sampling: Sampling,
+    *,
+    force_opener: bool = False,
+    on_finish: Callable[[int], None] | None = None,
+) -> list[list[Rollout]]:
+    """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
+
+    Think mode is forced by its prefix if `force_opener`, else by banning the no_think decision token, so that the
+    model opens its thought in its own way. Log-probabilities are the engine's own. Random streams follow from the
+    problem's id and the position in `modes`, so a response does not depend on what else is drawn.
+    """
+    template = sampler.template
+    requests, asked = [], []
+    for problem in problems:
+        prompt = sampler.prompt(problem)
+        for position, mode in enumerate(modes):
+            prefix = template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_opener) else ()
+            banned = (template.no_think_id,) if mode is Mode.THINK and not force_opener else ()
+            stream = int(problem.id, 16) + position * 0x9E3779B97F4A7C15
+            requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
+            asked.append((problem, prompt, len(prefix)))
+    completions = sampler.engine.generate(
+        requests, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, on_finish=on_finish
+    )
+    rollouts = [
+        sampler.read(problem, prompt, completion, forced)
+        for (problem, prompt, forced), completion in zip(asked, completions, strict=True)
+    ]
+    return [rollouts[start : start + len(modes)] for start in range(0, len(rollouts), len(modes))]

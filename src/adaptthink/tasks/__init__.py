@@ -1,0 +1,32 @@
+"""What a model is asked: the `Problem` record and its stable id. Where problems come from: `arithmetic`, `files`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its gold answer.
+
+    `id` is derived from the content (`problem_id`), so it is the same on every machine and in every run.
+    `level` is the difficulty where the source knows one (arithmetic: 1-5), else None.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    level: int | None = None
+    source: str = ""
+
+
+def problem_id(prompt: str, answer: str, source: str = "") -> str:
+    """Return 16 hex digits that name a problem by its content (SHA-256 of source, prompt and answer)."""
+    content = "\x1f".join((source, prompt, answer))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def make_problem(prompt: str, answer: str, *, level: int | None = None, source: str = "") -> Problem:
+    """Build a `Problem` whose id follows from its content."""
+    return Problem(problem_id(prompt, answer, source), prompt, answer, level, source)

@@ -1,0 +1,253 @@
+"""The training loop. One step: rollouts → advantages → update. Read `rollout.py` and `objective.py` next.
+
+Left out, because the paper's method does not have them: value network, KL penalty, entropy bonus, reward model,
+group statistics. Everything random follows from (seed, step), so the loop carries no random state.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptthink.checkpoint import load_checkpoint, save_checkpoint
+from adaptthink.config import TrainConfig
+from adaptthink.engines.native import NativeEngine, token_batches
+from adaptthink.grading import Verdict, reward
+from adaptthink.models import Policy
+from adaptthink.modes import Mode
+from adaptthink.objective import PolicyLoss, advantage, policy_logprobs, policy_loss
+from adaptthink.reference import Reference
+from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, collect, stream_seed
+from adaptthink.runs import MetricsLog
+from adaptthink.tasks import Problem
+
+Metrics = dict[str, Any]
+
+
+def train(
+    policy: Policy,
+    problems: Sequence[Problem],
+    reference: Mapping[str, Reference],
+    held_out: Sequence[Problem],
+    config: TrainConfig,
+    run: Path,
+    *,
+    on_step: Callable[[Metrics], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
+
+    `reference` holds R̄_ref by problem id; `held_out` problems are only looked at. One line per step goes to
+    `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or gradient is not finite; the last
+    checkpoint stays.
+    """
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
+    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows)
+    sampler = Sampler(engine, policy.tokenizer, policy.template)
+    log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
+    for step in range(done + 1, config.steps + 1):
+        started = time.monotonic()
+        rollouts = collect_step(sampler, problems, config, step)
+        advantages = step_advantages(rollouts, reference, config.delta)
+        sampled = time.monotonic()
+        metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
+        updated = time.monotonic()
+        metrics |= {"step": step, "rollout_seconds": sampled - started, "update_seconds": updated - sampled}
+        metrics |= rollout_metrics(rollouts, advantages)
+        if step == 1 or step % config.probe_every == 0 or step == config.steps:
+            metrics |= probe_mode_choice(sampler, held_out, config.temperature)
+        log.write(metrics)
+        on_step(metrics)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            save_checkpoint(run / "checkpoints", step, policy.model, optimizer, keep=config.keep_checkpoints)
+    log.close()
+
+
+def collect_step(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig, step: int) -> list[Rollout]:
+    """Draw this step's rollouts from π_IS."""
+    sampling = Sampling(
+        Caps(config.max_think_tokens, config.max_no_think_tokens),
+        config.temperature,
+        seed=stream_seed(config.seed, "rollout", step),
+    )
+    return collect(
+        sampler,
+        problems_of_step(problems, config.problems_per_step, config.seed, step),
+        samples=config.samples_per_problem,
+        no_think_share=config.no_think_share,
+        sampling=sampling,
+    )
+
+
+def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
+    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order."""
+    first = (step - 1) * count
+    chosen = []
+    for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
+        order = list(problems)
+        random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
+        offset = epoch * len(problems)
+        chosen += order[max(0, first - offset) : first + count - offset]
+    return chosen
+
+
+def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Reference], delta: float) -> Tensor:
+    """A(x, y) of every rollout, shape (N,)."""
+    no_think_N = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
+    reward_N = torch.tensor([reward(rollout.verdict) for rollout in rollouts])
+    reference_N = torch.tensor([reference[rollout.problem.id].reward for rollout in rollouts])
+    return advantage(no_think_N, reward_N, reference_N, delta)
+
+
+def update(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Sequence[Rollout],
+    advantages_N: Tensor,
+    config: TrainConfig,
+    step: int,
+) -> Metrics:
+    """Take one optimiser step on all rollouts; exact for every micro-batch size.
+
+    Rollouts whose advantage is exactly zero have no gradient, so they are left out before the forward pass; the loss
+    is still divided by the number of all rollouts.
+    """
+    chosen = [index for index in range(len(rollouts)) if advantages_N[index] != 0]
+    chosen.sort(key=lambda index: len(rollouts[index].prompt_ids) + len(rollouts[index].response_ids))
+    lengths = [len(rollouts[index].prompt_ids) + len(rollouts[index].response_ids) for index in chosen]
+    loss, clipped = 0.0, [0.0] * len(rollouts)
+    model.train()
+    for batch in token_batches(lengths, config.micro_batch_tokens):
+        indices = [chosen[position] for position in batch]
+        result = batch_loss(model, [rollouts[index] for index in indices], advantages_N[indices], config)
+        micro_loss = result.loss_B.sum() / len(rollouts)
+        micro_loss.backward()
+        loss += micro_loss.item()
+        for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
+            clipped[index] = value
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise FloatingPointError(
+            f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; "
+            "the last checkpoint is intact, try a smaller learning_rate"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    by_mode = {
+        f"clip_share_{mode}": _mean(value for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode)
+        for mode in Mode
+    }
+    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode
+
+
+def batch_loss(
+    model: torch.nn.Module, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
+) -> PolicyLoss:
+    """Forward one micro-batch, right-padded, and return its loss per rollout."""
+    batch = pad_rollouts(rollouts, next(model.parameters()).device)
+    longest = batch.response_BT.shape[1]
+    # Logits are only needed where a response token is predicted: from the shortest prompt's last token on.
+    start = min(len(rollout.prompt_ids) for rollout in rollouts) - 1
+    columns = torch.arange(start, batch.ids_BS.shape[1] - 1, device=batch.ids_BS.device)
+    logits_BCV = model(input_ids=batch.ids_BS, logits_to_keep=columns).logits
+    place_BT = (batch.prompt_length_B[:, None] - 1 - start + torch.arange(longest, device=columns.device)).clamp(
+        max=len(columns) - 1
+    )
+    logits_BTV = logits_BCV.gather(1, place_BT[..., None].expand(-1, -1, logits_BCV.shape[-1]))
+    logprob_BT = policy_logprobs(logits_BTV, batch.response_BT, config.temperature)
+    return policy_loss(
+        logprob_BT,
+        batch.behavior_BT,
+        advantages_B.to(logprob_BT.device),
+        batch.mask_BT,
+        clip=config.clip,
+        ratio=config.ratio,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedRollouts:
+    """Rollouts as tensors: S prompt and response positions together, T response positions; padded at the right."""
+
+    ids_BS: Tensor
+    prompt_length_B: Tensor
+    response_BT: Tensor
+    behavior_BT: Tensor
+    mask_BT: Tensor
+
+
+def pad_rollouts(rollouts: Sequence[Rollout], device: torch.device) -> PaddedRollouts:
+    """Lay rollouts out as tensors. Padding needs no attention mask: it stands behind all that is looked at."""
+    sequences = [torch.tensor(rollout.prompt_ids + rollout.response_ids) for rollout in rollouts]
+    return PaddedRollouts(
+        _pad(sequences, 0).to(device),
+        torch.tensor([len(rollout.prompt_ids) for rollout in rollouts], device=device),
+        _pad([torch.tensor(rollout.response_ids) for rollout in rollouts], 0).to(device),
+        _pad([torch.tensor(rollout.behavior_logprobs) for rollout in rollouts], 0.0).to(device),
+        _pad([torch.tensor(rollout.in_loss) for rollout in rollouts], False).to(device),
+    )
+
+
+def _pad(rows: list[Tensor], value: float) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step (counted from 1)."""
+    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return config.learning_rate * warm
+    progress = (step - 1) / config.steps
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
+    """Describe a step's rollouts by mode."""
+    metrics: Metrics = {
+        "response_tokens": sum(len(rollout.response_ids) for rollout in rollouts),
+        "zero_advantage_share": float((advantages_N == 0).float().mean()),
+    }
+    for mode in Mode:
+        own = [rollout for rollout in rollouts if rollout.mode is mode]
+        metrics[f"reward_{mode}"] = _mean(reward(rollout.verdict) for rollout in own)
+        metrics[f"mean_tokens_{mode}"] = _mean(len(rollout.response_ids) for rollout in own)
+        metrics[f"truncated_share_{mode}"] = _mean(rollout.verdict is Verdict.TRUNCATED for rollout in own)
+    return metrics
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """The mean, or None of nothing."""
+    values = list(values)
+    return fmean(values) if values else None
+
+
+def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature: float) -> Metrics:
+    """Look at the decision token on held-out problems: one prefill per problem, nothing sampled.
+
+    This is where a cold start can be seen to move long before the first no_think answer is drawn.
+    """
+    template, engine = sampler.template, sampler.engine
+    prompts = [sampler.prompt(problem) for problem in problems]
+    rows = engine.next_token_logprobs(prompts, (template.no_think_id, template.think_id), temperature=temperature)
+    by_level: dict[str, list[float]] = {}
+    for problem, (no_think, _) in zip(problems, rows, strict=True):
+        by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
+    return {
+        "probe_no_think_logprob": fmean(no_think for no_think, _ in rows),
+        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in rows),
+        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in rows),
+        "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
+    }
