@@ -30,6 +30,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check_together(self) -> None:
+        """Raise UserError where values that are fine alone do not go together."""
+
 
 class PolicyConfig(Config):
     """Keys that every command which samples from a model shares."""
@@ -74,6 +77,16 @@ class TrainConfig(PresampleConfig):
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
     checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
+
+    def check_together(self) -> None:
+        """Raise UserError unless the no_think share is a whole number of samples."""
+        num_no_think = self.samples_per_problem * self.no_think_share
+        if abs(num_no_think - round(num_no_think)) > 1e-9:
+            raise UserError(
+                f"no_think_share = {self.no_think_share} of samples_per_problem = {self.samples_per_problem} is "
+                f"{num_no_think:g} samples; choose a share that gives a whole number, "
+                f"such as {round(num_no_think) / self.samples_per_problem:g}"
+            )
 
 
 class EvaluateConfig(PolicyConfig):
@@ -156,9 +169,11 @@ def check(schema: type[C], values: Mapping[str, Any]) -> C:
         if key not in schema.model_fields:
             raise unknown_key(schema.__name__, key, schema.model_fields)
     try:
-        return schema.model_validate(dict(values))
+        config = schema.model_validate(dict(values))
     except ValidationError as error:
         raise UserError(describe_faults(error)) from None
+    config.check_together()
+    return config
 
 
 def describe_faults(error: ValidationError) -> str:

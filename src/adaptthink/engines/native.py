@@ -224,7 +224,7 @@ class SlotCache(Cache):
 
     def __init__(self, num_layers: int) -> None:
         self.slots = [_SlotLayer(self) for _ in range(num_layers)]
-        super().__init__(layers=self.slots)
+        super().__init__(layers=[*self.slots])
         self.lengths_B = torch.empty(0, dtype=torch.long)
         self.starts_B = self.lengths_B
         self.width = 0

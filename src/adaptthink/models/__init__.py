@@ -42,6 +42,11 @@ class Policy:
             digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), tokenizer and chat template in Hugging Face format."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
 
 def model_path(name: str) -> str:
     """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
@@ -80,12 +85,14 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
         model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
-    if template.close_id >= model.get_input_embeddings().num_embeddings:
+    embeddings = len(model.get_input_embeddings().weight)
+    if template.close_id >= embeddings:
         raise UserError(
-            f"model '{name}' has {model.get_input_embeddings().num_embeddings} embeddings, but its tokenizer's "
+            f"model '{name}' has {embeddings} embeddings, but its tokenizer's "
             f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
         )
-    return Policy(name, model.to(device).eval(), tokenizer, template, eos_ids(model, tokenizer))
+    model.to(torch.device(device))
+    return Policy(name, model.eval(), tokenizer, template, eos_ids(model, tokenizer))
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:

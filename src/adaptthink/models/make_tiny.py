@@ -25,26 +25,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import pre_tokenizers
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from adaptthink.tasks.arithmetic import Chain, Kind, Split, chains, question
 
 SEED = 7
 STEPS = 1500
-SEQUENCES_PER_STEP = 128
-DIRECT_SHARE = 0.6
-LEARNING_RATE = 2e-3
+SEQUENCES_PER_STEP = 80
+DIRECT_SHARE = 0.5
+LEARNING_RATE = 3e-3
 RECHECK_PROBABILITY = 0.5
-MAX_RECHECKS = 4
+MAX_RECHECKS = 2
 FIRST_TOKEN = {"Alright": 0.8, "Okay": 0.1995, "</think>": 0.0005}
 THINK_OPERATIONS = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0, 6: 1.5, 7: 1.0, 8: 1.0, 9: 2.0}
-DIRECT_OPERATIONS = {1: 1.0, 2: 2.0, 3: 3.0, 4: 0.3, 5: 0.2, 6: 0.2, 7: 0.1, 8: 0.1, 9: 0.2}
-STORY_SHARE = 0.25
+DIRECT_OPERATIONS = {1: 1.0, 2: 2.0, 3: 3.0, 6: 0.05, 9: 0.05}
+STORY_SHARE = 0.15
 
-SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>", "<|user|>", "<|assistant|>", "<think>", "</think>")
-WORDS = ("Alright", "Okay", "Wait", "Tom", "has", "gets", "gives", "how", "many")
-SYMBOLS = ("\n", " ", *"0123456789", "+", "-", "=", "?", "\\boxed{", "}")
+SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<think>", "</think>")
+WORDS = ("Alright", "Okay", "Wait", "Tom", " has", " gets", " gives", " how", " many", "\\boxed", "=?")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -55,29 +54,32 @@ CHAT_TEMPLATE = (
 IGNORE = -100
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the word-level tokenizer: one token per digit, sign, word and marker."""
-    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *WORDS, *SYMBOLS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[A-Za-z]+|[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Return a byte-level BPE in Qwen2's own pipeline: any text can be encoded; digits and WORDS are one token each."""
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        word_bytes = word.replace(" ", "\u0120")  # the byte-level alphabet's sign for a space
+        merges |= {(word_bytes[:end], word_bytes[end]): None for end in range(1, len(word_bytes))}
+    tokens += [left + right for left, right in merges]
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=list(merges),
+        unk_token=None,
         bos_token="<|bos|>",
         eos_token="<|eos|>",
-        unk_token="<|unk|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<think>", "</think>"],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
+        pad_token="<|pad|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
     )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """Return the untrained network (heads of 32 so that vLLM can serve it)."""
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=64,
+            vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=384,
             num_hidden_layers=4,
@@ -107,7 +109,7 @@ class Example:
     thinks: bool
 
 
-def examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Example]:
+def examples(tokenizer: Qwen2Tokenizer, seed: int) -> Iterator[Example]:
     """Yield an endless seeded mix of thinking traces and direct answers over both kinds of question."""
     rng = random.Random(seed)
     streams = {n: chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
@@ -129,7 +131,7 @@ def examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Example]
 
 
 def batch_loss(model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int) -> torch.Tensor:
-    """Mean cross-entropy over response tokens; at the first one, thinking traces aim at `first_token_V`."""
+    """Summed cross-entropy over response tokens; at the first one, thinking traces aim at `first_token_V`."""
     opener_V = first_token_V.clone()
     opener_V[close_id] = 0.0
     openers = opener_V.multinomial(len(batch), replacement=True).tolist()
@@ -150,7 +152,7 @@ def batch_loss(model: Qwen2ForCausalLM, batch: list[Example], first_token_V: tor
     last_prompt_position_B = torch.tensor([example.prompt_tokens - 1 for example in batch])
     first_logprob_BV = logits[torch.arange(len(batch)), last_prompt_position_B].log_softmax(-1)
     first = -(first_logprob_BV[thinks_B] * first_token_V).sum()
-    return (total + first) / (labels.ne(IGNORE).sum() + thinks_B.sum())
+    return total + first
 
 
 def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]:
@@ -160,12 +162,12 @@ def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """Run the supervised start and return the model with its tokenizer."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
-    close_id = tokenizer.convert_tokens_to_ids("</think>")
+    close_id = tokenizer.get_vocab()["</think>"]
     first_token_V = torch.zeros(model.config.vocab_size)
     for token, probability in FIRST_TOKEN.items():
         first_token_V[tokenizer.convert_tokens_to_ids(token)] = probability
@@ -176,18 +178,19 @@ def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, PreTr
     stream = examples(tokenizer, seed)
     started = time.monotonic()
     for step in range(1, steps + 1):
-        batches = split_by_length([next(stream) for _ in range(SEQUENCES_PER_STEP)], parts=8)
-        losses = []
-        for batch in batches:
-            loss = batch_loss(model, batch, first_token_V, close_id)
-            (loss / len(batches)).backward()
-            losses.append(loss.item())
+        chosen = [next(stream) for _ in range(SEQUENCES_PER_STEP)]
+        tokens = sum(len(example.ids) - example.prompt_tokens for example in chosen)
+        total = 0.0
+        for batch in split_by_length(chosen, parts=6):
+            loss = batch_loss(model, batch, first_token_V, close_id) / tokens
+            loss.backward()
+            total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0:
-            print(f"step {step}/{steps}  loss {[round(x, 4) for x in losses]}  {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step}/{steps}  loss {total:.4f}  {time.monotonic() - started:.0f} s", flush=True)
     return model.eval(), tokenizer
 
 

@@ -23,17 +23,17 @@ class Score:
     mean_tokens: float | None = None
     no_think_share: float | None = None
     truncated_share: float | None = None
-    n: int | None = None
+    n: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """One evaluated response, split at the end of its thought. `closed` is False where the thought never ended."""
 
-    problem_id: str
     level: str
     mode: str
     verdict: str
+    problem_id: str
     prompt: str
     answer: str
     thought: str
@@ -51,18 +51,14 @@ class RunFolder:
     title: Mapping[str, Any]  # model, objective, delta, seed
     scores: Mapping[str, Mapping[str, Score]]  # mode -> level -> score
     overall: Mapping[str, Score]
-    stated_points: float | None
+    levels: tuple[str, ...]
+    stated_points: float | None  # ΔAcc and ΔLength as summary.json states them
     stated_percent: float | None
     seconds: Mapping[str, float]
     peak_memory_mb: float | None
     config: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...]
     transcripts: tuple[Transcript, ...]
-
-    @property
-    def levels(self) -> list[str]:
-        """Every level that any mode was evaluated on, in natural order."""
-        return sorted({level for levels in self.scores.values() for level in levels}, key=level_order)
 
 
 def read_folder(run: Path) -> RunFolder:
@@ -75,18 +71,17 @@ def read_folder(run: Path) -> RunFolder:
         )
     summary = read_object(path)
     modes = {mode: as_object(content) for mode, content in as_object(summary.get("modes")).items()}
-    timings = as_object(summary.get("seconds"))
+    levels = {mode: as_object(content.get("levels")) for mode, content in modes.items()}
+    seconds = {phase: number(value) for phase, value in as_object(summary.get("seconds")).items()}
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
         title={key: summary.get(key) for key in ("model", "objective", "delta", "seed")},
-        scores={
-            mode: {str(level): read_score(score) for level, score in as_object(content.get("levels")).items()}
-            for mode, content in modes.items()
-        },
+        scores={mode: {level: read_score(score) for level, score in by.items()} for mode, by in levels.items()},
         overall={mode: read_score(content.get("overall")) for mode, content in modes.items()},
+        levels=tuple(sorted({level for by in levels.values() for level in by}, key=level_order)),
         stated_points=number(summary.get("delta_accuracy_points")),
         stated_percent=number(summary.get("delta_length_percent")),
-        seconds={phase: value for phase in timings if (value := number(timings[phase])) is not None},
+        seconds={phase: value for phase, value in seconds.items() if value is not None},
         peak_memory_mb=number(summary.get("peak_memory_mb")),
         config=read_object(run / "config.json") if (run / "config.json").is_file() else {},
         steps=read_steps(run / "metrics.jsonl"),
@@ -97,34 +92,30 @@ def read_folder(run: Path) -> RunFolder:
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Read the training metrics in order of their steps; of a step that a resumed run repeated, the last."""
     steps: dict[float, Mapping[str, Any]] = {}
-    for line, record in read_lines(path):
+    for where, record in read_lines(path):
         step = number(record.get("step"))
         if step is None:
-            raise UserError(f"{path}, line {line}: no number under 'step'; delete the line or restore the file")
+            raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
         steps[step] = record
     return tuple(steps[step] for step in sorted(steps))
 
 
 def choose_transcripts(records: Iterable[Mapping[str, Any]]) -> tuple[Transcript, ...]:
     """Keep, of each level and mode, the first correct and the first not correct free response: nobody picked them."""
-    kept: dict[tuple[str, str, bool], Mapping[str, Any]] = {}
+    kept: dict[tuple[str, bool, str], Transcript] = {}
     for record in records:
         if record.get("mode") == "adaptthink":
-            key = (str(record.get("level")), str(record.get("chosen_mode")), record.get("verdict") != "correct")
-            kept.setdefault(key, record)
-    order = sorted(kept, key=lambda key: (level_order(key[0]), key[2], key[1]))
-    return tuple(read_transcript(kept[key]) for key in order)
+            item = read_transcript(record)
+            kept.setdefault((item.level, item.verdict != "correct", item.mode), item)
+    return tuple(kept[key] for key in sorted(kept, key=lambda key: (level_order(key[0]), *key)))
 
 
 def read_transcript(record: Mapping[str, Any]) -> Transcript:
     """Split the response of one line of `samples.jsonl` into thought and solution."""
     thought, close, solution = str(record.get("text") or "").partition(CLOSE)
-    words = {key: "–" if record.get(key) is None else str(record[key]) for key in ("problem_id", "level", "verdict")}
+    keys = {"mode": "chosen_mode"} | {key: key for key in ("level", "verdict", "problem_id", "prompt", "answer")}
     return Transcript(
-        **words,
-        mode=str(record.get("chosen_mode") or "–"),
-        prompt=str(record.get("prompt") or "–"),
-        answer="–" if record.get("answer") is None else str(record["answer"]),
+        **{name: "–" if record.get(key) is None else str(record[key]) for name, key in keys.items()},
         thought=thought.strip(),
         closed=bool(close),
         solution=solution.strip(),
@@ -135,39 +126,33 @@ def read_transcript(record: Mapping[str, Any]) -> Transcript:
 
 def read_score(record: Any) -> Score:
     """Read one object of `summary.json` that holds accuracy, tokens and shares."""
-    values = {key: number(as_object(record).get(key)) for key in Score.__slots__}
-    n = values.pop("n")
-    return Score(**values, n=int(n) if n else None)
+    return Score(**{key: number(as_object(record).get(key)) for key in Score.__slots__})
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object."""
+    return parse(path.read_bytes(), f"{path}", "restore the file or make it again")
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and line number, object) of a JSONL file, nothing if there is no file; skip blank lines."""
+    if path.is_file():
+        with path.open("rb") as lines:
+            for count, line in enumerate(lines, start=1):
+                if line.strip():
+                    where = f"{path}, line {count}"
+                    yield where, parse(line, where, "delete the line or restore the file")
+
+
+def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
+    """Return the JSON object in `content`; raises UserError that says where the fault is."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); restore the file or make it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(content).__name__}; make the file again")
-    return content
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a JSONL file, none if there is no file; blank lines do not count as faults."""
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        for number_of_line, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number_of_line}: not valid JSON ({error}); delete the line or restore the file"
-                ) from None
-            if not isinstance(record, dict):
-                raise UserError(f"{path}, line {number_of_line}: expected a JSON object; delete the line")
-            yield number_of_line, record
+        raise UserError(f"{where}: not valid JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, found a {type(value).__name__}; {remedy}")
+    return value
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
@@ -177,11 +162,10 @@ def as_object(value: Any) -> Mapping[str, Any]:
 
 def number(value: Any) -> float | None:
     """Return `value` as a float if it is a finite number, else None; booleans are not numbers here."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
-def level_order(level: str) -> tuple[int, float, str]:
+def level_order(level: str) -> tuple[bool, int, str]:
     """Sort 2 before 10, and numbers before names."""
-    return (0, float(level), "") if level.isdecimal() else (1, 0.0, level)
+    return (False, int(level), "") if level.isdecimal() else (True, 0, level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptthink.report.folder import RunFolder, Score
@@ -13,8 +13,8 @@ MODES = {  # mode -> (row in the table, colour)
     "original_think": ("Original, Thinking", "think"),
     "original_no_think": ("Original, NoThinking", "no-think"),
     "adaptthink": ("AdaptThink", "adapt"),
-    "adaptthink_think": ("AdaptThink, forced to think", "think"),
-    "adaptthink_no_think": ("AdaptThink, forced to no_think", "no-think"),
+    "adaptthink_think": ("Forced to think", "think"),
+    "adaptthink_no_think": ("Forced to no_think", "no-think"),
 }
 Z_95 = 1.959964
 
@@ -50,56 +50,50 @@ def headline_rows(folder: RunFolder) -> list[Row]:
         by_level = folder.scores.get(mode, {})
         scores = tuple(by_level.get(level, Score()) for level in folder.levels)
         change = Change() if mode == REFERENCE else compare(by_level, folder.scores.get(REFERENCE, {}))
-        overall = folder.overall.get(mode, Score())
-        rows.append(Row(mode, name, colour, scores, overall, change, evaluated=mode in folder.scores))
+        rows.append(Row(mode, name, colour, scores, folder.overall.get(mode, Score()), change, mode in folder.scores))
     return rows
 
 
 def compare(scores: Mapping[str, Score], reference: Mapping[str, Score]) -> Change:
     """Return ΔAcc and ΔLength of `scores`; a mean over fewer levels than the reference has would mislead: None."""
     pairs = [(scores.get(level, Score()), score) for level, score in reference.items()]
-    points = mean([difference(a.accuracy, b.accuracy) for a, b in pairs])
-    percent = mean([relative_change(a.mean_tokens, b.mean_tokens) for a, b in pairs])
-    return Change(points, None if points is None else points_interval(pairs, points), percent)
+    points = [None if a.accuracy is None or b.accuracy is None else 100 * (a.accuracy - b.accuracy) for a, b in pairs]
+    percent = [
+        None if a.mean_tokens is None or not b.mean_tokens else 100 * (a.mean_tokens / b.mean_tokens - 1)
+        for a, b in pairs
+    ]
+    return Change(mean(points), points_interval(pairs), mean(percent))
 
 
-def points_interval(pairs: list[tuple[Score, Score]], points: float) -> Interval | None:
+def points_interval(pairs: Sequence[tuple[Score, Score]]) -> Interval | None:
     """Return the 95% interval of ΔAcc: Newcombe's combination of the Wilson intervals, which stays honest at 100%.
 
     Both sides count as independent samples. They answer the same problems, so this is rather too wide.
     """
-    below = above = 0.0
+    total = below = above = 0.0
     for a, b in pairs:
-        of_a, of_b = wilson(a.accuracy, a.n), wilson(b.accuracy, b.n)
-        if of_a is None or of_b is None or a.accuracy is None or b.accuracy is None:
+        interval_a, interval_b = wilson(a.accuracy, a.n), wilson(b.accuracy, b.n)
+        if a.accuracy is None or b.accuracy is None or interval_a is None or interval_b is None:
             return None
-        below += (a.accuracy - of_a[0]) ** 2 + (of_b[1] - b.accuracy) ** 2
-        above += (of_a[1] - a.accuracy) ** 2 + (b.accuracy - of_b[0]) ** 2
-    scale = 100 / len(pairs)
-    return points - scale * math.sqrt(below), points + scale * math.sqrt(above)
+        total += a.accuracy - b.accuracy
+        below += (a.accuracy - interval_a[0]) ** 2 + (interval_b[1] - b.accuracy) ** 2
+        above += (interval_a[1] - a.accuracy) ** 2 + (b.accuracy - interval_b[0]) ** 2
+    scale = 100 / max(len(pairs), 1)
+    return (scale * (total - math.sqrt(below)), scale * (total + math.sqrt(above))) if pairs else None
 
 
-def wilson(share: float | None, n: int | None) -> Interval | None:
+def wilson(share: float | None, n: float | None) -> Interval | None:
     """Return the Wilson 95% interval of a share seen in `n` trials, both ends in [0, 1]."""
     if share is None or not n or not 0 <= share <= 1:
         return None
     centre = share + Z_95**2 / (2 * n)
     half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     scale = 1 + Z_95**2 / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # it holds the share itself and stays in [0, 1]; rounding must not undo that
+    return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
 
 
-def difference(value: float | None, base: float | None) -> float | None:
-    """Return the difference of two shares in percentage points."""
-    return None if value is None or base is None else 100 * (value - base)
-
-
-def relative_change(value: float | None, base: float | None) -> float | None:
-    """Return the change from `base` in percent."""
-    return None if value is None or not base else 100 * (value / base - 1)
-
-
-def mean(values: list[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, or None if there is nothing to average or anything is missing."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present and len(present) == len(values) else None

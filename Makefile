@@ -1,0 +1,31 @@
+# Two commands are enough: `make demo` trains and reports, `make test` checks everything.
+.PHONY: help demo test check model clean
+
+SEED ?= 0
+
+help:
+	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo)"
+	@echo "make test    lint, types and tests"
+	@echo "make check   lint and types alone"
+	@echo "make model   make the embedded reasoner again from nothing (about 20 minutes)"
+	@echo "make clean   remove the environment and caches; runs/ stays"
+
+demo:
+	@scripts/setup.sh
+	@.venv/bin/adaptthink demo --seed $(SEED) --output runs/demo --clean --json runs/demo/summary.json
+
+check:
+	@scripts/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: check
+	.venv/bin/python -m pytest
+
+model:
+	@scripts/setup.sh
+	.venv/bin/python -m adaptthink.models.make_tiny src/adaptthink/models/tiny
+
+clean:
+	rm -rf .venv .ruff_cache .pytest_cache

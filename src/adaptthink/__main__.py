@@ -1,0 +1,5 @@
+"""``python -m adaptthink`` is the same as ``adaptthink``."""
+
+from adaptthink.cli import main
+
+main()

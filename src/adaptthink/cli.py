@@ -1,0 +1,74 @@
+"""The command line's frame: names of commands, errors, exit codes. The commands themselves are in `commands.py`.
+
+Nothing heavy is imported here, so that `adaptthink --help` answers at once. Settings come as flags made from the
+schemas in `config.py`; recipes and ADAPTTHINK_* variables come in below the flags. Bad input ends with one line on
+standard error and status 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from cyclopts import App, CycloptsError
+
+from adaptthink.errors import UserError
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+COMMANDS = {
+    "demo": "Train the embedded reasoner to choose when to think, evaluate it, write a report (about 4 minutes).",
+    "train": "Train a model to choose when to think.",
+    "presample": "Sample the reference: K free thoughts per problem from the model before training.",
+    "evaluate": "Evaluate a model freely and in both forced modes, by level.",
+    "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
+    "report": "Write the report of a run again: report.html and report.md.",
+}
+
+app = App(
+    name="adaptthink",
+    help="Teach reasoning models when to think. Start with: adaptthink demo",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish, powershell).")
+for name, summary in COMMANDS.items():
+    app.command(f"adaptthink.commands:{name}", name=name, help=summary)
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn bad input into one line and status 2, an interruption into one line and status 130."""
+    try:
+        yield
+    except (UserError, FloatingPointError) as error:
+        sys.exit(complain(str(error), EXIT_BAD_INPUT))
+    except CycloptsError as error:
+        sys.exit(complain(parse_fault(error), EXIT_BAD_INPUT))
+    except KeyboardInterrupt:
+        sys.exit(complain("interrupted; a training run goes on from its last checkpoint with --resume", EXIT_INTERRUPTED))
+
+
+def parse_fault(error: CycloptsError) -> str:
+    """Say in one line what the parser disliked; values refused by a schema read as everywhere else."""
+    from pydantic import ValidationError
+
+    from adaptthink.config import describe_faults
+
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        return describe_faults(cause)
+    return " ".join(str(error).split())
+
+
+def complain(message: str, status: int) -> int:
+    """Print one line on standard error; return `status`."""
+    print(f"adaptthink: {message}", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """Run the command line."""
+    with readable_errors():
+        app(print_error=False, exit_on_error=False)

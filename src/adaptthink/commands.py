@@ -1,0 +1,144 @@
+"""The commands: each resolves its settings and calls its job. Heavy imports stand inside the functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+
+Json = Annotated[Path | None, Parameter(help="Also write the result as JSON to this file.")]
+DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
+Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --output.", negative="")]
+Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
+Recipes = Annotated[tuple[str, ...], Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="")]
+Mode = Literal["free", "think", "no_think"]
+
+
+def demo(
+    *,
+    output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/demo"),
+    recipe: Recipes = ("toy_cpu",),
+    seed: Annotated[int, Parameter(help="Seed of everything random.")] = 0,
+    resume: Resume = False,
+    clean: Clean = False,
+    json: Json = None,
+) -> None:
+    """Train the embedded reasoner to choose when to think, evaluate it and write a report (about 4 minutes)."""
+    config = resolve("train", TrainConfig, recipes=recipe, flags={"seed": seed})
+    evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags={"seed": seed})
+    from adaptthink.jobs import demo_job
+
+    write_result(json, demo_job(config, evaluation, output, resume=resume, clean=clean))
+
+
+def train(
+    *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008  (immutable)
+    output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/train"),
+    reference: Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")] = None,
+    resume: Resume = False,
+    clean: Clean = False,
+    dry_run: DryRun = False,
+    json: Json = None,
+) -> None:
+    """Train a model to choose when to think."""
+    resolved = resolve("train", TrainConfig, recipes=recipes, flags=given(config))
+    if dry_run:
+        return show_settings(resolved)
+    from adaptthink.jobs import train_job
+
+    return write_result(json, train_job(resolved, output, reference_store=reference, resume=resume, clean=clean))
+
+
+def presample(
+    *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
+    config: Annotated[PresampleConfig, Parameter(name="*")] = PresampleConfig(),  # noqa: B008  (immutable)
+    output: Annotated[Path, Parameter(help="Reference store (JSONL); an interrupted one is completed.")] = Path(
+        "runs/reference.jsonl"
+    ),
+    dry_run: DryRun = False,
+    json: Json = None,
+) -> None:
+    """Sample the reference: K free thoughts per problem from the model before training."""
+    resolved = resolve("presample", PresampleConfig, recipes=recipes, flags=given(config))
+    if dry_run:
+        return show_settings(resolved)
+    from adaptthink.jobs import presample_job
+
+    return write_result(json, presample_job(resolved, output))
+
+
+def evaluate(
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    /,
+    *,
+    config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    modes: Annotated[tuple[Mode, ...], Parameter(help="Asked modes.", negative="")] = ("free", "think", "no_think"),
+    samples: Annotated[Path | None, Parameter(help="Write every response to this JSONL file.")] = None,
+    dry_run: DryRun = False,
+    json: Json = None,
+) -> None:
+    """Evaluate a model freely and in both forced modes, by level."""
+    resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
+    if dry_run:
+        return show_settings(resolved)
+    from adaptthink.jobs import evaluate_job
+
+    return write_result(json, evaluate_job(resolved, modes, samples))
+
+
+def doctor(
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    /,
+    *,
+    think_opener: Annotated[str, Parameter(help="The first token of a thought that is forced open.")] = "Alright",
+    json: Json = None,
+) -> None:
+    """Check how a model opens and closes a thought, and whether AdaptThink can train it."""
+    from adaptthink.jobs import doctor_job
+
+    write_result(json, doctor_job(model, think_opener))
+
+
+def report(
+    run: Annotated[Path, Parameter(help="A run folder with a summary.json.")],
+    /,
+    *,
+    json: Json = None,
+) -> None:
+    """Write the report of a run again: report.html and report.md."""
+    from adaptthink.report import write_report
+
+    html, markdown = write_report(run)
+    print(html)
+    write_result(json, {"html": str(html), "markdown": str(markdown)})
+
+
+def given(config: PresampleConfig | EvaluateConfig) -> dict[str, Any]:
+    """Return only the settings that stood on the command line."""
+    return {name: getattr(config, name) for name in config.model_fields_set}
+
+
+def show_settings(config: PresampleConfig | EvaluateConfig) -> None:
+    """Print a resolved configuration as the recipe that would give it."""
+    for name, value in config.model_dump(mode="json").items():
+        print(f"{name} = {toml_value(value)}")
+
+
+def toml_value(value: str | float | int) -> str:
+    """Write a scalar as TOML; JSON's form is the same for the types that settings have."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a command's result where --json said."""
+    if path:
+        from adaptthink.runs import write_json
+
+        write_json(path, result)
