@@ -1,0 +1,30 @@
+"""Fixtures: a small random model with the embedded tokenizer, so that tests need no trained weights."""
+
+import pytest
+import torch
+
+from adaptthink.models import Policy, eos_ids
+from adaptthink.models.make_tiny import make_model, make_tokenizer
+from adaptthink.modes import probe
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture
+def random_model(tokenizer):
+    """Two layers, random weights, float32: different tokens get clearly different logits."""
+    torch.manual_seed(0)
+    model = make_model(tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+@pytest.fixture
+def random_policy(tokenizer, random_model):
+    return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))

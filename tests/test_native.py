@@ -1,0 +1,167 @@
+"""The native engine against transformers' own generation and against full forward passes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from adaptthink.engines.base import Finish, Request
+from adaptthink.engines.native import NativeEngine, draw, nucleus, token_batches, uniforms
+from adaptthink.errors import UserError
+
+PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,), (33, 4, 60, 61, 62, 7, 8)]
+NO_EOS = (10**6,)  # a token that no model draws
+
+
+def requests(prompts=PROMPTS, *, max_tokens=12, **extra):
+    return [Request(prompt, max_tokens, stream, **extra) for stream, prompt in enumerate(prompts)]
+
+
+def engine(model, eos=NO_EOS, **extra):
+    return NativeEngine(model, eos, **extra)
+
+
+def recomputed_logprobs(model, request, completion, temperature):
+    """Log-probability of every response token from one plain forward pass over the whole sequence."""
+    ids = torch.tensor([request.prompt_ids + completion.token_ids])
+    with torch.inference_mode():
+        logprobs = (model(ids).logits[0] / temperature).log_softmax(-1)
+    start = len(request.prompt_ids)
+    return [logprobs[start + t - 1, token].item() for t, token in enumerate(completion.token_ids)]
+
+
+def test_near_greedy_sampling_equals_transformers_generate(random_model):
+    completions = engine(random_model).generate(requests(), temperature=1e-4)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        expected = random_model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert list(completion.token_ids) == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_logprobs_are_those_of_a_full_forward_pass(random_model, temperature):
+    asked = requests(prefix_ids=(41, 42))
+    for request, completion in zip(asked, engine(random_model).generate(asked, temperature=temperature), strict=True):
+        assert completion.token_ids[:2] == (41, 42)
+        expected = recomputed_logprobs(random_model, request, completion, temperature)
+        assert list(completion.logprobs) == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_response_does_not_depend_on_the_rest_of_the_batch(random_model):
+    together = engine(random_model).generate(requests(), temperature=1.0, seed=3)
+    alone = [engine(random_model).generate([request], temperature=1.0, seed=3)[0] for request in requests()]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_rows_are_refilled_while_others_go_on(random_model):
+    asked = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
+    wide = engine(random_model).generate(asked, temperature=1.0, seed=1)
+    finished = []
+    narrow = engine(random_model, max_rows=3).generate(asked, temperature=1.0, seed=1, on_finish=finished.append)
+    assert [c.token_ids for c in wide] == [c.token_ids for c in narrow]
+    assert sum(finished) == 40
+
+
+def test_seed_and_stream_decide(random_model):
+    same = engine(random_model).generate(requests(), temperature=1.0, seed=1)
+    assert same == engine(random_model).generate(requests(), temperature=1.0, seed=1)
+    assert same != engine(random_model).generate(requests(), temperature=1.0, seed=2)
+    assert same[1].token_ids != same[3].token_ids  # the same prompt on another stream
+
+
+def test_caps_hold_and_the_end_token_stops(random_model):
+    long = engine(random_model).generate(requests(max_tokens=30), temperature=1.0)
+    assert all(len(c.token_ids) == 30 and c.finish is Finish.LENGTH for c in long)
+    end = long[0].token_ids[7]
+    first = long[0].token_ids.index(end)
+    stopped = engine(random_model, eos=(end,)).generate(requests(max_tokens=30), temperature=1.0)[0]
+    assert stopped.token_ids == long[0].token_ids[: first + 1]
+    assert stopped.finish is Finish.STOP
+
+
+def test_a_forced_end_token_does_not_stop(random_model):
+    completion = engine(random_model, eos=(41,)).generate([Request((5,), 4, 0, (41, 42))], temperature=1.0)[0]
+    assert completion.token_ids[:2] == (41, 42)
+    assert len(completion.token_ids) > 2
+
+
+def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_model):
+    free = engine(random_model).next_token_logprobs([PROMPTS[0]], range(300))[0]
+    favourite = int(np.argmax(free))
+    asked = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
+    for completion in engine(random_model).generate(asked, temperature=1.0):
+        token = completion.token_ids[0]
+        assert token != favourite
+        expected = free[token] - math.log1p(-math.exp(free[favourite]))
+        assert completion.logprobs[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_sampled_frequencies_match_the_distribution(random_model):
+    """4,000 draws of the first token against the model's probabilities: every frequency within 4.5 standard errors."""
+    num = 4000
+    probability = np.exp(engine(random_model).next_token_logprobs([PROMPTS[1]], range(300))[0])
+    asked = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
+    drawn = engine(random_model).generate(asked, temperature=1.0, seed=11)
+    count = np.bincount([c.token_ids[0] for c in drawn], minlength=300)
+    error = np.sqrt(num * probability * (1 - probability)) + 1e-9
+    common = probability > 0.005
+    assert (np.abs(count - num * probability)[common] / error[common]).max() < 4.5
+
+
+def test_next_token_logprobs_equal_a_forward_pass(random_model):
+    found = engine(random_model).next_token_logprobs(PROMPTS, (3, 77), temperature=0.6)
+    for prompt, row in zip(PROMPTS, found, strict=True):
+        with torch.inference_mode():
+            expected = (random_model(torch.tensor([prompt])).logits[0, -1] / 0.6).log_softmax(-1)
+        assert row == pytest.approx([expected[3].item(), expected[77].item()], abs=1e-4)
+
+
+def test_nothing_asked_nothing_answered(random_model):
+    assert engine(random_model).generate([], temperature=1.0) == []
+    assert engine(random_model).next_token_logprobs([], (1,)) == []
+
+
+def test_the_model_is_left_in_its_mode(random_model):
+    random_model.train()
+    engine(random_model).generate(requests(), temperature=1.0)
+    assert random_model.training
+
+
+def test_models_without_full_attention_are_refused(random_model):
+    random_model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(UserError, match="sliding_attention"):
+        engine(random_model)
+
+
+def test_nucleus_by_hand():
+    # 0.5 + 0.3 reaches 0.75, so the third is cut and the two are renormalised to 0.625 and 0.375.
+    kept = nucleus(torch.tensor([[0.2, 0.5, 0.3]]).log(), 0.75).exp()
+    assert kept[0].tolist() == pytest.approx([0.0, 0.625, 0.375])
+    assert nucleus(torch.tensor([[0.9, 0.1]]).log(), 0.5).exp()[0].tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_draw_never_returns_an_impossible_token():
+    logprob = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
+    assert draw(logprob, torch.tensor([0.0, 0.5, 0.999999])).tolist() == [1, 1, 1]
+
+
+def test_draw_by_hand():
+    logprob = torch.tensor([[0.2, 0.5, 0.3]]).log().repeat(4, 1)
+    assert draw(logprob, torch.tensor([0.0, 0.19, 0.21, 0.75])).tolist() == [0, 0, 1, 2]
+
+
+def test_uniforms_are_uniform_and_independent_of_order():
+    values = uniforms(5, list(range(20000)), [3] * 20000)
+    assert values.min() >= 0
+    assert values.max() < 1
+    # Mean of 20,000 uniforms: standard error 0.00204; lag-one correlation: 0.0071.
+    assert abs(values.mean() - 0.5) < 0.008
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03
+    assert uniforms(5, [7], [3])[0] == values[7]
+
+
+def test_token_batches_by_hand():
+    assert token_batches([3, 4, 2, 9, 1], budget=8) == [[0, 1], [2], [3], [4]]
+    assert token_batches([], budget=8) == []
