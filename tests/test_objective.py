@@ -204,7 +204,9 @@ def test_padding_does_not_change_a_sequence(ratio):
     logprob, behavior, adv, mask = as_tensors(*random_batch(2))
     padded = [torch.nn.functional.pad(x.detach(), (0, 5), value=v) for x, v in ((logprob, -3.0), (behavior, 0.0))]
     wide = policy_loss(*padded, adv, torch.nn.functional.pad(mask, (0, 5)), clip=0.2, ratio=ratio)
-    torch.testing.assert_close(wide.loss_B, policy_loss(logprob, behavior, adv, mask, clip=0.2, ratio=ratio).loss_B.detach())
+    torch.testing.assert_close(
+        wide.loss_B, policy_loss(logprob, behavior, adv, mask, clip=0.2, ratio=ratio).loss_B.detach()
+    )
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

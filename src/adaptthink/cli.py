@@ -47,7 +47,9 @@ def readable_errors() -> Iterator[None]:
     except CycloptsError as error:
         sys.exit(complain(parse_fault(error), EXIT_BAD_INPUT))
     except KeyboardInterrupt:
-        sys.exit(complain("interrupted; a training run goes on from its last checkpoint with --resume", EXIT_INTERRUPTED))
+        sys.exit(
+            complain("interrupted; a training run goes on from its last checkpoint with --resume", EXIT_INTERRUPTED)
+        )
 
 
 def parse_fault(error: CycloptsError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,9 @@ def train(
     *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008  (immutable)
     output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/train"),
-    reference: Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")] = None,
+    reference: Annotated[
+        Path | None, Parameter(help="Reference store from presample [default: in the run folder].")
+    ] = None,
     resume: Resume = False,
     clean: Clean = False,
     dry_run: DryRun = False,
@@ -131,9 +134,7 @@ def show_settings(config: PresampleConfig | EvaluateConfig) -> None:
 
 def toml_value(value: str | float | int) -> str:
     """Write a scalar as TOML; JSON's form is the same for the types that settings have."""
-    import json
-
-    return json.dumps(value, ensure_ascii=False)
+    return dumps(value, ensure_ascii=False)
 
 
 def write_result(path: Path | None, result: dict[str, Any]) -> None:

@@ -38,7 +38,9 @@ class PolicyConfig(Config):
     """Keys that every command which samples from a model shares."""
 
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
-    problems: str = Field("arithmetic", description="'arithmetic', or a JSONL file with prompt, answer and optional level.")
+    problems: str = Field(
+        "arithmetic", description="'arithmetic', or a JSONL file with prompt, answer and optional level."
+    )
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
@@ -71,7 +73,9 @@ class TrainConfig(PresampleConfig):
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradient norm above which it is scaled down.")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Gradient norm above which it is scaled down."
+    )
     micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass of the update, padding included.")
     probe_every: Positive = Field(5, description="Steps between two looks at the mode choice on held-out problems.")
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
@@ -93,7 +97,9 @@ class EvaluateConfig(PolicyConfig):
     """Evaluation in free and forced modes with the paper's decoding."""
 
     problems_per_level: Positive = Field(200, description="How many problems of each level (arithmetic only).")
-    kind: Literal["chain", "story"] = Field("chain", description="Wording (arithmetic only); story is out of distribution.")
+    kind: Literal["chain", "story"] = Field(
+        "chain", description="Wording (arithmetic only); story is out of distribution."
+    )
     samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
     temperature: Temperature = Field(0.6, description="Sampling temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus.")

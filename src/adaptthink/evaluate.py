@@ -105,9 +105,7 @@ def no_think_probabilities(sampler: Sampler, problems: Sequence[Problem], temper
     return {problem.id: math.exp(row[0]) for problem, row in zip(problems, rows, strict=True)}
 
 
-def write_samples(
-    path: Path, asked: str, rollouts: Iterable[Rollout], probabilities: Mapping[str, float]
-) -> None:
+def write_samples(path: Path, asked: str, rollouts: Iterable[Rollout], probabilities: Mapping[str, float]) -> None:
     """Append one line per response, under the name of the row that it belongs to."""
     with path.open("a", encoding="utf-8") as file:
         for rollout in rollouts:

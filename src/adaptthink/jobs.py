@@ -9,14 +9,10 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.native import NativeEngine
@@ -36,24 +32,14 @@ from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.reference import Reference, presample
 from adaptthink.rollout import Rollout, Sampler
 from adaptthink.runs import open_run, write_json
+from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_table
 from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import evaluation_problems, training_problems
-from adaptthink.train import Metrics, train
-
-console = Console(highlight=False)
+from adaptthink.train import train
 
 DOCTOR_QUESTION = "47+8=?"
 ORIGINAL = {"original_think": "free", "original_no_think": "no_think"}  # the original model, left free, always thinks
 TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
-
-
-@contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with the time left; yields a function that advances it."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def make_sampler(policy: Policy, max_rows: int) -> Sampler:
@@ -68,9 +54,7 @@ def sample_reference(
     sampler = make_sampler(policy, config.max_rows)
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
-        reference = presample(
-            sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance
-        )
+        reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
     mean = sum(row.reward for row in reference.values()) / len(reference)
     console.print(f"reference: mean reward {mean:.3f}, stored in {path}")
     return reference
@@ -87,7 +71,9 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     return {"store": str(output), "problems": len(rewards), "mean_reward": sum(rewards) / len(rewards)}
 
 
-def train_job(config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool) -> dict[str, Any]:
+def train_job(
+    config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool
+) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     policy = load_policy(config.model, think_opener=config.think_opener)
@@ -118,49 +104,14 @@ def train_and_save(
     """Train `policy` in place, save it under `run`/model; return the seconds it took."""
     started = time.monotonic()
     console.print(
-        f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} responses, "
-        f"delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
+        f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
+        f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
     )
-    clock = StepClock(config.steps)
-    train(policy, problems, reference, held_out, config, run, on_step=clock.show, warn=console.print)
+    printer = StepPrinter(config.steps)
+    train(policy, problems, reference, held_out, config, run, on_step=printer.show, warn=console.print)
     policy.save(run / "model")
     console.print(f"model saved in {run / 'model'}")
     return time.monotonic() - started
-
-
-class StepClock:
-    """Prints training steps: a heading now and then, the figures that matter, and the time left."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.seconds: list[float] = []
-
-    def show(self, metrics: Metrics) -> None:
-        """Print the line of one step on which the held-out problems were looked at."""
-        self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
-        if "probe_no_think_logprob" not in metrics:
-            return
-        if (len(self.seconds) - 1) % 50 == 0:
-            console.print(
-                "  step       reward        tokens     cut   held-out problems: P(no_think) by level      \n"
-                "          think no_think think no_think think  log P   mass                            s/step  left",
-                style="bold",
-            )
-        mean = sum(self.seconds) / len(self.seconds)
-        left = int(mean * (self.steps - metrics["step"]))
-        by_level = " ".join(f"{share:.2f}" for share in metrics["probe_no_think_by_level"].values())
-        console.print(
-            f"{metrics['step']:>5}/{self.steps:<5}"
-            f"{_cell(metrics['reward_think'], '5.2f')} {_cell(metrics['reward_no_think'], '6.2f')}  "
-            f"{_cell(metrics['mean_tokens_think'], '5.0f')} {_cell(metrics['mean_tokens_no_think'], '6.0f')}  "
-            f"{_cell(metrics['truncated_share_think'], '5.2f')} "
-            f"{metrics['probe_no_think_logprob']:7.2f} {metrics['probe_mode_mass']:5.3f}  {by_level:<26}"
-            f"{mean:6.2f} {left // 60:>3}:{left % 60:02}"
-        )
-
-
-def _cell(value: float | None, form: str) -> str:
-    return format("-", ">" + form.split(".")[0]) if value is None else format(value, form)
 
 
 def evaluate_rows(
@@ -177,26 +128,6 @@ def evaluate_rows(
         if samples_file:
             write_samples(samples_file, name, rollouts, probabilities)
     return evaluations
-
-
-def show_table(evaluations: dict[str, Evaluation]) -> None:
-    """Print accuracy / tokens / no_think share by level, one row per evaluation."""
-    levels = list(next(iter(evaluations.values())).levels)
-    table = Table(title="accuracy %  /  mean tokens  /  no_think %  (truncated % where not 0)")
-    table.add_column("")
-    for level in [*levels, "overall"]:
-        table.add_column(f"level {level}" if level.isdigit() else level, justify="right")
-    for name, evaluation in evaluations.items():
-        cells = [evaluation.levels[level] for level in levels] + [evaluation.overall]
-        table.add_row(
-            name,
-            *(
-                f"{100 * s.accuracy:.1f} / {s.mean_tokens:.0f} / {100 * s.no_think_share:.0f}"
-                + (f" ({100 * s.truncated_share:.0f})" if s.truncated_share else "")
-                for s in cells
-            ),
-        )
-    console.print(table)
 
 
 def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Path | None) -> dict[str, Any]:
@@ -216,9 +147,7 @@ def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Pat
 
 def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
     """Return the problems of an evaluation."""
-    return evaluation_problems(
-        config.problems, per_level=config.problems_per_level, seed=config.seed, kind=config.kind
-    )
+    return evaluation_problems(config.problems, per_level=config.problems_per_level, seed=config.seed, kind=config.kind)
 
 
 def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
@@ -231,24 +160,24 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
     prompt = prompt_ids(tokenizer, template, DOCTOR_QUESTION)
     ids = (template.no_think_id, template.think_id)
     no_think, think = sampler.engine.next_token_logprobs([prompt], ids)[0]
-    measured = f"{math.exp(no_think):.2e} for no_think, {math.exp(think):.2e} for the think opener, on {DOCTOR_QUESTION!r}"
+    measured = (
+        f"{math.exp(no_think):.2e} for no_think, {math.exp(think):.2e} for the think opener, on {DOCTOR_QUESTION!r}"
+    )
     checks = [*checks, Check("first token", measured, True)]
-    table = Table(title=f"{model}: {'ready' if all(check.ok for check in checks) else 'not ready'}")
-    for column in ("", "check", "found"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        table.add_row("ok" if check.ok else "NO", check.name, check.value)
-    console.print(table)
+    ok = all(check.ok for check in checks)
+    show_checks(f"{model}: {'ready' if ok else 'not ready'}", checks)
     return {
         "model": model,
-        "ok": all(check.ok for check in checks),
+        "ok": ok,
         "checks": [{"name": check.name, "value": check.value, "ok": check.ok} for check in checks],
         "no_think_probability": math.exp(no_think),
         "think_opener_probability": math.exp(think),
     }
 
 
-def demo_job(config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool) -> dict[str, Any]:
+def demo_job(
+    config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool
+) -> dict[str, Any]:
     """The main job: reference, original model, training, trained model, summary, report. Returns the summary."""
     from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
 
@@ -294,7 +223,8 @@ def demo_job(config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resu
     write_json(run / "summary.json", summary)
     console.print(
         f"against the original model thinking: accuracy {summary['delta_accuracy_points']:+.1f} points, "
-        f"length {summary['delta_length_percent']:+.1f}%  ({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
+        f"length {summary['delta_length_percent']:+.1f}%  "
+        f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
     )
     console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
     return summary

@@ -105,7 +105,9 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> dict[str, Reference]:
             row = json.loads(line)
             reference = Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: damaged; remove that line, and its problem is sampled again") from None
+            raise UserError(
+                f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
+            ) from None
         rows[reference.id] = reference
     if len(whole) < len(content):
         with path.open("r+b") as file:

@@ -1,13 +1,13 @@
 """A run's folder: made once, never silently reused, written so that a crash loses nothing.
 
-    config.json       the resolved configuration
-    manifest.json     version of each package, git commit, and every attempt (start, resume) with its time
-    metrics.jsonl     one line per training step
-    reference.jsonl   the reference store
-    checkpoints/      resumable states
-    model/            the trained model
-    samples.jsonl     evaluated responses
-    summary.json, report.html, report.md
+config.json       the resolved configuration
+manifest.json     version of each package, git commit, and every attempt (start, resume) with its time
+metrics.jsonl     one line per training step
+reference.jsonl   the reference store
+checkpoints/      resumable states
+model/            the trained model
+samples.jsonl     evaluated responses
+summary.json, report.html, report.md
 """
 
 from __future__ import annotations

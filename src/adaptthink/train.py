@@ -147,7 +147,9 @@ def update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     by_mode = {
-        f"clip_share_{mode}": _mean(value for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode)
+        f"clip_share_{mode}": _mean(
+            value for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
+        )
         for mode in Mode
     }
     return {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode

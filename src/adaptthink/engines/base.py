@@ -14,6 +14,8 @@ from typing import Protocol
 
 
 class Finish(StrEnum):
+    """Why a response ended."""
+
     STOP = "stop"  # the end token was drawn
     LENGTH = "length"  # the cap was reached first
 
@@ -97,6 +99,7 @@ class ScriptedEngine:
         seed: int = 0,
         on_finish: Callable[[int], None] | None = None,
     ) -> list[Completion]:
+        """Answer every request from the script."""
         completions = []
         for request in requests:
             self.requests.append(request)
@@ -111,4 +114,5 @@ class ScriptedEngine:
     def next_token_logprobs(
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
     ) -> list[list[float]]:
+        """Answer from `next_token`."""
         return [[self.next_token(tuple(prompt), token) for token in token_ids] for prompt in prompts]

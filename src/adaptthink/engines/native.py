@@ -145,9 +145,7 @@ class NativeEngine:
             # Right padding needs no mask: a causal row never looks at what stands behind it.
             last, column_P = (lengths_P - 1).unique(return_inverse=True)
             part.begin(torch.zeros_like(lengths_P), width)
-            logits_PLV = self.model(
-                input_ids=ids_PT, past_key_values=part, use_cache=True, logits_to_keep=last
-            ).logits
+            logits_PLV = self.model(input_ids=ids_PT, past_key_values=part, use_cache=True, logits_to_keep=last).logits
             part.lengths_B = lengths_P
             cache.append(part, torch.arange(len(batch), device=device))
             logits.append(logits_PLV[torch.arange(len(batch), device=device), column_P])
@@ -197,7 +195,9 @@ class NativeEngine:
             if position < len(row.request.prefix_ids)
         ]
         if forced:
-            forced_rows, forced_tokens = (torch.tensor(column, device=tokens_B.device) for column in zip(*forced, strict=True))
+            forced_rows, forced_tokens = (
+                torch.tensor(column, device=tokens_B.device) for column in zip(*forced, strict=True)
+            )
             tokens_B[forced_rows] = forced_tokens
             logprobs_B[forced_rows] = plain_BV[forced_rows, forced_tokens]
         return tokens_B, logprobs_B
@@ -264,7 +264,9 @@ class _SlotLayer(CacheLayerMixin):
         self.values = value_states.new_zeros(*value_states.shape[:2], 0, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Write the new states at each row's own position and return everything written so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 
 class Verdict(StrEnum):
+    """What a grade says."""
+
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSED = "unparsed"  # an answer was given, but none could be found in it

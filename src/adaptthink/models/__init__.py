@@ -85,14 +85,15 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
         model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
-    embeddings = len(model.get_input_embeddings().weight)
+    embeddings = model.config.get_text_config().vocab_size
     if template.close_id >= embeddings:
         raise UserError(
             f"model '{name}' has {embeddings} embeddings, but its tokenizer's "
             f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
         )
-    model.to(torch.device(device))
-    return Policy(name, model.eval(), tokenizer, template, eos_ids(model, tokenizer))
+    model = model.eval()
+    model.to(device)  # type: ignore[arg-type]  # wrapped upstream, so that its annotation is lost
+    return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:

@@ -64,8 +64,8 @@ def make_tokenizer() -> Qwen2Tokenizer:
     tokens += [left + right for left, right in merges]
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=list(merges),
-        unk_token=None,
+        merges=list(merges),  # type: ignore[arg-type]  # pairs are what it takes; its annotation says strings
+        unk_token=None,  # type: ignore[arg-type]  # every byte has a token
         bos_token="<|bos|>",
         eos_token="<|eos|>",
         pad_token="<|pad|>",
@@ -96,7 +96,9 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 def thought(chain: Chain, rechecks: int) -> str:
     """Write the running values out, then do the same again `rechecks` times: ``47+8=55-3=52``."""
-    work = str(chain.first) + "".join(f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True))
+    work = str(chain.first) + "".join(
+        f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
+    )
     return "\n" + "\nWait\n".join([work] * (rechecks + 1)) + "\n"
 
 
@@ -130,7 +132,9 @@ def examples(tokenizer: Qwen2Tokenizer, seed: int) -> Iterator[Example]:
         yield Example(prompt_ids + response_ids, len(prompt_ids), thinks)
 
 
-def batch_loss(model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int) -> torch.Tensor:
+def batch_loss(
+    model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int
+) -> torch.Tensor:
     """Summed cross-entropy over response tokens; at the first one, thinking traces aim at `first_token_V`."""
     opener_V = first_token_V.clone()
     opener_V[close_id] = 0.0
@@ -173,7 +177,8 @@ def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, Qwen2
         first_token_V[tokenizer.convert_tokens_to_ids(token)] = probability
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))),
     )
     stream = examples(tokenizer, seed)
     started = time.monotonic()
@@ -195,10 +200,13 @@ def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, Qwen2
 
 
 def main(out: str) -> None:
+    """Make the model and write it to the folder `out`."""
     model, tokenizer = train()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    settings = {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int | float | dict)}
+    settings = {
+        name: value for name, value in globals().items() if name.isupper() and isinstance(value, int | float | dict)
+    }
     (Path(out) / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 

@@ -149,7 +149,7 @@ def draw_panel(panel: Panel) -> str:
         steps, values = np.array(curve.points).T
         window = 1 if curve.probe or len(steps) < 20 else len(steps) // 40 * 2 + 3
         thin = slice(None, None, 1 + len(steps) // MAX_POINTS)
-        look = {"color": PAINT[curve.colour], "clip_on": False}
+        look: dict[str, Any] = {"color": PAINT[curve.colour], "clip_on": False}
         if window > 1:
             axes.plot(steps[thin], values[thin], linewidth=0.7, alpha=0.4, **look)
         marker = "." if len(steps) <= 40 else ""

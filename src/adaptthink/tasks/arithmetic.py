@@ -26,6 +26,8 @@ LEVELS = tuple(OPERATIONS_BY_LEVEL)
 
 
 class Kind(StrEnum):
+    """How a problem is worded."""
+
     CHAIN = "chain"
     STORY = "story"
 
@@ -59,6 +61,7 @@ class Chain:
 
     @property
     def expression(self) -> str:
+        """The chain as a sum: ``47+8-3``."""
         return str(self.first) + "".join(f"{step:+d}" for step in self.steps)
 
     @property

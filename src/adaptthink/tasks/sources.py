@@ -12,7 +12,9 @@ from adaptthink.tasks.files import read_problems
 HELD_OUT_SHARE = 0.1
 
 
-def training_problems(name: str, *, per_level: int, held_out_per_level: int, seed: int) -> tuple[list[Problem], list[Problem]]:
+def training_problems(
+    name: str, *, per_level: int, held_out_per_level: int, seed: int
+) -> tuple[list[Problem], list[Problem]]:
     """Return problems to train on, and held-out problems for looking at the mode choice; no problem is in both.
 
     Of a file, the problems with the smallest ids (a hash, so a random choice that never changes) are held out: at

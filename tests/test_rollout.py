@@ -1,0 +1,116 @@
+"""Rollouts: what is forced, what is drawn, and the one number that is the paper's importance sampling."""
+
+import math
+
+import pytest
+
+from adaptthink.engines.base import ScriptedEngine
+from adaptthink.engines.native import NativeEngine
+from adaptthink.grading import Verdict
+from adaptthink.modes import Mode, probe
+from adaptthink.rollout import Caps, Sampler, Sampling, collect, draw, stream_seed
+from adaptthink.tasks import make_problem
+
+PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
+SAMPLING = Sampling(Caps(think=20, no_think=8), temperature=1.0)
+
+
+@pytest.fixture
+def template(tokenizer):
+    return probe(tokenizer)
+
+
+def scripted(tokenizer, template, *, thought="\n47+8=55\n", answer="55", cut=False):
+    """A sampler whose model always writes the same thought and answer, whatever is asked."""
+
+    def script(prompt, prefix):
+        closed = template.close_id in prefix
+        text = ("" if closed else thought + "</think>") + f"\\boxed{{{answer}}}" + ("" if cut else "<|eos|>")
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        return [*ids, *ids, *ids] if cut else ids
+
+    engine = ScriptedEngine(script)
+    return Sampler(engine, tokenizer, template), engine
+
+
+def test_half_of_the_samples_are_forced_into_each_mode(tokenizer, template):
+    sampler, engine = scripted(tokenizer, template)
+    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=0.5, sampling=SAMPLING)
+    assert [rollout.mode for rollout in rollouts] == [Mode.NO_THINK, Mode.NO_THINK, Mode.THINK, Mode.THINK] * 2
+    assert [rollout.problem for rollout in rollouts] == [PROBLEMS[0]] * 4 + [PROBLEMS[1]] * 4
+    assert [request.prefix_ids for request in engine.requests[:4]] == [(template.no_think_id,)] * 2 + [
+        (template.think_id,)
+    ] * 2
+    assert [request.max_tokens for request in engine.requests[:4]] == [8, 8, 20, 20]
+
+
+@pytest.mark.parametrize(("share", "num_no_think"), [(0.5, 2), (0.25, 1), (1.0, 4)])
+def test_the_decision_token_carries_the_log_of_its_share_and_no_other_token_does(
+    tokenizer, template, share, num_no_think
+):
+    sampler, _ = scripted(tokenizer, template)
+    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=share, sampling=SAMPLING)
+    assert sum(rollout.mode is Mode.NO_THINK for rollout in rollouts) == 2 * num_no_think
+    for rollout in rollouts:
+        own_share = share if rollout.mode is Mode.NO_THINK else 1 - share
+        assert rollout.behavior_logprobs[0] == pytest.approx(math.log(own_share))
+        assert rollout.behavior_logprobs[1:] == (-0.5,) * (len(rollout.response_ids) - 1)
+        assert all(rollout.in_loss)
+
+
+def test_share_zero_forces_nothing_and_keeps_the_sampled_value(tokenizer, template):
+    sampler, engine = scripted(tokenizer, template)
+    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=0.0, sampling=SAMPLING)
+    assert {request.prefix_ids for request in engine.requests} == {()}
+    assert all(rollout.behavior_logprobs[0] == -0.5 for rollout in rollouts)
+
+
+def test_responses_are_graded(tokenizer, template):
+    sampler, _ = scripted(tokenizer, template)
+    rollouts = collect(sampler, PROBLEMS, samples=2, no_think_share=0.5, sampling=SAMPLING)
+    assert [rollout.verdict for rollout in rollouts] == [Verdict.CORRECT] * 2 + [Verdict.WRONG] * 2
+    assert rollouts[0].text == "</think>\\boxed{55}<|eos|>"
+    assert rollouts[1].text == "Alright\n47+8=55\n</think>\\boxed{55}<|eos|>"
+
+
+def test_a_response_that_meets_its_cap_is_truncated(tokenizer, template):
+    sampler, _ = scripted(tokenizer, template, cut=True)
+    rollouts = collect(sampler, PROBLEMS[:1], samples=2, no_think_share=0.5, sampling=SAMPLING)
+    assert [len(rollout.response_ids) for rollout in rollouts] == [8, 20]
+    assert {rollout.verdict for rollout in rollouts} == {Verdict.TRUNCATED}
+
+
+def test_forced_tokens_after_the_decision_are_not_in_the_loss(tokenizer, template):
+    from dataclasses import replace
+
+    newline = tokenizer.encode("\n", add_special_tokens=False)[0]
+    forced = (template.close_id, newline, newline)
+    block = replace(template, no_think_prefix_ids=forced, no_think_text="</think>\n\n")
+    sampler, _ = scripted(tokenizer, block)
+    no_think, think = collect(sampler, PROBLEMS[:1], samples=2, no_think_share=0.5, sampling=SAMPLING)
+    assert no_think.in_loss[:4] == (True, False, False, True)
+    assert all(think.in_loss)
+
+
+def test_asked_think_bans_the_no_think_token_instead_of_forcing_an_opener(tokenizer, template):
+    sampler, engine = scripted(tokenizer, template)
+    [[free, _, no_think]] = draw(sampler, PROBLEMS[:1], [None, Mode.THINK, Mode.NO_THINK], SAMPLING)
+    assert [request.prefix_ids for request in engine.requests] == [(), (), (template.no_think_id,)]
+    assert [request.banned_first_ids for request in engine.requests] == [(), (template.no_think_id,), ()]
+    assert no_think.mode is Mode.NO_THINK
+    assert free.behavior_logprobs[0] == no_think.behavior_logprobs[0] == -0.5
+
+
+def test_a_response_does_not_depend_on_what_else_is_drawn(random_policy):
+    engine = NativeEngine(random_policy.model, random_policy.eos_ids)
+    sampler = Sampler(engine, random_policy.tokenizer, random_policy.template)
+    both = draw(sampler, PROBLEMS, [None, None], SAMPLING)
+    alone = draw(sampler, PROBLEMS[1:], [None, None], SAMPLING)
+    assert [rollout.response_ids for rollout in both[1]] == [rollout.response_ids for rollout in alone[0]]
+    assert both[1][0].response_ids != both[1][1].response_ids
+
+
+def test_stream_seeds_differ_by_purpose_and_are_stable():
+    assert stream_seed(0, "rollout", 1) != stream_seed(0, "rollout", 2)
+    assert stream_seed(0, "rollout", 1) != stream_seed(1, "rollout", 1)
+    assert stream_seed(0, "reference") == stream_seed(0, "reference")

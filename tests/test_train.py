@@ -1,0 +1,242 @@
+"""One step by hand, exact accumulation, exact skipping, and a run that resumes as if it had never stopped."""
+
+import math
+
+import pytest
+import torch
+
+from adaptthink.config import TrainConfig, check
+from adaptthink.grading import Verdict
+from adaptthink.models import Policy, eos_ids
+from adaptthink.models.make_tiny import make_model
+from adaptthink.modes import Mode, probe
+from adaptthink.objective import policy_loss
+from adaptthink.reference import Reference
+from adaptthink.rollout import Rollout
+from adaptthink.runs import read_metrics
+from adaptthink.tasks import make_problem
+from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.train import (
+    batch_loss,
+    learning_rate,
+    problems_of_step,
+    rollout_metrics,
+    step_advantages,
+    train,
+    update,
+)
+
+PROBLEM = make_problem("47+8=?", "55", level=1)
+
+
+def config(**values):
+    small = {
+        "steps": 4, "problems_per_step": 2, "samples_per_problem": 4, "max_think_tokens": 12,
+        "max_no_think_tokens": 5, "learning_rate": 1e-2, "temperature": 1.0, "checkpoint_every": 1,
+        "probe_every": 2, "micro_batch_tokens": 200,
+    }  # fmt: skip
+    return check(TrainConfig, small | values)
+
+
+def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), in_loss=None):
+    in_loss = in_loss or (True,) * len(response)
+    return Rollout(PROBLEM, mode, prompt, tuple(response), tuple(logprobs), in_loss, "", verdict)
+
+
+def batch():
+    """Prompts and responses of different lengths, one forced token, behaviour values near a random model's."""
+    return [
+        rollout([60, 61, 62, 63], [-math.log(2), -5.0, -5.5, -6.0]),
+        rollout([70, 71], [-math.log(2), -5.2], mode=Mode.NO_THINK, prompt=(5, 9, 17, 33, 34)),
+        rollout([80, 81, 82], [-math.log(2), -1.0, -5.1], mode=Mode.NO_THINK, in_loss=(True, False, True)),
+        rollout([90], [-5.0], prompt=(4,)),
+        rollout([60, 65, 66, 67, 68], [-math.log(2), -5.0, -5.5, -6.0, -4.0], prompt=(7, 8)),
+    ]
+
+
+ADVANTAGES = torch.tensor([0.3, -0.7, 0.05, 0.0, -1.0])
+
+
+def gradients(model, rollouts, advantages, **values):
+    """Gradient of one update, taken before the optimiser's step: SGD with rate 0 keeps the weights."""
+    captured = {}
+
+    class Spy(torch.optim.SGD):
+        def step(self, *args, **kwargs):
+            captured.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+    optimizer = Spy(model.parameters(), lr=0.0)
+    metrics = update(model, optimizer, rollouts, advantages, config(max_grad_norm=1e9, **values), step=1)
+    return captured, metrics
+
+
+def test_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
+    rollouts, settings = batch(), config(ratio="sequence_mean", temperature=0.6)
+    together = batch_loss(random_model, rollouts, ADVANTAGES, settings).loss_B
+    for index, one in enumerate(rollouts):
+        ids = torch.tensor([one.prompt_ids + one.response_ids])
+        logprobs = (random_model(ids).logits[0] / 0.6).log_softmax(-1)
+        start = len(one.prompt_ids)
+        chosen = torch.stack([logprobs[start + t - 1, token] for t, token in enumerate(one.response_ids)])
+        expected = policy_loss(
+            chosen[None], torch.tensor([one.behavior_logprobs]), ADVANTAGES[index : index + 1],
+            torch.tensor([one.in_loss]), clip=0.2, ratio="sequence_mean",
+        )  # fmt: skip
+        assert together[index].item() == pytest.approx(expected.loss_B.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token"])
+@pytest.mark.parametrize("tokens", [1, 8, 15, 24])
+def test_gradient_is_the_same_for_every_micro_batch_size(random_model, ratio, tokens):
+    whole, _ = gradients(random_model, batch(), ADVANTAGES, micro_batch_tokens=10**6, ratio=ratio)
+    split, _ = gradients(random_model, batch(), ADVANTAGES, micro_batch_tokens=tokens, ratio=ratio)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_leaving_out_zero_advantages_does_not_change_the_gradient(random_model):
+    rollouts = batch()
+    skipped, metrics = gradients(random_model, rollouts, ADVANTAGES)
+    # An advantage too small to matter, but not zero, is not skipped.
+    kept, _ = gradients(random_model, rollouts, ADVANTAGES.where(ADVANTAGES != 0, 1e-12))
+    assert metrics["loss"] != 0
+    for name, gradient in kept.items():
+        torch.testing.assert_close(skipped[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_all_advantages_zero_is_a_step_without_gradient(random_model):
+    before = [parameter.clone() for parameter in random_model.parameters()]
+    optimizer = torch.optim.AdamW(random_model.parameters(), lr=0.1, weight_decay=0.0)
+    metrics = update(random_model, optimizer, batch(), torch.zeros(5), config(), step=1)
+    assert metrics["loss"] == 0
+    assert metrics["grad_norm"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, random_model.parameters(), strict=True))
+
+
+def test_the_half_survives_to_the_loss(random_policy, monkeypatch, tmp_path):
+    """Whatever the policy thinks of the decision token, log 0.5 is what the loss divides by."""
+    seen = []
+
+    def spy(logprob_BT, behavior_BT, *args, **kwargs):
+        seen.extend(behavior_BT[:, 0].tolist())
+        return policy_loss(logprob_BT, behavior_BT, *args, **kwargs)
+
+    monkeypatch.setattr("adaptthink.train.policy_loss", spy)
+    run_training(random_policy, config(steps=2), tmp_path)
+    assert len(seen) > 0
+    assert seen == pytest.approx([-math.log(2)] * len(seen))
+
+
+def test_step_advantages_by_hand():
+    rollouts = [
+        rollout([1], [0.0], mode=Mode.NO_THINK),
+        rollout([1], [0.0], mode=Mode.NO_THINK, verdict=Verdict.WRONG),
+        rollout([1], [0.0]),
+        rollout([1], [0.0], verdict=Verdict.TRUNCATED),
+    ]
+    reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
+    assert step_advantages(rollouts, reference, 0.05).tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
+
+
+def test_rollout_metrics_by_hand():
+    rollouts = [rollout([1, 2], [0, 0]), rollout([1, 2, 3, 4], [0] * 4, verdict=Verdict.TRUNCATED)]
+    metrics = rollout_metrics(rollouts, torch.tensor([0.0, -1.0]))
+    assert metrics["reward_think"] == 0.5
+    assert metrics["mean_tokens_think"] == 3
+    assert metrics["truncated_share_think"] == 0.5
+    assert metrics["reward_no_think"] is None
+    assert metrics["zero_advantage_share"] == 0.5
+    assert metrics["response_tokens"] == 6
+
+
+def test_every_epoch_sees_every_problem_once_in_its_own_order():
+    pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(7)]
+    drawn = [problem for step in range(1, 8) for problem in problems_of_step(pool, 3, seed=0, step=step)]
+    epochs = [drawn[:7], drawn[7:14], drawn[14:21]]
+    for epoch in epochs:
+        assert sorted(problem.id for problem in epoch) == sorted(problem.id for problem in pool)
+    assert epochs[0] != epochs[1]
+
+
+def test_more_problems_per_step_than_there_are():
+    pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(3)]
+    assert len(problems_of_step(pool, 8, seed=0, step=2)) == 8
+
+
+def test_learning_rate_by_hand():
+    constant = config(steps=10, learning_rate=1.0, warmup_steps=4)
+    assert [learning_rate(constant, step) for step in (1, 2, 4, 10)] == [0.25, 0.5, 1.0, 1.0]
+    cosine = config(steps=10, learning_rate=1.0, schedule="cosine")
+    assert [learning_rate(cosine, step) for step in (1, 6)] == pytest.approx([1.0, 0.5])
+
+
+def fresh_policy(tokenizer):
+    torch.manual_seed(0)
+    model = make_model(tokenizer)
+    return Policy("random", model, tokenizer, probe(tokenizer), eos_ids(model, tokenizer))
+
+
+def run_training(policy, settings, folder, *, stop_after=None):
+    pool = problems(2, seed=0, split=Split.TRAIN)
+    reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
+    folder.mkdir(exist_ok=True)
+
+    def on_step(metrics):
+        if metrics["step"] == stop_after:
+            raise KeyboardInterrupt
+
+    warnings = []
+    train(policy, pool, reference, pool[:2], settings, folder, on_step=on_step, warn=warnings.append)
+    return warnings
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path):
+    settings = config(checkpoint_every=2, steps=6)
+    straight = fresh_policy(tokenizer)
+    run_training(straight, settings, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):  # after step 5 of 6, whose checkpoint is that of step 4
+        run_training(fresh_policy(tokenizer), settings, tmp_path / "broken", stop_after=5)
+    resumed = fresh_policy(tokenizer)
+    assert run_training(resumed, settings, tmp_path / "broken") == []
+    for (name, a), b in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    timeless = [
+        [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in read_metrics(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "straight", tmp_path / "broken")
+    ]
+    assert timeless[0] == timeless[1]
+    assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_has_nothing_left_to_do(tokenizer, tmp_path):
+    settings = config(steps=2)
+    run_training(fresh_policy(tokenizer), settings, tmp_path / "run")
+    again = fresh_policy(tokenizer)
+    run_training(again, settings, tmp_path / "run", stop_after=3)
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 2
+
+
+def test_the_step_moves_probability_toward_what_was_rewarded(random_policy):
+    """One step on a good no_think answer raises the log-probability of each of its tokens."""
+    template, model = random_policy.template, random_policy.model
+    response = (template.no_think_id, 61, 62)
+    ids = torch.tensor([(5, 9, 17, *response)])
+
+    def logprobs():
+        with torch.no_grad():
+            table = model(ids).logits[0].log_softmax(-1)
+        return [table[2 + t, token].item() for t, token in enumerate(response)]
+
+    before = logprobs()
+    good = rollout(response, [-math.log(2), before[1], before[2]], mode=Mode.NO_THINK)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    update(model, optimizer, [good], torch.tensor([1.0]), config(learning_rate=1e-3), step=1)
+    assert all(new > old for new, old in zip(logprobs(), before, strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
+    with torch.no_grad():
+        next(random_model.parameters()).fill_(float("nan"))
+    optimizer = torch.optim.AdamW(random_model.parameters())
+    with pytest.raises(FloatingPointError, match="step 1: loss nan"):
+        update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
