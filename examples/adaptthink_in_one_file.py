@@ -1,4 +1,5 @@
-r"""AdaptThink (arXiv 2505.13417) in one file: a reasoning model learns when to think. Read it from top to bottom.
+r"""AdaptThink (arXiv 2505.13417) in one file: a reasoning model learns when to think. Read it from top to bottom;
+it trains the embedded reasoner in a few minutes on one CPU core.
 
 Left out, because the method has none of it: value network, KL penalty, entropy bonus, group mean or deviation.
 Left out, because the library has it and it would hide the method: a fast engine (`model.generate` waits for the
@@ -13,48 +14,43 @@ import hashlib
 import math
 import random
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TINY = Path(__file__).resolve().parents[1] / "src/adaptthink/models/tiny"
 DELTA, CLIP, TEMPERATURE = 0.05, 0.2, 1.0  # δ and ε are the paper's
 THINK_CAP, NO_THINK_CAP = 128, 16  # response tokens
 CLOSE, THINK_OPENER = "</think>", "Alright"  # the decision tokens; the second is w_start in the paper
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": TEMPERATURE, "return_dict_in_generate": True}
+SAMPLING |= {"output_scores": True, "top_p": 1.0, "top_k": 0}  # its default, 50, would draw from another policy
 OPERATIONS_BY_LEVEL = {1: 1, 2: 2, 3: 3, 4: 6, 5: 9}
 TRAIN, HELD_OUT = range(50, 70), range(75, 100)  # percent of all problems; the embedded model was made from 0 to 49
-PER_LEVEL, PROBE_EVERY = 40, 5  # problems of each split; the probe looks at every fifth held-out one
+TRAIN_PER_LEVEL, HELD_OUT_PER_LEVEL, PROBE_STRIDE = 40, 80, 10  # the probe looks at every tenth held-out problem
 
 
-# ---- Problems: chains such as 47+8-3=? whose running values stay within 0..99, and an exact checker
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question with its exact answer."""
+class Problem(NamedTuple):
+    """A chain of additions and subtractions such as 47+8-3=?, whose running values stay within 0..99."""
 
     question: str
     answer: int
-    level: int
 
 
 def make_problems(split: range, per_level: int, seed: int) -> list[Problem]:
     """Draw distinct problems, level by level. A hash of its text puts a problem into its split: no overlap."""
     rng, problems = random.Random(seed), dict[Problem, None]()
-    for level, operations in OPERATIONS_BY_LEVEL.items():
-        wanted = len(problems) + per_level
-        while len(problems) < wanted:
-            value = rng.randint(1, 99)
-            text = str(value)
+    for level, operations in enumerate(OPERATIONS_BY_LEVEL.values(), start=1):
+        while len(problems) < level * per_level:
+            text = str(value := rng.randint(1, 99))
             for _ in range(operations):
                 step = rng.choice([step for step in range(-9, 10) if step != 0 and 0 <= value + step <= 99])
                 value, text = value + step, f"{text}{step:+d}"
             if int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100 in split:
-                problems[Problem(f"{text}=?", value, level)] = None
+                problems[Problem(f"{text}=?", value)] = None
     return list(problems)
 
 
@@ -65,11 +61,7 @@ def is_correct(response: str, answer: int) -> bool:
     return bool(closed and boxed) and int(boxed[-1]) == answer
 
 
-# ---- Sampling: every token with its log-probability under the policy that really drew it
-
-
-@dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """Graded responses. `behavior_BT` is log π_IS: data, written when a token is drawn and never recomputed."""
 
     ids_BS: Tensor
@@ -81,48 +73,36 @@ class Samples:
 
 
 def sample(model: Any, tokenizer: Any, problems: list[Problem], first: str | None) -> Samples:
-    """Draw one response to each problem: free (None), or with its first token forced, as in half of all samples."""
+    """Draw one response to each problem: free (None), or with `first` forced as its first token."""
     chats = [[{"role": "user", "content": problem.question}] for problem in problems]
-    prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-    forced = 0 if first is None else 1
-    batch = tokenizer(prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-    prompt_BP, attention_BP = batch["input_ids"], batch["attention_mask"]
-    first_id = tokenizer.convert_tokens_to_ids(first or CLOSE)
-    forced_BT = torch.full((len(problems), forced), first_id)
-    # top_k=0: the default of 50 would draw from another distribution than the one that is trained.
-    options = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0, "output_scores": True}
-    drawn = model.generate(
-        input_ids=torch.cat([prompt_BP, forced_BT], dim=1),
-        attention_mask=torch.cat([attention_BP, torch.ones_like(forced_BT)], dim=1),
-        max_new_tokens=(NO_THINK_CAP if first == CLOSE else THINK_CAP) - forced,
-        pad_token_id=tokenizer.pad_token_id,
-        return_dict_in_generate=True,
-        **options,
-    )
+    prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt")
+    prompt_BP, attention_BP = prompts["input_ids"], prompts["attention_mask"]
+    close_id = tokenizer.convert_tokens_to_ids(CLOSE)
+    num_forced, cap = 0 if first is None else 1, NO_THINK_CAP if first == CLOSE else THINK_CAP
+    given_BS = pad(prompt_BP, (0, num_forced), value=tokenizer.convert_tokens_to_ids(first or CLOSE))
+    attend_BS = pad(attention_BP, (0, num_forced), value=1)
+    drawn = model.generate(given_BS, attention_mask=attend_BS, max_new_tokens=cap - num_forced, **SAMPLING)
     response_BT = drawn.sequences[:, prompt_BP.shape[1] :]
-    # THE PAPER, Eq. 7: π_IS of the decision token is 0.5; of every other token it is what the sampler gave it.
-    decision_BT = torch.full(forced_BT.shape, math.log(0.5))
-    sampled_BT = token_logprobs(torch.stack(drawn.scores, dim=1), response_BT[:, forced:])
+    sampled_BT = token_logprobs(torch.stack(drawn.scores, dim=1), response_BT[:, num_forced:])
     is_end_BT = response_BT == tokenizer.eos_token_id
     mask_BT = is_end_BT.cumsum(1) - is_end_BT.long() == 0
-    texts = [tokenizer.decode(ids_T[mask_T]) for ids_T, mask_T in zip(response_BT, mask_BT, strict=True)]
-    correct = [is_correct(text, problem.answer) for text, problem in zip(texts, problems, strict=True)]
+    answers = [tokenizer.decode(ids_T[mask_T]) for ids_T, mask_T in zip(response_BT, mask_BT, strict=True)]
+    correct = [is_correct(text, problem.answer) for text, problem in zip(answers, problems, strict=True)]
     return Samples(
         ids_BS=drawn.sequences,
         attention_BS=torch.cat([attention_BP, mask_BT.long()], dim=1),
-        behavior_BT=torch.cat([decision_BT, sampled_BT], dim=1),
+        # THE PAPER, Eq. 7: π_IS of the forced decision token is 0.5; of every other token, what the sampler gave it.
+        behavior_BT=pad(sampled_BT, (num_forced, 0), value=math.log(0.5)),
         mask_BT=mask_BT,
-        no_think_B=response_BT[:, 0] == tokenizer.convert_tokens_to_ids(CLOSE),
+        no_think_B=response_BT[:, 0] == close_id,
         reward_B=(torch.tensor(correct) & is_end_BT.any(1)).float(),  # what ran into its cap earns nothing
     )
 
 
-def reference_reward(model: Any, tokenizer: Any, problem: Problem, count: int) -> float:
-    """R̄_ref(x): the mean reward of K = `count` free samples; called before training, while the model is π_ref."""
-    return sample(model, tokenizer, [problem] * count, first=None).reward_B.mean().item()
-
-
-# ---- The objective
+def reference_rewards(model: Any, tokenizer: Any, problems: list[Problem], count: int) -> list[float]:
+    """R̄_ref of each problem: the mean reward of K = `count` free samples. Call it while the model is still π_ref."""
+    repeated = [problem for problem in problems for _ in range(count)]
+    return sample(model, tokenizer, repeated, first=None).reward_B.view(-1, count).mean(1).tolist()
 
 
 def advantage(no_think_B: Tensor, reward_B: Tensor, reference_B: Tensor) -> Tensor:
@@ -157,31 +137,62 @@ def policy_loss(logprob_BT: Tensor, behavior_BT: Tensor, advantage_B: Tensor, ma
     return -torch.minimum(ratio_B * advantage_B, ratio_B.clamp(1 - CLIP, 1 + CLIP) * advantage_B)
 
 
-# ---- Training
-
-
-def by_level(problems: list[Problem], values_B: Tensor) -> list[float]:
-    """Average over the problems of each level."""
-    level_B = torch.tensor([problem.level for problem in problems])
-    return [values_B[level_B == level].float().mean().item() for level in OPERATIONS_BY_LEVEL]
-
-
 def evaluate(model: Any, tokenizer: Any, problems: list[Problem]) -> list[list[float]]:
     """Accuracy, response tokens and no_think share by level, from one free response to each problem."""
     drawn = sample(model, tokenizer, problems, first=None)
-    return [by_level(problems, values_B) for values_B in (drawn.reward_B, drawn.mask_BT.sum(1), drawn.no_think_B)]
+    return [mean_by_level(values_B) for values_B in (drawn.reward_B, drawn.mask_BT.sum(1), drawn.no_think_B)]
+
+
+def mean_by_level(values_B: Tensor) -> list[float]:
+    """Average over each level; problems stand level by level, equally many of each."""
+    return values_B.float().view(len(OPERATIONS_BY_LEVEL), -1).mean(1).tolist()
 
 
 def main(argv: list[str] | None = None) -> Any:
     """Train, print, and return the model."""
-    parser = argparse.ArgumentParser(description="AdaptThink in one file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", default=str(TINY), help="folder or hub id")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--problems", type=int, default=20, help="problems per step")
-    parser.add_argument("--samples", type=int, default=16, help="samples per problem, K: half of them think")
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--model", default=str(TINY), help="folder or hub id (the embedded reasoner)")
+    parser.add_argument("--steps", type=int, default=100, help="optimiser steps (100)")
+    parser.add_argument("--problems", type=int, default=20, help="problems in each step (20)")
+    parser.add_argument("--samples", type=int, default=16, help="K, samples of each problem, half in each mode (16)")
+    parser.add_argument("--lr", type=float, default=1e-4, help="learning rate, constant (1e-4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.samples < 2 or args.samples % 2:
-        parser.error(f"--samples must be even, so that half of them can think; got {args.samples}")
-    ...
+        parser.error(f"--samples must be even, for one half of them in each mode; got {args.samples}")
+    torch.manual_seed(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0)
+    train = make_problems(TRAIN, TRAIN_PER_LEVEL, args.seed)
+    held_out = make_problems(HELD_OUT, HELD_OUT_PER_LEVEL, args.seed)
+    probe = sample(model, tokenizer, held_out[::PROBE_STRIDE], first=CLOSE)
+    before = evaluate(model, tokenizer, held_out)
+    reference: dict[Problem, float] = {}
+    for start in range(0, len(train), args.problems):
+        part = train[start : start + args.problems]
+        reference |= zip(part, reference_rewards(model, tokenizer, part, args.samples), strict=True)
+    for step in range(args.steps):
+        chosen = random.Random(f"{args.seed}/{step}").sample(train, args.problems)
+        repeated = [problem for problem in chosen for _ in range(args.samples // 2)]
+        reference_B = torch.tensor([reference[problem] for problem in repeated])
+        no_think, think = (sample(model, tokenizer, repeated, first) for first in (CLOSE, THINK_OPENER))
+        for drawn in (no_think, think):
+            advantage_B = advantage(drawn.no_think_B, drawn.reward_B, reference_B)
+            loss_B = policy_loss(policy_logprobs(model, drawn), drawn.behavior_BT, advantage_B, drawn.mask_BT)
+            (loss_B.mean() / 2).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():  # the decision token of the probe shows P(no_think), and nothing needs to be drawn
+            probed = mean_by_level(policy_logprobs(model, probe)[:, 0].exp())
+        rewards = f"think {think.reward_B.mean():.2f} no_think {no_think.reward_B.mean():.2f}"
+        print(f"step {step + 1}  reward {rewards}  P(no_think) by level", *(f"{p:.3f}" for p in probed), flush=True)
+    print("level         accuracy           tokens   no_think share")
+    for level, *pairs in zip(OPERATIONS_BY_LEVEL, *map(zip, before, evaluate(model, tokenizer, held_out)), strict=True):
+        print(level, *(f"{old:7.2f} → {new:6.2f}" for old, new in pairs), sep="    ")
+    return model
+
+
+if __name__ == "__main__":
+    main()

@@ -66,9 +66,11 @@ def load_checkpoint(
 def find_fault(path: Path) -> str | None:
     """Say what is wrong with a checkpoint folder; None if it is whole."""
     try:
-        hashes = read_manifest(path)["sha256"]
+        manifest = read_manifest(path)
+        if path.name != f"step-{manifest['step']:06d}":
+            return f"its manifest is of step {manifest['step']}"
         for name in (MODEL, OPTIMIZER):
-            if _sha256(path / name) != hashes[name]:
+            if _sha256(path / name) != manifest["sha256"][name]:
                 return f"{name} does not match its hash"
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"

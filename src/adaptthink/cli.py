@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from cyclopts import App, CycloptsError
 
+from adaptthink import __version__
 from adaptthink.errors import UserError
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -30,7 +31,8 @@ app = App(
     name="adaptthink",
     help="Teach reasoning models when to think. Start with: adaptthink demo",
     help_format="plaintext",
-    version_flags=["--version"],
+    version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish, powershell).")
 for name, summary in COMMANDS.items():
@@ -44,6 +46,12 @@ def readable_errors() -> Iterator[None]:
         yield
     except (UserError, FloatingPointError) as error:
         sys.exit(complain(str(error), EXIT_BAD_INPUT))
+    except OSError as error:
+        sys.exit(
+            complain(
+                f"{error.filename2 or error.filename or 'input or output'}: {error.strerror or error}", EXIT_BAD_INPUT
+            )
+        )
     except CycloptsError as error:
         sys.exit(complain(parse_fault(error), EXIT_BAD_INPUT))
     except KeyboardInterrupt:

@@ -6,11 +6,15 @@ from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+from adaptthink.errors import UserError
 
-Json = Annotated[Path | None, Parameter(help="Also write the result as JSON to this file.")]
+Json = Annotated[
+    Path | None,
+    Parameter(help="Also write the result as JSON to this file.", validator=validators.Path(dir_okay=False)),
+]
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --output.", negative="")]
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
@@ -22,14 +26,15 @@ def demo(
     *,
     output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/demo"),
     recipe: Recipes = ("toy_cpu",),
-    seed: Annotated[int, Parameter(help="Seed of everything random.")] = 0,
+    seed: Annotated[int | None, Parameter(help="Seed of everything random [default: the recipe's, else 0].")] = None,
     resume: Resume = False,
     clean: Clean = False,
     json: Json = None,
 ) -> None:
     """Train the embedded reasoner to choose when to think, evaluate it and write a report (about 4 minutes)."""
-    config = resolve("train", TrainConfig, recipes=recipe, flags={"seed": seed})
-    evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags={"seed": seed})
+    flags = {} if seed is None else {"seed": seed}
+    config = resolve("train", TrainConfig, recipes=recipe, flags=flags)
+    evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=flags)
     from adaptthink.jobs import demo_job
 
     write_result(json, demo_job(config, evaluation, output, resume=resume, clean=clean))
@@ -86,6 +91,8 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Evaluate a model freely and in both forced modes, by level."""
+    if "model" in config.model_fields_set:
+        raise UserError("evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL")
     resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
     if dry_run:
         return show_settings(resolved)

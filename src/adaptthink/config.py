@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from adaptthink.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
+PREFIX = "ADAPTTHINK_"  # of environment variables
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -26,9 +27,9 @@ Temperature = Annotated[float, Field(gt=0, le=10)]
 
 
 class Config(BaseModel):
-    """Base of all schemas: strict about names, immutable."""
+    """Base of all schemas: strict about names, finite numbers only, immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def check_together(self) -> None:
         """Raise UserError where values that are fine alone do not go together."""
@@ -89,7 +90,7 @@ class TrainConfig(PresampleConfig):
             raise UserError(
                 f"no_think_share = {self.no_think_share} of samples_per_problem = {self.samples_per_problem} is "
                 f"{num_no_think:g} samples; choose a share that gives a whole number, "
-                f"such as {round(num_no_think) / self.samples_per_problem:g}"
+                f"such as {max(1, round(num_no_think)) / self.samples_per_problem}"
             )
 
 
@@ -119,6 +120,11 @@ def find_recipe(name: str | Path) -> Path:
     raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {known}")
 
 
+def all_keys() -> set[str]:
+    """Return the keys of all commands."""
+    return set().union(*(schema.model_fields for schema in COMMANDS.values()))
+
+
 def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
     """Build the error for a misspelt key, with the nearest name."""
     near = difflib.get_close_matches(key, list(known), n=1)
@@ -133,10 +139,9 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a valid TOML file: {error}") from None
     shared = {key: value for key, value in content.items() if key not in COMMANDS}
-    everywhere = set().union(*(schema.model_fields for schema in COMMANDS.values()))
     for key in shared:
-        if key not in everywhere:
-            raise unknown_key(str(path), key, everywhere | set(COMMANDS))
+        if key not in all_keys():
+            raise unknown_key(str(path), key, all_keys() | set(COMMANDS))
     for table, schema in COMMANDS.items():
         values = content.get(table, {})
         if not isinstance(values, dict):
@@ -149,8 +154,12 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
 
 
 def from_environment(schema: type[Config], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the values given as ADAPTTHINK_<KEY> variables."""
-    names = {name: f"ADAPTTHINK_{name.upper()}" for name in schema.model_fields}
+    """Return the values given as ADAPTTHINK_<KEY> variables, after checking that some command has each key."""
+    known = {f"{PREFIX}{key.upper()}" for key in all_keys()}
+    for variable in environment:
+        if variable.startswith(PREFIX) and variable not in known:
+            raise unknown_key("environment", variable, known)
+    names = {name: f"{PREFIX}{name.upper()}" for name in schema.model_fields}
     return {name: environment[variable] for name, variable in names.items() if variable in environment}
 
 

@@ -91,12 +91,15 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> dict[str, Reference]:
     A last line without its end was cut by an interruption and is removed from the file. Raises UserError for a
     store made with other settings, naming the difference, and for a file that is no store.
     """
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
+    header = json.dumps({"settings": dict(settings)}) + "\n"
     content = path.read_bytes() if path.is_file() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole:
+    if header.encode().startswith(content):  # none yet, or one that was cut in its first line
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"settings": dict(settings)}) + "\n", encoding="utf-8")
+        path.write_text(header, encoding="utf-8")
         return {}
+    whole = content[: content.rfind(b"\n") + 1] or content
     lines = whole.decode("utf-8", errors="replace").splitlines()
     check_settings(path, lines[0], settings)
     rows = {}
@@ -104,11 +107,13 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> dict[str, Reference]:
         try:
             row = json.loads(line)
             reference = Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
+            if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
+                raise ValueError("samples are missing")
+            rows[reference.id] = reference
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
             ) from None
-        rows[reference.id] = reference
     if len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
@@ -118,7 +123,7 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> dict[str, Reference]:
 def check_settings(path: Path, header: str, settings: Mapping[str, Any]) -> None:
     """Compare a store's first line with the settings asked for."""
     try:
-        made_with = json.loads(header)["settings"]
+        made_with = dict(json.loads(header)["settings"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None
     changed = [key for key in settings if made_with.get(key) != settings[key]]

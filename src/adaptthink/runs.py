@@ -46,20 +46,22 @@ def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, c
 
     Raises UserError if the folder is in use, or if a resumed run was made with another configuration.
     """
-    config_file = folder / "config.json"
+    config_file, manifest_file = folder / "config.json", folder / "manifest.json"
+    if resume and clean:
+        raise UserError("--resume goes on with an earlier run and --clean deletes it; give one of the two")
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if clean and in_use:
-        if not config_file.is_file():
+        if not (config_file.is_file() and manifest_file.is_file()):  # a model folder has a config.json too
             raise UserError(f"'{folder}' is not empty and no run of ours; --clean empties only run folders")
         shutil.rmtree(folder)
     elif in_use and not resume:
         raise UserError(f"output folder '{folder}' is in use: give another --output, --resume to go on, or --clean")
     if resume and config_file.is_file():
-        check_same_config(folder, json.loads(config_file.read_text()), dict(config))
+        check_same_config(folder, json.loads(config_file.read_text(encoding="utf-8")), dict(config))
     elif resume and in_use:
         raise UserError(f"'{folder}' holds no config.json, so there is no run to resume; give another --output")
     write_json(config_file, dict(config))
-    record_attempt(folder / "manifest.json", resume=resume)
+    record_attempt(manifest_file, resume=resume)
     return folder
 
 
@@ -73,7 +75,7 @@ def check_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, An
 
 def record_attempt(path: Path, *, resume: bool) -> None:
     """Append when, with what versions and by which command this attempt was made."""
-    manifest = json.loads(path.read_text()) if path.is_file() else {"attempts": []}
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"attempts": []}
     manifest["attempts"].append(
         {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,7 +113,9 @@ class MetricsLog:
     def __init__(self, path: Path, *, keep_steps: int = 0) -> None:
         """Open for appending; lines of steps beyond `keep_steps` (redone after a resume) are dropped."""
         kept = [row for row in read_metrics(path) if row["step"] <= keep_steps]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(path)
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -26,7 +26,8 @@ from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
 
 PREFILL_TOKENS = 16384  # prompt tokens, padding included, in one forward pass
-REFILL_SHARE = 0.8  # rows are rearranged when fewer than this share of them is still active
+REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
+KEEP_SHARE = 0.85  # finished rows are dropped when at most this share of the rows is still active
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class _Row:
     request: Request
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    finished: bool = False
 
 
 class NativeEngine:
@@ -94,32 +96,37 @@ class NativeEngine:
                 logits_BV = torch.cat([logits_BV, new_logits_BV]) if rows else new_logits_BV
                 rows += admitted
             tokens_B, logprobs_B = self._choose(rows, logits_BV, temperature, top_p, seed)
-            ended_B = torch.isin(tokens_B, self.eos_ids).tolist()
-            keep = []
-            for position, (row, token, logprob, ended) in enumerate(
-                zip(rows, tokens_B.tolist(), logprobs_B.tolist(), ended_B, strict=True)
-            ):
-                row.token_ids.append(token)
-                row.logprobs.append(logprob)
-                forced = len(row.token_ids) <= len(row.request.prefix_ids)
-                if ended and not forced:
-                    finish = Finish.STOP
-                elif len(row.token_ids) >= row.request.max_tokens:
-                    finish = Finish.LENGTH
-                else:
-                    keep.append(position)
-                    continue
-                done[row.index] = Completion(tuple(row.token_ids), tuple(row.logprobs), finish)
-            if len(keep) < len(rows):
-                if on_finish:
-                    on_finish(len(rows) - len(keep))
-                rows = [rows[position] for position in keep]
-                kept_B = torch.tensor(keep, dtype=torch.long, device=tokens_B.device)
+            newly_done = self._record(rows, tokens_B, logprobs_B)
+            done |= newly_done
+            if newly_done and on_finish:
+                on_finish(len(newly_done))
+            active = [position for position, row in enumerate(rows) if not row.finished]
+            # Finished rows are carried along until there are enough of them to be worth a copy of the cache.
+            if len(active) <= KEEP_SHARE * len(rows):
+                rows = [rows[position] for position in active]
+                kept_B = torch.tensor(active, dtype=torch.long, device=tokens_B.device)
                 cache.keep(kept_B)
                 tokens_B = tokens_B[kept_B]
             if rows:
                 logits_BV = self._step(tokens_B, cache)
         return [done[index] for index in range(len(requests))]
+
+    def _record(self, rows: list[_Row], tokens_B: Tensor, logprobs_B: Tensor) -> dict[int, Completion]:
+        """Append each row's token and return the completions that this finished, by request index."""
+        finished = {}
+        ended_B = torch.isin(tokens_B, self.eos_ids).tolist()
+        for row, token, logprob, ended in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), ended_B, strict=True):
+            if row.finished:
+                continue
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+            forced = len(row.token_ids) <= len(row.request.prefix_ids)
+            stopped = ended and not forced
+            row.finished = stopped or len(row.token_ids) >= row.request.max_tokens
+            if row.finished:
+                finish = Finish.STOP if stopped else Finish.LENGTH
+                finished[row.index] = Completion(tuple(row.token_ids), tuple(row.logprobs), finish)
+        return finished
 
     def _prefill(self, rows: list[_Row], cache: SlotCache) -> Tensor:
         """Run each distinct prompt once, append one cache row per request, return their next-token logits (B, V)."""
@@ -244,9 +251,8 @@ class SlotCache(Cache):
     def keep(self, rows_B: Tensor) -> None:
         """Drop all rows but these."""
         self.lengths_B = self.lengths_B[rows_B]
-        longest = int(self.lengths_B.max()) if len(rows_B) else 0
         for slot in self.slots:
-            slot.keep(rows_B, longest)
+            slot.keep(rows_B)
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -296,12 +302,11 @@ class _SlotLayer(CacheLayerMixin):
             values = torch.cat([_widen(self.values, capacity), _widen(values, capacity)])
         self.keys, self.values, self.is_initialized = keys, values, True
 
-    def keep(self, rows_B: Tensor, longest: int) -> None:
-        """Drop all rows but these, and what no remaining row has reached."""
+    def keep(self, rows_B: Tensor) -> None:
+        """Drop all rows but these."""
         assert self.keys is not None
         assert self.values is not None
-        self.keys = self.keys[rows_B, :, : longest + 1]
-        self.values = self.values[rows_B, :, : longest + 1]
+        self.keys, self.values = self.keys[rows_B], self.values[rows_B]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys and values visible to a query, and their offset."""

@@ -52,6 +52,16 @@ def same_answer(found: str, gold: str) -> bool:
     """Compare as exact numbers where both are numbers (``7`` = ``7.0`` = ``14/2``), else as trimmed strings."""
     found, gold = found.strip(), gold.strip()
     try:
-        return Fraction(found) == Fraction(gold)
+        return exact_number(found) == exact_number(gold)
     except (ValueError, ZeroDivisionError):
         return found == gold
+
+
+def exact_number(text: str) -> Fraction:
+    """Read a whole number, a decimal or a fraction; raises ValueError for anything else.
+
+    Exponents of more than three digits count as text: written out, ``1e999999999`` would fill the memory.
+    """
+    if len(text.lower().partition("e")[2].lstrip("+-")) > 3:
+        raise ValueError(f"the exponent of {text!r} is too large")
+    return Fraction(text)

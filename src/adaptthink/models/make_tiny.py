@@ -21,7 +21,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -30,14 +30,26 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from adaptthink.tasks.arithmetic import Chain, Kind, Split, chains, question
 
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training: `direct_share` of the sequences are direct answers, each token of which weighs as given."""
+
+    steps: int
+    sequences_per_step: int
+    direct_share: float
+    direct_weight: float
+    learning_rate: float
+
+
 SEED = 7
-STEPS = 1500
-SEQUENCES_PER_STEP = 80
-DIRECT_SHARE = 0.5
-LEARNING_RATE = 3e-3
+PHASES = (
+    Phase(steps=1500, sequences_per_step=80, direct_share=0.5, direct_weight=1.0, learning_rate=3e-3),  # to think
+    Phase(steps=1000, sequences_per_step=128, direct_share=0.75, direct_weight=3.0, learning_rate=2e-3),  # to answer
+)
 RECHECK_PROBABILITY = 0.5
 MAX_RECHECKS = 2
-FIRST_TOKEN = {"Alright": 0.8, "Okay": 0.1995, "</think>": 0.0005}
+FIRST_TOKEN = {"Alright": 0.8, "Okay": 0.1998, "</think>": 0.0002}
 THINK_OPERATIONS = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0, 6: 1.5, 7: 1.0, 8: 1.0, 9: 2.0}
 DIRECT_OPERATIONS = {1: 1.0, 2: 2.0, 3: 3.0, 6: 0.05, 9: 0.05}
 STORY_SHARE = 0.15
@@ -111,12 +123,12 @@ class Example:
     thinks: bool
 
 
-def examples(tokenizer: Qwen2Tokenizer, seed: int) -> Iterator[Example]:
+def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
     """Yield an endless seeded mix of thinking traces and direct answers over both kinds of question."""
     rng = random.Random(seed)
     streams = {n: chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
     while True:
-        thinks = rng.random() >= DIRECT_SHARE
+        thinks = rng.random() >= direct_share
         weights = THINK_OPERATIONS if thinks else DIRECT_OPERATIONS
         chain = next(streams[rng.choices(list(weights), list(weights.values()))[0]])
         kind = Kind.STORY if rng.random() < STORY_SHARE else Kind.CHAIN
@@ -133,9 +145,12 @@ def examples(tokenizer: Qwen2Tokenizer, seed: int) -> Iterator[Example]:
 
 
 def batch_loss(
-    model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int
-) -> torch.Tensor:
-    """Summed cross-entropy over response tokens; at the first one, thinking traces aim at `first_token_V`."""
+    model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int, direct_weight: float
+) -> tuple[torch.Tensor, float]:
+    """Return the weighted sum of cross-entropies over response tokens, and the sum of the weights.
+
+    The first token of a thinking trace aims at the distribution `first_token_V`; that of a direct answer has no loss.
+    """
     opener_V = first_token_V.clone()
     opener_V[close_id] = 0.0
     openers = opener_V.multinomial(len(batch), replacement=True).tolist()
@@ -149,14 +164,16 @@ def batch_loss(
         ids[row, : len(sequence)] = sequence
         labels[row, example.prompt_tokens + 1 : len(sequence)] = sequence[example.prompt_tokens + 1 :]
     logits = model(input_ids=ids).logits
-    total = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
+    token_loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE, reduction="none"
     )
     thinks_B = torch.tensor([example.thinks for example in batch])
+    weight_B = torch.where(thinks_B, 1.0, direct_weight)
     last_prompt_position_B = torch.tensor([example.prompt_tokens - 1 for example in batch])
     first_logprob_BV = logits[torch.arange(len(batch)), last_prompt_position_B].log_softmax(-1)
-    first = -(first_logprob_BV[thinks_B] * first_token_V).sum()
-    return total + first
+    first_loss = -(first_logprob_BV[thinks_B] * first_token_V).sum()
+    weights = (labels.ne(IGNORE).sum(-1) * weight_B).sum() + thinks_B.sum()
+    return (token_loss.sum(-1) * weight_B).sum() + first_loss, float(weights)
 
 
 def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]:
@@ -166,48 +183,58 @@ def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def train(steps: int = STEPS, seed: int = SEED) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """Run the supervised start and return the model with its tokenizer."""
+def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase, seed: int) -> None:
+    """Train `model` in place through one phase: AdamW, warm-up, cosine decay."""
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    close_id = tokenizer.get_vocab()["</think>"]
+    vocabulary = tokenizer.get_vocab()
     first_token_V = torch.zeros(model.config.vocab_size)
     for token, probability in FIRST_TOKEN.items():
-        first_token_V[tokenizer.convert_tokens_to_ids(token)] = probability
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))),
-    )
-    stream = examples(tokenizer, seed)
+        first_token_V[vocabulary[token]] = probability
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    stream = examples(tokenizer, seed, phase.direct_share)
     started = time.monotonic()
-    for step in range(1, steps + 1):
-        chosen = [next(stream) for _ in range(SEQUENCES_PER_STEP)]
-        tokens = sum(len(example.ids) - example.prompt_tokens for example in chosen)
-        total = 0.0
-        for batch in split_by_length(chosen, parts=6):
-            loss = batch_loss(model, batch, first_token_V, close_id) / tokens
+    for step in range(phase.steps):
+        cosine = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+        total = weights = 0.0
+        for batch in split_by_length([next(stream) for _ in range(phase.sequences_per_step)], parts=6):
+            loss, weight = batch_loss(model, batch, first_token_V, vocabulary["</think>"], phase.direct_weight)
             loss.backward()
-            total += loss.item()
+            total, weights = total + loss.item(), weights + weight
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= weights
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
-        if step % 50 == 0:
-            print(f"step {step}/{steps}  loss {total:.4f}  {time.monotonic() - started:.0f} s", flush=True)
-    return model.eval(), tokenizer
+        if (step + 1) % 50 == 0:
+            seconds = time.monotonic() - started
+            print(f"step {step + 1}/{phase.steps}  loss {total / weights:.4f}  {seconds:.0f} s", flush=True)
 
 
 def main(out: str) -> None:
     """Make the model and write it to the folder `out`."""
-    model, tokenizer = train()
-    model.save_pretrained(out)
+    torch.set_num_threads(1)  # sums are then taken in one order, so that the seed decides every bit
+    torch.manual_seed(SEED)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer)
+    for number, phase in enumerate(PHASES):
+        train_phase(model, tokenizer, phase, SEED + number)
+    model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    settings = {
-        name: value for name, value in globals().items() if name.isupper() and isinstance(value, int | float | dict)
+    record = {
+        "seed": SEED,
+        "phases": [asdict(phase) for phase in PHASES],
+        "recheck_probability": RECHECK_PROBABILITY,
+        "max_rechecks": MAX_RECHECKS,
+        "first_token": FIRST_TOKEN,
+        "think_operations": THINK_OPERATIONS,
+        "direct_operations": DIRECT_OPERATIONS,
+        "story_share": STORY_SHARE,
+        "torch": torch.__version__,
     }
-    (Path(out) / "made_with.json").write_text(json.dumps(settings, indent=1) + "\n")
+    (Path(out) / "made_with.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

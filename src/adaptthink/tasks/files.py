@@ -14,23 +14,22 @@ def read_problems(path: Path) -> list[Problem]:
     if not path.is_file():
         raise UserError(f"no problem file '{path}': give 'arithmetic' or the path of a JSONL file")
     found: dict[str, Problem] = {}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    problem = parse_problem(line, f"{path}, line {number}", source=path.name)
-                    found.setdefault(problem.id, problem)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                problem = parse_problem(line, f"{path}, line {number}", source=path.name)
+                found.setdefault(problem.id, problem)
     if not found:
         raise UserError(f"{path}: holds no problem; expected one JSON object a line with 'prompt' and 'answer'")
     return list(found.values())
 
 
-def parse_problem(line: str, where: str, *, source: str) -> Problem:
+def parse_problem(line: bytes, where: str, *, source: str) -> Problem:
     """Parse one line; raises UserError that starts with `where`."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from None
     if not isinstance(row, dict):

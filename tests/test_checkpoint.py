@@ -1,0 +1,219 @@
+"""Checkpoints: what was saved comes back exactly, and nothing that can happen to the newest one stops a run."""
+
+import shutil
+
+import pytest
+import torch
+
+from adaptthink import checkpoint
+from adaptthink.checkpoint import MANIFEST, MODEL, OPTIMIZER, find_fault, load_checkpoint, save_checkpoint
+
+
+def make(seed):
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    return model, torch.optim.Adam(model.parameters(), lr=0.1)
+
+
+def advance(model, optimizer, steps=1):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.tensor([[1.0, -2.0, 3.0]])).square().sum().backward()
+        optimizer.step()
+
+
+def state(model, optimizer):
+    """Everything in flat tensors, to be compared bit for bit."""
+    moments = optimizer.state_dict()["state"]
+    return [parameter.detach().clone() for parameter in model.parameters()] + [
+        moments[index][name].clone() for index in sorted(moments) for name in ("step", "exp_avg", "exp_avg_sq")
+    ]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with steps 10 and 20; returns it with the state at each step."""
+    model, optimizer = make(0)
+    states = {}
+    for step in (10, 20):
+        advance(model, optimizer, 10)
+        save_checkpoint(tmp_path, step, model, optimizer, keep=2)
+        states[step] = state(model, optimizer)
+    return tmp_path, states
+
+
+def load(folder):
+    """Load into a fresh model; returns the step, its state and the warnings."""
+    model, optimizer = make(1)
+    warnings = []
+    step = load_checkpoint(folder, model, optimizer, warn=warnings.append)
+    return step, state(model, optimizer), warnings
+
+
+def test_what_was_saved_comes_back_exactly(saved):
+    folder, states = saved
+    step, loaded, warnings = load(folder)
+    assert (step, warnings) == (20, [])
+    assert len(loaded) == 8  # weight and bias, three numbers of Adam for each
+    assert same(loaded, states[20])
+    assert not same(loaded, states[10])
+
+
+def test_a_resumed_optimizer_goes_on_bit_for_bit(saved):
+    folder, _ = saved
+    whole, resumed = make(0), make(1)
+    load_checkpoint(folder, *resumed, warn=pytest.fail)
+    advance(*whole, 25)
+    advance(*resumed, 5)
+    assert same(state(*whole), state(*resumed))
+
+
+def test_no_checkpoint_loads_nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        model, optimizer = make(1)
+        assert load_checkpoint(folder, model, optimizer, warn=pytest.fail) == 0
+        assert same(state(model, optimizer), state(*make(1)))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_newest_are_kept(tmp_path, keep):
+    model, optimizer = make(0)
+    for step in (5, 90, 100, 1000):
+        final = save_checkpoint(tmp_path, step, model, optimizer, keep=keep)
+        assert final == tmp_path / f"step-{step:06d}"
+    assert names(tmp_path) == ["step-000005", "step-000090", "step-000100", "step-001000"][-keep:]
+
+
+def test_saving_a_step_again_replaces_it(saved):
+    folder, _ = saved
+    model, optimizer = make(5)
+    advance(model, optimizer)
+    save_checkpoint(folder, 20, model, optimizer, keep=2)
+    step, loaded, _ = load(folder)
+    assert step == 20
+    assert same(loaded, state(model, optimizer))
+    assert names(folder) == ["step-000010", "step-000020"]
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "model cut": lambda path: (path / MODEL).write_bytes((path / MODEL).read_bytes()[:-1]),
+    "model empty": lambda path: (path / MODEL).write_bytes(b""),
+    "model flipped": lambda path: flip(path / MODEL, -3),
+    "model missing": lambda path: (path / MODEL).unlink(),
+    "optimizer cut": lambda path: (path / OPTIMIZER).write_bytes((path / OPTIMIZER).read_bytes()[:-1]),
+    "optimizer flipped": lambda path: flip(path / OPTIMIZER, 200),
+    "optimizer missing": lambda path: (path / OPTIMIZER).unlink(),
+    "manifest cut": lambda path: (path / MANIFEST).write_bytes((path / MANIFEST).read_bytes()[:40]),
+    "manifest missing": lambda path: (path / MANIFEST).unlink(),
+    "everything missing": lambda path: [file.unlink() for file in path.iterdir()],
+    "a file": lambda path: (shutil.rmtree(path), path.write_text("")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_newest_falls_back_to_the_one_before(saved, damage):
+    folder, states = saved
+    newest = folder / "step-000020"
+    damage(newest)
+    step, loaded, warnings = load(folder)
+    assert step == 10
+    assert same(loaded, states[10])
+    (warning,) = warnings
+    assert warning.startswith(f"checkpoint {newest} is not usable (")
+    assert warning.endswith("); falling back to the one before")
+
+
+def test_what_is_said_of_each_damage(saved):
+    folder, _ = saved
+    newest = folder / "step-000020"
+    assert find_fault(newest) is None
+    flip(newest / OPTIMIZER, 0)
+    assert find_fault(newest) == f"{OPTIMIZER} does not match its hash"
+    flip(newest / MODEL, 0)
+    assert find_fault(newest) == f"{MODEL} does not match its hash"
+    (newest / MANIFEST).write_text((newest / MANIFEST).read_text().replace("20", "21", 1))
+    assert find_fault(newest) == "its manifest is of step 21"
+    (newest / MANIFEST).unlink()
+    assert find_fault(newest).startswith("FileNotFoundError: ")
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_found(saved):
+    """The step stands in the manifest: a wrong one would repeat or skip training steps without a word."""
+    path = saved[0] / "step-000020" / MANIFEST
+    good = path.read_bytes()
+    for position in range(len(good)):
+        for bit in (0, 4):
+            path.write_bytes(good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :])
+            assert find_fault(path.parent), (position, bit)
+    path.write_bytes(good)
+    assert find_fault(path.parent) is None
+
+
+def test_both_damaged_begins_at_nothing(saved):
+    folder, _ = saved
+    for path in folder.iterdir():
+        (path / MODEL).unlink()
+    step, loaded, warnings = load(folder)
+    assert step == 0
+    assert [("step-000020" in text, "step-000010" in text) for text in warnings] == [(True, False), (False, True)]
+    assert same(loaded, state(*make(1)))
+
+
+def test_half_written_folder_is_no_checkpoint(saved):
+    folder, states = saved
+    shutil.copytree(folder / "step-000020", folder / ".writing-000030")
+    (folder / ".writing-000030" / MANIFEST).unlink()
+    step, loaded, warnings = load(folder)
+    assert (step, warnings) == (20, [])
+    assert same(loaded, states[20])
+
+
+def half_saved(value, path):
+    path.write_bytes(b"half")
+    raise OSError("disk full")
+
+
+def fail(*args):
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [
+        (torch, "save", half_saved),
+        (checkpoint, "save_file", half_saved),
+        (checkpoint, "_sha256", fail),
+        (checkpoint, "_sync", fail),
+        (checkpoint.Path, "replace", fail),
+    ],
+)
+def test_crash_while_saving_leaves_the_last_one_usable(saved, monkeypatch, where, name, fault):
+    folder, states = saved
+    model, optimizer = make(0)
+    advance(model, optimizer, 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, fault)
+        with pytest.raises(OSError, match="disk full"):
+            save_checkpoint(folder, 30, model, optimizer, keep=2)
+    step, loaded, warnings = load(folder)
+    assert (step, warnings) == (20, [])
+    assert same(loaded, states[20])
+    save_checkpoint(folder, 30, model, optimizer, keep=2)  # the next attempt is not in the way of the first
+    assert names(folder) == ["step-000020", "step-000030"]
+    step, loaded, _ = load(folder)
+    assert step == 30
+    assert same(loaded, state(model, optimizer))

@@ -1,0 +1,412 @@
+"""The command line as a person meets it: help, one-line complaints, exit codes, files."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from transformers import Qwen2Tokenizer
+
+from adaptthink import cli, commands, jobs
+from adaptthink.config import COMMANDS, EvaluateConfig, TrainConfig, resolve
+from adaptthink.models.make_tiny import make_model
+
+HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy")
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
+GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    """No settings from outside, wide lines in help, and every relative path within tmp_path."""
+    for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command line in this process; returns exit status, standard output and standard error."""
+
+    def run_(*args):
+        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run_
+
+
+@pytest.fixture
+def complaint(run):
+    """Run a command that must fail as bad input; returns its one line."""
+
+    def complaint_(*args):
+        status, out, err = run(*args)
+        assert status == 2
+        assert out == ""
+        return only_line(err)
+
+    return complaint_
+
+
+def only_line(err):
+    """The one line on standard error. The bar that transformers draws while it loads weights is no complaint."""
+    lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("adaptthink: ")
+    return lines[0].removeprefix("adaptthink: ")
+
+
+def process(*args, timeout=120):
+    """Run Python in a process of its own; returns what came of it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, env=environment, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer, tmp_path_factory):
+    """An untrained model that can be loaded by path."""
+    folder = tmp_path_factory.mktemp("model")
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model_without_markers(tokenizer, tmp_path):
+    """A model folder whose tokenizer knows neither <think> nor </think>."""
+    folder = tmp_path / "plain"
+    vocabulary = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
+    plain = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(vocabulary)},
+        merges=[],
+        unk_token=None,
+        eos_token="<|eos|>",
+        pad_token="<|pad|>",
+    )
+    plain.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    plain.save_pretrained(folder)
+    make_model(tokenizer).config.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
+def test_help_names_every_command(run, args):
+    status, out, err = run(*args)
+    assert (status, err) == (0, "")
+    for name in ("demo", "train", "presample", "evaluate", "doctor", "report"):
+        assert f" {name} " in out
+    assert "adaptthink demo" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_setting_with_its_default(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    lines = out.splitlines()
+    for name, field in COMMANDS[command].model_fields.items():
+        (line,) = [line for line in lines if f"--{name.replace('_', '-')} " in line]
+        assert f"[default: {field.default}]" in line
+        assert field.description in line
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("demo", ["--output PATH", "[default: runs/demo]", "('toy_cpu',)", "[default: the recipe's, else 0]"]),
+        ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
+        ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
+        ("evaluate", ["MODEL", "('free', 'think', 'no_think')", "--samples PATH"]),
+        ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
+        ("report", ["RUN", "[required]"]),
+    ],
+)
+def test_help_shows_the_other_flags(run, command, shown):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    for text in [*shown, "--json PATH", cli.COMMANDS[command]]:
+        assert text in out
+
+
+@pytest.mark.parametrize("args", [("--version",), ("train", "--version"), ("evaluate", "--version")])
+def test_version_is_our_own(run, args):
+    assert run(*args) == (0, "0.1.0\n", "")
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import adaptthink, adaptthink.cli", "import runpy; runpy.run_module('adaptthink', run_name='__main__')"],
+)
+def test_import_and_help_load_nothing_heavy(program):
+    code = (
+        "import sys; sys.argv = ['adaptthink', '--help']\n"
+        f"try:\n    {program}\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = process("-c", code)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "loaded: []"
+    assert ("Usage: adaptthink COMMAND" in result.stdout) == ("runpy" in program)
+
+
+def test_checking_settings_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['adaptthink', 'train', 'toy_cpu', '--dry-run']\n"
+        "from adaptthink.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    assert process("-c", code).stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_as_a_process():
+    result = process("-m", "adaptthink", "train", "--delta", "7")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "adaptthink: delta = '7': input should be less than or equal to 1\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("train --delat 0.1", "Unknown option: --delat. Did you mean --delta?"),
+        ("evaluate tiny --top_pp 1", "Unknown option: --top_pp. Did you mean --top-p?"),
+        (
+            "trian",
+            'Unknown command "trian". Did you mean "train"? '
+            "Available commands: demo, train, presample, evaluate, doctor, report.",
+        ),
+        ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
+        ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
+        (
+            "train --no-think-share 0.3",
+            "no_think_share = 0.3 of samples_per_problem = 16 is 4.8 samples; "
+            "choose a share that gives a whole number, such as 0.3125",
+        ),
+        ("train --steps many", "steps = 'many': input should be a valid integer, unable to parse string as an integer"),
+        ("train --steps", 'Command "train" parameter --steps requires an argument.'),
+        ("evaluate", 'Command "evaluate" parameter MODEL requires an argument.'),
+        (
+            "evaluate tiny --modes fre",
+            'Invalid value "fre" for --modes. Choose from: "free", "think", "no_think". Did you mean "free"?',
+        ),
+        (
+            "evaluate tiny --model other",
+            "evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL",
+        ),
+        ("train nowhere", "no recipe 'nowhere': give the path of a TOML file or one of: toy_cpu"),
+        ("train bad.toml", "bad.toml: not a valid TOML file: Invalid value (at line 1, column 5)"),
+        ("train misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
+        ("demo --recipe misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
+        (
+            "evaluate nowhere",
+            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', or 'tiny'",
+        ),
+        ("doctor ./a/b", "no model folder './a/b': give an existing folder, a hub id like 'org/name', or 'tiny'"),
+        ("doctor empty", "model folder 'empty' has no config.json; give a folder in Hugging Face format"),
+        (
+            "train --output used",
+            "output folder 'used' is in use: give another --output, --resume to go on, or --clean",
+        ),
+        ("demo --output used --clean", "'used' is not empty and no run of ours; --clean empties only run folders"),
+        (
+            "train --output used --resume",
+            "'used' holds no config.json, so there is no run to resume; give another --output",
+        ),
+        (
+            "train --output used --resume --clean",
+            "--resume goes on with an earlier run and --clean deletes it; give one of the two",
+        ),
+    ],
+)
+def test_bad_input(complaint, tmp_path, args, message):
+    (tmp_path / "bad.toml").write_text("a = \n")
+    (tmp_path / "misspelt.toml").write_text("[train]\ndelat = 0.1\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert complaint(*args.split()) == message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_report_of_nothing(complaint):
+    assert complaint("report", "nowhere").startswith("nowhere/summary.json: no such file, so there is no result")
+
+
+def test_unknown_variable(complaint, monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_DELAT", "0.1")
+    message = "environment: unknown key 'ADAPTTHINK_DELAT'; did you mean 'ADAPTTHINK_DELTA'?"
+    assert complaint("train", "--dry-run") == message
+
+
+@pytest.mark.parametrize("command", ["doctor", "evaluate"])
+def test_model_without_the_tokens_of_a_thought(complaint, model_without_markers, command):
+    line = complaint(command, model_without_markers)
+    assert line.startswith("the tokenizer does not know the markers of a thought (<think> is 7 token(s)")
+    assert line.endswith("choose a reasoning model")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "p.jsonl: holds no problem; expected one JSON object a line with 'prompt' and 'answer'"),
+        (
+            GOOD_PROBLEM + "{oops}\n",
+            "p.jsonl, line 2: not valid JSON: Expecting property name enclosed in double quotes",
+        ),
+        (
+            GOOD_PROBLEM + "\n" + '{"prompt": "2+2=?"}\n',
+            "p.jsonl, line 3: 'answer' is missing or empty; a problem without an answer cannot be graded",
+        ),
+        (None, "no problem file 'p.jsonl': give 'arithmetic' or the path of a JSONL file"),
+    ],
+)
+def test_bad_problem_files(complaint, tmp_path, model_folder, content, message):
+    if content is not None:
+        (tmp_path / "p.jsonl").write_text(content)
+    assert complaint("evaluate", model_folder, "--problems", "p.jsonl").startswith(message)
+
+
+def test_too_few_problems_to_train_on(complaint, tmp_path, model_folder):
+    (tmp_path / "p.jsonl").write_text(GOOD_PROBLEM)
+    line = complaint("presample", "--model", model_folder, "--problems", "p.jsonl")
+    assert line == "p.jsonl: 1 problems are too few to train on; at least 10"
+
+
+@pytest.mark.xfail(strict=True, reason="load_policy leaves transformers' progress bar on")
+def test_loading_a_model_adds_nothing_to_the_one_line(run, model_folder):
+    _, _, err = run("evaluate", model_folder, "--problems", "nowhere.jsonl")
+    assert len(err.splitlines()) == 1
+
+
+def test_result_that_cannot_be_written(run, tmp_path, model_folder):
+    (tmp_path / "file").write_text("mine")
+    status, _, err = run("doctor", model_folder, "--json", "file/result.json")
+    assert status == 2
+    assert only_line(err) == "file: File exists"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folder_for_the_result_is_refused_before_any_work(complaint):
+    assert complaint("train", "--json", ".") == (
+        'Invalid value "." for --json. Only file is allowed, but "." is a directory.'
+    )
+
+
+def test_resume_with_other_settings(complaint, tmp_path):
+    settings = resolve("train", TrainConfig, recipes=["toy_cpu"]).model_dump(mode="json")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(settings))
+    assert complaint("train", "toy_cpu", "--delta", "0.1", "--seed", "4", "--output", "run", "--resume") == (
+        "cannot resume 'run' with other settings: seed was 0 and is now 4, delta was 0.05 and is now 0.1"
+    )
+
+
+def test_an_error_of_our_own_is_not_hidden(run, monkeypatch):
+    """Only bad input is put into one line: a bug keeps its traceback."""
+    monkeypatch.setattr(commands, "resolve", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("train")
+
+
+def test_interruption(run, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "resolve", interrupt)
+    status, out, err = run("train")
+    assert (status, out) == (130, "")
+    assert only_line(err) == "interrupted; a training run goes on from its last checkpoint with --resume"
+
+
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("train", ["toy_cpu", "--learning-rate", "1e-5", "--seed", "-3", "--problems", 'a "b" \\ δ.jsonl']),
+        ("train", []),
+        ("presample", ["toy_cpu", "--reference-samples", "3"]),
+        ("evaluate", ["tiny", "--recipe", "toy_cpu", "--kind", "story", "--top-p", "1"]),
+    ],
+)
+def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, command, args):
+    monkeypatch.setenv("ADAPTTHINK_MAX_ROWS", "77")
+    status, out, err = run(command, *args, "--dry-run")
+    assert (status, err) == (0, "")
+    monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
+    content = tomllib.loads(out)
+    assert list(content) == list(COMMANDS[command].model_fields)
+    assert content["max_rows"] == 77
+    (tmp_path / "again.toml").write_text(out, encoding="utf-8")
+    config = resolve(command, COMMANDS[command], recipes=["again.toml"])
+    assert config.model_dump() == content
+    again = ["tiny", "--recipe", "again.toml"] if command == "evaluate" else ["again.toml"]
+    assert run(command, *again, "--dry-run") == (0, out, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]  # a dry run leaves nothing behind
+
+
+def test_a_flag_wins_even_with_the_value_of_the_default(run):
+    _, out, _ = run("train", "toy_cpu", "--steps", "314", "--dry-run")
+    content = tomllib.loads(out)
+    assert content["steps"] == 314
+    assert content["learning_rate"] == 1e-4  # of the recipe
+
+
+@pytest.mark.parametrize(
+    ("variable", "args", "seed"), [(None, [], 0), ("3", [], 3), ("3", ["--seed", "5"], 5), (None, ["--seed", "0"], 0)]
+)
+def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
+    asked = []
+    monkeypatch.setattr(
+        jobs, "demo_job", lambda config, evaluation, *rest, **options: asked.append((config, evaluation))
+    )
+    if variable:
+        monkeypatch.setenv("ADAPTTHINK_SEED", variable)
+    assert run("demo", *args)[0] == 0
+    ((config, evaluation),) = asked
+    assert (config.seed, evaluation.seed) == (seed, seed)
+    assert config == resolve("train", TrainConfig, recipes=["toy_cpu"], flags={"seed": seed})
+    assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu"], flags={"seed": seed})
+
+
+def test_json_of_the_doctor(run, tmp_path, model_folder):
+    status, out, _ = run("doctor", model_folder, "--json", "new/doctor.json")
+    assert status == 0
+    assert "ready" in out
+    result = json.loads((tmp_path / "new/doctor.json").read_text())
+    assert result["ok"] is True
+    assert result["model"] == str(model_folder)
+    assert 0 < result["no_think_probability"] < 1
+
+
+def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
+    flags = "--problems-per-level 1 --max-think-tokens 4 --max-no-think-tokens 4 --modes free --modes no_think"
+    status, out, _ = run("evaluate", model_folder, *flags.split(), "--json", "e.json", "--samples", "s.jsonl")
+    assert status == 0
+    assert "accuracy" in out
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert list(result["modes"]) == ["free", "no_think"]
+    assert result["modes"]["no_think"]["overall"]["no_think_share"] == 1.0
+    assert result["modes"]["no_think"]["overall"]["n"] == 5
+    assert result["config"]["max_think_tokens"] == 4
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [row["mode"] for row in rows] == ["free"] * 5 + ["no_think"] * 5
+    assert [row["level"] for row in rows] == [1, 2, 3, 4, 5] * 2
+
+
+def test_completion_for_bash(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, _, err = run("--install-completion", "--shell", "bash", "--output", tmp_path / "complete.sh")
+    assert (status, err) == (0, "")
+    script = (tmp_path / "complete.sh").read_text()
+    for text in ("_adaptthink", "presample", "--no-think-share", "sequence_mean"):
+        assert text in script
+    assert subprocess.run(["bash", "-n", tmp_path / "complete.sh"], check=False).returncode == 0

@@ -1,0 +1,256 @@
+"""Settings: which source wins, which values are refused, and what a person is told."""
+
+import os
+import re
+import tomllib
+
+import pytest
+from pydantic import ValidationError
+
+from adaptthink.config import (
+    COMMANDS,
+    RECIPES,
+    EvaluateConfig,
+    PresampleConfig,
+    TrainConfig,
+    check,
+    find_recipe,
+    read_recipe,
+    resolve,
+)
+from adaptthink.errors import UserError
+
+SHIPPED = sorted(RECIPES.glob("*.toml"))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write a recipe; returns its path."""
+
+    def write(text, name="mine.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(schema, **values):
+    with pytest.raises(UserError) as caught:
+        check(schema, values)
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_paper():
+    config = resolve("train", TrainConfig)
+    assert config == TrainConfig()
+    assert (config.delta, config.samples_per_problem, config.clip, config.steps) == (0.05, 16, 0.2, 314)
+    assert (config.learning_rate, config.problems_per_step, config.no_think_share) == (2e-6, 128, 0.5)
+
+
+def test_precedence(recipe, monkeypatch):
+    """Each key is set at one level more than the one before; the last level that sets it wins."""
+    one = recipe("clip = 0.11\nsteps = 11\ndelta = 0.11\nlearning_rate = 0.11\n", "one.toml")
+    two = recipe("steps = 22\ndelta = 0.22\nlearning_rate = 0.22\n", "two.toml")
+    monkeypatch.setenv("ADAPTTHINK_DELTA", "0.33")
+    monkeypatch.setenv("ADAPTTHINK_LEARNING_RATE", "0.33")
+    config = resolve("train", TrainConfig, recipes=[one, two], flags={"learning_rate": 0.44})
+    assert config.max_grad_norm == 1.0
+    assert (config.clip, config.steps, config.delta, config.learning_rate) == (0.11, 22, 0.33, 0.44)
+    assert config.model_fields_set == {"clip", "steps", "delta", "learning_rate"}
+
+
+def test_table_of_a_command_wins_over_the_top_and_is_for_that_command_alone(recipe):
+    path = recipe("temperature = 0.5\nseed = 3\n[train]\ntemperature = 0.7\n[evaluate]\ntop_p = 0.8\nkind = 'story'\n")
+    assert resolve("train", TrainConfig, recipes=[path]).temperature == 0.7
+    assert resolve("evaluate", EvaluateConfig, recipes=[path]).temperature == 0.5
+    assert resolve("evaluate", EvaluateConfig, recipes=[path]).kind == "story"
+    presample = resolve("presample", PresampleConfig, recipes=[path])  # it has no temperature: passed over
+    assert presample == PresampleConfig(seed=3)
+
+
+def test_later_recipe_wins_even_from_its_top_over_an_earlier_table(recipe):
+    one, two = recipe("[train]\nsteps = 1\n", "one.toml"), recipe("steps = 2\n", "two.toml")
+    assert resolve("train", TrainConfig, recipes=[one, two]).steps == 2
+    assert resolve("train", TrainConfig, recipes=[two, one]).steps == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_resolves_for_every_command(path, command):
+    config = resolve(command, COMMANDS[command], recipes=[path.stem])
+    assert config == resolve(command, COMMANDS[command], recipes=[path])
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    for key, value in content.get(command, {}).items():
+        assert getattr(config, key) == value
+
+
+def test_recipes_are_shipped():
+    assert "toy_cpu" in [path.stem for path in SHIPPED]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("delat = 0.1\n", "{path}: unknown key 'delat'; did you mean 'delta'?"),
+        ("[train]\nstesp = 5\n", "{path} [train]: unknown key 'stesp'; did you mean 'steps'?"),
+        ("[trian]\nsteps = 5\n", "{path}: unknown key 'trian'; did you mean 'train'?"),
+        ("[evaluate]\nmode = 5\n", "{path} [evaluate]: unknown key 'mode'; did you mean 'model'?"),
+        ("train = 5\n", "{path}: 'train' must be a table ([train]), not a value"),
+        ("[[train]]\nsteps = 5\n", "{path}: 'train' must be a table ([train]), not a value"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_keys_in_a_recipe_are_found_by_every_command(recipe, text, message, command):
+    path = recipe(text)
+    with pytest.raises(UserError) as caught:
+        resolve(command, COMMANDS[command], recipes=[path])
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_key_of_another_command_does_not_belong_in_a_table(recipe):
+    with pytest.raises(UserError, match=r"\[presample\]: unknown key 'clip'"):
+        resolve("train", TrainConfig, recipes=[recipe("[presample]\nclip = 0.1\n")])
+
+
+def test_unknown_key_without_a_near_one_lists_the_known(recipe):
+    with pytest.raises(
+        UserError, match=r"unknown key 'zzz'; known keys: checkpoint_every, clip, .*, kind, .*, warmup_steps$"
+    ):
+        read_recipe(recipe("zzz = 1\n"), "train")
+
+
+def test_unknown_flag():
+    assert refusal(TrainConfig, delat=0.1) == "TrainConfig: unknown key 'delat'; did you mean 'delta'?"
+    with pytest.raises(UserError, match="did you mean 'top_p'"):
+        resolve("evaluate", EvaluateConfig, flags={"topp": 0.5})
+
+
+def test_unknown_variable(monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_DELAT", "0.1")
+    with pytest.raises(UserError) as caught:
+        resolve("train", TrainConfig)
+    assert str(caught.value) == "environment: unknown key 'ADAPTTHINK_DELAT'; did you mean 'ADAPTTHINK_DELTA'?"
+
+
+def test_variable_of_another_command_is_passed_over(monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_DELTA", "0.1")
+    assert resolve("evaluate", EvaluateConfig) == EvaluateConfig()
+
+
+def test_types_from_the_environment(monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_LEARNING_RATE", "1e-4")
+    monkeypatch.setenv("ADAPTTHINK_STEPS", "12")
+    config = resolve("train", TrainConfig)
+    assert config.learning_rate == 1e-4
+    assert isinstance(config.learning_rate, float)
+    assert config.steps == 12
+    assert isinstance(config.steps, int)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("learning_rate", "abc", "input should be a valid number, unable to parse string as a number"),
+        ("learning_rate", "", "input should be a valid number, unable to parse string as a number"),
+        ("steps", "1.5", "input should be a valid integer, unable to parse string as an integer"),
+        ("steps", 1.5, "input should be a valid integer, got a number with a fractional part"),
+        ("steps", 0, "input should be greater than or equal to 1"),
+        ("steps", -3, "input should be greater than or equal to 1"),
+        ("delta", 7, "input should be less than or equal to 1"),
+        ("delta", -0.01, "input should be greater than or equal to 0"),
+        ("delta", float("nan"), "input should be a finite number"),
+        ("no_think_share", 1.5, "input should be less than or equal to 1"),
+        ("no_think_share", -0.5, "input should be greater than or equal to 0"),
+        ("learning_rate", 0, "input should be greater than 0"),
+        ("learning_rate", float("inf"), "input should be a finite number"),
+        ("max_grad_norm", "inf", "input should be a finite number"),
+        ("clip", 1, "input should be less than 1"),
+        ("temperature", 0, "input should be greater than 0"),
+        ("reference_top_p", 1.01, "input should be less than or equal to 1"),
+        ("keep_checkpoints", 1, "input should be greater than or equal to 2"),
+        ("ratio", "tokn", "input should be 'sequence_mean', 'sequence' or 'token'"),
+        ("model", 5, "input should be a valid string"),
+    ],
+)
+def test_values_that_are_refused(key, value, complaint):
+    assert refusal(TrainConfig, **{key: value}) == f"{key} = {value!r}: {complaint}"
+
+
+def test_every_fault_is_named_in_one_line():
+    message = refusal(TrainConfig, steps=0, delta=2, seed=1)
+    assert message == (
+        "delta = 2: input should be less than or equal to 1; steps = 0: input should be greater than or equal to 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("delta", 0), ("delta", 1), ("no_think_share", 0), ("no_think_share", 1), ("steps", 1)]
+)
+def test_ends_of_ranges_are_allowed(key, value):
+    assert getattr(check(TrainConfig, {key: value}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "product", "advice"),
+    [
+        (16, 0.3, "4.8", "0.3125"),
+        (3, 0.5, "1.5", "0.6666666666666666"),
+        (1, 0.5, "0.5", "1.0"),  # not 0: that would train without forcing anything
+        (16, 0.01, "0.16", "0.0625"),
+    ],
+)
+def test_share_must_give_a_whole_number_of_samples(samples, share, product, advice):
+    message = refusal(TrainConfig, samples_per_problem=samples, no_think_share=share)
+    assert message == (
+        f"no_think_share = {share} of samples_per_problem = {samples} is {product} samples; "
+        f"choose a share that gives a whole number, such as {advice}"
+    )
+    check(TrainConfig, {"samples_per_problem": samples, "no_think_share": float(advice)})  # the advice holds
+
+
+@pytest.mark.parametrize(("samples", "share"), [(16, 0), (16, 0.25), (10, 0.3), (3, 1 / 3), (7, 1)])
+def test_shares_that_give_whole_numbers(samples, share):
+    assert check(TrainConfig, {"samples_per_problem": samples, "no_think_share": share}).no_think_share == share
+
+
+def test_share_is_checked_after_everything_is_merged(recipe, monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_SAMPLES_PER_PROBLEM", "10")
+    path = recipe("[train]\nno_think_share = 0.3\n")  # does not divide the default of 16, but 10
+    assert resolve("train", TrainConfig, recipes=[path]).no_think_share == 0.3
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"steps = \n", "Invalid value (at line 1, column 9)"), (b"# \xff\n", "'utf-8' codec can't decode byte 0xff")],
+)
+def test_file_that_is_no_toml(tmp_path, content, complaint):
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="^" + re.escape(f"{path}: not a valid TOML file: {complaint}")):
+        read_recipe(path, "train")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "recipes/nowhere.toml", "."])
+def test_missing_recipe_lists_the_known(name):
+    known = ", ".join(path.stem for path in SHIPPED)
+    with pytest.raises(UserError) as caught:
+        find_recipe(name)
+    assert str(caught.value) == f"no recipe '{name}': give the path of a TOML file or one of: {known}"
+
+
+def test_configs_are_frozen():
+    config = TrainConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.delta = 0.1
+
+
+def test_describes_every_key():
+    for schema in COMMANDS.values():
+        assert all(field.description for field in schema.model_fields.values())

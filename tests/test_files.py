@@ -1,0 +1,168 @@
+"""Problems from files: every fault is one readable line that names the file and the line."""
+
+import json
+
+import pytest
+
+from adaptthink.errors import UserError
+from adaptthink.tasks import Problem, arithmetic, problem_id
+from adaptthink.tasks.files import read_problems
+from adaptthink.tasks.sources import evaluation_problems, training_problems
+
+GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
+
+
+def write_rows(path, count, levels=1):
+    rows = [{"prompt": f"q{n}", "answer": str(n), "level": n % levels} for n in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_good_file(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        '{"prompt": "1+1=?", "answer": "2", "level": 1}\n'
+        "\n"
+        '{"prompt": "2/4=?", "answer": 0.5}\n'
+        "   \t\n"
+        '{"prompt": "1+1=?", "answer": 2, "level": 4}\n'  # the first again, its answer as a number
+        '{"prompt": "1+1=?", "answer": "3"}\n'  # another answer is another problem
+        '{"prompt": "größer?", "answer": "ja", "level": -2, "unused": [1]}',
+        encoding="utf-8",
+    )
+    assert read_problems(path) == [
+        Problem(problem_id("1+1=?", "2", "mine.jsonl"), "1+1=?", "2", 1, "mine.jsonl"),
+        Problem(problem_id("2/4=?", "0.5", "mine.jsonl"), "2/4=?", "0.5", None, "mine.jsonl"),
+        Problem(problem_id("1+1=?", "3", "mine.jsonl"), "1+1=?", "3", None, "mine.jsonl"),
+        Problem(problem_id("größer?", "ja", "mine.jsonl"), "größer?", "ja", -2, "mine.jsonl"),
+    ]
+
+
+def test_windows_line_ends(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(GOOD.replace(b"\n", b"\r\n") + b"\r\n" + b'{"prompt": "b", "answer": "3"}\r\n')
+    assert [problem.prompt for problem in read_problems(path)] == ["1+1=?", "b"]
+
+
+def test_ids_do_not_depend_on_the_folder(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.jsonl").write_bytes(GOOD)
+    assert read_problems(tmp_path / "a/p.jsonl") == read_problems(tmp_path / "b/p.jsonl")
+
+
+NO_PROMPT = "'prompt' is missing or empty; every problem needs a question"
+NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be graded"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"prompt": "a", answer}', "not valid JSON: Expecting property name enclosed in double quotes (column 17)"),
+        (b'["a", "b"]', "expected a JSON object with 'prompt' and 'answer', found list"),
+        (b'"a"', "expected a JSON object with 'prompt' and 'answer', found str"),
+        (b'{"answer": "2"}', NO_PROMPT),
+        (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT),
+        (b'{"prompt": 5, "answer": "2"}', NO_PROMPT),
+        (b'{"prompt": "a"}', NO_ANSWER),
+        (b'{"prompt": "a", "answer": ""}', NO_ANSWER),
+        (b'{"prompt": "a", "answer": null}', NO_ANSWER),
+        (b'{"prompt": "a", "answer": true}', NO_ANSWER),
+        (b'{"prompt": "a", "answer": "2", "level": "hard"}', "'level' must be a whole number, found 'hard'"),
+        (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number, found 1.5"),
+        (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number, found True"),
+        (
+            b'{"prompt": "\xe9t\xe9", "answer": "2"}',
+            "not UTF-8 text (invalid continuation byte at byte 12 of the line)",
+        ),
+    ],
+)
+def test_malformed_line(tmp_path, line, complaint):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(GOOD + b"\n" + line + b"\n" + GOOD)
+    with pytest.raises(UserError) as caught:
+        read_problems(path)
+    assert str(caught.value) == f"{path}, line 3: {complaint}"
+
+
+def test_line_number_far_into_a_file_that_is_not_utf8(tmp_path):
+    """Beyond any buffer of a text reader, where a position within the buffer would say nothing."""
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(GOOD * 2000 + b'{"prompt": "\xff", "answer": "1"}\n')
+    with pytest.raises(UserError, match=r"p\.jsonl, line 2001: not UTF-8 text"):
+        read_problems(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\n"])
+def test_file_without_problems(tmp_path, content):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_problems(path)
+    assert str(caught.value) == f"{path}: holds no problem; expected one JSON object a line with 'prompt' and 'answer'"
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
+def test_missing_file(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(UserError) as caught:
+        read_problems(path)
+    assert str(caught.value) == f"no problem file '{path}': give 'arithmetic' or the path of a JSONL file"
+
+
+@pytest.mark.parametrize(
+    ("count", "levels", "per_level", "held_out"),
+    [(10, 1, 16, 1), (50, 1, 16, 5), (50, 1, 3, 3), (100, 2, 3, 6), (19, 1, 16, 1)],
+)
+def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_out):
+    name = write_rows(tmp_path / "p.jsonl", count, levels)
+    train, other = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    assert len(other) == held_out
+    assert not {problem.id for problem in train} & {problem.id for problem in other}
+    everything = read_problems(tmp_path / "p.jsonl")
+    assert {problem.id for problem in train} | {problem.id for problem in other} == {p.id for p in everything}
+    assert max(problem.id for problem in other) < min(problem.id for problem in train)
+    assert train == [problem for problem in everything if problem in train]  # in the file's order
+
+
+def test_held_out_problems_do_not_depend_on_order_or_seed(tmp_path):
+    name = write_rows(tmp_path / "p.jsonl", 60)
+    first = training_problems(name, per_level=99, held_out_per_level=16, seed=0)
+    lines = (tmp_path / "p.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "p.jsonl").write_text("".join(reversed(lines)))
+    again = training_problems(name, per_level=5, held_out_per_level=16, seed=9)
+    assert again[1] == first[1]
+    assert again[0] == first[0][::-1]
+
+
+def test_too_few_problems_to_train_on(tmp_path):
+    name = write_rows(tmp_path / "p.jsonl", 9)
+    with pytest.raises(UserError) as caught:
+        training_problems(name, per_level=9, held_out_per_level=1, seed=0)
+    assert str(caught.value) == f"{name}: 9 problems are too few to train on; at least 10"
+
+
+def test_a_file_is_evaluated_whole(tmp_path):
+    name = write_rows(tmp_path / "p.jsonl", 9)
+    assert evaluation_problems(name, per_level=2, seed=0) == read_problems(tmp_path / "p.jsonl")
+
+
+def test_arithmetic_sources_are_disjoint():
+    train, held_out = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
+    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0)
+    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story")
+    assert [len(part) for part in (train, held_out, evaluation, story)] == [100, 25, 100, 100]
+    prompts = [{problem.prompt for problem in part} for part in (train, held_out, evaluation, story)]
+    assert sum(len(part) for part in prompts) == len(set.union(*prompts)) == 325
+    assert story[0].prompt.startswith("Tom has ")
+
+
+def test_too_many_arithmetic_problems_is_bad_input(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("only 7 there")
+
+    monkeypatch.setattr(arithmetic, "problems", refuse)
+    with pytest.raises(UserError, match=r"^only 7 there$"):
+        training_problems("arithmetic", per_level=1, held_out_per_level=8, seed=0)
+    with pytest.raises(UserError, match=r"^only 7 there$"):
+        evaluation_problems("arithmetic", per_level=8, seed=0)

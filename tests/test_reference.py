@@ -1,0 +1,287 @@
+"""The reference store: graded right, and an interruption anywhere neither loses nor doubles work."""
+
+import json
+
+import pytest
+
+from adaptthink.config import PresampleConfig
+from adaptthink.engines.base import ScriptedEngine
+from adaptthink.errors import UserError
+from adaptthink.grading import Verdict
+from adaptthink.modes import probe
+from adaptthink.reference import Reference, presample, read_store, store_settings
+from adaptthink.rollout import Sampler, stream_seed
+from adaptthink.tasks import make_problem
+
+PROBLEMS = [
+    make_problem("1+1=?", "2", level=1),
+    make_problem("2+3=?", "5", level=1),
+    make_problem("9-4=?", "5", level=1),
+]
+RESPONSES = {  # of the four samples of each problem
+    "1+1=?": [
+        "Alright\n1+1=2\n</think>\\boxed{2}",
+        "Okay</think>\\boxed{2}",
+        "</think>\\boxed{2}",
+        "</think>\\boxed{4/2}",
+    ],
+    "2+3=?": ["Alright</think>\\boxed{5}", "</think>\\boxed{6}", "</think>5", "</think>\\boxed{5}"],
+    "9-4=?": ["Alright" + "\nWait\n9-4=5" * 20, "</think>\\boxed{4}", "</think>\\boxed{5}", "Alright\n5"],
+}
+VERDICTS = {
+    "1+1=?": ["correct", "correct", "correct", "correct"],
+    "2+3=?": ["correct", "wrong", "unparsed", "correct"],
+    "9-4=?": ["truncated", "wrong", "correct", "truncated"],
+}
+REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
+# \boxed is one token, and so are </think>, the opener, the end token, every digit, sign, brace and line break.
+TOKENS = {"1+1=?": [14, 7, 6, 8], "2+3=?": [7, 6, 3, 6], "9-4=?": [20, 6, 6, 4]}
+CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_rows=4)
+STREAM_STRIDE = 0x9E3779B97F4A7C15
+
+
+class ByStream(ScriptedEngine):
+    """Answers sample k of a problem with its k-th response, told apart by the random stream alone."""
+
+    def __init__(self, sampler_parts, *, fail_after=None):
+        tokenizer, template = sampler_parts
+        super().__init__(lambda prompt, prefix: self.answer)
+        self.fail_after = fail_after
+        self.calls = []
+        self.answers = {}
+        for problem in PROBLEMS:
+            for position, text in enumerate(RESPONSES[problem.prompt]):
+                stream = int(problem.id, 16) + position * STREAM_STRIDE
+                self.answers[stream] = tokenizer.encode(text + "<|eos|>", add_special_tokens=False)
+        self.sampler = Sampler(self, tokenizer, template)
+
+    def generate(self, requests, **options):
+        if self.fail_after is not None and len(self.requests) >= self.fail_after:
+            raise RuntimeError("power cut")
+        self.calls.append(options | {"requests": len(requests)})
+        completions = []
+        for request in requests:
+            self.answer = self.answers[request.stream]
+            completions += super().generate([request], **options)
+        return completions
+
+
+@pytest.fixture
+def parts(tokenizer):
+    return tokenizer, probe(tokenizer)
+
+
+def run(parts, path, *, config=CONFIG, problems=PROBLEMS, fail_after=None, on_finish=None):
+    """Presample; returns the references and the engine that was asked."""
+    engine = ByStream(parts, fail_after=fail_after)
+    found = presample(engine.sampler, problems, config, fingerprint="f00d", path=path, on_finish=on_finish)
+    return found, engine
+
+
+@pytest.fixture
+def whole(parts, tmp_path):
+    """The content of a store that was made without interruption."""
+    path = tmp_path / "whole.jsonl"
+    run(parts, path)
+    return path.read_bytes()
+
+
+def test_rewards_by_hand(parts, tmp_path):
+    found, engine = run(parts, tmp_path / "r.jsonl")
+    assert list(found) == [problem.id for problem in PROBLEMS]
+    for problem in PROBLEMS:
+        reference = found[problem.id]
+        assert list(reference.verdicts) == VERDICTS[problem.prompt]
+        assert list(reference.tokens) == TOKENS[problem.prompt]
+        assert reference.reward == REWARDS[problem.prompt]
+    assert len(engine.requests) == 12
+
+
+def test_samples_are_free_and_drawn_as_configured(parts, tmp_path):
+    _, engine = run(parts, tmp_path / "r.jsonl")
+    assert {(request.prefix_ids, request.banned_first_ids, request.max_tokens) for request in engine.requests} == {
+        ((), (), 20)
+    }
+    assert len({request.stream for request in engine.requests}) == 12
+    for call in engine.calls:
+        assert (call["temperature"], call["top_p"], call["seed"]) == (0.6, 0.95, stream_seed(0, "reference"))
+
+
+def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
+    path = tmp_path / "new folder/r.jsonl"
+    run(parts, path)
+    header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header == {
+        "settings": {
+            "model_fingerprint": "f00d",
+            "samples": 4,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_tokens": 20,
+            "seed": 0,
+        }
+    }
+    assert rows == [
+        {"id": problem.id, "verdicts": VERDICTS[problem.prompt], "tokens": TOKENS[problem.prompt]}
+        for problem in PROBLEMS
+    ]
+
+
+@pytest.mark.parametrize(("max_rows", "calls"), [(1, [4, 4, 4]), (4, [4, 4, 4]), (11, [8, 4]), (100, [12])])
+def test_memory_bounds_what_is_asked_at_once_and_changes_nothing(parts, tmp_path, whole, max_rows, calls):
+    path = tmp_path / "r.jsonl"
+    _, engine = run(parts, path, config=CONFIG.model_copy(update={"max_rows": max_rows}))
+    assert [call["requests"] for call in engine.calls] == calls
+    assert path.read_bytes() == whole
+
+
+def test_a_full_store_asks_nothing(parts, tmp_path):
+    path = tmp_path / "r.jsonl"
+    first, _ = run(parts, path)
+    content = path.read_bytes()
+    again, engine = run(parts, path)
+    assert engine.requests == []
+    assert again == first
+    assert path.read_bytes() == content
+
+
+def test_only_missing_problems_are_asked(parts, tmp_path):
+    path = tmp_path / "r.jsonl"
+    run(parts, path, problems=PROBLEMS[:1])
+    finished = []
+    found, engine = run(parts, path, problems=PROBLEMS[::-1], on_finish=finished.append)
+    assert list(found) == [problem.id for problem in PROBLEMS[::-1]]
+    assert len(engine.requests) == 8
+    assert finished == [4] + [1] * 8  # what the store held counts at once
+    assert run(parts, path, problems=PROBLEMS[1:2])[0] == {PROBLEMS[1].id: found[PROBLEMS[1].id]}
+
+
+def test_cut_at_every_byte_of_the_last_line(parts, tmp_path, whole):
+    path = tmp_path / "r.jsonl"
+    last_line = whole.rfind(b"\n", 0, -1) + 1
+    assert len(whole) - last_line > 100
+    for length in range(last_line, len(whole)):
+        path.write_bytes(whole[:length])
+        found, engine = run(parts, path)
+        assert len(engine.requests) == 4
+        assert [reference.reward for reference in found.values()] == [1.0, 0.5, 0.25]
+        assert path.read_bytes() == whole
+
+
+def test_cut_at_every_byte_of_the_header(parts, tmp_path):
+    path = tmp_path / "r.jsonl"
+    run(parts, path, problems=PROBLEMS[:1])
+    whole = path.read_bytes()
+    for length in range(whole.find(b"\n") + 2):
+        path.write_bytes(whole[:length])
+        _, engine = run(parts, path, problems=PROBLEMS[:1])
+        assert len(engine.requests) == 4
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("problems_done", [0, 1, 2])
+def test_failure_while_sampling_keeps_what_was_done(parts, tmp_path, whole, problems_done):
+    path = tmp_path / "r.jsonl"
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(parts, path, fail_after=4 * problems_done)
+    assert path.read_bytes().count(b"\n") == 1 + problems_done
+    _, engine = run(parts, path)
+    assert len(engine.requests) == 4 * (3 - problems_done)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"reference_samples": 8}, "samples 4, now 8"),
+        ({"reference_temperature": 1.0}, "temperature 0.6, now 1.0"),
+        ({"reference_top_p": 1.0}, "top_p 0.95, now 1.0"),
+        ({"max_think_tokens": 30}, "max_tokens 20, now 30"),
+        ({"max_no_think_tokens": 30}, "max_tokens 20, now 30"),
+        ({"seed": 1, "reference_samples": 2}, "samples 4, now 2, seed 0, now 1"),
+    ],
+)
+def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(whole)
+    with pytest.raises(UserError) as caught:
+        run(parts, path, config=CONFIG.model_copy(update=change))
+    assert str(caught.value) == (
+        f"reference store '{path}' was made with other settings: {difference}; give another path"
+    )
+    assert path.read_bytes() == whole
+
+
+def test_settings_that_change_no_sample_do_not_matter(parts, tmp_path, whole):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(whole)
+    change = {"max_rows": 7, "max_no_think_tokens": 3, "problems_per_level": 5, "problems": "other.jsonl"}
+    assert run(parts, path, config=CONFIG.model_copy(update=change))[1].requests == []
+
+
+def test_other_model_is_named(tmp_path, whole):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"other settings: model_fingerprint 'f00d', now 'beef'; give"):
+        read_store(path, store_settings(CONFIG, "beef"))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"id": "x", "verdicts": ["correct", "wrong"',
+        b"",
+        b"[]",
+        b'{"verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
+        b'{"id": "x", "verdicts": ["korrect", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
+        b'{"id": "x", "verdicts": [], "tokens": []}',
+        b'{"id": "x", "verdicts": ["correct", "correct", "correct"], "tokens": [1, 2, 3]}',
+        b'{"id": "x", "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3]}',
+        b'{"id": ["x"], "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
+        b'{"id": "\xff", "verdicts": 4, "tokens": [1, 2, 3, 4]}',
+    ],
+)
+def test_damaged_middle_line_is_named(parts, tmp_path, whole, damaged):
+    path = tmp_path / "r.jsonl"
+    lines = whole.split(b"\n")
+    lines[2] = damaged
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(UserError) as caught:
+        run(parts, path)
+    assert str(caught.value) == f"{path}, line 3: damaged; remove that line, and its problem is sampled again"
+    path.write_bytes(b"\n".join(lines[:2] + lines[3:]))  # the advice holds
+    found, engine = run(parts, path)
+    assert len(engine.requests) == 4
+    assert [reference.reward for reference in found.values()] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"prompt": "1+1=?", "answer": "2"}\n',
+        b"my notes",  # no line end: nothing that could be taken for a cut header either
+        b"\n\n",
+        b"[1, 2]\n",
+        b"7",
+        b'{"settings": 5}\n',
+        b"\x00\xff\xfe",
+    ],
+)
+def test_foreign_file_is_refused_and_left_alone(parts, tmp_path, content):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        run(parts, path)
+    assert str(caught.value) == f"'{path}' is not a reference store: its first line holds no settings"
+    assert path.read_bytes() == content
+
+
+def test_folder_is_refused(parts, tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(parts, tmp_path)
+    assert str(caught.value) == f"'{tmp_path}' is a folder; a reference store is a JSONL file"
+
+
+def test_reward_is_the_mean():
+    verdicts = (Verdict.CORRECT, Verdict.TRUNCATED, Verdict.UNPARSED)
+    assert Reference("x", verdicts, (1, 2, 3)).reward == pytest.approx(1 / 3)

@@ -1,0 +1,219 @@
+"""Run folders: never silently reused, never half written."""
+
+import json
+
+import pytest
+
+from adaptthink import runs
+from adaptthink.errors import UserError
+from adaptthink.runs import MetricsLog, open_run, read_metrics, write_json
+
+CONFIG = {"steps": 3, "delta": 0.05, "model": "tiny", "schedule": "größer"}
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_new_run(tmp_path):
+    run = tmp_path / "deep/run"
+    assert open_run(run, CONFIG) == run
+    assert read(run / "config.json") == CONFIG
+    (attempt,) = read(run / "manifest.json")["attempts"]
+    assert attempt["resumed"] is False
+    assert set(attempt["packages"]) == {"adaptthink", "torch", "transformers", "tokenizers", "numpy"}
+    assert attempt["packages"]["torch"]
+    assert attempt["started"].endswith("+00:00")
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "manifest.json"]
+
+
+def test_empty_folder_is_not_in_use(tmp_path):
+    open_run(tmp_path, CONFIG)
+    assert read(tmp_path / "config.json") == CONFIG
+
+
+@pytest.mark.parametrize("kind", ["run", "something else", "file"])
+def test_used_folder_is_refused_and_left_alone(tmp_path, kind):
+    run = tmp_path / "run"
+    if kind == "run":
+        open_run(run, CONFIG)
+    elif kind == "file":
+        run.write_text("mine")
+    else:
+        run.mkdir()
+        (run / "notes.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_run(run, CONFIG)
+    assert str(caught.value) == (
+        f"output folder '{run}' is in use: give another --output, --resume to go on, or --clean"
+    )
+    assert snapshot(tmp_path) == before
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_attempts_grow(tmp_path):
+    open_run(tmp_path, CONFIG)
+    for _ in range(2):
+        open_run(tmp_path, CONFIG, resume=True)
+    attempts = read(tmp_path / "manifest.json")["attempts"]
+    assert [attempt["resumed"] for attempt in attempts] == [False, True, True]
+
+
+def test_resume_of_nothing_begins(tmp_path):
+    open_run(tmp_path / "run", CONFIG, resume=True)
+    assert read(tmp_path / "run/config.json") == CONFIG
+
+
+def test_resume_with_other_settings_names_them_all(tmp_path):
+    open_run(tmp_path, CONFIG)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, CONFIG | {"delta": 0.1, "model": "other", "new": 1}, resume=True)
+    assert str(caught.value) == (
+        f"cannot resume '{tmp_path}' with other settings: delta was 0.05 and is now 0.1, "
+        "model was 'tiny' and is now 'other', new was None and is now 1"
+    )
+    assert snapshot(tmp_path) == before
+
+
+def test_resume_of_a_folder_without_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, CONFIG, resume=True)
+    assert (
+        str(caught.value) == f"'{tmp_path}' holds no config.json, so there is no run to resume; give another --output"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_clean_deletes_a_run_and_begins_anew(tmp_path):
+    run = tmp_path / "run"
+    open_run(run, CONFIG)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/old").write_text("old")
+    open_run(run, CONFIG | {"steps": 4}, clean=True)
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "manifest.json"]
+    assert read(run / "config.json")["steps"] == 4
+    assert len(read(run / "manifest.json")["attempts"]) == 1
+
+
+def test_clean_of_nothing_begins(tmp_path):
+    open_run(tmp_path / "run", CONFIG, clean=True)
+    assert (tmp_path / "run/config.json").is_file()
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], ["config.json", "model.safetensors"], ["manifest.json"]])
+def test_clean_touches_no_other_folder(tmp_path, names):
+    """A model folder has a config.json too: it takes more than that to be deleted."""
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, CONFIG, clean=True)
+    assert str(caught.value) == f"'{tmp_path}' is not empty and no run of ours; --clean empties only run folders"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_clean_and_resume_exclude_each_other(tmp_path):
+    open_run(tmp_path, CONFIG)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"^--resume goes on with an earlier run and --clean deletes it; give one"):
+        open_run(tmp_path, CONFIG, clean=True, resume=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_write_json(tmp_path):
+    path = tmp_path / "new/a.json"
+    write_json(path, {"δ": [1, 2.5, None]})
+    assert path.read_text(encoding="utf-8").endswith("\n}\n")
+    assert "δ" in path.read_text(encoding="utf-8")
+    assert read(path) == {"δ": [1, 2.5, None]}
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+
+
+def test_write_json_that_fails_midway_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def half(value, file, **options):
+        file.write('{"new":')
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.json, "dump", half)
+        with pytest.raises(OSError, match="disk full"):
+            write_json(path, {"new": 2})
+    assert read(path) == {"old": 1}
+    write_json(path, {"new": 2})
+    assert read(path) == {"new": 2}
+
+
+def test_write_json_that_cannot_serialise_leaves_the_old_content(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+    assert read(path) == {"old": 1}
+
+
+def test_metrics_are_on_disk_after_each_step(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2):
+        log.write({"step": step, "loss": None})
+        assert read_metrics(path) == [{"step": s, "loss": None} for s in range(1, step + 1)]
+    log.close()
+
+
+def test_redone_steps_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(path)
+    for step in range(1, 6):
+        first.write({"step": step, "attempt": 1})
+    first.close()
+    path.write_text(path.read_text() + '{"step": 6, "att')  # cut by a crash
+    second = MetricsLog(path, keep_steps=3)
+    second.write({"step": 4, "attempt": 2})
+    second.close()
+    assert [(row["step"], row["attempt"]) for row in read_metrics(path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_new_run_keeps_no_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    MetricsLog(path).close()
+    assert read_metrics(path) == []
+
+
+def test_failing_while_steps_are_dropped_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+
+    def half(self, text, **options):
+        with self.open("w") as file:
+            file.write(text[:5])
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_text", half)
+        with pytest.raises(OSError, match="disk full"):
+            MetricsLog(path, keep_steps=1)
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_read_metrics_ignores_a_cut_last_line_at_every_place(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole, last = '{"step": 1}\n', '{"step": 2, "loss": 0.5}\n'
+    for length in range(len(last)):
+        path.write_text(whole + last[:length])
+        assert read_metrics(path) == [{"step": 1}]
+    path.write_text(whole + last)
+    assert read_metrics(path) == [{"step": 1}, {"step": 2, "loss": 0.5}]
+
+
+def test_read_metrics_of_nothing(tmp_path):
+    assert read_metrics(tmp_path / "none.jsonl") == []
