@@ -1,6 +1,5 @@
 """Procedural problems: by hand, the same on every machine, and in one split each."""
 
-import random
 import re
 
 import pytest
@@ -14,7 +13,6 @@ from adaptthink.tasks.arithmetic import (
     chains,
     problems,
     question,
-    sample_chain,
 )
 
 BY_HAND = [
@@ -28,6 +26,11 @@ BY_HAND = [
         "Tom has 90 gets 9 gives 1 gives 9 gets 1 how many?",
     ),
 ]
+
+EVERY_SINGLE_STEP = [
+    Chain(first, (step,)) for first in range(1, 100) for step in range(-9, 10) if step and 0 <= first + step <= 99
+]
+COUNTS = {Split.SUPERVISED: 873, Split.TRAIN: 322, Split.HELD_OUT: 92, Split.EVALUATION: 414}
 
 
 def chain_of(prompt):
@@ -83,12 +86,10 @@ def test_split_follows_from_the_chain_alone():
         assert not any(drawn[one] & drawn[other] for other in Split if other is not one)
 
 
-def test_splits_have_the_sizes_they_are_said_to_have():
-    rng = random.Random(1)
-    drawn = [sample_chain(rng, 9).split for _ in range(4000)]
-    shares = {split: drawn.count(split) / len(drawn) for split in Split}
-    expected = {Split.SUPERVISED: 0.50, Split.TRAIN: 0.20, Split.HELD_OUT: 0.05, Split.EVALUATION: 0.25}
-    assert shares == pytest.approx(expected, abs=0.03)  # 3 to 9 standard deviations
+def test_every_chain_of_one_operation_by_split():
+    """Counted out once with plain hashlib; close to 50, 20, 5 and 25 %."""
+    splits = [chain.split for chain in EVERY_SINGLE_STEP]
+    assert {split: splits.count(split) for split in Split} == COUNTS
 
 
 def test_both_kinds_ask_for_the_same_chains():
@@ -137,9 +138,4 @@ def test_too_many_problems_asked_for():
         problems(100, seed=0, split=Split.HELD_OUT)
     message = str(caught.value)
     assert message.endswith("but 100 were asked for; ask for fewer")
-    # Every chain of one operation, counted out: what the message says is there is what is there.
-    every = [
-        Chain(first, (step,)) for first in range(1, 100) for step in range(-9, 10) if step and 0 <= first + step <= 99
-    ]
-    held_out = sum(chain.split is Split.HELD_OUT for chain in every)
-    assert int(re.search(r"about (\d+)", message)[1]) == held_out
+    assert int(re.search(r"about (\d+)", message)[1]) == COUNTS[Split.HELD_OUT]

@@ -282,7 +282,6 @@ def test_too_few_problems_to_train_on(complaint, tmp_path, model_folder):
     assert line == "p.jsonl: 1 problems are too few to train on; at least 10"
 
 
-@pytest.mark.xfail(strict=True, reason="load_policy leaves transformers' progress bar on")
 def test_loading_a_model_adds_nothing_to_the_one_line(run, model_folder):
     _, _, err = run("evaluate", model_folder, "--problems", "nowhere.jsonl")
     assert len(err.splitlines()) == 1

@@ -215,7 +215,7 @@ def test_share_must_give_a_whole_number_of_samples(samples, share, product, advi
     check(TrainConfig, {"samples_per_problem": samples, "no_think_share": float(advice)})  # the advice holds
 
 
-@pytest.mark.parametrize(("samples", "share"), [(16, 0), (16, 0.25), (10, 0.3), (3, 1 / 3), (7, 1)])
+@pytest.mark.parametrize(("samples", "share"), [(16, 0), (16, 0.25), (10, 0.3), (3, 1 / 3), (7, 1), (100, 0.29)])
 def test_shares_that_give_whole_numbers(samples, share):
     assert check(TrainConfig, {"samples_per_problem": samples, "no_think_share": share}).no_think_share == share
 

@@ -61,24 +61,30 @@ def test_advantage_of_nothing_is_nothing():
 
 
 def test_decision_logprob_is_the_log_of_the_share():
-    assert decision_logprob(True, -9.0, 0.5) == pytest.approx(-0.6931471805599453)
-    assert decision_logprob(False, -9.0, 0.5) == pytest.approx(-0.6931471805599453)
-    assert decision_logprob(True, -9.0, 0.25) == pytest.approx(math.log(0.25))
-    assert decision_logprob(False, -9.0, 0.25) == pytest.approx(math.log(0.75))
+    assert decision_logprob(True, 0.5) == pytest.approx(-0.6931471805599453)
+    assert decision_logprob(False, 0.5) == pytest.approx(-0.6931471805599453)
+    assert decision_logprob(True, 0.25) == pytest.approx(math.log(0.25))
+    assert decision_logprob(False, 0.25) == pytest.approx(math.log(0.75))
 
 
-def test_share_zero_is_plain_on_policy_and_share_one_is_certain():
-    assert decision_logprob(True, -9.0, 0.0) == -9.0
-    assert decision_logprob(False, -0.01, 0.0) == -0.01
-    assert decision_logprob(True, -9.0, 1.0) == 0.0
-    with pytest.raises(ValueError, match="think sample"):
-        decision_logprob(False, -9.0, 1.0)
+def test_an_opener_that_was_drawn_keeps_its_probability_within_the_mode():
+    # Three quarters of the samples think; the policy gave this opener 1/3 of what it does not give no_think.
+    assert decision_logprob(False, 0.25, math.log(1 / 3)) == pytest.approx(math.log(0.25))
+
+
+def test_a_mode_that_is_never_drawn_is_refused():
+    assert decision_logprob(True, 1.0) == 0.0
+    assert decision_logprob(False, 0.0) == 0.0
+    with pytest.raises(ValueError, match="think sample is never drawn"):
+        decision_logprob(False, 1.0)
+    with pytest.raises(ValueError, match="no_think sample is never drawn"):
+        decision_logprob(True, 0.0)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_share_outside_its_range_is_refused(share):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        decision_logprob(True, -1.0, share)
+        decision_logprob(True, share)
 
 
 def test_sequence_mean_by_hand():

@@ -58,6 +58,15 @@ def test_the_decision_token_carries_the_log_of_its_share_and_no_other_token_does
         assert all(rollout.in_loss)
 
 
+def test_a_free_opener_is_drawn_without_no_think_and_keeps_its_probability(tokenizer, template):
+    sampler, engine = scripted(tokenizer, template)
+    rollouts = collect(sampler, PROBLEMS[:1], samples=4, no_think_share=0.5, sampling=SAMPLING, force_opener=False)
+    assert [request.banned_first_ids for request in engine.requests] == [()] * 2 + [(template.no_think_id,)] * 2
+    assert [rollout.behavior_logprobs[0] for rollout in rollouts] == pytest.approx(
+        [math.log(0.5)] * 2 + [math.log(0.5) - 0.5] * 2
+    )
+
+
 def test_share_zero_forces_nothing_and_keeps_the_sampled_value(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
     rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=0.0, sampling=SAMPLING)

@@ -18,7 +18,10 @@ Json = Annotated[
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --output.", negative="")]
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
-Recipes = Annotated[tuple[str, ...], Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="")]
+Recipes = Annotated[
+    tuple[str, ...],
+    Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="", consume_multiple=True),
+]
 Mode = Literal["free", "think", "no_think"]
 
 
@@ -85,7 +88,11 @@ def evaluate(
     *,
     config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
     recipe: Recipes = (),
-    modes: Annotated[tuple[Mode, ...], Parameter(help="Asked modes.", negative="")] = ("free", "think", "no_think"),
+    modes: Annotated[tuple[Mode, ...], Parameter(help="Asked modes.", negative="", consume_multiple=True)] = (
+        "free",
+        "think",
+        "no_think",
+    ),
     samples: Annotated[Path | None, Parameter(help="Write every response to this JSONL file.")] = None,
     dry_run: DryRun = False,
     json: Json = None,

@@ -64,6 +64,9 @@ class TrainConfig(PresampleConfig):
     delta: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
     samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
+    force_opener: bool = Field(
+        True, description="Open thoughts with think_opener (the paper); else with any token, drawn from the policy."
+    )
     ratio: Literal["sequence_mean", "sequence", "token"] = Field(
         "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
     )

@@ -62,10 +62,10 @@ def sample_reference(
 
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
-    policy = load_policy(config.model, think_opener=config.think_opener)
     problems, _ = training_problems(
         config.problems, per_level=config.problems_per_level, held_out_per_level=1, seed=config.seed
     )
+    policy = load_policy(config.model, think_opener=config.think_opener)
     reference = sample_reference(policy, problems, config, output)
     rewards = [row.reward for row in reference.values()]
     return {"store": str(output), "problems": len(rewards), "mean_reward": sum(rewards) / len(rewards)}
@@ -75,9 +75,9 @@ def train_job(
     config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
-    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
-    policy = load_policy(config.model, think_opener=config.think_opener)
     problems, held_out = load_training_problems(config)
+    policy = load_policy(config.model, think_opener=config.think_opener)
+    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     reference = sample_reference(policy, problems, config, reference_store or run / "reference.jsonl")
     seconds = train_and_save(policy, problems, reference, held_out, config, run)
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
@@ -132,10 +132,10 @@ def evaluate_rows(
 
 def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Path | None) -> dict[str, Any]:
     """Evaluate one model in the asked modes and print the table."""
-    policy = load_policy(config.model, think_opener=config.think_opener)
-    problems = load_evaluation_problems(config)
     if samples_file and samples_file.exists():
         raise UserError(f"'{samples_file}' exists; give another --samples file")
+    problems = load_evaluation_problems(config)
+    policy = load_policy(config.model, think_opener=config.think_opener)
     evaluations = evaluate_rows(policy, {mode: mode for mode in modes}, problems, config, samples_file)
     show_table(evaluations)
     return {
@@ -189,13 +189,13 @@ def demo_job(
         yield
         seconds[name] = round(time.monotonic() - started, 2)
 
+    with phase("load"):
+        problems, held_out = load_training_problems(config)
+        fresh = load_evaluation_problems(evaluation)
+        policy = load_policy(config.model, think_opener=config.think_opener)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     samples_file = run / "samples.jsonl"
     samples_file.unlink(missing_ok=True)
-    with phase("load"):
-        policy = load_policy(config.model, think_opener=config.think_opener)
-        problems, held_out = load_training_problems(config)
-        fresh = load_evaluation_problems(evaluation)
     with phase("reference"):
         reference = sample_reference(policy, problems, config, run / "reference.jsonl")
     with phase("evaluate_original"):

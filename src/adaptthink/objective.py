@@ -44,22 +44,21 @@ def advantage(no_think: Tensor, reward: Tensor, reference_reward: Tensor, delta:
     return delta * no_think.to(reward.dtype) + reward - reference_reward
 
 
-def decision_logprob(no_think: bool, sampled_logprob: float, share: float) -> float:
+def decision_logprob(no_think: bool, share: float, within_mode: float = 0.0) -> float:
     """Log-probability of the decision token under π_IS (Eq. 7): log of its mode's share.
 
-    `share` is the share of no_think samples, in [0, 1]. At 0 nothing is forced (plain on-policy sampling), and the
-    token keeps the log-probability it was sampled with. Raises ValueError for a share outside [0, 1] or a think
-    sample at share 1, which π_IS cannot draw.
+    `share` is the share of no_think samples, in [0, 1]. `within_mode` is the token's log-probability among those of
+    its mode: 0 where the mode has one token, as in the paper; where a thought is opened by any token but the
+    no_think one, the policy's own log π(y₁) − log(1 − π(no_think)). Raises ValueError for a share outside [0, 1] and
+    for a mode that is never drawn at that share.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the no_think share must lie in [0, 1], got {share}")
-    if share == 0:
-        return sampled_logprob
-    if no_think:
-        return math.log(share)
-    if share == 1:
-        raise ValueError("a think sample cannot have been drawn at a no_think share of 1")
-    return math.log1p(-share)
+    own_share = share if no_think else 1 - share
+    if own_share == 0:
+        mode = "no_think" if no_think else "think"
+        raise ValueError(f"a {mode} sample is never drawn at a no_think share of {share}")
+    return math.log(own_share) + within_mode
 
 
 @dataclass(frozen=True, slots=True)

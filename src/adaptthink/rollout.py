@@ -96,24 +96,33 @@ def collect(
     samples: int,
     no_think_share: float,
     sampling: Sampling,
+    force_opener: bool = True,
     on_finish: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
     """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
 
-    `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix. A share of 0
-    forces nothing: responses come from the policy itself.
+    `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix; without
+    `force_opener` the others open their thought with any token but the no_think one, drawn from the policy. A share
+    of 0 forces nothing: all responses come from the policy itself, decision included.
     """
+    if no_think_share == 0:
+        drawn = draw(sampler, problems, [None] * samples, sampling, on_finish=on_finish)
+        return [rollout for group in drawn for rollout in group]
     num_no_think = round(samples * no_think_share)
     modes = [Mode.NO_THINK if k < num_no_think else Mode.THINK for k in range(samples)]
-    forced = [None] * samples if no_think_share == 0 else modes
-    drawn = draw(sampler, problems, forced, sampling, force_opener=True, on_finish=on_finish)
-    return [with_decision_logprob(rollout, no_think_share) for group in drawn for rollout in group]
+    drawn = draw(sampler, problems, modes, sampling, force_opener=force_opener, on_finish=on_finish)
+    return [
+        with_decision_logprob(rollout, no_think_share, forced=force_opener or rollout.mode is Mode.NO_THINK)
+        for group in drawn
+        for rollout in group
+    ]
 
 
-def with_decision_logprob(rollout: Rollout, no_think_share: float) -> Rollout:
+def with_decision_logprob(rollout: Rollout, no_think_share: float, *, forced: bool) -> Rollout:
     """Write π_IS of the decision token into the rollout: the line that is the paper's importance sampling."""
     sampled, *rest = rollout.behavior_logprobs
-    decision = decision_logprob(rollout.mode is Mode.NO_THINK, sampled, no_think_share)
+    within_mode = 0.0 if forced else sampled
+    decision = decision_logprob(rollout.mode is Mode.NO_THINK, no_think_share, within_mode)
     return replace(rollout, behavior_logprobs=(decision, *rest))
 
 

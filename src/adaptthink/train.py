@@ -86,6 +86,7 @@ def collect_step(sampler: Sampler, problems: Sequence[Problem], config: TrainCon
         samples=config.samples_per_problem,
         no_think_share=config.no_think_share,
         sampling=sampling,
+        force_opener=config.force_opener,
     )
 
 

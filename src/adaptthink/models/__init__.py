@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from adaptthink.errors import UserError
 from adaptthink.modes import ThinkTemplate, probe
@@ -79,6 +80,7 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
     """
     tokenizer = load_tokenizer(name)
     template = probe(tokenizer, think_opener=think_opener)
+    transformers_logging.disable_progress_bar()  # ours are the only bars on the screen
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
@@ -92,7 +94,7 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
             f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
         )
     model = model.eval()
-    model.to(device)  # type: ignore[arg-type]  # wrapped upstream, so that its annotation is lost
+    model.to(device)
     return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
 
 

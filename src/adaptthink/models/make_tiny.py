@@ -33,7 +33,7 @@ from adaptthink.tasks.arithmetic import Chain, Kind, Split, chains, question
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training: `direct_share` of the sequences are direct answers, each token of which weighs as given."""
+    """A stretch of training; `direct_share` of the sequences are direct answers, each token of which weighs more."""
 
     steps: int
     sequences_per_step: int
@@ -46,6 +46,7 @@ SEED = 7
 PHASES = (
     Phase(steps=1500, sequences_per_step=80, direct_share=0.5, direct_weight=1.0, learning_rate=3e-3),  # to think
     Phase(steps=1000, sequences_per_step=128, direct_share=0.75, direct_weight=3.0, learning_rate=2e-3),  # to answer
+    Phase(steps=1500, sequences_per_step=128, direct_share=0.85, direct_weight=3.0, learning_rate=2e-3),  # to be sure
 )
 RECHECK_PROBABILITY = 0.5
 MAX_RECHECKS = 2

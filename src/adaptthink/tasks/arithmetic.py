@@ -111,7 +111,7 @@ def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN
         for draws, chain in enumerate(chains(seed, split, operations)):
             if len(distinct) == per_level:
                 break
-            if draws > 200 * (per_level + 10):
+            if draws > 20 * (per_level + 100):
                 raise ValueError(
                     f"level {level} of split '{split}' holds only about {len(distinct)} different problems, "
                     f"but {per_level} were asked for; ask for fewer"
