@@ -47,6 +47,7 @@ PHASES = (
     Phase(steps=1500, sequences_per_step=80, direct_share=0.5, direct_weight=1.0, learning_rate=3e-3),  # to think
     Phase(steps=1000, sequences_per_step=128, direct_share=0.75, direct_weight=3.0, learning_rate=2e-3),  # to answer
     Phase(steps=1500, sequences_per_step=128, direct_share=0.85, direct_weight=3.0, learning_rate=2e-3),  # to be sure
+    Phase(steps=1500, sequences_per_step=160, direct_share=0.9, direct_weight=3.0, learning_rate=2e-3),  # to be surer
 )
 RECHECK_PROBABILITY = 0.5
 MAX_RECHECKS = 2
