@@ -7,7 +7,7 @@ help:
 	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo)"
 	@echo "make test    lint, types and tests"
 	@echo "make check   lint and types alone"
-	@echo "make model   make the embedded reasoner again from nothing (about 20 minutes)"
+	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo:

@@ -217,7 +217,6 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
 
 def main(out: str) -> None:
     """Make the model and write it to the folder `out`."""
-    torch.set_num_threads(1)  # sums are then taken in one order, so that the seed decides every bit
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
@@ -234,7 +233,7 @@ def main(out: str) -> None:
         "think_operations": THINK_OPERATIONS,
         "direct_operations": DIRECT_OPERATIONS,
         "story_share": STORY_SHARE,
-        "torch": torch.__version__,
+        "torch": torch.__version__.partition("+")[0],
     }
     (Path(out) / "made_with.json").write_text(json.dumps(record, indent=1) + "\n")
 

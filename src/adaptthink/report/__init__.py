@@ -21,7 +21,7 @@ TRANSCRIPT_CHARACTERS = 300_000  # of all transcripts together: the page stays b
 
 
 def write_report(run: Path) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into a run folder and return their paths.
+    """Write `report.html` and `report.md` into a run folder and return their paths; and the card of its `model`.
 
     Raises UserError if `summary.json` is missing, or if a file of the folder is malformed.
     """
@@ -35,11 +35,14 @@ def write_report(run: Path) -> tuple[Path, Path]:
     )
     environment.filters |= FILTERS
     values = contents(folder)
-    paths = run / "report.html", run / "report.md"
-    for path in paths:
-        text = environment.get_template(f"{path.name}.j2").render(values)
+    html, markdown = run / "report.html", run / "report.md"
+    targets = {html: "report.html.j2", markdown: "report.md.j2"}
+    if (run / "model").is_dir():
+        targets[run / "model" / "README.md"] = "card.md.j2"
+    for path, template in targets.items():
+        text = environment.get_template(template).render(values)
         path.write_text(text, encoding="utf-8", errors="replace")  # half a character is what a cut text may end in
-    return paths
+    return html, markdown
 
 
 def contents(folder: RunFolder) -> dict[str, Any]:
