@@ -166,8 +166,8 @@ def test_more_problems_per_step_than_there_are():
 def test_learning_rate_by_hand():
     constant = config(steps=10, learning_rate=1.0, warmup_steps=4)
     assert [learning_rate(constant, step) for step in (1, 2, 4, 10)] == [0.25, 0.5, 1.0, 1.0]
-    cosine = config(steps=10, learning_rate=1.0, schedule="cosine")
-    assert [learning_rate(cosine, step) for step in (1, 6)] == pytest.approx([1.0, 0.5])
+    decay = config(steps=10, learning_rate=1.0, schedule="stable_decay")
+    assert [learning_rate(decay, step) for step in (1, 8, 9, 10)] == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
 
 
 def fresh_policy(tokenizer):

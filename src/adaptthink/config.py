@@ -76,7 +76,10 @@ class TrainConfig(PresampleConfig):
     temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
+    schedule: Literal["constant", "stable_decay"] = Field(
+        "constant",
+        description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."
     )

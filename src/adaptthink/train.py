@@ -32,6 +32,8 @@ from adaptthink.tasks import Problem
 
 Metrics = dict[str, Any]
 
+DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
+
 
 def train(
     policy: Policy,
@@ -213,8 +215,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return config.learning_rate * warm
-    progress = (step - 1) / config.steps
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+    left = (config.steps - step + 1) / config.steps
+    return config.learning_rate * warm * min(1.0, left / DECAY_SHARE)
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
