@@ -30,7 +30,7 @@ SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": TEMPERATURE, "retu
 SAMPLING |= {"output_scores": True, "top_p": 1.0, "top_k": 0}  # its default, 50, would draw from another policy
 OPERATIONS_BY_LEVEL = {1: 1, 2: 2, 3: 3, 4: 6, 5: 9}
 TRAIN, HELD_OUT = range(50, 70), range(75, 100)  # percent of all problems; the embedded model was made from 0 to 49
-TRAIN_PER_LEVEL, HELD_OUT_PER_LEVEL, PROBE_STRIDE = 40, 80, 10  # the probe looks at every tenth held-out problem
+TRAIN_PER_LEVEL, HELD_OUT_PER_LEVEL, PROBE_STRIDE = 160, 80, 10  # the probe looks at every tenth held-out problem
 
 
 class Problem(NamedTuple):
@@ -153,8 +153,8 @@ def main(argv: list[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--model", default=str(TINY), help="folder or hub id (the embedded reasoner)")
     parser.add_argument("--steps", type=int, default=100, help="optimiser steps (100)")
-    parser.add_argument("--problems", type=int, default=20, help="problems in each step (20)")
-    parser.add_argument("--samples", type=int, default=16, help="K, samples of each problem, half in each mode (16)")
+    parser.add_argument("--problems", type=int, default=80, help="problems in each step (80)")
+    parser.add_argument("--samples", type=int, default=4, help="K, samples of each problem, half in each mode (4)")
     parser.add_argument("--lr", type=float, default=1e-4, help="learning rate, constant (1e-4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
