@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -14,6 +15,11 @@ from adaptthink.evaluate import Evaluation
 from adaptthink.modes import Check
 
 console = Console(highlight=False)
+
+HEADING = (
+    "             reward       tokens   cut  held-out: P(no_think)\n"
+    "     step think   no_ think    no_ think    log  mass  by level, %          left"
+)
 
 
 @contextmanager
@@ -31,28 +37,26 @@ class StepPrinter:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.seconds: list[float] = []
+        self.lines = 0
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step on which the held-out problems were looked at."""
         self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
         if "probe_no_think_logprob" not in metrics:
             return
-        if (len(self.seconds) - 1) % 50 == 0:
-            console.print(
-                "  step       reward        tokens     cut   held-out problems: P(no_think) by level      \n"
-                "          think no_think think no_think think  log P   mass                            s/step  left",
-                style="bold",
-            )
-        mean = sum(self.seconds) / len(self.seconds)
-        left = int(mean * (self.steps - metrics["step"]))
-        by_level = " ".join(f"{share:.2f}" for share in metrics["probe_no_think_by_level"].values())
+        if self.lines % 20 == 0:
+            console.print(HEADING, style="bold", soft_wrap=True)
+        self.lines += 1
+        left = int(sum(self.seconds) / len(self.seconds) * (self.steps - metrics["step"]))
+        by_level = " ".join(f"{100 * share:3.0f}" for share in metrics["probe_no_think_by_level"].values())
         console.print(
-            f"{metrics['step']:>5}/{self.steps:<5}"
-            f"{_cell(metrics['reward_think'], '5.2f')} {_cell(metrics['reward_no_think'], '6.2f')}  "
-            f"{_cell(metrics['mean_tokens_think'], '5.0f')} {_cell(metrics['mean_tokens_no_think'], '6.0f')}  "
-            f"{_cell(metrics['truncated_share_think'], '5.2f')} "
-            f"{metrics['probe_no_think_logprob']:7.2f} {metrics['probe_mode_mass']:5.3f}  {by_level:<26}"
-            f"{mean:6.2f} {left // 60:>3}:{left % 60:02}"
+            f"{metrics['step']:>4}/{self.steps:<4}"
+            f"{_cell(metrics['reward_think'], '5.2f')}{_cell(metrics['reward_no_think'], '6.2f')} "
+            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '6.0f')}"
+            f"{_cell(metrics['truncated_share_think'], '6.2f')} "
+            f"{metrics['probe_no_think_logprob']:7.2f}{metrics['probe_mode_mass']:6.2f} {by_level} "
+            f"{left // 60:>4}:{left % 60:02}",
+            soft_wrap=True,
         )
 
 
@@ -61,23 +65,20 @@ def _cell(value: float | None, form: str) -> str:
     return "-".rjust(int(width)) if value is None else format(value, form)
 
 
-def show_table(evaluations: dict[str, Evaluation]) -> None:
-    """Print accuracy / tokens / no_think share by level, one row per evaluation."""
+def show_table(evaluations: Mapping[str, Evaluation]) -> None:
+    """Print the scores by level: one block of four lines per evaluation, narrow enough for any terminal."""
     levels = list(next(iter(evaluations.values())).levels)
-    table = Table(title="accuracy %  /  mean tokens  /  no_think %  (truncated % where not 0)")
-    table.add_column("")
-    for level in [*levels, "overall"]:
-        table.add_column(f"level {level}" if level.isdigit() else level, justify="right")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in (*levels, "overall"):
+        table.add_column(f"level {heading}" if heading.isdigit() else heading, justify="right", no_wrap=True)
     for name, evaluation in evaluations.items():
-        cells = [evaluation.levels[level] for level in levels] + [evaluation.overall]
-        table.add_row(
-            name,
-            *(
-                f"{100 * s.accuracy:.1f} / {s.mean_tokens:.0f} / {100 * s.no_think_share:.0f}"
-                + (f" ({100 * s.truncated_share:.0f})" if s.truncated_share else "")
-                for s in cells
-            ),
-        )
+        scores = [*(evaluation.levels[level] for level in levels), evaluation.overall]
+        table.add_row(f"[bold]{name}")
+        table.add_row("  accuracy %", *(f"{100 * score.accuracy:.1f}" for score in scores))
+        table.add_row("  mean tokens", *(f"{score.mean_tokens:.1f}" for score in scores))
+        table.add_row("  no_think %", *(f"{100 * score.no_think_share:.1f}" for score in scores))
+        table.add_row("  truncated %", *(f"{100 * score.truncated_share:.1f}" for score in scores))
     console.print(table)
 
 
