@@ -108,8 +108,8 @@ def policy_logprobs(logits_BTV: Tensor, token_ids_BT: Tensor, temperature: float
     """Log-probability of each token at the sampling temperature: log softmax(logits / T), shape (B, T).
 
     `logits_BTV[:, t]` must be the prediction *of* token t. Behaviour log-probabilities are taken at the same
-    temperature, so that the ratio is 1 where the policy has not moved.
+    temperature, so that the ratio is 1 where the policy has not moved. Computed in float32 at least.
     """
-    scaled_BTV = logits_BTV.float() / temperature
+    scaled_BTV = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)) / temperature
     chosen_BT = scaled_BTV.gather(-1, token_ids_BT.unsqueeze(-1)).squeeze(-1)
     return chosen_BT - scaled_BTV.logsumexp(-1)

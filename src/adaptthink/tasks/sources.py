@@ -17,8 +17,8 @@ def training_problems(
 ) -> tuple[list[Problem], list[Problem]]:
     """Return problems to train on, and held-out problems for looking at the mode choice; no problem is in both.
 
-    Of a file, the problems with the smallest ids (a hash, so a random choice that never changes) are held out: at
-    most `held_out_per_level` for each of its levels, and at most a tenth of the file.
+    Of a file, the problems with the smallest ids (a hash, so a random choice that never changes) are held out:
+    `held_out_per_level` times the number of levels, but at most a tenth of the file.
     """
     if name == "arithmetic":
         held_out = _arithmetic(held_out_per_level, seed, Split.HELD_OUT, Kind.CHAIN)
