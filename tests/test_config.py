@@ -254,3 +254,12 @@ def test_configs_are_frozen():
 def test_describes_every_key():
     for schema in COMMANDS.values():
         assert all(field.description for field in schema.model_fields.values())
+
+
+def test_training_reads_the_presample_table_too_and_its_own_wins(tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("[presample]\nreference_samples = 3\nproblems_per_level = 7\n[train]\nproblems_per_level = 9\n")
+    assert resolve("presample", PresampleConfig, recipes=[recipe]).problems_per_level == 7
+    train = resolve("train", TrainConfig, recipes=[recipe])
+    assert (train.reference_samples, train.problems_per_level) == (3, 9)
+    assert resolve("evaluate", EvaluateConfig, recipes=[recipe]).problems_per_level == 200

@@ -1,8 +1,8 @@
 """One schema per command, and how its values come together: defaults < recipes < environment < command line.
 
 A recipe is a TOML file. Keys at its top are shared by every command that has them; a table named after a command
-(`[train]`, `[presample]`, `[evaluate]`) holds keys for that command alone. Unknown keys are errors that name the
-nearest known key.
+(`[presample]`, `[train]`, `[evaluate]`) holds keys for that command alone, but that training, which pre-samples what is
+missing, reads `[presample]` too. Unknown keys are errors that name the nearest known key.
 """
 
 from __future__ import annotations
@@ -155,8 +155,12 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
         for key in values:
             if key not in schema.model_fields:
                 raise unknown_key(f"{path} [{table}]", key, schema.model_fields)
-    fields = COMMANDS[command].model_fields
-    return {key: value for key, value in shared.items() if key in fields} | content.get(command, {})
+    schema = COMMANDS[command]
+    tables = [content.get(table, {}) for table, other in COMMANDS.items() if issubclass(schema, other)]
+    values = {key: value for key, value in shared.items() if key in schema.model_fields}
+    for table in tables:  # a command's own table comes last
+        values |= table
+    return values
 
 
 def from_environment(schema: type[Config], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
