@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
 from fractions import Fraction
 
+from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, reward
 
-class Verdict(StrEnum):
-    """What a grade says."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    UNPARSED = "unparsed"  # an answer was given, but none could be found in it
-    TRUNCATED = "truncated"  # the cap came before the end
+__all__ = ["AnswerKind", "Grade", "Rule", "Verdict", "grade", "readable_golds", "reward"]
 
 
-def reward(verdict: Verdict) -> float:
-    """R(x, y) of the paper: 1 for a correct answer, else 0."""
-    return 1.0 if verdict is Verdict.CORRECT else 0.0
+def readable_golds(golds: Sequence[tuple[str, AnswerKind]]) -> list[bool]:
+    """Say of each gold answer whether responses can be graded against it."""
+    return [bool(gold.strip()) for gold, _ in golds]
 
 
 def grade(response: str, gold: str, *, close: str, finished: bool) -> Verdict:

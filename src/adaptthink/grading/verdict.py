@@ -1,0 +1,55 @@
+"""What a grade says: the records of this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class AnswerKind(StrEnum):
+    """How an answer is to be compared with its gold."""
+
+    MATH = "math"
+    CHOICE = "choice"  # the gold is the letter of an option
+    REASONING_GYM = "reasoning_gym"  # the gold is the JSON of a reasoning-gym entry, scored by its own family
+
+
+class Verdict(StrEnum):
+    """What a grade says."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSED = "unparsed"  # an answer was given, but none could be found or read in it
+    TRUNCATED = "truncated"  # the response ended inside its thought, or the cap came before the end
+    TIMEOUT = "timeout"  # the comparison took too long and was stopped
+    GOLD_UNPARSABLE = "gold_unparsable"  # the problem's own answer cannot be read: no response to it can be graded
+    ERROR = "error"  # the comparison broke down, for example for lack of memory
+
+
+class Rule(StrEnum):
+    """Which rule decided a grade."""
+
+    EXACT = "exact"  # the same text, up to notation
+    NUMBER = "number"  # two numbers, compared exactly
+    STRUCTURE = "structure"  # tuples, sets, intervals, matrices: compared part by part
+    WORDS = "words"  # answers in words, compared as text
+    SYMBOLIC = "symbolic"  # math-verify
+    CHOICE = "choice"  # the letter of an option
+    SCORER = "scorer"  # the scorer that belongs to a reasoning-gym family
+    FORM = "form"  # never compared: truncated, no answer found, no readable gold
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """One graded response."""
+
+    verdict: Verdict
+    extracted: str | None  # the answer as it stands in the response
+    rule: Rule
+
+
+def reward(verdict: Verdict) -> float:
+    """R(x, y) of the paper: 1 for a correct answer, else 0; ValueError for a problem that cannot be graded."""
+    if verdict is Verdict.GOLD_UNPARSABLE:
+        raise ValueError("a problem whose gold cannot be read has no reward; leave it out")
+    return 1.0 if verdict is Verdict.CORRECT else 0.0
