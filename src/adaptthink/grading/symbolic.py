@@ -1,0 +1,61 @@
+"""Symbolic comparison of two formulas by math-verify. Only worker processes import this module: it imports sympy."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, MatrixBase
+
+from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.verdict import Rule, Verdict
+
+logging.disable(logging.CRITICAL)  # math-verify warns about time limits, which are the pool's here
+
+_FORMULA = [LatexExtractionConfig()]
+
+
+class UnreadableGoldError(Exception):
+    """The gold is nothing that can be compared with."""
+
+
+def judge(found: str, gold: str) -> tuple[Verdict, Rule]:
+    """Compare a found answer with its gold, all rules of `compare` first."""
+    try:
+        result = compare(found, gold, leaf=same_value)
+    except UnreadableGoldError:
+        return Verdict.GOLD_UNPARSABLE, Rule.SYMBOLIC
+    except ValueError:
+        return Verdict.UNPARSED, Rule.SYMBOLIC
+    return Verdict.CORRECT if result.same else Verdict.WRONG, result.rule
+
+
+def same_value(found: str, gold: str) -> bool:
+    """Say whether two formulas have one value; raises ValueError or UnreadableGoldError if one cannot be read."""
+    gold_value, found_value = read_formula(gold), read_formula(found)
+    if gold_value is None:
+        raise UnreadableGoldError(gold)
+    if found_value is None:
+        raise ValueError(found)
+    return bool(verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True))
+
+
+@lru_cache(maxsize=1_024)
+def read_formula(formula: str) -> Any:
+    """Return the sympy value of a formula in our notation, or None if it has none."""
+    braced = re.sub(r"([\^_])(\w)", r"\1{\2}", formula)  # the parser reads \sin^{2}t but not \sin^2t
+    try:
+        values = parse(f"${braced}$", extraction_config=_FORMULA, parsing_timeout=None, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001  (the parser raises many things on what it cannot read)
+        return None
+    return next((value for value in values if isinstance(value, Basic | MatrixBase)), None)
+
+
+def readable(gold: str) -> bool:
+    """Say whether every formula in a gold can be read."""
+    return all(read_formula(leaf) is not None for leaf in leaves(gold))
