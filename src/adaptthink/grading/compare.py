@@ -18,6 +18,8 @@ from adaptthink.grading.verdict import Rule
 
 MAX_PARTS = 100  # of an unordered structure, which is matched pair by pair
 
+_BASE = re.compile(r"\(?(-?(?:[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*[0-9][0-9A-Z]*))\)?(?:_\{?(\d+)\}?)?")
+
 Leaf = Callable[[str, str], bool | None]  # found and gold formula → the same, not the same, undecided
 
 
@@ -181,7 +183,8 @@ def leaves(raw: str) -> tuple[str, ...]:
 
 
 def _leaves(formula: str) -> Iterator[str]:
-    if read_number(formula) is not None or re.fullmatch(r"[0-9A-Za-z]+_\{?\d+\}?", formula):
+    base = read_base(formula)
+    if read_number(formula) is not None or (base and base[1]):
         return
     structure = read_structure(formula)
     if structure is None:
@@ -193,10 +196,8 @@ def _leaves(formula: str) -> Iterator[str]:
 
 def read_base(formula: str) -> tuple[str, str | None] | None:
     """Read digits with the base they are written in: ``2516_8`` gives ("2516", "8"); None for anything else."""
-    match = re.fullmatch(r"\(?([0-9A-Za-z]+)\)?_\{?(\d+)\}?", formula)
-    if match:
-        return match[1].upper(), match[2]
-    return (formula, None) if formula.isdigit() else None
+    match = _BASE.fullmatch(formula)
+    return (match[1].upper(), match[2]) if match else None
 
 
 @lru_cache(maxsize=16_384)

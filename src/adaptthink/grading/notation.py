@@ -55,7 +55,7 @@ _LAYOUT = re.compile(
     r"|\\(?:left|right|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|qquad|quad|limits|nolimits|hspace\{[^{}]*\})(?![A-Za-z])"
     r"|[$~]|&nbsp;"
 )
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\[!,;]|\\[,;!]|,\s?\\!)\s*(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\!|\\[,!])\s*(?=\d{3}(?!\d))")
 _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -90,6 +90,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 _NAME = re.compile(r"(^|,)[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?=(?=[^=<>,]*(?:,|$))")
+_EQUAL_TO = re.compile(r"^[^=<>,]*=(?=-?[\d.]+$|-?\\frac\{\d+\}\{\d+\}$|-?\d+/\d+$)")  # 1/2 = 0.5 ends with its value
 _ELEMENT_OF = re.compile(r"^[A-Za-z]\\in(?![A-Za-z])")
 _PLUS_INFINITY = re.compile(r"(?<![\w})])\+(?=\\infty)")
 _COMMAND_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])")  # the one place where a space means something
@@ -117,10 +118,12 @@ def read_answer(raw: str) -> Answer:
     """Bring `raw` into one notation; raises ValueError if it is empty, too long or has unbalanced braces."""
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER} characters")
-    text = plain_signs(raw).strip().rstrip(".,;:").strip()
+    text = plain_signs(raw).strip()
     if not balanced(text):
         raise ValueError("unbalanced braces")
-    text = _LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).strip()
+    text = _LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).strip().rstrip(".,;:").strip()
+    while text.startswith("{") and text.endswith("}") and balanced(text[1:-1]):
+        text = text[1:-1].strip()
     text = _APPROXIMATION.sub("", text)
     all_wrapped = _ALL_WRAPPED.fullmatch(text) is not None
     text, percent = _take_off(_PERCENT, text)
@@ -177,8 +180,11 @@ def unit_name(unit: str) -> str | None:
 
 
 def word_form(text: str) -> str:
-    """Read `text` as words: lower case, punctuation gone, single spaces."""
-    return " ".join(re.findall(r"\w+", text.replace("_", " ").casefold()))
+    """Read `text` as words: lower case, punctuation gone, single spaces; single letters with commas in order."""
+    words = re.findall(r"\w+", text.replace("_", " ").casefold())
+    if "," in text and all(len(word) == 1 for word in words):
+        words.sort()  # which options hold, not in which order
+    return " ".join(words)
 
 
 def one_spelling(text: str) -> str:
@@ -189,6 +195,7 @@ def one_spelling(text: str) -> str:
     text = _COMMAND_SPACE.sub("\\1\0", text)
     text = "".join(text.split()).replace("\0", " ")
     text = _PLUS_INFINITY.sub("", _ELEMENT_OF.sub("", _NAME.sub(r"\1", text)))
+    text = _EQUAL_TO.sub("", text) if not re.search("[A-Za-z]", text.partition("=")[0].replace("frac", "")) else text
     return text.strip(".;:") if text.strip(".;:") else text
 
 

@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, MatrixBase
 
@@ -15,7 +16,15 @@ from adaptthink.grading.verdict import Rule, Verdict
 
 logging.disable(logging.CRITICAL)  # math-verify warns about time limits, which are the pool's here
 
-_FORMULA = [LatexExtractionConfig()]
+TOLERANCE = 1e-6  # relative; a decimal with six digits stands for sqrt(2)
+
+_FORMULA = [  # units are off before: math-verify would take the t of \sin t for tons
+    LatexExtractionConfig(
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+        )
+    )
+]
 
 
 class UnreadableGoldError(Exception):
@@ -40,7 +49,19 @@ def same_value(found: str, gold: str) -> bool:
         raise UnreadableGoldError(gold)
     if found_value is None:
         raise ValueError(found)
-    return bool(verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True))
+    same = verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True)
+    return bool(same) and not surely_apart(found_value, gold_value)
+
+
+def surely_apart(found: Any, gold: Any) -> bool:
+    """Whether two numbers differ by more than `TOLERANCE` of the larger; math-verify rounds to places after the point.
+
+    Without this, 2^-98 and 2^-97 would be the same: both round to 0.000000.
+    """
+    if not (getattr(found, "is_number", False) and getattr(gold, "is_number", False)):
+        return False
+    left, right = complex(found.evalf()), complex(gold.evalf())
+    return abs(left - right) > TOLERANCE * max(abs(left), abs(right))
 
 
 @lru_cache(maxsize=1_024)
