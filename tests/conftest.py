@@ -1,5 +1,8 @@
 """Fixtures: a small random model with the embedded tokenizer, so that tests need no trained weights."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +31,14 @@ def random_model(tokenizer):
 @pytest.fixture
 def random_policy(tokenizer, random_model):
     return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """Local copies of public problem sets: ADAPTTHINK_DATA, else data/ in or ../shared/data beside the project."""
+    root = Path(__file__).parents[1]
+    places = [Path(os.environ.get("ADAPTTHINK_DATA", root / "data")), root / "data", root.parent / "shared/data"]
+    found = next((place for place in places if (place / "gsm8k_test.jsonl").is_file()), None)
+    return found or pytest.skip(
+        "no local problem sets: set ADAPTTHINK_DATA to a folder with gsm8k_test.jsonl and others"
+    )

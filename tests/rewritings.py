@@ -1,4 +1,4 @@
-r"""Other ways to write an answer, and answers that come near: made from a gold's text alone, without the grader's code."""
+r"""Other ways to write an answer, and answers that come near, from a gold's text alone, without the grader's code."""
 
 import random
 import re
@@ -24,7 +24,15 @@ def rewritings(gold, seed=0):
     """Return at least five strings that mean the same as `gold`."""
     rng = random.Random(f"{seed}/{gold}")
     gold = gold.strip()
-    found = {f"${gold}$", f"\\({gold}\\)", f"{gold}.", f"\\displaystyle {gold}", f"  {gold}\n", f"{{{gold}}}", spaced(gold)}
+    found = {
+        f"${gold}$",
+        f"\\({gold}\\)",
+        f"{gold}.",
+        f"\\displaystyle {gold}",
+        f"  {gold}\n",
+        f"{{{gold}}}",
+        spaced(gold),
+    }
     if "\\frac" in gold:
         found |= {gold.replace("\\frac", "\\dfrac"), gold.replace("\\frac", "\\tfrac")}
     if re.search(r"\\[dt]frac", gold):
@@ -41,8 +49,13 @@ def rewritings(gold, seed=0):
         found |= fractions(match)
     elif match := WORDS.fullmatch(gold):
         word = match[1].strip()
-        found |= {word if len(word) > 3 else gold, f"\\textbf{{{word}}}", f"\\mathrm{{{word}}}", f"\\text{{{word.upper()}}}",
-                  f"\\text{{{word.lower()}.}}"}  # fmt: skip
+        found |= {
+            word if len(word) > 3 else gold,
+            f"\\textbf{{{word}}}",
+            f"\\mathrm{{{word}}}",
+            f"\\text{{{word.upper()}}}",
+            f"\\text{{{word.lower()}.}}",
+        }
     elif match := LETTERS.fullmatch(gold):
         letters = [letter.strip() for letter in match[1].split(",")]
         rng.shuffle(letters)
@@ -50,11 +63,28 @@ def rewritings(gold, seed=0):
     elif is_bare_list(gold):
         parts = [part.strip() for part in gold.split(",")]
         rng.shuffle(parts)
-        found |= {", ".join(parts), f"\\{{{','.join(parts)}\\}}", " \\text{ and } ".join(parts), " \\text{ or } ".join(parts)}
+        found |= {
+            ", ".join(parts),
+            f"\\{{{','.join(parts)}\\}}",
+            " \\text{ and } ".join(parts),
+            " \\text{ or } ".join(parts),
+        }
     if match := re.fullmatch(r"(-?[\d.]+)\^\{?\\circ\}?", gold):
-        found |= {match[1], f"{match[1]}^{{\\circ}}", f"{match[1]}°", f"{match[1]}\\text{{ degrees}}", f"{match[1]} degrees"}
+        found |= {
+            match[1],
+            f"{match[1]}^{{\\circ}}",
+            f"{match[1]}°",
+            f"{match[1]}\\text{{ degrees}}",
+            f"{match[1]} degrees",
+        }
     if match := re.fullmatch(r"(-?[\d.]+) ?\\%", gold):
-        found |= {match[1], f"{match[1]}%", f"{match[1]} \\%", f"{match[1]}\\text{{ percent}}", str(Decimal(match[1]) / 100)}
+        found |= {
+            match[1],
+            f"{match[1]}%",
+            f"{match[1]} \\%",
+            f"{match[1]}\\text{{ percent}}",
+            str(Decimal(match[1]) / 100),
+        }
     if match := re.fullmatch(r"\\\$([\d.]+)", gold):
         found |= {match[1], f"{match[1]} dollars", f"{match[1]}\\text{{ dollars}}", f"\\text{{\\${match[1]}}}"}
     found.discard(gold)
@@ -62,8 +92,17 @@ def rewritings(gold, seed=0):
 
 
 def integers(n):
-    found = {f"{n}.0", f"{n}.00", fraction(Fraction(2 * n, 2), reduce=False), f"x = {n}", f"{n}\\text{{ units}}", f"\\text{{{n}}}",
-             f"{n * 2}/2", f"\\frac{{{3 * n}}}{{3}}", f"x={n}"}  # fmt: skip
+    found = {
+        f"{n}.0",
+        f"{n}.00",
+        fraction(Fraction(2 * n, 2), reduce=False),
+        f"x = {n}",
+        f"{n}\\text{{ units}}",
+        f"\\text{{{n}}}",
+        f"{n * 2}/2",
+        f"\\frac{{{3 * n}}}{{3}}",
+        f"x={n}",
+    }
     if abs(n) >= 1000:
         found |= {f"{n:,}", f"{n:,}".replace(",", "{,}"), f"{n:,}".replace(",", ",\\!"), f"{n:,}".replace(",", "\\,")}
     if n and n % 100 == 0:
@@ -78,8 +117,14 @@ def fraction(value, reduce=True):
 
 def fractions(match):
     sign, above, below = match[1], int(match[2]), int(match[3])
-    found = {f"{sign}{above}/{below}", f"{sign}\\frac{{{2 * above}}}{{{2 * below}}}", f"\\frac{{{sign}{above}}}{{{below}}}",
-             f"{sign}\\dfrac{{{above}}}{{{below}}}", f"{sign}\\frac {{{above}}} {{{below}}}", f"x={sign}{above}/{below}"}  # fmt: skip
+    found = {
+        f"{sign}{above}/{below}",
+        f"{sign}\\frac{{{2 * above}}}{{{2 * below}}}",
+        f"\\frac{{{sign}{above}}}{{{below}}}",
+        f"{sign}\\dfrac{{{above}}}{{{below}}}",
+        f"{sign}\\frac {{{above}}} {{{below}}}",
+        f"x={sign}{above}/{below}",
+    }
     if above < 10 and below < 10:
         found |= {f"{sign}\\frac{above}{below}", f"{sign}\\frac {above} {below}"}
     rest = below
@@ -115,16 +160,34 @@ def near_misses(gold):
     found = set()
     if INTEGER.fullmatch(gold):
         n = int(gold)
-        found |= {str(n + 1), str(n - 1), f"{n}.5", f"{n}0" if n else "10", f"\\frac{{{n}}}{{2}}" if n else "0.5", f"{n}.01"}
+        found |= {
+            str(n + 1),
+            str(n - 1),
+            f"{n}.5",
+            f"{n}0" if n else "10",
+            f"\\frac{{{n}}}{{2}}" if n else "0.5",
+            f"{n}.01",
+        }
         found |= {str(-n)} if n else {"1"}
-        found |= {f"({n},{n})", f"{n},{n + 1}", f"{n}x" if n else "x", f"{n}\\pi" if n else "\\pi", f"\\sqrt{{{n}}}" if n not in (0, 1) else "2"}
+        found |= {
+            f"({n},{n})",
+            f"{n},{n + 1}",
+            f"{n}x" if n else "x",
+            f"{n}\\pi" if n else "\\pi",
+            f"\\sqrt{{{n}}}" if n not in (0, 1) else "2",
+        }
     elif DECIMAL.fullmatch(gold):
         value = Decimal(gold)
         found |= {f"{gold}1", str(value * 10), str(-value), str(round(value)) if value != round(value) else "-1"}
     elif match := FRACTION.fullmatch(gold):
         sign, above, below = match[1], int(match[2]), int(match[3])
-        found |= {f"{sign}\\frac{{{above + 1}}}{{{below}}}", f"{sign}\\frac{{{above}}}{{{below + 1}}}",
-                  f"{'' if sign else '-'}\\frac{{{above}}}{{{below}}}", f"{sign}{above}{below}", f"{sign}{above / below + 1e-4:.5f}"}  # fmt: skip
+        found |= {
+            f"{sign}\\frac{{{above + 1}}}{{{below}}}",
+            f"{sign}\\frac{{{above}}}{{{below + 1}}}",
+            f"{'' if sign else '-'}\\frac{{{above}}}{{{below}}}",
+            f"{sign}{above}{below}",
+            f"{sign}{above / below + 1e-4:.5f}",
+        }
         if above != below:
             found.add(f"{sign}\\frac{{{below}}}{{{above}}}")
     elif match := INTERVAL.fullmatch(gold):
@@ -148,8 +211,16 @@ def near_misses(gold):
 def changed_digits(gold):
     """Change the first digit, and the last one."""
     places = [match.start() for match in re.finditer(r"\d", gold)]
-    if not places or "approx" in gold or "phantom" in gold:
+    if not places or "approx" in gold or "phantom" in gold or ("%" in gold and "=" in gold):
         return set()
     return {
         gold[:place] + str((int(gold[place]) + 3) % 10 or 7) + gold[place + 1 :] for place in {places[0], places[-1]}
     } - {gold}
+
+
+def symbolic_rewritings(gold):
+    """Write a formula as a sum with 0: the same value, but a different text in any notation."""
+    plain = not re.search(
+        r"text|mbox|begin|=|,|;|\\cup|\\in|\\pm|<|>|\\[lg]e|[:%$_!]|circ|infty|approx|\.$|^[A-Z]+$", gold
+    )
+    return [f"0+{gold}"] if plain and not INTEGER.fullmatch(gold) and not gold.strip().startswith(("-", "+")) else []

@@ -17,11 +17,11 @@ from adaptthink.grading.compare import compare, leaves
 from adaptthink.grading.extract import find_answer, find_gold, last_boxed, tagged_answer, text_after_thought
 from adaptthink.grading.notation import MAX_ANSWER
 from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
-from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, reward
+from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
 
 __all__ = [
-    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "grade", "grade_all", "last_boxed",
-    "readable_golds", "reward", "text_after_thought",
+    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
+    "last_boxed", "mean_reward", "readable_golds", "reward", "text_after_thought",
 ]  # fmt: skip
 
 FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
@@ -34,6 +34,7 @@ class Submission:
     answer: str | None  # the response without its thought (`text_after_thought`); None if it never came to an answer
     gold: str
     kind: AnswerKind = AnswerKind.MATH
+    boxed_only: bool = False  # whether an answer outside of a box (or of the tags of reasoning-gym) counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,7 @@ class Task:
     extracted: str
 
 
-def grade(
-    answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None
-) -> Grade:
+def grade(answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None) -> Grade:
     """Grade one answer; takes `limits.seconds` at the worst, once the workers have started."""
     return grade_all([Submission(answer, gold, kind)], limits=limits)[0]
 
@@ -83,12 +82,15 @@ def grade_fast(submission: Submission) -> Grade | Task:
         return Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
     if answer is None:
         return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+    if submission.boxed_only and not holds_box(answer):
+        return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.CHOICE:
         letter = find_letter(answer)
         if letter is None:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
         return Grade(_verdict(letter == read_gold_letter(gold)), letter, Rule.CHOICE)
-    found = (tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None) or find_answer(answer)
+    found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
+    found = found or find_answer(answer)
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.REASONING_GYM:
@@ -101,6 +103,11 @@ def grade_fast(submission: Submission) -> Grade | Task:
     if result.same is None:
         return Task(("judge", found, gold), found)
     return Grade(_verdict(result.same), found, result.rule)
+
+
+def holds_box(answer: str) -> bool:
+    """Say whether an answer stands in a box, or in the tags that reasoning-gym's prompts ask for."""
+    return last_boxed(answer) is not None or tagged_answer(answer) is not None
 
 
 def grade_slow(task: Task, limits: Limits) -> Grade:

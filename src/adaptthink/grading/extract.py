@@ -27,7 +27,7 @@ def text_after_thought(response: str, *, opener: str = "<think>", close: str = "
 
     A response with neither marker is an answer as it stands.
     """
-    thought, found, answer = response.rpartition(close)
+    _, found, answer = response.rpartition(close)
     if found:
         return answer
     return None if opener in response else response

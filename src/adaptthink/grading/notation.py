@@ -1,8 +1,8 @@
 r"""Bring an answer into one notation, so that answers that only look different become the same text.
 
-LaTeX has many spellings for one thing (``\dfrac12``, ``\frac{1}{2}``, ``\tfrac 1 2``; ``\left( 3, 5 \right)``, ``(3,5)``).
-`read_answer` picks one of each, takes units, currency and percent signs off, and tells words from formulas. It knows
-nothing of mathematics: what is equal in value is decided in `compare.py`.
+LaTeX has many spellings for one thing (``\dfrac12``, ``\frac{1}{2}``, ``\tfrac 1 2``; ``\left( 3, 5 \right)`` and
+``(3,5)``). `read_answer` picks one of each, takes units, currency and percent signs off, and tells words from formulas.
+It knows nothing of mathematics: what is equal in value is decided in `compare.py`.
 
 Every substitution is a pattern without nested repetition, and answers longer than `MAX_ANSWER` are not read at all.
 """

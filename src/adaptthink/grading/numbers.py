@@ -14,10 +14,10 @@ _FRACTION = re.compile(rf"(?:\\frac\{{([+-]?(?:{_DECIMAL}))\}}\{{([+-]?(?:{_DECI
 _MIXED = re.compile(r"(\d+)\\frac\{(\d+)\}\{(\d+)\}")
 _PERIODIC = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+_WORDS = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+]
 
 
 def read_number(text: str) -> Fraction | None:

@@ -1,7 +1,7 @@
-"""A pool of worker processes that can be killed: a task has a wall-clock limit, and none can hang or starve the rest.
+"""A pool of worker processes that can be killed: a task has a time limit, and none can hang or starve the rest.
 
-Why not a library's pool: math-verify's own limits rest on SIGALRM, which works in a main thread only, and pools built on
-`multiprocessing` (pebble among them) can neither be used from a daemonic process, as data loaders and reward workers
+Why not a library's pool: math-verify's own limits rest on SIGALRM, which works in a main thread only, and pools built
+on `multiprocessing` (pebble among them) can neither be used from a daemonic process, as data loaders and reward workers
 are, nor from a script without a main guard. These workers are plain child processes with a socket each.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, MatrixBase
+from sympy import Abs, Basic, MatrixBase, Max, Symbol
 
 from adaptthink.grading.compare import compare, leaves
 from adaptthink.grading.verdict import Rule, Verdict
@@ -49,6 +49,8 @@ def same_value(found: str, gold: str) -> bool:
         raise UnreadableGoldError(gold)
     if found_value is None:
         raise ValueError(found)
+    if isinstance(gold_value, Symbol) or isinstance(found_value, Symbol):
+        return bool(found_value.doit() == gold_value.doit())  # math-verify takes lone symbols for names
     same = verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True)
     return bool(same) and not surely_apart(found_value, gold_value)
 
@@ -60,8 +62,8 @@ def surely_apart(found: Any, gold: Any) -> bool:
     """
     if not (getattr(found, "is_number", False) and getattr(gold, "is_number", False)):
         return False
-    left, right = complex(found.evalf()), complex(gold.evalf())
-    return abs(left - right) > TOLERANCE * max(abs(left), abs(right))
+    left, right = found.evalf(), gold.evalf()
+    return bool((Abs(left - right) > TOLERANCE * Max(Abs(left), Abs(right))) == True)  # noqa: E712  (may be symbolic)
 
 
 @lru_cache(maxsize=1_024)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from adaptthink.grading import AnswerKind
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -19,6 +21,7 @@ class Problem:
     answer: str
     level: int | None = None
     source: str = ""
+    kind: AnswerKind = AnswerKind.MATH
 
 
 def problem_id(prompt: str, answer: str, source: str = "") -> str:
