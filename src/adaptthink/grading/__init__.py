@@ -118,8 +118,6 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
         return Grade(Verdict.TIMEOUT, task.extracted, Rule.SYMBOLIC)
     except BreakdownError:
         return Grade(Verdict.ERROR, task.extracted, Rule.SYMBOLIC)
-    if reply[0] == "error":
-        return Grade(Verdict.ERROR, task.extracted, Rule.SYMBOLIC)
     if task.arguments[0] == "score":
         return Grade(_verdict(float(reply[0]) >= FULL_SCORE), task.extracted, Rule.SCORER)
     return Grade(Verdict(reply[0]), task.extracted, Rule(reply[1]))
@@ -127,8 +125,14 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
 
 @lru_cache(maxsize=65_536)
 def perform(limits: Limits, *task: str) -> tuple[str, ...]:
-    """Have a worker carry out a task. Answers repeat much among the samples of a problem, so outcomes are kept."""
-    return tuple(pool_for(limits).perform(*task))
+    """Have a worker carry out a task. Answers repeat much among the samples of a problem, so outcomes are kept.
+
+    Failures are not: raises OverrunError or BreakdownError.
+    """
+    reply = pool_for(limits).perform(*task)
+    if reply[0] == "error":
+        raise BreakdownError(reply[1])
+    return tuple(reply)
 
 
 @lru_cache(maxsize=65_536)

@@ -12,6 +12,7 @@ from adaptthink.grading.extract import TAIL, last_boxed
 
 LETTERS = "ABCDEFGHIJ"
 
+_BLANKS = re.compile(r"[ \t]+")
 _WRAPPING = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|boxed)\s*\{|\\[()\[\]!,;: ]|[\s{}$*]")
 _BOXED = re.compile(r"(?:option|choice|answer)?[:.]?\(?([A-Ja-j])(?:\)|[.:),].*|)", re.IGNORECASE | re.DOTALL)
 _END = r"(?=[\s.,;:)\]*!]*(?:$|\n)|[).:,;*\]]|[ \t]+(?:because|since|as|which|with|and)\b)"
@@ -28,7 +29,7 @@ def find_letter(text: str) -> str | None:
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed_letter(boxed)
-    tail = text[-TAIL:].strip()
+    tail = _BLANKS.sub(" ", text[-TAIL:]).strip()  # one blank at most, where patterns allow for any number of them
     letters = [bracketed or bare for bracketed, bare in _PHRASE.findall(tail) if bracketed or bare.isupper()]
     if letters:
         return letters[-1].upper()

@@ -145,9 +145,15 @@ def _compare_with_single(
     return Comparison(leaf(found, gold), Rule.SYMBOLIC)
 
 
+@lru_cache(maxsize=65_536)
+def surely_same(found: str, gold: str) -> bool | None:
+    """Compare two formulas without leaves. Kept, as each level of a nested structure asks for all those below it."""
+    return compare_formulas(found, gold, undecided).same
+
+
 def all_same(found: Sequence[str], gold: Sequence[str], leaf: Leaf) -> bool | None:
     """Whether parts agree in order; False as soon as one pair surely differs, whatever is undecided."""
-    certain = [compare_formulas(left, right, undecided).same for left, right in zip(found, gold, strict=True)]
+    certain = [surely_same(left, right) for left, right in zip(found, gold, strict=True)]
     if False in certain:
         return False
     open_pairs = [pair for pair, same in zip(zip(found, gold, strict=True), certain, strict=True) if same is None]
@@ -161,7 +167,7 @@ def any_order_same(found: Sequence[str], gold: Sequence[str], leaf: Leaf) -> boo
         return False
     left, right = list(found), list(gold)
     for part in gold:  # what is certain first, so that few pairs are left
-        match = next((other for other in left if compare_formulas(other, part, undecided).same), None)
+        match = next((other for other in left if surely_same(other, part)), None)
         if match is not None:
             left.remove(match)
             right.remove(part)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_ANSWER = 1_000  # characters; no known gold comes near
+MAX_NESTING = 50  # brackets in brackets; `compare.py` follows them down one call after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +116,14 @@ _MEASURE = re.compile(r"\b(?:square|sq|cubic|cu)\b\.?\s*")
 
 @lru_cache(maxsize=16_384)
 def read_answer(raw: str) -> Answer:
-    """Bring `raw` into one notation; raises ValueError if it is empty, too long or has unbalanced braces."""
+    """Bring `raw` into one notation; raises ValueError if it is empty, too long, unbalanced or nested too deeply."""
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER} characters")
     text = plain_signs(raw).strip()
     if not balanced(text):
         raise ValueError("unbalanced braces")
-    text = _LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).strip().rstrip(".,;:").strip()
+    text = " ".join(_LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).split())  # the patterns below rely on it
+    text = text.rstrip(".,;: ")
     while text.startswith("{") and text.endswith("}") and balanced(text[1:-1]):
         text = text[1:-1].strip()
     text = _APPROXIMATION.sub("", text)
@@ -136,6 +138,8 @@ def read_answer(raw: str) -> Answer:
     formula = one_spelling(unwrapped)
     if not formula:
         raise ValueError("empty")
+    if nesting(formula) > MAX_NESTING:
+        raise ValueError("nested too deeply")
     is_words = bool(_WORDS.fullmatch(unwrapped)) and (all_wrapped or re.search("[A-Za-z]{4}", unwrapped) is not None)
     return Answer(formula, words, is_words or (all_wrapped and not formula[0].isdigit()), unit, percent)
 
@@ -156,6 +160,15 @@ def balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+def nesting(text: str) -> int:
+    """Return how deep brackets of any kind stand in one another."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[()\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket in "([{" else -1))
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def split_unit(text: str) -> tuple[str, str | None]:

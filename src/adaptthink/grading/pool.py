@@ -55,6 +55,7 @@ class Worker:
                 [sys.executable, "-m", "adaptthink.grading.worker", str(theirs.fileno()), str(limits.memory_mb),
                  str(limits.seconds)],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is the parent's affair, also before the worker can say so itself
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self.connection = Connection(mine.detach())
@@ -115,7 +116,6 @@ class WorkerPool:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.owner = os.getpid()
         self.workers: set[Worker] = set()
         self.idle: queue.Queue[Worker] = queue.Queue()
         self.lock = threading.Lock()
@@ -132,16 +132,23 @@ class WorkerPool:
     def perform(self, *task: str) -> list[str]:
         """Carry out a task in the next idle worker; raises OverrunError or BreakdownError."""
         worker = self.idle.get()
+        while worker.ready and worker.process.poll() is not None:  # it died while idle: no fault of this task
+            self.replace(worker)
+            worker = self.idle.get()
         try:
             reply = worker.perform(list(task))
         except BaseException:
-            with self.lock:
-                self.workers.discard(worker)
-            worker.kill()
-            self.add()
+            self.replace(worker)
             raise
         self.idle.put(worker)
         return reply
+
+    def replace(self, worker: Worker) -> None:
+        """End a worker and start another."""
+        with self.lock:
+            self.workers.discard(worker)
+        worker.kill()
+        self.add()
 
     def close(self) -> None:
         """End all workers."""
@@ -158,13 +165,25 @@ _pools_lock = threading.Lock()
 def pool_for(limits: Limits) -> WorkerPool:
     """Return this process's pool for `limits`, started at its first use. A forked child gets workers of its own."""
     with _pools_lock:
-        pool = _pools.get(limits)
-        if pool is None or pool.owner != os.getpid():
-            pool = _pools[limits] = WorkerPool(limits)
-            atexit.register(_close_own, pool)
-        return pool
+        if limits not in _pools:
+            _pools[limits] = WorkerPool(limits)
+        return _pools[limits]
 
 
-def _close_own(pool: WorkerPool) -> None:
-    if pool.owner == os.getpid():
+@atexit.register
+def _close_pools() -> None:
+    for pool in _pools.values():
         pool.close()
+
+
+def _start_afresh() -> None:
+    """Let go of the parent's workers in a forked child: they end when nobody holds their sockets any more."""
+    global _pools_lock  # noqa: PLW0603
+    _pools_lock = threading.Lock()  # another thread may have held it
+    for pool in _pools.values():
+        for worker in pool.workers:
+            worker.connection.close()
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
