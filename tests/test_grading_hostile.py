@@ -320,8 +320,8 @@ UNITS = [
     "7", "x", "{", "}", "\\", " ", "$", "\n", "\t", "(", ",", ".", "-", "#", "*", "\0", "²", "\ud800", "\u0301", "答",
     r"\boxed{", r"\boxed", r"\boxed ", r"\boxed{}", r"\boxed{x}", r"\boxed\fbox{", r"\boxed {", "{}", r"\{", "answer",
     "answer is ", "answer: ", "Answer:\n", "#### ", "####\n", "A:", "A. ", "(A) ", "option A ", "the answer is A. ",
-    r"\(", r"\(x\)", "$x$", "<think>", "</think>", "<answer>", "</answer>", "1,", "1/", ". ", "? A", "aa ", "a b ", "**",
-    "- ", "> ", "\r\n", "\u2028",
+    r"\(", r"\(x\)", "$x$", "<think>", "</think>", "<answer>", "</answer>", "1,", "1/", ". ", "? A", "aa ", "a b ",
+    "**", "- ", "> ", "\r\n", "\u2028",
 ]  # fmt: skip
 MILLION = r"""
 import sys
