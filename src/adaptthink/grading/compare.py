@@ -173,6 +173,9 @@ def any_order_same(found: Sequence[str], gold: Sequence[str], leaf: Leaf) -> boo
             right.remove(part)
     if len(left) > MAX_PARTS:
         return False
+    certain = [[surely_same(other, part) for other in left] for part in right]
+    if any(same.count(False) == len(same) for same in (*certain, *zip(*certain, strict=True))):
+        return False  # one of them has no partner, whatever is undecided
     for part in right:
         outcomes = [(other, compare_formulas(other, part, leaf).same) for other in left]
         match = next((other for other, same in outcomes if same), None)

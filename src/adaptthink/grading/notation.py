@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_ANSWER = 1_000  # characters; no known gold comes near
-MAX_NESTING = 50  # brackets in brackets; `compare.py` follows them down one call after the other
+MAX_NESTING = 20  # brackets in brackets; `compare.py` follows them down one call after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ _NAME = re.compile(r"(^|,)[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?=(?=[^=<>,]*(?:,|$))"
 _EQUAL_TO = re.compile(r"^[^=<>,]*=(?=-?[\d.]+$|-?\\frac\{\d+\}\{\d+\}$|-?\d+/\d+$)")  # 1/2 = 0.5 ends with its value
 _ELEMENT_OF = re.compile(r"^[A-Za-z]\\in(?![A-Za-z])")
 _PLUS_INFINITY = re.compile(r"(?<![\w})])\+(?=\\infty)")
-_COMMAND_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])")  # the one place where a space means something
+_COMMAND_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])")  # the two places where a space means something:
+_LIST_SPACE = re.compile(r"(?<=\d,)\s+(?=\d{3}(?!\d))")  # 1, 100 are two numbers
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,'()./&-]*")
 
 # One name per unit. Two known units that differ make two answers differ; an unknown unit is ignored.
@@ -119,7 +120,7 @@ def read_answer(raw: str) -> Answer:
     """Bring `raw` into one notation; raises ValueError if it is empty, too long, unbalanced or nested too deeply."""
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER} characters")
-    text = plain_signs(raw).strip()
+    text = plain_signs(raw)
     if not balanced(text):
         raise ValueError("unbalanced braces")
     text = " ".join(_LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).split())  # the patterns below rely on it
@@ -205,7 +206,7 @@ def one_spelling(text: str) -> str:
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
-    text = _COMMAND_SPACE.sub("\\1\0", text)
+    text = _LIST_SPACE.sub("\0", _COMMAND_SPACE.sub("\\1\0", text))
     text = "".join(text.split()).replace("\0", " ")
     text = _PLUS_INFINITY.sub("", _ELEMENT_OF.sub("", _NAME.sub(r"\1", text)))
     text = _EQUAL_TO.sub("", text) if not re.search("[A-Za-z]", text.partition("=")[0].replace("frac", "")) else text
