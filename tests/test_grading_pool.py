@@ -36,7 +36,8 @@ import sympy
 LOG = Path(__file__).with_name("log")
 
 class LatexExtractionConfig:
-    pass
+    def __init__(self, **settings):
+        pass
 
 def parse(text, **settings):
     name = text.strip("$").partition("+")[0]
@@ -56,7 +57,7 @@ def parse(text, **settings):
         blocks.append(bytearray(2**20))
     if name == "deep":
         raise RecursionError(name)
-    return [sympy.Symbol(text)]
+    return [sympy.sin(sympy.Symbol(text))]
 
 def verify(gold, found, **settings):
     if "fail" in str(found):
@@ -178,6 +179,34 @@ def test_a_worker_that_cannot_start_is_bad_input(tmp_path, monkeypatch, capfd):
     with pytest.raises(UserError, match=r"did not start .* is math-verify installed"):
         grade("x+2", "x+1", limits=Limits(workers=1))
     assert "not there" in capfd.readouterr().err
+
+
+def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
+    limits = Limits(workers=1)
+    (worker,) = pools.pool_for(limits).workers
+    worker.process.kill()
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.ERROR
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
+
+
+def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
+    limits = Limits(workers=1)
+    pool = pools.pool_for(limits)
+    (worker,) = pool.workers
+    worker.wait_until_ready()
+    worker.process.kill()
+    worker.process.wait()
+
+    def refuse(*arguments, **settings):
+        raise OSError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pools.subprocess, "Popen", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="no more processes"):
+                grade("x+2", "x+1", limits=limits)
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
+    assert len(pool.workers) == 1
 
 
 def test_memory_never_passes_the_limit(stand_in):

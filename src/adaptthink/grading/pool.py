@@ -52,7 +52,7 @@ class Worker:
         mine, theirs = socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "adaptthink.grading.worker", str(theirs.fileno()), str(limits.memory_mb),
+                [sys.executable, "-P", "-m", "adaptthink.grading.worker", str(theirs.fileno()), str(limits.memory_mb),
                  str(limits.seconds)],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is the parent's affair, also before the worker can say so itself
@@ -63,16 +63,20 @@ class Worker:
         self.ready = False
 
     def wait_until_ready(self) -> None:
-        """Wait for the imports of a new worker to end; raises UserError if it cannot start."""
+        """Wait for the imports of a new worker to end.
+
+        Raises BreakdownError if it was killed meanwhile, UserError if it cannot start.
+        """
         if self.ready:
             return
         try:
             if self.connection.poll(START_SECONDS) and self.connection.recv_bytes() == b"ready":
                 self.ready = True
                 return
-        except (EOFError, OSError):
-            pass
-        self.kill()
+            self.process.kill()
+        except (EOFError, OSError):  # it ended by itself, or somebody ended it
+            if self.process.wait() < 0:
+                raise BreakdownError("the worker was killed while it started") from None
         raise UserError(
             "a worker for symbolic grading did not start (its own message stands above); "
             "is math-verify installed: pip install math-verify?"
@@ -117,14 +121,18 @@ class WorkerPool:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.workers: set[Worker] = set()
-        self.idle: queue.Queue[Worker] = queue.Queue()
+        self.idle: queue.Queue[Worker | None] = queue.Queue()  # None: the place of one that could not be started
         self.lock = threading.Lock()
         for _ in range(limits.workers):
             self.add()
 
     def add(self) -> None:
-        """Start one more worker, without waiting for it."""
-        worker = Worker(self.limits)
+        """Start one more worker, without waiting for it; its place stays if the system refuses."""
+        try:
+            worker = Worker(self.limits)
+        except OSError:
+            self.idle.put(None)
+            raise
         with self.lock:
             self.workers.add(worker)
         self.idle.put(worker)
@@ -132,8 +140,11 @@ class WorkerPool:
     def perform(self, *task: str) -> list[str]:
         """Carry out a task in the next idle worker; raises OverrunError or BreakdownError."""
         worker = self.idle.get()
-        while worker.ready and worker.process.poll() is not None:  # it died while idle: no fault of this task
-            self.replace(worker)
+        while worker is None or (worker.ready and worker.process.poll() is not None):  # died while idle: not our fault
+            if worker:
+                self.replace(worker)
+            else:
+                self.add()
             worker = self.idle.get()
         try:
             reply = worker.perform(list(task))
