@@ -1,0 +1,186 @@
+"""Rows of files, one at a time: JSON lines, a JSON array, CSV, Parquet. No file is held in memory whole.
+
+A row that cannot be read is a `BadRow` in its place among the others: whoever reads decides whether to stop there.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from adaptthink.errors import UserError
+
+CHUNK_BYTES = 1 << 18
+PARQUET_ROWS = 256  # read at a time
+CUT_OFF = 16  # a JSON fault this near the end of the text read so far may be a value that goes on
+
+
+class RowError(Exception):
+    """A row cannot be used; the message says why, without saying where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row holds, by column, and where it stands ("p.jsonl, line 3")."""
+
+    where: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        """As one line for a person."""
+        return f"{self.where}: {self.reason}"
+
+
+def read_rows(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the rows of a file; its ending decides how it is read (.csv, .parquet, .json, else JSON lines)."""
+    match path.suffix.lower():
+        case ".csv":
+            with path.open("rb") as file:
+                yield from csv_rows(file, str(path))
+        case ".parquet":
+            yield from parquet_rows(path)
+        case ".json" if starts_array(path):
+            yield from array_rows(path)
+        case _:
+            yield from line_rows(path)
+
+
+def starts_array(path: Path) -> bool:
+    """Say whether the first sign of a file is the bracket that opens a JSON array."""
+    with path.open("rb") as file:
+        return file.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def line_rows(path: Path) -> Iterator[Row | BadRow]:
+    """Yield one row per line that is not blank."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield parse_line(line, f"{path}, line {number}")
+
+
+def parse_line(line: bytes, where: str) -> Row | BadRow:
+    """Parse one JSON object."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return BadRow(where, f"not UTF-8 text ({error.reason} at byte {error.start} of the line)")
+    except json.JSONDecodeError as error:
+        return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
+    except RecursionError:
+        return BadRow(where, "not usable: JSON nested too deeply")
+    return object_row(value, where)
+
+
+def object_row(value: object, where: str) -> Row | BadRow:
+    """Accept JSON objects only."""
+    if not isinstance(value, dict):
+        return BadRow(where, f"expected a JSON object with 'prompt' and 'answer', found {type(value).__name__}")
+    return Row(where, value)
+
+
+def array_rows(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the elements of a JSON array, read piece by piece. After broken JSON nothing more can be found."""
+    decoder, number = json.JSONDecoder(), 0
+    with path.open("rb") as file:
+        text, ended = next_text(file, codecs.getincrementaldecoder("utf-8-sig")("replace"), CHUNK_BYTES)
+        more = codecs.getincrementaldecoder("utf-8")("replace")
+        text = text.lstrip()[1:].lstrip()
+        while True:
+            try:
+                if text.startswith("]") and number == 0:
+                    return
+                value, end = decoder.raw_decode(text)
+                rest = text[end:].lstrip()
+                if not rest and not ended:
+                    raise json.JSONDecodeError("cut off", text, len(text))
+                if rest[:1] not in (",", "]"):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+            except RecursionError:
+                yield BadRow(f"{path}, row {number + 1}", "not usable: JSON nested too deeply")
+                return
+            except json.JSONDecodeError as error:
+                cut_off = error.pos > len(text) - CUT_OFF or error.msg.startswith("Unterminated string")
+                if cut_off and not ended:
+                    piece, ended = next_text(file, more, max(CHUNK_BYTES, len(text)))
+                    text += piece
+                    continue
+                yield BadRow(f"{path}, row {number + 1}", f"not valid JSON: {error.msg}; the rows after it are lost")
+                return
+            number += 1
+            where = f"{path}, row {number}"
+            yield object_row(value, where) if "\ufffd" not in text[:end] else BadRow(where, "not UTF-8 text")
+            if rest.startswith("]"):
+                return
+            text = rest[1:].lstrip()
+
+
+def next_text(file: BinaryIO, decoder: codecs.IncrementalDecoder, size: int) -> tuple[str, bool]:
+    """Read about `size` bytes more; returns their text and whether the file has ended."""
+    piece = file.read(size)
+    return decoder.decode(piece, final=not piece), not piece
+
+
+def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of a CSV file below its first line, which names the columns unless `header` does.
+
+    A row that goes over several lines is named by its first one.
+    """
+    reader = csv.reader(csv_lines(file), strict=True)
+    first = 1
+    while True:
+        where = f"{name}, line {first}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BadRow(where, f"not valid CSV: {error}")
+            first = reader.line_num + 1
+            continue
+        first = reader.line_num + 1
+        if not cells:
+            continue
+        if header is None:
+            header = tuple(cells)
+        elif any("\udc80" <= sign <= "\udcff" for cell in cells if not cell.isascii() for sign in cell):
+            yield BadRow(where, "not UTF-8 text")
+        elif len(cells) != len(header):
+            yield BadRow(where, f"{len(cells)} cells where {len(header)} were expected")
+        else:
+            yield Row(where, dict(zip(header, cells, strict=True)))
+
+
+def csv_lines(lines: Iterable[bytes]) -> Iterator[str]:
+    """Decode lines; bytes that are not UTF-8 become lone surrogates, so that their row can be named."""
+    for number, line in enumerate(lines):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
+
+
+def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the rows of a Parquet file; raises UserError if it is none."""
+    import pyarrow as pa  # noqa: PLC0415  (takes a fifth of a second)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", values)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
