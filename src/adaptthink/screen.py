@@ -13,6 +13,8 @@ from rich.table import Table
 
 from adaptthink.evaluate import Evaluation
 from adaptthink.modes import Check
+from adaptthink.tasks import Problem
+from adaptthink.tasks.checks import Check as DataCheck
 
 console = Console(highlight=False)
 
@@ -90,3 +92,63 @@ def show_checks(title: str, checks: list[Check]) -> None:
     for check in checks:
         table.add_row("ok" if check.ok else "NO", check.name, check.value)
     console.print(table)
+
+
+def show_data_check(check: DataCheck) -> None:
+    """Print what `adaptthink data check` found."""
+    table = Table(title=check.name, box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    rows = {
+        "rows read": check.num_rows,
+        "problems kept": check.num_kept,
+        "repeats of an earlier prompt": check.num_repeats,
+        "of these with another answer": check.num_contradictions,
+        "golds that cannot be read": check.num_unreadable,
+        "rows that cannot be used": check.num_bad,
+    }
+    rows |= {f"level {level}": count for level, count in check.levels.items()}
+    rows |= {f"kind {kind}": count for kind, count in check.kinds.items()}
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    for heading, lines, total in (
+        ("rows that cannot be used", check.bad_rows, check.num_bad),
+        ("golds that cannot be read", check.unreadable, check.num_unreadable),
+    ):
+        if lines:
+            console.print(f"{heading} ({len(lines)} of {total:,})", style="bold")
+            console.print("\n".join(f"  {line}" for line in lines), markup=False, soft_wrap=True)
+    if check.leaks:
+        show_leaks(check)
+
+
+def show_leaks(check: DataCheck) -> None:
+    """Print which problems of a set stand in other sets, with the nearest pairs."""
+    table = Table(title=f"leaks of {check.name}", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("against")
+    for column in ("its prompts", "exact", "near", "given away"):
+        table.add_column(column, justify="right")
+    for leak in check.leaks:
+        table.add_row(leak.against, *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
+                      f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})")
+    console.print(table)
+    for leak in check.leaks:
+        for example in leak.examples:
+            console.print(f"{leak.against}, {example.share:.0%} in common", style="bold")
+            console.print(f"  {excerpt(example.prompt)}\n  {excerpt(example.other)}", markup=False, soft_wrap=True)
+
+
+def excerpt(text: str, length: int = 160) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def show_problem(problem: Problem, rendered: str) -> None:
+    """Print a problem as the model sees it, whole."""
+    level = "none" if problem.level is None else problem.level
+    console.rule(f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}", align="left", style="dim")
+    console.print(rendered, markup=False, soft_wrap=True, emoji=False)
+    console.print("gold: ", style="bold", end="")
+    console.print(problem.answer, markup=False, soft_wrap=True, emoji=False)
