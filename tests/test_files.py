@@ -68,9 +68,30 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
         (b'{"prompt": "a", "answer": ""}', NO_ANSWER),
         (b'{"prompt": "a", "answer": null}', NO_ANSWER),
         (b'{"prompt": "a", "answer": true}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": "2", "level": "hard"}', "'level' must be a whole number, found 'hard'"),
-        (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number, found 1.5"),
-        (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number, found True"),
+        (b'{"prompt": "a", "answer": "2", "level": [1]}', "'level' must be a whole number or a name, found [1]"),
+        (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number or a name, found 1.5"),
+        (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number or a name, found True"),
+        (
+            b'{"prompt": "a", "answer": "2", "kind": "essay"}',
+            "'kind' must be one of math, choice, reasoning_gym, found 'essay'",
+        ),
+        (
+            b'{"prompt": "a", "answer": "E", "choices": ["x", "y"]}',
+            "the answer 'E' is none of the letters A to B, nor an index from 0",
+        ),
+        (
+            b'{"prompt": "a", "answer": 2, "choices": ["x", "y"]}',
+            "the answer '2' is none of the letters A to B, nor an index from 0",
+        ),
+        (b'{"prompt": "a", "answer": "A", "choices": ["x"]}', "1 choices; a multiple-choice problem has 2 to 26"),
+        (b'{"prompt": "a", "answer": "A", "choices": "x"}', "'choices' must be a list, found 'x'"),
+        (b'{"prompt": "a", "answer": "A", "choices": [["x"]]}', "'choices' must be a list of texts, found [['x']]"),
+        (
+            b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": "2"}',
+            "'prompt' is a list; expected chat messages with one from the user and no answers",
+        ),
+        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT),
+        (b"[" * 100_000, "not usable: JSON nested too deeply"),
         (
             b'{"prompt": "\xe9t\xe9", "answer": "2"}',
             "not UTF-8 text (invalid continuation byte at byte 12 of the line)",
@@ -107,7 +128,9 @@ def test_missing_file(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(UserError) as caught:
         read_problems(path)
-    assert str(caught.value) == f"no problem file '{path}': give 'arithmetic' or the path of a JSONL file"
+    assert str(caught.value) == (
+        f"no problem file '{path}': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a set"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +139,9 @@ def test_missing_file(tmp_path, name):
 )
 def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_out):
     name = write_rows(tmp_path / "p.jsonl", count, levels)
-    train, other = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    chosen = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    train, other = chosen.problems, chosen.held_out
+    assert chosen.num_unreadable == 0
     assert len(other) == held_out
     assert not {problem.id for problem in train} & {problem.id for problem in other}
     everything = read_problems(tmp_path / "p.jsonl")
@@ -131,8 +156,8 @@ def test_held_out_problems_do_not_depend_on_order_or_seed(tmp_path):
     lines = (tmp_path / "p.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "p.jsonl").write_text("".join(reversed(lines)))
     again = training_problems(name, per_level=5, held_out_per_level=16, seed=9)
-    assert again[1] == first[1]
-    assert again[0] == first[0][::-1]
+    assert again.held_out == first.held_out
+    assert again.problems == first.problems[::-1]
 
 
 def test_too_few_problems_to_train_on(tmp_path):
@@ -144,13 +169,14 @@ def test_too_few_problems_to_train_on(tmp_path):
 
 def test_a_file_is_evaluated_whole(tmp_path):
     name = write_rows(tmp_path / "p.jsonl", 9)
-    assert evaluation_problems(name, per_level=2, seed=0) == read_problems(tmp_path / "p.jsonl")
+    assert evaluation_problems(name, per_level=2, seed=0).problems == read_problems(tmp_path / "p.jsonl")
 
 
 def test_arithmetic_sources_are_disjoint():
-    train, held_out = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
-    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0)
-    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story")
+    chosen = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
+    train, held_out = chosen.problems, chosen.held_out
+    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0).problems
+    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story").problems
     assert [len(part) for part in (train, held_out, evaluation, story)] == [100, 25, 100, 100]
     prompts = [{problem.prompt for problem in part} for part in (train, held_out, evaluation, story)]
     assert sum(len(part) for part in prompts) == len(set.union(*prompts)) == 325

@@ -18,7 +18,9 @@ from adaptthink.tasks.rows import BadRow
 from adaptthink.tasks.sources import Purpose, every_problem, reading_of
 
 
-def read_all(name: str, purpose: Purpose, config: PresampleConfig, instruction: str | None) -> Iterator[Problem | BadRow]:
+def read_all(
+    name: str, purpose: Purpose, config: PresampleConfig, instruction: str | None
+) -> Iterator[Problem | BadRow]:
     """Yield everything that a name stands for, with rows that cannot be used."""
     reading = replace(reading_of(config), instruction=instruction)
     return every_problem(name, purpose, per_level=config.problems_per_level, seed=config.seed, reading=reading)

@@ -130,8 +130,11 @@ def show_leaks(check: DataCheck) -> None:
     for column in ("its prompts", "exact", "near", "given away"):
         table.add_column(column, justify="right")
     for leak in check.leaks:
-        table.add_row(leak.against, *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
-                      f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})")
+        table.add_row(
+            leak.against,
+            *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
+            f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})",
+        )
     console.print(table)
     for leak in check.leaks:
         for example in leak.examples:

@@ -64,7 +64,7 @@ def parse_fields(text: str) -> Fields:
     return Fields(**given)
 
 
-def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:  # noqa: B008  (immutable)
+def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
     """Yield the problems of a file one by one, in its order and with repeats.
 
     Raises UserError for a file that is not there or holds nothing, and at its end if a mapped column never came.
@@ -96,7 +96,7 @@ def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | 
         )
 
 
-def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:  # noqa: B008  (immutable)
+def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:
     """Read every problem once; raises UserError that names the first row that cannot be used."""
     found: dict[str, Problem] = {}
     for problem in file_problems(path, mapping):
@@ -192,7 +192,7 @@ def kind_of(value: object) -> AnswerKind:
     """Return the kind of answer; MATH where nothing is said."""
     if value is None or value == "":
         return AnswerKind.MATH
-    if value not in tuple(AnswerKind):
+    if not isinstance(value, str) or value not in tuple(AnswerKind):
         raise RowError(f"'kind' must be one of {KINDS}, found {value!r}")
     return AnswerKind(value)
 

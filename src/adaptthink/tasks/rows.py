@@ -26,9 +26,10 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row holds, by column, and where it stands ("p.jsonl, line 3")."""
+    """What one row holds, by column, where it stands ("p.jsonl, line 3"), and the number in that."""
 
     where: str
+    number: int
     values: dict[str, Any]
 
 
@@ -69,10 +70,10 @@ def line_rows(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield parse_line(line, f"{path}, line {number}")
+                yield parse_line(line, f"{path}, line {number}", number)
 
 
-def parse_line(line: bytes, where: str) -> Row | BadRow:
+def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
     """Parse one JSON object."""
     try:
         value = json.loads(line.decode("utf-8-sig"))
@@ -82,14 +83,14 @@ def parse_line(line: bytes, where: str) -> Row | BadRow:
         return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
     except RecursionError:
         return BadRow(where, "not usable: JSON nested too deeply")
-    return object_row(value, where)
+    return object_row(value, where, number)
 
 
-def object_row(value: object, where: str) -> Row | BadRow:
+def object_row(value: object, where: str, number: int) -> Row | BadRow:
     """Accept JSON objects only."""
     if not isinstance(value, dict):
         return BadRow(where, f"expected a JSON object with 'prompt' and 'answer', found {type(value).__name__}")
-    return Row(where, value)
+    return Row(where, number, value)
 
 
 def array_rows(path: Path) -> Iterator[Row | BadRow]:
@@ -122,7 +123,7 @@ def array_rows(path: Path) -> Iterator[Row | BadRow]:
                 return
             number += 1
             where = f"{path}, row {number}"
-            yield object_row(value, where) if "\ufffd" not in text[:end] else BadRow(where, "not UTF-8 text")
+            yield object_row(value, where, number) if "\ufffd" not in text[:end] else BadRow(where, "not UTF-8 text")
             if rest.startswith("]"):
                 return
             text = rest[1:].lstrip()
@@ -140,18 +141,18 @@ def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None
     A row that goes over several lines is named by its first one.
     """
     reader = csv.reader(csv_lines(file), strict=True)
-    first = 1
+    next_line = 1
     while True:
-        where = f"{name}, line {first}"
+        line, where = next_line, f"{name}, line {next_line}"
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             yield BadRow(where, f"not valid CSV: {error}")
-            first = reader.line_num + 1
+            next_line = reader.line_num + 1
             continue
-        first = reader.line_num + 1
+        next_line = reader.line_num + 1
         if not cells:
             continue
         if header is None:
@@ -161,7 +162,7 @@ def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None
         elif len(cells) != len(header):
             yield BadRow(where, f"{len(cells)} cells where {len(header)} were expected")
         else:
-            yield Row(where, dict(zip(header, cells, strict=True)))
+            yield Row(where, line, dict(zip(header, cells, strict=True)))
 
 
 def csv_lines(lines: Iterable[bytes]) -> Iterator[str]:
@@ -181,6 +182,6 @@ def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"{path}, row {number}", values)
+                    yield Row(f"{path}, row {number}", number, values)
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None

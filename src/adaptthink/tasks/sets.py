@@ -14,7 +14,7 @@ A set is read from its original file in a local folder if that is there, else fr
 | deepscaler | agentica-org/DeepScaleR-Preview-Dataset | problem, answer, solution |
 | svamp | ChilleD/SVAMP | Body, Question, Equation, Answer, Type |
 
-Subject groups of MMLU: Hendrycks et al., "Measuring Massive Multitask Language Understanding", Table 2 and code.
+Subject groups of MMLU: Hendrycks et al., "Measuring Massive Multitask Language Understanding", appendix B.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ from adaptthink.tasks import Problem, make_problem
 from adaptthink.tasks.choices import choice_letter, choice_prompt
 from adaptthink.tasks.rows import BadRow, Row, RowError, csv_rows, read_rows
 
-GROUPS = {
+SUBJECTS = {
     "stem": (
         "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "
         "college_mathematics college_physics computer_security conceptual_physics electrical_engineering "
         "elementary_mathematics high_school_biology high_school_chemistry high_school_computer_science "
         "high_school_mathematics high_school_physics high_school_statistics machine_learning"
-    ).split(),
+    ),
     "humanities": (
         "formal_logic high_school_european_history high_school_us_history high_school_world_history "
         "international_law jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory "
         "professional_law world_religions"
-    ).split(),
+    ),
     "social_sciences": (
         "econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics "
         "high_school_microeconomics high_school_psychology human_sexuality professional_psychology "
         "public_relations security_studies sociology us_foreign_policy"
-    ).split(),
+    ),
     "other": (
         "business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing "
         "medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology"
-    ).split(),
+    ),
 }
+GROUPS = {group: tuple(subjects.split()) for group, subjects in SUBJECTS.items()}
 GROUP_OF = {subject: group for group, subjects in GROUPS.items() for subject in subjects}
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 AIME_PROBLEMS = 15  # of one exam
@@ -83,27 +84,27 @@ class Content:
 class NamedSet:
     """A set: its hub id, the configs to read one after the other, its splits, and how a row is read.
 
-    `read` takes a row's columns and its number from 1 within its file or config; it raises RowError.
+    `read` raises RowError. `filters` are levels or subjects of which one can be asked for alone.
     """
 
     hub_id: str
     splits: Mapping[str, Part]
-    read: Callable[[Mapping[str, Any], int], Content]
+    read: Callable[[Row], Content]
     configs: tuple[str | None, ...] = (None,)
     train: str | None = None
     evaluation: str | None = None
     filters: tuple[str, ...] = ()
 
 
-def value(row: Mapping[str, Any], *names: str) -> Any:
+def value(row: Row, *names: str) -> Any:
     """Return the first of `names` that a row has; raises RowError if it has none."""
     for name in names:
-        if name in row:
-            return row[name]
-    raise RowError(f"no field '{names[0]}'; fields here: {', '.join(row)}")
+        if name in row.values:
+            return row.values[name]
+    raise RowError(f"no field '{names[0]}'; fields here: {', '.join(row.values)}")
 
 
-def question(row: Mapping[str, Any], *names: str) -> str:
+def question(row: Row, *names: str) -> str:
     """Return the question of a row; raises RowError if it is empty."""
     text = value(row, *names)
     if not isinstance(text, str) or not text.strip():
@@ -135,42 +136,42 @@ def boxed_gold(solution: str) -> str:
     return ""
 
 
-def read_gsm8k(row: Mapping[str, Any], number: int) -> Content:
+def read_gsm8k(row: Row) -> Content:
     """Read a row of GSM8K; the gold stands after the last ####, without its thousands separators."""
     answer = str(value(row, "answer"))
     return Content(question(row, "question"), answer.rpartition("####")[2].strip().replace(",", ""))
 
 
-def read_math(row: Mapping[str, Any], number: int) -> Content:
+def read_math(row: Row) -> Content:
     """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" are no level."""
     level = re.search(r"[1-5]", str(value(row, "level", "difficulty")))
-    answer = gold(row["answer"]) if "answer" in row else boxed_gold(str(value(row, "solution")))
+    answer = gold(row.values["answer"]) if "answer" in row.values else boxed_gold(str(value(row, "solution")))
     return Content(question(row, "problem"), answer, int(level[0]) if level else None)
 
 
-def read_aime(row: Mapping[str, Any], number: int) -> Content:
+def read_aime(row: Row) -> Content:
     """Read a row of AIME; its level is its number in the exam: as written, from its url, or from the order.
 
     The original file writes 0 for number 15.
     """
-    from_url = re.search(r"Problem_(\d+)", str(row.get("url", "")))
-    at = int(row["problem_number"]) if "problem_number" in row else int(from_url[1]) if from_url else number
+    from_url = re.search(r"Problem_(\d+)", str(row.values.get("url", "")))
+    at = int(row.values.get("problem_number", int(from_url[1]) if from_url else row.number))
     return Content(question(row, "problem", "question"), gold(value(row, "answer")), (at - 1) % AIME_PROBLEMS + 1)
 
 
-def read_plain(row: Mapping[str, Any], number: int) -> Content:
+def read_plain(row: Row) -> Content:
     """Read a row that has a problem (or question) and an answer."""
     return Content(question(row, "problem", "question"), gold(value(row, "answer")))
 
 
-def read_svamp(row: Mapping[str, Any], number: int) -> Content:
+def read_svamp(row: Row) -> Content:
     """Read a row of SVAMP: a body and a question about it."""
     return Content(f"{question(row, 'Body')} {question(row, 'Question')}", gold(value(row, "Answer")))
 
 
-def read_mmlu(row: Mapping[str, Any], number: int) -> Content:
+def read_mmlu(row: Row) -> Content:
     """Read a row of MMLU; its level is the group that its subject belongs to."""
-    choices = [str(choice) for choice in (row["choices"] if "choices" in row else [value(row, c) for c in "ABCD"])]
+    choices = row.values["choices"] if "choices" in row.values else [value(row, letter) for letter in "ABCD"]
     subject = str(value(row, "subject"))
     prompt = choice_prompt(question(row, "question"), choices)
     letter = choice_letter(value(row, "answer"), len(choices))
@@ -251,13 +252,13 @@ def set_problems(name: str, split: str, *, only: str | None = None, data: Path |
     Raises UserError where neither the folder `data` nor the hub has the set.
     """
     named = SETS[name]
-    for row, number in set_rows(name, split, data):
+    for row in set_rows(name, split, data):
         if isinstance(row, BadRow):
             yield row
             continue
         try:
-            content = named.read(row.values, number)
-        except RowError as error:
+            content = named.read(row)
+        except (RowError, TypeError, ValueError) as error:  # the last two: a column of another type than expected
             yield BadRow(row.where, str(error))
             continue
         if only in (None, content.level, content.subject):
@@ -265,20 +266,17 @@ def set_problems(name: str, split: str, *, only: str | None = None, data: Path |
             yield make_problem(content.prompt, content.answer, level=content.level, source=source, kind=content.kind)
 
 
-def set_rows(name: str, split: str, data: Path | None) -> Iterator[tuple[Row | BadRow, int]]:
-    """Yield each row with its number within its file or config, from the local folder or else from the hub."""
+def set_rows(name: str, split: str, data: Path | None) -> Iterator[Row | BadRow]:
+    """Yield each row from the local folder or else from the hub."""
     if data is not None and not data.is_dir():
         raise UserError(f"no folder '{data}' for data: give the folder that holds local copies, or none to use the hub")
     paths = [data / file for file in SETS[name].splits[split].files] if data else []
     if paths and all(path.is_file() for path in paths):
         for path in paths:
-            rows = zip_rows(path, ZIP_FOLDERS[split]) if path.suffix == ".zip" else read_rows(path)
-            for number, row in enumerate(rows, start=1):
-                yield row, number
+            yield from zip_rows(path, ZIP_FOLDERS[split]) if path.suffix == ".zip" else read_rows(path)
     else:
         for config in SETS[name].configs:
-            for number, row in enumerate(hub_rows(name, config, split), start=1):
-                yield row, number
+            yield from hub_rows(name, config, split)
 
 
 def zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
@@ -292,9 +290,14 @@ def zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
                 subject = place.stem.removesuffix(f"_{folder}")
                 lines = io.BytesIO(archive.read(member))  # the largest holds 2 MB
                 for row in csv_rows(lines, f"{path}/{member}", header=MMLU_COLUMNS):
-                    yield row if isinstance(row, BadRow) else Row(row.where, {**row.values, "subject": subject})
+                    yield row if isinstance(row, BadRow) else with_subject(row, subject)
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: not a ZIP archive that can be read ({error}); fetch it again") from None
+
+
+def with_subject(row: Row, subject: str) -> Row:
+    """Add the subject, which only the file's name says."""
+    return Row(row.where, row.number, {**row.values, "subject": subject})
 
 
 def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
@@ -305,10 +308,11 @@ def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
     logging.set_verbosity_error()  # each retry would print a line
     named = SETS[name]
     part = named.splits[split]
+    place = ", ".join(filter(None, (named.hub_id, config, part.hub)))
     try:
         rows = datasets.load_dataset(named.hub_id, config, split=part.hub, streaming=True)
         for number, row in enumerate(rows, start=1):
-            yield Row(f"{named.hub_id}{f' ({config})' if config else ''}, {part.hub} row {number}", dict(row))
+            yield Row(f"{place}, row {number}", number, dict(row))
     except Exception as error:  # many libraries lie between here and the hub
         raise UserError(
             f"cannot read '{name}' from the hub ({named.hub_id}): {(str(error).strip().splitlines() or ['?'])[0]}; "

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -86,7 +86,7 @@ class Reading:
     """
 
     data: Path | None = None
-    fields: Fields = Fields()
+    fields: Fields = field(default_factory=Fields)
     instruction: str | None = None
     max_problems: int | None = None
 
@@ -114,7 +114,7 @@ def training_problems(
     per_level: int,
     held_out_per_level: int,
     seed: int,
-    reading: Reading = Reading(),  # noqa: B008  (immutable)
+    reading: Reading = Reading(),
 ) -> Chosen:
     """Return problems to train on, and held-out problems for looking at the mode choice.
 
@@ -147,7 +147,7 @@ def evaluation_problems(
     per_level: int,
     seed: int,
     kind: str = Kind.CHAIN,
-    reading: Reading = Reading(),  # noqa: B008  (immutable)
+    reading: Reading = Reading(),
 ) -> Chosen:
     """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only."""
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
@@ -227,7 +227,9 @@ def default_split(name: str, purpose: Purpose) -> str:
         case Purpose.AGAINST:
             split = named.evaluation or named.train
     if split is None:
-        others = [other for other, set_ in SETS.items() if (set_.train if purpose is Purpose.TRAINING else set_.evaluation)]
+        others = [
+            other for other, set_ in SETS.items() if (set_.train if purpose is Purpose.TRAINING else set_.evaluation)
+        ]
         raise UserError(
             f"'{name}' has no split for {purpose}; sets that have one: {', '.join(others)}; "
             f"or say '{name}:{next(iter(named.splits))}' to use it all the same"
@@ -320,9 +322,7 @@ def asked(problem: Problem, source: Source, reading: Reading) -> Problem:
     if not instruction:
         return problem
     prompt = f"{problem.prompt}\n{instruction}"
-    return make_problem(
-        prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind
-    )
+    return make_problem(prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind)
 
 
 def own_instruction(source: Source, kind: AnswerKind) -> str:
