@@ -1,5 +1,8 @@
 """Fixtures: a small random model with the embedded tokenizer, so that tests need no trained weights."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +31,14 @@ def random_model(tokenizer):
 @pytest.fixture
 def random_policy(tokenizer, random_model):
     return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder with local copies of the named sets: ADAPTTHINK_DATA, data/ here, or shared/data beside the repo."""
+    repo = Path(__file__).parents[1]
+    given = os.environ.get("ADAPTTHINK_DATA")
+    for folder in (Path(given) if given else None, repo / "data", repo.parent / "shared/data"):
+        if folder and (folder / "gsm8k_train.jsonl").is_file():
+            return folder
+    pytest.skip("no local copies of the problem sets: put them into data/ or name their folder in ADAPTTHINK_DATA")

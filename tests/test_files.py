@@ -1,13 +1,17 @@
 """Problems from files: every fault is one readable line that names the file and the line."""
 
 import json
+import tracemalloc
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind
 from adaptthink.tasks import Problem, arithmetic, problem_id
-from adaptthink.tasks.files import read_problems
-from adaptthink.tasks.sources import evaluation_problems, training_problems
+from adaptthink.tasks.files import Fields, parse_fields, read_problems
+from adaptthink.tasks.sources import Reading, evaluation_problems, training_problems
 
 GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -192,3 +196,147 @@ def test_too_many_arithmetic_problems_is_bad_input(monkeypatch):
         training_problems("arithmetic", per_level=1, held_out_per_level=8, seed=0)
     with pytest.raises(UserError, match=r"^only 7 there$"):
         evaluation_problems("arithmetic", per_level=8, seed=0)
+
+
+def test_mapping_reaches_into_nested_objects(tmp_path):
+    """The form of verl's Parquet files: chat messages as prompt, the gold inside another object."""
+    row = {
+        "prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1=?"}],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+        "extra_info": {"level": "3"},
+    }
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
+    mapping = parse_fields("answer=reward_model.ground_truth, level=extra_info.level")
+    (problem,) = read_problems(tmp_path / "p.parquet", mapping)
+    assert (problem.prompt, problem.answer, problem.level) == ("1+1=?", "2", 3)
+
+
+def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "x.y": "1", "x": {"y": "2"}}\n')
+    assert read_problems(tmp_path / "p.jsonl", Fields(answer="x.y"))[0].answer == "1"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "answer"),
+    [
+        ({"prompt": "a", "problem": "b", "answer": "1", "gold": "2"}, "a", "1"),
+        ({"problem": "b", "question": "c", "gold": 2}, "b", "2"),
+        ({"question": "c", "gold": "2"}, "c", "2"),
+    ],
+)
+def test_usual_names(tmp_path, row, prompt, answer):
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    (problem,) = read_problems(tmp_path / "p.jsonl")
+    assert (problem.prompt, problem.answer) == (prompt, answer)
+
+
+@pytest.mark.parametrize(
+    ("level", "read"), [(3, 3), (3.0, 3), ("3", 3), ("-2", -2), ("Level 5", "Level 5"), ("", None), (None, None)]
+)
+def test_levels(tmp_path, level, read):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "a", "answer": "1", "level": level}))
+    assert read_problems(tmp_path / "p.jsonl")[0].level == read
+
+
+def test_multiple_choice(tmp_path):
+    rows = [
+        {"prompt": "Which?", "choices": ["red", "blue", 3], "answer": answer, "kind": "math"} for answer in ("b", 2)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = read_problems(tmp_path / "p.jsonl")
+    assert [problem.answer for problem in problems] == ["B", "C"]
+    assert {problem.prompt for problem in problems} == {"Which?\nA. red\nB. blue\nC. 3"}
+    assert {problem.kind for problem in problems} == {AnswerKind.CHOICE}
+
+
+def test_multiple_choice_in_csv(tmp_path):
+    (tmp_path / "p.csv").write_text('question,options,answer\nWhich?,"[""x"", ""y""]",1\nHow many?,,7\n')
+    choice, plain = read_problems(tmp_path / "p.csv", Fields(choices="options"))
+    assert (choice.prompt, choice.answer, choice.kind) == ("Which?\nA. x\nB. y", "B", AnswerKind.CHOICE)
+    assert (plain.prompt, plain.answer, plain.kind) == ("How many?", "7", AnswerKind.MATH)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("", Fields()),
+        ("prompt=q", Fields(prompt="q")),
+        (" prompt = q , answer=a.b,level=l,kind=k,choices=c,", Fields("q", "a.b", "l", "k", "c")),
+    ],
+)
+def test_mappings(text, fields):
+    assert parse_fields(text) == fields
+
+
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "=q", "promt=q"])
+def test_bad_mappings(text):
+    with pytest.raises(UserError, match=f"^fields: '{text}' is no mapping; give pairs such as prompt=question"):
+        parse_fields(f"answer=a,{text}")
+
+
+def test_mapping_given_twice():
+    with pytest.raises(UserError, match="'prompt' is mapped twice, to 'a' and to 'b'"):
+        parse_fields("prompt=a,prompt=b")
+
+
+def test_mapped_column_that_a_row_does_not_have(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"q": "a", "answer": "1"}\n{"answer": "2", "x": 1}\n')
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / "p.jsonl", Fields(prompt="q"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.jsonl'}, line 2: no field 'q', which 'prompt' is mapped to; fields here: answer, x"
+    )
+
+
+@pytest.mark.parametrize("name", ["level", "kind", "choices"])
+def test_mapped_column_that_no_row_has(tmp_path, name):
+    """These may be missing from a row, so that a misspelt one would pass in silence."""
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": "2", "x": 1}\n')
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / "p.jsonl", parse_fields(f"{name}=dificulty"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.jsonl'}: no row has the field 'dificulty' that '{name}' is mapped to; "
+        "fields found: prompt, answer, x"
+    )
+
+
+def test_mapped_level_may_be_missing_from_some_rows(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": "2", "x": 4}\n')
+    assert [problem.level for problem in read_problems(tmp_path / "p.jsonl", Fields(level="x"))] == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.csv", "prompt,answer\n", "a first line that names the columns, with 'prompt' and 'answer'"),
+        ("p.json", "[]", "an array of objects with 'prompt' and 'answer'"),
+    ],
+)
+def test_other_files_without_problems(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: holds no problem; expected {expected}"
+
+
+def test_problems_of_a_file_are_in_memory_less_than_twice(tmp_path):
+    path = tmp_path / "p.jsonl"
+    with path.open("w") as file:
+        for n in range(20_000):
+            file.write(json.dumps({"prompt": f"{n} " + "x" * 360, "answer": str(n)}) + "\n")
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        chosen = training_problems(str(path), per_level=1, held_out_per_level=16, seed=0)
+        _, peak = tracemalloc.get_traced_memory()
+        assert len(chosen.problems) == 20_000 - 16
+        del chosen
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        few = evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=50))
+        _, peak_of_few = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(few.problems) == 50
+    assert size < peak < 2 * size
+    assert peak_of_few - before < size

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,11 @@ from adaptthink.errors import UserError
 
 CHUNK_BYTES = 1 << 18
 PARQUET_ROWS = 256  # read at a time
+TOO_DEEP = "not usable: JSON nested too deeply"
 CUT_OFF = 16  # a JSON fault this near the end of the text read so far may be a value that goes on
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class RowError(Exception):
@@ -62,7 +67,7 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
 def starts_array(path: Path) -> bool:
     """Say whether the first sign of a file is the bracket that opens a JSON array."""
     with path.open("rb") as file:
-        return file.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        return TextWindow(file).skip("[")
 
 
 def line_rows(path: Path) -> Iterator[Row | BadRow]:
@@ -82,7 +87,7 @@ def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
     except json.JSONDecodeError as error:
         return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
     except RecursionError:
-        return BadRow(where, "not usable: JSON nested too deeply")
+        return BadRow(where, TOO_DEEP)
     return object_row(value, where, number)
 
 
@@ -95,44 +100,75 @@ def object_row(value: object, where: str, number: int) -> Row | BadRow:
 
 def array_rows(path: Path) -> Iterator[Row | BadRow]:
     """Yield the elements of a JSON array, read piece by piece. After broken JSON nothing more can be found."""
-    decoder, number = json.JSONDecoder(), 0
+    number = 0
     with path.open("rb") as file:
-        text, ended = next_text(file, codecs.getincrementaldecoder("utf-8-sig")("replace"), CHUNK_BYTES)
-        more = codecs.getincrementaldecoder("utf-8")("replace")
-        text = text.lstrip()[1:].lstrip()
-        while True:
-            try:
-                if text.startswith("]") and number == 0:
-                    return
-                value, end = decoder.raw_decode(text)
-                rest = text[end:].lstrip()
-                if not rest and not ended:
-                    raise json.JSONDecodeError("cut off", text, len(text))
-                if rest[:1] not in (",", "]"):
-                    raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
-            except RecursionError:
-                yield BadRow(f"{path}, row {number + 1}", "not usable: JSON nested too deeply")
-                return
-            except json.JSONDecodeError as error:
-                cut_off = error.pos > len(text) - CUT_OFF or error.msg.startswith("Unterminated string")
-                if cut_off and not ended:
-                    piece, ended = next_text(file, more, max(CHUNK_BYTES, len(text)))
-                    text += piece
-                    continue
-                yield BadRow(f"{path}, row {number + 1}", f"not valid JSON: {error.msg}; the rows after it are lost")
-                return
+        window = TextWindow(file)
+        window.skip("[")
+        while not window.skip("]" if number == 0 else ""):
             number += 1
             where = f"{path}, row {number}"
-            yield object_row(value, where, number) if "\ufffd" not in text[:end] else BadRow(where, "not UTF-8 text")
-            if rest.startswith("]"):
+            try:
+                value, broken = window.next_value()
+                goes_on = window.skip(",")
+                if not goes_on and not window.skip("]"):
+                    raise json.JSONDecodeError("Expecting ',' delimiter", "", 0)
+            except RecursionError:
+                yield BadRow(where, TOO_DEEP)
                 return
-            text = rest[1:].lstrip()
+            except json.JSONDecodeError as error:
+                yield BadRow(where, f"not valid JSON: {error.msg}; the rows after it are lost")
+                return
+            yield BadRow(where, "not UTF-8 text") if broken else object_row(value, where, number)
+            if not goes_on:
+                return
 
 
-def next_text(file: BinaryIO, decoder: codecs.IncrementalDecoder, size: int) -> tuple[str, bool]:
-    """Read about `size` bytes more; returns their text and whether the file has ended."""
-    piece = file.read(size)
-    return decoder.decode(piece, final=not piece), not piece
+class TextWindow:
+    """The part of a JSON text that is being read: forgets what lies behind, reads on where a value is cut off."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self.json = json.JSONDecoder()
+        self.text, self.position, self.ended = "", 0, False
+
+    def read_on(self) -> None:
+        """Read as much again as is held already, so that a long value is not tried too often."""
+        piece = self.file.read(max(CHUNK_BYTES, len(self.text) - self.position))
+        self.ended = not piece
+        self.text = self.text[self.position :] + self.decoder.decode(piece, final=self.ended)
+        self.position = 0
+
+    def skip(self, sign: str) -> bool:
+        """Go over white space and then over `sign` if it is next; returns whether it was."""
+        while True:
+            space = _SPACE.match(self.text, self.position)
+            self.position = space.end() if space else self.position
+            if self.position < len(self.text) or self.ended:
+                break
+            self.read_on()
+        found = bool(sign) and self.text.startswith(sign, self.position)
+        self.position += found
+        return found
+
+    def next_value(self) -> tuple[object, bool]:
+        """Return the value that begins here, and whether it holds bytes that are not UTF-8.
+
+        Raises json.JSONDecodeError, at once where reading on could not mend it.
+        """
+        while True:
+            try:
+                value, end = self.json.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                may_go_on = error.pos > len(self.text) - CUT_OFF or error.msg.startswith("Unterminated string")
+                if self.ended or not may_go_on:
+                    raise
+            else:
+                if end < len(self.text) or self.ended:  # a number may go on
+                    broken = _NOT_UTF8.search(self.text, self.position, end) is not None
+                    self.position = end
+                    return value, broken
+            self.read_on()
 
 
 def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
@@ -157,7 +193,7 @@ def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None
             continue
         if header is None:
             header = tuple(cells)
-        elif any("\udc80" <= sign <= "\udcff" for cell in cells if not cell.isascii() for sign in cell):
+        elif any(map(_NOT_UTF8.search, cells)):
             yield BadRow(where, "not UTF-8 text")
         elif len(cells) != len(header):
             yield BadRow(where, f"{len(cells)} cells where {len(header)} were expected")
