@@ -14,7 +14,8 @@ A set is read from its original file in a local folder if that is there, else fr
 | deepscaler | agentica-org/DeepScaleR-Preview-Dataset | problem, answer, solution |
 | svamp | ChilleD/SVAMP | Body, Question, Equation, Answer, Type |
 
-Subject groups of MMLU: Hendrycks et al., "Measuring Massive Multitask Language Understanding", appendix B.
+Subject groups of MMLU: Hendrycks et al. 2021 (arXiv 2009.03300), as in their evaluation code, where anatomy counts
+as health and so among `other`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from adaptthink.tasks.rows import BadRow, Row, RowError, csv_rows, read_rows
 
 SUBJECTS = {
     "stem": (
-        "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "
+        "abstract_algebra astronomy college_biology college_chemistry college_computer_science "
         "college_mathematics college_physics computer_security conceptual_physics electrical_engineering "
         "elementary_mathematics high_school_biology high_school_chemistry high_school_computer_science "
         "high_school_mathematics high_school_physics high_school_statistics machine_learning"
@@ -51,7 +52,7 @@ SUBJECTS = {
         "public_relations security_studies sociology us_foreign_policy"
     ),
     "other": (
-        "business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing "
+        "anatomy business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing "
         "medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology"
     ),
 }
@@ -122,7 +123,7 @@ def gold(answer: object) -> str:
 
 def boxed_gold(solution: str) -> str:
     r"""Return what the last ``\boxed`` or ``\fbox`` of a worked solution holds; empty if it has none."""
-    starts = [match.end() for match in re.finditer(r"\\f?boxed?(?![a-z])", solution)]
+    starts = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)(?![a-z])", solution)]
     if not starts:
         return ""
     rest = solution[starts[-1] :].lstrip()
