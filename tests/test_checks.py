@@ -57,10 +57,10 @@ def test_counts_do_not_depend_on_batches(monkeypatch, batch):
         (LONG.upper().replace(" ", "\n "), 1, True),
         (LONG.replace(" so", ", so:"), 1, False),  # other signs, the same words
         ("Please help me. " + LONG + " Explain.", 1, False),
-        (" ".join(LONG.split()[:11]), 1, False),  # its beginning
-        (LONG.replace("hens", "geese"), 11 / 15, False),  # 22 words are 15 runs of 8; four hold the third word
+        (" ".join(LONG.split()[:14]), 1, False),  # its beginning
+        (LONG.replace("hens", "geese"), 11 / 16, False),  # 23 words are 16 runs of 8; five hold the fifth word
         ("A farmer has twelve hens.", None, False),  # shorter than a run, and not the whole
-        ("How many eggs are there in a week?", None, False),
+        ("How many eggs are there in a week?", None, False),  # one run, which it shares: too little to say
         (
             "Find the sum of all whole numbers below one hundred that seven divides, and give it as a number.",
             None,
@@ -116,7 +116,7 @@ def prompts_of(name, data_folder):
     [
         ("gsm8k:train", "gsm8k:test", 0, 2),
         ("gsm8k:train", "svamp:test", 0, 0),
-        ("math", "math500", 0, 49),
+        ("math", "math500", 0, 48),
         ("math", "amc23", 0, 0),
     ],
 )
@@ -142,7 +142,7 @@ def changed(prompt, way, rng):
 
 
 @pytest.mark.parametrize(
-    ("way", "found"), [("signs", 0.99), ("framed", 0.9), ("one word in twenty", 0.8), ("first two thirds", 0.85)]
+    ("way", "found"), [("signs", 0.99), ("framed", 0.99), ("one word in twenty", 0.7), ("first two thirds", 0.95)]
 )
 def test_planted_leaks_are_found(data_folder, way, found):
     """300 problems of GSM8K's test split, each changed; what is found must be the very problem."""

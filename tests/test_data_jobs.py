@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from adaptthink import cli
+from adaptthink import cli, jobs
+from adaptthink.config import EvaluateConfig, TrainConfig
 from adaptthink.screen import excerpt
 
 
@@ -124,14 +125,16 @@ def test_bad_input(run, args, message):
     assert err.startswith(f"adaptthink: {message}")
 
 
-def test_training_says_what_it_skips(run, folder):
+def test_jobs_say_what_they_skip(capsys, folder):
     rows = [{"problem": f"{n}?", "answer": None if n == 3 else str(n), "difficulty": 1} for n in range(12)]
     (folder / "math_train_answers.json").write_text(json.dumps(rows))
-    flags = "--data . --problems math --max-think-tokens 4 --reference-samples 1 --output r.jsonl"
-    status, out, _ = run("presample", *flags.split())
-    assert status == 0
-    assert "1 problems skipped: their gold cannot be read" in out
-    assert len((folder / "r.jsonl").read_text().splitlines()) >= 10
+    problems, held_out = jobs.load_training_problems(TrainConfig(problems="math", data=folder))
+    assert (len(problems), len(held_out)) == (10, 1)
+    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    assert len(jobs.load_evaluation_problems(EvaluateConfig(problems="math:train", data=folder))) == 11
+    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    jobs.load_evaluation_problems(EvaluateConfig(problems="gsm8k", data=folder))
+    assert capsys.readouterr().out == ""
 
 
 def test_excerpt():

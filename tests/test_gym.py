@@ -34,15 +34,22 @@ def test_problems_of_a_family():
 
 
 def test_levels_are_those_of_the_curriculum():
-    """Level i sets every attribute to its i-th level, capped at its highest."""
-    configs = gym.level_configs("caesar_cipher")
-    curriculum = reasoning_gym.factory.create_curriculum("caesar_cipher")
-    words = curriculum.attributes["words"].levels
-    assert [(config["min_words"], config["max_words"]) for config in configs.values()] == [
-        (words[0], words[0]),
-        (words[0], words[1]),
-    ]
-    assert list(configs) == [1, 2]  # the library refuses the settings of its own levels 3 and 4
+    """Level i sets every attribute to its i-th level; ranges begin at the lowest."""
+    attributes = reasoning_gym.factory.create_curriculum("chain_sum").attributes
+    terms, digits = attributes["num_terms"].levels, attributes["num_digits"].levels
+    configs = gym.level_configs("chain_sum")
+    assert list(configs) == [1, 2, 3, 4, 5]  # of eleven
+    for level, config in configs.items():
+        assert (config["min_terms"], config["max_terms"]) == (terms[0], terms[level - 1])
+        assert (config["min_digits"], config["max_digits"]) == (digits[0], digits[level - 1])
+
+
+def test_curriculum_with_fewer_levels():
+    assert list(gym.level_configs("gcd")) == [1, 2, 3, 4]
+    assert list(gym.level_configs("caesar_cipher")) == [
+        1,
+        2,
+    ]  # the library refuses the settings of its third and fourth
 
 
 def test_family_without_a_curriculum():
@@ -58,10 +65,10 @@ def test_same_seed_same_problems():
 
 def test_splits_are_disjoint():
     prompts = [
-        {problem.prompt for problem in draw("leg_counting", 20, split=split)}
+        {problem.prompt for problem in draw("leg_counting", 5, split=split)}
         for split in (Split.TRAIN, Split.HELD_OUT, Split.EVALUATION)
     ]
-    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 300
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 75
     assert {gym.split_of(prompt) for prompt in prompts[1]} == {Split.HELD_OUT}
 
 

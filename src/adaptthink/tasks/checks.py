@@ -3,8 +3,8 @@
 Two problems leak into each other if their prompts are the same after folding case and white space (*exact*), or if
 their words overlap (*near*): of the runs of `WORDS` words in one prompt and in the other, at least `NEAR_SHARE` of
 the shorter list stands in the longer one too. Runs that more than `COMMON` problems of the indexed set share are
-boilerplate and do not count. A prompt without any run left has near duplicates only where all its words agree.
-docs/problems.md has the figures behind the three numbers.
+boilerplate and do not count. A prompt with fewer than `MIN_RUNS` runs has near duplicates only where all words agree.
+docs/problems.md has the figures behind these numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from adaptthink.tasks.rows import BadRow
 WORDS = 8
 NEAR_SHARE = 0.5
 COMMON = 10
+MIN_RUNS = 5
 BATCH = 10_000
 SHOWN = 5  # bad rows and unreadable golds that are named
 EXAMPLES = 2  # of each leak, nearest first
@@ -143,7 +144,9 @@ def nearest(index: Index, prompt: str) -> Match | None:
     for run in mine & index.others_with.keys():
         shared.update(index.others_with[run])
     matches = [
-        Match(number, count / min(len(mine), index.num_runs[number]), exact=False) for number, count in shared.items()
+        Match(number, count / fewer, exact=False)
+        for number, count in shared.items()
+        if (fewer := min(len(mine), index.num_runs[number])) >= MIN_RUNS
     ]
     best = max(matches, key=lambda match: match.share, default=None)
     return best if best and best.share >= NEAR_SHARE else None

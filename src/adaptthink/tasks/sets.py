@@ -139,8 +139,8 @@ def boxed_gold(solution: str) -> str:
 
 def read_gsm8k(row: Row) -> Content:
     """Read a row of GSM8K; the gold stands after the last ####, without its thousands separators."""
-    answer = str(value(row, "answer"))
-    return Content(question(row, "question"), answer.rpartition("####")[2].strip().replace(",", ""))
+    _, mark, answer = str(value(row, "answer")).rpartition("####")
+    return Content(question(row, "question"), answer.strip().replace(",", "") if mark else "")
 
 
 def read_math(row: Row) -> Content:
