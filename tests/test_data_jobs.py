@@ -10,6 +10,8 @@ from adaptthink import cli, jobs
 from adaptthink.config import EvaluateConfig, TrainConfig
 from adaptthink.screen import excerpt
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
+
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
@@ -82,10 +84,14 @@ def test_show(run, folder, mode, ending):
 
 def test_show_prints_a_long_prompt_whole(run, folder):
     prompt = "[bold]count " + " ".join(str(n) for n in range(5000)) + " :smile:"
-    (folder / "p.jsonl").write_text(json.dumps({"prompt": prompt, "answer": "1"}))
-    _, out, _ = run("data", "show", "p.jsonl")
+    (folder / "[p].jsonl").write_text(json.dumps({"prompt": prompt, "answer": "1", "level": "[red]"}))
+    _, out, _ = run("data", "show", "[p].jsonl")
+    assert "[p].jsonl  level [red]  kind math" in out
     assert " ".join(str(n) for n in range(5000)) in out
     assert ":smile:" in out
+    _, out, _ = run("data", "check", "[p].jsonl", "--against", "[p].jsonl")
+    assert out.count("[p].jsonl") == 3
+    assert "level [red]" in out
 
 
 def test_show_without_instruction(run):

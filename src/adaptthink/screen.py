@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -96,7 +97,8 @@ def show_checks(title: str, checks: list[Check]) -> None:
 
 def show_data_check(check: DataCheck) -> None:
     """Print what `adaptthink data check` found."""
-    table = Table(title=check.name, box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    console.print(escape(check.name), style="bold", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     rows = {
@@ -110,7 +112,7 @@ def show_data_check(check: DataCheck) -> None:
     rows |= {f"level {level}": count for level, count in check.levels.items()}
     rows |= {f"kind {kind}": count for kind, count in check.kinds.items()}
     for name, count in rows.items():
-        table.add_row(name, f"{count:,}")
+        table.add_row(escape(name), f"{count:,}")
     console.print(table)
     for heading, lines, total in (
         ("rows that cannot be used", check.bad_rows, check.num_bad),
@@ -125,20 +127,20 @@ def show_data_check(check: DataCheck) -> None:
 
 def show_leaks(check: DataCheck) -> None:
     """Print which problems of a set stand in other sets, with the nearest pairs."""
-    table = Table(title=f"leaks of {check.name}", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("against")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("leaks into", overflow="fold")
     for column in ("its prompts", "exact", "near", "given away"):
         table.add_column(column, justify="right")
     for leak in check.leaks:
         table.add_row(
-            leak.against,
+            escape(leak.against),
             *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
             f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})",
         )
     console.print(table)
     for leak in check.leaks:
         for example in leak.examples:
-            console.print(f"{leak.against}, {example.share:.0%} in common", style="bold")
+            console.print(escape(f"{leak.against}, {example.share:.0%} in common"), style="bold", soft_wrap=True)
             console.print(f"  {excerpt(example.prompt)}\n  {excerpt(example.other)}", markup=False, soft_wrap=True)
 
 
@@ -151,7 +153,8 @@ def excerpt(text: str, length: int = 160) -> str:
 def show_problem(problem: Problem, rendered: str) -> None:
     """Print a problem as the model sees it, whole."""
     level = "none" if problem.level is None else problem.level
-    console.rule(f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}", align="left", style="dim")
+    heading = f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}"
+    console.print(escape(heading), style="bold", soft_wrap=True)
     console.print(rendered, markup=False, soft_wrap=True, emoji=False)
     console.print("gold: ", style="bold", end="")
     console.print(problem.answer, markup=False, soft_wrap=True, emoji=False)
