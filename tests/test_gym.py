@@ -44,6 +44,11 @@ def test_levels_are_those_of_the_curriculum():
         assert (config["min_digits"], config["max_digits"]) == (digits[0], digits[level - 1])
 
 
+def test_family_whose_settings_are_not_checked():
+    """Two families have settings without a `validate`."""
+    assert list(gym.level_configs("power_function")) == [1, 2, 3, 4, 5]
+
+
 def test_curriculum_with_fewer_levels():
     assert list(gym.level_configs("gcd")) == [1, 2, 3, 4]
     assert list(gym.level_configs("caesar_cipher")) == [
