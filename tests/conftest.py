@@ -35,10 +35,10 @@ def random_policy(tokenizer, random_model):
 
 @pytest.fixture(scope="session")
 def data_folder():
-    """The folder with local copies of the named sets: ADAPTTHINK_DATA, data/ here, or shared/data beside the repo."""
-    repo = Path(__file__).parents[1]
-    given = os.environ.get("ADAPTTHINK_DATA")
-    for folder in (Path(given) if given else None, repo / "data", repo.parent / "shared/data"):
-        if folder and (folder / "gsm8k_train.jsonl").is_file():
-            return folder
-    pytest.skip("no local copies of the problem sets: put them into data/ or name their folder in ADAPTTHINK_DATA")
+    """Local copies of public problem sets: ADAPTTHINK_DATA, else data/ in or ../shared/data beside the project."""
+    root = Path(__file__).parents[1]
+    places = [Path(os.environ.get("ADAPTTHINK_DATA", root / "data")), root / "data", root.parent / "shared/data"]
+    found = next((place for place in places if (place / "gsm8k_test.jsonl").is_file()), None)
+    return found or pytest.skip(
+        "no local problem sets: set ADAPTTHINK_DATA to a folder with gsm8k_test.jsonl and others"
+    )

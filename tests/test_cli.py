@@ -192,7 +192,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, doctor, report, data.",
+            "Available commands: demo, train, presample, evaluate, doctor, grade, report, data.",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),

@@ -37,9 +37,11 @@ def test_summary_by_hand():
             rollout(2, 60),
         ]
     )
-    assert evaluation.levels["1"] == Scores(0.5, 15.0, 0.5, 0.0, 2)
-    assert evaluation.levels["2"] == Scores(pytest.approx(2 / 3), 50.0, 0.0, pytest.approx(1 / 3), 3)
-    assert evaluation.overall == Scores(0.6, 36.0, 0.2, 0.2, 5)
+    assert evaluation.levels["1"] == Scores(0.5, 15.0, 0.5, 0.0, 2, {"correct": 1, "wrong": 1})
+    assert evaluation.levels["2"] == Scores(
+        pytest.approx(2 / 3), 50.0, 0.0, pytest.approx(1 / 3), 3, {"correct": 2, "truncated": 1}
+    )
+    assert evaluation.overall == Scores(0.6, 36.0, 0.2, 0.2, 5, {"correct": 3, "wrong": 1, "truncated": 1})
 
 
 def test_problems_without_levels_form_one_group():
@@ -47,13 +49,26 @@ def test_problems_without_levels_form_one_group():
 
 
 def test_nothing_to_summarise_is_an_error():
-    with pytest.raises(ValueError, match="no responses"):
-        summarise([])
+    for rollouts in ([], [rollout(1, 3, Verdict.GOLD_UNPARSABLE)]):
+        with pytest.raises(ValueError, match="no graded responses"):
+            summarise(rollouts)
+
+
+def test_responses_that_cannot_be_graded_are_counted_and_left_out():
+    evaluation = summarise([rollout(1, 10), rollout(1, 90, Verdict.GOLD_UNPARSABLE), rollout(2, 90, Verdict.TIMEOUT)])
+    assert evaluation.ungradable == 1
+    assert evaluation.levels["1"] == Scores(1.0, 10.0, 0.0, 0.0, 1, {"correct": 1})
+    assert evaluation.overall.accuracy == 0.5
+
+
+def test_levels_are_in_order_of_their_numbers_and_names_come_last():
+    levels = summarise([rollout(level, 1) for level in ("stem", 10, 2, None, 1)]).levels
+    assert list(levels) == ["1", "2", "10", "all", "stem"]
 
 
 def test_deltas_are_means_over_levels_as_in_the_paper():
     def evaluation(*rows):
-        levels = {str(level): Scores(accuracy, tokens, 0, 0, 1) for level, (accuracy, tokens) in enumerate(rows, 1)}
+        levels = {str(level): Scores(accuracy, tokens, 0, 0, 1, {}) for level, (accuracy, tokens) in enumerate(rows, 1)}
         return Evaluation(levels, levels["1"])
 
     old = evaluation((0.790, 978), (0.806, 4887), (0.294, 12073))

@@ -8,7 +8,7 @@ import pytest
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading import gym as grading_gym
-from adaptthink.grading.gym import family_scorer, gold_json, score_entry
+from adaptthink.grading.gym import family_scorer, gold_json, gold_scores, score_entry
 from adaptthink.tasks import gym
 from adaptthink.tasks.arithmetic import Split
 from adaptthink.tasks.sources import BOXED, evaluation_problems, training_problems
@@ -95,6 +95,7 @@ def test_golds_survive_json(family):
         gold = json.loads(problem.answer)
         assert "question" not in gold
         assert score_entry(gold["answer"], problem.answer) == 1
+        assert gold_scores(problem.answer)
         assert score_entry("certainly not this", problem.answer) < 1
 
 
@@ -103,6 +104,11 @@ def test_scorer_is_the_familys_own():
     problem = draw("countdown", per_level=1)[0]
     gold = json.loads(problem.answer)
     assert score_entry(f"({gold['answer']})", problem.answer) == 1
+
+
+def test_gold_that_does_not_score():
+    entry = reasoning_gym.create_dataset("rush_hour", seed=1, size=1)[0]
+    assert not gold_scores(gold_json(entry))
 
 
 @pytest.mark.parametrize("gold", ["[]", "{}", '{"answer": "1", "metadata": 3}'])

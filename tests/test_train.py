@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adaptthink.config import TrainConfig, check
+from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models import Policy, eos_ids
 from adaptthink.models.make_tiny import make_model
@@ -19,6 +20,7 @@ from adaptthink.tasks import make_problem
 from adaptthink.tasks.arithmetic import Split, problems
 from adaptthink.train import (
     batch_loss,
+    check_grading,
     learning_rate,
     problems_of_step,
     rollout_metrics,
@@ -140,6 +142,22 @@ def test_step_advantages_by_hand():
     assert step_advantages(rollouts, reference, 0.05).tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
 
 
+def test_a_rollout_that_cannot_be_graded_has_no_advantage():
+    rollouts = [rollout([1], [0.0], verdict=Verdict.GOLD_UNPARSABLE), rollout([1], [0.0])]
+    reference = {
+        PROBLEM.id: Reference(PROBLEM.id, (Verdict.GOLD_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
+    }
+    assert step_advantages(rollouts, reference, 0.05).tolist() == [0.0, 0.5]
+    assert step_advantages(rollouts[:1], reference, 0.05).tolist() == [0.0]
+
+
+def test_training_stops_when_grading_fails_too_often():
+    recent = [[Verdict.CORRECT] * 17 + [Verdict.TIMEOUT], [Verdict.ERROR, Verdict.WRONG]]
+    check_grading(recent, 0.1, 7)
+    with pytest.raises(UserError, match=r"step 7: grading timed out or failed on 10\.0% of the last responses"):
+        check_grading(recent, 0.09, 7)
+
+
 def test_rollout_metrics_by_hand():
     rollouts = [rollout([1, 2], [0, 0]), rollout([1, 2, 3, 4], [0] * 4, verdict=Verdict.TRUNCATED)]
     metrics = rollout_metrics(rollouts, torch.tensor([0.0, -1.0]))
@@ -148,6 +166,8 @@ def test_rollout_metrics_by_hand():
     assert metrics["truncated_share_think"] == 0.5
     assert metrics["reward_no_think"] is None
     assert metrics["zero_advantage_share"] == 0.5
+    shares = {str(verdict): metrics[f"verdict_share_{verdict}"] for verdict in Verdict}
+    assert shares == dict.fromkeys(map(str, Verdict), 0.0) | {"correct": 0.5, "truncated": 0.5}
     assert metrics["response_tokens"] == 6
 
 

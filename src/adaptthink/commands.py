@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -123,6 +124,36 @@ def doctor(
     from adaptthink.jobs import doctor_job
 
     write_result(json, doctor_job(model, think_opener))
+
+
+def grade(
+    file: Annotated[
+        Path, Parameter(help="JSONL: response, gold and, if not math, kind (choice); finished: false if it was cut.")
+    ],
+    /,
+    *,
+    json: Annotated[
+        Path | None,
+        Parameter(
+            help="Write one line for each line: verdict, extracted, rule.", validator=validators.Path(dir_okay=False)
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, Parameter(help="Stop the comparison of one answer after so long.", validator=validators.Number(gt=0))
+    ] = 2.0,
+) -> None:
+    """Grade recorded responses: a verdict for each, what was extracted, and which rule decided."""
+    from adaptthink.grading import Limits
+    from adaptthink.grading.lines import grade_file
+    from adaptthink.screen import console, counter, show_tally
+
+    with counter("graded") as advance:
+        tally = grade_file(file, json, Limits(seconds), advance)
+    show_tally(tally)
+    for fault in tally.bad_lines:
+        print(f"{file}, {fault}", file=sys.stderr)
+    if json:
+        console.print(f"verdicts in {json}")
 
 
 def report(

@@ -55,6 +55,12 @@ class PolicyConfig(Config):
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
     max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
+    boxed_only: bool = Field(
+        True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
+    )
+    grading_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
+    )
     seed: int = Field(0, description="Seed of everything random.")
 
 
@@ -96,6 +102,9 @@ class TrainConfig(PresampleConfig):
     probe_every: Positive = Field(5, description="Steps between two looks at the mode choice on held-out problems.")
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
     checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
+    max_failed_grades: Share = Field(
+        0.05, description="Stop if grading timed out or failed on more than this share of the last steps' responses."
+    )
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Scores:
     no_think_share: float
     truncated_share: float
     n: int
+    verdicts: dict[str, int]  # how many responses got each verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Evaluation:
 
     levels: dict[str, Scores]
     overall: Scores
+    ungradable: int = 0  # responses to problems whose gold cannot be read; they count nowhere else
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries."""
@@ -65,15 +68,22 @@ def answer(
 
 
 def summarise(rollouts: Iterable[Rollout]) -> Evaluation:
-    """Score responses by level and over all; raises ValueError for none."""
+    """Score responses by level and over all; raises ValueError for none that could be graded."""
+    everything = list(rollouts)
+    gradable = [rollout for rollout in everything if rollout.verdict is not Verdict.GOLD_UNPARSABLE]
+    if not gradable:
+        raise ValueError("no graded responses to summarise")
     by_level: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
+    for rollout in gradable:
         level = rollout.problem.level
         by_level.setdefault("all" if level is None else str(level), []).append(rollout)
-    if not by_level:
-        raise ValueError("no responses to summarise")
-    everything = [rollout for group in by_level.values() for rollout in group]
-    return Evaluation({level: score(by_level[level]) for level in sorted(by_level)}, score(everything))
+    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
+    return Evaluation(levels, score(gradable), len(everything) - len(gradable))
+
+
+def level_order(level: str) -> tuple[int, str]:
+    """Sort key that puts level 2 before level 10, and names after numbers."""
+    return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
 
 
 def score(rollouts: Sequence[Rollout]) -> Scores:
@@ -84,6 +94,7 @@ def score(rollouts: Sequence[Rollout]) -> Scores:
         no_think_share=fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
         truncated_share=fmean(rollout.verdict is Verdict.TRUNCATED for rollout in rollouts),
         n=len(rollouts),
+        verdicts=dict(Counter(str(rollout.verdict) for rollout in rollouts)),
     )
 
 

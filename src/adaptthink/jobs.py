@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig
+from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
@@ -27,6 +28,7 @@ from adaptthink.evaluate import (
     summarise,
     write_samples,
 )
+from adaptthink.grading import Limits, mean_reward
 from adaptthink.models import Policy, load_policy, load_tokenizer
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.reference import Reference, presample
@@ -42,20 +44,26 @@ ORIGINAL = {"original_think": "free", "original_no_think": "no_think"}  # the or
 TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
-def make_sampler(policy: Policy, max_rows: int) -> Sampler:
+def make_sampler(policy: Policy, config: PolicyConfig) -> Sampler:
     """Put the native engine under a policy."""
-    return Sampler(NativeEngine(policy.model, policy.eos_ids, max_rows=max_rows), policy.tokenizer, policy.template)
+    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows)
+    return Sampler(engine, policy.tokenizer, policy.template, Limits(config.grading_seconds), config.boxed_only)
 
 
 def sample_reference(
     policy: Policy, problems: Sequence[Problem], config: PresampleConfig, path: Path
 ) -> dict[str, Reference]:
     """Pre-sample R̄_ref with a progress bar and say what came out."""
-    sampler = make_sampler(policy, config.max_rows)
+    sampler = make_sampler(policy, config)
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
         reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
-    mean = sum(row.reward for row in reference.values()) / len(reference)
+    mean = mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
+    ungradable = [row.id for row in reference.values() if row.reward is None]
+    if mean is None:
+        raise UserError("no problem of this set has a gold that can be read; see: adaptthink data check")
+    if ungradable:
+        console.print(f"{len(ungradable)} problems skipped: their gold cannot be read")
     console.print(f"reference: mean reward {mean:.3f}, stored in {path}")
     return reference
 
@@ -65,8 +73,9 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_policy(config.model, think_opener=config.think_opener)
     reference = sample_reference(policy, problems, config, output)
-    rewards = [row.reward for row in reference.values()]
-    return {"store": str(output), "problems": len(rewards), "mean_reward": sum(rewards) / len(rewards)}
+    rewards = [row.reward for row in reference.values() if row.reward is not None]
+    skipped = len(reference) - len(rewards)
+    return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
 
 
 def train_job(
@@ -130,7 +139,7 @@ def evaluate_rows(
     policy: Policy, rows: dict[str, str], problems: Sequence[Problem], config: EvaluateConfig, samples_file: Path | None
 ) -> dict[str, Evaluation]:
     """Answer all problems in each row's asked mode; `rows` maps a row's name to free, think or no_think."""
-    sampler = make_sampler(policy, config.max_rows)
+    sampler = make_sampler(policy, config)
     probabilities = no_think_probabilities(sampler, problems, config.temperature)
     evaluations = {}
     for name, asked in rows.items():
@@ -176,7 +185,7 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
     template = probe(tokenizer, think_opener=think_opener)
     checks = describe(tokenizer, template)
     policy = load_policy(model, think_opener=think_opener)
-    sampler = make_sampler(policy, max_rows=1)
+    sampler = make_sampler(policy, PolicyConfig(max_rows=1))
     prompt = prompt_ids(tokenizer, template, DOCTOR_QUESTION)
     ids = (template.no_think_id, template.think_id)
     no_think, think = sampler.engine.next_token_logprobs([prompt], ids)[0]

@@ -17,7 +17,7 @@ from typing import Any
 
 from adaptthink.config import PresampleConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, reward
+from adaptthink.grading import Verdict, mean_reward
 from adaptthink.rollout import Caps, Sampler, Sampling, draw, stream_seed
 from adaptthink.tasks import Problem
 
@@ -31,9 +31,9 @@ class Reference:
     tokens: tuple[int, ...]
 
     @property
-    def reward(self) -> float:
-        """R̄_ref(x), the mean reward."""
-        return sum(reward(verdict) for verdict in self.verdicts) / len(self.verdicts)
+    def reward(self) -> float | None:
+        """R̄_ref(x), the mean reward; None for a problem that cannot be graded."""
+        return mean_reward(self.verdicts)
 
 
 def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:

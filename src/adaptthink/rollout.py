@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
-from adaptthink.grading import Verdict, grade
+from adaptthink.grading import Limits, Submission, Verdict, grade_all
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
 from adaptthink.objective import decision_logprob
 from adaptthink.tasks import Problem
@@ -56,30 +56,50 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a completion answers."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    forced: int  # how many of the response's first tokens were forced
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """What turns problems into graded responses: an engine, and what is needed to speak to it in text."""
 
     engine: Engine
     tokenizer: Any
     template: ThinkTemplate
+    limits: Limits = field(default_factory=Limits)  # of grading
+    boxed_only: bool = True
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of a problem's prompt, up to the decision token."""
         return prompt_ids(self.tokenizer, self.template, problem.prompt)
 
-    def read(self, problem: Problem, prompt: tuple[int, ...], completion: Completion, forced: int) -> Rollout:
-        """Grade a completion of which the first `forced` tokens were forced; log-probabilities as they came."""
-        finished = completion.finish is Finish.STOP
-        text = self.tokenizer.decode(completion.token_ids, skip_special_tokens=False)
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of a response, special tokens included."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def answer(self, completion: Completion) -> str | None:
+        """What follows the thought, without the token that ends the response; None if it never came to that."""
+        if completion.finish is not Finish.STOP:
+            return None
+        _, closed, answer = self.text(completion.token_ids[:-1]).rpartition(self.template.close)
+        return answer if closed else None
+
+    def read(self, asked: Asked, completion: Completion, verdict: Verdict) -> Rollout:
+        """Put a graded completion down as a rollout, log-probabilities as they came."""
         return Rollout(
-            problem=problem,
+            problem=asked.problem,
             mode=self.template.mode_of(completion.token_ids),
-            prompt_ids=prompt,
+            prompt_ids=asked.prompt_ids,
             response_ids=completion.token_ids,
             behavior_logprobs=completion.logprobs,
-            in_loss=tuple(index == 0 or index >= forced for index in range(len(completion.token_ids))),
-            text=text,
-            verdict=grade(text, problem.answer, close=self.template.close, finished=finished),
+            in_loss=tuple(index == 0 or index >= asked.forced for index in range(len(completion.token_ids))),
+            text=self.text(completion.token_ids),
+            verdict=verdict,
         )
 
 
@@ -150,12 +170,19 @@ def draw(
             banned = (template.no_think_id,) if mode is Mode.THINK and not force_opener else ()
             stream = int(problem.id, 16) + position * 0x9E3779B97F4A7C15
             requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
-            asked.append((problem, prompt, len(prefix)))
+            asked.append(Asked(problem, prompt, len(prefix)))
     completions = sampler.engine.generate(
         requests, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, on_finish=on_finish
     )
+    grades = grade_all(
+        (
+            Submission(sampler.answer(completion), one.problem.answer, one.problem.kind, sampler.boxed_only)
+            for one, completion in zip(asked, completions, strict=True)
+        ),
+        limits=sampler.limits,
+    )
     rollouts = [
-        sampler.read(problem, prompt, completion, forced)
-        for (problem, prompt, forced), completion in zip(asked, completions, strict=True)
+        sampler.read(one, completion, grade.verdict)
+        for one, completion, grade in zip(asked, completions, grades, strict=True)
     ]
     return [rollouts[start : start + len(modes)] for start in range(0, len(rollouts), len(modes))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adaptthink.evaluate import Evaluation
-from adaptthink.modes import Check
-from adaptthink.tasks import Problem
-from adaptthink.tasks.checks import Check as DataCheck
+if TYPE_CHECKING:
+    from adaptthink.evaluate import Evaluation
+    from adaptthink.grading.lines import Tally
+    from adaptthink.modes import Check
+    from adaptthink.tasks import Problem
+    from adaptthink.tasks.checks import Check as DataCheck
 
 console = Console(highlight=False)
 
@@ -31,6 +33,15 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def counter(label: str) -> Iterator[Callable[[int], None]]:
+    """Show how many are done where the total is not known; yields a function that adds to it."""
+    columns = (TextColumn("{task.completed:.0f}"), TextColumn(label), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=None)
         yield lambda count: progress.advance(task, count)
 
 
@@ -93,6 +104,19 @@ def show_checks(title: str, checks: list[Check]) -> None:
     for check in checks:
         table.add_row("ok" if check.ok else "NO", check.name, check.value)
     console.print(table)
+
+
+def show_tally(tally: Tally) -> None:
+    """Print how many answers got each verdict, and by which rules; lines that could not be used come last."""
+    total = tally.verdicts.total()
+    for heading, counts in (("verdict", tally.verdicts), ("decided by", tally.rules)):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(heading)
+        table.add_column("answers", justify="right")
+        table.add_column("%", justify="right")
+        for name, count in counts.most_common():
+            table.add_row(name, str(count), f"{100 * count / total:.1f}")
+        console.print(table)
 
 
 def show_data_check(check: DataCheck) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.engines.native import NativeEngine, token_batches
-from adaptthink.grading import Verdict, reward
+from adaptthink.errors import UserError
+from adaptthink.grading import Limits, Verdict, failed_share, mean_reward, reward
 from adaptthink.models import Policy
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, policy_logprobs, policy_loss
@@ -33,6 +35,7 @@ from adaptthink.tasks import Problem
 Metrics = dict[str, Any]
 
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
+GRADED_STEPS = 10  # over which the share of failed grades is taken
 
 
 def train(
@@ -48,18 +51,22 @@ def train(
 ) -> None:
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
-    `reference` holds R̄_ref by problem id; `held_out` problems are only looked at. One line per step goes to
-    `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or gradient is not finite; the last
-    checkpoint stays.
+    `reference` holds R̄_ref by problem id; problems that cannot be graded are left out. `held_out` problems are only
+    looked at. One line per step goes to `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or
+    gradient is not finite, and UserError if grading fails too often; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
     engine = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows)
-    sampler = Sampler(engine, policy.tokenizer, policy.template)
+    sampler = Sampler(engine, policy.tokenizer, policy.template, Limits(config.grading_seconds), config.boxed_only)
+    problems = [problem for problem in problems if reference[problem.id].reward is not None]
+    recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     for step in range(done + 1, config.steps + 1):
         started = time.monotonic()
         rollouts = collect_step(sampler, problems, config, step)
+        recent.append([rollout.verdict for rollout in rollouts])
+        check_grading(recent, config.max_failed_grades, step)
         advantages = step_advantages(rollouts, reference, config.delta)
         sampled = time.monotonic()
         metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
@@ -104,12 +111,31 @@ def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: i
     return chosen
 
 
+def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> None:
+    """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
+    share = failed_share(verdict for verdicts in recent for verdict in verdicts)
+    if share > limit:
+        raise UserError(
+            f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
+            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Look at the answers "
+            "with 'adaptthink evaluate --samples', or raise grading_seconds"
+        )
+
+
 def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Reference], delta: float) -> Tensor:
-    """A(x, y) of every rollout, shape (N,)."""
-    no_think_N = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
-    reward_N = torch.tensor([reward(rollout.verdict) for rollout in rollouts])
-    reference_N = torch.tensor([reference[rollout.problem.id].reward for rollout in rollouts])
-    return advantage(no_think_N, reward_N, reference_N, delta)
+    """A(x, y) of every rollout, shape (N,); 0, and so no gradient, for a rollout that cannot be graded."""
+    advantage_N = torch.zeros(len(rollouts))
+    gradable = [
+        (index, rollout, reference[rollout.problem.id].reward)
+        for index, rollout in enumerate(rollouts)
+        if rollout.verdict is not Verdict.GOLD_UNPARSABLE
+    ]
+    if gradable:
+        no_think_G = torch.tensor([rollout.mode is Mode.NO_THINK for _, rollout, _ in gradable])
+        reward_G = torch.tensor([reward(rollout.verdict) for _, rollout, _ in gradable])
+        reference_G = torch.tensor([reference_reward for *_, reference_reward in gradable])
+        advantage_N[[index for index, *_ in gradable]] = advantage(no_think_G, reward_G, reference_G, delta)
+    return advantage_N
 
 
 def update(
@@ -225,9 +251,11 @@ def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metric
         "response_tokens": sum(len(rollout.response_ids) for rollout in rollouts),
         "zero_advantage_share": float((advantages_N == 0).float().mean()),
     }
+    for verdict in Verdict:
+        metrics[f"verdict_share_{verdict}"] = _mean(rollout.verdict is verdict for rollout in rollouts)
     for mode in Mode:
         own = [rollout for rollout in rollouts if rollout.mode is mode]
-        metrics[f"reward_{mode}"] = _mean(reward(rollout.verdict) for rollout in own)
+        metrics[f"reward_{mode}"] = mean_reward(rollout.verdict for rollout in own)
         metrics[f"mean_tokens_{mode}"] = _mean(len(rollout.response_ids) for rollout in own)
         metrics[f"truncated_share_{mode}"] = _mean(rollout.verdict is Verdict.TRUNCATED for rollout in own)
     return metrics

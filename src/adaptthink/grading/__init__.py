@@ -1,62 +1,170 @@
-"""Grade a response: a `Verdict`, not a number. Only what follows the last close marker is read."""
+r"""Grade answers: a `Verdict`, not a number, from a cascade of rules of which most answers need only the first ones.
+
+Same text up to notation → exact numbers → structures part by part → math-verify, in workers that can be killed. The
+letters of multiple choice and the scorers of reasoning-gym have rules of their own. Everything here may be called from
+any thread (`asyncio.to_thread` in async code) and from any process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 
-from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, reward
+from adaptthink.grading.choice import find_letter, read_gold_letter
+from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.extract import find_answer, find_gold, last_boxed, tagged_answer, text_after_thought
+from adaptthink.grading.notation import MAX_ANSWER
+from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
+from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
 
-__all__ = ["AnswerKind", "Grade", "Rule", "Verdict", "grade", "readable_golds", "reward"]
+__all__ = [
+    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
+    "last_boxed", "mean_reward", "readable_golds", "reward", "text_after_thought",
+]  # fmt: skip
 
-
-def readable_golds(golds: Sequence[tuple[str, AnswerKind]]) -> list[bool]:
-    """Say of each gold answer whether responses can be graded against it."""
-    return [bool(gold.strip()) for gold, _ in golds]
-
-
-def grade(response: str, gold: str, *, close: str, finished: bool) -> Verdict:
-    """Grade `response` against `gold`.
-
-    `close` is the marker that ends a thought. `finished` says whether the response ended by itself; one that ran
-    into its cap, or that never closed its thought, is truncated.
-    """
-    thought_closed, answer = response.rpartition(close)[1:]
-    if not finished or not thought_closed:
-        return Verdict.TRUNCATED
-    found = last_boxed(answer)
-    if found is None:
-        return Verdict.UNPARSED
-    return Verdict.CORRECT if same_answer(found, gold) else Verdict.WRONG
+FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete ``\boxed{…}`` holds, nested braces included; None if there is none."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for position in range(start + len("\\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start + len("\\boxed{") : position]
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is to be graded."""
+
+    answer: str | None  # the response without its thought (`text_after_thought`); None if it never came to an answer
+    gold: str
+    kind: AnswerKind = AnswerKind.MATH
+    boxed_only: bool = False  # whether an answer outside of a box (or of the tags of reasoning-gym) counts as none
 
 
-def same_answer(found: str, gold: str) -> bool:
-    """Compare as exact numbers where both are numbers (``7`` = ``7.0`` = ``14/2``), else as trimmed strings."""
-    found, gold = found.strip(), gold.strip()
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A submission that the fast rules leave to a worker."""
+
+    arguments: tuple[str, ...]
+    extracted: str
+
+
+def grade(answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None) -> Grade:
+    """Grade one answer; takes `limits.seconds` at the worst, once the workers have started."""
+    return grade_all([Submission(answer, gold, kind)], limits=limits)[0]
+
+
+def grade_all(
+    submissions: Iterable[Submission], *, limits: Limits | None = None, on_finish: Callable[[int], None] | None = None
+) -> list[Grade]:
+    """Grade many answers, in order; those that need a worker share all workers of the pool."""
+    outcomes = [grade_fast(submission) for submission in submissions]
+    tasks = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, Task)]
+    grades = [outcome for outcome in outcomes if isinstance(outcome, Grade)]
+    if on_finish:
+        on_finish(len(grades))
+    if not tasks:
+        return grades
+    chosen = limits or Limits()
+
+    def work(task: Task) -> Grade:
+        result = grade_slow(task, chosen)
+        if on_finish:
+            on_finish(1)
+        return result
+
+    with ThreadPoolExecutor(chosen.workers) as threads:
+        slow = dict(zip((index for index, _ in tasks), threads.map(work, (task for _, task in tasks)), strict=True))
+    fast = iter(grades)
+    return [slow[index] if index in slow else next(fast) for index in range(len(outcomes))]
+
+
+def grade_fast(submission: Submission) -> Grade | Task:
+    """Grade without sympy, or say what a worker has to do."""
+    answer, gold, kind = submission.answer, submission.gold, submission.kind
+    if gold_status(gold, kind) is False:
+        return Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
+    if answer is None:
+        return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+    if submission.boxed_only and not holds_box(answer):
+        return Grade(Verdict.UNPARSED, None, Rule.FORM)
+    if kind is AnswerKind.CHOICE:
+        letter = find_letter(answer)
+        if letter is None:
+            return Grade(Verdict.UNPARSED, None, Rule.FORM)
+        return Grade(_verdict(letter == read_gold_letter(gold)), letter, Rule.CHOICE)
+    found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
+    found = found or find_answer(answer)
+    if not found:
+        return Grade(Verdict.UNPARSED, None, Rule.FORM)
+    if kind is AnswerKind.REASONING_GYM:
+        return Task(("score", found, gold), found)
+    gold = find_gold(gold)
     try:
-        return exact_number(found) == exact_number(gold)
-    except (ValueError, ZeroDivisionError):
-        return found == gold
+        result = compare(found, gold)
+    except ValueError:
+        return Grade(Verdict.UNPARSED, found[:MAX_ANSWER], Rule.FORM)
+    if result.same is None:
+        return Task(("judge", found, gold), found)
+    return Grade(_verdict(result.same), found, result.rule)
 
 
-def exact_number(text: str) -> Fraction:
-    """Read a whole number, a decimal or a fraction; raises ValueError for anything else.
+def holds_box(answer: str) -> bool:
+    """Say whether an answer stands in a box, or in the tags that reasoning-gym's prompts ask for."""
+    return last_boxed(answer) is not None or tagged_answer(answer) is not None
 
-    Exponents of more than three digits count as text: written out, ``1e999999999`` would fill the memory.
+
+def grade_slow(task: Task, limits: Limits) -> Grade:
+    """Have a worker carry out what the fast rules left open."""
+    try:
+        reply = perform(limits, *task.arguments)
+    except OverrunError:
+        return Grade(Verdict.TIMEOUT, task.extracted, Rule.SYMBOLIC)
+    except BreakdownError:
+        return Grade(Verdict.ERROR, task.extracted, Rule.SYMBOLIC)
+    if task.arguments[0] == "score":
+        return Grade(_verdict(float(reply[0]) >= FULL_SCORE), task.extracted, Rule.SCORER)
+    return Grade(Verdict(reply[0]), task.extracted, Rule(reply[1]))
+
+
+@lru_cache(maxsize=65_536)
+def perform(limits: Limits, *task: str) -> tuple[str, ...]:
+    """Have a worker carry out a task. Answers repeat much among the samples of a problem, so outcomes are kept.
+
+    Failures are not: raises OverrunError or BreakdownError.
     """
-    if len(text.lower().partition("e")[2].lstrip("+-")) > 3:
-        raise ValueError(f"the exponent of {text!r} is too large")
-    return Fraction(text)
+    reply = pool_for(limits).perform(*task)
+    if reply[0] == "error":
+        raise BreakdownError(reply[1])
+    return tuple(reply)
+
+
+@lru_cache(maxsize=65_536)
+def gold_status(gold: str, kind: AnswerKind) -> bool | None:
+    """Say whether a gold can be read, as far as that is known without sympy (None: only a worker can say)."""
+    if kind is AnswerKind.CHOICE:
+        return read_gold_letter(gold) is not None
+    if kind is AnswerKind.REASONING_GYM:
+        return None if gold.strip() else False
+    try:
+        return None if leaves(find_gold(gold)) else True
+    except ValueError:
+        return False
+
+
+def readable_golds(golds: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
+    """Say of each gold answer whether responses can be graded against it."""
+    chosen = limits or Limits()
+
+    def readable(gold: str, kind: AnswerKind) -> bool:
+        status = gold_status(gold, kind)
+        if status is not None:
+            return status
+        task = ("readable", find_gold(gold)) if kind is AnswerKind.MATH else ("score_gold", gold)
+        try:
+            return perform(chosen, *task)[0] == "yes"
+        except (OverrunError, BreakdownError):
+            return False
+
+    with ThreadPoolExecutor(chosen.workers) as threads:
+        return list(threads.map(readable, *zip(*golds, strict=True))) if golds else []
+
+
+def _verdict(same: bool) -> Verdict:
+    return Verdict.CORRECT if same else Verdict.WRONG

@@ -54,3 +54,8 @@ def score_entry(response_answer: str, gold: str) -> float:
     if not isinstance(entry, dict) or not isinstance(entry.get("metadata"), dict):
         raise ValueError("the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'")
     return float(family_scorer(str(entry["metadata"].get("source_dataset")))(response_answer, entry))
+
+
+def gold_scores(gold: str) -> bool:
+    """Say whether a gold's own answer scores 1 against it; raises as `score_entry`."""
+    return score_entry(json.loads(gold)["answer"], gold) == 1

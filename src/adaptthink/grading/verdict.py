@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,3 +54,15 @@ def reward(verdict: Verdict) -> float:
     if verdict is Verdict.GOLD_UNPARSABLE:
         raise ValueError("a problem whose gold cannot be read has no reward; leave it out")
     return 1.0 if verdict is Verdict.CORRECT else 0.0
+
+
+def mean_reward(verdicts: Iterable[Verdict]) -> float | None:
+    """Return the mean reward of what could be graded; None if nothing could."""
+    rewards = [reward(verdict) for verdict in verdicts if verdict is not Verdict.GOLD_UNPARSABLE]
+    return sum(rewards) / len(rewards) if rewards else None
+
+
+def failed_share(verdicts: Iterable[Verdict]) -> float:
+    """Return the share of grades that the grader did not bring to an end, in [0, 1]; 0 of nothing."""
+    failed = [verdict in (Verdict.TIMEOUT, Verdict.ERROR) for verdict in verdicts]
+    return sum(failed) / len(failed) if failed else 0.0

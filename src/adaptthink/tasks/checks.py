@@ -23,7 +23,7 @@ WORDS = 8
 NEAR_SHARE = 0.5
 COMMON = 10
 MIN_RUNS = 5
-BATCH = 10_000
+BATCH = 1000
 SHOWN = 5  # bad rows and unreadable golds that are named
 EXAMPLES = 2  # of each leak, nearest first
 

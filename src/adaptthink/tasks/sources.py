@@ -31,7 +31,7 @@ from adaptthink.tasks.sets import SETS, set_problems
 HELD_OUT_SHARE = 0.1
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
 BOXED_LETTER = r"Please reason step by step, and put the letter of the correct option within \boxed{}."
-GOLDS_AT_A_TIME = 10_000
+GOLDS_AT_A_TIME = 1000
 GYM = "reasoning_gym"
 
 

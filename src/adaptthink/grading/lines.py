@@ -1,0 +1,95 @@
+"""Grade a JSONL file of responses, line by line: what `adaptthink grade` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind, Limits, Submission, grade_all, text_after_thought
+
+CHUNK = 1_000  # lines in memory at once
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came out of a file."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)
+    bad_lines: list[str] = field(default_factory=list)  # "line 7: not valid JSON: …"
+
+
+def grade_file(source: Path, target: Path | None, limits: Limits, on_line: Callable[[int], None]) -> Tally:
+    """Grade every line of `source` and write one JSON line for each to `target`, in order; `on_line` counts them.
+
+    A line that cannot be used gets the verdict `error` and a message; the others are graded all the same. The
+    target appears under its name when it is complete. Raises UserError for a file that has no line to grade.
+    """
+    if not source.is_file():
+        raise UserError(f"no file '{source}' to grade; it should hold one JSON object a line: response, gold, kind")
+    if target and target.resolve() == source.resolve():
+        raise UserError(f"'{target}' is the file to be graded; give another --json file")
+    tally = Tally()
+    unfinished = target.with_name(target.name + ".part") if target else Path(os.devnull)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as lines, unfinished.open("w", encoding="utf-8") as written:
+        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        while chunk := list(islice(numbered, CHUNK)):
+            for row in grade_lines(chunk, limits, tally):
+                written.write(json.dumps(row) + "\n")
+            on_line(len(chunk))
+    if target:
+        unfinished.replace(target)
+    if not tally.verdicts:
+        first = f" ({tally.bad_lines[0]})" if tally.bad_lines else ""
+        raise UserError(f"{source}: no line can be graded{first}; expected objects with 'response' and 'gold'")
+    return tally
+
+
+def grade_lines(chunk: Iterable[tuple[int, bytes]], limits: Limits, tally: Tally) -> Iterator[dict[str, object]]:
+    """Yield one row for each numbered line, in order, and count it in `tally`."""
+    read = [(number, read_line(line)) for number, line in chunk]
+    grades = iter(grade_all([item for _, item in read if isinstance(item, Submission)], limits=limits))
+    for number, item in read:
+        if isinstance(item, str):
+            tally.bad_lines.append(f"line {number}: {item}")
+            yield {"line": number, "verdict": "error", "extracted": None, "rule": "form", "message": item}
+        else:
+            grade = next(grades)
+            tally.verdicts[grade.verdict] += 1
+            tally.rules[grade.rule] += 1
+            yield {"line": number, "verdict": grade.verdict, "extracted": grade.extracted, "rule": grade.rule}
+
+
+def read_line(line: bytes) -> Submission | str:
+    """Read one line: a submission, or what is wrong with it.
+
+    `kind` is math unless given; `finished: false` marks a response that was cut at its cap.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
+    except (json.JSONDecodeError, RecursionError) as error:
+        return f"not valid JSON: {getattr(error, 'msg', 'nested too deeply')}"
+    if not isinstance(row, dict):
+        return f"expected a JSON object with 'response' and 'gold', found {type(row).__name__}"
+    response, gold, kind = row.get("response"), row.get("gold"), row.get("kind", AnswerKind.MATH)
+    if not isinstance(response, str):
+        return "'response' is missing or no text"
+    if isinstance(gold, int | float) and not isinstance(gold, bool):
+        gold = repr(gold)
+    if not isinstance(gold, str):
+        return "'gold' is missing or no text"
+    if kind not in list(AnswerKind):
+        return f"unknown kind {kind!r}; choose {', '.join(AnswerKind)}"
+    finished = row.get("finished", True)
+    if not isinstance(finished, bool):
+        return f"'finished' must be true or false, found {finished!r}"
+    return Submission(text_after_thought(response) if finished else None, gold, AnswerKind(kind))

@@ -1,0 +1,84 @@
+"""Symbolic comparison of two formulas by math-verify. Only worker processes import this module: it imports sympy."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Abs, Basic, MatrixBase, Max, Symbol
+
+from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.verdict import Rule, Verdict
+
+logging.disable(logging.CRITICAL)  # math-verify warns about time limits, which are the pool's here
+
+TOLERANCE = 1e-6  # relative; a decimal with six digits stands for sqrt(2)
+
+_FORMULA = [  # units are off before: math-verify would take the t of \sin t for tons
+    LatexExtractionConfig(
+        normalization_config=NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+        )
+    )
+]
+
+
+class UnreadableGoldError(Exception):
+    """The gold is nothing that can be compared with."""
+
+
+def judge(found: str, gold: str) -> tuple[Verdict, Rule]:
+    """Compare a found answer with its gold, all rules of `compare` first."""
+    try:
+        result = compare(found, gold, leaf=same_value)
+    except UnreadableGoldError:
+        return Verdict.GOLD_UNPARSABLE, Rule.SYMBOLIC
+    except ValueError:
+        return Verdict.UNPARSED, Rule.SYMBOLIC
+    return Verdict.CORRECT if result.same else Verdict.WRONG, result.rule
+
+
+def same_value(found: str, gold: str) -> bool:
+    """Say whether two formulas have one value; raises ValueError or UnreadableGoldError if one cannot be read."""
+    gold_value, found_value = read_formula(gold), read_formula(found)
+    if gold_value is None:
+        raise UnreadableGoldError(gold)
+    if found_value is None:
+        raise ValueError(found)
+    if isinstance(gold_value, Symbol) or isinstance(found_value, Symbol):
+        return bool(found_value.doit() == gold_value.doit())  # math-verify takes lone symbols for names
+    same = verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True)
+    return bool(same) and not surely_apart(found_value, gold_value)
+
+
+def surely_apart(found: Any, gold: Any) -> bool:
+    """Whether two numbers differ by more than `TOLERANCE` of the larger; math-verify rounds to places after the point.
+
+    Without this, 2^-98 and 2^-97 would be the same: both round to 0.000000.
+    """
+    if not (getattr(found, "is_number", False) and getattr(gold, "is_number", False)):
+        return False
+    left, right = found.evalf(), gold.evalf()
+    return bool((Abs(left - right) > TOLERANCE * Max(Abs(left), Abs(right))) == True)  # noqa: E712  (may be symbolic)
+
+
+@lru_cache(maxsize=1_024)
+def read_formula(formula: str) -> Any:
+    """Return the sympy value of a formula in our notation, or None if it has none."""
+    braced = re.sub(r"([\^_])(\w)", r"\1{\2}", formula)  # the parser reads \sin^{2}t but not \sin^2t
+    try:
+        values = parse(f"${braced}$", extraction_config=_FORMULA, parsing_timeout=None, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001  (the parser raises many things on what it cannot read)
+        return None
+    return next((value for value in values if isinstance(value, Basic | MatrixBase)), None)
+
+
+def readable(gold: str) -> bool:
+    """Say whether every formula in a gold can be read."""
+    return all(read_formula(leaf) is not None for leaf in leaves(gold))

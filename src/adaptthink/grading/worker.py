@@ -1,0 +1,73 @@
+"""The process in which symbolic work is done: ``python -m adaptthink.grading.worker FD MEMORY_MB SECONDS``.
+
+It reads one JSON task at a time from the inherited socket FD and answers each. It ends when the socket closes, so it
+never outlives its parent; a task that overruns while the parent is gone is ended by the limit on processor time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import psutil
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Let the address space grow by at most `memory_mb` from now on (Linux; elsewhere the parent watches)."""
+    if sys.platform == "linux":
+        now = psutil.Process().memory_info().vms
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory_mb * 2**20, hard))
+
+
+def limit_processor_time(seconds: float) -> None:
+    """Let this process use at most `seconds`, rounded up, of processor time from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds) + 1, hard))
+
+
+def perform(task: str, arguments: list[str]) -> list[str]:
+    """Carry out one task. Failures are replies: ["error", reason], or ["exhausted"] where memory ran out."""
+    from adaptthink.grading import symbolic  # noqa: PLC0415  (sympy)
+
+    try:
+        if task == "judge":
+            verdict, rule = symbolic.judge(*arguments)
+            return [verdict, rule]
+        if task == "readable":
+            return ["yes" if symbolic.readable(*arguments) else "no"]
+        from adaptthink.grading import gym  # noqa: PLC0415  (reasoning-gym, an optional package)
+
+        if task == "score_gold":
+            return ["yes" if gym.gold_scores(*arguments) else "no"]
+        return [repr(gym.score_entry(*arguments))]
+    except MemoryError:
+        return ["exhausted"]
+    except Exception as error:  # noqa: BLE001  (sympy raises whatever it likes on what it cannot read)
+        return ["error", f"{type(error).__name__}: {error}"[:200]]
+
+
+def main() -> None:
+    """Serve tasks until the parent closes the socket."""
+    fd, memory_mb, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a worker ends
+    connection = Connection(fd)
+    perform("judge", ["x+1", "1+x"])  # imports and first-use tables, before anyone waits
+    limit_memory(memory_mb)
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            task, *arguments = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        limit_processor_time(seconds)
+        connection.send_bytes(json.dumps(perform(task, arguments)).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,500 @@
+"""The workers behind symbolic grading: what is lost when one overruns, eats memory or dies, and where they may be used.
+
+Most tests put a stand-in for math-verify on the path of the workers: it hangs, eats memory, dies or fails on demand.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from adaptthink import grading
+from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, readable_golds
+from adaptthink.grading import pool as pools
+
+SOURCES = str(Path(grading.__file__).parents[2])
+PATIENCE = 90  # seconds after which a hang is a failure
+
+STAND_IN = '''
+"""A math_verify that does what the formula says."""
+import os, signal, time
+from pathlib import Path
+import sympy
+
+LOG = Path(__file__).with_name("log")
+
+class LatexExtractionConfig:
+    pass
+
+def parse(text, **settings):
+    name = text.strip("$").partition("+")[0]
+    calls = LOG.read_text().split().count(name) if LOG.exists() else 0
+    with LOG.open("a") as log:
+        log.write(name + "\\n")
+    if name == "hang" or (name == "flaky" and not calls):
+        time.sleep(1000)
+    while name == "busy":
+        pass
+    if name == "late":
+        time.sleep(0.3)
+    if name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    blocks = []
+    while name == "eat":
+        blocks.append(bytearray(2**20))
+    if name == "deep":
+        raise RecursionError(name)
+    return [sympy.Symbol(text)]
+
+def verify(gold, found, **settings):
+    if "fail" in str(found):
+        raise TypeError("cannot compare")
+    return gold == found or "late" in str(found)
+'''
+
+
+@pytest.fixture(autouse=True)
+def own_pools(monkeypatch):
+    """Pools of this test alone, closed at its end."""
+    monkeypatch.setattr(pools, "_pools", {})
+    grading.perform.cache_clear()
+    yield
+    for pool in pools._pools.values():
+        pool.close()
+    grading.perform.cache_clear()
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A folder with the stand-in, first on the path of every worker; returns the log of its calls."""
+    (tmp_path / "math_verify.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path / "log"
+
+
+def run_script(code, *arguments, folder=None, **settings):
+    """Start Python on a script, with the library and the stand-in (if any) on its path."""
+    path = os.pathsep.join(filter(None, [folder and str(folder), SOURCES]))
+    return subprocess.Popen(
+        [sys.executable, *(arguments or ("-c", textwrap.dedent(code)))],
+        env=os.environ | {"PYTHONPATH": path}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings,
+    )  # fmt: skip
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def worker_pids(limits):
+    return {worker.process.pid for worker in pools.pool_for(limits).workers}
+
+
+def gone(process):
+    """Whether a process has ended, be it that nobody has asked for its exit status yet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+# --- one worker goes, the pool stays ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("hang+1", Verdict.TIMEOUT),
+        ("busy+1", Verdict.TIMEOUT),
+        ("eat+1", Verdict.ERROR),
+        ("die+1", Verdict.ERROR),
+    ],
+)
+def test_a_lost_worker_is_replaced(stand_in, answer, verdict):
+    limits = Limits(seconds=3 if answer == "eat+1" else 0.5, memory_mb=64, workers=2)
+    before = worker_pids(limits)
+    result = grade(answer, "x+1", limits=limits)
+    assert (result.verdict, result.extracted) == (verdict, answer)
+    after = worker_pids(limits)
+    assert len(before) == len(after) == 2
+    assert len(before & after) == 1  # one was replaced, the other never touched
+    assert not any(psutil.pid_exists(pid) for pid in before - after)
+    calm = Limits(seconds=PATIENCE, workers=2)  # the next answer must not fail for a slow machine
+    assert grade("1+x", "1+x", limits=calm).verdict is Verdict.CORRECT
+    assert [grade(f"{n}+x", "2+x", limits=limits).verdict for n in range(4)] == [
+        Verdict.WRONG, Verdict.WRONG, Verdict.CORRECT, Verdict.WRONG,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ["fail+1", "deep+1"])
+def test_a_failed_comparison_costs_no_worker(stand_in, answer):
+    limits = Limits(seconds=PATIENCE, workers=1)
+    before = worker_pids(limits)
+    assert grade(answer, "x+1", limits=limits).verdict is Verdict.ERROR
+    assert worker_pids(limits) == before
+
+
+def test_a_worker_killed_from_outside_in_the_middle(stand_in):
+    limits = Limits(seconds=PATIENCE, workers=1)
+    (pid,) = worker_pids(limits)
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(grade, "hang+1", "x+1", limits=limits)
+        wait_until(lambda: stand_in.exists() and "hang" in stand_in.read_text())
+        os.kill(pid, signal.SIGKILL)
+        assert result.result(timeout=PATIENCE).verdict is Verdict.ERROR
+    assert len(worker_pids(limits)) == 1
+    assert worker_pids(limits) != {pid}
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
+
+
+def test_a_worker_killed_while_idle_costs_no_answer(stand_in):
+    limits = Limits(seconds=PATIENCE, workers=1)
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
+    (worker,) = pools.pool_for(limits).workers
+    worker.process.kill()
+    worker.process.wait()
+    assert grade("x+3", "x+1", limits=limits).verdict is Verdict.WRONG
+    assert len(worker_pids(limits)) == 1
+    assert worker_pids(limits) != {worker.process.pid}
+
+
+def test_a_worker_that_cannot_start_is_bad_input(tmp_path, monkeypatch, capfd):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('not there')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"did not start .* is math-verify installed"):
+        grade("x+2", "x+1", limits=Limits(workers=1))
+    assert "not there" in capfd.readouterr().err
+
+
+def test_memory_never_passes_the_limit(stand_in):
+    limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
+    (worker,) = pools.pool_for(limits).workers
+    worker.wait_until_ready()
+    process, start = psutil.Process(worker.process.pid), worker.memory_mb()
+    seen, done = [start], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            with contextlib.suppress(psutil.Error):
+                seen.append(process.memory_info().rss / 2**20)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert grade("eat+1", "x+1", limits=limits).verdict is Verdict.ERROR
+    finally:
+        done.set()
+        watcher.join()
+    assert max(seen) > start + 10, "the worker was never seen to eat"
+    assert max(seen) <= start + limits.memory_mb + 8
+
+
+def test_the_parent_watches_memory_where_the_system_does_not(stand_in, monkeypatch):
+    limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
+    monkeypatch.setattr(pools.Worker, "memory_mb", lambda self: 129.0)
+    assert grade("hang+1", "x+1", limits=limits).verdict is Verdict.ERROR
+
+
+# --- real formulas ---
+
+
+@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"(10^9)!", r"\binom{10^9}{5\cdot10^8}", "2^{2^{33}}+x"])
+def test_formulas_that_cannot_be_worked_out(answer):
+    limits = Limits(seconds=1, memory_mb=128, workers=1)
+    before = worker_pids(limits)
+    assert grade(answer, r"\sqrt{2}+x", limits=limits).verdict in (Verdict.TIMEOUT, Verdict.ERROR)
+    assert len(worker_pids(limits)) == 1
+    assert worker_pids(limits) != before
+    calm = Limits(seconds=PATIENCE, workers=1)
+    assert grade(r"x+\sqrt{2}", r"\sqrt{2}+x", limits=calm).verdict is Verdict.CORRECT
+
+
+# --- what is kept ---
+
+
+def test_outcomes_are_kept_but_not_failures(stand_in):
+    limits = Limits(seconds=0.6, workers=1)
+    worker = next(iter(pools.pool_for(limits).workers))
+    worker.wait_until_ready()
+    for answer in ("x+2", "fail+1", "die+1"):
+        grade(answer, "y+1", limits=limits)
+        grade(answer, "y+1", limits=limits)
+    calls = stand_in.read_text().split()
+    assert calls.count("die") == 2
+    assert grading.perform.cache_info().currsize == 1
+    assert grading.perform.cache_info().hits == 1
+
+
+def test_a_timeout_is_not_kept(stand_in):
+    limits = Limits(seconds=0.6, workers=1)
+    assert grade("flaky+1", "flaky+1 ", limits=limits).verdict is Verdict.CORRECT  # the same text: no worker
+    assert not stand_in.exists()
+    assert grade("flaky+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
+    assert grade("flaky+1", "x+1", limits=limits).verdict is Verdict.WRONG
+
+
+# --- from threads, asyncio and other processes ---
+
+
+def test_order_is_kept_while_several_threads_grade(stand_in):
+    limits = Limits(seconds=PATIENCE, workers=2)
+
+    def work(number):
+        answers = [("late" if n % 3 == 0 else "x") + f"+{number}{n}" for n in range(6)]
+        grades = grade_all([Submission(answer, f"y+{number}") for answer in answers], limits=limits)
+        assert [result.extracted for result in grades] == answers
+        return [result.verdict for result in grades]
+
+    expected = [Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG] * 2  # what is late is right
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4), timeout=PATIENCE)) == [expected] * 4
+    assert len(worker_pids(limits)) == 2
+
+
+def test_finished_answers_are_counted(stand_in):
+    counts = []
+    submissions = [Submission(answer, "4") for answer in ("4", "x+1", None, "x+2")]
+    grades = grade_all(submissions, limits=Limits(seconds=PATIENCE, workers=1), on_finish=counts.append)
+    assert [result.verdict for result in grades] == [
+        Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED, Verdict.WRONG,
+    ]  # fmt: skip
+    assert counts == [2, 1, 1]
+
+
+def test_asyncio(stand_in):
+    limits = Limits(seconds=PATIENCE, workers=2)
+    answers = ["late+1", "x+2", "late+3", "x+4"]
+
+    async def grade_together():
+        return await asyncio.gather(*(asyncio.to_thread(grade, answer, "y+1", limits=limits) for answer in answers))
+
+    async def main():
+        return await asyncio.wait_for(grade_together(), PATIENCE)
+
+    grades = asyncio.run(main())
+    assert [(result.extracted, str(result.verdict)) for result in grades] == [
+        ("late+1", "correct"), ("x+2", "wrong"), ("late+3", "correct"), ("x+4", "wrong"),
+    ]  # fmt: skip
+
+
+def test_readable_golds(stand_in):
+    limits = Limits(seconds=1, workers=1)
+    golds = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
+    golds += [("x+2", AnswerKind.MATH), ("die+1", AnswerKind.MATH), ("C", AnswerKind.CHOICE), ("7", AnswerKind.CHOICE)]
+    assert readable_golds(golds, limits=limits) == [True, True, False, False, True, False, True, False]
+    assert readable_golds([], limits=limits) == []
+
+
+PLAIN = """
+from adaptthink.grading import Limits, grade
+print(grade("x+2", "2+x", limits=Limits(seconds=60, workers=1)).verdict, flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["file", "-c"])
+def test_without_a_main_guard(tmp_path, way):
+    (tmp_path / "script.py").write_text(PLAIN)
+    with run_script(PLAIN, *(["script.py"] if way == "file" else []), cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (output, errors, process.returncode) == ("correct\n", "", 0)
+
+
+DAEMON = """
+import multiprocessing, os, sys
+from adaptthink.grading import Limits, grade
+from adaptthink.grading.pool import pool_for
+
+limits = Limits(seconds=60, workers=1)
+
+def pids():
+    return {worker.process.pid for worker in pool_for(limits).workers}
+
+def work(queue):
+    queue.put((str(grade("x+2", "2+x", limits=limits).verdict), pids()))
+
+if __name__ == "__main__":
+    print(grade("x+3", "3+x", limits=limits).verdict)
+    mine = pids()
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    process = context.Process(target=work, args=(queue,), daemon=True)
+    process.start()
+    verdict, theirs = queue.get(timeout=60)
+    process.join(60)
+    print(verdict, len(theirs), bool(mine & theirs), process.exitcode)
+    print(grade("x+4", "4+x", limits=limits).verdict, pids() == mine)
+    import psutil
+    psutil.wait_procs([psutil.Process(pid) for pid in theirs if psutil.pid_exists(pid)], timeout=60)
+    print([pid for pid in theirs if psutil.pid_exists(pid)])
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_daemonic_process(tmp_path, method):
+    (tmp_path / "script.py").write_text(DAEMON)
+    with run_script("", "script.py", method, cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (output, errors) == ("correct\ncorrect 1 False 0\ncorrect True\n[]\n", "")
+
+
+FORK_UNDER_LOCK = """
+import os
+from adaptthink.grading import Limits, grade, pool
+with pool._pools_lock:  # as another thread would hold it that starts a pool
+    child = os.fork()
+    if not child:
+        verdict = grade("x+2", "2+x", limits=Limits(seconds=60, workers=1)).verdict
+        os.write(1, verdict.encode())
+        os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_fork_while_a_pool_starts():
+    with run_script(FORK_UNDER_LOCK, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert (output, errors) == ("correct", "")
+
+
+# --- the end ---
+
+ENDING = """
+import json, os, sys, threading, time
+from adaptthink.grading import Limits, grade
+from adaptthink.grading.pool import pool_for
+
+limits = Limits(seconds=1, workers=2)
+pool = pool_for(limits)
+for worker in pool.workers:
+    worker.wait_until_ready()
+if "fork" in sys.argv and not os.fork():
+    time.sleep(1000)
+print(json.dumps([worker.process.pid for worker in pool.workers]), flush=True)
+if "busy" in sys.argv:
+    threading.Thread(target=grade, args=("busy+1", "x+1"), kwargs={"limits": limits}).start()
+sys.stdin.readline()
+if "raise" in sys.argv:
+    raise SystemExit(3)
+"""
+
+
+def start_ending(tmp_path, *words):
+    (tmp_path / "math_verify.py").write_text(STAND_IN)
+    (tmp_path / "script.py").write_text(ENDING)
+    process = run_script("", "script.py", *words, folder=tmp_path, cwd=tmp_path, start_new_session=True)
+    workers = [psutil.Process(pid) for pid in json.loads(process.stdout.readline())]
+    assert len(workers) == 2
+    assert all(worker.is_running() for worker in workers)
+    return process, workers
+
+
+@pytest.mark.parametrize("how", ["end", "raise"])
+def test_workers_end_with_their_parent(tmp_path, how):
+    process, workers = start_ending(tmp_path, how)
+    with process:
+        _, errors = process.communicate("\n", timeout=PATIENCE)
+    assert (process.returncode, errors) == ({"end": 0, "raise": 3}[how], "")
+    wait_until(lambda: all(map(gone, workers)))
+
+
+# A busy worker does not see its socket close: the limit on its processor time ends it.
+@pytest.mark.parametrize("how", ["idle", "busy", "fork"])
+def test_workers_end_when_their_parent_is_killed(tmp_path, how):
+    process, workers = start_ending(tmp_path, how)
+    with process:
+        if how == "busy":
+            wait_until(lambda: (tmp_path / "log").exists() and "busy" in (tmp_path / "log").read_text())
+        process.kill()
+        try:
+            wait_until(lambda: all(map(gone, workers)))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the forked child that sleeps
+
+
+INTERRUPTED = """
+import sys, time
+from adaptthink.grading import Limits, grade
+from adaptthink.grading.pool import pool_for
+
+limits = Limits(seconds=60, workers=2)
+pool = pool_for(limits)
+before = {worker.process.pid for worker in pool.workers}
+if sys.argv[1] == "ready":
+    for worker in pool.workers:
+        worker.wait_until_ready()
+try:
+    print("go", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    pass
+print([str(grade(f"x+{n}", f"{n}+x", limits=limits).verdict) for n in (1, 2, 3)])
+print({worker.process.pid for worker in pool.workers} == before)
+"""
+
+
+@pytest.mark.parametrize("moment", ["starting", "ready"])
+def test_interrupt_from_the_keyboard(tmp_path, moment):
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    with run_script("", "script.py", moment, cwd=tmp_path, start_new_session=True) as process:
+        assert process.stdout.readline() == "go\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (output, errors) == ("['correct', 'correct', 'correct']\nTrue\n", "")
+
+
+# --- the fast path ---
+
+FAST = r"""
+import sys
+import psutil
+from adaptthink.grading import AnswerKind, Submission, grade_all, pool, readable_golds
+pairs = [
+    ("\\boxed{1{,}234.50}", "1234.5"), ("so \\boxed{\\dfrac12}", "0.5"), ("Answer: 1 1/2", "\\frac{3}{2}"),
+    ("\\boxed{\\left(3, \\tfrac{1}{2}\\right)}", "(3,0.5)"), ("\\boxed{\\{2,1\\}}", "\\{1,2\\}"),
+    ("\\boxed{[0,1)\\cup(2,\\infty)}", "[0,1) \\cup (2,\\infty)"), ("\\boxed{\\text{Monday}}", "monday"),
+    ("\\boxed{50\\%}", "50"), ("\\boxed{5\\text{ cm}}", "5"), ("#### 7", "7"), ("\\boxed{1.5e3}", "1500"),
+    ("\\boxed{\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}}", "\\begin{bmatrix}1.0&2\\\\3&4\\end{bmatrix}"),
+]
+submissions = [Submission(*pair) for pair in pairs]
+submissions += [Submission("The answer is (C).", "C", AnswerKind.CHOICE)]
+print({str(result.verdict) for result in grade_all(submissions)})
+print(all(readable_golds([(one.gold, one.kind) for one in submissions if "infty" not in one.gold])))
+print([name for name in ("sympy", "math_verify", "latex2sympy2_extended", "antlr4", "torch") if name in sys.modules])
+print(pool._pools, psutil.Process().children())
+"""
+
+
+def test_the_fast_path_starts_nothing_and_imports_no_sympy():
+    with run_script(FAST) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (output, errors) == ("{'correct'}\nTrue\n[]\n{} []\n", "")
+
+
+def test_ray(stand_in):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, include_dashboard=False)
+    try:
+        limits = Limits(seconds=PATIENCE, workers=1)
+        task = ray.remote(lambda: str(grade("x+2", "x+1", limits=limits).verdict))
+        assert ray.get(task.remote(), timeout=PATIENCE) == "wrong"
+    finally:
+        ray.shutdown()
