@@ -13,7 +13,7 @@ FLOORS = {
     1: {"engines", "models"},
     2: {"rollout", "reference", "evaluate"},
     3: {"train", "checkpoint"},
-    4: {"report", "screen", "jobs", "commands", "cli", "__main__"},
+    4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
 FORBIDDEN = {  # beyond the floors

@@ -13,7 +13,7 @@ from adaptthink import cli, commands, jobs
 from adaptthink.config import COMMANDS, EvaluateConfig, TrainConfig, resolve
 from adaptthink.models.make_tiny import make_model
 
-HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy")
+HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -102,7 +102,7 @@ def model_without_markers(tokenizer, tmp_path):
 def test_help_names_every_command(run, args):
     status, out, err = run(*args)
     assert (status, err) == (0, "")
-    for name in ("demo", "train", "presample", "evaluate", "doctor", "report"):
+    for name in ("demo", "train", "presample", "evaluate", "doctor", "report", "data"):
         assert f" {name} " in out
     assert "adaptthink demo" in out
 
@@ -114,7 +114,7 @@ def test_help_shows_every_setting_with_its_default(run, command):
     lines = out.splitlines()
     for name, field in COMMANDS[command].model_fields.items():
         (line,) = [line for line in lines if f"--{name.replace('_', '-')} " in line]
-        assert f"[default: {field.default}]" in line
+        assert field.default is None or f"[default: {field.default}]" in line
         assert field.description in line
 
 
@@ -133,6 +133,16 @@ def test_help_shows_the_other_flags(run, command, shown):
     status, out, _ = run(command, "--help")
     assert status == 0
     for text in [*shown, "--json PATH", cli.COMMANDS[command]]:
+        assert text in out
+
+
+@pytest.mark.parametrize("command", cli.DATA_COMMANDS)
+def test_help_of_the_data_commands(run, command):
+    _, out, _ = run("data", "--help")
+    assert cli.DATA_COMMANDS[command] in out
+    status, out, _ = run("data", command, "--help")
+    assert status == 0
+    for text in (cli.DATA_COMMANDS[command], "PROBLEMS", "[required]", "--data PATH", "--fields STR", "--json PATH"):
         assert text in out
 
 
@@ -182,7 +192,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, doctor, grade, report.",
+            "Available commands: demo, train, presample, evaluate, doctor, grade, report, data.",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -267,7 +277,7 @@ def test_model_without_the_tokens_of_a_thought(complaint, model_without_markers,
             GOOD_PROBLEM + "\n" + '{"prompt": "2+2=?"}\n',
             "p.jsonl, line 3: 'answer' is missing or empty; a problem without an answer cannot be graded",
         ),
-        (None, "no problem file 'p.jsonl': give 'arithmetic' or the path of a JSONL file"),
+        (None, "no problem file 'p.jsonl': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a"),
     ],
 )
 def test_bad_problem_files(complaint, tmp_path, model_folder, content, message):
@@ -343,11 +353,13 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     assert (status, err) == (0, "")
     monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
     content = tomllib.loads(out)
-    assert list(content) == list(COMMANDS[command].model_fields)
+    not_set = {name for name, field in COMMANDS[command].model_fields.items() if field.default is None}
+    assert not_set == {"data", "fields", "instruction", "max_problems"}
+    assert list(content) == [name for name in COMMANDS[command].model_fields if name not in not_set]
     assert content["max_rows"] == 77
     (tmp_path / "again.toml").write_text(out, encoding="utf-8")
     config = resolve(command, COMMANDS[command], recipes=["again.toml"])
-    assert config.model_dump() == content
+    assert config.model_dump() == content | dict.fromkeys(not_set)
     again = ["tiny", "--recipe", "again.toml"] if command == "evaluate" else ["again.toml"]
     assert run(command, *again, "--dry-run") == (0, out, "")
     assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]  # a dry run leaves nothing behind

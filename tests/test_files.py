@@ -1,13 +1,17 @@
 """Problems from files: every fault is one readable line that names the file and the line."""
 
 import json
+import tracemalloc
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from adaptthink.errors import UserError
-from adaptthink.tasks import Problem, arithmetic, problem_id
-from adaptthink.tasks.files import read_problems
-from adaptthink.tasks.sources import evaluation_problems, training_problems
+from adaptthink.grading import AnswerKind
+from adaptthink.tasks import Problem, arithmetic, problem_id, sources
+from adaptthink.tasks.files import Fields, parse_fields, read_problems
+from adaptthink.tasks.sources import Reading, evaluation_problems, training_problems
 
 GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -68,9 +72,30 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
         (b'{"prompt": "a", "answer": ""}', NO_ANSWER),
         (b'{"prompt": "a", "answer": null}', NO_ANSWER),
         (b'{"prompt": "a", "answer": true}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": "2", "level": "hard"}', "'level' must be a whole number, found 'hard'"),
-        (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number, found 1.5"),
-        (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number, found True"),
+        (b'{"prompt": "a", "answer": "2", "level": [1]}', "'level' must be a whole number or a name, found [1]"),
+        (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number or a name, found 1.5"),
+        (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number or a name, found True"),
+        (
+            b'{"prompt": "a", "answer": "2", "kind": "essay"}',
+            "'kind' must be one of math, choice, reasoning_gym, found 'essay'",
+        ),
+        (
+            b'{"prompt": "a", "answer": "E", "choices": ["x", "y"]}',
+            "the answer 'E' is none of the letters A to B, nor an index from 0",
+        ),
+        (
+            b'{"prompt": "a", "answer": 2, "choices": ["x", "y"]}',
+            "the answer '2' is none of the letters A to B, nor an index from 0",
+        ),
+        (b'{"prompt": "a", "answer": "A", "choices": ["x"]}', "1 choices; a multiple-choice problem has 2 to 26"),
+        (b'{"prompt": "a", "answer": "A", "choices": "x"}', "'choices' must be a list, found 'x'"),
+        (b'{"prompt": "a", "answer": "A", "choices": [["x"]]}', "'choices' must be a list of texts, found [['x']]"),
+        (
+            b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": "2"}',
+            "'prompt' is a list; expected chat messages with one from the user and no answers",
+        ),
+        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT),
+        (b"[" * 100_000, "not usable: JSON nested too deeply"),
         (
             b'{"prompt": "\xe9t\xe9", "answer": "2"}',
             "not UTF-8 text (invalid continuation byte at byte 12 of the line)",
@@ -107,7 +132,9 @@ def test_missing_file(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(UserError) as caught:
         read_problems(path)
-    assert str(caught.value) == f"no problem file '{path}': give 'arithmetic' or the path of a JSONL file"
+    assert str(caught.value) == (
+        f"no problem file '{path}': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a set"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +143,9 @@ def test_missing_file(tmp_path, name):
 )
 def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_out):
     name = write_rows(tmp_path / "p.jsonl", count, levels)
-    train, other = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    chosen = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    train, other = chosen.problems, chosen.held_out
+    assert chosen.num_unreadable == 0
     assert len(other) == held_out
     assert not {problem.id for problem in train} & {problem.id for problem in other}
     everything = read_problems(tmp_path / "p.jsonl")
@@ -131,8 +160,8 @@ def test_held_out_problems_do_not_depend_on_order_or_seed(tmp_path):
     lines = (tmp_path / "p.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "p.jsonl").write_text("".join(reversed(lines)))
     again = training_problems(name, per_level=5, held_out_per_level=16, seed=9)
-    assert again[1] == first[1]
-    assert again[0] == first[0][::-1]
+    assert again.held_out == first.held_out
+    assert again.problems == first.problems[::-1]
 
 
 def test_too_few_problems_to_train_on(tmp_path):
@@ -144,13 +173,14 @@ def test_too_few_problems_to_train_on(tmp_path):
 
 def test_a_file_is_evaluated_whole(tmp_path):
     name = write_rows(tmp_path / "p.jsonl", 9)
-    assert evaluation_problems(name, per_level=2, seed=0) == read_problems(tmp_path / "p.jsonl")
+    assert evaluation_problems(name, per_level=2, seed=0).problems == read_problems(tmp_path / "p.jsonl")
 
 
 def test_arithmetic_sources_are_disjoint():
-    train, held_out = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
-    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0)
-    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story")
+    chosen = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
+    train, held_out = chosen.problems, chosen.held_out
+    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0).problems
+    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story").problems
     assert [len(part) for part in (train, held_out, evaluation, story)] == [100, 25, 100, 100]
     prompts = [{problem.prompt for problem in part} for part in (train, held_out, evaluation, story)]
     assert sum(len(part) for part in prompts) == len(set.union(*prompts)) == 325
@@ -166,3 +196,149 @@ def test_too_many_arithmetic_problems_is_bad_input(monkeypatch):
         training_problems("arithmetic", per_level=1, held_out_per_level=8, seed=0)
     with pytest.raises(UserError, match=r"^only 7 there$"):
         evaluation_problems("arithmetic", per_level=8, seed=0)
+
+
+def test_mapping_reaches_into_nested_objects(tmp_path):
+    """The form of verl's Parquet files: chat messages as prompt, the gold inside another object."""
+    row = {
+        "prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1=?"}],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+        "extra_info": {"level": "3"},
+    }
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
+    mapping = parse_fields("answer=reward_model.ground_truth, level=extra_info.level")
+    (problem,) = read_problems(tmp_path / "p.parquet", mapping)
+    assert (problem.prompt, problem.answer, problem.level) == ("1+1=?", "2", 3)
+
+
+def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "x.y": "1", "x": {"y": "2"}}\n')
+    assert read_problems(tmp_path / "p.jsonl", Fields(answer="x.y"))[0].answer == "1"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "answer"),
+    [
+        ({"prompt": "a", "problem": "b", "answer": "1", "gold": "2"}, "a", "1"),
+        ({"problem": "b", "question": "c", "gold": 2}, "b", "2"),
+        ({"question": "c", "gold": "2"}, "c", "2"),
+    ],
+)
+def test_usual_names(tmp_path, row, prompt, answer):
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    (problem,) = read_problems(tmp_path / "p.jsonl")
+    assert (problem.prompt, problem.answer) == (prompt, answer)
+
+
+@pytest.mark.parametrize(
+    ("level", "read"), [(3, 3), (3.0, 3), ("3", 3), ("-2", -2), ("Level 5", "Level 5"), ("", None), (None, None)]
+)
+def test_levels(tmp_path, level, read):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "a", "answer": "1", "level": level}))
+    assert read_problems(tmp_path / "p.jsonl")[0].level == read
+
+
+def test_multiple_choice(tmp_path):
+    rows = [
+        {"prompt": "Which?", "choices": ["red", "blue", 3], "answer": answer, "kind": "math"} for answer in ("b", 2)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = read_problems(tmp_path / "p.jsonl")
+    assert [problem.answer for problem in problems] == ["B", "C"]
+    assert {problem.prompt for problem in problems} == {"Which?\nA. red\nB. blue\nC. 3"}
+    assert {problem.kind for problem in problems} == {AnswerKind.CHOICE}
+
+
+def test_multiple_choice_in_csv(tmp_path):
+    (tmp_path / "p.csv").write_text('question,options,answer\nWhich?,"[""x"", ""y""]",1\nHow many?,,7\n')
+    choice, plain = read_problems(tmp_path / "p.csv", Fields(choices="options"))
+    assert (choice.prompt, choice.answer, choice.kind) == ("Which?\nA. x\nB. y", "B", AnswerKind.CHOICE)
+    assert (plain.prompt, plain.answer, plain.kind) == ("How many?", "7", AnswerKind.MATH)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("", Fields()),
+        ("prompt=q", Fields(prompt="q")),
+        (" prompt = q , answer=a.b,level=l,kind=k,choices=c,", Fields("q", "a.b", "l", "k", "c")),
+    ],
+)
+def test_mappings(text, fields):
+    assert parse_fields(text) == fields
+
+
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "=q", "promt=q"])
+def test_bad_mappings(text):
+    with pytest.raises(UserError, match=f"^fields: '{text}' is no mapping; give pairs such as prompt=question"):
+        parse_fields(f"answer=a,{text}")
+
+
+def test_mapping_given_twice():
+    with pytest.raises(UserError, match="'prompt' is mapped twice, to 'a' and to 'b'"):
+        parse_fields("prompt=a,prompt=b")
+
+
+def test_mapped_column_that_a_row_does_not_have(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"q": "a", "answer": "1"}\n{"answer": "2", "x": 1}\n')
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / "p.jsonl", Fields(prompt="q"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.jsonl'}, line 2: no field 'q', which 'prompt' is mapped to; fields here: answer, x"
+    )
+
+
+@pytest.mark.parametrize("name", ["level", "kind", "choices"])
+def test_mapped_column_that_no_row_has(tmp_path, name):
+    """These may be missing from a row, so that a misspelt one would pass in silence."""
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": "2", "x": 1}\n')
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / "p.jsonl", parse_fields(f"{name}=dificulty"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.jsonl'}: no row has the field 'dificulty' that '{name}' is mapped to; "
+        "fields found: prompt, answer, x"
+    )
+
+
+def test_mapped_level_may_be_missing_from_some_rows(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": "2", "x": 4}\n')
+    assert [problem.level for problem in read_problems(tmp_path / "p.jsonl", Fields(level="x"))] == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.csv", "prompt,answer\n", "a first line that names the columns, with 'prompt' and 'answer'"),
+        ("p.json", "[]", "an array of objects with 'prompt' and 'answer'"),
+    ],
+)
+def test_other_files_without_problems(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_problems(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: holds no problem; expected {expected}"
+
+
+def test_problems_of_a_file_are_in_memory_less_than_twice(tmp_path, monkeypatch):
+    """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
+    monkeypatch.setattr(sources, "readable_golds", lambda golds: [True] * len(golds))
+    path = tmp_path / "p.jsonl"
+    with path.open("w") as file:
+        for n in range(20_000):
+            file.write(json.dumps({"prompt": f"{n} " + "x" * 360, "answer": str(n)}) + "\n")
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        chosen = training_problems(str(path), per_level=1, held_out_per_level=16, seed=0)
+        _, peak = tracemalloc.get_traced_memory()
+        assert len(chosen.problems) == 20_000 - 16
+        del chosen
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        few = evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=50))
+        _, peak_of_few = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(few.problems) == 50
+    assert size < peak < 2 * size
+    assert peak_of_few - before < size

@@ -27,6 +27,10 @@ COMMANDS = {
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a run again: report.html and report.md.",
 }
+DATA_COMMANDS = {
+    "check": "Count problems, repeats, unreadable golds and rows, and leaks into other sets.",
+    "show": "Print a few problems as the model sees them, with gold, kind and level.",
+}
 
 app = App(
     name="adaptthink",
@@ -38,6 +42,10 @@ app = App(
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish, powershell).")
 for name, summary in COMMANDS.items():
     app.command(f"adaptthink.commands:{name}", name=name, help=summary)
+data = App(name="data", help="Look at problem sets before training on them.", help_format="plaintext")
+for name, summary in DATA_COMMANDS.items():
+    data.command(f"adaptthink.commands:data_{name}", name=name, help=summary)
+app.command(data)
 
 
 @contextlib.contextmanager

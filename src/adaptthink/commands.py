@@ -23,6 +23,10 @@ Recipes = Annotated[
     tuple[str, ...],
     Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="", consume_multiple=True),
 ]
+DataFolder = Annotated[
+    Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
+]
+FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
 Mode = Literal["free", "think", "no_think"]
 
 
@@ -166,14 +170,60 @@ def report(
     write_result(json, {"html": str(html), "markdown": str(markdown)})
 
 
+def data_check(
+    problems: Annotated[str, Parameter(help="A set, reasoning_gym:FAMILY, a file, or several (a,b).")],
+    /,
+    *,
+    against: Annotated[
+        tuple[str, ...],
+        Parameter(help="Sets that must not stand in it, such as math500.", negative="", consume_multiple=True),
+    ] = (),
+    data: DataFolder = None,
+    fields: FieldMapping = None,
+    json: Json = None,
+) -> None:
+    """Count problems, repeats, unreadable golds and rows, and leaks into other sets."""
+    config = data_config(problems, data=data, fields=fields)
+    from adaptthink.data_jobs import check_job
+
+    write_result(json, check_job(config, against))
+
+
+def data_show(
+    problems: Annotated[str, Parameter(help="A set, reasoning_gym:FAMILY, a file, or several (a,b).")],
+    /,
+    *,
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny'; its chat template is used.")] = "tiny",
+    count: Annotated[int, Parameter(help="How many, from the beginning.", validator=validators.Number(gte=1))] = 3,
+    mode: Annotated[Mode, Parameter(help="The mode that the prompt leads into; free: none.")] = "free",
+    data: DataFolder = None,
+    fields: FieldMapping = None,
+    instruction: Annotated[
+        str | None, Parameter(help="Text put after each prompt [default: what the source asks for by itself].")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Print a few problems as the model sees them, with gold, kind and level."""
+    config = data_config(problems, model=model, data=data, fields=fields, instruction=instruction)
+    from adaptthink.data_jobs import show_job
+
+    write_result(json, show_job(config, count, mode))
+
+
+def data_config(problems: str, **options: str | Path | None) -> PresampleConfig:
+    """Resolve the settings of a data command; options that were not given leave the environment's."""
+    flags = {"problems": problems} | {name: value for name, value in options.items() if value is not None}
+    return resolve("presample", PresampleConfig, flags=flags)
+
+
 def given(config: PresampleConfig | EvaluateConfig) -> dict[str, Any]:
     """Return only the settings that stood on the command line."""
     return {name: getattr(config, name) for name in config.model_fields_set}
 
 
 def show_settings(config: PresampleConfig | EvaluateConfig) -> None:
-    """Print a resolved configuration as the recipe that would give it."""
-    for name, value in config.model_dump(mode="json").items():
+    """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
+    for name, value in config.model_dump(mode="json", exclude_none=True).items():
         print(f"{name} = {toml_value(value)}")
 
 

@@ -40,8 +40,17 @@ class PolicyConfig(Config):
 
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
     problems: str = Field(
-        "arithmetic", description="'arithmetic', or a JSONL file with prompt, answer and optional level."
+        "arithmetic",
+        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
     )
+    data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
+    fields: str | None = Field(
+        None, description="Columns of a file, such as prompt=question,answer=final_answer (level, kind, choices too)."
+    )
+    instruction: str | None = Field(
+        None, description="Text put after each prompt; not given: what the source asks for by itself; '': nothing."
+    )
+    max_problems: Positive | None = Field(None, description="Use so many problems at most, chosen by their ids.")
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")

@@ -36,7 +36,7 @@ from adaptthink.rollout import Rollout, Sampler
 from adaptthink.runs import open_run, write_json
 from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_table
 from adaptthink.tasks import Problem
-from adaptthink.tasks.sources import evaluation_problems, training_problems
+from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
 
 DOCTOR_QUESTION = "47+8=?"
@@ -70,9 +70,7 @@ def sample_reference(
 
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
-    problems, _ = training_problems(
-        config.problems, per_level=config.problems_per_level, held_out_per_level=1, seed=config.seed
-    )
+    problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_policy(config.model, think_opener=config.think_opener)
     reference = sample_reference(policy, problems, config, output)
     rewards = [row.reward for row in reference.values() if row.reward is not None]
@@ -94,12 +92,26 @@ def train_job(
 
 def load_training_problems(config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
     """Return problems to train on and held-out ones."""
-    return training_problems(
+    return read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
+
+
+def read_training_problems(config: PresampleConfig, *, held_out_per_level: int) -> tuple[list[Problem], list[Problem]]:
+    """Return problems to train on and held-out ones; say how many were left out."""
+    chosen = training_problems(
         config.problems,
         per_level=config.problems_per_level,
-        held_out_per_level=config.probe_problems_per_level,
+        held_out_per_level=held_out_per_level,
         seed=config.seed,
+        reading=reading_of(config),
     )
+    say_skipped(chosen)
+    return chosen.problems, chosen.held_out
+
+
+def say_skipped(chosen: Chosen) -> None:
+    """Say how many problems were left out, if any were."""
+    if chosen.num_unreadable:
+        console.print(f"{chosen.num_unreadable} problems skipped: their gold cannot be read")
 
 
 def train_and_save(
@@ -155,8 +167,16 @@ def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Pat
 
 
 def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
-    """Return the problems of an evaluation."""
-    return evaluation_problems(config.problems, per_level=config.problems_per_level, seed=config.seed, kind=config.kind)
+    """Return the problems of an evaluation; say how many were left out."""
+    chosen = evaluation_problems(
+        config.problems,
+        per_level=config.problems_per_level,
+        seed=config.seed,
+        kind=config.kind,
+        reading=reading_of(config),
+    )
+    say_skipped(chosen)
+    return chosen.problems
 
 
 def doctor_job(model: str, think_opener: str) -> dict[str, Any]:

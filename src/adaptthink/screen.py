@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from adaptthink.evaluate import Evaluation
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
+    from adaptthink.tasks import Problem
+    from adaptthink.tasks.checks import Check as DataCheck
 
 console = Console(highlight=False)
 
@@ -114,3 +117,68 @@ def show_tally(tally: Tally) -> None:
         for name, count in counts.most_common():
             table.add_row(name, str(count), f"{100 * count / total:.1f}")
         console.print(table)
+
+
+def show_data_check(check: DataCheck) -> None:
+    """Print what `adaptthink data check` found."""
+    console.print(escape(check.name), style="bold", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    rows = {
+        "rows read": check.num_rows,
+        "problems kept": check.num_kept,
+        "repeats of an earlier prompt": check.num_repeats,
+        "of these with another answer": check.num_contradictions,
+        "golds that cannot be read": check.num_unreadable,
+        "rows that cannot be used": check.num_bad,
+    }
+    rows |= {f"level {level}": count for level, count in check.levels.items()}
+    rows |= {f"kind {kind}": count for kind, count in check.kinds.items()}
+    for name, count in rows.items():
+        table.add_row(escape(name), f"{count:,}")
+    console.print(table)
+    for heading, lines, total in (
+        ("rows that cannot be used", check.bad_rows, check.num_bad),
+        ("golds that cannot be read", check.unreadable, check.num_unreadable),
+    ):
+        if lines:
+            console.print(f"{heading} ({len(lines)} of {total:,})", style="bold")
+            console.print("\n".join(f"  {line}" for line in lines), markup=False, soft_wrap=True)
+    if check.leaks:
+        show_leaks(check)
+
+
+def show_leaks(check: DataCheck) -> None:
+    """Print which problems of a set stand in other sets, with the nearest pairs."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("leaks into", overflow="fold")
+    for column in ("its prompts", "exact", "near", "given away"):
+        table.add_column(column, justify="right")
+    for leak in check.leaks:
+        table.add_row(
+            escape(leak.against),
+            *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
+            f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})",
+        )
+    console.print(table)
+    for leak in check.leaks:
+        for example in leak.examples:
+            console.print(escape(f"{leak.against}, {example.share:.0%} in common"), style="bold", soft_wrap=True)
+            console.print(f"  {excerpt(example.prompt)}\n  {excerpt(example.other)}", markup=False, soft_wrap=True)
+
+
+def excerpt(text: str, length: int = 160) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def show_problem(problem: Problem, rendered: str) -> None:
+    """Print a problem as the model sees it, whole."""
+    level = "none" if problem.level is None else problem.level
+    heading = f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}"
+    console.print(escape(heading), style="bold", soft_wrap=True)
+    console.print(rendered, markup=False, soft_wrap=True, emoji=False)
+    console.print("gold: ", style="bold", end="")
+    console.print(problem.answer, markup=False, soft_wrap=True, emoji=False)

@@ -41,11 +41,11 @@ def perform(task: str, arguments: list[str]) -> list[str]:
             return [verdict, rule]
         if task == "readable":
             return ["yes" if symbolic.readable(*arguments) else "no"]
-        from adaptthink.grading import gym  # noqa: PLC0415  (reasoning-gym, an optional package)
+        from adaptthink.grading.gym import gold_scores, score_entry  # noqa: PLC0415  (reasoning-gym, an optional package)
 
         if task == "score_gold":
-            return ["yes" if gym.gold_scores(*arguments) else "no"]
-        return [repr(gym.score_entry(*arguments))]
+            return ["yes" if gold_scores(*arguments) else "no"]
+        return [repr(score_entry(*arguments))]
     except MemoryError:
         return ["exhausted"]
     except Exception as error:  # noqa: BLE001  (sympy raises whatever it likes on what it cannot read)

@@ -1,4 +1,4 @@
-"""What a model is asked: the `Problem` record and its stable id. Where problems come from: `arithmetic`, `files`."""
+"""What a model is asked: the `Problem` record and its stable id. Where problems come from: `sources`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ class Problem:
     """One question with its gold answer.
 
     `id` is derived from the content (`problem_id`), so it is the same on every machine and in every run.
-    `level` is the difficulty where the source knows one (arithmetic: 1-5), else None.
+    `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
+    `kind` says how an answer is compared with the gold.
     """
 
     id: str
     prompt: str
     answer: str
-    level: int | None = None
+    level: int | str | None = None
     source: str = ""
     kind: AnswerKind = AnswerKind.MATH
 
@@ -30,6 +31,13 @@ def problem_id(prompt: str, answer: str, source: str = "") -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def make_problem(prompt: str, answer: str, *, level: int | None = None, source: str = "") -> Problem:
+def make_problem(
+    prompt: str,
+    answer: str,
+    *,
+    level: int | str | None = None,
+    source: str = "",
+    kind: AnswerKind = AnswerKind.MATH,
+) -> Problem:
     """Build a `Problem` whose id follows from its content."""
-    return Problem(problem_id(prompt, answer, source), prompt, answer, level, source)
+    return Problem(problem_id(prompt, answer, source), prompt, answer, level, source, kind)

@@ -1,47 +1,332 @@
-"""Problems by name: `arithmetic`, or the path of a JSONL file."""
+"""Problems by name: what a job trains on, holds out and evaluates on.
+
+A name is one of these, or several joined by commas:
+
+* `arithmetic`: procedural, endless;
+* `reasoning_gym:<family>`: procedural, see `gym`;
+* a named set (`sets.SETS`), with a split or a filter after colons: `gsm8k`, `gsm8k:train`, `mmlu:stem`;
+* the path of a file (`files`).
+"""
 
 from __future__ import annotations
 
+import difflib
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
 from pathlib import Path
+from typing import assert_never
 
+from adaptthink.config import PolicyConfig
 from adaptthink.errors import UserError
-from adaptthink.tasks import Problem, arithmetic
+from adaptthink.grading import AnswerKind, readable_golds
+from adaptthink.tasks import Problem, arithmetic, gym, make_problem
 from adaptthink.tasks.arithmetic import Kind, Split
-from adaptthink.tasks.files import read_problems
+from adaptthink.tasks.files import Fields, file_problems, parse_fields
+from adaptthink.tasks.rows import BadRow
+from adaptthink.tasks.sets import SETS, set_problems
 
 HELD_OUT_SHARE = 0.1
+BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
+BOXED_LETTER = r"Please reason step by step, and put the letter of the correct option within \boxed{}."
+GOLDS_AT_A_TIME = 1000
+GYM = "reasoning_gym"
+
+
+class Purpose(StrEnum):
+    """What problems are wanted for; it decides which split a name without one stands for."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    CHECK = "check"  # the training split where there is one
+    AGAINST = "against"  # the evaluation split where there is one
+
+
+@dataclass(frozen=True, slots=True)
+class ArithmeticSource:
+    """The miniature."""
+
+
+@dataclass(frozen=True, slots=True)
+class GymSource:
+    """One family of reasoning-gym."""
+
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSource:
+    """One split of a named set, or what a filter keeps of it."""
+
+    name: str
+    split: str
+    only: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file."""
+
+    path: Path
+
+
+Procedural = ArithmeticSource | GymSource
+Stored = SetSource | FileSource
+Source = Procedural | Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How problems are read.
+
+    `data` holds local copies of named sets. `instruction` is put after each prompt; None means the source's own.
+    `max_problems` are those with the smallest ids.
+    """
+
+    data: Path | None = None
+    fields: Fields = field(default_factory=Fields)
+    instruction: str | None = None
+    max_problems: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Problems for a job; no problem is both in `problems` and `held_out` (empty for an evaluation).
+
+    `num_unreadable` were left out because their gold cannot be read.
+    """
+
+    problems: list[Problem]
+    held_out: list[Problem]
+    num_unreadable: int
+
+
+def reading_of(config: PolicyConfig) -> Reading:
+    """Return what a command's settings say about reading; raises UserError for a bad mapping."""
+    return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
 
 
 def training_problems(
-    name: str, *, per_level: int, held_out_per_level: int, seed: int
-) -> tuple[list[Problem], list[Problem]]:
-    """Return problems to train on, and held-out problems for looking at the mode choice; no problem is in both.
+    name: str,
+    *,
+    per_level: int,
+    held_out_per_level: int,
+    seed: int,
+    reading: Reading = Reading(),
+) -> Chosen:
+    """Return problems to train on, and held-out problems for looking at the mode choice.
 
-    Of a file, the problems with the smallest ids (a hash, so a random choice that never changes) are held out:
-    `held_out_per_level` times the number of levels, but at most a tenth of the file.
+    Of sets and files, the problems with the smallest ids (a hash, so a random choice that never changes) are held
+    out: `held_out_per_level` times the number of levels, but at most a tenth of them.
     """
-    if name == "arithmetic":
-        held_out = _arithmetic(held_out_per_level, seed, Split.HELD_OUT, Kind.CHAIN)
-        return _arithmetic(per_level, seed, Split.TRAIN, Kind.CHAIN), held_out
-    problems = read_problems(Path(name))
-    num_levels = len({problem.level for problem in problems})
-    count = min(held_out_per_level * num_levels, int(HELD_OUT_SHARE * len(problems)))
-    if count == 0:
-        raise UserError(f"{name}: {len(problems)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}")
-    by_id = sorted(problems, key=lambda problem: problem.id)
-    held_out_ids = {problem.id for problem in by_id[:count]}
-    return [problem for problem in problems if problem.id not in held_out_ids], by_id[:count]
+    sources = parse_name(name, Purpose.TRAINING)
+    problems, held_out, num_unreadable = [], [], 0
+    procedural, stored = split_sources(sources)
+    for source in procedural:
+        problems += drawn_problems(source, per_level, seed, Split.TRAIN, reading)
+        held_out += drawn_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
+    if stored:
+        found, num_unreadable = stored_problems(stored, reading)
+        num_levels = len({problem.level for problem in found.values()})
+        count = min(held_out_per_level * num_levels, int(HELD_OUT_SHARE * len(found)))
+        if count == 0:
+            raise UserError(
+                f"{name}: {len(found)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}"
+            )
+        held_out_ids = dict.fromkeys(heapq.nsmallest(count, found))
+        held_out += [found.pop(id_) for id_ in held_out_ids]
+        problems += found.values()
+    return Chosen(smallest(problems, reading.max_problems), held_out, num_unreadable)
 
 
-def evaluation_problems(name: str, *, per_level: int, seed: int, kind: str = Kind.CHAIN) -> list[Problem]:
-    """Return problems to evaluate on: the evaluation split of arithmetic, or all of a file."""
-    if name == "arithmetic":
-        return _arithmetic(per_level, seed, Split.EVALUATION, Kind(kind))
-    return read_problems(Path(name))
+def evaluation_problems(
+    name: str,
+    *,
+    per_level: int,
+    seed: int,
+    kind: str = Kind.CHAIN,
+    reading: Reading = Reading(),
+) -> Chosen:
+    """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only."""
+    procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
+    problems: list[Problem] = []
+    for source in procedural:
+        problems += drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind))
+    found, num_unreadable = stored_problems(stored, reading)
+    problems += found.values()
+    if not problems:
+        raise UserError(f"{name}: none of its {num_unreadable} problems has a gold that can be read; see `data check`")
+    return Chosen(smallest(problems, reading.max_problems), [], num_unreadable)
 
 
-def _arithmetic(per_level: int, seed: int, split: Split, kind: Kind) -> list[Problem]:
-    try:
-        return arithmetic.problems(per_level, seed=seed, split=split, kind=kind)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+def every_problem(
+    name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading
+) -> Iterator[Problem | BadRow]:
+    """Yield everything that a name stands for, one by one, with repeats and with rows that cannot be used."""
+    split = Split.EVALUATION if purpose in (Purpose.EVALUATION, Purpose.AGAINST) else Split.TRAIN
+    for source in parse_name(name, purpose):
+        if isinstance(source, Procedural):
+            yield from drawn_problems(source, per_level, seed, split, reading)
+        else:
+            for problem in rows_of(source, reading):
+                yield problem if isinstance(problem, BadRow) else asked(problem, source, reading)
+
+
+def parse_name(name: str, purpose: Purpose) -> list[Source]:
+    """Read the name of problems; raises UserError that names the nearest known one."""
+    if Path(name).is_file():  # even if there is a comma in its path
+        return [FileSource(Path(name))]
+    return [parse_part(part.strip(), purpose) for part in name.split(",")]
+
+
+def parse_part(part: str, purpose: Purpose) -> Source:
+    """Read one name without commas."""
+    first, colon, rest = part.partition(":")
+    if part == "arithmetic":
+        return ArithmeticSource()
+    if first == GYM and rest:
+        return GymSource(rest)
+    if first in SETS:
+        return parse_set(first, rest.split(":") if colon else [], purpose)
+    names = ["arithmetic", f"{GYM}:<family>", *SETS]
+    if not Path(part).is_file() and not Path(part).suffix and "/" not in part:
+        near = difflib.get_close_matches(first, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"give the path of a file, or one of: {', '.join(names)}"
+        raise UserError(f"no problems are called '{part}'; {hint}")
+    return FileSource(Path(part))
+
+
+def parse_set(name: str, words: Sequence[str], purpose: Purpose) -> SetSource:
+    """Read what stands after a set's name: a split, a filter, or both; raises UserError."""
+    named = SETS[name]
+    splits = [word for word in words if word in named.splits]
+    filters = [word for word in words if word in named.filters]
+    for word in words:
+        if word not in (*named.splits, *named.filters):
+            known = (*named.splits, *named.filters)
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known[:12])}"
+            raise UserError(f"'{name}' has no split or part '{word}'; {hint}")
+    if len(splits) > 1 or len(filters) > 1:
+        raise UserError(f"'{name}:{':'.join(words)}' names more than one split or part; join several sets by commas")
+    return SetSource(name, splits[0] if splits else default_split(name, purpose), filters[0] if filters else None)
+
+
+def default_split(name: str, purpose: Purpose) -> str:
+    """Return the split that a set's name alone stands for; raises UserError where it has none for the purpose."""
+    named = SETS[name]
+    match purpose:
+        case Purpose.TRAINING:
+            split = named.train
+        case Purpose.EVALUATION:
+            split = named.evaluation
+        case Purpose.CHECK:
+            split = named.train or named.evaluation
+        case Purpose.AGAINST:
+            split = named.evaluation or named.train
+    if split is None:
+        others = [
+            other for other, set_ in SETS.items() if (set_.train if purpose is Purpose.TRAINING else set_.evaluation)
+        ]
+        raise UserError(
+            f"'{name}' has no split for {purpose}; sets that have one: {', '.join(others)}; "
+            f"or say '{name}:{next(iter(named.splits))}' to use it all the same"
+        )
+    return split
+
+
+def split_sources(sources: Sequence[Source]) -> tuple[list[Procedural], list[Stored]]:
+    """Tell sources that are drawn from those that are read."""
+    procedural = [source for source in sources if isinstance(source, Procedural)]
+    stored = [source for source in sources if isinstance(source, Stored)]
+    return procedural, stored
+
+
+def drawn_problems(
+    source: Procedural, per_level: int, seed: int, split: Split, reading: Reading, kind: Kind = Kind.CHAIN
+) -> list[Problem]:
+    """Draw problems of one split; raises UserError where there are not so many."""
+    if isinstance(source, GymSource):
+        drawn = gym.problems(source.family, per_level, seed=seed, split=split)
+    else:
+        try:
+            drawn = arithmetic.problems(per_level, seed=seed, split=split, kind=kind)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return [asked(problem, source, reading) for problem in drawn]
+
+
+def rows_of(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
+    """Yield the problems of a set or a file, without instruction."""
+    match source:
+        case SetSource(name, split, only):
+            yield from set_problems(name, split, only=only, data=reading.data)
+        case FileSource(path):
+            yield from file_problems(path, reading.fields)
+        case _:
+            assert_never(source)
+
+
+def stored_problems(sources: Sequence[Stored], reading: Reading) -> tuple[dict[str, Problem], int]:
+    """Read sets and files; returns problems by the id that they have without instruction, and how many were left out.
+
+    Each problem is kept once. The id without instruction decides what is kept and held out, so that the choice does
+    not change with the instruction. Raises UserError that names the first row that cannot be used.
+    """
+    found: dict[str, Problem] = {}
+    for source in sources:
+        for problem in rows_of(source, reading):
+            if isinstance(problem, BadRow):
+                raise UserError(str(problem))
+            if problem.id not in found:
+                found[problem.id] = asked(problem, source, reading)
+            if reading.max_problems and len(found) > 2 * reading.max_problems + GOLDS_AT_A_TIME:
+                found = with_smallest_ids(found, reading.max_problems)
+    if reading.max_problems:
+        found = with_smallest_ids(found, reading.max_problems)
+    unreadable = unreadable_ids(found)
+    for id_ in unreadable:
+        del found[id_]
+    return found, len(unreadable)
+
+
+def with_smallest_ids(found: dict[str, Problem], count: int) -> dict[str, Problem]:
+    """Keep the `count` problems with the smallest ids, in their order."""
+    if len(found) <= count:
+        return found
+    kept = set(heapq.nsmallest(count, found))
+    return {id_: problem for id_, problem in found.items() if id_ in kept}
+
+
+def smallest(problems: list[Problem], count: int | None) -> list[Problem]:
+    """Keep the `count` problems with the smallest ids, in their order; None keeps all."""
+    if count is None or len(problems) <= count:
+        return problems
+    return list(with_smallest_ids({problem.id: problem for problem in problems}, count).values())
+
+
+def unreadable_ids(found: dict[str, Problem]) -> list[str]:
+    """Return the keys of problems whose gold cannot be read."""
+    items, unreadable = iter(found.items()), []
+    while some := list(islice(items, GOLDS_AT_A_TIME)):
+        readable = readable_golds([(problem.answer, problem.kind) for _, problem in some])
+        unreadable += [id_ for (id_, _), ok in zip(some, readable, strict=True) if not ok]
+    return unreadable
+
+
+def asked(problem: Problem, source: Source, reading: Reading) -> Problem:
+    """Put the instruction after a prompt; with none, the problem stays as it is."""
+    instruction = own_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
+    if not instruction:
+        return problem
+    prompt = f"{problem.prompt}\n{instruction}"
+    return make_problem(prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind)
+
+
+def own_instruction(source: Source, kind: AnswerKind) -> str:
+    """Return what a source asks for by itself: boxed answers of sets, letters of multiple choice, else nothing."""
+    if kind is AnswerKind.CHOICE:
+        return BOXED_LETTER
+    return BOXED if isinstance(source, SetSource | GymSource) else ""

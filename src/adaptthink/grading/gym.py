@@ -1,0 +1,61 @@
+"""Score an answer to a reasoning-gym problem with the scorer of its own family (version 0.1.25 was tested).
+
+The gold of such a problem is its entry as JSON, without the question. Two families, arc_agi and rearc, do not survive
+that form (their scorers want tuples), and five score 0 on their own answer; `tasks/gym.py` refuses all of these.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adaptthink.errors import UserError
+
+
+def load_library() -> Any:
+    """Return the module `reasoning_gym`; raises UserError with the command that installs it."""
+    try:
+        import reasoning_gym  # noqa: PLC0415  (optional, and it takes a second)
+    except ImportError:
+        raise UserError(
+            "reasoning_gym problems need the package reasoning-gym: pip install 'adaptthink[gym]'"
+        ) from None
+    return reasoning_gym
+
+
+def gold_json(entry: Mapping[str, Any]) -> str:
+    """Return an entry as the gold of a problem: answer and metadata, without its place in the stream.
+
+    Raises TypeError or ValueError for an entry that JSON cannot hold.
+    """
+    metadata = {key: value for key, value in entry["metadata"].items() if key != "source_index"}
+    return json.dumps({"answer": entry["answer"], "metadata": metadata}, ensure_ascii=False)
+
+
+@functools.cache
+def family_scorer(family: str) -> Callable[[str, dict[str, Any]], float]:
+    """Return a family's own `score_answer`; raises ValueError for an unknown family."""
+    load_library()
+    from reasoning_gym.factory import get_score_answer_fn  # noqa: PLC0415
+
+    scorer: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(family)
+    return scorer
+
+
+def score_entry(response_answer: str, gold: str) -> float:
+    """Score an answer from 0 to 1 with its family's scorer.
+
+    The scorers are other people's programs: they may take long, and raise anything on an answer of an odd form.
+    Raises ValueError for a gold that is no entry.
+    """
+    entry = json.loads(gold)
+    if not isinstance(entry, dict) or not isinstance(entry.get("metadata"), dict):
+        raise ValueError("the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'")
+    return float(family_scorer(str(entry["metadata"].get("source_dataset")))(response_answer, entry))
+
+
+def gold_scores(gold: str) -> bool:
+    """Say whether a gold's own answer scores 1 against it; raises as `score_entry`."""
+    return score_entry(json.loads(gold)["answer"], gold) == 1

@@ -1,0 +1,148 @@
+"""The data commands from the command line: what is printed, what is written, what is refused."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from adaptthink import cli, jobs
+from adaptthink.config import EvaluateConfig, TrainConfig
+from adaptthink.screen import excerpt
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    train = [{"question": f"How many are {n} and {n}?", "answer": f"So.\n#### {2 * n}"} for n in range(6)]
+    test = [{"question": "How  many are 3 and 3?", "answer": "#### 6"}]
+    for name, rows in (("gsm8k_train", train), ("gsm8k_test", test)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    def run_(*args):
+        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run_
+
+
+def test_check(run, folder):
+    with (folder / "gsm8k_train.jsonl").open("a") as file:
+        file.write('no\n{"question": "Why [bold]?", "answer": "nothing"}\n')
+    status, out, err = run("data", "check", "gsm8k", "--against", "gsm8k", "--data", ".", "--json", "c.json")
+    assert (status, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    for line in ("rows read 8", "problems kept 6", "golds that cannot be read 1", "rows that cannot be used 1"):
+        assert line in lines
+    assert "gsm8k 1 1 0 1 (100.0%)" in lines
+    assert "'' of 'Why [bold]?'" in lines
+    check = json.loads((folder / "c.json").read_text())
+    assert (check["num_rows"], check["num_kept"]) == (8, 6)
+    assert check["leaks"][0]["num_exact"] == 1
+    assert check["bad_rows"] == ["gsm8k_train.jsonl, line 7: not valid JSON: Expecting value (column 1)"]
+
+
+def test_check_takes_its_folder_from_the_environment(run, monkeypatch, folder):
+    monkeypatch.setenv("ADAPTTHINK_DATA", str(folder))
+    assert "rows read                      6" in run("data", "check", "gsm8k")[1]
+
+
+def test_instructions_are_no_leak(run, monkeypatch, folder):
+    """Every prompt ends in the same words, which are not compared."""
+    monkeypatch.setenv("ADAPTTHINK_INSTRUCTION", "one two three four five six seven eight nine ten eleven twelve")
+    run("data", "check", "gsm8k", "--against", "gsm8k", "--data", ".", "--json", "c.json")
+    (leak,) = json.loads((folder / "c.json").read_text())["leaks"]
+    assert (leak["num_exact"], leak["num_near"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"), [("free", "<think>\n"), ("think", "<think>\nAlright"), ("no_think", "<think>\n</think>")]
+)
+def test_show(run, folder, mode, ending):
+    status, out, err = run("data", "show", "gsm8k", "--data", ".", "--count", 2, "--mode", mode, "--json", "s.json")
+    assert (status, err) == (0, "")
+    problems = json.loads((folder / "s.json").read_text())["problems"]
+    assert [problem["answer"] for problem in problems] == ["0", "2"]
+    rendered = problems[0]["rendered"]
+    assert rendered.startswith("<|bos|><|user|>How many are 0 and 0?\nPlease reason step by step")
+    assert rendered.endswith(ending)
+    assert rendered in out
+    assert "gsm8k/train  level none  kind math" in out
+
+
+def test_show_prints_a_long_prompt_whole(run, folder):
+    prompt = "[bold]count " + " ".join(str(n) for n in range(5000)) + " :smile:"
+    (folder / "[p].jsonl").write_text(json.dumps({"prompt": prompt, "answer": "1", "level": "[red]"}))
+    _, out, _ = run("data", "show", "[p].jsonl")
+    assert "[p].jsonl  level [red]  kind math" in out
+    assert " ".join(str(n) for n in range(5000)) in out
+    assert ":smile:" in out
+    _, out, _ = run("data", "check", "[p].jsonl", "--against", "[p].jsonl")
+    assert out.count("[p].jsonl") == 3
+    assert "level [red]" in out
+
+
+def test_show_without_instruction(run):
+    _, out, _ = run("data", "show", "gsm8k", "--data", ".", "--instruction", "")
+    assert "reason step by step" not in out
+
+
+def test_show_stops_at_a_bad_row(run, folder):
+    (folder / "p.jsonl").write_text("no\n")
+    assert run("data", "show", "p.jsonl")[::2] == (
+        2,
+        "adaptthink: p.jsonl, line 1: not valid JSON: Expecting value (column 1)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("check gsm8kk", "no problems are called 'gsm8kk'; did you mean 'gsm8k'?"),
+        (
+            "check nowhere.csv",
+            "no problem file 'nowhere.csv': give the path of a JSON lines, JSON, CSV or Parquet file",
+        ),
+        ("check gsm8k --data nowhere", "no folder 'nowhere' for data: give the folder that holds local copies"),
+        ("check gsm8k_test.jsonl --fields prompt", "fields: 'prompt' is no mapping; give pairs such as"),
+        ("check gsm8k --data . --against mmlu:stemm", "'mmlu' has no split or part 'stemm'; did you mean 'stem'?"),
+        ("show gsm8k --data . --count 0", 'Invalid value "0" for --count. Must be >= 1.'),
+        ("show gsm8k --data . --model nowhere", "no model folder 'nowhere': give an existing folder"),
+        ("check", 'Command "data check" parameter PROBLEMS requires an argument.'),
+        ("chek gsm8k", 'Unknown command "chek". Did you mean "check"? Available commands: check, show.'),
+    ],
+)
+def test_bad_input(run, args, message):
+    status, out, err = run("data", *args.split())
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"adaptthink: {message}")
+
+
+def test_jobs_say_what_they_skip(capsys, folder):
+    rows = [{"problem": f"{n}?", "answer": None if n == 3 else str(n), "difficulty": 1} for n in range(12)]
+    (folder / "math_train_answers.json").write_text(json.dumps(rows))
+    problems, held_out = jobs.load_training_problems(TrainConfig(problems="math", data=folder))
+    assert (len(problems), len(held_out)) == (10, 1)
+    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    assert len(jobs.load_evaluation_problems(EvaluateConfig(problems="math:train", data=folder))) == 11
+    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    jobs.load_evaluation_problems(EvaluateConfig(problems="gsm8k", data=folder))
+    assert capsys.readouterr().out == ""
+
+
+def test_excerpt():
+    assert excerpt("a\n b  c") == "a b c"
+    assert excerpt("abcdef", 4) == "abc…"
