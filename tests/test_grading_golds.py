@@ -87,7 +87,7 @@ def test_own_golds():
 
 @pytest.fixture(scope="module")
 def golds(data_folder):
-    """Every different gold of the three sets, as text; two rows of MATH train have none."""
+    """Every different gold of the three sets; two rows of MATH train have none at all, two an empty one."""
     math = [row["answer"] for row in json.loads((data_folder / "math_train_answers.json").read_text("utf-8"))]
     math500 = [json.loads(line)["answer"] for line in (data_folder / "math500_test.jsonl").open(encoding="utf-8")]
     aime = [
@@ -95,7 +95,7 @@ def golds(data_folder):
         for name in ("aime2024.json", "aime_1983_2023.json")
         for row in json.loads((data_folder / name).read_text("utf-8"))
     ]
-    assert (len(math), math.count(None), len(math500), len(aime)) == (7474, 2, 500, 1005)
+    assert (len(math), math.count(None), math.count(""), len(math500), len(aime)) == (7474, 2, 2, 500, 1005)
     return sorted({gold for gold in (*math, *math500, *aime) if gold})
 
 

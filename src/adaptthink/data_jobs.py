@@ -15,7 +15,7 @@ from adaptthink.screen import show_data_check, show_problem
 from adaptthink.tasks import Problem
 from adaptthink.tasks.checks import build_index, check_problems
 from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sources import Purpose, every_problem, reading_of
+from adaptthink.tasks.sources import Purpose, every_problem, reading_of, split_name
 
 
 def read_all(
@@ -29,7 +29,7 @@ def read_all(
 def check_job(config: PresampleConfig, against: Sequence[str]) -> dict[str, Any]:
     """Check a set and look for it in the sets `against`, which are held in memory."""
     indexes = []
-    for name in against:
+    for name in (part for names in against for part in split_name(names)):
         problems = read_all(name, Purpose.AGAINST, config, instruction="")
         indexes.append(build_index(name, (problem.prompt for problem in problems if isinstance(problem, Problem))))
     problems = read_all(config.problems, Purpose.CHECK, config, instruction="")

@@ -54,7 +54,7 @@ def test_summary_has_the_promised_form(folder):
     for mode in summary["modes"].values():
         assert set(mode["levels"]) == set("12345")
         for scores in (*mode["levels"].values(), mode["overall"]):
-            assert set(scores) == {"accuracy", "mean_tokens", "no_think_share", "truncated_share", "n"}
+            assert set(scores) == {"accuracy", "mean_tokens", "no_think_share", "truncated_share", "n", "verdicts"}
             assert 0 <= scores["accuracy"] <= 1
         assert mode["overall"]["n"] == 30
     assert summary["modes"]["original_no_think"]["overall"]["no_think_share"] == 1

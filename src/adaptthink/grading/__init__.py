@@ -151,11 +151,13 @@ def gold_status(gold: str, kind: AnswerKind) -> bool | None:
 def readable_golds(golds: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
     """Say of each gold answer whether responses can be graded against it."""
     chosen = limits or Limits()
+    statuses = [gold_status(gold, kind) for gold, kind in golds]
+    open_golds = [item for item, status in zip(golds, statuses, strict=True) if status is None]
+    if not open_golds:
+        return [bool(status) for status in statuses]
 
-    def readable(gold: str, kind: AnswerKind) -> bool:
-        status = gold_status(gold, kind)
-        if status is not None:
-            return status
+    def readable(item: tuple[str, AnswerKind]) -> bool:
+        gold, kind = item
         task = ("readable", find_gold(gold)) if kind is AnswerKind.MATH else ("score_gold", gold)
         try:
             return perform(chosen, *task)[0] == "yes"
@@ -163,7 +165,8 @@ def readable_golds(golds: Sequence[tuple[str, AnswerKind]], *, limits: Limits | 
             return False
 
     with ThreadPoolExecutor(chosen.workers) as threads:
-        return list(threads.map(readable, *zip(*golds, strict=True))) if golds else []
+        found = threads.map(readable, open_golds)
+        return [next(found) if status is None else status for status in statuses]
 
 
 def _verdict(same: bool) -> Verdict:

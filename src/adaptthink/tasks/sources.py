@@ -176,9 +176,12 @@ def every_problem(
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
     """Read the name of problems; raises UserError that names the nearest known one."""
-    if Path(name).is_file():  # even if there is a comma in its path
-        return [FileSource(Path(name))]
-    return [parse_part(part.strip(), purpose) for part in name.split(",")]
+    return [FileSource(Path(part)) if Path(part).is_file() else parse_part(part, purpose) for part in split_name(name)]
+
+
+def split_name(name: str) -> list[str]:
+    """Split names that are joined by commas; the path of a file is one name even if there is a comma in it."""
+    return [name] if Path(name).is_file() else [part.strip() for part in name.split(",")]
 
 
 def parse_part(part: str, purpose: Purpose) -> Source:
