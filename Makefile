@@ -21,7 +21,7 @@ check:
 	.venv/bin/mypy
 
 test: check
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto
 
 model:
 	@scripts/setup.sh
