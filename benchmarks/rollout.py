@@ -1,12 +1,13 @@
 r"""Mixed-mode rollouts, tokens per second: our native engine beside transformers, ctranslate2 and vLLM's CPU build.
 
-    python benchmarks/rollout.py [--model tiny|smollm2] [--prompts 16] [--repetitions 5] [--engines native,vllm,…]
+    python benchmarks/rollout.py [--model tiny|smollm2] [--prompts 16] [--repetitions 5] [--engines 'native;vllm']
 
 The same requests for all: each prompt sixteen times, half with the no_think prefix forced and half with the think
-prefix, each mode with its cap, T = 0.6, float32, until the end token. Peers get one call per mode, so that none
-generates past a mode's cap. Counted are the tokens of the responses, padding not. Each engine lives in a process of its
-own and they take turns, one repetition each. vLLM runs in the environment that scripts/setup_vllm.sh makes; the time
-that its weights need after an update, and ctranslate2's, is measured too (`sync`).
+prefix, each mode with its cap, T = 0.6, until the end token. transformers gets them as one batch, and once more as a
+batch for each mode, so that none generates past its cap; ctranslate2 as two batches too. Counted are the tokens of the
+responses, padding not. Each engine lives in a process of its own and they take turns, one repetition each. vLLM runs in
+the environment that scripts/setup_vllm.sh makes. The time that an engine needs to take over changed weights is measured
+too (`sync`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,20 @@ def native(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
     return run, lambda: None
 
 
-def transformers(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
-    """`generate` of transformers, left-padded."""
+def one_batch(works: list[Work]) -> list[list[Work]]:
+    """Put the modes into one batch: the larger cap holds for all."""
+    return [works]
+
+
+def by_mode(works: list[Work]) -> list[list[Work]]:
+    """Give each mode a batch of its own."""
+    return [[work] for work in works]
+
+
+def transformers(
+    model: str, works: list[Work], ends: list[int], batches: Callable[[list[Work]], list[list[Work]]] = one_batch
+) -> tuple[Run, Sync]:
+    """`generate` of transformers, left-padded. Tokens past a mode's cap are not counted."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
@@ -101,18 +115,23 @@ def transformers(model: str, works: list[Work], ends: list[int]) -> tuple[Run, S
     def run(seed: int) -> int:
         torch.manual_seed(seed)
         tokens = 0
-        for work in works:
-            width = max(map(len, work.prompts))
-            rows = [ids for ids in work.prompts for _ in range(work.each)]
+        for batch in batches(works):
+            rows = [ids for work in batch for ids in work.prompts for _ in range(work.each)]
+            left = torch.tensor(
+                [work.cap - work.forced for work in batch for _ in work.prompts for _ in range(work.each)]
+            )
+            width = max(map(len, rows))
             ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
             out = network.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
-                max_new_tokens=work.cap - work.forced, eos_token_id=ends, pad_token_id=ends[0],
+                max_new_tokens=int(left.max()), eos_token_id=ends, pad_token_id=ends[0],
             )[:, width:]  # fmt: skip
             ended = torch.isin(out, torch.tensor(ends))
             first = torch.where(ended.any(1), ended.int().argmax(1) + 1, out.shape[1])
-            tokens += int(first.sum()) + work.forced * len(rows)
+            tokens += int(torch.minimum(first, left).sum()) + sum(
+                work.forced * len(work.prompts) * work.each for work in batch
+            )
         return tokens
 
     return run, lambda: None
@@ -168,7 +187,8 @@ def vllm(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
                     prompts.append(TokensPrompt(prompt_token_ids=ids))
                     params.append(SamplingParams(
                         temperature=TEMPERATURE, max_tokens=work.cap - work.forced, stop_token_ids=ends, logprobs=0,
-                        seed=seed * 100_000 + part * 50_000 + number * SAMPLES + k, detokenize=False, flat_logprobs=True,
+                        seed=seed * 100_000 + part * 50_000 + number * SAMPLES + k, detokenize=False,
+                        flat_logprobs=True,
                     ))  # fmt: skip
         done = engine.generate(prompts, params, use_tqdm=False)
         forced = sum(work.forced * len(work.prompts) * work.each for work in works)
@@ -181,7 +201,13 @@ def vllm(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
     return run, sync
 
 
-ENGINES = {"native": native, "transformers": transformers, "ctranslate2": ctranslate2, "vllm": vllm}
+ENGINES = {
+    "native": native,
+    "transformers": transformers,
+    "transformers, by mode": partial(transformers, batches=by_mode),
+    "ctranslate2": ctranslate2,
+    "vllm": vllm,
+}
 
 
 def serve(name: str, model: str, num_prompts: int) -> None:
@@ -226,13 +252,13 @@ def main() -> None:
     parser.add_argument("--model", choices=CAPS, default="tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--engines", default=";".join(ENGINES), help="joined by ;")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve, arguments.model, arguments.prompts)
         return
-    names = arguments.engines.split(",")
+    names = arguments.engines.split(";")
     processes = {name: start(name, arguments.model, arguments.prompts) for name in names}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for repetition in range(arguments.repetitions):

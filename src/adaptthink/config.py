@@ -54,6 +54,9 @@ class PolicyConfig(Config):
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of generation and of the update's forward; the weights stay as they are."
+    )
     max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     boxed_only: bool = Field(
         True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."

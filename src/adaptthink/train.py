@@ -18,15 +18,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
-from adaptthink.engines.native import NativeEngine, token_batches
+from adaptthink.engines.forward import token_batches
+from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Limits, Verdict, failed_share, mean_reward, reward
 from adaptthink.models import Policy
+from adaptthink.models.scoring import token_logprobs
 from adaptthink.modes import Mode
-from adaptthink.objective import PolicyLoss, advantage, policy_logprobs, policy_loss
+from adaptthink.objective import PolicyLoss, advantage, policy_loss
 from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, collect, stream_seed
 from adaptthink.runs import MetricsLog
@@ -139,7 +142,7 @@ def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Referen
 
 
 def update(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rollouts: Sequence[Rollout],
     advantages_N: Tensor,
@@ -185,20 +188,16 @@ def update(
 
 
 def batch_loss(
-    model: torch.nn.Module, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
+    model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
 ) -> PolicyLoss:
     """Forward one micro-batch, right-padded, and return its loss per rollout."""
     batch = pad_rollouts(rollouts, next(model.parameters()).device)
-    longest = batch.response_BT.shape[1]
-    # Logits are only needed where a response token is predicted: from the shortest prompt's last token on.
-    start = min(len(rollout.prompt_ids) for rollout in rollouts) - 1
-    columns = torch.arange(start, batch.ids_BS.shape[1] - 1, device=batch.ids_BS.device)
-    logits_BCV = model(input_ids=batch.ids_BS, logits_to_keep=columns).logits
-    place_BT = (batch.prompt_length_B[:, None] - 1 - start + torch.arange(longest, device=columns.device)).clamp(
-        max=len(columns) - 1
-    )
-    logits_BTV = logits_BCV.gather(1, place_BT[..., None].expand(-1, -1, logits_BCV.shape[-1]))
-    logprob_BT = policy_logprobs(logits_BTV, batch.response_BT, config.temperature)
+    row_N, token_N = batch.mask_BT.nonzero(as_tuple=True)  # the tokens in the loss, and which of the response each is
+    column_N = batch.prompt_length_B[row_N] - 1 + token_N  # where they are predicted
+    chosen_N = batch.response_BT[row_N, token_N]
+    with torch.autocast(batch.ids_BS.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        logprob_N = token_logprobs(model, batch.ids_BS, row_N, column_N, chosen_N, config.temperature)
+    logprob_BT = logprob_N.new_zeros(batch.response_BT.shape).index_put((row_N, token_N), logprob_N)
     return policy_loss(
         logprob_BT,
         batch.behavior_BT,

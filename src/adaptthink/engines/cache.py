@@ -1,0 +1,104 @@
+"""The native engine's key/value cache: rows with lengths of their own, which come and go between steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+SPARE = 64  # tokens
+
+
+class SlotCache(Cache):
+    """A key/value cache whose rows have lengths of their own; rows are appended and dropped between steps.
+
+    `begin(starts_B, count)` announces where the next `count` tokens of each row go. Buffers grow by doubling;
+    `append` leaves room for `SPARE` more tokens.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.slots = [SlotLayer(self) for _ in range(num_layers)]
+        super().__init__(layers=[*self.slots])
+        self.lengths_B = torch.empty(0, dtype=torch.long)
+        self.starts_B = self.lengths_B
+        self.width = 0  # of what is visible once the announced tokens are written
+        self.rows_B1 = self.places_BT = torch.empty(0, 1, dtype=torch.long)
+
+    def begin(self, starts_B: Tensor, count: int) -> None:
+        """Announce that `count` tokens per row are about to be written at `starts_B`."""
+        self.starts_B = starts_B
+        self.width = int(starts_B.max()) + count
+        self.rows_B1 = torch.arange(len(starts_B), device=starts_B.device)[:, None]
+        self.places_BT = starts_B[:, None] + torch.arange(count, device=starts_B.device)
+
+    def append(self, other: SlotCache, source_B: Tensor) -> None:
+        """Add one row for each index in `source_B`, copied from that row of `other`."""
+        self.lengths_B = torch.cat([self.lengths_B.to(source_B.device), other.lengths_B[source_B]])
+        for mine, theirs in zip(self.slots, other.slots, strict=True):
+            mine.append(theirs, source_B)
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Drop all rows but these."""
+        self.lengths_B = self.lengths_B[rows_B]
+        for slot in self.slots:
+            slot.states = slot.states[:, rows_B]
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values in one tensor: `states`, shape (2, B, heads, capacity, head_dim)."""
+
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+        self.states = torch.empty(2, 0, 0, 0, 0)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to prepare: the first write makes the buffer."""
+
+    def write(self, states_BT2HD: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values at each row's own places; return all that is visible, (B, heads, width, D) each."""
+        batch, _, _, heads, head_dim = states_BT2HD.shape
+        if not self.is_initialized:
+            self.states = states_BT2HD.new_zeros(2, batch, heads, self.cache.width, head_dim)
+            self.is_initialized = True
+        capacity = self.states.shape[3]
+        if self.cache.width > capacity:
+            self.states = _widen(self.states, max(self.cache.width, 2 * capacity))
+        self.states[:, self.cache.rows_B1, :, self.cache.places_BT] = states_BT2HD
+        keys, values = self.states[:, :, :, : self.cache.width]
+        return keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """What transformers' modules call: keys and values (B, heads, T, D) in, all that is visible out."""
+        return self.write(torch.stack([key_states, value_states]).permute(1, 3, 0, 2, 4))
+
+    def append(self, other: SlotLayer, source_B: Tensor) -> None:
+        """Add rows copied from another layer, in a buffer with some room."""
+        _, old, *_ = self.states.shape
+        _, _, heads, width, head_dim = other.states.shape
+        capacity = max(self.states.shape[3], width + SPARE)
+        states = other.states.new_zeros(2, old + len(source_B), heads, capacity, head_dim)
+        if old:
+            states[:, :old, :, : self.states.shape[3]] = self.states
+        states[:, old:, :, :width] = other.states[:, source_B]
+        self.states, self.is_initialized = states, True
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys and values visible to a query, and their offset."""
+        return self.cache.width, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before the ones about to be written; only meaningful during a prefill, where it is 0."""
+        return self.cache.width if self.cache.width == 0 else int(self.cache.starts_B.min())
+
+    def get_max_length(self) -> int:
+        """-1: grows as needed."""
+        return -1
+
+
+def _widen(states: Tensor, capacity: int) -> Tensor:
+    return torch.nn.functional.pad(states, (0, 0, 0, capacity - states.shape[3]))

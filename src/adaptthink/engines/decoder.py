@@ -1,0 +1,163 @@
+"""A lean forward pass to generate with, for the Llama family (Llama, SmolLM2, Qwen2 and 3, full-attention Mistral).
+
+On a small model, or a batch that has become small, most of a decoding step is not arithmetic but the calls around it.
+This is the same mathematics as transformers' modules in a third of the calls: the three projections of attention in one
+product, gate and up in one, normalisation in one kernel, the queries of a group attending to its keys without copying
+them. `tests/test_decoder.py` holds it to transformers' own logits. Other architectures generate through their own
+modules (`forward.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (its usual name)
+from transformers import PreTrainedModel
+
+from adaptthink.engines.cache import SlotCache
+
+FAMILIES = {"llama", "qwen2", "qwen3", "mistral"}
+PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not change with the length
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's weights, products that share an input stacked. Shapes: out × in."""
+
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    query_norm: Tensor | None  # of each head (Qwen3)
+    key_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class Decoder:
+    """The weights of a model as they were when this was made, in `dtype`, and the forward pass over them."""
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        config, body = model.config, model.model
+        self.num_heads = config.num_attention_heads
+        self.num_groups = config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.epsilon = config.rms_norm_eps
+        self.embedding = body.embed_tokens.weight.detach().to(dtype)
+        head = model.get_output_embeddings().weight
+        self.head = self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype)
+        self.norm = body.norm.weight.detach().to(dtype)
+        self.layers = [read_layer(layer, dtype) for layer in body.layers]
+        self.inverse_frequencies = body.rotary_emb.inv_freq
+        self.rope_scale = body.rotary_emb.attention_scaling
+        self.dtype = dtype
+        self.rotation = (torch.empty(0), torch.empty(0))
+
+    def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask_C1W: Tensor | None, cache: SlotCache) -> Tensor:
+        """Return hidden states (B, T, hidden) before the head; new keys and values go into `cache`.
+
+        With a mask, T is 1 and the mask, one row for each row and group (C = B × groups), is added to the scores.
+        Without one, attention is causal and all rows start at position 0.
+        """
+        batch, length = ids_BT.shape
+        cos, sin = self.rotate_by(positions_BT)
+        hidden = F.embedding(ids_BT, self.embedding)
+        for layer, slot in zip(self.layers, cache.slots, strict=True):
+            normed = F.rms_norm(hidden, hidden.shape[-1:], layer.attention_norm, self.epsilon)
+            qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(batch, length, -1, self.head_dim)
+            query_key, value = qkv.split((self.num_heads + self.num_groups, self.num_groups), dim=2)
+            if layer.query_norm is not None:
+                query, key = query_key.split((self.num_heads, self.num_groups), dim=2)
+                query = F.rms_norm(query, query.shape[-1:], layer.query_norm, self.epsilon)
+                query_key = torch.cat([query, F.rms_norm(key, key.shape[-1:], layer.key_norm, self.epsilon)], dim=2)
+            query, key = rotate(query_key, cos, sin).split((self.num_heads, self.num_groups), dim=2)
+            keys, values = slot.write(torch.cat([key, value], dim=2).view(batch, length, 2, -1, self.head_dim))
+            if mask_C1W is None:
+                mixed = F.scaled_dot_product_attention(
+                    query.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+                ).transpose(1, 2)
+            else:
+                mixed = self.attend(query, keys, values, mask_C1W)
+            hidden = hidden + F.linear(mixed.reshape(batch, length, -1), layer.out, layer.out_bias)
+            normed = F.rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, self.epsilon)
+            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
+        return F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.epsilon)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask_C1W: Tensor) -> Tensor:
+        """Attention of one query token a row: the heads of a group are the queries (G) of one product, C of them."""
+        query_CGD = query.reshape(len(mask_C1W), -1, self.head_dim)
+        keys_CWD, values_CWD = keys.flatten(0, 1), values.flatten(0, 1)
+        scores_CGW = torch.baddbmm(mask_C1W, query_CGD, keys_CWD.transpose(1, 2), alpha=self.head_dim**-0.5)
+        return torch.bmm(scores_CGW.softmax(-1), values_CWD)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits in float32 for hidden states."""
+        return F.linear(hidden, self.head).float()
+
+    def rotate_by(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (B, T, 1, head_dim) for positions, from a table that grows by doubling."""
+        needed = int(positions_BT.max()) + 1
+        if needed > len(self.rotation[0]):
+            places = torch.arange(max(needed, 2 * len(self.rotation[0]), 256), device=positions_BT.device)
+            angles = places[:, None].float() * self.inverse_frequencies.float()[None]
+            angles = torch.cat([angles, angles], dim=-1)
+            self.rotation = (
+                (angles.cos() * self.rope_scale).to(self.dtype),
+                (angles.sin() * self.rope_scale).to(self.dtype),
+            )
+        cos, sin = self.rotation
+        return cos[positions_BT].unsqueeze(2), sin[positions_BT].unsqueeze(2)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary position embeddings to (B, T, heads, head_dim)."""
+    left, right = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def read_layer(layer: Any, dtype: torch.dtype) -> Layer:
+    """Read one layer's weights."""
+
+    def weights(*modules: Any) -> Tensor:
+        return torch.cat([module.weight.detach() for module in modules]).to(dtype)
+
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    biased = attention.q_proj.bias is not None
+    return Layer(
+        attention_norm=layer.input_layernorm.weight.detach().to(dtype),
+        qkv=weights(*projections),
+        qkv_bias=torch.cat([module.bias.detach() for module in projections]).to(dtype) if biased else None,
+        query_norm=attention.q_norm.weight.detach().to(dtype) if hasattr(attention, "q_norm") else None,
+        key_norm=attention.k_norm.weight.detach().to(dtype) if hasattr(attention, "k_norm") else None,
+        out=attention.o_proj.weight.detach().to(dtype),
+        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach().to(dtype),
+        mlp_norm=layer.post_attention_layernorm.weight.detach().to(dtype),
+        gate_up=weights(mlp.gate_proj, mlp.up_proj),
+        down=mlp.down_proj.weight.detach().to(dtype),
+    )
+
+
+def supports(model: PreTrainedModel) -> bool:
+    """Say whether the lean pass knows this model: its family, activation, rotation, and plain modules throughout."""
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    plain = all(
+        type(module) is torch.nn.Linear
+        for name, module in model.named_modules()
+        if name.endswith("_proj") or name == "lm_head"
+    )
+    return (
+        config.model_type in FAMILIES
+        and getattr(config, "hidden_act", "") == "silu"
+        and not getattr(config, "mlp_bias", False)
+        and rope.get("rope_type", "default") in PLAIN_ROPE
+        and rope.get("partial_rotary_factor", 1.0) == 1.0
+        and plain
+    )

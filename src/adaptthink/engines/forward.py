@@ -1,0 +1,118 @@
+"""Forward passes over a `SlotCache`: the lean one where it knows the model, else the model's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adaptthink.engines.cache import SlotCache
+from adaptthink.engines.decoder import Decoder, supports
+
+PREFILL_TOKENS = 16384  # prompt tokens, padding included, in one forward pass
+
+
+class Forward(Protocol):
+    """What the engine needs of a model."""
+
+    num_layers: int
+
+    def prefill(self, ids_PT: Tensor, lengths_P: Tensor, cache: SlotCache) -> Tensor:
+        """Run right-padded prompts from position 0; return the logits (P, V) behind each one's last token."""
+        ...
+
+    def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
+        """Feed one token to every row, at the row's own position; return the next-token logits (B, V)."""
+        ...
+
+
+class LeanForward:
+    """The lean pass of `decoder.py`, over a copy of the weights as they are now."""
+
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
+        self.decoder = Decoder(model, dtype)
+        self.num_layers = len(self.decoder.layers)
+
+    def prefill(self, ids_PT: Tensor, lengths_P: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`. Right padding needs no mask: a causal row never looks at what stands behind it."""
+        positions_PT = torch.arange(ids_PT.shape[1], device=ids_PT.device).expand_as(ids_PT)
+        hidden_PTD = self.decoder(ids_PT, positions_PT, None, cache)
+        return self.decoder.logits(hidden_PTD[torch.arange(len(ids_PT), device=ids_PT.device), lengths_P - 1])
+
+    def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`."""
+        places_W = torch.arange(cache.width, device=tokens_B.device)
+        mask_BW = torch.zeros(len(tokens_B), cache.width, dtype=self.decoder.dtype, device=tokens_B.device)
+        mask_BW.masked_fill_(places_W > cache.starts_B[:, None], -torch.inf)
+        mask_C1W = mask_BW.repeat_interleave(self.decoder.num_groups, dim=0)[:, None]
+        hidden_B1D = self.decoder(tokens_B[:, None], cache.starts_B[:, None], mask_C1W, cache)
+        return self.decoder.logits(hidden_B1D[:, 0])
+
+
+class ModuleForward:
+    """The model's own modules: any causal language model with full attention."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.num_layers = model.config.get_text_config().num_hidden_layers
+
+    def prefill(self, ids_PT: Tensor, lengths_P: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`."""
+        last, column_P = (lengths_P - 1).unique(return_inverse=True)
+        logits_PLV = self.model(input_ids=ids_PT, past_key_values=cache, use_cache=True, logits_to_keep=last).logits
+        return logits_PLV[torch.arange(len(ids_PT), device=ids_PT.device), column_P].float()
+
+    def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`."""
+        positions_B = cache.starts_B
+        mask_B11W = (torch.arange(cache.width, device=tokens_B.device) <= positions_B[:, None])[:, None, None]
+        logits_B1V = self.model(
+            input_ids=tokens_B[:, None],
+            position_ids=positions_B[:, None],
+            attention_mask=mask_B11W,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return logits_B1V[:, -1].float()
+
+
+def make_forward(model: PreTrainedModel, dtype: torch.dtype) -> Forward:
+    """Return the lean pass in `dtype` where it knows the model, else the model's modules in the model's own dtype."""
+    return LeanForward(model, dtype) if supports(model) else ModuleForward(model)
+
+
+def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[SlotCache, Tensor]:
+    """Prefill prompts in batches; return their cache (one row each) and next-token logits (P, V)."""
+    cache, logits = SlotCache(forward.num_layers), []
+    for batch in token_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
+        part = SlotCache(forward.num_layers)
+        lengths_P = torch.tensor([len(prompts[index]) for index in batch], device=device)
+        width = int(lengths_P.max())
+        ids_PT = torch.zeros(len(batch), width, dtype=torch.long, device=device)
+        for row, index in enumerate(batch):
+            ids_PT[row, : len(prompts[index])] = torch.tensor(prompts[index], device=device)
+        part.begin(torch.zeros_like(lengths_P), width)
+        logits.append(forward.prefill(ids_PT, lengths_P, part))
+        part.lengths_B = lengths_P
+        cache.append(part, torch.arange(len(batch), device=device))
+    return cache, torch.cat(logits)
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut indices, in order, into batches whose padded size (rows × longest) stays within `budget` tokens.
+
+    A single sequence longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        if batches and longest * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = length
+    return batches

@@ -1,0 +1,63 @@
+"""Drawing tokens: counter-based random numbers, inversion of the distribution, the nucleus."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 256  # of the vocabulary: its sums are looked through first
+NUCLEUS_GUESS = 512  # most likely tokens that are looked at before all of them are sorted
+
+
+def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Draw one token per row by inverting the cumulative distribution at `uniform_B` in [0, 1).
+
+    In two steps, so that only one block per row is summed in double precision token by token.
+    """
+    batch, size = logprob_BV.shape
+    padding = -size % BLOCK
+    probability_BV = logprob_BV.exp()
+    blocks_BNK = torch.nn.functional.pad(probability_BV, (0, padding)).view(batch, -1, BLOCK)
+    sums_BN = blocks_BNK.sum(-1, dtype=torch.float64).cumsum(-1)
+    target_B1 = uniform_B.double()[:, None] * sums_BN[:, -1:]
+    block_B1 = torch.searchsorted(sums_BN, target_B1, right=True).clamp(max=sums_BN.shape[1] - 1)
+    before_B1 = torch.where(block_B1 > 0, sums_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    inside_BK = blocks_BNK.gather(1, block_B1[..., None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
+    # Rounding must not carry the target past the last token that has any probability.
+    place_B1 = torch.searchsorted(
+        inside_BK, torch.minimum(target_B1 - before_B1, _below(inside_BK[:, -1:])), right=True
+    )
+    return (block_B1 * BLOCK + place_B1).squeeze(-1).clamp(max=size - 1)
+
+
+def _below(value: Tensor) -> Tensor:
+    return torch.nextafter(value, torch.zeros_like(value))
+
+
+def nucleus(logprob_BV: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches `top_p`, renormalised; others −inf."""
+    count = min(NUCLEUS_GUESS, logprob_BV.shape[-1])
+    sorted_BK, order_BK = logprob_BV.topk(count, dim=-1)
+    if count < logprob_BV.shape[-1] and bool((sorted_BK.exp().sum(-1) < top_p).any()):
+        sorted_BK, order_BK = logprob_BV.sort(-1, descending=True)
+    before_BK = sorted_BK.exp().cumsum(-1) - sorted_BK.exp()
+    kept_BK = sorted_BK.masked_fill(before_BK >= top_p, -torch.inf).log_softmax(-1)
+    return torch.full_like(logprob_BV, -torch.inf).scatter_(-1, order_BK, kept_BK)
+
+
+def uniforms(seed: int, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return numbers in [0, 1) that depend on (seed, stream, position) alone: SplitMix64 applied in turn."""
+    with np.errstate(over="ignore"):
+        state = _splitmix64(np.full(len(streams), seed % 2**64, np.uint64))
+        state = _splitmix64(state ^ streams.astype(np.uint64))
+        state = _splitmix64(state ^ positions.astype(np.uint64))
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _splitmix64(state: np.ndarray) -> np.ndarray:
+    """One step of SplitMix64 (Steele, Lea, Flood 2014), whose output is well mixed even for counters."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,151 @@
+"""The lean forward pass against transformers' own modules, family by family; and what it leaves to them."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from adaptthink.engines.base import Request
+from adaptthink.engines.cache import SlotCache
+from adaptthink.engines.decoder import supports
+from adaptthink.engines.forward import LeanForward, ModuleForward, make_forward, run_prompts
+from adaptthink.engines.native import NativeEngine
+
+SHAPE = {
+    "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+FAMILIES = {
+    "llama": LlamaConfig(**SHAPE),
+    "llama, tied": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama, biases": LlamaConfig(**SHAPE, attention_bias=True),
+    "llama, own head size": LlamaConfig(**SHAPE, head_dim=20),
+    "llama, rotation of llama3": LlamaConfig(**SHAPE, rope_parameters=LLAMA3),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+}
+PROMPTS = [tuple(range(3, 3 + length)) for length in (1, 7, 12, 5)]
+
+
+def random_model(config: PretrainedConfig):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():  # norms and biases begin as ones and zeros, which hide mistakes
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    return model.eval()
+
+
+def logits_of(forward, steps=5):
+    """Next-token logits after the prompts and after each of some fed tokens, a row dropped in between."""
+    cache, logits = run_prompts(forward, PROMPTS, torch.device("cpu"))
+    seen = [logits]
+    for step in range(steps):
+        if step == 3:
+            cache.keep(torch.tensor([0, 2, 3]))
+        cache.begin(cache.lengths_B, 1)
+        seen.append(forward.step(torch.arange(len(cache.lengths_B)) + 17 * step, cache))
+        cache.lengths_B = cache.starts_B + 1
+    return seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_logits_equal_those_of_the_modules(family):
+    model = random_model(FAMILIES[family])
+    assert supports(model)
+    for lean, own in zip(logits_of(LeanForward(model, torch.float32)), logits_of(ModuleForward(model)), strict=True):
+        assert lean.std() > 0.1
+        torch.testing.assert_close(lean, own, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_prefill_equals_a_plain_call_of_the_model():
+    model = random_model(FAMILIES["qwen3"])
+    _, logits = run_prompts(LeanForward(model, torch.float32), PROMPTS, torch.device("cpu"))
+    for row, prompt in zip(logits, PROMPTS, strict=True):
+        torch.testing.assert_close(row, model(torch.tensor([prompt])).logits[0, -1], atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_bfloat16_stays_close_to_float32():
+    model = random_model(FAMILIES["qwen2"])
+    for low, full in zip(
+        logits_of(LeanForward(model, torch.bfloat16)), logits_of(LeanForward(model, torch.float32)), strict=True
+    ):
+        assert low.dtype == torch.float32
+        assert (low - full).abs().mean() < 0.03 * full.std()
+
+
+def test_the_weights_are_those_at_the_time_of_the_call():
+    model = random_model(FAMILIES["llama"])
+    engine = NativeEngine(model, [210])
+    before = engine.next_token_logprobs([PROMPTS[1]], [5])
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(1.5)
+    after = engine.next_token_logprobs([PROMPTS[1]], [5])
+    assert after != before
+    expected = model(torch.tensor([PROMPTS[1]])).logits[0, -1].log_softmax(-1)[5].item()
+    assert after[0][0] == pytest.approx(expected, abs=1e-5)
+
+
+class Wrapped(torch.nn.Linear):
+    """Stands for an adapter."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_act": "gelu"},
+        {"mlp_bias": True},
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+    ],
+)
+def test_what_the_lean_pass_does_not_know_is_left_to_the_modules(change):
+    model = random_model(LlamaConfig(**(SHAPE | change)))
+    assert not supports(model)
+    assert isinstance(make_forward(model, torch.float32), ModuleForward)
+
+
+def test_other_architectures_and_adapters_are_left_to_the_modules():
+    assert not supports(random_model(GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=2)))
+    model = random_model(FAMILIES["llama"])
+    model.model.layers[0].self_attn.q_proj = Wrapped(48, 48, bias=False)
+    assert not supports(model)
+
+
+def test_both_passes_generate_the_same_responses(monkeypatch):
+    model = random_model(FAMILIES["qwen2"])
+    requests = [Request(PROMPTS[i % 4], 3 + i % 9, i, (8,) * (i % 3), (9,) * (i % 2)) for i in range(30)]
+
+    def generate():
+        return NativeEngine(model, [210], max_rows=7).generate(requests, temperature=1.0, top_p=0.9, seed=1)
+
+    lean = generate()
+    monkeypatch.setattr("adaptthink.engines.native.make_forward", lambda model, dtype: ModuleForward(model))
+    own = generate()
+    assert [completion.token_ids for completion in lean] == [completion.token_ids for completion in own]
+
+
+def test_each_row_is_written_at_its_own_place():
+    cache = SlotCache(1)
+    cache.begin(torch.tensor([0, 0]), 4)
+    keys, _ = cache.slots[0].write(torch.ones(2, 4, 2, 1, 3))
+    cache.lengths_B = torch.tensor([2, 4])
+    assert keys.shape == (2, 1, 4, 3)
+    cache.begin(cache.lengths_B, 1)
+    keys, values = cache.slots[0].write(torch.full((2, 1, 2, 1, 3), 2.0))
+    assert keys[:, 0, :, 0].tolist() == [[1, 1, 2, 1, 0], [1, 1, 1, 1, 2]]
+    assert torch.isfinite(values).all()
