@@ -1,0 +1,201 @@
+r"""A whole AdaptThink step (rollouts, grading, update): our native trainer beside TRL's GRPOTrainer.
+
+    python benchmarks/step.py [--model tiny|smollm2] [--prompts 16] [--steps 5]
+
+Same model, problems, K = 16 (half the responses forced into each mode), caps, T = 1, float32, AdamW, and the
+length-normalised ratio of the official code, which TRL calls sequence-level importance sampling. TRL generates with
+transformers through its `rollout_func`, with the decision token forced; it knows one cap, the larger. It takes the same
+number of sequences per micro-batch as ours has on average. Both run in processes of their own and take turns, a step
+each; the first step of each is not counted. Needs trl 1.16 and accelerate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from models import model_folder
+from record import shown, spread, surroundings, write_result
+
+SAMPLES = 16
+CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
+MICRO_TOKENS = 4096  # of our update; TRL gets micro-batches of as many rows
+
+
+def wait_for_turn() -> None:
+    """Wait for a line on standard input."""
+    if not sys.stdin.readline():
+        raise SystemExit(0)
+
+
+def report(started: float, tokens: int) -> None:
+    """Say how a step went."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": time.perf_counter() - started, "tokens": tokens, "peak_mb": peak}), flush=True)
+
+
+def run_ours(model: str, num_prompts: int, steps: int) -> None:
+    """Steps of our trainer, without its probe and checkpoints."""
+    import torch  # noqa: PLC0415
+
+    from adaptthink.config import TrainConfig  # noqa: PLC0415
+    from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
+    from adaptthink.grading import Verdict  # noqa: PLC0415
+    from adaptthink.models import load_policy  # noqa: PLC0415
+    from adaptthink.reference import Reference  # noqa: PLC0415
+    from adaptthink.rollout import Sampler  # noqa: PLC0415
+    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.train import collect_step, step_advantages, update  # noqa: PLC0415
+
+    think, no_think = CAPS[model]
+    config = TrainConfig(
+        problems_per_step=num_prompts, samples_per_problem=SAMPLES, temperature=1.0, learning_rate=1e-6,
+        max_think_tokens=think, max_no_think_tokens=no_think, micro_batch_tokens=MICRO_TOKENS,
+    )  # fmt: skip
+    policy = load_policy(str(model_folder(model)))
+    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
+    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in asked}
+    sampler = Sampler(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, policy.template)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate)
+    for step in range(1, steps + 2):
+        wait_for_turn()
+        started = time.perf_counter()
+        rollouts = collect_step(sampler, asked, config, step)
+        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config.delta), config, step)
+        report(started, sum(len(rollout.response_ids) for rollout in rollouts))
+
+
+def run_trl(model: str, num_prompts: int, steps: int) -> None:
+    """Steps of TRL's trainer, the decision token forced."""
+    import torch  # noqa: PLC0415
+    from datasets import Dataset  # noqa: PLC0415
+    from transformers import AutoTokenizer, TrainerCallback  # noqa: PLC0415
+    from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
+
+    from adaptthink.grading import Submission, grade_all, reward, text_after_thought  # noqa: PLC0415
+    from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
+    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+
+    folder = str(model_folder(model))
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    template = probe(tokenizer)
+    prefixes = [template.prefix_ids(Mode.NO_THINK), template.prefix_ids(Mode.THINK)]
+    think, _ = CAPS[model]
+    tokens = 0
+
+    def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        nonlocal tokens
+        asked = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        forced = [list(prefixes[place % SAMPLES >= SAMPLES // 2]) for place in range(len(prompts))]
+        rows = [ids + prefix for ids, prefix in zip(asked, forced, strict=True)]
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        with torch.no_grad():
+            out = trainer.model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0,
+                max_new_tokens=think - 1, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            )[:, width:].tolist()  # fmt: skip
+        ends = [row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row) for row in out]
+        responses = [prefix + row[:end] for prefix, row, end in zip(forced, out, ends, strict=True)]
+        tokens = sum(map(len, responses))
+        return {"prompt_ids": asked, "completion_ids": responses, "logprobs": None}
+
+    def score(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        grades = grade_all(
+            [Submission(text_after_thought(text), gold) for text, gold in zip(texts, answer, strict=True)]
+        )
+        return [reward(grade.verdict) for grade in grades]
+
+    class Turns(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            wait_for_turn()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            report(self.started, tokens)
+
+    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in asked]
+    micro = max(SAMPLES, SAMPLES * num_prompts // 8)
+    settings = GRPOConfig(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, num_generations=SAMPLES, max_steps=steps + 1,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=SAMPLES * num_prompts // micro,
+        max_completion_length=think, learning_rate=1e-6, temperature=1.0, beta=0.0, scale_rewards="none",
+        loss_type="grpo", importance_sampling_level="sequence", report_to=[], save_strategy="no", logging_steps=1000,
+        model_init_kwargs={"dtype": "float32"}, gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        folder, reward_funcs=score, args=settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        rollout_func=rollout, callbacks=[Turns()],
+    )  # fmt: skip
+    trainer.train()
+
+
+RUNS = {"ours": run_ours, "trl": run_trl}
+
+
+def start(name: str, options: list[str], log: Path) -> subprocess.Popen[str]:
+    """Start the process of one trainer."""
+    command = [sys.executable, __file__, "--one", name, *options]
+    with log.open("w") as errors:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+
+def main() -> None:
+    """Let both take turns and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=CAPS, default="tiny")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--one", choices=RUNS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        RUNS[arguments.one](arguments.model, arguments.prompts, arguments.steps)
+        return
+    options = ["--model", arguments.model, "--prompts", str(arguments.prompts), "--steps", str(arguments.steps)]
+    logs = {name: Path(tempfile.gettempdir()) / f"step-{name}.log" for name in RUNS}
+    processes = {name: start(name, options, logs[name]) for name in RUNS}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
+    for step in range(arguments.steps + 1):
+        for name in RUNS if step % 2 else reversed(RUNS):
+            pipe = processes[name]
+            assert pipe.stdin is not None
+            assert pipe.stdout is not None
+            print("go", file=pipe.stdin, flush=True)
+            line = next((line for line in pipe.stdout if line.startswith('{"seconds"')), None)
+            if line is None:
+                raise SystemExit(f"{name} ended early; see {logs[name]}")
+            row = json.loads(line)
+            print(f"{step}/{arguments.steps} {name}: {row['seconds']:.2f} s, {row['tokens']} tokens", flush=True)
+            if step:
+                rows[name].append(row)
+    for pipe in processes.values():
+        pipe.kill()
+    seconds = {name: [row["seconds"] for row in rows[name]] for name in RUNS}
+    result = surroundings(["torch", "transformers", "trl", "accelerate"]) | {
+        "model": arguments.model,
+        "responses_per_step": arguments.prompts * SAMPLES,
+        "caps": CAPS[arguments.model],
+        "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
+        "tokens_per_step": {name: spread([row["tokens"] for row in rows[name]]) for name in RUNS},
+        "peak_mb": {name: rows[name][-1]["peak_mb"] for name in RUNS},
+        "ours_over_trl": spread([trl / ours for ours, trl in zip(seconds["ours"], seconds["trl"], strict=True)]),
+    }
+    for name in RUNS:
+        print(f"{name:5}{shown(result['seconds_per_step'][name])} s/step, peak {result['peak_mb'][name]:.0f} MB")
+    print(f"ours is {shown(result['ours_over_trl'])} times as fast")
+    print(f"written to {write_result(f'step-{arguments.model}', result)}")
+
+
+if __name__ == "__main__":
+    main()
