@@ -222,6 +222,10 @@ class NativeEngine:
         self.model.train(was_training)
         return (logits_PV.float() / temperature).log_softmax(-1)[:, list(token_ids)].tolist()
 
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Generate with `model` itself; nothing is copied."""
+        self.model = model
+
 
 class SlotCache(Cache):
     """A key/value cache whose rows have lengths of their own; rows are appended and dropped between steps.
