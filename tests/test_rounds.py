@@ -1,4 +1,4 @@
-"""The two rounds against the native engine: the draws are carried out by it, one by one, the putting together is ours."""
+"""The two rounds, with the native engine carrying out the draws one by one: the putting together is ours."""
 
 import pytest
 import torch
