@@ -67,6 +67,7 @@ def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_rows: int) 
     The server's only model is taken, or of several the one called `name`. Raises UserError if there is none.
     """
     url = endpoint.rstrip("/").removesuffix("/v1")
+    check_url(url)
     answer = asyncio.run(call_one(url, "GET", "/v1/models"))
     models = read(_Models, answer, url, "its models with their lengths").data
     chosen = [model for model in models if model.id == name] or models
@@ -223,6 +224,16 @@ def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int]
         )
 
 
+def check_url(url: str) -> None:
+    """Raise UserError unless `url` is of the web."""
+    try:
+        scheme = httpx.URL(url).scheme
+    except httpx.InvalidURL:
+        scheme = ""
+    if scheme not in ("http", "https"):
+        raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
+
+
 def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
     """Return a client of one server, with the key from the environment if there is one."""
     key = os.environ.get(KEY_VARIABLE)
@@ -258,10 +269,6 @@ async def call(
         status = error.response.status_code
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
         raise UserError(f"{where} answered {status}: {short(error.response.text)}; {advice}") from None
-    except httpx.InvalidURL as error:
-        raise UserError(
-            f"endpoint '{client.base_url}' is not a URL ({error}); give one like http://host:8000"
-        ) from None
     except httpx.HTTPError as error:
         reason = f"{type(error).__name__} {error}".strip()
         raise UserError(f"no answer from {where} ({reason}); is the server running there?") from None
