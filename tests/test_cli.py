@@ -354,7 +354,7 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
     content = tomllib.loads(out)
     not_set = {name for name, field in COMMANDS[command].model_fields.items() if field.default is None}
-    assert not_set == {"data", "fields", "instruction", "max_problems"}
+    assert not_set == {"data", "endpoint", "fields", "instruction", "max_problems"}
     assert list(content) == [name for name in COMMANDS[command].model_fields if name not in not_set]
     assert content["max_rows"] == 77
     (tmp_path / "again.toml").write_text(out, encoding="utf-8")

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from adaptthink.config import TrainConfig, check
+from adaptthink.engines.base import ScriptedEngine
+from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models import Policy, eos_ids
@@ -14,7 +16,7 @@ from adaptthink.models.make_tiny import make_model
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
 from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout
+from adaptthink.rollout import Rollout, Sampler
 from adaptthink.runs import read_metrics
 from adaptthink.tasks import make_problem
 from adaptthink.tasks.arithmetic import Split, problems
@@ -198,7 +200,11 @@ def fresh_policy(tokenizer):
     return Policy("random", model, tokenizer, probe(tokenizer), eos_ids(model, tokenizer))
 
 
-def run_training(policy, settings, folder, *, stop_after=None):
+def native_sampler(policy):
+    return Sampler(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, policy.template)
+
+
+def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
     pool = problems(2, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     folder.mkdir(exist_ok=True)
@@ -208,7 +214,17 @@ def run_training(policy, settings, folder, *, stop_after=None):
             raise KeyboardInterrupt
 
     warnings = []
-    train(policy, pool, reference, pool[:2], settings, folder, on_step=on_step, warn=warnings.append)
+    train(
+        policy,
+        sampler or native_sampler(policy),
+        pool,
+        reference,
+        pool[:2],
+        settings,
+        folder,
+        on_step=on_step,
+        warn=warnings.append,
+    )
     return warnings
 
 
@@ -228,6 +244,18 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     ]
     assert timeless[0] == timeless[1]
     assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokenizer, tmp_path):
+    policy = fresh_policy(tokenizer)
+    engine = ScriptedEngine(lambda prompt, prefix: [7, policy.eos_ids[0]])
+    steps = []
+    loads_of = engine.load_weights
+    engine.load_weights = lambda model: (steps.append(len(engine.requests)), loads_of(model))
+    run_training(policy, config(steps=2), tmp_path / "run", sampler=Sampler(engine, tokenizer, policy.template))
+    half = len(engine.requests) // 2
+    assert steps == [0, half, 2 * half]
+    assert engine.num_loads == 3
 
 
 def test_a_finished_run_has_nothing_left_to_do(tokenizer, tmp_path):

@@ -58,6 +58,15 @@ class PolicyConfig(Config):
         "float32", description="Arithmetic of generation and of the update's forward; the weights stay as they are."
     )
     max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
+    engine: Literal["native", "vllm", "openai"] = Field(
+        "native", description="What generates: this program, vLLM beside it, or a running server of vLLM."
+    )
+    endpoint: str | None = Field(
+        None, description="Where the server of the openai engine is, such as http://localhost:8000."
+    )
+    engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
+    )
     boxed_only: bool = Field(
         True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
     )
@@ -65,6 +74,14 @@ class PolicyConfig(Config):
         2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
     )
     seed: int = Field(0, description="Seed of everything random.")
+
+    def check_together(self) -> None:
+        """Raise UserError if there is an endpoint without the engine that needs one, or the other way round."""
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise UserError(
+                f"engine = '{self.engine}' with endpoint = {self.endpoint!r}: give both --engine openai and "
+                "--endpoint URL, or neither"
+            )
 
 
 class PresampleConfig(PolicyConfig):
@@ -111,7 +128,8 @@ class TrainConfig(PresampleConfig):
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:
-        """Raise UserError unless the no_think share is a whole number of samples."""
+        """Raise UserError unless the no_think share is a whole number of samples (and as for all policies)."""
+        super().check_together()
         num_no_think = self.samples_per_problem * self.no_think_share
         if abs(num_no_think - round(num_no_think)) > 1e-9:
             raise UserError(

@@ -15,8 +15,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
+from adaptthink.engines.openai import check_server, connect
+from adaptthink.engines.vllm import start_vllm
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
     ASKED_MODES,
@@ -29,7 +34,7 @@ from adaptthink.evaluate import (
     write_samples,
 )
 from adaptthink.grading import Limits, mean_reward
-from adaptthink.models import Policy, load_policy, load_tokenizer
+from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.reference import Reference, presample
 from adaptthink.rollout import Rollout, Sampler
@@ -39,22 +44,42 @@ from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
 
-DOCTOR_QUESTION = "47+8=?"
+PROBE_QUESTION = "47+8=?"
 ORIGINAL = {"original_think": "free", "original_no_think": "no_think"}  # the original model, left free, always thinks
 TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
-def make_sampler(policy: Policy, config: PolicyConfig) -> Sampler:
-    """Put the native engine under a policy."""
-    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows)
+def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
+    """Start the engine that a config names with the policy's weights; one is enough for a job."""
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else policy.model.dtype
+    if config.engine == "vllm":
+        return start_vllm(
+            model_path(policy.name),
+            policy.eos_ids,
+            dtype=dtype,
+            device=policy.model.device,
+            max_rows=config.max_rows,
+            memory_share=config.engine_memory,
+        )
+    native = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
+    if config.engine == "native":
+        return native
+    assert config.endpoint is not None  # as the config was checked
+    server = connect(config.endpoint, policy.eos_ids, name=config.model, max_rows=config.max_rows)
+    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
+    check_server(server, native, prompt, (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids))
+    return server
+
+
+def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sampler:
+    """Put an engine under a policy, with the config's way of grading."""
     return Sampler(engine, policy.tokenizer, policy.template, Limits(config.grading_seconds), config.boxed_only)
 
 
 def sample_reference(
-    policy: Policy, problems: Sequence[Problem], config: PresampleConfig, path: Path
+    policy: Policy, sampler: Sampler, problems: Sequence[Problem], config: PresampleConfig, path: Path
 ) -> dict[str, Reference]:
     """Pre-sample R̄_ref with a progress bar and say what came out."""
-    sampler = make_sampler(policy, config)
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
         reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
@@ -72,7 +97,8 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_policy(config.model, think_opener=config.think_opener)
-    reference = sample_reference(policy, problems, config, output)
+    sampler = make_sampler(policy, make_engine(policy, config), config)
+    reference = sample_reference(policy, sampler, problems, config, output)
     rewards = [row.reward for row in reference.values() if row.reward is not None]
     skipped = len(reference) - len(rewards)
     return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
@@ -85,8 +111,9 @@ def train_job(
     problems, held_out = load_training_problems(config)
     policy = load_policy(config.model, think_opener=config.think_opener)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
-    reference = sample_reference(policy, problems, config, reference_store or run / "reference.jsonl")
-    seconds = train_and_save(policy, problems, reference, held_out, config, run)
+    sampler = make_sampler(policy, make_engine(policy, config), config)
+    reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
+    seconds = train_and_save(policy, sampler, problems, reference, held_out, config, run)
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
@@ -116,6 +143,7 @@ def say_skipped(chosen: Chosen) -> None:
 
 def train_and_save(
     policy: Policy,
+    sampler: Sampler,
     problems: Sequence[Problem],
     reference: dict[str, Reference],
     held_out: Sequence[Problem],
@@ -129,17 +157,20 @@ def train_and_save(
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
     )
     printer = StepPrinter(config.steps)
-    train(policy, problems, reference, held_out, config, run, on_step=printer.show, warn=console.print)
+    train(policy, sampler, problems, reference, held_out, config, run, on_step=printer.show, warn=console.print)
     policy.save(run / "model")
     console.print(f"model saved in {run / 'model'}")
     return time.monotonic() - started
 
 
 def evaluate_rows(
-    policy: Policy, rows: dict[str, str], problems: Sequence[Problem], config: EvaluateConfig, samples_file: Path | None
+    sampler: Sampler,
+    rows: dict[str, str],
+    problems: Sequence[Problem],
+    config: EvaluateConfig,
+    samples_file: Path | None,
 ) -> dict[str, Evaluation]:
     """Answer all problems in each row's asked mode; `rows` maps a row's name to free, think or no_think."""
-    sampler = make_sampler(policy, config)
     probabilities = no_think_probabilities(sampler, problems, config.temperature)
     evaluations = {}
     for name, asked in rows.items():
@@ -157,7 +188,8 @@ def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Pat
         raise UserError(f"'{samples_file}' exists; give another --samples file")
     problems = load_evaluation_problems(config)
     policy = load_policy(config.model, think_opener=config.think_opener)
-    evaluations = evaluate_rows(policy, {mode: mode for mode in modes}, problems, config, samples_file)
+    sampler = make_sampler(policy, make_engine(policy, config), config)
+    evaluations = evaluate_rows(sampler, {mode: mode for mode in modes}, problems, config, samples_file)
     show_table(evaluations)
     return {
         "model": config.model,
@@ -185,12 +217,12 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
     template = probe(tokenizer, think_opener=think_opener)
     checks = describe(tokenizer, template)
     policy = load_policy(model, think_opener=think_opener)
-    sampler = make_sampler(policy, PolicyConfig(max_rows=1))
-    prompt = prompt_ids(tokenizer, template, DOCTOR_QUESTION)
+    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=1)
+    prompt = prompt_ids(tokenizer, template, PROBE_QUESTION)
     ids = (template.no_think_id, template.think_id)
-    no_think, think = sampler.engine.next_token_logprobs([prompt], ids)[0]
+    no_think, think = engine.next_token_logprobs([prompt], ids)[0]
     measured = (
-        f"{math.exp(no_think):.2e} for no_think, {math.exp(think):.2e} for the think opener, on {DOCTOR_QUESTION!r}"
+        f"{math.exp(no_think):.2e} for no_think, {math.exp(think):.2e} for the think opener, on {PROBE_QUESTION!r}"
     )
     checks = [*checks, Check("first token", measured, True)]
     ok = all(check.ok for check in checks)
@@ -226,13 +258,15 @@ def demo_job(
     samples_file = run / "samples.jsonl"
     samples_file.unlink(missing_ok=True)
     with phase("reference"):
-        reference = sample_reference(policy, problems, config, run / "reference.jsonl")
+        engine = make_engine(policy, config)
+        sampler, evaluation_sampler = (make_sampler(policy, engine, settings) for settings in (config, evaluation))
+        reference = sample_reference(policy, sampler, problems, config, run / "reference.jsonl")
     with phase("evaluate_original"):
-        rows = evaluate_rows(policy, ORIGINAL, fresh, evaluation, samples_file)
+        rows = evaluate_rows(evaluation_sampler, ORIGINAL, fresh, evaluation, samples_file)
     with phase("train"):
-        train_and_save(policy, problems, reference, held_out, config, run)
+        train_and_save(policy, sampler, problems, reference, held_out, config, run)
     with phase("evaluate_trained"):
-        rows |= evaluate_rows(policy, TRAINED, fresh, evaluation, samples_file)
+        rows |= evaluate_rows(evaluation_sampler, TRAINED, fresh, evaluation, samples_file)
     show_table(rows)
     summary = {
         "seed": config.seed,

@@ -23,9 +23,8 @@ from transformers import PreTrainedModel
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.engines.forward import token_batches
-from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import Limits, Verdict, failed_share, mean_reward, reward
+from adaptthink.grading import Verdict, failed_share, mean_reward, reward
 from adaptthink.models import Policy
 from adaptthink.models.scoring import token_logprobs
 from adaptthink.modes import Mode
@@ -43,6 +42,7 @@ GRADED_STEPS = 10  # over which the share of failed grades is taken
 
 def train(
     policy: Policy,
+    sampler: Sampler,
     problems: Sequence[Problem],
     reference: Mapping[str, Reference],
     held_out: Sequence[Problem],
@@ -54,14 +54,14 @@ def train(
 ) -> None:
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
-    `reference` holds R̄_ref by problem id; problems that cannot be graded are left out. `held_out` problems are only
-    looked at. One line per step goes to `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or
-    gradient is not finite, and UserError if grading fails too often; the last checkpoint stays.
+    `sampler` is of that policy: its engine is given the weights after every change. `reference` holds R̄_ref by
+    problem id; problems that cannot be graded are left out. `held_out` problems are only looked at. One line per step
+    goes to `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or gradient is not finite, and
+    UserError if grading fails too often; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
-    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows)
-    sampler = Sampler(engine, policy.tokenizer, policy.template, Limits(config.grading_seconds), config.boxed_only)
+    sampler.engine.load_weights(policy.model)
     problems = [problem for problem in problems if reference[problem.id].reward is not None]
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
@@ -73,6 +73,7 @@ def train(
         advantages = step_advantages(rollouts, reference, config.delta)
         sampled = time.monotonic()
         metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
+        sampler.engine.load_weights(policy.model)
         updated = time.monotonic()
         metrics |= {"step": step, "rollout_seconds": sampled - started, "update_seconds": updated - sampled}
         metrics |= rollout_metrics(rollouts, advantages)

@@ -1,4 +1,4 @@
-"""The boundary to whatever generates: two methods, and a scripted fake that makes tests fast.
+"""The boundary to whatever generates: three methods, and a scripted fake that makes tests fast.
 
 An engine knows tokens only. What is forced and what is sampled is said in the `Request`; what the policy thought of
 each token comes back in the `Completion`.
@@ -10,7 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Finish(StrEnum):
@@ -70,12 +73,16 @@ class Engine(Protocol):
         """Return, for each prompt, the log-probability of each of `token_ids` as the next token (one prefill)."""
         ...
 
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Generate with these weights from now on. Called after every change to the model."""
+        ...
+
 
 class ScriptedEngine:
     """A fake that answers from a function: prompt ids and prefix ids in, response ids after the prefix out.
 
     A response that does not fit the cap is cut and finishes with `Finish.LENGTH`. Every token's log-probability is
-    `logprob`. `requests` remembers what was asked.
+    `logprob`. `requests` remembers what was asked, `num_loads` counts the times that weights were loaded.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class ScriptedEngine:
         self.logprob = logprob
         self.next_token = next_token
         self.requests: list[Request] = []
+        self.num_loads = 0
 
     def generate(
         self,
@@ -116,3 +124,7 @@ class ScriptedEngine:
     ) -> list[list[float]]:
         """Answer from `next_token`."""
         return [[self.next_token(tuple(prompt), token) for token in token_ids] for prompt in prompts]
+
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Count the call."""
+        self.num_loads += 1

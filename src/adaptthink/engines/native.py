@@ -94,6 +94,10 @@ class NativeEngine:
         finally:
             self.model.train(was_training)
 
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Generate with `model` itself; nothing is copied."""
+        self.model = model
+
 
 @dataclass(slots=True)
 class _Rows:

@@ -1,0 +1,310 @@
+"""A running server with an OpenAI-style /v1/completions that speaks token ids: vLLM's.
+
+Needed of the server: prompts as token ids, `return_token_ids`, `logprob_token_ids`, a seed for each request, and
+log-probabilities of the distribution drawn from. `check_server` measures the last, and that it has our model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import httpx2 as httpx
+from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from transformers import PreTrainedModel
+
+from adaptthink.engines.base import Completion, Engine, Request
+from adaptthink.engines.rounds import Draw, Drawn, OnFinish, complete, score
+from adaptthink.engines.vllm_worker import EXTENSION, METHOD
+from adaptthink.engines.weights import weights_folder
+from adaptthink.errors import UserError
+
+KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
+TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds; a response comes in one piece, after its turn and its last token
+ATTEMPTS = 6  # of each call
+BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, if the server says nothing
+LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After asks
+HALF = 0.5  # the temperature that is compared with 1
+MODEL_TOLERANCE = 0.5  # nats between a server's log-probabilities and ours; half precision stays far below
+M = TypeVar("M", bound=BaseModel)
+START_SERVER = "vllm serve MODEL --logprobs-mode processed_logprobs"
+
+
+class _Model(BaseModel):
+    id: str
+    max_model_len: int
+
+
+class _Models(BaseModel):
+    data: list[_Model]
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+
+
+class _Choice(BaseModel):
+    token_ids: list[int]
+    logprobs: _Logprobs
+    finish_reason: str
+
+
+class _Completions(BaseModel):
+    choices: list[_Choice]
+
+
+class _Reset(BaseModel):
+    success: bool
+
+
+def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_rows: int) -> OpenAIEngine:
+    """Return an engine for the server at `endpoint`, such as http://localhost:8000.
+
+    The server's only model is taken, or of several the one called `name`. Raises UserError if there is none.
+    """
+    url = endpoint.rstrip("/").removesuffix("/v1")
+    check_url(url)
+    answer = asyncio.run(call_one(url, "GET", "/v1/models"))
+    models = read(_Models, answer, url, "its models with their lengths").data
+    chosen = [model for model in models if model.id == name] or models
+    if len(chosen) != 1:
+        raise UserError(
+            f"the server at {url} has no model '{name}' but {', '.join(model.id for model in models) or 'none'}; "
+            f"start it with --served-model-name {name}"
+        )
+    return OpenAIEngine(url, eos_ids, model=chosen[0].id, capacity_tokens=chosen[0].max_model_len, max_rows=max_rows)
+
+
+class OpenAIEngine:
+    """Generates with `model` on the server at `url`, `max_rows` responses at a time; `eos_ids` end a response.
+
+    Each draw is a call of its own, with its own seed. Calls are tried again after broken connections, 429 and 5xx.
+    """
+
+    def __init__(self, url: str, eos_ids: Sequence[int], *, model: str, capacity_tokens: int, max_rows: int) -> None:
+        self.url = url
+        self.eos_ids = tuple(sorted(set(eos_ids)))
+        self.model = model
+        self.capacity_tokens = capacity_tokens
+        self.max_rows = max_rows
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_finish: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
+        return complete(
+            self._draw_all,
+            requests,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            capacity_tokens=self.capacity_tokens,
+            on_finish=on_finish,
+        )
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
+    ) -> list[list[float]]:
+        """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
+        return score(self._draw_all, prompts, token_ids, temperature)
+
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Replace the server's weights by the model's, by way of a folder that both must see.
+
+        Raises UserError if the server does not take weights.
+        """
+        with weights_folder(model) as folder:
+            asyncio.run(self._send_weights(str(folder)))
+
+    async def _send_weights(self, folder: str) -> None:
+        try:
+            await call_one(self.url, "POST", "/collective_rpc", {"method": METHOD, "args": [folder]}, attempts=1)
+            answer = await call_one(self.url, "POST", "/reset_prefix_cache")
+        except UserError as error:
+            raise UserError(
+                f"the server takes no weights, so it can evaluate but not train: {error}; start it on this machine "
+                f"with VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls {EXTENSION}, or train with --engine vllm"
+            ) from None
+        if not read(_Reset, answer, self.url, "that its prefix cache is empty").success:
+            raise UserError(f"the server at {self.url} kept its prefix cache of the old weights; let it be ours alone")
+
+    def _draw_all(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+        return asyncio.run(self._draw_together(draws, on_finish))
+
+    async def _draw_together(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+        slots = asyncio.Semaphore(self.max_rows)
+
+        async def draw_one(client: httpx.AsyncClient, draw: Draw) -> Drawn:
+            async with slots:
+                answer = await call(client, "POST", "/v1/completions", self._body(draw))
+            if on_finish:
+                on_finish(1)
+            return self._read(draw, answer)
+
+        async with make_client(self.url, self.max_rows) as client:
+            return await asyncio.gather(*(draw_one(client, draw) for draw in draws))
+
+    def _body(self, draw: Draw) -> dict[str, Any]:
+        """The call's JSON. Everything that shapes the distribution is said, as servers have defaults of their own."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": draw.context_ids,
+            "max_tokens": draw.max_tokens,
+            "temperature": draw.temperature,
+            "top_p": draw.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": draw.seed,
+            "stop_token_ids": self.eos_ids,
+            "ignore_eos": True,  # ours are the only end tokens
+            "logprobs": len(draw.scored_ids),
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+            "add_special_tokens": False,
+        }
+        if draw.banned_ids:
+            body["logit_bias"] = {str(token): -100 for token in draw.banned_ids}  # the most that is taken; e⁻¹⁰⁰
+        if draw.scored_ids:
+            body["logprob_token_ids"] = draw.scored_ids
+        return body
+
+    def _read(self, draw: Draw, answer: bytes) -> Drawn:
+        """Read the answer to one draw; raises UserError if anything that was asked for is missing."""
+        wanted = "token ids with log-probabilities"
+        choices = read(_Completions, answer, self.url, wanted).choices
+        if len(choices) != 1 or len(choices[0].token_ids) != len(choices[0].logprobs.token_logprobs):
+            raise does_not_return(self.url, wanted, "their numbers differ")
+        choice = choices[0]
+        scored = choice.logprobs.top_logprobs[0] if draw.scored_ids and choice.logprobs.top_logprobs else {}
+        missing = [token for token in draw.scored_ids if f"token_id:{token}" not in scored]
+        if missing:
+            raise does_not_return(self.url, "log-probabilities of the tokens in logprob_token_ids", f"no {missing[0]}")
+        return Drawn(
+            tuple(choice.token_ids),
+            tuple(choice.logprobs.token_logprobs),
+            stopped=choice.finish_reason == "stop",
+            scored=tuple(scored[f"token_id:{token}"] for token in draw.scored_ids),
+        )
+
+
+def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+    """Measure that the server has the model of `native` and returns log-probabilities of what it draws from.
+
+    Looks at the first token after `prompt_ids`. A ratio of two probabilities is squared when the temperature is
+    halved; where it stays as it is, the server reports the model's probabilities instead of the distribution's.
+    Raises UserError otherwise.
+    """
+    [ours] = native.next_token_logprobs([prompt_ids], token_ids)
+    [at_one] = engine.next_token_logprobs([prompt_ids], token_ids)
+    [at_half] = engine.next_token_logprobs([prompt_ids], token_ids, temperature=HALF)
+    gap = max(abs(a - b) for a, b in zip(ours, at_one, strict=True))
+    if gap > MODEL_TOLERANCE:
+        raise UserError(
+            f"the server at {engine.url} has another model than --model: log-probabilities of the same tokens differ "
+            f"by {gap:.2f}; give its model, or start it with yours"
+        )
+    spread_at_one, spread_at_half = (max(row) - min(row) for row in (at_one, at_half))
+    if spread_at_half < spread_at_one * (1 + 1 / HALF) / 2:
+        raise UserError(
+            f"the server at {engine.url} returns log-probabilities without the temperature that it draws with; "
+            f"start it with: {START_SERVER}"
+        )
+
+
+def check_url(url: str) -> None:
+    """Raise UserError unless `url` is of the web."""
+    try:
+        scheme = httpx.URL(url).scheme
+    except httpx.InvalidURL:
+        scheme = ""
+    if scheme not in ("http", "https"):
+        raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
+
+
+def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
+    """Return a client of one server, with the key from the environment if there is one."""
+    key = os.environ.get(KEY_VARIABLE)
+    return httpx.AsyncClient(
+        base_url=url,
+        timeout=TIMEOUT,
+        limits=httpx.Limits(max_connections=max_connections),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+    )
+
+
+async def call_one(
+    url: str, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int = ATTEMPTS
+) -> bytes:
+    """Make one call with a client of its own (see `call`)."""
+    async with make_client(url) as client:
+        return await call(client, method, path, body, attempts=attempts)
+
+
+async def call(
+    client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int = ATTEMPTS
+) -> bytes:
+    """Return the body of a server's answer; raises UserError when there is none after all attempts, or a refusal."""
+    where = f"{client.base_url.join(path)}"
+    try:
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(attempts), wait=pause, retry=retry_if_exception(is_passing), reraise=True
+        ):
+            with attempt:
+                response = await client.request(method, path, json=body)
+                response.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
+        raise UserError(f"{where} answered {status}: {short(error.response.text)}; {advice}") from None
+    except httpx.HTTPError as error:
+        reason = f"{type(error).__name__} {error}".strip()
+        raise UserError(f"no answer from {where} ({reason}); is the server running there?") from None
+    return response.content
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is worth another attempt: a broken connection, 429, or a fault of the server."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == httpx.codes.TOO_MANY_REQUESTS or error.response.is_server_error
+    broken = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
+    return isinstance(error, broken)
+
+
+def pause(state: RetryCallState) -> float:
+    """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else BACKOFF(state)
+
+
+def read(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
+    """Read a JSON answer; raises UserError that names what is missing from it."""
+    try:
+        return schema.model_validate_json(answer)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise does_not_return(url, wanted, f"{where} {fault['msg']}".strip()) from None
+
+
+def does_not_return(url: str, wanted: str, fault: str) -> UserError:
+    """Build the error for an answer that lacks something."""
+    return UserError(f"the server at {url} does not return {wanted} ({short(fault)}); use vLLM's: {START_SERVER}")
+
+
+def short(text: str) -> str:
+    """One line of at most 200 characters."""
+    return " ".join(text.split())[:200]

@@ -1,0 +1,164 @@
+"""vLLM in this program: token ids in, token ids and log-probabilities out, fresh weights after every update.
+
+vLLM runs in a process of its own and keeps its own copy of the weights, so memory holds two. Log-probabilities are
+asked for as "processed", which means those of the distribution drawn from: temperature, nucleus and bans applied.
+
+A response's random numbers follow from (seed, stream) alone. Its logits do not quite: vLLM does not promise the same
+rounding for every batch, so a draw that is a near tie may fall the other way in other company.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from adaptthink.engines.base import Completion, Request
+from adaptthink.engines.rounds import Draw, Drawn, OnFinish, complete, score
+from adaptthink.engines.vllm_worker import EXTENSION, METHOD
+from adaptthink.engines.weights import weights_folder
+from adaptthink.errors import UserError
+
+
+def start_vllm(
+    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, device: torch.device, max_rows: int, memory_share: float
+) -> VllmEngine:
+    """Start vLLM with the model at `path` (a folder or hub id). Takes half a minute or more.
+
+    `memory_share` of the device's memory (of the machine's, on a CPU) is taken for weights and key/value cache. Raises
+    UserError if vLLM is not installed or does not start.
+    """
+    # Set before vLLM is imported, and only where nothing was set: its logs would drown ours; nothing is sent anywhere.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    try:
+        from vllm import LLM  # noqa: PLC0415  (not installed everywhere, and slow to import)
+    except ImportError as error:
+        raise UserError(
+            f"the vllm engine needs vLLM, which cannot be imported ({error}); install it with "
+            "pip install 'adaptthink[vllm]', or use --engine native"
+        ) from None
+    try:
+        llm = LLM(
+            path,
+            dtype=str(dtype).removeprefix("torch."),
+            skip_tokenizer_init=True,
+            logprobs_mode="processed_logprobs",
+            enable_prefix_caching=True,
+            max_model_len=-1,  # as long as the model allows and the memory holds
+            max_num_seqs=max_rows,
+            gpu_memory_utilization=memory_share,
+            enforce_eager=device.type == "cpu",
+            use_tqdm_on_load=False,
+            worker_extension_cls=EXTENSION,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"vLLM did not start with '{path}': {first}; set VLLM_LOGGING_LEVEL=INFO to see what it says, "
+            "or use --engine native"
+        ) from None
+    return VllmEngine(llm, eos_ids)
+
+
+class VllmEngine:
+    """Generates with `llm`, a `vllm.LLM` with processed log-probabilities; `eos_ids` end a response."""
+
+    def __init__(self, llm: Any, eos_ids: Sequence[int]) -> None:
+        self.llm = llm
+        self.eos_ids = tuple(sorted(set(eos_ids)))
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_finish: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
+        return complete(
+            self._draw_all,
+            requests,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            capacity_tokens=self.llm.model_config.max_model_len,
+            on_finish=on_finish,
+        )
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
+    ) -> list[list[float]]:
+        """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
+        return score(self._draw_all, prompts, token_ids, temperature)
+
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Replace vLLM's weights by the model's, by way of a folder, and forget what was cached with the old ones."""
+        with weights_folder(model) as folder:
+            self.llm.collective_rpc(METHOD, args=(str(folder),))
+        if not self.llm.reset_prefix_cache():
+            raise UserError("vLLM kept its prefix cache of the old weights; let running requests finish first")
+
+    def _draw_all(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+        from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415  (as above)
+
+        self.llm.enqueue(
+            [TokensPrompt(prompt_token_ids=list(draw.context_ids)) for draw in draws],
+            [
+                SamplingParams(
+                    max_tokens=draw.max_tokens,
+                    temperature=draw.temperature,
+                    top_p=draw.top_p,
+                    seed=draw.seed,
+                    stop_token_ids=list(self.eos_ids),
+                    ignore_eos=True,  # ours are the only end tokens
+                    logit_bias=dict.fromkeys(draw.banned_ids, -math.inf) or None,
+                    logprobs=None if draw.scored_ids else 0,
+                    logprob_token_ids=list(draw.scored_ids) or None,
+                    detokenize=False,
+                    flat_logprobs=True,
+                )
+                for draw in draws
+            ],
+            use_tqdm=False,
+        )
+        outputs = self.llm.wait_for_completion(use_tqdm=partial(_Progress, on_finish) if on_finish else False)
+        return [self._read(draw, output.outputs[0]) for draw, output in zip(draws, outputs, strict=True)]
+
+    def _read(self, draw: Draw, output: Any) -> Drawn:
+        """Read what vLLM returned for one draw: `output.logprobs[t]` maps token ids to log-probabilities."""
+        tokens = tuple(output.token_ids)
+        return Drawn(
+            tokens,
+            tuple(output.logprobs[t][token].logprob for t, token in enumerate(tokens)),
+            stopped=output.finish_reason == "stop",
+            scored=tuple(output.logprobs[0][token].logprob for token in draw.scored_ids),
+        )
+
+
+class _Progress:
+    """What vLLM takes for a progress bar: reports finished responses to `on_finish` and shows nothing."""
+
+    def __init__(self, on_finish: Callable[[int], None], **_: object) -> None:
+        self.on_finish = on_finish
+        self.n = 0
+        self.postfix = ""
+        self.format_dict = {"elapsed": math.inf}  # vLLM divides by it to show a speed
+
+    def update(self, num_finished: int) -> None:
+        """Report that many more."""
+        self.n += num_finished
+        self.on_finish(num_finished)
+
+    def refresh(self) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""

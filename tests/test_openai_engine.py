@@ -1,0 +1,271 @@
+"""The server engine against a small server in this program that speaks vLLM's format, and misbehaves when asked to."""
+
+import json
+import math
+import socket
+import threading
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from tenacity import wait_none
+
+from adaptthink.engines import openai
+from adaptthink.engines.base import Completion, Finish, Request, ScriptedEngine
+from adaptthink.engines.openai import OpenAIEngine, check_server, connect
+from adaptthink.errors import UserError
+
+PROMPT, EOS, VOCABULARY = (5, 9, 17), 299, 300
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Its model gives token i the logit −i/10 and always draws 7, or the end token after a context that ends in 8.
+
+    `faults` are what the next calls meet instead of an answer: a status with headers, text for a body, or "drop".
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.faults, self.calls, self.keys = deque(), [], []
+        self.models = [{"id": "tiny", "max_model_len": 64}]
+        self.processed, self.removed, self.resets, self.files = True, (), True, []
+        self.together, self.most_together, self.lock = 0, 0, threading.Lock()
+
+    def handle_error(self, request, client_address):
+        """A client that went away is no news."""
+
+    def complete(self, call):
+        temperature = call["temperature"] if self.processed else 1.0
+        total = math.log(sum(math.exp(-i / 10 / temperature) for i in range(VOCABULARY)))
+        logprob = [-i / 10 / temperature - total for i in range(VOCABULARY)]
+        ids = [EOS] if call["prompt"][-1] == 8 else [7] * call["max_tokens"]
+        shown = [*ids[:1], *call.get("logprob_token_ids", ())]
+        choice = {
+            "token_ids": ids,
+            "finish_reason": "stop" if ids == [EOS] else "length",
+            "logprobs": {
+                "token_logprobs": [logprob[token] for token in ids],
+                "top_logprobs": [{f"token_id:{token}": logprob[token] for token in shown}] * len(ids),
+            },
+        }
+        return {"choices": [{key: value for key, value in choice.items() if key not in self.removed}]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.answer(lambda: {"data": self.server.models})
+
+    def do_POST(self):
+        call = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+        self.server.calls.append((self.path, call))
+        if self.path == "/collective_rpc":
+            self.server.files = sorted(path.name for path in Path(call["args"][0]).iterdir())
+            self.answer(lambda: {"results": [None]})
+        elif self.path == "/reset_prefix_cache":
+            self.answer(lambda: {"success": self.server.resets})
+        else:
+            self.answer(lambda: self.server.complete(call))
+
+    def answer(self, make):
+        server = self.server
+        server.keys.append(self.headers["Authorization"])
+        with server.lock:
+            server.together += 1
+            server.most_together = max(server.most_together, server.together)
+            fault = server.faults.popleft() if server.faults else None
+        if fault == "drop":
+            self.close_connection = True
+            self.connection.close()
+        elif isinstance(fault, tuple):
+            self.send(fault[0], b'{"error": {"message": "as asked"}}', fault[1])
+        else:
+            self.send(200, fault.encode() if fault else json.dumps(make()).encode(), {})
+        with server.lock:
+            server.together -= 1
+
+    def send(self, status, body, headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(openai, "BACKOFF", wait_none())
+    monkeypatch.delenv(openai.KEY_VARIABLE, raising=False)
+    server = FakeServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def engine(server):
+    return OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=4)
+
+
+def ask(engine, *requests, **extra):
+    return engine.generate(requests or [Request(PROMPT, 3, 0)], temperature=extra.pop("temperature", 1.0), **extra)
+
+
+def native():
+    total = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))
+    return ScriptedEngine(lambda *_: [], next_token=lambda prompt, token: -token / 10 - total)
+
+
+def test_everything_that_shapes_the_distribution_is_said(engine, server):
+    finished = []
+    asked = [Request(PROMPT, 4, 3, (41,), (12,)), Request((*PROMPT, 8), 6, 4)]
+    done = ask(engine, *asked, temperature=0.5, top_p=0.9, seed=1, on_finish=finished.append)
+    assert done[0].token_ids == (41, 7, 7, 7)
+    assert done[0].logprobs[0] - done[0].logprobs[1] == pytest.approx(-(41 - 7) / 10 / 0.5)
+    assert (done[1].token_ids, done[1].finish) == ((EOS,), Finish.STOP)
+    assert sum(finished) == 2
+    bodies = sorted((body for _, body in server.calls), key=lambda body: (body["max_tokens"], "logit_bias" in body))
+    score, first, rest, free = bodies
+    assert (score["logprob_token_ids"], score["logprobs"], score["top_p"]) == ([41], 1, 1.0)
+    assert (first["logit_bias"], first["prompt"]) == ({"12": -100}, [5, 9, 17, 41])
+    assert (rest["prompt"], rest["max_tokens"], "logit_bias" in rest) == ([5, 9, 17, 41, 7], 2, False)
+    assert len({body["seed"] for body in (first, rest, free)}) == 3
+    for body in bodies:
+        assert (body["model"], body["temperature"], body["stop_token_ids"]) == ("tiny", 0.5, [EOS])
+        neutral = {name: body[name] for name in ("top_k", "min_p", "repetition_penalty", "presence_penalty")}
+        assert neutral == {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0}
+
+
+def test_no_more_calls_at_once_than_rows(engine, server):
+    done = ask(engine, *(Request(PROMPT, 1, stream) for stream in range(40)))
+    assert len(done) == 40
+    assert server.most_together <= 4
+
+
+@pytest.mark.parametrize("fault", [(429, {"Retry-After": "0"}), (429, {}), (500, {}), (503, {}), "drop"])
+def test_what_passes_is_tried_again(engine, server, fault):
+    server.faults += [fault] * (openai.ATTEMPTS - 1)
+    [done] = ask(engine)
+    assert done == Completion((7, 7, 7), done.logprobs, Finish.LENGTH)
+    assert len(server.keys) == openai.ATTEMPTS
+
+
+def test_a_servers_wish_to_wait_is_granted(engine, server, monkeypatch):
+    waits = []
+    pause = openai.pause
+    monkeypatch.setattr(openai, "pause", lambda state: waits.append(pause(state)) or 0.0)
+    server.faults += [(429, {"Retry-After": "7"}), (503, {"Retry-After": "99999"}), (429, {"Retry-After": "soon"})]
+    ask(engine)
+    assert waits == [7.0, openai.LONGEST_WAIT, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ((500, {}), "answered 500: .*as asked"),
+        ("drop", r"no answer from .*/v1/completions \(RemoteProtocolError"),
+    ],
+)
+def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, fault, said):
+    server.faults += [fault] * 50
+    with pytest.raises(UserError, match=said):
+        ask(engine)
+    assert len(server.keys) == openai.ATTEMPTS
+
+
+def test_a_refusal_is_not_tried_again(engine, server):
+    server.faults.append((400, {}))
+    with pytest.raises(UserError, match=r"answered 400: .*as asked"):
+        ask(engine)
+    assert len(server.keys) == 1
+
+
+@pytest.mark.parametrize("body", ["{not json", "[]", '{"choices": []}'])
+def test_an_answer_in_another_form_is_said(engine, server, body):
+    server.faults.append(body)
+    with pytest.raises(UserError, match="does not return token ids with log-probabilities"):
+        ask(engine)
+
+
+@pytest.mark.parametrize("field", ["token_ids", "logprobs"])
+def test_a_server_without_token_ids_or_logprobs_is_said(engine, server, field):
+    server.removed = (field,)
+    with pytest.raises(UserError, match=rf"choices\.0\.{field} Field required.*--logprobs-mode processed_logprobs"):
+        ask(engine)
+
+
+def test_a_server_that_ignores_logprob_token_ids_is_said(engine, server, monkeypatch):
+    complete = server.complete
+    monkeypatch.setattr(server, "complete", lambda call: complete({**call, "logprob_token_ids": ()}))
+    with pytest.raises(UserError, match="logprob_token_ids"):
+        engine.next_token_logprobs([PROMPT], [11])
+
+
+def test_nobody_at_the_endpoint_is_said(monkeypatch):
+    monkeypatch.setattr(openai, "BACKOFF", wait_none())
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(UserError, match="is the server running there"):
+            connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_rows=1)
+
+
+def test_an_endpoint_that_is_no_url_is_said():
+    for endpoint in ("localhost:8000", "http://[oops"):
+        with pytest.raises(UserError, match="give one like http://localhost:8000"):
+            connect(endpoint, [EOS], name="tiny", max_rows=1)
+
+
+def test_the_servers_model_is_taken_and_the_key_is_sent(server, monkeypatch):
+    monkeypatch.setenv(openai.KEY_VARIABLE, "secret")
+    engine = connect(server.url + "/v1/", [EOS], name="other-name", max_rows=1)
+    assert (engine.model, engine.capacity_tokens, engine.url) == ("tiny", 64, server.url)
+    assert server.keys == ["Bearer secret"]
+    server.models = [{"id": "a", "max_model_len": 8}, {"id": "b", "max_model_len": 9}]
+    assert connect(server.url, [EOS], name="b", max_rows=1).capacity_tokens == 9
+    with pytest.raises(UserError, match=r"no model 'tiny' but a, b; start it with --served-model-name tiny"):
+        connect(server.url, [EOS], name="tiny", max_rows=1)
+
+
+def test_the_check_passes_a_server_as_it_should_be(engine):
+    check_server(engine, native(), PROMPT, (1, 40))
+
+
+def test_raw_logprobs_are_measured_and_refused(engine, server):
+    server.processed = False
+    with pytest.raises(UserError, match=r"start it with: .*--logprobs-mode processed_logprobs"):
+        check_server(engine, native(), PROMPT, (1, 40))
+
+
+def test_another_model_is_measured_and_refused(engine):
+    other = ScriptedEngine(lambda *_: [], next_token=lambda prompt, token: -1.0)
+    with pytest.raises(UserError, match="another model than --model"):
+        check_server(engine, other, PROMPT, (1, 40))
+
+
+def test_weights_are_sent_and_the_cache_emptied(engine, server, random_model):
+    engine.load_weights(random_model)
+    assert [path for path, _ in server.calls] == ["/collective_rpc", "/reset_prefix_cache"]
+    assert server.calls[0][1]["method"] == "load_fresh_weights"
+    assert "model.safetensors" in server.files
+    assert not Path(server.calls[0][1]["args"][0]).exists()
+    server.resets = False
+    with pytest.raises(UserError, match="prefix cache of the old weights"):
+        engine.load_weights(random_model)
+
+
+def test_a_server_that_takes_no_weights_says_what_to_start(engine, server, random_model):
+    server.faults.append((404, {}))
+    with pytest.raises(UserError, match=r"can evaluate but not train.*VLLM_SERVER_DEV_MODE=1 and --worker-extension"):
+        engine.load_weights(random_model)

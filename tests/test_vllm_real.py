@@ -1,0 +1,358 @@
+"""Real vLLM against the native engine: same log-probabilities, same distribution, fresh weights.
+
+Needs an environment with vLLM: scripts/setup_vllm.sh makes one for a CPU.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from adaptthink.config import TrainConfig, check
+from adaptthink.engines.base import Finish, Request
+from adaptthink.engines.native import NativeEngine, nucleus
+from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
+from adaptthink.engines.vllm import start_vllm
+from adaptthink.engines.vllm_worker import EXTENSION
+from adaptthink.errors import UserError
+from adaptthink.grading import Verdict
+from adaptthink.models import TINY, load_policy
+from adaptthink.modes import Mode, prompt_ids
+from adaptthink.reference import Reference
+from adaptthink.rollout import Caps, Sampler, Sampling, collect
+from adaptthink.runs import read_metrics
+from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.train import train
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; scripts/setup_vllm.sh, .venv-vllm"
+)
+
+MEMORY_SHARE = 0.1
+START_SECONDS = 240
+QUESTIONS = ("47+8=?", "9-3+77=?", "12+34+56-7=?")
+SMALL = ("--problems-per-level", "2", "--max-think-tokens", "48", "--max-no-think-tokens", "16", "--max-rows", "64")
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy("tiny")
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(policy):
+    engine = start_vllm(
+        str(TINY),
+        policy.eos_ids,
+        dtype=policy.model.dtype,
+        device=policy.model.device,
+        max_rows=64,
+        memory_share=MEMORY_SHARE,
+    )
+    yield engine
+    engine.llm.llm_engine.engine_core.shutdown()
+
+
+def start_server(folder, *options, key="secret"):
+    """Start vLLM's server as a process group of its own; return it and its URL once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY), "--port", str(port)]
+    command += ["--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+    command += ["--gpu-memory-utilization", str(MEMORY_SHARE), "--max-num-seqs", "64", *options]
+    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", KEY_VARIABLE: key, "VLLM_NO_USAGE_STATS": "1"}
+    log = (folder / "server.log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server, f"http://127.0.0.1:{port}"
+        time.sleep(0.5)
+    stop_server(server)
+    pytest.fail("the server did not start:\n" + (folder / "server.log").read_text()[-2000:])
+
+
+def stop_server(server):
+    server.terminate()
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    process, url = start_server(
+        tmp_path_factory.mktemp("server"),
+        "--logprobs-mode",
+        "processed_logprobs",
+        "--worker-extension-cls",
+        EXTENSION,
+    )
+    yield url
+    stop_server(process)
+
+
+@pytest.fixture
+def server_engine(server, policy, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    return connect(server, policy.eos_ids, name="tiny", max_rows=32)
+
+
+@pytest.fixture(params=["vllm", "openai"])
+def engine(request):
+    return request.getfixturevalue({"vllm": "vllm_engine", "openai": "server_engine"}[request.param])
+
+
+def prompts(policy):
+    return [prompt_ids(policy.tokenizer, policy.template, question) for question in QUESTIONS]
+
+
+def native(policy):
+    return NativeEngine(policy.model, policy.eos_ids)
+
+
+def distribution(policy, context, temperature, top_p=1.0, banned=()):
+    """The distribution of the next token, by one forward pass."""
+    with torch.no_grad():
+        logprobs_1V = (policy.model(torch.tensor([context])).logits[:, -1] / temperature).log_softmax(-1)
+    logprobs_1V[:, list(banned)] = -torch.inf
+    logprobs_1V = logprobs_1V.log_softmax(-1)
+    return (nucleus(logprobs_1V, top_p) if top_p < 1 else logprobs_1V)[0]
+
+
+def mixed_requests(policy):
+    """Free, forced and banned responses, of several lengths."""
+    no_think, think = policy.template.no_think_id, policy.template.think_id
+    kinds = [
+        ((), ()),
+        ((no_think,), ()),
+        ((think,), ()),
+        ((), (no_think,)),
+        ((think, 198), (22, 23)),
+        ((no_think, 90, 16), ()),
+    ]
+    return [
+        Request(prompt, 20 + 7 * (index % 4), index, prefix, banned)
+        for index, (prompt, (prefix, banned)) in enumerate((p, kind) for p in prompts(policy) for kind in kinds)
+    ]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.6, 1.0), (0.6, 0.95), (1.0, 0.8)])
+def test_logprobs_are_those_of_the_distribution_drawn_from(engine, policy, temperature, top_p):
+    asked, finished = mixed_requests(policy), []
+    done = engine.generate(asked, temperature=temperature, top_p=top_p, seed=7, on_finish=finished.append)
+    gaps = []
+    for request, completion in zip(asked, done, strict=True):
+        forced = len(request.prefix_ids)
+        assert completion.token_ids[:forced] == request.prefix_ids
+        assert len(completion.logprobs) == len(completion.token_ids) <= request.max_tokens
+        assert (completion.finish is Finish.STOP) == (completion.token_ids[-1] in policy.eos_ids)
+        assert completion.finish is Finish.STOP or len(completion.token_ids) == request.max_tokens
+        assert not set(completion.token_ids[:-1]) & set(policy.eos_ids)
+        for t, token in enumerate(completion.token_ids):
+            banned = request.banned_first_ids if t == forced else ()
+            nucleus_here = top_p if t >= forced else 1.0
+            context = request.prompt_ids + completion.token_ids[:t]
+            expected = distribution(policy, context, temperature, nucleus_here, banned)[token].item()
+            gaps.append(abs(completion.logprobs[t] - expected))
+    assert max(gaps) < 1e-3
+    assert sum(finished) == len(asked)
+
+
+@pytest.mark.parametrize(("top_p", "ban"), [(1.0, False), (0.9, True)])
+def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, top_p, ban):
+    """2,000 draws of one token against the exact distribution: chi-square below its 99.9% quantile, seed fixed."""
+    num, prompt = 2000, (*prompts(policy)[1], policy.template.think_id, 198)
+    free = distribution(policy, prompt, 2.0)
+    banned = (int(free.argmax()),) if ban else ()
+    asked = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
+    drawn = [c.token_ids[0] for c in vllm_engine.generate(asked, temperature=2.0, top_p=top_p, seed=5)]
+    expected = num * distribution(policy, prompt, 2.0, top_p, banned).exp().double()
+    count = torch.bincount(torch.tensor(drawn), minlength=len(expected)).double()
+    assert count[expected == 0].sum() == 0
+    common = expected >= 5
+    cells = [*zip(count[common], expected[common], strict=True), (count[~common].sum(), expected[~common].sum())]
+    cells = [(float(seen), float(hoped)) for seen, hoped in cells if hoped >= 1]
+    freedom = len(cells) - 1
+    assert freedom >= 3
+    quantile = freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3  # Wilson and Hilferty
+    assert sum((seen - hoped) ** 2 / hoped for seen, hoped in cells) < quantile
+
+
+def test_a_response_does_not_depend_on_the_rest_of_the_batch(engine, policy):
+    asked = mixed_requests(policy)
+    together = engine.generate(asked, temperature=1.0, seed=3)
+    for index in (0, 3, 4):
+        [alone] = engine.generate([asked[index]], temperature=1.0, seed=3)
+        assert alone.token_ids == together[index].token_ids
+    others = engine.generate(asked, temperature=1.0, seed=4)
+    assert [c.token_ids for c in others] != [c.token_ids for c in together]
+
+
+def test_next_token_logprobs_equal_the_native_engines(engine, policy):
+    ids = [policy.template.no_think_id, policy.template.think_id, *range(40)]
+    for temperature in (1.0, 0.6):
+        found = engine.next_token_logprobs(prompts(policy), ids, temperature=temperature)
+        expected = native(policy).next_token_logprobs(prompts(policy), ids, temperature=temperature)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
+    ids = [policy.template.no_think_id, policy.template.think_id, *range(20)]
+
+    def gap():
+        found = engine.next_token_logprobs(prompts(policy), ids)
+        expected = native(policy).next_token_logprobs(prompts(policy), ids)
+        return max(
+            abs(a - b) for ours, theirs in zip(found, expected, strict=True) for a, b in zip(ours, theirs, strict=True)
+        )
+
+    assert gap() < 1e-3
+    original = {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+    try:
+        for turn in (1, 2):  # the second update must not be built upon the first
+            torch.manual_seed(turn)
+            with torch.no_grad():
+                for parameter in policy.model.parameters():
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1 * parameter.std().item())
+            assert gap() > 0.1
+            engine.load_weights(policy.model)
+            assert gap() < 1e-3
+    finally:
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                parameter.copy_(original[name])
+        engine.load_weights(policy.model)
+    assert gap() < 1e-3
+
+
+def test_rollouts_keep_each_modes_cap(engine, policy):
+    sampler = Sampler(engine, policy.tokenizer, policy.template)
+    sampling = Sampling(Caps(think=24, no_think=5), 1.0, seed=2)
+    rollouts = collect(
+        sampler,
+        problems(2, seed=1, split=Split.TRAIN),
+        samples=4,
+        no_think_share=0.5,
+        sampling=sampling,
+        force_opener=False,
+    )
+    for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
+        lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
+        assert len(lengths) == len(rollouts) / 2
+        assert max(lengths) == cap
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, forced):
+    """After each update vLLM's probe equals the native engine's on the trained weights: nothing is stale."""
+    trained = load_policy("tiny")
+    pool = problems(4, seed=0, split=Split.TRAIN)
+    reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
+    settings = check(
+        TrainConfig,
+        {
+            "steps": 2,
+            "problems_per_step": 8,
+            "samples_per_problem": 2,
+            "max_think_tokens": 64,
+            "max_no_think_tokens": 16,
+        }
+        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_opener": forced},
+    )
+    no_think = []
+
+    def on_step(metrics):
+        ids = (trained.template.no_think_id,)
+        asked = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        exact = native(trained).next_token_logprobs(asked, ids, temperature=1.0)
+        assert metrics["probe_no_think_logprob"] == pytest.approx(sum(row[0] for row in exact) / 2, abs=1e-3)
+        no_think.append(metrics["probe_no_think_logprob"])
+
+    sampler = Sampler(vllm_engine, trained.tokenizer, trained.template)
+    try:
+        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+    finally:
+        vllm_engine.load_weights(policy.model)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert abs(no_think[1] - no_think[0]) > 0.01
+
+
+def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
+    with pytest.raises(UserError, match="lower max_think_tokens"):
+        engine.generate([Request(prompts(policy)[0], 5000, 0)], temperature=1.0)
+
+
+def adaptthink(*arguments, **environment):
+    command = [sys.executable, "-m", "adaptthink", *arguments]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=300, check=False
+    )
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+def test_the_train_command_with_vllm(tmp_path):
+    status, _, errors = adaptthink(
+        *("train", "toy_cpu", "--engine", "vllm", "--engine-memory", str(MEMORY_SHARE), "--steps", "2", *SMALL),
+        *("--problems-per-step", "4", "--reference-samples", "2", "--output", str(tmp_path / "run")),
+    )
+    assert status == 0, errors[-2000:]
+    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_presample_and_evaluate_through_a_server(server, tmp_path):
+    through = ("--engine", "openai", "--endpoint", server, *SMALL)
+    status, _, errors = adaptthink(
+        *("presample", *through, "--reference-samples", "2", "--output", str(tmp_path / "ref.jsonl")),
+        **{KEY_VARIABLE: "secret"},
+    )
+    assert status == 0, errors[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "ref.jsonl").read_text().splitlines()[1:]]
+    assert len(rows) == 10
+    assert all(len(row["verdicts"]) == 2 for row in rows)
+    status, _, errors = adaptthink(
+        *("evaluate", "tiny", *through, "--modes", "think", "no_think", "--json", str(tmp_path / "evaluation.json")),
+        **{KEY_VARIABLE: "secret"},
+    )
+    assert status == 0, errors[-2000:]
+    modes = json.loads((tmp_path / "evaluation.json").read_text())["modes"]
+    assert modes["no_think"]["overall"]["no_think_share"] == 1
+    assert modes["think"]["overall"]["no_think_share"] == 0
+    assert modes["no_think"]["overall"]["accuracy"] > 0.2
+
+
+def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, random_model, monkeypatch):
+    asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+    check_server(server_engine, native(policy), *asked)
+    with pytest.raises(UserError, match="another model than --model"):
+        check_server(server_engine, NativeEngine(random_model, policy.eos_ids), *asked)
+    monkeypatch.setenv(KEY_VARIABLE, "wrong")
+    with pytest.raises(UserError, match=f"answered 401: .*set {KEY_VARIABLE}"):
+        connect(server, policy.eos_ids, name="tiny", max_rows=1)
+
+
+def test_a_server_with_raw_logprobs_or_without_our_extension_is_refused(policy, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    process, url = start_server(tmp_path)
+    try:
+        engine = connect(url, policy.eos_ids, name="tiny", max_rows=1)
+        asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+        with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
+            check_server(engine, native(policy), *asked)
+        with pytest.raises(UserError, match="--worker-extension-cls"):
+            engine.load_weights(policy.model)
+    finally:
+        stop_server(process)
