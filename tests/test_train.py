@@ -290,3 +290,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
     optimizer = torch.optim.AdamW(random_model.parameters())
     with pytest.raises(FloatingPointError, match="step 1: loss nan"):
         update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
+
+
+def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):
+    """The weights stay float32; the gradient in bfloat16 arithmetic points where the exact one points."""
+    rollouts = [rollout([1, 2, 3], [-1.0, -2.0, -3.0]), rollout([4, 5], [-2.0, -2.0], mode=Mode.NO_THINK)]
+
+    def gradient(dtype):
+        random_model.zero_grad()
+        batch_loss(random_model, rollouts, torch.tensor([1.0, -1.0]), config(dtype=dtype)).loss_B.sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in random_model.parameters()])
+
+    exact, low = gradient("float32"), gradient("bfloat16")
+    assert low.dtype == torch.float32
+    assert not torch.equal(exact, low)
+    assert torch.nn.functional.cosine_similarity(exact, low, dim=0) > 0.98
