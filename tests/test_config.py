@@ -263,3 +263,11 @@ def test_training_reads_the_presample_table_too_and_its_own_wins(tmp_path):
     train = resolve("train", TrainConfig, recipes=[recipe])
     assert (train.reference_samples, train.problems_per_level) == (3, 9)
     assert resolve("evaluate", EvaluateConfig, recipes=[recipe]).problems_per_level == 200
+
+
+@pytest.mark.parametrize("values", [{"engine": "openai"}, {"endpoint": "http://localhost:8000"}])
+def test_an_endpoint_and_the_engine_that_needs_it_come_together(values):
+    for schema in (TrainConfig, EvaluateConfig):
+        with pytest.raises(UserError, match="give both --engine openai and --endpoint URL, or neither"):
+            check(schema, values)
+        check(schema, {"engine": "openai", "endpoint": "http://localhost:8000"})

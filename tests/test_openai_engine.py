@@ -222,7 +222,7 @@ def test_nobody_at_the_endpoint_is_said(monkeypatch):
 
 
 def test_an_endpoint_that_is_no_url_is_said():
-    for endpoint in ("localhost:8000", "http://[oops"):
+    for endpoint in ("localhost:8000", "ftp://host"):
         with pytest.raises(UserError, match="give one like http://localhost:8000"):
             connect(endpoint, [EOS], name="tiny", max_rows=1)
 
