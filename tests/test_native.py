@@ -164,6 +164,41 @@ def test_uniforms_are_uniform_and_independent_of_order():
     assert uniforms(5, np.array([7]), np.array([3]))[0] == values[7]
 
 
+def test_the_nucleus_does_not_depend_on_where_the_sort_begins(monkeypatch):
+    torch.manual_seed(0)
+    logprobs = (torch.randn(50, 97) * torch.linspace(0.1, 6, 50)[:, None]).log_softmax(-1)  # from flat to sharp
+    found = {}
+    for guess in (1, 8, 97):
+        monkeypatch.setattr("adaptthink.engines.sampling.NUCLEUS_GUESS", guess)
+        found[guess] = nucleus(logprobs, 0.9)
+    assert 1 < found[97].isfinite().sum(-1).max() <= 97
+    for guess in (1, 8):
+        torch.testing.assert_close(found[guess], found[97])
+    assert ((found[97].exp().sum(-1) - 1).abs() < 1e-5).all()
+    mass = torch.where(found[97].isfinite(), logprobs.exp(), 0).sum(-1)
+    assert (mass >= 0.9 - 1e-6).all()
+    smallest = torch.where(found[97].isfinite(), logprobs.exp(), 2).min(-1).values
+    assert (mass - smallest < 0.9).all()  # without its least likely token the set would be too small
+
+
+def test_draw_inverts_the_distribution_across_blocks():
+    torch.manual_seed(1)
+    probabilities = torch.rand(1, 700).double() ** 8
+    probabilities[0, 300:520] = 0
+    cumulative = (probabilities / probabilities.sum()).cumsum(-1)[0]
+    logprobs = (probabilities / probabilities.sum()).log().float()
+    for place in (0, 1, 255, 256, 257, 299, 520, 698, 699):
+        before = cumulative[place - 1].item() if place else 0.0
+        middle = (before + cumulative[place].item()) / 2
+        if cumulative[place].item() - before > 1e-6:
+            assert draw(logprobs, torch.tensor([middle], dtype=torch.float64)).item() == place
+    assert draw(logprobs, torch.tensor([0.0], dtype=torch.float64)).item() == 0
+    last = draw(logprobs, torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item()
+    assert probabilities[0, last] > 0
+    drawn = draw(logprobs.expand(5000, -1), torch.rand(5000, dtype=torch.float64))
+    assert (probabilities[0, drawn] > 0).all()
+
+
 def test_token_batches_by_hand():
     assert token_batches([3, 4, 2, 9, 1], budget=8) == [[0, 1], [2], [3], [4]]
     assert token_batches([], budget=8) == []

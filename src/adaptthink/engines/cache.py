@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-SPARE = 64  # tokens
-
 
 class SlotCache(Cache):
     """A key/value cache whose rows have lengths of their own; rows are appended and dropped between steps.
 
-    `begin(starts_B, count)` announces where the next `count` tokens of each row go. Buffers grow by doubling;
-    `append` leaves room for `SPARE` more tokens.
+    `begin(starts_B, count)` announces where the next `count` tokens of each row go. Buffers grow by doubling.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -31,11 +28,11 @@ class SlotCache(Cache):
         self.rows_B1 = torch.arange(len(starts_B), device=starts_B.device)[:, None]
         self.places_BT = starts_B[:, None] + torch.arange(count, device=starts_B.device)
 
-    def append(self, other: SlotCache, source_B: Tensor) -> None:
-        """Add one row for each index in `source_B`, copied from that row of `other`."""
+    def append(self, other: SlotCache, source_B: Tensor, *, spare: int = 0) -> None:
+        """Add one row for each index in `source_B`, copied from that row of `other`; leave room for `spare` tokens."""
         self.lengths_B = torch.cat([self.lengths_B.to(source_B.device), other.lengths_B[source_B]])
         for mine, theirs in zip(self.slots, other.slots, strict=True):
-            mine.append(theirs, source_B)
+            mine.append(theirs, source_B, spare)
 
     def keep(self, rows_B: Tensor) -> None:
         """Drop all rows but these."""
@@ -76,11 +73,11 @@ class SlotLayer(CacheLayerMixin):
         """What transformers' modules call: keys and values (B, heads, T, D) in, all that is visible out."""
         return self.write(torch.stack([key_states, value_states]).permute(1, 3, 0, 2, 4))
 
-    def append(self, other: SlotLayer, source_B: Tensor) -> None:
-        """Add rows copied from another layer, in a buffer with some room."""
+    def append(self, other: SlotLayer, source_B: Tensor, spare: int) -> None:
+        """Add rows copied from another layer."""
         _, old, *_ = self.states.shape
         _, _, heads, width, head_dim = other.states.shape
-        capacity = max(self.states.shape[3], width + SPARE)
+        capacity = max(self.states.shape[3], width + spare)
         states = other.states.new_zeros(2, old + len(source_B), heads, capacity, head_dim)
         if old:
             states[:, :old, :, : self.states.shape[3]] = self.states

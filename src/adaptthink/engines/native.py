@@ -31,6 +31,7 @@ from adaptthink.engines.sampling import draw, nucleus, uniforms
 from adaptthink.errors import UserError
 
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
+SPARE_TOKENS = 64  # of room behind a prompt before the cache has to grow
 KEEP_SHARE = 0.85  # finished rows are dropped when at most this share of the rows is still active
 
 
@@ -177,7 +178,7 @@ class _Generation:
         order = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
         prompt_cache, logits_PV = run_prompts(self.forward, list(order), self.device)
         source_B = torch.tensor([order[prompt] for prompt in prompts], device=self.device)
-        cache.append(prompt_cache, source_B)
+        cache.append(prompt_cache, source_B, spare=SPARE_TOKENS)
         return logits_PV[source_B]
 
     def choose(self, rows: _Rows, logits_BV: Tensor) -> tuple[Tensor, Tensor]:

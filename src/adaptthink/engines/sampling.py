@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 256  # of the vocabulary: its sums are looked through first
-NUCLEUS_GUESS = 512  # most likely tokens that are looked at before all of them are sorted
+NUCLEUS_GUESS = 64  # most likely tokens that are looked at before all of them are sorted
 
 
 def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -36,11 +36,21 @@ def _below(value: Tensor) -> Tensor:
 
 
 def nucleus(logprob_BV: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens whose probability reaches `top_p`, renormalised; others −inf."""
-    count = min(NUCLEUS_GUESS, logprob_BV.shape[-1])
-    sorted_BK, order_BK = logprob_BV.topk(count, dim=-1)
-    if count < logprob_BV.shape[-1] and bool((sorted_BK.exp().sum(-1) < top_p).any()):
-        sorted_BK, order_BK = logprob_BV.sort(-1, descending=True)
+    """Keep the smallest set of most likely tokens whose probability reaches `top_p`, renormalised; others −inf.
+
+    All tokens are sorted only for the rows whose nucleus is larger than `NUCLEUS_GUESS`.
+    """
+    size = logprob_BV.shape[-1]
+    sorted_BK, order_BK = logprob_BV.topk(min(NUCLEUS_GUESS, size), dim=-1)
+    kept_BV = _kept(logprob_BV, sorted_BK, order_BK, top_p)
+    wide_W = (sorted_BK.exp().sum(-1) < top_p).nonzero().squeeze(-1)
+    if len(wide_W) and size > NUCLEUS_GUESS:
+        rows_WV = logprob_BV[wide_W]
+        kept_BV[wide_W] = _kept(rows_WV, *rows_WV.sort(-1, descending=True), top_p)
+    return kept_BV
+
+
+def _kept(logprob_BV: Tensor, sorted_BK: Tensor, order_BK: Tensor, top_p: float) -> Tensor:
     before_BK = sorted_BK.exp().cumsum(-1) - sorted_BK.exp()
     kept_BK = sorted_BK.masked_fill(before_BK >= top_p, -torch.inf).log_softmax(-1)
     return torch.full_like(logprob_BV, -torch.inf).scatter_(-1, order_BK, kept_BK)
