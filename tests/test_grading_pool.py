@@ -181,6 +181,21 @@ def test_a_worker_that_cannot_start_is_bad_input(tmp_path, monkeypatch, capfd):
     assert "not there" in capfd.readouterr().err
 
 
+def test_a_parent_that_goes_before_its_workers_are_ready_leaves_no_traceback():
+    """One worker answers, the other is still importing when the parent ends without closing anything."""
+    script = """
+        import os
+        from adaptthink.grading import Limits, pool
+        workers = [pool.Worker(Limits(workers=1)) for _ in range(3)]
+        workers[0].wait_until_ready()
+        os._exit(0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )  # the error stream is the workers' too, so this returns when the last of them is gone
+    assert done.stderr == ""
+
+
 def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
     limits = Limits(workers=1)
     (worker,) = pools.pool_for(limits).workers

@@ -6,6 +6,7 @@ never outlives its parent; a task that overruns while the parent is gone is ende
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -59,14 +60,12 @@ def main() -> None:
     connection = Connection(fd)
     perform("judge", ["x+1", "1+x"])  # imports and first-use tables, before anyone waits
     limit_memory(memory_mb)
-    connection.send_bytes(b"ready")
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has no more use for this worker
+        connection.send_bytes(b"ready")
+        while True:
             task, *arguments = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        limit_processor_time(seconds)
-        connection.send_bytes(json.dumps(perform(task, arguments)).encode())
+            limit_processor_time(seconds)
+            connection.send_bytes(json.dumps(perform(task, arguments)).encode())
 
 
 if __name__ == "__main__":
