@@ -1,10 +1,10 @@
 """A lean forward pass to generate with, for the Llama family (Llama, SmolLM2, Qwen2 and 3, full-attention Mistral).
 
 On a small model, or a batch that has become small, most of a decoding step is not arithmetic but the calls around it.
-This is the same mathematics as transformers' modules in a third of the calls: the three projections of attention in one
-product, gate and up in one, normalisation in one kernel, the queries of a group attending to its keys without copying
-them. `tests/test_decoder.py` holds it to transformers' own logits. Other architectures generate through their own
-modules (`forward.py`).
+This is the same mathematics as transformers' modules in fewer calls: the three projections of attention in one product,
+gate and up in one, keys and values written together, the queries of a group attending to its keys without copying them.
+`tests/test_decoder.py` holds it to transformers' own logits. Other architectures generate through their own modules
+(`forward.py`).
 """
 
 from __future__ import annotations
