@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind
+from adaptthink.grading import AnswerKind, last_boxed
 from adaptthink.tasks import Problem, make_problem
 from adaptthink.tasks.choices import choice_letter, choice_prompt
 from adaptthink.tasks.rows import BadRow, Row, RowError, csv_rows, read_rows
@@ -123,18 +123,7 @@ def gold(answer: object) -> str:
 
 def boxed_gold(solution: str) -> str:
     r"""Return what the last ``\boxed`` or ``\fbox`` of a worked solution holds; empty if it has none."""
-    starts = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)(?![a-z])", solution)]
-    if not starts:
-        return ""
-    rest = solution[starts[-1] :].lstrip()
-    if not rest.startswith("{"):
-        return rest.partition("$")[0].strip().rstrip(".")  # \boxed 5$
-    depth = 0
-    for position, sign in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth == 0:
-            return rest[1:position].strip()
-    return ""
+    return (last_boxed(solution) or "").strip().removesuffix(".")
 
 
 def read_gsm8k(row: Row) -> Content:
