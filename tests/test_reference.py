@@ -119,6 +119,7 @@ def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
             "top_p": 0.95,
             "max_tokens": 20,
             "seed": 0,
+            "boxed_only": True,
         }
     }
     assert rows == [
@@ -198,6 +199,7 @@ def test_failure_while_sampling_keeps_what_was_done(parts, tmp_path, whole, prob
         ({"reference_top_p": 1.0}, "top_p 0.95, now 1.0"),
         ({"max_think_tokens": 30}, "max_tokens 20, now 30"),
         ({"max_no_think_tokens": 30}, "max_tokens 20, now 30"),
+        ({"boxed_only": False}, "boxed_only True, now False"),
         ({"seed": 1, "reference_samples": 2}, "samples 4, now 2, seed 0, now 1"),
     ],
 )

@@ -45,6 +45,7 @@ def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
         "top_p": config.reference_top_p,
         "max_tokens": max(config.max_think_tokens, config.max_no_think_tokens),
         "seed": config.seed,
+        "boxed_only": config.boxed_only,
     }
 
 
