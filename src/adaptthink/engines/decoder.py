@@ -3,8 +3,8 @@
 On a small model, or a batch that has become small, most of a decoding step is not arithmetic but the calls around it.
 This is the same mathematics as transformers' modules in fewer calls: the three projections of attention in one product,
 gate and up in one, keys and values written together, the queries of a group attending to its keys without copying them.
-`tests/test_decoder.py` holds it to transformers' own logits. Other architectures generate through their own modules
-(`forward.py`).
+On a CPU the larger projections are laid out once for oneDNN (`project.py`). `tests/test_decoder.py` holds it to
+transformers' own logits. Other architectures generate through their own modules (`forward.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 from transformers import PreTrainedModel
 
 from adaptthink.engines.cache import SlotCache
+from adaptthink.engines.project import Projection, projection
 
 FAMILIES = {"llama", "qwen2", "qwen3", "mistral"}
 PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not change with the length
@@ -25,18 +26,16 @@ PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's weights, products that share an input stacked. Shapes: out × in."""
+    """One layer's weights; products that share an input are stacked."""
 
     attention_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Projection
     query_norm: Tensor | None  # of each head (Qwen3)
     key_norm: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Projection
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Projection
+    down: Projection
 
 
 class Decoder:
@@ -50,7 +49,7 @@ class Decoder:
         self.epsilon = config.rms_norm_eps
         self.embedding = body.embed_tokens.weight.detach().to(dtype)
         head = model.get_output_embeddings().weight
-        self.head = self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype)
+        self.head = projection(self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype))
         self.norm = body.norm.weight.detach().to(dtype)
         self.layers = [read_layer(layer, dtype) for layer in body.layers]
         self.inverse_frequencies = body.rotary_emb.inv_freq
@@ -68,13 +67,12 @@ class Decoder:
         cos, sin = self.rotate_by(positions_BT)
         hidden = F.embedding(ids_BT, self.embedding)
         for layer, slot in zip(self.layers, cache.slots, strict=True):
-            normed = F.rms_norm(hidden, hidden.shape[-1:], layer.attention_norm, self.epsilon)
-            qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(batch, length, -1, self.head_dim)
+            qkv = layer.qkv(normalize(hidden, layer.attention_norm, self.epsilon)).view(batch, length, -1, self.head_dim)
             query_key, value = qkv.split((self.num_heads + self.num_groups, self.num_groups), dim=2)
-            if layer.query_norm is not None:
+            if layer.query_norm is not None and layer.key_norm is not None:
                 query, key = query_key.split((self.num_heads, self.num_groups), dim=2)
-                query = F.rms_norm(query, query.shape[-1:], layer.query_norm, self.epsilon)
-                query_key = torch.cat([query, F.rms_norm(key, key.shape[-1:], layer.key_norm, self.epsilon)], dim=2)
+                query = normalize(query, layer.query_norm, self.epsilon)
+                query_key = torch.cat([query, normalize(key, layer.key_norm, self.epsilon)], dim=2)
             query, key = rotate(query_key, cos, sin).split((self.num_heads, self.num_groups), dim=2)
             keys, values = slot.write(torch.cat([key, value], dim=2).view(batch, length, 2, -1, self.head_dim))
             if mask_C1W is None:
@@ -83,11 +81,10 @@ class Decoder:
                 ).transpose(1, 2)
             else:
                 mixed = self.attend(query, keys, values, mask_C1W)
-            hidden = hidden + F.linear(mixed.reshape(batch, length, -1), layer.out, layer.out_bias)
-            normed = F.rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, self.epsilon)
-            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
-        return F.rms_norm(hidden, hidden.shape[-1:], self.norm, self.epsilon)
+            hidden = hidden + layer.out(mixed.reshape(batch, length, -1))
+            gate, up = layer.gate_up(normalize(hidden, layer.mlp_norm, self.epsilon)).chunk(2, dim=-1)
+            hidden = hidden + layer.down(F.silu(gate) * up)
+        return normalize(hidden, self.norm, self.epsilon)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask_C1W: Tensor) -> Tensor:
         """Attention of one query token a row: the heads of a group are the queries (G) of one product, C of them."""
@@ -98,49 +95,54 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits in float32 for hidden states."""
-        return F.linear(hidden, self.head).float()
+        return self.head(hidden).float()
 
     def rotate_by(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines (B, T, 1, head_dim) for positions, from a table that grows by doubling."""
+        """Return cosines and signed sines (B, T, 1, head_dim) for positions, from a table that grows by doubling."""
         needed = int(positions_BT.max()) + 1
         if needed > len(self.rotation[0]):
             places = torch.arange(max(needed, 2 * len(self.rotation[0]), 256), device=positions_BT.device)
             angles = places[:, None].float() * self.inverse_frequencies.float()[None]
-            angles = torch.cat([angles, angles], dim=-1)
-            self.rotation = (
-                (angles.cos() * self.rope_scale).to(self.dtype),
-                (angles.sin() * self.rope_scale).to(self.dtype),
-            )
+            cos, sin = angles.cos() * self.rope_scale, angles.sin() * self.rope_scale
+            self.rotation = torch.cat([cos, cos], -1).to(self.dtype), torch.cat([-sin, sin], -1).to(self.dtype)
         cos, sin = self.rotation
         return cos[positions_BT].unsqueeze(2), sin[positions_BT].unsqueeze(2)
 
 
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(states: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Apply rotary position embeddings to (B, T, heads, head_dim)."""
     left, right = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-right, left], dim=-1) * sin
+    return torch.addcmul(states * cos, torch.cat([right, left], dim=-1), signed_sin)
+
+
+def normalize(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last dimension. On a CPU `F.rms_norm` is composed of more calls than these."""
+    if states.device.type != "cpu":
+        return F.rms_norm(states, weight.shape, weight, epsilon)
+    norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = norm.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
+    return (states * scale).to(states.dtype) * weight
 
 
 def read_layer(layer: Any, dtype: torch.dtype) -> Layer:
     """Read one layer's weights."""
 
-    def weights(*modules: Any) -> Tensor:
-        return torch.cat([module.weight.detach() for module in modules]).to(dtype)
+    def stacked(*modules: Any) -> Projection:
+        weight = torch.cat([module.weight.detach() for module in modules])
+        biased = modules[0].bias is not None
+        bias = torch.cat([module.bias.detach() for module in modules]).to(dtype) if biased else None
+        return projection(weight.to(dtype), bias)
 
     attention, mlp = layer.self_attn, layer.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    biased = attention.q_proj.bias is not None
     return Layer(
         attention_norm=layer.input_layernorm.weight.detach().to(dtype),
-        qkv=weights(*projections),
-        qkv_bias=torch.cat([module.bias.detach() for module in projections]).to(dtype) if biased else None,
+        qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj),
         query_norm=attention.q_norm.weight.detach().to(dtype) if hasattr(attention, "q_norm") else None,
         key_norm=attention.k_norm.weight.detach().to(dtype) if hasattr(attention, "k_norm") else None,
-        out=attention.o_proj.weight.detach().to(dtype),
-        out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach().to(dtype),
+        out=stacked(attention.o_proj),
         mlp_norm=layer.post_attention_layernorm.weight.detach().to(dtype),
-        gate_up=weights(mlp.gate_proj, mlp.up_proj),
-        down=mlp.down_proj.weight.detach().to(dtype),
+        gate_up=stacked(mlp.gate_proj, mlp.up_proj),
+        down=stacked(mlp.down_proj),
     )
 
 

@@ -210,7 +210,7 @@ class _Generation:
         """Add each active row's token to the history; return how many responses this finished."""
         tokens, active = tokens_B.cpu().numpy(), rows.active_B
         self.history.append((rows.index_B[active], tokens[active], logprobs_B.cpu().numpy()[active]))
-        stopped_B = np.isin(tokens, self.eos_ids) & (rows.position_B >= self.forced_N[rows.index_B])
+        stopped_B = (tokens[:, None] == self.eos_ids).any(1) & (rows.position_B >= self.forced_N[rows.index_B])
         rows.position_B = rows.position_B + 1
         finished_B = active & (stopped_B | (rows.position_B >= self.cap_N[rows.index_B]))
         self.stopped_N[rows.index_B[finished_B]] = stopped_B[finished_B]

@@ -13,22 +13,31 @@ NUCLEUS_GUESS = 64  # most likely tokens that are looked at before all of them a
 def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Draw one token per row by inverting the cumulative distribution at `uniform_B` in [0, 1).
 
-    In two steps, so that only one block per row is summed in double precision token by token.
+    A large vocabulary is searched in two steps, so that only one block per row is summed token by token.
     """
     batch, size = logprob_BV.shape
-    padding = -size % BLOCK
-    probability_BV = logprob_BV.exp()
-    blocks_BNK = torch.nn.functional.pad(probability_BV, (0, padding)).view(batch, -1, BLOCK)
-    sums_BN = blocks_BNK.sum(-1, dtype=torch.float64).cumsum(-1)
-    target_B1 = uniform_B.double()[:, None] * sums_BN[:, -1:]
-    block_B1 = torch.searchsorted(sums_BN, target_B1, right=True).clamp(max=sums_BN.shape[1] - 1)
+    uniform_B1 = uniform_B.double()[:, None]
+    if size <= 4 * BLOCK:
+        cumulative_BV = logprob_BV.exp().double().cumsum(-1)
+        return _invert(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:]).squeeze(-1)
+    probability_BV = logprob_BV.new_empty(batch, size + -size % BLOCK)
+    torch.exp(logprob_BV, out=probability_BV[:, :size])
+    probability_BV[:, size:] = 0
+    blocks_BNK = probability_BV.unflatten(-1, (-1, BLOCK))
+    sums_BN = blocks_BNK.sum(-1).double().cumsum(-1)
+    target_B1 = uniform_B1 * sums_BN[:, -1:]
+    block_B1 = _invert(sums_BN, target_B1)
     before_B1 = torch.where(block_B1 > 0, sums_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
     inside_BK = blocks_BNK.gather(1, block_B1[..., None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
-    # Rounding must not carry the target past the last token that has any probability.
-    place_B1 = torch.searchsorted(
-        inside_BK, torch.minimum(target_B1 - before_B1, _below(inside_BK[:, -1:])), right=True
-    )
-    return (block_B1 * BLOCK + place_B1).squeeze(-1).clamp(max=size - 1)
+    return (block_B1 * BLOCK + _invert(inside_BK, target_B1 - before_B1)).squeeze(-1)
+
+
+def _invert(cumulative_BK: Tensor, target_B1: Tensor) -> Tensor:
+    """Return where the cumulative sum first passes the target, (B, 1).
+
+    Rounding must not carry the target past the last entry that has any probability.
+    """
+    return torch.searchsorted(cumulative_BK, torch.minimum(target_B1, _below(cumulative_BK[:, -1:])), right=True)
 
 
 def _below(value: Tensor) -> Tensor:
