@@ -154,6 +154,21 @@ def test_draw_by_hand():
     assert draw(logprob, torch.tensor([0.0, 0.19, 0.21, 0.75])).tolist() == [0, 0, 1, 2]
 
 
+@pytest.mark.parametrize("size", [300, 1024, 1025, 5000])
+def test_draws_invert_the_cumulative_distribution(size):
+    """Against the same inversion in double precision by numpy; a draw next to a boundary may fall on either side."""
+    generator = np.random.default_rng(0)
+    logprob = torch.from_numpy(generator.normal(size=(500, size)) * 4).float().log_softmax(-1)
+    logprob[:, ::3] = -torch.inf
+    uniform = generator.random(500)
+    cumulative = logprob.double().exp().numpy().cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    for row, token in enumerate(draw(logprob, torch.from_numpy(uniform)).tolist()):
+        low, high = (np.searchsorted(cumulative[row], target[row] + shift, side="right")[0] for shift in (-1e-5, 1e-5))
+        assert low <= token <= high
+        assert logprob[row, token] > -torch.inf
+
+
 def test_uniforms_are_uniform_and_independent_of_order():
     values = uniforms(5, np.arange(20000), np.full(20000, 3))
     assert values.min() >= 0

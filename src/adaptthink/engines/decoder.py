@@ -67,7 +67,8 @@ class Decoder:
         cos, sin = self.rotate_by(positions_BT)
         hidden = F.embedding(ids_BT, self.embedding)
         for layer, slot in zip(self.layers, cache.slots, strict=True):
-            qkv = layer.qkv(normalize(hidden, layer.attention_norm, self.epsilon)).view(batch, length, -1, self.head_dim)
+            normed = normalize(hidden, layer.attention_norm, self.epsilon)
+            qkv = layer.qkv(normed).view(batch, length, -1, self.head_dim)
             query_key, value = qkv.split((self.num_heads + self.num_groups, self.num_groups), dim=2)
             if layer.query_norm is not None and layer.key_norm is not None:
                 query, key = query_key.split((self.num_heads, self.num_groups), dim=2)
