@@ -97,7 +97,12 @@ def test_gradient_is_the_same_for_every_micro_batch_size(random_model, ratio, to
     whole, _ = gradients(random_model, batch(), ADVANTAGES, micro_batch_tokens=10**6, ratio=ratio)
     split, _ = gradients(random_model, batch(), ADVANTAGES, micro_batch_tokens=tokens, ratio=ratio)
     for name, gradient in whole.items():
-        torch.testing.assert_close(split[name], gradient, rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(
+            split[name],
+            gradient,
+            rtol=1e-5,
+            atol=1e-8,  # the model's norms are computed in float32
+        )
 
 
 def test_leaving_out_zero_advantages_does_not_change_the_gradient(random_model):

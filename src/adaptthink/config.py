@@ -118,7 +118,12 @@ class TrainConfig(PresampleConfig):
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."
     )
-    micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass of the update, padding included.")
+    micro_batch_tokens: Positive = Field(
+        16384, description="Tokens per forward pass of the update at most, padding included; bounds memory."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, about a third more work."
+    )
     probe_every: Positive = Field(5, description="Steps between two looks at the mode choice on held-out problems.")
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
     checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")

@@ -11,7 +11,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,11 +21,11 @@ from transformers import PreTrainedModel
 
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
-from adaptthink.engines.forward import token_batches
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, mean_reward, reward
 from adaptthink.models import Policy
-from adaptthink.models.scoring import token_logprobs
+from adaptthink.models.batches import micro_batches
+from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, policy_loss
 from adaptthink.reference import Reference
@@ -60,6 +59,8 @@ def train(
     UserError if grading fails too often; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    if config.gradient_checkpointing:
+        checkpoint_gradients(policy.model)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
     sampler.engine.load_weights(policy.model)
     problems = [problem for problem in problems if reference[problem.id].reward is not None]
@@ -156,11 +157,11 @@ def update(
     is still divided by the number of all rollouts.
     """
     chosen = [index for index in range(len(rollouts)) if advantages_N[index] != 0]
-    chosen.sort(key=lambda index: len(rollouts[index].prompt_ids) + len(rollouts[index].response_ids))
-    lengths = [len(rollouts[index].prompt_ids) + len(rollouts[index].response_ids) for index in chosen]
+    prompts = [rollouts[index].prompt_ids for index in chosen]
+    responses = [rollouts[index].response_ids for index in chosen]
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
-    for batch in token_batches(lengths, config.micro_batch_tokens):
+    for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[position] for position in batch]
         result = batch_loss(model, [rollouts[index] for index in indices], advantages_N[indices], config)
         micro_loss = result.loss_B.sum() / len(rollouts)
@@ -191,49 +192,19 @@ def update(
 def batch_loss(
     model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
 ) -> PolicyLoss:
-    """Forward one micro-batch, right-padded, and return its loss per rollout."""
-    batch = pad_rollouts(rollouts, next(model.parameters()).device)
-    row_N, token_N = batch.mask_BT.nonzero(as_tuple=True)  # the tokens in the loss, and which of the response each is
-    column_N = batch.prompt_length_B[row_N] - 1 + token_N  # where they are predicted
-    chosen_N = batch.response_BT[row_N, token_N]
-    with torch.autocast(batch.ids_BS.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logprob_N = token_logprobs(model, batch.ids_BS, row_N, column_N, chosen_N, config.temperature)
-    logprob_BT = logprob_N.new_zeros(batch.response_BT.shape).index_put((row_N, token_N), logprob_N)
+    """Forward one micro-batch and return its loss per rollout."""
+    device = next(model.parameters()).device
+    prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        logprob_BT = response_logprobs(model, prompts, responses, config.temperature)
     return policy_loss(
         logprob_BT,
-        batch.behavior_BT,
-        advantages_B.to(logprob_BT.device),
-        batch.mask_BT,
+        pad([rollout.behavior_logprobs for rollout in rollouts], device, torch.float32),
+        advantages_B.to(device),
+        pad([rollout.in_loss for rollout in rollouts], device, torch.bool),
         clip=config.clip,
         ratio=config.ratio,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedRollouts:
-    """Rollouts as tensors: S prompt and response positions together, T response positions; padded at the right."""
-
-    ids_BS: Tensor
-    prompt_length_B: Tensor
-    response_BT: Tensor
-    behavior_BT: Tensor
-    mask_BT: Tensor
-
-
-def pad_rollouts(rollouts: Sequence[Rollout], device: torch.device) -> PaddedRollouts:
-    """Lay rollouts out as tensors. Padding needs no attention mask: it stands behind all that is looked at."""
-    sequences = [torch.tensor(rollout.prompt_ids + rollout.response_ids) for rollout in rollouts]
-    return PaddedRollouts(
-        _pad(sequences, 0).to(device),
-        torch.tensor([len(rollout.prompt_ids) for rollout in rollouts], device=device),
-        _pad([torch.tensor(rollout.response_ids) for rollout in rollouts], 0).to(device),
-        _pad([torch.tensor(rollout.behavior_logprobs) for rollout in rollouts], 0.0).to(device),
-        _pad([torch.tensor(rollout.in_loss) for rollout in rollouts], False).to(device),
-    )
-
-
-def _pad(rows: list[Tensor], value: float) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -1,7 +1,17 @@
-"""Log-probabilities of given tokens under a model, with gradient, without the vocabulary's logits for a whole batch."""
+"""Log-probabilities of responses under a model, with gradient, at no more work than they need.
+
+* The output projection is applied to response tokens only, and in pieces where there are many, so that the
+  vocabulary's logits of a whole batch never exist at once.
+* A prompt that several responses of a batch share is run once, where that saves at least a tenth of the tokens: its
+  keys and values are then the cache that each response starts from, gradient included.
+  Not with gradient checkpointing, which cannot keep a cache.
+* The last token of a response is predicted, but predicts nothing: it is not run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,28 +19,121 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from adaptthink.models.batches import TokenIds, sharing_pays
 from adaptthink.objective import policy_logprobs
 
 LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are made again in the backward
 
 BETWEEN = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")  # in a config
+SHARING = {
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "smollm3",
+    "olmo2",
+    "phi3",
+}  # families that continue from a given cache
 
 _plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def token_logprobs(
-    model: PreTrainedModel, ids_BS: Tensor, row_N: Tensor, column_N: Tensor, token_N: Tensor, temperature: float
+def response_logprobs(
+    model: PreTrainedModel, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], temperature: float
 ) -> Tensor:
-    """Return log π(token_N) at `temperature`, each as predicted at (row_N, column_N) of a right-padded batch.
+    """Return log π of every response token at `temperature`, (B, T), zero behind a response's end."""
+    device = next(model.parameters()).device
+    length_B = torch.tensor([len(response) for response in responses], device=device)
+    token_BT = pad(responses, device)
+    row_N, place_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
+    token_N = token_BT[row_N, place_N]
+    if has_plain_head(model):
+        predict = shared_hidden if can_share(model) and sharing_pays(prompts, responses) else hidden
+        hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
+        logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
+    else:
+        logits_BTV = responses_only(model(input_ids=joined(prompts, responses, device)).logits, prompts, token_BT)
+        logprob_N = policy_logprobs(logits_BTV[row_N, place_N][None], token_N[None], temperature)[0]
+    return logprob_N.new_zeros(token_BT.shape).index_put((row_N, place_N), logprob_N)
 
-    The output projection is applied at these places only, and in pieces where there are many. Padding needs no
-    attention mask: it stands behind all that is looked at.
+
+def hidden(body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
+    """Return the hidden states (B, T, D) that predict the responses' tokens, each prompt run with its response.
+
+    Sequences are padded at the right. That needs no attention mask: padding stands behind all that is looked at.
     """
-    if not has_plain_head(model):
-        logits_BSV = model(input_ids=ids_BS).logits
-        return policy_logprobs(logits_BSV[row_N, column_N][None], token_N[None], temperature)[0]
-    head = model.get_output_embeddings()
-    hidden_ND = model.base_model(input_ids=ids_BS).last_hidden_state[row_N, column_N]
+    states_BSD = body(input_ids=joined(prompts, responses, device), use_cache=False).last_hidden_state
+    return responses_only(states_BSD, prompts, pad(responses, device))
+
+
+def shared_hidden(
+    body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
+) -> Tensor:
+    """Return what `hidden` does, each different prompt run once and its keys and values given to its responses."""
+    place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    source_B = torch.tensor([place_of[prompt] for prompt in prompts], device=device)
+    prompt_PL = pad(list(place_of), device)
+    length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    out = body(input_ids=prompt_PL, use_cache=True)
+    first_BD = out.last_hidden_state[source_B, length_B - 1]
+    token_BR = pad([response[:-1] for response in responses], device)
+    width, count = prompt_PL.shape[1], token_BR.shape[1]
+    if not count:
+        return first_BD[:, None]
+    cache = out.past_key_values
+    cache.batch_select_indices(source_B)
+    place_R = torch.arange(count, device=device)
+    prompt_BRL = (torch.arange(width, device=device) < length_B[:, None])[:, None].expand(-1, count, -1)
+    earlier_BRR = (place_R <= place_R[:, None])[None].expand(len(responses), -1, -1)
+    rest_BRD = body(
+        input_ids=token_BR,
+        position_ids=length_B[:, None] + place_R,
+        past_key_values=cache,
+        attention_mask=torch.cat([prompt_BRL, earlier_BRR], dim=-1)[:, None],
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([first_BD[:, None], rest_BRD], dim=1)
+
+
+def joined(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
+    """Return prompts and responses as padded sequences, without the responses' last tokens."""
+    return pad([prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)], device)
+
+
+def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], token_BT: Tensor) -> Tensor:
+    """Return, of states at every position, those that predict response tokens; arbitrary behind a response's end."""
+    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states_BSX.device)
+    column_BT = start_B[:, None] + torch.arange(token_BT.shape[1], device=states_BSX.device)
+    row_B1 = torch.arange(len(prompts), device=states_BSX.device)[:, None]
+    return states_BSX[row_B1, column_BT.clamp(max=states_BSX.shape[1] - 1)]
+
+
+def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """Return rows of numbers as a tensor, zeros at the right."""
+    tensors = [torch.tensor(row, dtype=dtype) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether the family is known to continue from a cache: full attention, a mask of our own, nothing recomputed."""
+    config = model.config.get_text_config()
+    return (
+        config.model_type in SHARING
+        and set(getattr(config, "layer_types", None) or {"full_attention"}) == {"full_attention"}
+        and getattr(config, "sliding_window", None) is None
+        and config._attn_implementation == "sdpa"
+        and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    )
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Recompute each layer's activations in the backward from now on, instead of keeping them."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
+def project_pieces(hidden_ND: Tensor, token_N: Tensor, head: Any, temperature: float) -> Tensor:
+    """Return the log-probability of one token for each hidden state, in pieces that bound the logits that exist."""
     piece = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
     if len(token_N) <= piece:
         return project(hidden_ND, token_N, head, temperature)

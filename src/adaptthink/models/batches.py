@@ -1,0 +1,79 @@
+"""Micro-batches of an update: which responses are run together, so that few tokens are run at all.
+
+A batch is padded to its longest row. Where the model can share prompts, a batch runs each different prompt once. The
+responses are put into an order (by length, or those to one prompt together), and the order is divided where that runs
+the fewest tokens, padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+TokenIds = tuple[int, ...]
+
+SHARED_COST = 0.9  # prompts are shared where the tokens of a batch fall to this part or below
+BATCH_COST = 256  # tokens that one more batch is worth
+
+
+def micro_batches(
+    prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
+) -> list[list[int]]:
+    """Divide responses into batches of at most `limit` tokens; one that is longer alone gets a batch of its own."""
+    indices = range(len(prompts))
+    orders = [sorted(indices, key=lambda index: len(prompts[index]) + len(responses[index]))]
+    if sharing:
+        orders.append(sorted(indices, key=lambda index: len(responses[index])))
+        orders.append(sorted(indices, key=lambda index: (len(prompts[index]), prompts[index], len(responses[index]))))
+    plans = [divide(order, prompts, responses, limit, sharing=sharing) for order in orders]
+    return min(plans)[1]
+
+
+def divide(
+    order: Sequence[int], prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
+) -> tuple[float, list[list[int]]]:
+    """Return the cheapest division of an order into batches, its cost first (dynamic programming over the last cut)."""
+    prompt_N = np.array([len(prompts[index]) for index in order], dtype=np.int64)
+    response_N = np.array([len(responses[index]) - 1 for index in order], dtype=np.int64)  # the last token is not run
+    newest_N = np.zeros(len(order), np.int64)  # 1 where no later row, up to the one looked at, has the same prompt
+    seen: dict[TokenIds, int] = {}
+    cost, start = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+    for end, index in enumerate(order):  # of all batches that end here, from the shortest to the longest
+        if prompts[index] in seen:
+            newest_N[seen[prompts[index]]] = 0
+        seen[prompts[index]], newest_N[end] = end, 1
+        backwards = slice(end, None, -1)
+        separate, shared = batch_tokens(
+            np.arange(1, end + 2), newest_N[backwards].cumsum(), prompt_N[backwards], response_N[backwards]
+        )
+        tokens = np.where(shared <= SHARED_COST * separate, shared, separate) if sharing else separate
+        fits = (tokens <= limit) | (np.arange(end + 1) == 0)
+        total = np.where(fits, cost[backwards] + tokens + BATCH_COST, np.inf)
+        start[end + 1] = end - total.argmin()
+        cost[end + 1] = total.min()
+    batches, end = [], len(order)
+    while end:
+        batches.append(list(order[start[end] : end]))
+        end = int(start[end])
+    return float(cost[-1]), batches[::-1]
+
+
+def batch_tokens(
+    rows_N: np.ndarray, prompts_N: np.ndarray, prompt_N: np.ndarray, response_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens that batches of the first 1, 2, … rows run, each response with its prompt, and prompts shared.
+
+    `prompts_N` counts the different prompts among these rows; the other two are lengths.
+    """
+    longest_N = np.maximum.accumulate(prompt_N + response_N)
+    prompt_N, response_N = np.maximum.accumulate(prompt_N), np.maximum.accumulate(response_N)
+    return rows_N * longest_N, prompts_N * prompt_N + rows_N * response_N
+
+
+def sharing_pays(prompts: Sequence[TokenIds], responses: Sequence[TokenIds]) -> bool:
+    """Whether this batch is better run with its prompts shared."""
+    longest_prompt, longest_response = max(map(len, prompts)), max(map(len, responses)) - 1
+    longest = max(len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True))
+    shared = len(set(prompts)) * longest_prompt + len(prompts) * longest_response
+    return shared <= SHARED_COST * len(prompts) * longest
