@@ -15,14 +15,15 @@ which verl is made, nothing of this says how the two compare. What was set in it
 * `bypass_mode`: it uses the rollout's log-probabilities instead of computing them again before the update;
 * all responses of a mode in one batch of `generate`, which starts as soon as the last request is there, and the short
   mode apart, so that it does not wait for the long one;
-* it looks for finished responses every 20 ms instead of every two seconds;
+* it looks for finished responses every 20 ms instead of every two seconds, and does not warn at each response;
 * no KL term, entropy, reference model, validation, checkpoint, compilation or gradient checkpointing;
 * micro-batches by tokens (`use_dynamic_bsz`), as many as ours.
 
 What it does differently: advantages are GRPO's, within the group (the arithmetic is negligible); it trains on every
 response, ours leaves out those whose advantage is zero, but the references are chosen so that none is.
 
-Memory is the sum over processes of each one's own peak, where pages that processes share count once.
+Memory is the sum over processes of each one's own peak, where pages that processes share count once. Processor time
+is that of all processes during a step, so it does not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +123,29 @@ def verl_settings(folder: Path, num_prompts: int, num_steps: int) -> dict[str, s
 class Verl:
     """verl's trainer in processes of its own, which does a step when asked."""
 
-    def __init__(self, python: Path, num_prompts: int, num_steps: int, threads: int) -> None:
+    def __init__(self, python: Path, num_prompts: int, num_steps: int, threads: int, further: Sequence[str]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="step-verl-"))
         self.log = self.folder / "log.txt"
+        self.num_responses = num_prompts * SAMPLES
         write_problems(self.folder / "problems.parquet", num_prompts, num_steps)
         values = verl_settings(self.folder, num_prompts, num_steps)
         own = {"STEP_VERL_TURNS": str(self.folder), "STEP_VERL_NO_THINK_CAP": str(CAPS[MODEL][1])}
         source = HERE.parent / "src"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python, "-m", "verl.trainer.main_ppo", *arguments(values)],
+                [python, "-m", "verl.trainer.main_ppo", *arguments(values), *further],
                 env=environment(threads, ["verl_side"], [HERE, source]) | own,
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
             )
         self.seen: list[psutil.Process] = []
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the driver and all that Ray has started, and remember them to be ended."""
+        driver = psutil.Process(self.process.pid)
+        self.seen = [driver, *driver.children(recursive=True)]
+        return self.seen
 
     def step(self, number: int) -> dict[str, Any]:
         """Let it do a step, counted from 1."""
@@ -148,20 +157,15 @@ class Verl:
                 self.close()
                 raise SystemExit(f"verl ended early or hung; see {self.log}")
             time.sleep(0.05)
-        # Ray moves a worker to init when the process that started it is gone, so they are remembered while they are
-        # children: what is left of them is ended by name of process, not by search.
-        self.seen = psutil.Process(self.process.pid).children(recursive=True)
-        return json.loads(result.read_text(encoding="utf-8"))
-
-    def processes(self) -> list[psutil.Process]:
-        """Return the driver and all that Ray has started."""
-        return [psutil.Process(self.process.pid), *self.seen]
+        row = json.loads(result.read_text(encoding="utf-8"))
+        if row["responses"] != self.num_responses:
+            raise SystemExit(f"verl trained on {row['responses']} responses of {self.num_responses}; see {self.log}")
+        return row
 
     def close(self) -> None:
         """End it and everything it started."""
         if self.process.poll() is None:
-            self.seen = psutil.Process(self.process.pid).children(recursive=True)
-            self.process.terminate()
+            self.processes()
         for process in self.seen:
             try:
                 process.kill()
@@ -184,6 +188,18 @@ def peak_mb(processes: list[psutil.Process]) -> float:
     return total / 2**20
 
 
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Add up the processor time that processes have used so far."""
+    total = 0.0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
 def versions_of(python: Path, packages: list[str]) -> dict[str, str]:
     """Ask another environment what it has."""
     code = (
@@ -197,14 +213,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--verl-set", action="append", default=[], metavar="KEY=VALUE", help="a further setting")
     parser.add_argument("--verl-python", type=Path, default=HERE.parent / ".venv-verl/bin/python")
     parser.add_argument("--no-result", action="store_true", help="a trial: write no result")
-    arguments_ = parser.parse_args()
-    num_prompts, steps, python = arguments_.prompts, arguments_.steps, arguments_.verl_python
+    options = parser.parse_args()
+    num_prompts, steps, python = options.prompts, options.steps, options.verl_python
     threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count())))
-    verl = Verl(python, num_prompts, steps + 1, threads)
+    # Both are told of one step more than they are asked for, so that their processes are there at the end.
+    verl = Verl(python, num_prompts, steps + 2, threads, options.verl_set)
     log = verl.folder / "ours.txt"
-    ours = start("ours", ["--model", MODEL, "--prompts", str(num_prompts), "--steps", str(steps)], log)
+    ours = start("ours", ["--model", MODEL, "--prompts", str(num_prompts), "--steps", str(steps + 1)], log)
 
     def our_step(_: int) -> dict[str, Any]:
         assert ours.stdin is not None
@@ -216,18 +234,23 @@ def main() -> None:
         return json.loads(line)
 
     turns = {"verl": verl.step, "ours": our_step}
+    processes = {"verl": verl.processes, "ours": lambda: [psutil.Process(ours.pid)]}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
     try:
         for step in range(1, steps + 2):
             for name in turns if step % 2 else reversed(turns):
+                used = cpu_seconds(processes[name]())
                 row = turns[name](step)
+                row["cpu_seconds"] = cpu_seconds(processes[name]()) - used
+                parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in row.get("parts", {}).items())
                 print(
-                    f"{step - 1}/{steps} {name}: {row['seconds']:.2f} s, {row['tokens']} tokens", row.get("parts", "")
+                    f"{step - 1}/{steps} {name}: {row['seconds']:.2f} s, {row['cpu_seconds']:.2f} s of processors,"
+                    f" {row['tokens']} tokens {parts}",
+                    flush=True,
                 )
                 rows[name].append(row)
-            if step == steps:  # the last of verl's steps may end its processes before they are looked at
-                peaks = {"verl": peak_mb(verl.processes()), "ours": peak_mb([psutil.Process(ours.pid)])}
-                num_processes = len(verl.processes())
+        peaks = {name: peak_mb(processes[name]()) for name in turns}
+        num_processes = len(verl.processes())
     finally:
         ours.kill()
         verl.close()
@@ -243,15 +266,17 @@ def main() -> None:
         "seconds_of_parts_of_verl": {
             part: spread([row["parts"][part] for row in warm["verl"]]) for part in warm["verl"][0]["parts"]
         },
+        "cpu_seconds_per_step": {name: spread([row["cpu_seconds"] for row in warm[name]]) for name in turns},
         "tokens_per_step": {name: spread([row["tokens"] for row in warm[name]]) for name in turns},
         "peak_mb": peaks,
         "processes_of_verl": num_processes,
         "ours_over_verl": spread([verl / ours for ours, verl in zip(seconds["ours"], seconds["verl"], strict=True)]),
     }
     for name in turns:
-        print(f"{name:5}{shown(result['seconds_per_step'][name])} s/step, peak {peaks[name]:.0f} MB")
+        used = shown(result["cpu_seconds_per_step"][name])
+        print(f"{name:5}{shown(result['seconds_per_step'][name])} s/step, processors {used}, {peaks[name]:.0f} MB")
     print(f"ours is {shown(result['ours_over_verl'])} times as fast")
-    if not arguments_.no_result:
+    if not options.no_result:
         print(f"written to {write_result(f'step-verl-{MODEL}', result)}")
 
 

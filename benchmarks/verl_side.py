@@ -6,6 +6,7 @@ verl imports this module in each of its processes (`VERL_USE_EXTERNAL_MODULES`);
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -24,6 +25,8 @@ from adaptthink.modes import Mode, ThinkTemplate, probe
 TURNS = "STEP_VERL_TURNS"  # names the folder where turns are given and reported
 NO_THINK_CAP = "STEP_VERL_NO_THINK_CAP"
 POLL_SECONDS = 0.02
+# It would warn at each response that it knows no chat tokens of the model's type.
+logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
 
 
 @cache

@@ -26,6 +26,7 @@ def environment(threads: int, plugins: Sequence[str] = (), paths: Sequence[Path]
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # verl's own way to take the FSDP engine that is registered for CUDA
         "OMP_NUM_THREADS": str(threads),  # unset, Ray gives each actor a single thread
+        "TQ_NUM_THREADS": str(threads),  # of TransferQueue: eight, and a warning at each transfer where cores are fewer
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-QUIET_SECONDS = 0.1  # without a new request, until a batch is taken as complete
+QUIET_SECONDS = 0.5  # without a new request, until a batch is taken as complete
 
 
 def server_name(rank: int) -> str:
