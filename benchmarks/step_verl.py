@@ -23,7 +23,7 @@ What it does differently: advantages are GRPO's, within the group (the arithmeti
 response, ours leaves out those whose advantage is zero, but the references are chosen so that none is.
 
 Memory is the sum over processes of each one's own peak, where pages that processes share count once. Processor time
-is that of all processes during a step, so it does not depend on what else the machine does.
+is that of all processes during a step; it depends less than the clock on what else the machine does.
 """
 
 from __future__ import annotations
