@@ -1,6 +1,7 @@
 r"""Mixed-mode rollouts, tokens per second: our native engine beside transformers, ctranslate2 and vLLM's CPU build.
 
     python benchmarks/rollout.py [--model tiny|smollm2] [--prompts 16] [--repetitions 5] [--engines 'native;vllm']
+                                 [--dtype float32|bfloat16]
 
 The same requests for all: each prompt sixteen times, half with the no_think prefix forced and half with the think
 prefix, each mode with its cap, T = 0.6, until the end token. transformers gets them as one batch, and once more as a
@@ -31,6 +32,7 @@ from record import shown, spread, surroundings, write_result
 ROOT = Path(__file__).parents[1]
 SAMPLES = 16  # per prompt, half of them in each mode
 TEMPERATURE = 0.6
+DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of native and transformers
 CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
 
 
@@ -77,7 +79,9 @@ def native(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
     from adaptthink.engines.base import Request  # noqa: PLC0415
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
 
-    engine = NativeEngine(AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=torch.float32).eval(), ends)
+    engine = NativeEngine(
+        AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=getattr(torch, DTYPE)).eval(), ends
+    )
     requests = [
         Request(tuple(ids[: -work.forced]), work.cap, 1000 * number + 100 * part + k, tuple(ids[-work.forced :]))
         for part, work in enumerate(works)
@@ -109,7 +113,7 @@ def transformers(
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    network = AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=torch.float32).eval()
+    network = AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=getattr(torch, DTYPE)).eval()
 
     @torch.inference_mode()
     def run(seed: int) -> int:
@@ -230,6 +234,7 @@ def start(name: str, model: str, num_prompts: int) -> subprocess.Popen[str]:
     """Start an engine's process and wait until it has done its first repetition."""
     python = ROOT / ".venv-vllm/bin/python" if name == "vllm" else sys.executable
     command = [python, __file__, "--serve", name, "--model", model, "--prompts", str(num_prompts)]
+    command += ["--dtype", DTYPE]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -253,6 +258,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--engines", default=";".join(ENGINES), help="joined by ;")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -273,6 +279,7 @@ def main() -> None:
     synced = {name: [row["tokens"] / (row["seconds"] + row["sync"]) for row in rows[name]] for name in names}
     result = surroundings(["torch", "transformers"]) | {
         "model": arguments.model,
+        "dtype": arguments.dtype,
         "rows": arguments.prompts * SAMPLES,
         "caps": CAPS[arguments.model],
         "tokens": {name: spread([row["tokens"] for row in rows[name]]) for name in names},
@@ -293,7 +300,7 @@ def main() -> None:
             f"{name:13}{shown(result['tokens_per_second'][name], '.0f')} tokens/s, native is "
             f"{shown(result['native_over'][name], '.2f')} times as fast"
         )
-    print(f"written to {write_result(f'rollout-{arguments.model}', result)}")
+    print(f"written to {write_result(f'rollout-{arguments.model}-{arguments.dtype}', result)}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -199,9 +200,9 @@ def batch_loss(
         logprob_BT = response_logprobs(model, prompts, responses, config.temperature)
     return policy_loss(
         logprob_BT,
-        pad([rollout.behavior_logprobs for rollout in rollouts], device, torch.float32),
+        pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),
         advantages_B.to(device),
-        pad([rollout.in_loss for rollout in rollouts], device, torch.bool),
+        pad([rollout.in_loss for rollout in rollouts], device, np.bool_),
         clip=config.clip,
         ratio=config.ratio,
     )

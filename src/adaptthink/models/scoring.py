@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -108,10 +109,12 @@ def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], token_BT: Te
     return states_BSX[row_B1, column_BT.clamp(max=states_BSX.shape[1] - 1)]
 
 
-def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: type[np.generic] = np.int64) -> Tensor:
     """Return rows of numbers as a tensor, zeros at the right."""
-    tensors = [torch.tensor(row, dtype=dtype) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
+    padded = np.zeros((len(rows), max(map(len, rows), default=0)), dtype)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    return torch.from_numpy(padded).to(device)
 
 
 def can_share(model: PreTrainedModel) -> bool:
