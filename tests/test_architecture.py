@@ -11,7 +11,7 @@ SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
     0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs"},
     1: {"engines", "models"},
-    2: {"rollout", "reference", "evaluate"},
+    2: {"rollout", "reference", "evaluate", "allocation"},
     3: {"train", "checkpoint"},
     4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
 }

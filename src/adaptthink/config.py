@@ -99,6 +99,11 @@ class TrainConfig(PresampleConfig):
     delta: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
     samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
+    token_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of the uniform design's tokens to sample (ours): below 1, a lot leaves out samples that "
+        "teach little for their length, and the others weigh more.",
+    )
     force_opener: bool = Field(
         True, description="Open thoughts with think_opener (the paper); else with any token, drawn from the policy."
     )
@@ -133,8 +138,10 @@ class TrainConfig(PresampleConfig):
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:
-        """Raise UserError unless the no_think share is a whole number of samples (and as for all policies)."""
+        """Raise UserError unless the no_think share is a whole number of samples, and forced if they are allotted."""
         super().check_together()
+        if self.token_share < 1 and self.no_think_share == 0:
+            raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
         num_no_think = self.samples_per_problem * self.no_think_share
         if abs(num_no_think - round(num_no_think)) > 1e-9:
             raise UserError(

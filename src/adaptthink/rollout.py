@@ -8,8 +8,10 @@ written here, once, and never recomputed.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
@@ -31,6 +33,7 @@ class Rollout:
     in_loss: tuple[bool, ...]  # False for forced tokens that are not the decision
     text: str
     verdict: Verdict
+    weight: float = 1.0  # in the loss: 1 / the probability with which this sample was drawn at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Sampling:
     seed: int = 0
 
 
+Chance = Callable[[Problem, Mode | None], float]  # with which a sample of a problem in a mode is drawn, in (0, 1]
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a completion answers."""
@@ -62,6 +68,7 @@ class Asked:
     problem: Problem
     prompt_ids: tuple[int, ...]
     forced: int  # how many of the response's first tokens were forced
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class Sampler:
             in_loss=tuple(index == 0 or index >= asked.forced for index in range(len(completion.token_ids))),
             text=self.text(completion.token_ids),
             verdict=verdict,
+            weight=asked.weight,
         )
 
 
@@ -107,6 +115,11 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
     """Derive the seed of one purpose (for example a training step) from the run's seed."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def always(_: Problem, __: Mode | None) -> float:
+    """The uniform design: every sample is drawn."""
+    return 1.0
 
 
 def collect(
@@ -117,20 +130,22 @@ def collect(
     no_think_share: float,
     sampling: Sampling,
     force_opener: bool = True,
+    chance: Chance = always,
     on_finish: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
     """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
 
     `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix; without
     `force_opener` the others open their thought with any token but the no_think one, drawn from the policy. A share
-    of 0 forces nothing: all responses come from the policy itself, decision included.
+    of 0 forces nothing: all responses come from the policy itself, decision included. With a `chance` below 1 a
+    response is left out by lot, and those that are drawn weigh more (`draw`).
     """
     if no_think_share == 0:
-        drawn = draw(sampler, problems, [None] * samples, sampling, on_finish=on_finish)
+        drawn = draw(sampler, problems, [None] * samples, sampling, chance=chance, on_finish=on_finish)
         return [rollout for group in drawn for rollout in group]
     num_no_think = round(samples * no_think_share)
     modes = [Mode.NO_THINK if k < num_no_think else Mode.THINK for k in range(samples)]
-    drawn = draw(sampler, problems, modes, sampling, force_opener=force_opener, on_finish=on_finish)
+    drawn = draw(sampler, problems, modes, sampling, force_opener=force_opener, chance=chance, on_finish=on_finish)
     return [
         with_decision_logprob(rollout, no_think_share, forced=force_opener or rollout.mode is Mode.NO_THINK)
         for group in drawn
@@ -153,24 +168,32 @@ def draw(
     sampling: Sampling,
     *,
     force_opener: bool = False,
+    chance: Chance = always,
     on_finish: Callable[[int], None] | None = None,
 ) -> list[list[Rollout]]:
     """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
 
     Think mode is forced by its prefix if `force_opener`, else by banning the no_think decision token, so that the
     model opens its thought in its own way. Log-probabilities are the engine's own. Random streams follow from the
-    problem's id and the position in `modes`, so a response does not depend on what else is drawn.
+    problem's id and the position in `modes`, so a response does not depend on what else is drawn. Each is drawn with
+    the probability that `chance` gives, and its weight is the inverse of that.
     """
     template = sampler.template
-    requests, asked = [], []
+    requests: list[Request] = []
+    asked: list[Asked] = []
+    sizes = []  # of each problem's group
     for problem in problems:
-        prompt = sampler.prompt(problem)
+        prompt, before = sampler.prompt(problem), len(asked)
         for position, mode in enumerate(modes):
+            share = chance(problem, mode)
+            if share < 1 and random.Random(stream_seed(sampling.seed, problem.id, position)).random() >= share:
+                continue
             prefix = template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_opener) else ()
             banned = (template.no_think_id,) if mode is Mode.THINK and not force_opener else ()
             stream = int(problem.id, 16) + position * 0x9E3779B97F4A7C15
             requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
-            asked.append(Asked(problem, prompt, len(prefix)))
+            asked.append(Asked(problem, prompt, len(prefix), 1 / share))
+        sizes.append(len(asked) - before)
     completions = sampler.engine.generate(
         requests, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, on_finish=on_finish
     )
@@ -185,4 +208,5 @@ def draw(
         sampler.read(one, completion, grade.verdict)
         for one, completion, grade in zip(asked, completions, grades, strict=True)
     ]
-    return [rollouts[start : start + len(modes)] for start in range(0, len(rollouts), len(modes))]
+    groups = iter(rollouts)
+    return [list(islice(groups, size)) for size in sizes]

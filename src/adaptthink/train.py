@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,18 +21,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adaptthink.allocation import Cell, Moments, chance_of, observe, remember
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, failed_share, mean_reward, reward
+from adaptthink.grading import Verdict, failed_share, reward
 from adaptthink.models import Policy
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, policy_loss
 from adaptthink.reference import Reference
-from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, collect, stream_seed
-from adaptthink.runs import MetricsLog
+from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, stream_seed
+from adaptthink.runs import MetricsLog, read_metrics
 from adaptthink.tasks import Problem
 
 Metrics = dict[str, Any]
@@ -67,9 +69,11 @@ def train(
     problems = [problem for problem in problems if reference[problem.id].reward is not None]
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
+    moments = recall(read_metrics(run / "metrics.jsonl"))
     for step in range(done + 1, config.steps + 1):
         started = time.monotonic()
-        rollouts = collect_step(sampler, problems, config, step)
+        chance = chance_of(moments, config.token_share, reference, step)
+        rollouts = collect_step(sampler, problems, config, step, chance)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
         advantages = step_advantages(rollouts, reference, config.delta)
@@ -79,6 +83,9 @@ def train(
         updated = time.monotonic()
         metrics |= {"step": step, "rollout_seconds": sampled - started, "update_seconds": updated - sampled}
         metrics |= rollout_metrics(rollouts, advantages)
+        seen = observe(rollouts, advantages.tolist(), reference)
+        moments = remember(moments, seen)
+        metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
             metrics |= probe_mode_choice(sampler, held_out, config.temperature)
         log.write(metrics)
@@ -88,7 +95,17 @@ def train(
     log.close()
 
 
-def collect_step(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig, step: int) -> list[Rollout]:
+def recall(rows: Iterable[Metrics]) -> dict[Cell, Moments]:
+    """What the steps of a log saw, as `remember` would have it after them."""
+    moments: dict[Cell, Moments] = {}
+    for row in rows:
+        moments = remember(moments, {cell: Moments(**sums) for cell, sums in row["cells"].items()})
+    return moments
+
+
+def collect_step(
+    sampler: Sampler, problems: Sequence[Problem], config: TrainConfig, step: int, chance: Chance = always
+) -> list[Rollout]:
     """Draw this step's rollouts from π_IS."""
     sampling = Sampling(
         Caps(config.max_think_tokens, config.max_no_think_tokens),
@@ -102,6 +119,7 @@ def collect_step(sampler: Sampler, problems: Sequence[Problem], config: TrainCon
         no_think_share=config.no_think_share,
         sampling=sampling,
         force_opener=config.force_opener,
+        chance=chance,
     )
 
 
@@ -155,8 +173,10 @@ def update(
     """Take one optimiser step on all rollouts; exact for every micro-batch size.
 
     Rollouts whose advantage is exactly zero have no gradient, so they are left out before the forward pass; the loss
-    is still divided by the number of all rollouts.
+    is still divided by the number of all rollouts, or, where a lot decided which to draw, of all that could have been.
     """
+    num_samples = config.problems_per_step * config.samples_per_problem
+    weighted_N = advantages_N * torch.tensor([rollout.weight for rollout in rollouts])
     chosen = [index for index in range(len(rollouts)) if advantages_N[index] != 0]
     prompts = [rollouts[index].prompt_ids for index in chosen]
     responses = [rollouts[index].response_ids for index in chosen]
@@ -164,8 +184,8 @@ def update(
     model.train()
     for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[position] for position in batch]
-        result = batch_loss(model, [rollouts[index] for index in indices], advantages_N[indices], config)
-        micro_loss = result.loss_B.sum() / len(rollouts)
+        result = batch_loss(model, [rollouts[index] for index in indices], weighted_N[indices], config)
+        micro_loss = result.loss_B.sum() / num_samples
         micro_loss.backward()
         loss += micro_loss.item()
         for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
@@ -183,7 +203,7 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     by_mode = {
         f"clip_share_{mode}": _mean(
-            value for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
+            (value, rollout.weight) for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
         )
         for mode in Mode
     }
@@ -218,25 +238,29 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
-    """Describe a step's rollouts by mode."""
+    """Describe a step's rollouts by mode, each weighing as it does in the loss."""
     metrics: Metrics = {
+        "responses": len(rollouts),
         "response_tokens": sum(len(rollout.response_ids) for rollout in rollouts),
-        "zero_advantage_share": float((advantages_N == 0).float().mean()),
+        "zero_advantage_share": _mean(
+            (advantage == 0, rollout.weight) for advantage, rollout in zip(advantages_N.tolist(), rollouts, strict=True)
+        ),
     }
     for verdict in Verdict:
-        metrics[f"verdict_share_{verdict}"] = _mean(rollout.verdict is verdict for rollout in rollouts)
+        metrics[f"verdict_share_{verdict}"] = _mean((one.verdict is verdict, one.weight) for one in rollouts)
     for mode in Mode:
         own = [rollout for rollout in rollouts if rollout.mode is mode]
-        metrics[f"reward_{mode}"] = mean_reward(rollout.verdict for rollout in own)
-        metrics[f"mean_tokens_{mode}"] = _mean(len(rollout.response_ids) for rollout in own)
-        metrics[f"truncated_share_{mode}"] = _mean(rollout.verdict is Verdict.TRUNCATED for rollout in own)
+        gradable = [one for one in own if one.verdict is not Verdict.GOLD_UNPARSABLE]
+        metrics[f"reward_{mode}"] = _mean((reward(one.verdict), one.weight) for one in gradable)
+        metrics[f"mean_tokens_{mode}"] = _mean((len(one.response_ids), one.weight) for one in own)
+        metrics[f"truncated_share_{mode}"] = _mean((one.verdict is Verdict.TRUNCATED, one.weight) for one in own)
     return metrics
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    """The mean, or None of nothing."""
-    values = list(values)
-    return fmean(values) if values else None
+def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
+    """The mean of (value, weight) pairs, or None of nothing."""
+    pairs = list(weighted)
+    return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
 
 
 def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature: float) -> Metrics:
