@@ -219,11 +219,11 @@ def relative_change(
 ) -> Difference:
     """Relative change of a positive mean, mean(new)/mean(old) − 1, paired by problem; over levels, ΔLength.
 
-    −0.53 is 53% shorter. Interval: delta method on the logarithm of the ratio, Student's t. In simulation with
-    log-normal tokens of log-deviation up to 0.6 it covered 93.2-95.2% from 10 problems on; at 1.0, 88% with 10
-    problems, 91% with 30 and 93-94% from 100 on. p-value: see `sign_flip_p_value`, each level's differences divided by
-    the mean of both models, which no swap changes. Raises ValueError for negative values, for a mean of 0 and as
-    `mean_difference` does.
+    −0.53 is 53% shorter. Interval: Fieller's. In simulation with log-normal tokens of log-deviation 0.3 to 1 and 10
+    to 500 problems it covered 94.9-96.3%. Its upper end is infinite where the old mean is too unsure to divide by
+    (13% of the evaluations of 10 problems at 1, below 1% otherwise). p-value: see `sign_flip_p_value`, each level's
+    differences divided by the mean of both models, which no swap changes. Raises ValueError for negative values, for a
+    mean of 0 and as `mean_difference` does.
     """
     intervals, weighted = [], []
     for a, b, _ in _pairs(new, old, levels):
@@ -392,18 +392,27 @@ def share_difference_limits(
 
 
 def ratio_limits(new: Array, old: Array, confidence: float = CONFIDENCE) -> tuple[Array, Array, Array]:
-    """Relative change of the mean over the last axis and the ends of its interval: delta method on log(ȳ/x̄).
+    """Relative change of the mean over the last axis and the ends of its interval, by Fieller's theorem.
 
-    Its variance is that of y/ȳ − x/x̄, over P; t with P − 1 degrees of freedom.
+    Every ratio θ is in it for which a t test does not tell the mean of y − θx from 0. With u = y/ȳ and v = x/x̄ and
+    t² times their (co)variances over P: A = 1 − vv, B = 1 − uv, C = 1 − uu, the ends are ȳ/x̄ · (B ± √(B² − AC)) / A.
+    With A ≤ 0, x̄ is too unsure to bound the ratio above.
     """
     num = new.shape[-1]
     if num < 2:
         raise ValueError("one problem says nothing about the spread between problems; give at least two")
     mean_new, mean_old = new.mean(-1, keepdims=True), old.mean(-1, keepdims=True)
-    error = (new / mean_new - old / mean_old).std(-1, ddof=1) / math.sqrt(num)
-    factor = np.exp(stats.t.ppf((1 + confidence) / 2, num - 1) * error)
+    u, v = new / mean_new - 1, old / mean_old - 1
+    scale = stats.t.ppf((1 + confidence) / 2, num - 1) ** 2 / (num * (num - 1))
+    uu, vv, uv = scale * (u * u).sum(-1), scale * (v * v).sum(-1), scale * (u * v).sum(-1)
+    root = np.sqrt(np.maximum(scale * ((u - v) ** 2).sum(-1) + uv**2 - uu * vv, 0.0))  # √(B² − AC), without cancelling
+    bounded = vv < 1
+    safe = np.where(bounded, 1 - vv, 1.0)
+    # low: (B − root)/A, written so that it holds for A ≤ 0 too; 0 where the new mean could be 0
+    low = np.where(uu < 1, (1 - uu) / np.where(uu < 1, 1 - uv + root, 1.0), 0.0)
+    high = np.where(bounded, (1 - uv + root) / safe, np.inf)
     ratio = (mean_new / mean_old)[..., 0]
-    return ratio - 1, ratio / factor - 1, ratio * factor - 1
+    return ratio - 1, ratio * low - 1, ratio * high - 1
 
 
 # ---- details --------------------------------------------------------------------------------------------------------
