@@ -9,7 +9,7 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
-    0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs"},
+    0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "statistics"},
     1: {"engines", "models"},
     2: {"rollout", "reference", "evaluate", "allocation"},
     3: {"train", "checkpoint"},

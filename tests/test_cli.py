@@ -13,7 +13,7 @@ from adaptthink import cli, commands, jobs
 from adaptthink.config import COMMANDS, EvaluateConfig, TrainConfig, resolve
 from adaptthink.models.make_tiny import make_model
 
-HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym")
+HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
 
