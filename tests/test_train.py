@@ -233,8 +233,10 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
     return warnings
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path):
-    settings = config(checkpoint_every=2, steps=6)
+@pytest.mark.parametrize("token_share", [1.0, 0.6])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
+    monkeypatch.setattr("adaptthink.allocation.FIRST_STEPS", 2)  # what step 5 draws depends on the log of steps 1 to 4
+    settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
     run_training(straight, settings, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):  # after step 5 of 6, whose checkpoint is that of step 4
@@ -249,6 +251,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     ]
     assert timeless[0] == timeless[1]
     assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
+    assert all(row["responses"] == 8 for row in timeless[0][:2])
+    assert any(row["responses"] < 8 for row in timeless[0][2:]) == (token_share < 1)
 
 
 def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokenizer, tmp_path):
