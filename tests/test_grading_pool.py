@@ -316,7 +316,7 @@ def test_finished_answers_are_counted(stand_in):
     assert [result.verdict for result in grades] == [
         Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED, Verdict.WRONG,
     ]  # fmt: skip
-    assert counts == [2, 1, 1]
+    assert counts == [1, 1, 1, 1]
 
 
 def test_asyncio(stand_in):

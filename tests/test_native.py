@@ -61,9 +61,12 @@ def test_rows_are_refilled_while_others_go_on(random_model):
     asked = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
     wide = engine(random_model).generate(asked, temperature=1.0, seed=1)
     finished = []
-    narrow = engine(random_model, max_rows=3).generate(asked, temperature=1.0, seed=1, on_finish=finished.append)
+    narrow = engine(random_model, max_rows=3).generate(
+        asked, temperature=1.0, seed=1, on_finish=lambda *ended: finished.append(ended)
+    )
     assert [c.token_ids for c in wide] == [c.token_ids for c in narrow]
-    assert sum(finished) == 40
+    assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(narrow))
+    assert [place for place, _ in finished] != list(range(40))  # as they end
 
 
 def test_seed_and_stream_decide(random_model):

@@ -55,14 +55,15 @@ class ByStream(ScriptedEngine):
                 self.answers[stream] = tokenizer.encode(text + "<|eos|>", add_special_tokens=False)
         self.sampler = Sampler(self, tokenizer, template)
 
-    def generate(self, requests, **options):
+    def generate(self, requests, *, on_finish, **options):
         if self.fail_after is not None and len(self.requests) >= self.fail_after:
             raise RuntimeError("power cut")
         self.calls.append(options | {"requests": len(requests)})
         completions = []
-        for request in requests:
+        for place, request in enumerate(requests):
             self.answer = self.answers[request.stream]
             completions += super().generate([request], **options)
+            on_finish(place, completions[-1])
         return completions
 
 

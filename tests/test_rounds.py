@@ -19,19 +19,21 @@ class Continuer:
         self.engine = NativeEngine(model, eos)
         self.batches = []
 
-    def __call__(self, draws, on_finish):
+    def __call__(self, draws, on_drawn):
         self.batches.append(list(draws))
-        return [self.one(draw, on_finish) for draw in draws]
+        results = [self.one(draw) for draw in draws]
+        if on_drawn:
+            for place in reversed(range(len(draws))):
+                on_drawn(place, results[place])
+        return results
 
-    def one(self, draw, on_finish):
+    def one(self, draw):
         request = Request(draw.context_ids, draw.max_tokens, 0, (), draw.banned_ids)
         [done] = self.engine.generate([request], temperature=draw.temperature, top_p=draw.top_p, seed=draw.seed)
         scored = ()
         if draw.scored_ids:
             rows = self.engine.next_token_logprobs([draw.context_ids], draw.scored_ids, temperature=draw.temperature)
             scored = tuple(rows[0])
-        if on_finish:
-            on_finish(1)
         return Drawn(done.token_ids, done.logprobs, done.finish is Finish.STOP, scored)
 
 
@@ -93,10 +95,10 @@ def test_a_ban_holds_at_the_first_sampled_position_alone(random_model):
 )
 def test_caps_hold_where_the_first_round_meets_them(random_model, request_, length, finish):
     finished = []
-    [done] = answer(Continuer(random_model), [request_], on_finish=finished.append)
+    [done] = answer(Continuer(random_model), [request_], on_finish=lambda *ended: finished.append(ended))
     assert done.token_ids[: len(request_.prefix_ids)] == request_.prefix_ids[:length]
     assert (len(done.token_ids), len(done.logprobs), done.finish) == (length, length, finish)
-    assert sum(finished) == 1
+    assert finished == [(0, done)]
 
 
 def test_a_drawn_end_token_stops_and_a_forced_one_does_not(random_model):
@@ -112,10 +114,12 @@ def test_a_drawn_end_token_stops_and_a_forced_one_does_not(random_model):
 def test_the_longest_caps_start_first_and_answers_keep_their_order(random_model):
     continuer, finished = Continuer(random_model), []
     caps = [3, 9, 1, 9]
-    done = answer(continuer, [Request(PROMPT, cap, cap) for cap in caps], on_finish=finished.append)
+    done = answer(
+        continuer, [Request(PROMPT, cap, cap) for cap in caps], on_finish=lambda *ended: finished.append(ended)
+    )
     assert [len(completion.token_ids) for completion in done] == caps
     assert [draw.max_tokens for draw in continuer.batches[0]] == [9, 9, 3, 1]
-    assert sum(finished) == 4
+    assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
 
 
 def test_draws_follow_from_seed_stream_and_round():
@@ -147,7 +151,7 @@ def test_what_vllm_would_change_is_refused(random_model):
 
 
 def test_an_engine_that_breaks_its_word_is_found_out():
-    def cut(draws, on_finish):
+    def cut(draws, on_drawn):
         return [Drawn((1,), (-1.0,), stopped=False) for _ in draws]
 
     with pytest.raises(UserError, match="after 1 of 5 tokens"):

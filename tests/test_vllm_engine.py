@@ -18,7 +18,7 @@ PROMPT, EOS = (5, 9, 17), 299
 
 
 class FakeLLM:
-    """Draws token 7 at log-probability −0.5 until the cap; scores any token at −id."""
+    """Draws token 7 at log-probability −0.5 until the cap; scores any token at −id. What was asked last ends first."""
 
     model_config = SimpleNamespace(max_model_len=64)
 
@@ -28,20 +28,27 @@ class FakeLLM:
     def enqueue(self, prompts, params, *, use_tqdm):
         assert use_tqdm is False
         self.asked.append(list(zip(prompts, params, strict=True)))
+        names = [f"{len(self.asked)}-{number}" for number in range(len(prompts))]
+        self.running = list(zip(names, params, strict=True))
+        return names
 
-    def wait_for_completion(self, *, use_tqdm):
-        bar = use_tqdm(total=len(self.asked[-1]), desc="") if use_tqdm else None
-        outputs = [self.output(params) for _, params in self.asked[-1]]
-        for _ in outputs:
-            if bar:
-                bar.update(1)
-        return outputs
+    @property
+    def llm_engine(self):
+        return self
 
-    def output(self, params):
+    def has_unfinished_requests(self):
+        return bool(self.running)
+
+    def step(self):
+        name, params = self.running.pop()
+        others = [SimpleNamespace(request_id=other, finished=False) for other, _ in self.running]
+        return [*others, self.output(name, params)]
+
+    def output(self, name, params):
         scored = {token: SimpleNamespace(logprob=-float(token)) for token in params.logprob_token_ids or ()}
         steps = [{7: SimpleNamespace(logprob=-0.5)} | scored for _ in range(params.max_tokens)]
         result = SimpleNamespace(token_ids=[7] * params.max_tokens, logprobs=steps, finish_reason="length")
-        return SimpleNamespace(outputs=[result])
+        return SimpleNamespace(request_id=name, finished=True, outputs=[result])
 
     def collective_rpc(self, method, *, args):
         self.calls.append(method)
@@ -65,9 +72,11 @@ def fake_vllm(monkeypatch):
 def test_every_setting_of_a_draw_reaches_vllm():
     llm, finished = FakeLLM(), []
     asked = [Request(PROMPT, 4, 3, (41,), (8, 9)), Request(PROMPT, 6, 4)]
-    done = VllmEngine(llm, [EOS, EOS]).generate(asked, temperature=0.6, top_p=0.9, seed=1, on_finish=finished.append)
+    done = VllmEngine(llm, [EOS, EOS]).generate(
+        asked, temperature=0.6, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended)
+    )
     assert done[0] == Completion((41, 7, 7, 7), (-41.0, -0.5, -0.5, -0.5), Finish.LENGTH)
-    assert sum(finished) == 2
+    assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
     [[_, score], [_, first]], [[long_prompt, long], [rest_prompt, rest]] = llm.asked
     assert (score.logprob_token_ids, score.logprobs, score.top_p, score.temperature) == ([41], None, 1.0, 0.6)
     assert (first.logit_bias, first.max_tokens, first.top_p) == ({8: -math.inf, 9: -math.inf}, 1, 0.9)
@@ -82,9 +91,10 @@ def test_every_setting_of_a_draw_reaches_vllm():
 def test_an_end_token_is_part_of_the_response(monkeypatch):
     llm = FakeLLM()
 
-    def output(params):
+    def output(name, params):
         step = {EOS: SimpleNamespace(logprob=-0.25)}
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[EOS], logprobs=[step], finish_reason="stop")])
+        result = SimpleNamespace(token_ids=[EOS], logprobs=[step], finish_reason="stop")
+        return SimpleNamespace(request_id=name, finished=True, outputs=[result])
 
     monkeypatch.setattr(llm, "output", output)
     assert VllmEngine(llm, [EOS]).generate([Request(PROMPT, 4, 3)], temperature=1.0) == [

@@ -19,6 +19,9 @@ Json = Annotated[
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --output.", negative="")]
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
+Profile = Annotated[
+    bool, Parameter(help="Say where the time went, against what this machine could do at best.", negative="")
+]
 Recipes = Annotated[
     tuple[str, ...],
     Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="", consume_multiple=True),
@@ -37,6 +40,7 @@ def demo(
     seed: Annotated[int | None, Parameter(help="Seed of everything random [default: the recipe's, else 0].")] = None,
     resume: Resume = False,
     clean: Clean = False,
+    profile: Profile = False,
     json: Json = None,
 ) -> None:
     """Train the embedded reasoner to choose when to think, evaluate it and write a report (about 4 minutes)."""
@@ -45,7 +49,7 @@ def demo(
     evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=flags)
     from adaptthink.jobs import demo_job
 
-    write_result(json, demo_job(config, evaluation, output, resume=resume, clean=clean))
+    write_result(json, demo_job(config, evaluation, output, resume=resume, clean=clean, profiled=profile))
 
 
 def train(
@@ -57,6 +61,7 @@ def train(
     ] = None,
     resume: Resume = False,
     clean: Clean = False,
+    profile: Profile = False,
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
@@ -66,7 +71,8 @@ def train(
         return show_settings(resolved)
     from adaptthink.jobs import train_job
 
-    return write_result(json, train_job(resolved, output, reference_store=reference, resume=resume, clean=clean))
+    result = train_job(resolved, output, reference_store=reference, resume=resume, clean=clean, profiled=profile)
+    return write_result(json, result)
 
 
 def presample(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,10 +37,12 @@ from adaptthink.evaluate import (
 from adaptthink.grading import Limits, mean_reward
 from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
+from adaptthink.phases import profile
 from adaptthink.reference import Reference, presample
 from adaptthink.rollout import Rollout, Sampler
-from adaptthink.runs import open_run, write_json
-from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_table
+from adaptthink.roofline import measure_machine
+from adaptthink.runs import open_run, read_metrics, write_json
+from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_profile, show_table
 from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
@@ -105,7 +108,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
 
 
 def train_job(
-    config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool
+    config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool, profiled: bool = False
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
     problems, held_out = load_training_problems(config)
@@ -113,7 +116,7 @@ def train_job(
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
-    seconds = train_and_save(policy, sampler, problems, reference, held_out, config, run)
+    seconds = train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
@@ -149,16 +152,36 @@ def train_and_save(
     held_out: Sequence[Problem],
     config: TrainConfig,
     run: Path,
+    *,
+    profiled: bool,
 ) -> float:
     """Train `policy` in place, save it under `run`/model; return the seconds it took."""
+    machine = measure_machine(policy.model.device, policy.model.dtype) if profiled else None
+    sampler.clock.take()  # what came before the training
     started = time.monotonic()
     console.print(
         f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
     )
     printer = StepPrinter(config.steps)
-    train(policy, sampler, problems, reference, held_out, config, run, on_step=printer.show, warn=console.print)
+    train(
+        policy,
+        sampler,
+        problems,
+        reference,
+        held_out,
+        config,
+        run,
+        on_step=printer.show,
+        warn=console.print,
+        machine=machine,
+    )
     policy.save(run / "model")
+    if machine:
+        phases = profile(read_metrics(run / "metrics.jsonl"))
+        show_profile(phases, machine)
+        lines = [asdict(phase) for phase in phases]
+        write_json(run / "profile.json", {"machine": asdict(machine), "phases": lines})
     console.print(f"model saved in {run / 'model'}")
     return time.monotonic() - started
 
@@ -237,7 +260,7 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
 
 
 def demo_job(
-    config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool
+    config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool, profiled: bool = False
 ) -> dict[str, Any]:
     """The main job: reference, original model, training, trained model, summary, report. Returns the summary."""
     from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
@@ -264,7 +287,7 @@ def demo_job(
     with phase("evaluate_original"):
         rows = evaluate_rows(evaluation_sampler, ORIGINAL, fresh, evaluation, samples_file)
     with phase("train"):
-        train_and_save(policy, sampler, problems, reference, held_out, config, run)
+        train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
     with phase("evaluate_trained"):
         rows |= evaluate_rows(evaluation_sampler, TRAINED, fresh, evaluation, samples_file)
     show_table(rows)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
-from adaptthink.grading import Limits, Submission, Verdict, grade_all
+from adaptthink.grading import Grade, Limits, Submission, Verdict, grade_all
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
 from adaptthink.objective import decision_logprob
+from adaptthink.phases import Clock
 from adaptthink.tasks import Problem
 
 
@@ -80,6 +83,7 @@ class Sampler:
     template: ThinkTemplate
     limits: Limits = field(default_factory=Limits)  # of grading
     boxed_only: bool = True
+    clock: Clock = field(default_factory=Clock)
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of a problem's prompt, up to the decision token."""
@@ -194,19 +198,46 @@ def draw(
             requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
             asked.append(Asked(problem, prompt, len(prefix), 1 / share))
         sizes.append(len(asked) - before)
-    completions = sampler.engine.generate(
-        requests, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, on_finish=on_finish
-    )
-    grades = grade_all(
-        (
-            Submission(sampler.answer(completion), one.problem.answer, one.problem.kind, sampler.boxed_only)
-            for one, completion in zip(asked, completions, strict=True)
-        ),
-        limits=sampler.limits,
-    )
+    completions, grades = generate_and_grade(sampler, requests, asked, sampling, on_finish)
     rollouts = [
         sampler.read(one, completion, grade.verdict)
         for one, completion, grade in zip(asked, completions, grades, strict=True)
     ]
     groups = iter(rollouts)
     return [list(islice(groups, size)) for size in sizes]
+
+
+def generate_and_grade(
+    sampler: Sampler,
+    requests: Sequence[Request],
+    asked: Sequence[Asked],
+    sampling: Sampling,
+    on_finish: Callable[[int], None] | None,
+) -> tuple[list[Completion], list[Grade]]:
+    """Complete and grade all requests; what has ended is graded while the others are still generated."""
+    ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
+    order = []
+
+    def take(place: int, completion: Completion) -> None:
+        ended.put((place, completion))
+        if on_finish:
+            on_finish(1)
+
+    def submissions() -> Iterator[Submission]:
+        for place, completion in iter(ended.get, None):
+            order.append(place)
+            one = asked[place].problem
+            yield Submission(sampler.answer(completion), one.answer, one.kind, sampler.boxed_only)
+
+    with ThreadPoolExecutor(1) as thread:
+        grading = thread.submit(grade_all, submissions(), limits=sampler.limits)
+        try:
+            with sampler.clock.phase("generate"):
+                completions = sampler.engine.generate(
+                    requests, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, on_finish=take
+                )
+        finally:
+            ended.put(None)
+        with sampler.clock.phase("grade"):
+            grades = dict(zip(order, grading.result(), strict=True))
+    return completions, [grades[place] for place in range(len(requests))]

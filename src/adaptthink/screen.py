@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from adaptthink.phases import WITHIN, Phase
+
 if TYPE_CHECKING:
     from adaptthink.evaluate import Evaluation
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
+    from adaptthink.roofline import Machine
     from adaptthink.tasks import Problem
     from adaptthink.tasks.checks import Check as DataCheck
 
@@ -94,6 +97,29 @@ def show_table(evaluations: Mapping[str, Evaluation]) -> None:
         table.add_row("  no_think %", *(f"{100 * score.no_think_share:.1f}" for score in scores))
         table.add_row("  truncated %", *(f"{100 * score.truncated_share:.1f}" for score in scores))
     console.print(table)
+
+
+def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
+    """Print where the time of a training went."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("phase", no_wrap=True)
+    for heading in ("seconds", "share", "tokens", "tokens/s", "of the bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for phase in phases:
+        table.add_row(
+            f"  {phase.name}" if phase.name in WITHIN else phase.name,
+            f"{phase.seconds:,.1f}",
+            f"{phase.share:.1%}",
+            "" if phase.tokens is None else f"{phase.tokens:,}",
+            "" if phase.tokens_per_second is None else f"{phase.tokens_per_second:,.0f}",
+            "" if phase.bound_share is None else f"{phase.bound_share:.0%}",
+        )
+    console.print(table)
+    console.print(
+        f"bound: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
+        f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
+        soft_wrap=True,
+    )
 
 
 def show_checks(title: str, checks: list[Check]) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,6 +33,7 @@ from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, policy_loss
 from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, stream_seed
+from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
 from adaptthink.tasks import Problem
 
@@ -53,13 +54,15 @@ def train(
     *,
     on_step: Callable[[Metrics], None],
     warn: Callable[[str], None],
+    machine: Machine | None = None,
 ) -> None:
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
     `sampler` is of that policy: its engine is given the weights after every change. `reference` holds R̄_ref by
     problem id; problems that cannot be graded are left out. `held_out` problems are only looked at. One line per step
-    goes to `metrics.jsonl` and to `on_step`. Raises FloatingPointError if loss or gradient is not finite, and
-    UserError if grading fails too often; the last checkpoint stays.
+    goes to `metrics.jsonl` and to `on_step`; with a `machine` it also holds the least seconds that the work would take
+    there. Raises FloatingPointError if loss or gradient is not finite, and UserError if grading fails too often; the
+    last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     if config.gradient_checkpointing:
@@ -70,28 +73,33 @@ def train(
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     moments = recall(read_metrics(run / "metrics.jsonl"))
+    clock = sampler.clock
     for step in range(done + 1, config.steps + 1):
-        started = time.monotonic()
         chance = chance_of(moments, config.token_share, reference, step)
-        rollouts = collect_step(sampler, problems, config, step, chance)
+        with clock.phase("rollout"):
+            rollouts = collect_step(sampler, problems, config, step, chance)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
         advantages = step_advantages(rollouts, reference, config.delta)
-        sampled = time.monotonic()
-        metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
-        sampler.engine.load_weights(policy.model)
-        updated = time.monotonic()
-        metrics |= {"step": step, "rollout_seconds": sampled - started, "update_seconds": updated - sampled}
-        metrics |= rollout_metrics(rollouts, advantages)
+        with clock.phase("update"):
+            metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
+        with clock.phase("load_weights"):
+            sampler.engine.load_weights(policy.model)
+        metrics |= {"step": step} | rollout_metrics(rollouts, advantages)
         seen = observe(rollouts, advantages.tolist(), reference)
         moments = remember(moments, seen)
         metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
+        if machine:
+            metrics |= least_seconds(policy.model, machine, rollouts, advantages)
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
-            metrics |= probe_mode_choice(sampler, held_out, config.temperature)
+            with clock.phase("probe"):
+                metrics |= probe_mode_choice(sampler, held_out, config.temperature)
+        metrics |= clock.take()
         log.write(metrics)
         on_step(metrics)
         if step % config.checkpoint_every == 0 or step == config.steps:
-            save_checkpoint(run / "checkpoints", step, policy.model, optimizer, keep=config.keep_checkpoints)
+            with clock.phase("checkpoint"):
+                save_checkpoint(run / "checkpoints", step, policy.model, optimizer, keep=config.keep_checkpoints)
     log.close()
 
 
@@ -128,11 +136,18 @@ def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: i
     first = (step - 1) * count
     chosen = []
     for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
-        order = list(problems)
-        random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
         offset = epoch * len(problems)
-        chosen += order[max(0, first - offset) : first + count - offset]
+        order = epoch_order(len(problems), seed, epoch)
+        chosen += [problems[index] for index in order[max(0, first - offset) : first + count - offset]]
     return chosen
+
+
+@lru_cache(maxsize=2)
+def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch goes through problems, by index."""
+    order = list(range(size))
+    random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
+    return order
 
 
 def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> None:
@@ -242,6 +257,11 @@ def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metric
     metrics: Metrics = {
         "responses": len(rollouts),
         "response_tokens": sum(len(rollout.response_ids) for rollout in rollouts),
+        "update_tokens": sum(
+            len(rollout.response_ids)
+            for advantage, rollout in zip(advantages_N.tolist(), rollouts, strict=True)
+            if advantage != 0
+        ),
         "zero_advantage_share": _mean(
             (advantage == 0, rollout.weight) for advantage, rollout in zip(advantages_N.tolist(), rollouts, strict=True)
         ),
@@ -261,6 +281,21 @@ def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
     """The mean of (value, weight) pairs, or None of nothing."""
     pairs = list(weighted)
     return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
+
+
+def least_seconds(
+    model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor
+) -> Metrics:
+    """The least time that this machine could take for a step's generation and update."""
+    shape = shape_of(model, model.dtype)
+    prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
+    chosen = advantages_N.nonzero().flatten().tolist()
+    return {
+        "generate_bound_seconds": generation_bound(shape, machine, prompts, responses),
+        "update_bound_seconds": update_bound(
+            shape, machine, [prompts[index] for index in chosen], [responses[index] for index in chosen]
+        ),
+    }
 
 
 def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature: float) -> Metrics:

@@ -52,6 +52,9 @@ class Completion:
     finish: Finish
 
 
+OnFinish = Callable[[int, Completion], None]  # called as each response ends, with its place among the requests
+
+
 class Engine(Protocol):
     """What every engine does."""
 
@@ -62,9 +65,9 @@ class Engine(Protocol):
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        on_finish: Callable[[int], None] | None = None,
+        on_finish: OnFinish | None = None,
     ) -> list[Completion]:
-        """Complete every request, in order. `on_finish` is called with each number of newly finished responses."""
+        """Complete every request, in order; `on_finish` gets each response as it ends."""
         ...
 
     def next_token_logprobs(
@@ -105,18 +108,18 @@ class ScriptedEngine:
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        on_finish: Callable[[int], None] | None = None,
+        on_finish: OnFinish | None = None,
     ) -> list[Completion]:
         """Answer every request from the script."""
         completions = []
-        for request in requests:
+        for place, request in enumerate(requests):
             self.requests.append(request)
             ids = (*request.prefix_ids, *self.script(request.prompt_ids, request.prefix_ids))
             finish = Finish.STOP if len(ids) <= request.max_tokens else Finish.LENGTH
             ids = ids[: request.max_tokens]
             completions.append(Completion(ids, (self.logprob,) * len(ids), finish))
             if on_finish:
-                on_finish(1)
+                on_finish(place, completions[-1])
         return completions
 
     def next_token_logprobs(

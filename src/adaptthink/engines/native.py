@@ -15,7 +15,7 @@ refused when the engine is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adaptthink.engines.base import Completion, Finish, Request
+from adaptthink.engines.base import Completion, Finish, OnFinish, Request
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import Forward, make_forward, run_prompts
 from adaptthink.engines.sampling import draw, nucleus, uniforms
 from adaptthink.errors import UserError
 
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
+FIRST_TOKENS = 256  # of a response that there is room for at first
 SPARE_TOKENS = 64  # of room behind a prompt before the cache has to grow
 KEEP_SHARE = 0.85  # finished rows are dropped when at most this share of the rows is still active
 
@@ -68,7 +69,7 @@ class NativeEngine:
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        on_finish: Callable[[int], None] | None = None,
+        on_finish: OnFinish | None = None,
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate`)."""
         with self._forward() as forward:
@@ -139,11 +140,12 @@ class _Generation:
         self.forced_N = np.array([len(request.prefix_ids) for request in requests], np.int64)
         self.stream_N = np.array([request.stream % 2**64 for request in requests], np.uint64)
         self.bans_N = np.array([bool(request.banned_first_ids) for request in requests], bool)
-        self.stopped_N = np.zeros(len(requests), bool)
-        self.history: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # each step's requests, tokens, logprobs
+        self.tokens_NT = np.empty((len(requests), FIRST_TOKENS), np.int64)
+        self.logprobs_NT = np.empty((len(requests), FIRST_TOKENS), np.float32)
 
-    def run(self, on_finish: Callable[[int], None] | None) -> list[Completion]:
+    def run(self, on_finish: OnFinish | None) -> list[Completion]:
         """Generate until every request is complete."""
+        done: dict[int, Completion] = {}
         waiting = list(np.argsort(-self.cap_N, kind="stable")[::-1])  # the next one is popped from the end
         rows = _Rows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
         cache = SlotCache(self.forward.num_layers)
@@ -156,9 +158,10 @@ class _Generation:
                 logits_BV = torch.cat([logits_BV, new_logits_BV]) if len(rows.index_B) else new_logits_BV
                 rows.append(admitted)
             tokens_B, logprobs_B = self.choose(rows, logits_BV)
-            num_finished = self.record(rows, tokens_B, logprobs_B)
-            if num_finished and on_finish:
-                on_finish(num_finished)
+            for index, completion in self.record(rows, tokens_B, logprobs_B):
+                done[index] = completion
+                if on_finish:
+                    on_finish(index, completion)
             # Finished rows are carried along until there are enough of them to be worth a copy of the cache.
             if rows.active_B.sum() <= KEEP_SHARE * len(rows.active_B):
                 kept = np.flatnonzero(rows.active_B)
@@ -170,7 +173,7 @@ class _Generation:
                 cache.begin(cache.lengths_B, 1)
                 logits_BV = self.forward.step(tokens_B, cache)
                 cache.lengths_B = cache.starts_B + 1
-        return self.completions()
+        return [done[index] for index in range(len(self.requests))]
 
     def prefill(self, admitted: np.ndarray, cache: SlotCache) -> Tensor:
         """Run each distinct prompt once, append one cache row per request, return their next-token logits (B, V)."""
@@ -206,26 +209,29 @@ class _Generation:
             logprobs_B[forcing_F] = plain_BV[forcing_F, tokens_F]
         return tokens_B, logprobs_B
 
-    def record(self, rows: _Rows, tokens_B: Tensor, logprobs_B: Tensor) -> int:
-        """Add each active row's token to the history; return how many responses this finished."""
+    def record(self, rows: _Rows, tokens_B: Tensor, logprobs_B: Tensor) -> list[tuple[int, Completion]]:
+        """Write down each active row's token; return the responses that this finished, with their places."""
         tokens, active = tokens_B.cpu().numpy(), rows.active_B
-        self.history.append((rows.index_B[active], tokens[active], logprobs_B.cpu().numpy()[active]))
+        index_A, position_A = rows.index_B[active], rows.position_B[active]
+        if position_A.max(initial=0) >= self.tokens_NT.shape[1]:
+            self.tokens_NT, self.logprobs_NT = (np.pad(old, ((0, 0), (0, old.shape[1]))) for old in self.written)
+        self.tokens_NT[index_A, position_A] = tokens[active]
+        self.logprobs_NT[index_A, position_A] = logprobs_B.cpu().numpy()[active]
         stopped_B = (tokens[:, None] == self.eos_ids).any(1) & (rows.position_B >= self.forced_N[rows.index_B])
         rows.position_B = rows.position_B + 1
         finished_B = active & (stopped_B | (rows.position_B >= self.cap_N[rows.index_B]))
-        self.stopped_N[rows.index_B[finished_B]] = stopped_B[finished_B]
         rows.active_B = active & ~finished_B
-        return int(finished_B.sum())
-
-    def completions(self) -> list[Completion]:
-        """Sort the history by request."""
-        if not self.history:
-            return []
-        index_T, tokens_T, logprobs_T = (np.concatenate(column) for column in zip(*self.history, strict=True))
-        order_T = np.argsort(index_T, kind="stable")
-        ends_N = np.bincount(index_T, minlength=len(self.requests)).cumsum()
-        tokens, logprobs = tokens_T[order_T].tolist(), logprobs_T[order_T].tolist()
         return [
-            Completion(tuple(tokens[start:end]), tuple(logprobs[start:end]), Finish.STOP if stopped else Finish.LENGTH)
-            for start, end, stopped in zip([0, *ends_N[:-1]], ends_N, self.stopped_N, strict=True)
+            (int(rows.index_B[row]), self.completion(rows.index_B[row], rows.position_B[row], stopped_B[row]))
+            for row in np.flatnonzero(finished_B)
         ]
+
+    @property
+    def written(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and log-probabilities, (N, room)."""
+        return self.tokens_NT, self.logprobs_NT
+
+    def completion(self, index: int, length: int, stopped: bool) -> Completion:
+        """Read a finished response."""
+        tokens, logprobs = (array[index, :length].tolist() for array in self.written)
+        return Completion(tuple(tokens), tuple(logprobs), Finish.STOP if stopped else Finish.LENGTH)

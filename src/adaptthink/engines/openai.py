@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import httpx2 as httpx
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 from transformers import PreTrainedModel
 
-from adaptthink.engines.base import Completion, Engine, Request
-from adaptthink.engines.rounds import Draw, Drawn, OnFinish, complete, score
+from adaptthink.engines.base import Completion, Engine, OnFinish, Request
+from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
@@ -99,7 +99,7 @@ class OpenAIEngine:
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        on_finish: Callable[[int], None] | None = None,
+        on_finish: OnFinish | None = None,
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
         return complete(
@@ -138,21 +138,22 @@ class OpenAIEngine:
         if not read(_Reset, answer, self.url, "that its prefix cache is empty").success:
             raise UserError(f"the server at {self.url} kept its prefix cache of the old weights; let it be ours alone")
 
-    def _draw_all(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
-        return asyncio.run(self._draw_together(draws, on_finish))
+    def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
+        return asyncio.run(self._draw_together(draws, on_drawn))
 
-    async def _draw_together(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+    async def _draw_together(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
         slots = asyncio.Semaphore(self.max_rows)
 
-        async def draw_one(client: httpx.AsyncClient, draw: Draw) -> Drawn:
+        async def draw_one(client: httpx.AsyncClient, place: int, draw: Draw) -> Drawn:
             async with slots:
                 answer = await call(client, "POST", "/v1/completions", self._body(draw))
-            if on_finish:
-                on_finish(1)
-            return self._read(draw, answer)
+            drawn = self._read(draw, answer)
+            if on_drawn:
+                on_drawn(place, drawn)
+            return drawn
 
         async with make_client(self.url, self.max_rows) as client:
-            return await asyncio.gather(*(draw_one(client, draw) for draw in draws))
+            return await asyncio.gather(*(draw_one(client, place, draw) for place, draw in enumerate(draws)))
 
     def _body(self, draw: Draw) -> dict[str, Any]:
         """The call's JSON. Everything that shapes the distribution is said, as servers have defaults of their own."""

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptthink.engines.base import Completion, Finish, Request
+from adaptthink.engines.base import Completion, Finish, OnFinish, Request
 from adaptthink.errors import UserError
 
 SCORED_AT_ONCE = 16  # tokens scored by one draw; servers return 20 log-probabilities at most unless told otherwise
@@ -45,8 +45,8 @@ class Drawn:
     scored: tuple[float, ...] = ()
 
 
-OnFinish = Callable[[int], None] | None
-DrawAll = Callable[[Sequence[Draw], OnFinish], list[Drawn]]  # carries draws out, results in the same order
+OnDrawn = Callable[[int, Drawn], None] | None  # called as each draw ends, with its place among the draws
+DrawAll = Callable[[Sequence[Draw], OnDrawn], list[Drawn]]  # carries draws out, results in the same order
 
 
 def complete(
@@ -57,7 +57,7 @@ def complete(
     top_p: float,
     seed: int,
     capacity_tokens: int,
-    on_finish: OnFinish,
+    on_finish: OnFinish | None,
 ) -> list[Completion]:
     """Answer every request, in order (see `Engine.generate`).
 
@@ -69,8 +69,9 @@ def complete(
         check_room(request, capacity_tokens)
     heads = draw_heads(draw_all, requests, temperature, top_p, seed)
     unfinished = [index for index, head in enumerate(heads) if not is_finished(head, requests[index])]
-    if on_finish and len(unfinished) < len(requests):
-        on_finish(len(requests) - len(unfinished))
+    if on_finish:
+        for index in sorted(set(range(len(requests))) - set(unfinished)):
+            on_finish(index, completion(heads[index]))
     unfinished.sort(key=lambda index: -requests[index].max_tokens)  # the longest start first; the short ones fill up
     draws = [
         Draw(
@@ -82,12 +83,19 @@ def complete(
         )
         for index in unfinished
     ]
-    tails = dict(zip(unfinished, run(draw_all, draws, on_finish), strict=True))
-    responses = [join(head, tails.get(index)) for index, head in enumerate(heads)]
-    return [
-        Completion(response.token_ids, response.logprobs, Finish.STOP if response.stopped else Finish.LENGTH)
-        for response in responses
-    ]
+
+    def on_drawn(place: int, tail: Drawn) -> None:
+        index = unfinished[place]
+        if on_finish:
+            on_finish(index, completion(join(heads[index], tail)))
+
+    tails = dict(zip(unfinished, run(draw_all, draws, on_drawn), strict=True))
+    return [completion(join(head, tails.get(index))) for index, head in enumerate(heads)]
+
+
+def completion(response: Drawn) -> Completion:
+    """Return a whole response as a completion."""
+    return Completion(response.token_ids, response.logprobs, Finish.STOP if response.stopped else Finish.LENGTH)
 
 
 def draw_heads(
@@ -174,11 +182,11 @@ def read_scores(draws: Sequence[Draw], results: Sequence[Drawn]) -> dict[tuple[t
     }
 
 
-def run(draw_all: DrawAll, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+def run(draw_all: DrawAll, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
     """Carry the draws out and check what came back; raises UserError for a response that was cut before its cap."""
     if not draws:
         return []
-    results = draw_all(draws, on_finish)
+    results = draw_all(draws, on_drawn)
     for draw, result in zip(draws, results, strict=True):
         if not result.stopped and len(result.token_ids) < draw.max_tokens:
             raise UserError(

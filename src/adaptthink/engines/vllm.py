@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from adaptthink.engines.base import Completion, Request
-from adaptthink.engines.rounds import Draw, Drawn, OnFinish, complete, score
+from adaptthink.engines.base import Completion, OnFinish, Request
+from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
@@ -80,7 +79,7 @@ class VllmEngine:
         temperature: float,
         top_p: float = 1.0,
         seed: int = 0,
-        on_finish: Callable[[int], None] | None = None,
+        on_finish: OnFinish | None = None,
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
         return complete(
@@ -106,10 +105,10 @@ class VllmEngine:
         if not self.llm.reset_prefix_cache():
             raise UserError("vLLM kept its prefix cache of the old weights; let running requests finish first")
 
-    def _draw_all(self, draws: Sequence[Draw], on_finish: OnFinish) -> list[Drawn]:
+    def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
         from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415  (as above)
 
-        self.llm.enqueue(
+        names = self.llm.enqueue(
             [TokensPrompt(prompt_token_ids=list(draw.context_ids)) for draw in draws],
             [
                 SamplingParams(
@@ -129,8 +128,16 @@ class VllmEngine:
             ],
             use_tqdm=False,
         )
-        outputs = self.llm.wait_for_completion(use_tqdm=partial(_Progress, on_finish) if on_finish else False)
-        return [self._read(draw, output.outputs[0]) for draw, output in zip(draws, outputs, strict=True)]
+        place_of = {name: place for place, name in enumerate(names)}
+        drawn: dict[int, Drawn] = {}
+        while self.llm.llm_engine.has_unfinished_requests():
+            for output in self.llm.llm_engine.step():
+                if output.finished:
+                    place = place_of[output.request_id]
+                    drawn[place] = self._read(draws[place], output.outputs[0])
+                    if on_drawn:
+                        on_drawn(place, drawn[place])
+        return [drawn[place] for place in range(len(draws))]
 
     def _read(self, draw: Draw, output: Any) -> Drawn:
         """Read what vLLM returned for one draw: `output.logprobs[t]` maps token ids to log-probabilities."""
@@ -141,24 +148,3 @@ class VllmEngine:
             stopped=output.finish_reason == "stop",
             scored=tuple(output.logprobs[0][token].logprob for token in draw.scored_ids),
         )
-
-
-class _Progress:
-    """What vLLM takes for a progress bar: reports finished responses to `on_finish` and shows nothing."""
-
-    def __init__(self, on_finish: Callable[[int], None], **_: object) -> None:
-        self.on_finish = on_finish
-        self.n = 0
-        self.postfix = ""
-        self.format_dict = {"elapsed": math.inf}  # vLLM divides by it to show a speed
-
-    def update(self, num_finished: int) -> None:
-        """Report that many more."""
-        self.n += num_finished
-        self.on_finish(num_finished)
-
-    def refresh(self) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Close nothing."""

@@ -8,7 +8,7 @@ any thread (`asyncio.to_thread` in async code) and from any process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,14 +53,7 @@ def grade(answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, 
 def grade_all(
     submissions: Iterable[Submission], *, limits: Limits | None = None, on_finish: Callable[[int], None] | None = None
 ) -> list[Grade]:
-    """Grade many answers, in order; those that need a worker share all workers of the pool."""
-    outcomes = [grade_fast(submission) for submission in submissions]
-    tasks = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, Task)]
-    grades = [outcome for outcome in outcomes if isinstance(outcome, Grade)]
-    if on_finish:
-        on_finish(len(grades))
-    if not tasks:
-        return grades
+    """Grade many answers, in order and as they come; those that need a worker share all workers of the pool."""
     chosen = limits or Limits()
 
     def work(task: Task) -> Grade:
@@ -69,10 +62,17 @@ def grade_all(
             on_finish(1)
         return result
 
+    def begin(threads: ThreadPoolExecutor, submission: Submission) -> Grade | Future[Grade]:
+        outcome = grade_fast(submission)
+        if isinstance(outcome, Task):
+            return threads.submit(work, outcome)
+        if on_finish:
+            on_finish(1)
+        return outcome
+
     with ThreadPoolExecutor(chosen.workers) as threads:
-        slow = dict(zip((index for index, _ in tasks), threads.map(work, (task for _, task in tasks)), strict=True))
-    fast = iter(grades)
-    return [slow[index] if index in slow else next(fast) for index in range(len(outcomes))]
+        begun = [begin(threads, submission) for submission in submissions]
+        return [one if isinstance(one, Grade) else one.result() for one in begun]
 
 
 def grade_fast(submission: Submission) -> Grade | Task:

@@ -1,0 +1,123 @@
+"""The least time that generation and update could take on this machine: arithmetic at its measured peak, memory at its
+measured bandwidth (Williams, Waterman and Patterson 2009).
+
+Counted are multiplications with weights and attention. Norms, rotations, sampling and the optimiser are not, so the
+share of the bound that is reached is never flattered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from adaptthink.engines.project import projection
+
+GEMM_SIZE = 2048  # of the square product that the peak is measured on
+COPY_BYTES = 2**28  # read and written to measure the bandwidth
+REPETITIONS = 5  # the best counts
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured: the peak of matrix products and the bandwidth of memory."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a model decides its work, in elements; `kv` is one token's keys and values in all layers."""
+
+    body: int  # weights of matrices but the output projection
+    head: int
+    attention: int  # layers × heads × head size
+    kv: int
+    element_bytes: int
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Measure peak and bandwidth as the engine would use them; about a second."""
+    left = torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype)
+    product = projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    with torch.inference_mode():
+        seconds = best(lambda: product(left), device)
+        copying = best(lambda: target.copy_(source), device)
+    return Machine(2 * GEMM_SIZE**3 / seconds, 2 * COPY_BYTES / copying)
+
+
+def best(work: Callable[[], object], device: torch.device) -> float:
+    """Return the least seconds of some repetitions, after one that does not count."""
+    times = []
+    for _ in range(REPETITIONS + 1):
+        wait(device)
+        started = time.perf_counter()
+        work()
+        wait(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
+    """Read a model's shape from its weights and config."""
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = model.get_output_embeddings().weight
+    embedded = {id(head), id(model.get_input_embeddings().weight)}
+    return Shape(
+        body=sum(weight.numel() for weight in model.parameters() if weight.dim() > 1 and id(weight) not in embedded),
+        head=head.numel(),
+        attention=config.num_hidden_layers * config.num_attention_heads * head_dim,
+        kv=2 * config.num_hidden_layers * config.num_key_value_heads * head_dim,
+        element_bytes=dtype.itemsize,
+    )
+
+
+def generation_bound(
+    shape: Shape, machine: Machine, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> float:
+    """The least seconds to prefill each different prompt once and decode all responses together, step by step."""
+    different = set(map(tuple, prompts))
+    prefill = sum(2 * (len(ids) * shape.body + shape.head) + attention(shape, len(ids)) for ids in different)
+    prompt_N = np.array([len(ids) for ids in prompts])
+    length_N = np.array([len(ids) for ids in responses])
+    seconds = prefill / machine.flops_per_second
+    for place in range(int(length_N.max(initial=1)) - 1):  # the first token comes from the prefill
+        running_N = length_N > place + 1
+        rows, context = int(running_N.sum()), int((prompt_N[running_N] + place + 1).sum())
+        flops = 2 * rows * (shape.body + shape.head) + 4 * shape.attention * context
+        moved = shape.element_bytes * (shape.body + shape.head + shape.kv * context)
+        seconds += max(flops / machine.flops_per_second, moved / machine.bytes_per_second)
+    return seconds
+
+
+def attention(shape: Shape, length: int) -> int:
+    """Operations of causal attention over a sequence: scores and mixing."""
+    return 2 * shape.attention * length * (length + 1)
+
+
+def update_bound(
+    shape: Shape, machine: Machine, prompts: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
+) -> float:
+    """The least seconds for forward and backward, each prompt run with its response, at the peak of the products.
+
+    Padding is not work, and a prompt that is shared is work saved: sharing can carry an update past its bound.
+    """
+    flops = 0
+    for prompt, response in zip(prompts, responses, strict=True):
+        length = len(prompt) + len(response) - 1
+        flops += 3 * (2 * length * shape.body + 2 * len(response) * shape.head + attention(shape, length))
+    return flops / machine.flops_per_second
