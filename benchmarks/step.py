@@ -1,8 +1,9 @@
 r"""A whole AdaptThink step (rollouts, grading, update): our native trainer beside TRL's GRPOTrainer.
 
-    python benchmarks/step.py [--model tiny|smollm2] [--prompts 16] [--steps 5]
+    python benchmarks/step.py [--model tiny|smollm2|random-0.5b|random-1.5b] [--prompts 16] [--steps 5]
+                              [--device cpu|cuda] [--dtype float32|bfloat16]
 
-Same model, problems, K = 16 (half the responses forced into each mode), caps, T = 1, float32, AdamW, and the
+Same model, problems, K = 16 (half the responses forced into each mode), caps, T = 1, data type, AdamW, and the
 length-normalised ratio of the official code, which TRL calls sequence-level importance sampling. TRL generates with
 transformers through its `rollout_func`, with the decision token forced; it knows one cap, the larger. It takes the same
 number of sequences per micro-batch as ours has on average. Both run in processes of their own and take turns, a step
@@ -25,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from models import model_folder
-from record import shown, spread, surroundings, write_result
+from record import device_name, shown, spread, surroundings, write_result
 
 SAMPLES = 16
-CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
+CAPS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
+DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
+DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of the arithmetic; the weights are float32
 MICRO_TOKENS = 4096  # of our update; TRL gets micro-batches of as many rows
 
 
@@ -60,13 +63,15 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     think, no_think = CAPS[model]
     config = TrainConfig(
         problems_per_step=num_prompts, samples_per_problem=SAMPLES, temperature=1.0, learning_rate=1e-6,
-        max_think_tokens=think, max_no_think_tokens=no_think, micro_batch_tokens=MICRO_TOKENS,
+        max_think_tokens=think, max_no_think_tokens=no_think, micro_batch_tokens=MICRO_TOKENS, dtype=DTYPE,
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
+    policy.model.to(DEVICE, torch.float32)
     asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
     reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in asked}
-    sampler = Sampler(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, policy.template)
+    engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
+    sampler = Sampler(engine, policy.tokenizer, policy.template)
     if sample_reference:
         settings = Sampling(Caps(think, no_think), config.temperature)
         for problem in asked:
@@ -106,8 +111,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         forced = [list(prefixes[place % SAMPLES >= SAMPLES // 2]) for place in range(len(prompts))]
         rows = [ids + prefix for ids, prefix in zip(asked, forced, strict=True)]
         width = max(map(len, rows))
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
         with torch.no_grad():
             out = trainer.model.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0,
@@ -137,7 +142,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in asked]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(
-        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, num_generations=SAMPLES, max_steps=steps + 1,
+        output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16",
+        num_generations=SAMPLES, max_steps=steps + 1,
         per_device_train_batch_size=micro, gradient_accumulation_steps=SAMPLES * num_prompts // micro,
         max_completion_length=think, learning_rate=1e-6, temperature=1.0, beta=0.0, scale_rewards="none",
         loss_type="grpo", importance_sampling_level="sequence", report_to=[], save_strategy="no", logging_steps=1000,
@@ -166,12 +172,15 @@ def main() -> None:
     parser.add_argument("--model", choices=CAPS, default="tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--one", choices=RUNS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         RUNS[arguments.one](arguments.model, arguments.prompts, arguments.steps)
         return
     options = ["--model", arguments.model, "--prompts", str(arguments.prompts), "--steps", str(arguments.steps)]
+    options += ["--device", DEVICE, "--dtype", DTYPE]
     logs = {name: Path(tempfile.gettempdir()) / f"step-{name}.log" for name in RUNS}
     processes = {name: start(name, options, logs[name]) for name in RUNS}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
@@ -193,6 +202,8 @@ def main() -> None:
     seconds = {name: [row["seconds"] for row in rows[name]] for name in RUNS}
     result = surroundings(["torch", "transformers", "trl", "accelerate"]) | {
         "model": arguments.model,
+        "device": device_name(DEVICE),
+        "dtype": DTYPE,
         "responses_per_step": arguments.prompts * SAMPLES,
         "caps": CAPS[arguments.model],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
@@ -207,7 +218,7 @@ def main() -> None:
         print(f"{name:16}{shown(result['seconds_per_step'][name])} s/step, peak {result['peak_mb'][name]:.0f} MB")
     for name, ratio in result["times_as_fast_as_trl"].items():
         print(f"{name} is {shown(ratio)} times as fast as trl")
-    print(f"written to {write_result(f'step-{arguments.model}', result)}")
+    print(f"written to {write_result(f'step-{arguments.model}-{DTYPE}', result)}")
 
 
 if __name__ == "__main__":
