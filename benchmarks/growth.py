@@ -155,6 +155,9 @@ def draw_figure(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes[1][column].set_ylim(bottom=0)
         for axis in axes[:, column]:
             axis.grid(visible=True, alpha=0.3)
+            axis.set_xticks(values, [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values])
+            axis.tick_params(axis="x", rotation=45)
+            axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
             axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("seconds")
     axes[1][0].set_ylabel("peak memory, MB")
