@@ -8,7 +8,7 @@ import torch
 
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.forward import token_batches
-from adaptthink.engines.native import NativeEngine, close_ranks
+from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.sampling import draw, nucleus, uniforms
 from adaptthink.errors import UserError
 
@@ -220,10 +220,3 @@ def test_draw_inverts_the_distribution_across_blocks():
 def test_token_batches_by_hand():
     assert token_batches([3, 4, 2, 9, 1], budget=8) == [[0, 1], [2], [3], [4]]
     assert token_batches([], budget=8) == []
-
-
-def test_the_last_rows_fill_the_gaps():
-    active = np.array([True, False, True, False, True, True])
-    assert close_ranks(active).tolist() == [0, 4, 2, 5]
-    assert close_ranks(np.zeros(3, bool)).tolist() == []
-    assert close_ranks(np.array([True, True, False])).tolist() == [0, 1]

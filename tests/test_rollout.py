@@ -1,9 +1,11 @@
 """Rollouts: what is forced, what is drawn, and the one number that is the paper's importance sampling."""
 
 import math
+import threading
 
 import pytest
 
+from adaptthink import grading
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
@@ -123,3 +125,42 @@ def test_stream_seeds_differ_by_purpose_and_are_stable():
     assert stream_seed(0, "rollout", 1) != stream_seed(0, "rollout", 2)
     assert stream_seed(0, "rollout", 1) != stream_seed(1, "rollout", 1)
     assert stream_seed(0, "reference") == stream_seed(0, "reference")
+
+
+def test_responses_are_graded_while_others_are_generated(tokenizer, template, monkeypatch):
+    """The engine will not go on before the first response has been graded."""
+    sampler, engine = scripted(tokenizer, template)
+    graded, waited = threading.Event(), []
+    grade_fast = grading.grade_fast
+
+    def spy(submission):
+        graded.set()
+        return grade_fast(submission)
+
+    class Patient:
+        def generate(self, requests, *, on_finish, **options):
+            done = engine.generate(requests, **options)
+            on_finish(1, done[1])
+            waited.append(graded.wait(timeout=30))
+            for place in (3, 0, 2):
+                on_finish(place, done[place])
+            return done
+
+    monkeypatch.setattr(grading, "grade_fast", spy)
+    patient = Sampler(Patient(), tokenizer, template)
+    [first, second] = draw(patient, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
+    assert waited == [True]
+    # 47+8=55 is answered rightly, 9-3 with the same 55 wrongly: each grade is with its own response.
+    assert [one.verdict for one in first] == [Verdict.CORRECT] * 2
+    assert [one.verdict for one in second] == [Verdict.WRONG] * 2
+    expected = draw(sampler, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
+    assert [first, second] == expected
+
+
+def test_an_engine_that_fails_is_not_waited_for(tokenizer, template):
+    class Broken:
+        def generate(self, requests, **options):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        draw(Sampler(Broken(), tokenizer, template), PROBLEMS, [None], SAMPLING)

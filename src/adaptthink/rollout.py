@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
-from adaptthink.grading import Grade, Limits, Submission, Verdict, grade_all
+from adaptthink.grading import Limits, Submission, Verdict, grade_all
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
 from adaptthink.objective import decision_logprob
 from adaptthink.phases import Clock
@@ -93,15 +93,19 @@ class Sampler:
         """The text of a response, special tokens included."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
 
-    def answer(self, completion: Completion) -> str | None:
-        """What follows the thought, without the token that ends the response; None if it never came to that."""
-        if completion.finish is not Finish.STOP:
-            return None
-        _, closed, answer = self.text(completion.token_ids[:-1]).rpartition(self.template.close)
-        return answer if closed else None
+    def read(self, completion: Completion) -> tuple[str, str | None]:
+        """The text of a response, and of it what follows the thought, without the token that ends the response.
 
-    def read(self, asked: Asked, completion: Completion, verdict: Verdict) -> Rollout:
-        """Put a graded completion down as a rollout, log-probabilities as they came."""
+        The latter is None for a response that never came to that.
+        """
+        if completion.finish is not Finish.STOP:
+            return self.text(completion.token_ids), None
+        written = self.text(completion.token_ids[:-1])
+        _, closed, answer = written.rpartition(self.template.close)
+        return written + self.text(completion.token_ids[-1:]), answer if closed else None
+
+    def rollout(self, asked: Asked, completion: Completion, text: str, verdict: Verdict) -> Rollout:
+        """Put a graded completion down, log-probabilities as they came."""
         return Rollout(
             problem=asked.problem,
             mode=self.template.mode_of(completion.token_ids),
@@ -109,7 +113,7 @@ class Sampler:
             response_ids=completion.token_ids,
             behavior_logprobs=completion.logprobs,
             in_loss=tuple(index == 0 or index >= asked.forced for index in range(len(completion.token_ids))),
-            text=self.text(completion.token_ids),
+            text=text,
             verdict=verdict,
             weight=asked.weight,
         )
@@ -198,12 +202,7 @@ def draw(
             requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
             asked.append(Asked(problem, prompt, len(prefix), 1 / share))
         sizes.append(len(asked) - before)
-    completions, grades = generate_and_grade(sampler, requests, asked, sampling, on_finish)
-    rollouts = [
-        sampler.read(one, completion, grade.verdict)
-        for one, completion, grade in zip(asked, completions, grades, strict=True)
-    ]
-    groups = iter(rollouts)
+    groups = iter(generate_and_grade(sampler, requests, asked, sampling, on_finish))
     return [list(islice(groups, size)) for size in sizes]
 
 
@@ -213,10 +212,10 @@ def generate_and_grade(
     asked: Sequence[Asked],
     sampling: Sampling,
     on_finish: Callable[[int], None] | None,
-) -> tuple[list[Completion], list[Grade]]:
-    """Complete and grade all requests; what has ended is graded while the others are still generated."""
+) -> list[Rollout]:
+    """Complete and grade all requests; what has ended is read and graded while the others are still generated."""
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
-    order = []
+    texts: dict[int, str] = {}  # by place, in the order in which they ended
 
     def take(place: int, completion: Completion) -> None:
         ended.put((place, completion))
@@ -225,9 +224,9 @@ def generate_and_grade(
 
     def submissions() -> Iterator[Submission]:
         for place, completion in iter(ended.get, None):
-            order.append(place)
-            one = asked[place].problem
-            yield Submission(sampler.answer(completion), one.answer, one.kind, sampler.boxed_only)
+            texts[place], answer = sampler.read(completion)
+            problem = asked[place].problem
+            yield Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
 
     with ThreadPoolExecutor(1) as thread:
         grading = thread.submit(grade_all, submissions(), limits=sampler.limits)
@@ -239,5 +238,8 @@ def generate_and_grade(
         finally:
             ended.put(None)
         with sampler.clock.phase("grade"):
-            grades = dict(zip(order, grading.result(), strict=True))
-    return completions, [grades[place] for place in range(len(requests))]
+            grades = dict(zip(texts, grading.result(), strict=True))
+    return [
+        sampler.rollout(asked[place], completion, texts[place], grades[place].verdict)
+        for place, completion in enumerate(completions)
+    ]

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from adaptthink.engines.project import projection
 
 GEMM_SIZE = 2048  # of the square product that the peak is measured on
-COPY_BYTES = 2**28  # read and written to measure the bandwidth
+COPY_BYTES = 2**27  # read and written to measure the bandwidth
 REPETITIONS = 5  # the best counts
 
 

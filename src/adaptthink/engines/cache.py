@@ -34,15 +34,11 @@ class SlotCache(Cache):
         for mine, theirs in zip(self.slots, other.slots, strict=True):
             mine.append(theirs, source_B, spare)
 
-    def keep(self, order_B: Tensor) -> None:
-        """Let row i become what row `order_B[i]` is, and drop the rows beyond; only rows that move are copied."""
-        self.lengths_B = self.lengths_B[order_B]
-        count = len(order_B)
-        holes_M = (order_B != torch.arange(count, device=order_B.device)).nonzero().squeeze(-1)
-        movers_M = order_B[holes_M]
+    def keep(self, rows_B: Tensor) -> None:
+        """Drop all rows but these."""
+        self.lengths_B = self.lengths_B[rows_B]
         for slot in self.slots:
-            slot.states[:, holes_M] = slot.states[:, movers_M]
-            slot.states = slot.states[:, :count]
+            slot.states = slot.states[:, rows_B]
 
 
 class SlotLayer(CacheLayerMixin):

@@ -33,6 +33,7 @@ from adaptthink.errors import UserError
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
 FIRST_TOKENS = 256  # of a response that there is room for at first
 SPARE_TOKENS = 64  # of room behind a prompt before the cache has to grow
+KEEP_SHARE = 0.85  # finished rows are dropped when at most this share of the rows is still active
 
 
 class NativeEngine:
@@ -106,26 +107,18 @@ class _Rows:
 
     index_B: np.ndarray  # of the request
     position_B: np.ndarray  # how many tokens the response has
-    active_B: np.ndarray  # False: finished in this step
+    active_B: np.ndarray  # False: finished, but not yet dropped
 
-    def keep(self, order: np.ndarray) -> None:
-        """Let row i become what row `order[i]` is, and drop the rows beyond."""
-        self.index_B, self.position_B = self.index_B[order], self.position_B[order]
-        self.active_B = self.active_B[order]
+    def keep(self, rows: np.ndarray) -> None:
+        """Drop all rows but these."""
+        self.index_B, self.position_B = self.index_B[rows], self.position_B[rows]
+        self.active_B = self.active_B[rows]
 
     def append(self, index_A: np.ndarray) -> None:
         """Add fresh rows for requests."""
         self.index_B = np.concatenate([self.index_B, index_A])
         self.position_B = np.concatenate([self.position_B, np.zeros_like(index_A)])
         self.active_B = np.concatenate([self.active_B, np.ones(len(index_A), bool)])
-
-
-def close_ranks(active_B: np.ndarray) -> np.ndarray:
-    """Return which row shall stand in each of the first places: active rows stay, and the last ones fill the gaps."""
-    count = int(active_B.sum())
-    order = np.arange(count)
-    order[~active_B[:count]] = count + np.flatnonzero(active_B[count:])
-    return order
 
 
 class _Generation:
@@ -169,12 +162,13 @@ class _Generation:
                 done[index] = completion
                 if on_finish:
                     on_finish(index, completion)
-            if not rows.active_B.all():
-                order = close_ranks(rows.active_B)
-                rows.keep(order)
-                order_B = torch.from_numpy(order).to(self.device)
-                cache.keep(order_B)
-                tokens_B = tokens_B[order_B]
+            # Finished rows are carried along until there are enough of them to be worth a copy of the cache.
+            if rows.active_B.sum() <= KEEP_SHARE * len(rows.active_B):
+                kept = np.flatnonzero(rows.active_B)
+                rows.keep(kept)
+                kept_B = torch.from_numpy(kept).to(self.device)
+                cache.keep(kept_B)
+                tokens_B = tokens_B[kept_B]
             if len(rows.index_B):
                 cache.begin(cache.lengths_B, 1)
                 logits_BV = self.forward.step(tokens_B, cache)
