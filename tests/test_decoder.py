@@ -17,6 +17,7 @@ from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import supports
 from adaptthink.engines.forward import LeanForward, ModuleForward, make_forward, run_prompts
 from adaptthink.engines.native import NativeEngine
+from adaptthink.engines.project import can_pack, projection
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -149,3 +150,22 @@ def test_each_row_is_written_at_its_own_place():
     keys, values = cache.slots[0].write(torch.full((2, 1, 2, 1, 3), 2.0))
     assert keys[:, 0, :, 0].tolist() == [[1, 1, 2, 1, 0], [1, 1, 1, 1, 2]]
     assert torch.isfinite(values).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 64, 300])
+@pytest.mark.parametrize("biased", [True, False])
+@torch.inference_mode()
+def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(rows, 2, 192, generator=generator).to(dtype)
+    weight = torch.randn(400, 192, generator=generator).to(dtype)
+    bias = torch.randn(400, generator=generator).to(dtype) if biased else None
+    expected = torch.nn.functional.linear(states.double(), weight.double(), bias.double() if biased else None)
+    tolerance = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.02}
+    assert can_pack(weight)
+    packed = projection(weight, bias)(states)
+    assert packed.dtype == dtype
+    torch.testing.assert_close(packed.double(), expected, **tolerance)
+    monkeypatch.setattr("adaptthink.engines.project.can_pack", lambda weight: False)  # a build without the operators
+    torch.testing.assert_close(projection(weight, bias)(states).double(), expected, **tolerance)
