@@ -28,9 +28,9 @@ class FakeLLM:
     def enqueue(self, prompts, params, *, use_tqdm):
         assert use_tqdm is False
         self.asked.append(list(zip(prompts, params, strict=True)))
-        names = [f"{len(self.asked)}-{number}" for number in range(len(prompts))]
+        names = [f"{100 * len(self.asked) + number}" for number in range(len(prompts))]
         self.running = list(zip(names, params, strict=True))
-        return names
+        return [f"{name}-8f3a" for name in names]  # as vLLM 0.32 does
 
     @property
     def llm_engine(self):

@@ -128,7 +128,8 @@ class VllmEngine:
             ],
             use_tqdm=False,
         )
-        place_of = {name: place for place, name in enumerate(names)}
+        # Requests are numbered; vLLM returns the number with a random tail, and its outputs carry the number alone.
+        place_of = {name.partition("-")[0]: place for place, name in enumerate(names)}
         drawn: dict[int, Drawn] = {}
         while self.llm.llm_engine.has_unfinished_requests():
             for output in self.llm.llm_engine.step():
