@@ -11,7 +11,7 @@ SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
     0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics"},
     1: {"engines", "models", "roofline"},
-    2: {"rollout", "reference", "evaluate", "allocation"},
+    2: {"rollout", "reference", "samples", "evaluate", "allocation"},
     3: {"train", "checkpoint"},
     4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
 }

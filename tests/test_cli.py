@@ -124,7 +124,7 @@ def test_help_shows_every_setting_with_its_default(run, command):
         ("demo", ["--output PATH", "[default: runs/demo]", "('toy_cpu',)", "[default: the recipe's, else 0]"]),
         ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
-        ("evaluate", ["MODEL", "('free', 'think', 'no_think')", "--samples PATH"]),
+        ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
         ("report", ["RUN", "[required]"]),
     ],
@@ -205,8 +205,8 @@ def test_as_a_process():
         ("train --steps", 'Command "train" parameter --steps requires an argument.'),
         ("evaluate", 'Command "evaluate" parameter MODEL requires an argument.'),
         (
-            "evaluate tiny --modes fre",
-            'Invalid value "fre" for --modes. Choose from: "free", "think", "no_think". Did you mean "free"?',
+            "evaluate tiny --modes aut",
+            'Invalid value "aut" for --modes. Choose from: "auto", "think", "no_think". Did you mean "auto"?',
         ),
         (
             "evaluate tiny --model other",
@@ -400,18 +400,24 @@ def test_json_of_the_doctor(run, tmp_path, model_folder):
 
 
 def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
-    flags = "--problems-per-level 1 --max-think-tokens 4 --max-no-think-tokens 4 --modes free --modes no_think"
-    status, out, _ = run("evaluate", model_folder, *flags.split(), "--json", "e.json", "--samples", "s.jsonl")
+    flags = "--problems-per-level 1 --max-think-tokens 4 --max-no-think-tokens 4 --modes auto --modes no_think"
+    command = ("evaluate", model_folder, *flags.split(), "--json", "e.json", "--output", "e")
+    status, out, _ = run(*command)
     assert status == 0
     assert "accuracy" in out
     result = json.loads((tmp_path / "e.json").read_text())
-    assert list(result["modes"]) == ["free", "no_think"]
+    assert list(result["modes"]) == ["auto", "no_think"]
     assert result["modes"]["no_think"]["overall"]["no_think_share"] == 1.0
     assert result["modes"]["no_think"]["overall"]["n"] == 5
     assert result["config"]["max_think_tokens"] == 4
-    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
-    assert [row["mode"] for row in rows] == ["free"] * 5 + ["no_think"] * 5
-    assert [row["level"] for row in rows] == [1, 2, 3, 4, 5] * 2
+    samples = (tmp_path / "e/samples.jsonl").read_bytes()
+    rows = [json.loads(line) for line in samples.splitlines()]
+    assert sorted(row["asked"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
+    assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
+    assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
+    status, _, err = run(*command, "--temperature", "0.9")
+    assert status == 2
+    assert "temperature was 0.6 and is now 0.9" in err
 
 
 def test_completion_for_bash(run, monkeypatch, tmp_path):

@@ -1,74 +1,97 @@
-"""Scores and deltas against hand-computed numbers."""
+"""Scores and deltas against hand-computed numbers; what is drawn, and what of it is kept."""
 
 import json
+import math
 
 import pytest
 
 from adaptthink.config import EvaluateConfig
+from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
+from adaptthink.errors import UserError
 from adaptthink.evaluate import (
     Evaluation,
+    Query,
     Scores,
-    answer,
+    decide_missing,
     delta_accuracy_points,
     delta_length_percent,
-    no_think_probabilities,
+    policy_respond,
+    policy_setting,
+    read_completion,
+    sample_missing,
     summarise,
-    write_samples,
 )
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
-from adaptthink.rollout import Rollout, Sampler
+from adaptthink.rollout import Sampler
+from adaptthink.samples import Outcome, grade_folder, read_decisions, read_outcomes, read_samples
 from adaptthink.tasks import make_problem
 
 
-def rollout(level, tokens, verdict=Verdict.CORRECT, mode=Mode.THINK):
-    problem = make_problem(f"question of level {level}", "1", level=level)
-    return Rollout(problem, mode, (1,), tuple(range(tokens)), (0.0,) * tokens, (True,) * tokens, "text", verdict)
+def outcome(level, tokens, verdict=Verdict.CORRECT, mode=Mode.THINK, *, problem=None, index=0):
+    name = problem or f"{level} {tokens} {verdict}"
+    return Outcome(name, str(level), "auto", index, mode, verdict, tokens, 0)
 
 
 def test_summary_by_hand():
     evaluation = summarise(
         [
-            rollout(1, 10),
-            rollout(1, 20, Verdict.WRONG, Mode.NO_THINK),
-            rollout(2, 40, Verdict.TRUNCATED),
-            rollout(2, 50),
-            rollout(2, 60),
+            outcome(1, 10),
+            outcome(1, 20, Verdict.WRONG, Mode.NO_THINK),
+            outcome(2, 40, Verdict.TRUNCATED),
+            outcome(2, 50),
+            outcome(2, 60),
         ]
     )
-    assert evaluation.levels["1"] == Scores(0.5, 15.0, 0.5, 0.0, 2, {"correct": 1, "wrong": 1})
-    assert evaluation.levels["2"] == Scores(
-        pytest.approx(2 / 3), 50.0, 0.0, pytest.approx(1 / 3), 3, {"correct": 2, "truncated": 1}
-    )
-    assert evaluation.overall == Scores(0.6, 36.0, 0.2, 0.2, 5, {"correct": 3, "wrong": 1, "truncated": 1})
+    one, two, overall = evaluation.levels["1"], evaluation.levels["2"], evaluation.overall
+    assert (one.accuracy, one.mean_tokens, one.no_think_share, one.truncated_share, one.n) == (0.5, 15, 0.5, 0, 2)
+    assert one.verdicts == {"correct": 1, "wrong": 1}
+    assert (two.accuracy, two.truncated_share) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert (overall.accuracy, overall.mean_tokens, overall.no_think_share, overall.n) == (0.6, 36, 0.2, 5)
+    assert overall.accuracy_interval[0] < 0.6 < overall.accuracy_interval[1]
+    assert overall.tokens_interval[0] < 36 < overall.tokens_interval[1]
 
 
-def test_problems_without_levels_form_one_group():
-    assert list(summarise([rollout(None, 3)]).levels) == ["all"]
+def test_intervals_are_clustered_by_problem():
+    def ends(problems):
+        everything = [
+            outcome(1, 10, Verdict.CORRECT if problem % 2 else Verdict.WRONG, problem=str(problem), index=index)
+            for index in range(40 // problems)
+            for problem in range(problems)
+        ]
+        return summarise(everything).overall.accuracy_interval
+
+    (low, high), (low_of_few, high_of_few) = ends(40), ends(4)
+    assert high - low < 0.33
+    assert high_of_few - low_of_few > 0.6  # forty responses to four problems say little more than four
 
 
 def test_nothing_to_summarise_is_an_error():
-    for rollouts in ([], [rollout(1, 3, Verdict.GOLD_UNPARSABLE)]):
+    for outcomes in ([], [outcome(1, 3, Verdict.GOLD_UNPARSABLE)]):
         with pytest.raises(ValueError, match="no graded responses"):
-            summarise(rollouts)
+            summarise(outcomes)
 
 
 def test_responses_that_cannot_be_graded_are_counted_and_left_out():
-    evaluation = summarise([rollout(1, 10), rollout(1, 90, Verdict.GOLD_UNPARSABLE), rollout(2, 90, Verdict.TIMEOUT)])
+    evaluation = summarise([outcome(1, 10), outcome(1, 90, Verdict.GOLD_UNPARSABLE), outcome(2, 90, Verdict.TIMEOUT)])
     assert evaluation.ungradable == 1
-    assert evaluation.levels["1"] == Scores(1.0, 10.0, 0.0, 0.0, 1, {"correct": 1})
+    assert evaluation.levels["1"].n == 1
+    assert evaluation.levels["1"].tokens_interval is None  # of a single problem
     assert evaluation.overall.accuracy == 0.5
 
 
 def test_levels_are_in_order_of_their_numbers_and_names_come_last():
-    levels = summarise([rollout(level, 1) for level in ("stem", 10, 2, None, 1)]).levels
+    levels = summarise([outcome(level, 1) for level in ("stem", 10, 2, "all", 1)]).levels
     assert list(levels) == ["1", "2", "10", "all", "stem"]
 
 
 def test_deltas_are_means_over_levels_as_in_the_paper():
     def evaluation(*rows):
-        levels = {str(level): Scores(accuracy, tokens, 0, 0, 1, {}) for level, (accuracy, tokens) in enumerate(rows, 1)}
+        levels = {
+            str(level): Scores(accuracy, (0, 1), tokens, None, 0, (0, 1), 0, 1, {})
+            for level, (accuracy, tokens) in enumerate(rows, 1)
+        }
         return Evaluation(levels, levels["1"])
 
     old = evaluation((0.790, 978), (0.806, 4887), (0.294, 12073))
@@ -78,22 +101,160 @@ def test_deltas_are_means_over_levels_as_in_the_paper():
     assert delta_length_percent(new, old) == pytest.approx(-53.0, abs=0.05)
 
 
-def test_asked_modes_are_obeyed_and_samples_written(random_policy, tmp_path):
+POOL = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(5)]
+
+
+@pytest.fixture
+def sampler(random_policy):
     engine = NativeEngine(random_policy.model, random_policy.eos_ids)
-    sampler = Sampler(engine, random_policy.tokenizer, random_policy.template)
-    pool = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(5)]
-    config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, samples_per_problem=2)
-    think = answer(sampler, pool, Mode.THINK, config)
-    no_think = answer(sampler, pool, Mode.NO_THINK, config)
-    assert len(think) == len(no_think) == 10
-    assert {r.mode for r in think} == {Mode.THINK}
-    assert {r.mode for r in no_think} == {Mode.NO_THINK}
-    assert max(len(r.response_ids) for r in no_think) <= 4
-    assert think == answer(sampler, pool, Mode.THINK, config)
-    probabilities = no_think_probabilities(sampler, pool, 0.6)
-    assert set(probabilities) == {problem.id for problem in pool}
-    write_samples(tmp_path / "samples.jsonl", "adaptthink", no_think, probabilities)
-    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 10
-    assert rows[0]["chosen_mode"] == "no_think"
-    assert rows[0]["no_think_probability"] == probabilities[rows[0]["problem_id"]]
+    return Sampler(engine, random_policy.tokenizer, random_policy.template)
+
+
+def evaluate(sampler, folder, asked, **settings):
+    config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
+    seen = []
+    setting = policy_setting("random", "weights", config)
+    respond = policy_respond(sampler, config)
+    count = config.samples_per_problem
+    sample_missing(respond, folder, setting, POOL, asked, count, on_sample=seen.append)
+    return seen
+
+
+def test_asked_modes_are_obeyed(sampler, tmp_path):
+    evaluate(sampler, tmp_path / "e", ("think", "no_think"), samples_per_problem=2)
+    samples = list(read_samples(tmp_path / "e"))
+    assert {sample.key for sample in samples} == {
+        (problem.id, asked, index) for problem in POOL for asked in ("think", "no_think") for index in (0, 1)
+    }
+    for sample in samples:
+        assert sample.mode == sample.asked
+        assert sample.tokens <= (4 if sample.asked == "no_think" else 9)
+    assert len({sample.seed for sample in samples}) == 2  # one for each asked mode
+
+
+def test_what_is_there_is_not_drawn_again_and_the_rest_is_as_it_would_have_been(sampler, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    evaluate(sampler, whole, ("auto", "no_think"), samples_per_problem=3)
+    evaluate(sampler, parts, ("auto",), samples_per_problem=1)
+    seen = evaluate(sampler, parts, ("auto", "no_think"), samples_per_problem=3)
+    assert seen.count(None) == 5
+    assert len(seen) == 30
+    assert sorted(read_samples(parts), key=str) == sorted(read_samples(whole), key=str)
+
+
+def test_a_killed_evaluation_goes_on(sampler, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    evaluate(sampler, whole, ("auto",), samples_per_problem=2)
+    evaluate(sampler, cut, ("auto",), samples_per_problem=2)
+    content = (cut / "samples.jsonl").read_bytes()
+    (cut / "samples.jsonl").write_bytes(content[: len(content) // 2])
+    seen = evaluate(sampler, cut, ("auto",), samples_per_problem=2)
+    assert 0 < seen.count(None) < 10
+    assert sorted(read_samples(cut), key=str) == sorted(read_samples(whole), key=str)
+
+
+def test_another_setting_is_refused_by_name(sampler, tmp_path):
+    evaluate(sampler, tmp_path / "e", ("auto",))
+    with pytest.raises(UserError, match=r"temperature was 0\.6 and is now 1\.0; give another --output"):
+        evaluate(sampler, tmp_path / "e", ("auto",), temperature=1.0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no evaluation"):
+        evaluate(sampler, tmp_path / "other", ("auto",))
+
+
+def test_decisions_are_the_models_own_at_temperature_1(sampler, tmp_path):
+    evaluate(sampler, tmp_path, ("auto",), temperature=0.5)
+    decide_missing(sampler, tmp_path, POOL[:2])
+    decide_missing(sampler, tmp_path, POOL)
+    decisions = read_decisions(tmp_path)
+    assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 5
+    ids = [sampler.template.no_think_id, sampler.template.think_id]
+    for problem in POOL:
+        [[no_think, think]] = sampler.engine.next_token_logprobs([sampler.prompt(problem)], ids)
+        assert decisions[problem.id].no_think_probability == pytest.approx(math.exp(no_think), rel=1e-5)
+        assert decisions[problem.id].think_probability == pytest.approx(math.exp(think), rel=1e-5)
+
+
+def read(random_policy, text, finish=Finish.STOP):
+    sampler = Sampler(ScriptedEngine(lambda prompt, prefix: ()), random_policy.tokenizer, random_policy.template)
+    ids = tuple(random_policy.tokenizer(text, add_special_tokens=False)["input_ids"])
+    if finish is Finish.STOP:
+        ids = (*ids, random_policy.eos_ids[0])
+    return read_completion(sampler, Query(POOL[0], "auto", 0), Completion(ids, (0.0,) * len(ids), finish), 7)
+
+
+def test_a_response_is_kept_in_its_two_parts(random_policy):
+    thought = read(random_policy, "1+1=2</think>\\boxed{2}")
+    assert (thought.thought, thought.answer, thought.mode) == ("1+1=2", "\\boxed{2}", Mode.THINK)
+    assert thought.tokens - thought.thought_tokens == 2 + len(
+        random_policy.tokenizer("\\boxed{2}", add_special_tokens=False)["input_ids"]
+    )
+    answered = read(random_policy, "</think>\\boxed{2}")
+    assert (answered.thought, answered.answer, answered.mode) == (None, "\\boxed{2}", Mode.NO_THINK)
+    assert answered.thought_tokens == 0
+    cut = read(random_policy, "1+1=", Finish.LENGTH)
+    assert (cut.thought, cut.answer, cut.thought_tokens) == ("1+1=", None, cut.tokens)
+    cut = read(random_policy, "1+1=2</think>\\box", Finish.LENGTH)
+    assert (cut.thought, cut.answer) == ("1+1=2", "\\box")
+
+
+def write(folder, answers):
+    """Make a folder with given answers to the first problem, whose gold is 1."""
+    sample_missing(
+        lambda queries, take: [take(sample) for sample in answers],
+        folder,
+        policy_setting("m", "f", EvaluateConfig()),
+        POOL,
+        ("auto",),
+        len(answers),
+    )
+
+
+def sample_with(random_policy, text, index, finish=Finish.STOP):
+    one = read(random_policy, text, finish)
+    return type(one)(**{name: getattr(one, name) for name in one.__slots__} | {"index": index})
+
+
+def test_another_grader_grades_again_and_draws_nothing(random_policy, tmp_path):
+    texts = ["</think>\\boxed{1}", "</think>the answer is 1", "</think>\\boxed{2}"]
+    samples = [sample_with(random_policy, text, index) for index, text in enumerate(texts)]
+    cut = sample_with(random_policy, "</think>\\boxed{1}", 3, Finish.LENGTH)
+    write(tmp_path, [*samples, cut])
+    before = (tmp_path / "samples.jsonl").read_bytes()
+
+    def verdicts(**settings):
+        grade_folder(tmp_path, **settings)
+        return [outcome.verdict.value for outcome in read_outcomes(tmp_path)]
+
+    assert verdicts() == ["correct", "unparsed", "wrong", "truncated"]
+    assert verdicts(boxed_only=False) == ["correct", "correct", "wrong", "truncated"]
+    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 5
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
+
+
+def test_grading_that_was_interrupted_goes_on(random_policy, tmp_path, monkeypatch):
+    write(tmp_path, [sample_with(random_policy, "</think>\\boxed{1}", index) for index in range(5)])
+    grade_folder(tmp_path)
+    path = tmp_path / "verdicts.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
+    with pytest.raises(UserError, match="not graded"):
+        read_outcomes_of_cut(tmp_path, path, "".join(lines[:3]))
+    counted = []
+    grade_folder(tmp_path, on_grade=counted.append)
+    assert sum(counted) == 3
+    assert [one.verdict for one in read_outcomes(tmp_path)] == [Verdict.CORRECT] * 5
+
+
+def read_outcomes_of_cut(folder, path, whole_lines):
+    path.write_text(whole_lines)
+    return read_outcomes(folder)
+
+
+def test_a_damaged_line_is_named(random_policy, tmp_path):
+    write(tmp_path, [sample_with(random_policy, "</think>\\boxed{1}", 0)])
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write(json.dumps({"problem_id": "x"}) + "\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 2: damaged"):
+        list(read_samples(tmp_path))

@@ -88,19 +88,40 @@ def metrics(num_steps: int) -> list[dict[str, Any]]:
 
 
 def samples() -> list[dict[str, Any]]:
+    """Everything that an evaluation's files say, one record a response."""
     records = []
     for level in range(1, 6):
         for chosen, verdict in KINDS:
             thought = "" if chosen == "no_think" else "Alright\n47+8=55\n55-3=52\n" * level
-            end = "" if verdict == "truncated" else "</think>\n\\boxed{52}"
             records.append({
-                "mode": "adaptthink", "problem_id": f"chain-{level}-{verdict}", "level": level, "prompt": "47+8-3=?",
-                "answer": "52", "chosen_mode": chosen, "text": thought + end, "tokens": 6 + len(thought) // 2,
+                "asked": "auto", "index": 0, "problem_id": f"chain-{level}-{verdict}-{chosen}", "level": level,
+                "prompt": "47+8-3=?", "gold": "52", "mode": chosen, "thought": thought or None,
+                "answer": None if verdict == "truncated" else "\n\\boxed{52}", "tokens": 6 + len(thought) // 2,
                 "verdict": verdict, "no_think_probability": None if verdict == "wrong" else 0.9123,
             })  # fmt: skip
     records[0]["prompt"] = HOSTILE
-    records[1]["text"] = f"Alright ``` {HOSTILE}</think>52"
-    return [{**records[0], "mode": "original_think", "prompt": "not the trained model"}, *records]
+    records[1] |= {"thought": f"Alright ``` {HOSTILE}", "answer": "52"}
+    forced = {**records[0], "asked": "think", "index": 1, "thought": "asked to think"}
+    return [forced, *records]
+
+
+def write_samples(run: Path, records: list[dict[str, Any]]) -> None:
+    """Write an evaluation folder's four files, as far as the report reads them."""
+    folder = run / "evaluations" / "adaptthink"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = ("problem_id", "asked", "index")
+    problems = {row["problem_id"]: row for row in records}.values()
+    write_lines(
+        folder / "problems.jsonl",
+        [{"id": r["problem_id"], "level": r["level"], "prompt": r["prompt"], "answer": r["gold"]} for r in problems],
+    )
+    columns = {
+        "samples": (*keys, "mode", "thought", "answer", "tokens"),
+        "verdicts": (*keys, "verdict"),
+        "decisions": ("problem_id", "no_think_probability"),
+    }
+    for name, kept in columns.items():
+        write_lines(folder / f"{name}.jsonl", [{key: row[key] for key in kept} for row in records])
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
@@ -113,7 +134,7 @@ def make_run(folder: Path, num_steps: int = 60) -> Path:
     config = {"model": "tiny", "delta": 0.05, "schedule": "constant", "odd": HOSTILE, "none": None}
     (folder / "config.json").write_text(json.dumps(config))
     write_lines(folder / "metrics.jsonl", metrics(num_steps))
-    write_lines(folder / "samples.jsonl", samples())
+    write_samples(folder, samples())
     return folder
 
 
@@ -275,7 +296,7 @@ def test_figures_take_every_colour_from_the_page_and_share_no_ids(run):
 
 
 def test_long_transcripts_are_clipped(run):
-    write_lines(run / "samples.jsonl", [record | {"text": "<" * 100_000} for record in samples()])
+    write_samples(run, [record | {"thought": "<" * 100_000} for record in samples()])
     html, markdown = write_report(run)
     assert html.stat().st_size < 1_000_000
     assert "characters left out" in markdown.read_text()
@@ -286,12 +307,13 @@ def test_page_of_a_long_run_is_small(run):
     assert write_report(run)[0].stat().st_size < 1_000_000
 
 
-def test_transcripts_are_the_first_of_each_kind_and_only_free_ones(run):
-    write_lines(run / "samples.jsonl", [*samples(), *(record | {"prompt": "second"} for record in samples())])
+def test_transcripts_are_the_first_of_each_kind_and_only_of_chosen_modes(run):
+    later = [row | {"problem_id": f"{row['problem_id']} later", "prompt": "second"} for row in samples()]
+    write_samples(run, [*samples(), *later])
     html, markdown = (path.read_text() for path in write_report(run))
     assert html.count('<article class="card"') == 20
     for text in (html, markdown):
-        assert "not the trained model" not in text
+        assert "asked to think" not in text
         assert "second" not in text
         assert "chain-3-truncated" in text
     assert html.count("never closed") == 5
@@ -304,7 +326,8 @@ def test_levels_come_in_natural_order_and_half_a_character_does_no_harm(run):
     (run / "summary.json").write_text(json.dumps(content))
     names = ["Level 2", "Level 10", "GSM8K"]
     levels = ("GSM8K", 10, 2)
-    write_lines(run / "samples.jsonl", [samples()[1] | {"level": level, "text": "cut \ud83d"} for level in levels])
+    odd = [samples()[1] | {"problem_id": f"at {level}", "level": level, "thought": "cut \ud83d"} for level in levels]
+    write_samples(run, odd)
     html, markdown = (path.read_text() for path in write_report(run))
     assert re.findall(r"<h3>(.*?)</h3>", html) == names
     assert re.findall(r"### (.*?):", markdown) == names
@@ -312,7 +335,7 @@ def test_levels_come_in_natural_order_and_half_a_character_does_no_harm(run):
 
 
 def test_only_the_summary_is_required(run):
-    for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
+    for name in ("config.json", "metrics.jsonl", "evaluations/adaptthink/samples.jsonl"):
         (run / name).unlink()
     html, markdown = (path.read_text() for path in write_report(run))
     for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
@@ -325,7 +348,8 @@ def test_only_the_summary_is_required(run):
 def test_missing_values_are_dashes_not_crashes(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\n{"step": 2, "loss": NaN, "probe_mode_mass": null}\n')
-    (tmp_path / "samples.jsonl").write_text('{"mode": "adaptthink"}\n')
+    (tmp_path / "evaluations/adaptthink").mkdir(parents=True)
+    (tmp_path / "evaluations/adaptthink/samples.jsonl").write_text('{"asked": "auto"}\n')
     html, markdown = (path.read_text() for path in write_report(tmp_path))
     assert html.count("not recorded") == 13  # every drawing
     assert "accuracy **–**" in markdown

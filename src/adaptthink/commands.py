@@ -30,7 +30,7 @@ DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
-Mode = Literal["free", "think", "no_think"]
+Mode = Literal["auto", "think", "no_think"]
 
 
 def demo(
@@ -100,15 +100,17 @@ def evaluate(
     config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
     recipe: Recipes = (),
     modes: Annotated[tuple[Mode, ...], Parameter(help="Asked modes.", negative="", consume_multiple=True)] = (
-        "free",
+        "auto",
         "think",
         "no_think",
     ),
-    samples: Annotated[Path | None, Parameter(help="Write every response to this JSONL file.")] = None,
+    output: Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")] = Path(
+        "runs/evaluation"
+    ),
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
-    """Evaluate a model freely and in both forced modes, by level."""
+    """Evaluate a model as it chooses and in both forced modes, by level; every sample is kept in --output."""
     if "model" in config.model_fields_set:
         raise UserError("evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL")
     resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
@@ -116,7 +118,7 @@ def evaluate(
         return show_settings(resolved)
     from adaptthink.jobs import evaluate_job
 
-    return write_result(json, evaluate_job(resolved, modes, samples))
+    return write_result(json, evaluate_job(resolved, modes, output))
 
 
 def doctor(
@@ -201,7 +203,7 @@ def data_show(
     *,
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny'; its chat template is used.")] = "tiny",
     count: Annotated[int, Parameter(help="How many, from the beginning.", validator=validators.Number(gte=1))] = 3,
-    mode: Annotated[Mode, Parameter(help="The mode that the prompt leads into; free: none.")] = "free",
+    mode: Annotated[Mode, Parameter(help="The mode that the prompt leads into; auto: none.")] = "auto",
     data: DataFolder = None,
     fields: FieldMapping = None,
     instruction: Annotated[

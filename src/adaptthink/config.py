@@ -152,7 +152,7 @@ class TrainConfig(PresampleConfig):
 
 
 class EvaluateConfig(PolicyConfig):
-    """Evaluation in free and forced modes with the paper's decoding."""
+    """Evaluation in auto and forced modes with the paper's decoding."""
 
     problems_per_level: Positive = Field(200, description="How many problems of each level (arithmetic only).")
     kind: Literal["chain", "story"] = Field(

@@ -43,7 +43,7 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     problems = list(islice(read_all(config.problems, Purpose.CHECK, config, config.instruction), count))
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_opener=config.think_opener)
-    prefix = () if mode == "free" else template.prefix_ids(Mode(mode))
+    prefix = () if mode == "auto" else template.prefix_ids(Mode(mode))
     shown = []
     for problem in problems:
         if isinstance(problem, BadRow):

@@ -1,35 +1,67 @@
-"""Evaluation: the same problems answered freely and in each forced mode, summarised by level.
+"""Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder, summarised by level.
 
-Free is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
+auto is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from adaptthink.config import EvaluateConfig
-from adaptthink.grading import Verdict, reward
+from adaptthink.engines.base import Completion, Finish
+from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
-from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, draw, stream_seed
+from adaptthink.rollout import Caps, Sampler, make_request, stream_seed
+from adaptthink.samples import (
+    ASKED,
+    Decision,
+    Outcome,
+    Sample,
+    Setting,
+    by_problem,
+    gradable,
+    open_folder,
+    read_decisions,
+    sample_writer,
+    write_decisions,
+)
+from adaptthink.statistics import mean_interval, share_interval
 from adaptthink.tasks import Problem
 
-ASKED_MODES: dict[str, Mode | None] = {"free": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
+DECISIONS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One sample to draw."""
+
+    problem: Problem
+    asked: str
+    index: int
+
+
+Respond = Callable[[Sequence[Query], Callable[[Sample], None]], None]  # draw all; hand over each sample as it ends
+Ends = tuple[float, float]  # of a 95% interval
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of responses came to; shares and accuracy in [0, 1], `n` responses."""
+    """What a set of responses came to; shares and accuracy in [0, 1], `n` responses; intervals clustered by problem."""
 
     accuracy: float
+    accuracy_interval: Ends
     mean_tokens: float
+    tokens_interval: Ends | None  # None for a single problem
     no_think_share: float
+    no_think_interval: Ends
     truncated_share: float
     n: int
     verdicts: dict[str, int]  # how many responses got each verdict
@@ -48,37 +80,138 @@ class Evaluation:
         return asdict(self)
 
 
-def answer(
-    sampler: Sampler,
+# ---- sampling -------------------------------------------------------------------------------------------------------
+
+
+def sample_missing(
+    respond: Respond,
+    folder: Path,
+    setting: Setting,
     problems: Sequence[Problem],
-    mode: Mode | None,
-    config: EvaluateConfig,
+    asked: Sequence[str],
+    count: int,
     *,
-    on_finish: Callable[[int], None] | None = None,
-) -> list[Rollout]:
-    """Draw `samples_per_problem` responses to every problem in one asked mode (None: the model chooses).
+    on_sample: Callable[[Sample | None], None] = lambda sample: None,
+) -> None:
+    """Draw what `folder` lacks of `count` samples of every problem in each asked mode.
+
+    `on_sample` gets each new sample, and None for each that was found. Raises UserError for a folder that was made
+    with another setting.
+    """
+    found = open_folder(folder, setting, problems)
+    missing = []
+    for mode in asked:
+        for problem in problems:
+            for index in range(count):
+                if (problem.id, mode, index) in found:
+                    on_sample(None)
+                else:
+                    missing.append(Query(problem, mode, index))
+    with sample_writer(folder) as write:
+
+        def take(sample: Sample) -> None:
+            write(sample)
+            on_sample(sample)
+
+        respond(missing, take)
+
+
+def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
+    """The setting of an evaluation whose tokens we see."""
+    return Setting(
+        name,
+        fingerprint,
+        config.temperature,
+        config.top_p,
+        config.max_think_tokens,
+        config.max_no_think_tokens,
+        config.seed,
+    )
+
+
+def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
+    """Answer through an engine.
 
     Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
     """
     caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
-    seed = stream_seed(config.seed, "evaluate", mode or "free")
-    sampling = Sampling(caps, config.temperature, config.top_p, seed)
-    groups = draw(sampler, problems, [mode] * config.samples_per_problem, sampling, on_finish=on_finish)
-    return [rollout for group in groups for rollout in group]
+    chunk = CHUNK_ROWS * config.max_rows
+
+    def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
+        for asked, group in groupby(queries, key=lambda query: query.asked):
+            seed = stream_seed(config.seed, "evaluate", asked)
+            same = list(group)
+            for start in range(0, len(same), chunk):
+                part = same[start : start + chunk]
+                prompts = {query.problem.id: sampler.prompt(query.problem) for query in part}
+                requests = [
+                    make_request(
+                        sampler.template, query.problem, prompts[query.problem.id], ASKED[asked], query.index, caps
+                    )
+                    for query in part
+                ]
+
+                def ended(place: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
+                    take(read_completion(sampler, part[place], completion, seed))
+
+                sampler.engine.generate(
+                    requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
+                )
+
+    return respond
 
 
-def summarise(rollouts: Iterable[Rollout]) -> Evaluation:
+def read_completion(sampler: Sampler, query: Query, completion: Completion, seed: int) -> Sample:
+    """Turn tokens into the sample that is kept."""
+    template, ids = sampler.template, completion.token_ids
+    closes = [place for place, token in enumerate(ids) if token == template.close_id]
+    thought_tokens = closes[-1] if closes else len(ids)
+    end = len(ids) - (completion.finish is Finish.STOP)
+    thought = sampler.text(ids[:thought_tokens] if closes else ids[:end]).lstrip().removeprefix(template.open)
+    return Sample(
+        problem_id=query.problem.id,
+        asked=query.asked,
+        index=query.index,
+        mode=template.mode_of(ids),
+        thought=thought if thought.strip() else None,
+        answer=sampler.text(ids[closes[-1] + 1 : end]) if closes else None,
+        finish=completion.finish,
+        tokens=len(ids),
+        thought_tokens=thought_tokens,
+        seed=seed,
+    )
+
+
+def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) -> None:
+    """Store the decision of every problem that has none in `folder`."""
+    known = read_decisions(folder)
+    missing = [problem for problem in problems if problem.id not in known]
+    for start in range(0, len(missing), DECISIONS_AT_ONCE):
+        part = missing[start : start + DECISIONS_AT_ONCE]
+        write_decisions(folder, dict(zip((one.id for one in part), decisions(sampler, part), strict=True)))
+
+
+def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
+    """The first-token probabilities of each problem at temperature 1, from one prefill each."""
+    ids = (sampler.template.no_think_id, sampler.template.think_id)
+    rows = sampler.engine.next_token_logprobs([sampler.prompt(problem) for problem in problems], ids)
+    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+
+
+# ---- summaries ------------------------------------------------------------------------------------------------------
+
+
+def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
     """Score responses by level and over all; raises ValueError for none that could be graded."""
-    everything = list(rollouts)
-    gradable = [rollout for rollout in everything if rollout.verdict is not Verdict.GOLD_UNPARSABLE]
-    if not gradable:
+    everything = list(outcomes)
+    graded = gradable(everything)
+    if not graded:
         raise ValueError("no graded responses to summarise")
-    by_level: dict[str, list[Rollout]] = {}
-    for rollout in gradable:
-        level = rollout.problem.level
-        by_level.setdefault("all" if level is None else str(level), []).append(rollout)
+    by_level: dict[str, list[Outcome]] = {}
+    for outcome in graded:
+        by_level.setdefault(outcome.level, []).append(outcome)
     levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
-    return Evaluation(levels, score(gradable), len(everything) - len(gradable))
+    return Evaluation(levels, score(graded), len(everything) - len(graded))
 
 
 def level_order(level: str) -> tuple[int, str]:
@@ -86,15 +219,22 @@ def level_order(level: str) -> tuple[int, str]:
     return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
 
 
-def score(rollouts: Sequence[Rollout]) -> Scores:
+def score(outcomes: Sequence[Outcome]) -> Scores:
     """Score one non-empty group of responses."""
+    accuracy = share_interval(by_problem(outcomes, lambda one: one.correct))
+    no_think = share_interval(by_problem(outcomes, lambda one: one.mode is Mode.NO_THINK))
+    tokens = by_problem(outcomes, lambda one: one.tokens)
+    spread = mean_interval(tokens) if len(tokens) > 1 else None
     return Scores(
-        accuracy=fmean(reward(rollout.verdict) for rollout in rollouts),
-        mean_tokens=fmean(len(rollout.response_ids) for rollout in rollouts),
-        no_think_share=fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
-        truncated_share=fmean(rollout.verdict is Verdict.TRUNCATED for rollout in rollouts),
-        n=len(rollouts),
-        verdicts=dict(Counter(str(rollout.verdict) for rollout in rollouts)),
+        accuracy=fmean(one.correct for one in outcomes),
+        accuracy_interval=(accuracy.low, accuracy.high),
+        mean_tokens=fmean(one.tokens for one in outcomes),
+        tokens_interval=(spread.low, spread.high) if spread else None,
+        no_think_share=fmean(one.mode is Mode.NO_THINK for one in outcomes),
+        no_think_interval=(no_think.low, no_think.high),
+        truncated_share=fmean(one.verdict is Verdict.TRUNCATED for one in outcomes),
+        n=len(outcomes),
+        verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
     )
 
 
@@ -106,31 +246,3 @@ def delta_accuracy_points(new: Evaluation, old: Evaluation) -> float:
 def delta_length_percent(new: Evaluation, old: Evaluation) -> float:
     """ΔLength of the paper: mean over levels of the relative change of the mean response length, in percent."""
     return fmean(100 * (new.levels[level].mean_tokens / old.levels[level].mean_tokens - 1) for level in old.levels)
-
-
-def no_think_probabilities(sampler: Sampler, problems: Sequence[Problem], temperature: float) -> dict[str, float]:
-    """P(no_think) of each problem, by id, from one prefill each."""
-    prompts = [sampler.prompt(problem) for problem in problems]
-    ids = (sampler.template.no_think_id,)
-    rows = sampler.engine.next_token_logprobs(prompts, ids, temperature=temperature)
-    return {problem.id: math.exp(row[0]) for problem, row in zip(problems, rows, strict=True)}
-
-
-def write_samples(path: Path, asked: str, rollouts: Iterable[Rollout], probabilities: Mapping[str, float]) -> None:
-    """Append one line per response, under the name of the row that it belongs to."""
-    with path.open("a", encoding="utf-8") as file:
-        for rollout in rollouts:
-            problem = rollout.problem
-            row = {
-                "mode": asked,
-                "problem_id": problem.id,
-                "level": problem.level,
-                "prompt": problem.prompt,
-                "answer": problem.answer,
-                "chosen_mode": rollout.mode,
-                "text": rollout.text,
-                "tokens": len(rollout.response_ids),
-                "verdict": rollout.verdict,
-                "no_think_probability": probabilities.get(problem.id),
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -25,31 +25,41 @@ from adaptthink.engines.openai import check_server, connect
 from adaptthink.engines.vllm import start_vllm
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
-    ASKED_MODES,
     Evaluation,
-    answer,
+    decide_missing,
     delta_accuracy_points,
     delta_length_percent,
-    no_think_probabilities,
+    policy_respond,
+    policy_setting,
+    sample_missing,
     summarise,
-    write_samples,
 )
 from adaptthink.grading import Limits, mean_reward
 from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.reference import Reference, presample
-from adaptthink.rollout import Rollout, Sampler
+from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
-from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_profile, show_table
+from adaptthink.samples import grade_folder, read_outcomes
+from adaptthink.screen import (
+    StepPrinter,
+    console,
+    counter,
+    progress_bar,
+    sample_bar,
+    show_checks,
+    show_profile,
+    show_table,
+)
 from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
 
 PROBE_QUESTION = "47+8=?"
-ORIGINAL = {"original_think": "free", "original_no_think": "no_think"}  # the original model, left free, always thinks
-TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
+ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
+TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
 def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
@@ -186,39 +196,55 @@ def train_and_save(
     return time.monotonic() - started
 
 
-def evaluate_rows(
+def evaluate_policy(
+    policy: Policy,
     sampler: Sampler,
-    rows: dict[str, str],
     problems: Sequence[Problem],
+    asked: Sequence[str],
     config: EvaluateConfig,
-    samples_file: Path | None,
+    folder: Path,
 ) -> dict[str, Evaluation]:
-    """Answer all problems in each row's asked mode; `rows` maps a row's name to free, think or no_think."""
-    probabilities = no_think_probabilities(sampler, problems, config.temperature)
-    evaluations = {}
-    for name, asked in rows.items():
-        with progress_bar(f"evaluate: {name}", len(problems) * config.samples_per_problem) as advance:
-            rollouts: list[Rollout] = answer(sampler, problems, ASKED_MODES[asked], config, on_finish=advance)
-        evaluations[name] = summarise(rollouts)
-        if samples_file:
-            write_samples(samples_file, name, rollouts, probabilities)
-    return evaluations
+    """Complete the evaluation in `folder` and summarise it: one row for each asked mode."""
+    setting = policy_setting(config.model, policy.fingerprint, config)
+    count = config.samples_per_problem
+    console.print(
+        f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(asked)}; into {folder}"
+    )
+    with sample_bar("responses", len(problems) * len(asked) * count) as advance:
+        respond = policy_respond(sampler, config)
+        sample_missing(respond, folder, setting, problems, asked, count, on_sample=advance)
+    decide_missing(sampler, folder, problems)
+    return summarise_folder(folder, problems, asked, config)
 
 
-def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Path | None) -> dict[str, Any]:
-    """Evaluate one model in the asked modes and print the table."""
-    if samples_file and samples_file.exists():
-        raise UserError(f"'{samples_file}' exists; give another --samples file")
+def summarise_folder(
+    folder: Path, problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig
+) -> dict[str, Evaluation]:
+    """Grade what is not graded and summarise what was asked for, of all that the folder may hold."""
+    with counter("answers graded") as graded:
+        grade_folder(folder, boxed_only=config.boxed_only, limits=Limits(config.grading_seconds), on_grade=graded)
+    wanted = {problem.id for problem in problems}
+    outcomes = [
+        one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
+    ]
+    return {mode: summarise(one for one in outcomes if one.asked == mode) for mode in asked}
+
+
+def evaluate_job(config: EvaluateConfig, asked: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Evaluate one model in the asked modes, into `folder`, and print the table."""
     problems = load_evaluation_problems(config)
     policy = load_policy(config.model, think_opener=config.think_opener)
     sampler = make_sampler(policy, make_engine(policy, config), config)
-    evaluations = evaluate_rows(sampler, {mode: mode for mode in modes}, problems, config, samples_file)
+    evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
     show_table(evaluations)
-    return {
+    summary = {
         "model": config.model,
         "config": config.model_dump(mode="json"),
         "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
     }
+    write_json(folder / "summary.json", summary)
+    console.print(f"samples and summary in {folder}")
+    return summary
 
 
 def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
@@ -259,6 +285,19 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
     }
 
 
+def evaluate_rows(
+    policy: Policy,
+    sampler: Sampler,
+    rows: dict[str, str],
+    problems: Sequence[Problem],
+    config: EvaluateConfig,
+    folder: Path,
+) -> dict[str, Evaluation]:
+    """Evaluate with names of the rows' own; `rows` maps them to auto, think or no_think."""
+    evaluations = evaluate_policy(policy, sampler, problems, list(rows.values()), config, folder)
+    return {name: evaluations[asked] for name, asked in rows.items()}
+
+
 def demo_job(
     config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool, profiled: bool = False
 ) -> dict[str, Any]:
@@ -278,18 +317,18 @@ def demo_job(
         fresh = load_evaluation_problems(evaluation)
         policy = load_policy(config.model, think_opener=config.think_opener)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
-    samples_file = run / "samples.jsonl"
-    samples_file.unlink(missing_ok=True)
     with phase("reference"):
         engine = make_engine(policy, config)
         sampler, evaluation_sampler = (make_sampler(policy, engine, settings) for settings in (config, evaluation))
         reference = sample_reference(policy, sampler, problems, config, run / "reference.jsonl")
     with phase("evaluate_original"):
-        rows = evaluate_rows(evaluation_sampler, ORIGINAL, fresh, evaluation, samples_file)
+        rows = evaluate_rows(policy, evaluation_sampler, ORIGINAL, fresh, evaluation, run / "evaluations" / "original")
     with phase("train"):
         train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
     with phase("evaluate_trained"):
-        rows |= evaluate_rows(evaluation_sampler, TRAINED, fresh, evaluation, samples_file)
+        rows |= evaluate_rows(
+            policy, evaluation_sampler, TRAINED, fresh, evaluation, run / "evaluations" / "adaptthink"
+        )
     show_table(rows)
     summary = {
         "seed": config.seed,

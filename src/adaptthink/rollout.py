@@ -23,6 +23,8 @@ from adaptthink.objective import decision_logprob
 from adaptthink.phases import Clock
 from adaptthink.tasks import Problem
 
+STREAM_STEP = 0x9E3779B97F4A7C15  # between the random streams of one problem's responses
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -196,14 +198,32 @@ def draw(
             share = chance(problem, mode)
             if share < 1 and random.Random(stream_seed(sampling.seed, problem.id, position)).random() >= share:
                 continue
-            prefix = template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_opener) else ()
-            banned = (template.no_think_id,) if mode is Mode.THINK and not force_opener else ()
-            stream = int(problem.id, 16) + position * 0x9E3779B97F4A7C15
-            requests.append(Request(prompt, sampling.caps.of(mode), stream, prefix, banned))
-            asked.append(Asked(problem, prompt, len(prefix), 1 / share))
+            request = make_request(template, problem, prompt, mode, position, sampling.caps, force_opener=force_opener)
+            requests.append(request)
+            asked.append(Asked(problem, prompt, len(request.prefix_ids), 1 / share))
         sizes.append(len(asked) - before)
     groups = iter(generate_and_grade(sampler, requests, asked, sampling, on_finish))
     return [list(islice(groups, size)) for size in sizes]
+
+
+def make_request(
+    template: ThinkTemplate,
+    problem: Problem,
+    prompt: tuple[int, ...],
+    mode: Mode | None,
+    position: int,
+    caps: Caps,
+    *,
+    force_opener: bool = False,
+) -> Request:
+    """Ask for the response at `position` among those of a problem, in a forced mode or in none (see `draw`)."""
+    return Request(
+        prompt,
+        caps.of(mode),
+        stream=int(problem.id, 16) + position * STREAM_STEP,
+        prefix_ids=template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_opener) else (),
+        banned_first_ids=(template.no_think_id,) if mode is Mode.THINK and not force_opener else (),
+    )
 
 
 def generate_and_grade(

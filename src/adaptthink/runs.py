@@ -6,7 +6,7 @@ metrics.jsonl     one line per training step
 reference.jsonl   the reference store
 checkpoints/      resumable states
 model/            the trained model
-samples.jsonl     evaluated responses
+evaluations/      every evaluated sample, of the original and of the trained model (samples.py)
 summary.json, report.html, report.md
 """
 

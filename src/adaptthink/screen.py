@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
     from adaptthink.roofline import Machine
+    from adaptthink.samples import Sample
     from adaptthink.tasks import Problem
     from adaptthink.tasks.checks import Check as DataCheck
 
@@ -37,6 +39,23 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def sample_bar(label: str, total: int) -> Iterator[Callable[[Sample | None], None]]:
+    """Show a bar with the time left and tokens per second; yields what takes each sample, None for one found."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    num_tokens, started = 0, time.monotonic()
+    with Progress(*columns, TextColumn("{task.fields[rate]}"), console=console) as progress:
+        task = progress.add_task(label, total=total, rate="")
+
+        def advance(sample: Sample | None) -> None:
+            nonlocal num_tokens
+            num_tokens += sample.tokens if sample else 0
+            rate = num_tokens / max(time.monotonic() - started, 1e-3)
+            progress.update(task, advance=1, rate=f"{rate:,.0f} tokens/s" if sample else "")
+
+        yield advance
 
 
 @contextmanager
@@ -83,20 +102,27 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def show_table(evaluations: Mapping[str, Evaluation]) -> None:
-    """Print the scores by level: one block of four lines per evaluation, narrow enough for any terminal."""
+    """Print the scores by level, one block of lines per evaluation, with 95% intervals; narrow for any terminal."""
     levels = list(next(iter(evaluations.values())).levels)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=13)
     for heading in (*levels, "overall"):
         table.add_column(f"level {heading}" if heading.isdigit() else heading, justify="right", no_wrap=True)
     for name, evaluation in evaluations.items():
         scores = [*(evaluation.levels[level] for level in levels), evaluation.overall]
         table.add_row(f"[bold]{name}")
         table.add_row("  accuracy %", *(f"{100 * score.accuracy:.1f}" for score in scores))
+        table.add_row("", *(_ends(score.accuracy_interval, 100) for score in scores), style="dim")
         table.add_row("  mean tokens", *(f"{score.mean_tokens:.1f}" for score in scores))
+        table.add_row("", *(_ends(score.tokens_interval, 1) for score in scores), style="dim")
         table.add_row("  no_think %", *(f"{100 * score.no_think_share:.1f}" for score in scores))
+        table.add_row("", *(_ends(score.no_think_interval, 100) for score in scores), style="dim")
         table.add_row("  truncated %", *(f"{100 * score.truncated_share:.1f}" for score in scores))
     console.print(table)
+
+
+def _ends(interval: tuple[float, float] | None, scale: float) -> str:
+    return "" if interval is None else f"{scale * interval[0]:.0f}-{scale * interval[1]:.0f}"
 
 
 def show_profile(phases: Sequence[Phase], machine: Machine) -> None:

@@ -157,7 +157,7 @@ def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> N
         raise UserError(
             f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
             f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Look at the answers "
-            "with 'adaptthink evaluate --samples', or raise grading_seconds"
+            "that 'adaptthink evaluate' keeps, or raise grading_seconds"
         )
 
 

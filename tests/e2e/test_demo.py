@@ -77,7 +77,8 @@ def test_everything_promised_is_in_the_run_folder(folder):
     for name in ("report.html", "report.md", "config.json", "manifest.json", "metrics.jsonl", "reference.jsonl"):
         assert (run / name).stat().st_size > 0, name
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
-    assert len((run / "samples.jsonl").read_text().splitlines()) == 5 * 30
+    for name, num_samples in {"original": 2 * 30, "adaptthink": 3 * 30}.items():
+        assert len((run / "evaluations" / name / "samples.jsonl").read_text().splitlines()) == num_samples
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 
 

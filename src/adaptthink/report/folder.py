@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptthink.errors import UserError
 
-CLOSE = "</think>"
+TRAINED = Path("evaluations", "adaptthink")  # within a run: the evaluation of the trained model
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def read_folder(run: Path) -> RunFolder:
         peak_memory_mb=number(summary.get("peak_memory_mb")),
         config=read_object(run / "config.json") if (run / "config.json").is_file() else {},
         steps=read_steps(run / "metrics.jsonl"),
-        transcripts=choose_transcripts(record for _, record in read_lines(run / "samples.jsonl")),
+        transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
     )
 
 
@@ -100,28 +100,47 @@ def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(steps[step] for step in sorted(steps))
 
 
-def choose_transcripts(records: Iterable[Mapping[str, Any]]) -> tuple[Transcript, ...]:
-    """Keep, of each level and mode, the first correct and the first not correct free response: nobody picked them."""
+def read_transcripts(folder: Path) -> Iterator[Transcript]:
+    """Read the responses of an evaluation to which no mode was asked, with what else its folder knows of each."""
+    problems = {row.get("id"): row for _, row in read_lines(folder / "problems.jsonl")}
+    decisions = {row.get("problem_id"): row for _, row in read_lines(folder / "decisions.jsonl")}
+    verdicts = {sample_key(row): row.get("verdict") for _, row in read_lines(folder / "verdicts.jsonl")}
+    for _, sample in read_lines(folder / "samples.jsonl"):
+        if sample.get("asked") == "auto":
+            name = sample.get("problem_id")
+            problem, decision = as_object(problems.get(name)), as_object(decisions.get(name))
+            thought, answer = sample.get("thought"), sample.get("answer")
+            yield Transcript(
+                level=shown(problem.get("level")),
+                mode=shown(sample.get("mode")),
+                verdict=shown(verdicts.get(sample_key(sample))),
+                problem_id=shown(name),
+                prompt=shown(problem.get("prompt")),
+                answer=shown(problem.get("answer")),
+                thought=str(thought or "").strip(),
+                closed=answer is not None,
+                solution=str(answer or "").strip(),
+                tokens=number(sample.get("tokens")),
+                no_think_probability=number(decision.get("no_think_probability")),
+            )
+
+
+def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, ...]:
+    """Keep, of each level and mode, the first correct and the first not correct response: nobody picked them."""
     kept: dict[tuple[str, bool, str], Transcript] = {}
-    for record in records:
-        if record.get("mode") == "adaptthink":
-            item = read_transcript(record)
-            kept.setdefault((item.level, item.verdict != "correct", item.mode), item)
+    for item in transcripts:
+        kept.setdefault((item.level, item.verdict != "correct", item.mode), item)
     return tuple(kept[key] for key in sorted(kept, key=lambda key: (level_order(key[0]), *key)))
 
 
-def read_transcript(record: Mapping[str, Any]) -> Transcript:
-    """Split the response of one line of `samples.jsonl` into thought and solution."""
-    thought, close, solution = str(record.get("text") or "").partition(CLOSE)
-    keys = {"mode": "chosen_mode"} | {key: key for key in ("level", "verdict", "problem_id", "prompt", "answer")}
-    return Transcript(
-        **{name: "–" if record.get(key) is None else str(record[key]) for name, key in keys.items()},
-        thought=thought.strip(),
-        closed=bool(close),
-        solution=solution.strip(),
-        tokens=number(record.get("tokens")),
-        no_think_probability=number(record.get("no_think_probability")),
-    )
+def sample_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What names a sample within an evaluation."""
+    return row.get("problem_id"), row.get("asked"), row.get("index")
+
+
+def shown(value: Any) -> str:
+    """A value as text; a dash where there is none."""
+    return "–" if value is None else str(value)
 
 
 def read_score(record: Any) -> Score:
