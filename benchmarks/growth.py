@@ -97,7 +97,7 @@ def run_step(point: Point) -> dict[str, Any]:
         started = time.perf_counter()
         rollouts = collect_step(sampler, asked, config, step)
         drawn = time.perf_counter()
-        update(model, optimizer, rollouts, step_advantages(rollouts, reference, config.delta), config, step)
+        update(model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         seconds.append((drawn - started, time.perf_counter() - drawn))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
     return {

@@ -60,7 +60,7 @@ def main() -> None:
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config.delta), config, step)
+        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         updated = time.perf_counter() - started
         row = {
             "gflops_per_second": machine.flops_per_second / 1e9,

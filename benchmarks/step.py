@@ -83,7 +83,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
         wait_for_turn()
         started = time.perf_counter()
         rollouts = collect_step(sampler, asked, config, step)
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config.delta), config, step)
+        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from adaptthink.train import (
     batch_loss,
     check_grading,
     learning_rate,
+    probe_responses,
     problems_of_step,
     rollout_metrics,
     step_advantages,
@@ -146,7 +148,9 @@ def test_step_advantages_by_hand():
         rollout([1], [0.0], verdict=Verdict.TRUNCATED),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    assert step_advantages(rollouts, reference, 0.05).tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
+    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
+        [0.30, -0.70, 0.25, -0.75]
+    )
 
 
 def test_a_rollout_that_cannot_be_graded_has_no_advantage():
@@ -154,8 +158,35 @@ def test_a_rollout_that_cannot_be_graded_has_no_advantage():
     reference = {
         PROBLEM.id: Reference(PROBLEM.id, (Verdict.GOLD_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
     }
-    assert step_advantages(rollouts, reference, 0.05).tolist() == [0.0, 0.5]
-    assert step_advantages(rollouts[:1], reference, 0.05).tolist() == [0.0]
+    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
+    assert step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
+
+
+def test_group_advantages_by_hand():
+    """Two groups of three: rewards 1, 0, 1 (with delta on the first), and all alike."""
+    verdicts = (Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3)
+    modes = (Mode.NO_THINK, *[Mode.THINK] * 5)
+    rollouts = [rollout([1], [0.0], mode=mode, verdict=v) for mode, v in zip(modes, verdicts, strict=True)]
+    grouped = config(advantage="group", samples_per_problem=3, no_think_share=0, delta=0.1)
+    values = [1.1, 0.0, 1.0]
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    expected = [(value - mean) / deviation for value in values] + [0.0] * 3
+    assert step_advantages(rollouts, {}, grouped).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_group_advantages_need_a_group():
+    with pytest.raises(UserError, match="samples_per_problem >= 2"):
+        config(advantage="group", samples_per_problem=1, no_think_share=0)
+
+
+def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy):
+    pool = problems(2, seed=0, split=Split.HELD_OUT)
+    sampler = native_sampler(random_policy)
+    seen = probe_responses(sampler, pool, config(probe_samples=3))
+    assert seen == probe_responses(sampler, pool, config(probe_samples=3))
+    assert seen != probe_responses(sampler, pool, config(probe_samples=3, seed=1))
+    assert 0 < seen["probe_mean_tokens"] <= 12
+    assert probe_responses(sampler, pool, config()) == {}
 
 
 def test_training_stops_when_grading_fails_too_often():

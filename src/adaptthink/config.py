@@ -97,6 +97,9 @@ class TrainConfig(PresampleConfig):
     """Training with the paper's settings as defaults."""
 
     delta: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="δ: how much accuracy no_think may cost.")
+    advantage: Literal["reference", "group"] = Field(
+        "reference", description="Compare rewards with R̄_ref (the paper), or within a problem's samples (GRPO)."
+    )
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
     samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
     token_share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -131,6 +134,9 @@ class TrainConfig(PresampleConfig):
     )
     probe_every: Positive = Field(5, description="Steps between two looks at the mode choice on held-out problems.")
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
+    probe_samples: Annotated[int, Field(ge=0)] = Field(
+        0, description="Responses to each held-out problem at each look, in the mode the model chooses; graded."
+    )
     checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
     max_failed_grades: Share = Field(
         0.05, description="Stop if grading timed out or failed on more than this share of the last steps' responses."
@@ -142,6 +148,11 @@ class TrainConfig(PresampleConfig):
         super().check_together()
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
+        if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):
+            raise UserError(
+                "advantage = 'group' compares a problem's samples with each other: it needs samples_per_problem >= 2 "
+                "and token_share = 1"
+            )
         num_no_think = self.samples_per_problem * self.no_think_share
         if abs(num_no_think - round(num_no_think)) > 1e-9:
             raise UserError(

@@ -44,6 +44,16 @@ def advantage(no_think: Tensor, reward: Tensor, reference_reward: Tensor, delta:
     return delta * no_think.to(reward.dtype) + reward - reference_reward
 
 
+def group_advantage(no_think_GK: Tensor, reward_GK: Tensor, delta: float) -> Tensor:
+    """GRPO's advantage (arXiv 2402.03300, Eq. of its outcome supervision), the baseline that the paper compares with.
+
+    (r − mean)/(std + 1e-6) within each of G groups of K samples, where r = δ·1(y₁ = </think>) + R; shape (G, K), and
+    0 for a group whose samples are all alike. The deviation is that of K samples (divided by K − 1).
+    """
+    value_GK = delta * no_think_GK.to(reward_GK.dtype) + reward_GK
+    return (value_GK - value_GK.mean(1, keepdim=True)) / (value_GK.std(1, keepdim=True) + 1e-6)
+
+
 def decision_logprob(no_think: bool, share: float, within_mode: float = 0.0) -> float:
     """Log-probability of the decision token under π_IS (Eq. 7): log of its mode's share.
 

@@ -25,14 +25,14 @@ from adaptthink.allocation import Cell, Moments, chance_of, observe, remember
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, failed_share, reward
+from adaptthink.grading import Verdict, failed_share, mean_reward, reward
 from adaptthink.models import Policy
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.objective import PolicyLoss, advantage, policy_loss
+from adaptthink.objective import PolicyLoss, advantage, group_advantage, policy_loss
 from adaptthink.reference import Reference
-from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, stream_seed
+from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, draw, stream_seed
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
 from adaptthink.tasks import Problem
@@ -80,7 +80,7 @@ def train(
             rollouts = collect_step(sampler, problems, config, step, chance)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
-        advantages = step_advantages(rollouts, reference, config.delta)
+        advantages = step_advantages(rollouts, reference, config)
         with clock.phase("update"):
             metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
         with clock.phase("load_weights"):
@@ -94,6 +94,7 @@ def train(
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
             with clock.phase("probe"):
                 metrics |= probe_mode_choice(sampler, held_out, config.temperature)
+                metrics |= probe_responses(sampler, held_out, config)
         metrics |= clock.take()
         log.write(metrics)
         on_step(metrics)
@@ -161,20 +162,18 @@ def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> N
         )
 
 
-def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Reference], delta: float) -> Tensor:
+def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Reference], config: TrainConfig) -> Tensor:
     """A(x, y) of every rollout, shape (N,); 0, and so no gradient, for a rollout that cannot be graded."""
-    advantage_N = torch.zeros(len(rollouts))
-    gradable = [
-        (index, rollout, reference[rollout.problem.id].reward)
-        for index, rollout in enumerate(rollouts)
-        if rollout.verdict is not Verdict.GOLD_UNPARSABLE
-    ]
-    if gradable:
-        no_think_G = torch.tensor([rollout.mode is Mode.NO_THINK for _, rollout, _ in gradable])
-        reward_G = torch.tensor([reward(rollout.verdict) for _, rollout, _ in gradable])
-        reference_G = torch.tensor([reference_reward for *_, reference_reward in gradable])
-        advantage_N[[index for index, *_ in gradable]] = advantage(no_think_G, reward_G, reference_G, delta)
-    return advantage_N
+    gradable_N = torch.tensor([rollout.verdict is not Verdict.GOLD_UNPARSABLE for rollout in rollouts])
+    no_think_N = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
+    reward_N = torch.tensor([float(rollout.verdict is Verdict.CORRECT) for rollout in rollouts])
+    if config.advantage == "group":
+        groups = (-1, config.samples_per_problem)
+        advantage_N = group_advantage(no_think_N.view(groups), reward_N.view(groups), config.delta).flatten()
+    else:
+        reference_N = torch.tensor([reference[rollout.problem.id].reward or 0.0 for rollout in rollouts])
+        advantage_N = advantage(no_think_N, reward_N, reference_N, config.delta)
+    return torch.where(gradable_N, advantage_N, 0.0)
 
 
 def update(
@@ -314,4 +313,19 @@ def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature
         "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in rows),
         "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in rows),
         "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
+    }
+
+
+def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig) -> Metrics:
+    """Answer held-out problems as the model chooses, always with the same random streams; nothing is learned."""
+    if config.probe_samples == 0:
+        return {}
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    sampling = Sampling(caps, config.temperature, seed=stream_seed(config.seed, "probe"))
+    groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
+    rollouts = [rollout for group in groups for rollout in group]
+    return {
+        "probe_accuracy": mean_reward(rollout.verdict for rollout in rollouts),
+        "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
+        "probe_sampled_no_think_share": fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
     }
