@@ -390,18 +390,19 @@ def test_a_thought_inside_the_text(server, content, thought, answer):
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "thought", "answer"),
+    ("content", "mode", "finish", "thought", "answer"),
     [
-        ("Alright, one and", None, "Alright, one and", None),
-        ("Alright, one and", Mode.THINK, "Alright, one and", None),
-        ("2", Mode.NO_THINK, None, "2"),  # that prompt's thought is closed
-        ("Hm</think>2", None, "Hm", "2"),
+        ("Alright, one and", None, "length", "Alright, one and", None),
+        ("Alright, one and", Mode.THINK, "length", "Alright, one and", None),
+        ("2", Mode.NO_THINK, "stop", None, "2"),  # that prompt's thought is closed
+        ("Hm</think>2", None, "stop", "Hm", "2"),
     ],
 )
-def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, thought, answer):
-    server.default = stream({"content": content})
+def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, finish, thought, answer):
+    server.default = stream({"content": content}, finish=finish)
     [reply] = ask(server, Question("?", mode, 9), inline_thoughts=True, switch=Switch.ENABLE_THINKING)
     assert (reply.thought, reply.answer) == (thought, answer)
+    assert server.calls[0].body["skip_special_tokens"] is False  # else a server may take the markers away
 
 
 def test_a_thought_of_which_only_the_tokens_are_told(server):
@@ -634,6 +635,9 @@ def test_keys_are_sent_but_never_said(server, monkeypatch):
     assert server.calls[-1].headers["Authorization"] == f"Bearer {KEY}"
     server.default = [event({"error": {"message": f"bad {KEY}", "code": 401}})]
     assert KEY not in refused(server, "bad OPENAI_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "x")  # a stand-in for servers without keys
+    server.default = (404, {}, b'{"error": "does not exist"}')
+    refused(server, "does not exist")
     monkeypatch.setenv("MY_KEY", "another")
     server.default = stream({"content": "2"})
     ask(server, key_variable="MY_KEY")
@@ -685,10 +689,19 @@ def test_answers_that_all_come_as_thoughts_are_noticed(server, mode):
     server.default = misplaced()
     arrived = []
     endpoint = Endpoint(url=server.url, model="m", switch=Switch.ENABLE_THINKING, concurrency=2)
-    with pytest.raises(UserError, match="a thought and no answer, and none with an answer: its reasoning parser"):
+    with pytest.raises(
+        UserError, match=r"finished [1-4] replies with a thought and none with an answer: its reasoning parser"
+    ):
         ask_all(endpoint, [Question("?", mode, 9)] * 50, lambda *reply: arrived.append(reply))
     assert arrived == []
     assert len(server.calls) <= 5  # long before all are paid for
+
+
+@pytest.mark.parametrize("mode", [Mode.THINK, None])
+def test_a_server_that_takes_the_markers_away_is_noticed(server, mode):
+    server.default = stream({"content": "Alright, 1+1=2. 2"})
+    said = "finished 3 replies with a thought and none with an answer: no thought was closed; the server may leave"
+    refused(server, said, *[Question("?", mode, 9)] * 3, inline_thoughts=True, switch=Switch.ENABLE_THINKING)
 
 
 def test_one_answer_in_the_right_field_clears_the_others_of_its_mode(server):

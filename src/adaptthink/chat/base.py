@@ -42,10 +42,9 @@ class Switch(StrEnum):
     ADAPTIVE = "adaptive"  # thinking: {type: adaptive | disabled}; Anthropic since 4.6
 
 
-TEMPLATE_SWITCHES = (Switch.ENABLE_THINKING, Switch.TEMPLATE_THINKING)
 HOSTED_SWITCHES = (Switch.REASONING_EFFORT, Switch.THINKING_TYPE, Switch.REASONING)
 SWITCHES = {
-    Dialect.OPENAI: (Switch.NONE, *TEMPLATE_SWITCHES, *HOSTED_SWITCHES),
+    Dialect.OPENAI: (Switch.NONE, Switch.ENABLE_THINKING, Switch.TEMPLATE_THINKING, *HOSTED_SWITCHES),
     Dialect.ANTHROPIC: (Switch.NONE, Switch.BUDGET, Switch.ADAPTIVE),
 }
 KEY_VARIABLES = {Dialect.OPENAI: "OPENAI_API_KEY", Dialect.ANTHROPIC: "ANTHROPIC_API_KEY"}

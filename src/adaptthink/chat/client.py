@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from adaptthink.chat import completions, messages
 from adaptthink.chat.base import (
-    TEMPLATE_SWITCHES,
+    HOSTED_SWITCHES,
     Dialect,
     Draft,
     Endpoint,
@@ -33,6 +33,7 @@ from adaptthink.web import ATTEMPTS, is_passing, pause, short
 
 ADAPTERS = {Dialect.OPENAI: completions.ADAPTER, Dialect.ANTHROPIC: messages.ADAPTER}
 CONNECT_SECONDS = 10.0
+SHORTEST_KEY = 8  # characters
 LONGEST_REPLY_SECONDS = 7200.0  # also for a server that only keeps the connection alive
 
 OnReply = Callable[[int, Question, Reply], None]  # called as each reply ends, with its place among the questions
@@ -67,11 +68,12 @@ async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_reply: 
 
 @dataclass(slots=True)
 class _Doubts:
-    """Holds back replies that may be answers in the wrong field, until it is known that they are not.
+    """Holds back finished replies of thought alone, until it is known that no answers are hidden in them.
 
     A reasoning parser that waits for a close marker takes a whole answer for thought where the template has already
-    closed the thought (vLLM's deepseek_r1 does). It then does so with every reply of the mode. One reply of the mode
-    with an answer therefore rules that out: a reply of thought alone has ended without an answer.
+    closed the thought (vLLM's deepseek_r1 does), and a server that leaves close markers out of its text hides where a
+    thought ends. Both befall every reply of a mode. One reply of the mode with an answer therefore rules them out: a
+    reply of thought alone has then ended without an answer.
     """
 
     endpoint: Endpoint
@@ -93,17 +95,23 @@ class _Doubts:
 
     def check_none_left(self) -> None:
         """Raise UserError if replies are still held."""
-        if self.held:
+        if not self.held:
+            return
+        found = f"{place_of(self.endpoint)} finished {len(self.held)} replies with a thought and none with an answer"
+        if self.endpoint.inline_thoughts:
             raise UserError(
-                f"{place_of(self.endpoint)} finished {len(self.held)} replies with a thought and no answer, and none "
-                "with an answer: its reasoning parser may take answers for thoughts; start the server with the parser "
-                "of its model's family, or with none"
+                f"{found}: no thought was closed; the server may leave the marker out of its text, or the prompt may "
+                "open no thought; start the server with a reasoning parser, or leave out inline_thoughts"
             )
+        raise UserError(
+            f"{found}: its reasoning parser may take answers for thoughts; start the server with the parser of its "
+            "model's family, or with none"
+        )
 
     def _is_doubtful(self, question: Question, reply: Reply) -> bool:
         # A template that was told to think has closed no thought, and hosted APIs set thoughts apart by themselves.
-        told = question.mode is Mode.THINK or self.endpoint.inline_thoughts
-        local = self.endpoint.switch in (Switch.NONE, *TEMPLATE_SWITCHES) and self.endpoint.dialect is Dialect.OPENAI
+        told = question.mode is Mode.THINK and not self.endpoint.inline_thoughts
+        local = self.endpoint.dialect is Dialect.OPENAI and self.endpoint.switch not in HOSTED_SWITCHES
         bare = bool(reply.thought) and reply.answer is None and reply.finish is Finish.STOP
         return local and bare and not told and not reply.refused and question.mode not in self.answered
 
@@ -237,6 +245,6 @@ def _key(endpoint: Endpoint) -> str | None:
 
 
 def _hide_key(endpoint: Endpoint, text: str) -> str:
-    """Return the text without the key, should a server repeat it."""
+    """Return the text without the key, should a server repeat it; stand-ins like EMPTY are words, not secrets."""
     key = _key(endpoint)
-    return text.replace(key, endpoint.key_name) if key else text
+    return text.replace(key, endpoint.key_name) if key and len(key) >= SHORTEST_KEY else text

@@ -84,6 +84,8 @@ def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
         ("max_completion_tokens" if endpoint.completion_cap else "max_tokens"): question.max_tokens,
         **{name: value for name, value in settings.items() if value is not None},
         **(_mode(endpoint, thinks=question.mode is Mode.THINK) if question.mode else {}),
+        # Where the markers are special tokens, vLLM and SGLang would take them out of the text.
+        **({"skip_special_tokens": False} if endpoint.inline_thoughts else {}),
     }
 
 
