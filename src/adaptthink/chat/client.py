@@ -140,7 +140,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
         advice = "try again later" if error.passing else "see docs/chat.md for its dialect and settings"
-        raise UserError(f"{place_of(endpoint)}: {_hide_key(endpoint, str(error))}; {advice}") from None
+        raise UserError(f"{place_of(endpoint)}: {short(_hide_key(endpoint, str(error)))}; {advice}") from None
     except TimeoutError:
         raise UserError(
             f"a reply of {place_of(endpoint)} had not ended after {LONGEST_REPLY_SECONDS:.0f} s; lower its cap of "
