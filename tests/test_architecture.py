@@ -9,8 +9,8 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
-    0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics"},
-    1: {"engines", "models", "roofline"},
+    0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics", "web"},
+    1: {"engines", "chat", "models", "roofline"},
     2: {"rollout", "reference", "samples", "evaluate", "allocation"},
     3: {"train", "checkpoint"},
     4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},

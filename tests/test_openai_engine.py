@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tenacity import wait_none
 
+from adaptthink import web
 from adaptthink.engines import openai
 from adaptthink.engines.base import Completion, Finish, Request, ScriptedEngine
 from adaptthink.engines.openai import OpenAIEngine, check_server, connect
@@ -103,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(openai, "BACKOFF", wait_none())
+    monkeypatch.setattr(web, "BACKOFF", wait_none())
     monkeypatch.delenv(openai.KEY_VARIABLE, raising=False)
     server = FakeServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -156,10 +157,10 @@ def test_no_more_calls_at_once_than_rows(engine, server):
 
 @pytest.mark.parametrize("fault", [(429, {"Retry-After": "0"}), (429, {}), (500, {}), (503, {}), "drop"])
 def test_what_passes_is_tried_again(engine, server, fault):
-    server.faults += [fault] * (openai.ATTEMPTS - 1)
+    server.faults += [fault] * (web.ATTEMPTS - 1)
     [done] = ask(engine)
     assert done == Completion((7, 7, 7), done.logprobs, Finish.LENGTH)
-    assert len(server.keys) == openai.ATTEMPTS
+    assert len(server.keys) == web.ATTEMPTS
 
 
 def test_a_servers_wish_to_wait_is_granted(engine, server, monkeypatch):
@@ -168,7 +169,7 @@ def test_a_servers_wish_to_wait_is_granted(engine, server, monkeypatch):
     monkeypatch.setattr(openai, "pause", lambda state: waits.append(pause(state)) or 0.0)
     server.faults += [(429, {"Retry-After": "7"}), (503, {"Retry-After": "99999"}), (429, {"Retry-After": "soon"})]
     ask(engine)
-    assert waits == [7.0, openai.LONGEST_WAIT, 0.0]
+    assert waits == [7.0, web.LONGEST_WAIT, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, f
     server.faults += [fault] * 50
     with pytest.raises(UserError, match=said):
         ask(engine)
-    assert len(server.keys) == openai.ATTEMPTS
+    assert len(server.keys) == web.ATTEMPTS
 
 
 def test_a_refusal_is_not_tried_again(engine, server):
@@ -214,7 +215,7 @@ def test_a_server_that_ignores_logprob_token_ids_is_said(engine, server, monkeyp
 
 
 def test_nobody_at_the_endpoint_is_said(monkeypatch):
-    monkeypatch.setattr(openai, "BACKOFF", wait_none())
+    monkeypatch.setattr(web, "BACKOFF", wait_none())
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match="is the server running there"):

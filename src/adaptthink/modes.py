@@ -168,9 +168,14 @@ def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str 
     A leading open marker is dropped. The thought is None where nothing was thought, the answer is None if the thought
     never closed. Decode `text` with its special tokens: some tokenizers count the markers among them.
     """
-    before, closed, after = text.rpartition(template.close)
+    return split_text(text, template.open, template.close)
+
+
+def split_text(text: str, opening: str, closing: str) -> tuple[str | None, str | None]:
+    """Return (thought, answer) by a pair of markers (see `split_response`)."""
+    before, closed, after = text.rpartition(closing)
     thought, answer = (before, after) if closed else (text, None)
-    head, opened, rest = thought.partition(template.open)
+    head, opened, rest = thought.partition(opening)
     if opened and not head.strip():
         thought = rest
     return (thought if thought.strip() else None), answer

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx2 as httpx
 from pydantic import BaseModel, ValidationError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
@@ -21,12 +21,10 @@ from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
+from adaptthink.web import ATTEMPTS, check_url, is_passing, pause, short
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds; a response comes in one piece, after its turn and its last token
-ATTEMPTS = 6  # of each call
-BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, if the server says nothing
-LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After asks
 HALF = 0.5  # the temperature that is compared with 1
 MODEL_TOLERANCE = 0.5  # nats between a server's log-probabilities and ours; half precision stays far below
 M = TypeVar("M", bound=BaseModel)
@@ -225,16 +223,6 @@ def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int]
         )
 
 
-def check_url(url: str) -> None:
-    """Raise UserError unless `url` is of the web."""
-    try:
-        scheme = httpx.URL(url).scheme
-    except httpx.InvalidURL:
-        scheme = ""
-    if scheme not in ("http", "https"):
-        raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
-
-
 def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
     """Return a client of one server, with the key from the environment if there is one."""
     key = os.environ.get(KEY_VARIABLE)
@@ -276,21 +264,6 @@ async def call(
     return response.content
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether an error is worth another attempt: a broken connection, 429, or a fault of the server."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code == httpx.codes.TOO_MANY_REQUESTS or error.response.is_server_error
-    broken = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
-    return isinstance(error, broken)
-
-
-def pause(state: RetryCallState) -> float:
-    """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else BACKOFF(state)
-
-
 def read(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
     """Read a JSON answer; raises UserError that names what is missing from it."""
     try:
@@ -304,8 +277,3 @@ def read(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
 def does_not_return(url: str, wanted: str, fault: str) -> UserError:
     """Build the error for an answer that lacks something."""
     return UserError(f"the server at {url} does not return {wanted} ({short(fault)}); use vLLM's: {START_SERVER}")
-
-
-def short(text: str) -> str:
-    """One line of at most 200 characters."""
-    return " ".join(text.split())[:200]

@@ -1,0 +1,47 @@
+"""What every client of a web server shares: which errors pass, how long to wait, and words for people."""
+
+from __future__ import annotations
+
+import httpx2 as httpx
+from tenacity import RetryCallState, wait_random_exponential
+
+from adaptthink.errors import UserError
+
+ATTEMPTS = 6  # of each call
+BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, if the server says nothing
+LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After asks
+
+
+def check_url(url: str) -> None:
+    """Raise UserError unless `url` is of the web."""
+    try:
+        scheme = httpx.URL(url).scheme
+    except httpx.InvalidURL:
+        scheme = ""
+    if scheme not in ("http", "https"):
+        raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is worth another attempt: a broken connection, or an answer that says so."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return is_passing_status(error.response.status_code)
+    broken = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
+    return isinstance(error, broken)
+
+
+def is_passing_status(status: int) -> bool:
+    """Whether a status is worth another attempt: 408 (too slow), 429 (too many calls), or a fault of the server."""
+    return status in (408, 429) or httpx.codes.is_server_error(status)
+
+
+def pause(state: RetryCallState) -> float:
+    """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else BACKOFF(state)
+
+
+def short(text: str) -> str:
+    """One line of at most 200 characters."""
+    return " ".join(text.split())[:200]

@@ -1,0 +1,852 @@
+"""The chat client against a small server in this program that answers in each vendor's format, and misbehaves."""
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+from tenacity import wait_none
+
+from adaptthink import web
+from adaptthink.chat import client
+from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch, cost
+from adaptthink.chat.client import ask_all
+from adaptthink.engines.base import Finish
+from adaptthink.errors import UserError
+from adaptthink.modes import Mode
+
+KEY = "sk-test-1234567890"
+PLAIN = Question("1+1=?", None, 64)
+CUT, HANG = object(), object()  # instead of a piece of an answer: close the connection; send nothing more
+
+
+def event(data, name=None):
+    return (f"event: {name}\n" if name else "").encode() + b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def text_event(data):
+    """The same with its characters as UTF-8 instead of as escapes."""
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+
+
+def delta(finish=None, **fields):
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "delta": fields, "logprobs": None, "finish_reason": finish}],
+        "usage": None,
+    }
+
+
+def total(usage=USAGE):
+    """The last chunk of a stream with include_usage."""
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}
+
+
+def stream(*deltas, finish="stop", usage=USAGE):
+    """An OpenAI-style stream: the role, the deltas, the finish, the usage, the end."""
+    chunks = [delta(role="assistant", content=""), *(delta(**fields) for fields in deltas), delta(finish)]
+    return [*(event(chunk) for chunk in chunks), *([event(total(usage))] if usage else []), DONE]
+
+
+def claude(*blocks, stop="end_turn", usage=None):
+    """A stream of Anthropic's: blocks are lists of deltas, after the block that they begin with."""
+    begun = {"input_tokens": 25, "cache_read_input_tokens": 5, "output_tokens": 1}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "c", "stop_reason": None}
+    yield event({"type": "message_start", "message": message | {"usage": begun}}, "message_start")
+    yield event({"type": "ping"}, "ping")
+    for place, (block, *deltas) in enumerate(blocks):
+        start = {"type": "content_block_start", "index": place, "content_block": block}
+        yield event(start, start["type"])
+        for part in deltas:
+            yield event({"type": "content_block_delta", "index": place, "delta": part}, "content_block_delta")
+        yield event({"type": "content_block_stop", "index": place}, "content_block_stop")
+    end = {"type": "message_delta", "delta": {"stop_reason": stop, "stop_sequence": None}}
+    yield event(end | {"usage": usage or {"output_tokens": 15}}, "message_delta")
+    yield event({"type": "message_stop"}, "message_stop")
+
+
+def thinking(*parts):
+    signature = {"type": "signature_delta", "signature": "EqQB"}
+    begun = {"type": "thinking", "thinking": "", "signature": ""}
+    return [begun, *({"type": "thinking_delta", "thinking": part} for part in parts), signature]
+
+
+def text(*parts):
+    return [{"type": "text", "text": ""}, *({"type": "text_delta", "text": part} for part in parts)]
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Gives `plans` one after the other, then `default`: pieces of a stream, or (status, headers, body)."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.plans, self.calls, self.default = deque(), [], stream({"content": "2"})
+        self.together, self.most_together, self.lock = 0, 0, threading.Lock()
+        self.released, self.gone = threading.Event(), threading.Event()
+
+    def handle_error(self, request, client_address):
+        self.gone.set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        server.calls.append(SimpleNamespace(path=self.path, headers=self.headers, body=body))
+        with server.lock:
+            server.together += 1
+            server.most_together = max(server.most_together, server.together)
+            plan = server.plans.popleft() if server.plans else server.default
+        plan = plan(body) if callable(plan) else plan
+        try:
+            self.send_whole(*plan) if isinstance(plan, tuple) else self.send_pieces(plan)
+        finally:
+            with server.lock:
+                server.together -= 1
+
+    def send_whole(self, status, headers, body):
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_pieces(self, pieces):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in pieces:
+            if piece is CUT:
+                self.close_connection = True
+                self.connection.close()
+                return
+            if piece is HANG:
+                self.server.released.wait(60)
+                return
+            self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(web, "BACKOFF", wait_none())
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    server = FakeServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def ask(server, *questions, **settings):
+    """Return the replies in the order of the questions."""
+    replies = {}
+    endpoint = Endpoint(url=server.url, model="m", **settings)
+    ask_all(endpoint, questions or [PLAIN], lambda place, question, reply: replies.setdefault(place, reply))
+    return [replies[place] for place in sorted(replies)]
+
+
+def ask_claude(server, *questions, **settings):
+    return ask(server, *questions, dialect=Dialect.ANTHROPIC, **settings)
+
+
+def refused(server, said, *questions, **settings):
+    with pytest.raises(UserError, match=said) as caught:
+        ask(server, *questions, **settings)
+    assert "\n" not in str(caught.value)
+    assert len(server.plans) == 0
+    return str(caught.value)
+
+
+# What is sent
+
+
+def test_a_plain_question_sends_only_what_was_set(server):
+    ask(server, Question("2+2=?", None, 99))
+    [call] = server.calls
+    assert call.path == "/v1/chat/completions"
+    assert "Authorization" not in call.headers
+    assert call.body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "2+2=?"}],
+        "max_tokens": 99,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_settings_and_the_other_name_of_the_cap_are_sent(server):
+    ask(server, Question("?", None, 99, temperature=0.0, top_p=0.9, seed=0), completion_cap=True)
+    body = server.calls[0].body
+    assert (body["temperature"], body["top_p"], body["seed"], body["max_completion_tokens"]) == (0, 0.9, 0, 99)
+    assert "max_tokens" not in body
+
+
+@pytest.mark.parametrize(
+    ("settings", "think", "no_think"),
+    [
+        (
+            {"switch": Switch.ENABLE_THINKING},
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+        ),
+        (
+            {"switch": Switch.TEMPLATE_THINKING},
+            {"chat_template_kwargs": {"thinking": True}},
+            {"chat_template_kwargs": {"thinking": False}},
+        ),
+        ({"switch": Switch.REASONING_EFFORT}, {"reasoning_effort": "medium"}, {"reasoning_effort": "none"}),
+        (
+            {"switch": Switch.REASONING_EFFORT, "effort": "high", "no_think_effort": "minimal"},
+            {"reasoning_effort": "high"},
+            {"reasoning_effort": "minimal"},
+        ),
+        ({"switch": Switch.THINKING_TYPE}, {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),
+        (
+            {"switch": Switch.THINKING_TYPE, "effort": "max"},
+            {"thinking": {"type": "enabled"}, "reasoning_effort": "max"},
+            {"thinking": {"type": "disabled"}},
+        ),
+        ({"switch": Switch.REASONING}, {"reasoning": {"enabled": True}}, {"reasoning": {"enabled": False}}),
+        (
+            {"switch": Switch.REASONING, "effort": "low"},
+            {"reasoning": {"enabled": True, "effort": "low"}},
+            {"reasoning": {"enabled": False}},
+        ),
+        (
+            {"switch": Switch.REASONING, "budget_tokens": 50},
+            {"reasoning": {"enabled": True, "max_tokens": 50}},
+            {"reasoning": {"enabled": False}},
+        ),
+    ],
+)
+def test_each_switch_is_said_in_both_directions_and_not_at_all_for_the_models_own_choice(
+    server, settings, think, no_think
+):
+    for mode in (Mode.THINK, Mode.NO_THINK, None):
+        ask(server, Question("?", mode, 9), **settings)
+    common = {"model", "messages", "max_tokens", "stream", "stream_options"}
+    assert [{name: call.body[name] for name in call.body.keys() - common} for call in server.calls] == [
+        think,
+        no_think,
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "think"),
+    [
+        ({"switch": Switch.BUDGET, "budget_tokens": 2048}, {"thinking": {"type": "enabled", "budget_tokens": 2048}}),
+        ({"switch": Switch.ADAPTIVE}, {"thinking": {"type": "adaptive"}}),
+        (
+            {"switch": Switch.ADAPTIVE, "effort": "high"},
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+        ),
+    ],
+)
+def test_anthropics_switches_headers_and_missing_seed(server, monkeypatch, settings, think):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
+    server.default = list(claude(text("2")))
+    for mode in (Mode.THINK, Mode.NO_THINK, None):
+        ask_claude(server, Question("?", mode, 4096, temperature=1.0, seed=3), **settings)
+    base = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "?"}],
+        "max_tokens": 4096,
+        "stream": True,
+        "temperature": 1,
+    }
+    assert [call.body for call in server.calls] == [base | think, base | {"thinking": {"type": "disabled"}}, base]
+    call = server.calls[0]
+    assert call.path == "/v1/messages"
+    assert (call.headers["x-api-key"], call.headers["anthropic-version"]) == (KEY, "2023-06-01")
+    assert "Authorization" not in call.headers
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (Question("?", Mode.THINK, 4096, temperature=0.6), "no temperature but 1"),
+        (Question("?", Mode.THINK, 4096, top_p=0.8), "no top_p below 0.95"),
+        (Question("?", Mode.THINK, 2048), "a thinking budget of 2048 tokens leaves none of the 2048"),
+    ],
+)
+def test_what_anthropic_refuses_beside_thinking_is_said_before_anything_is_sent(server, question, said):
+    settings = {"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET, "budget_tokens": 2048}
+    refused(server, said, question, **settings)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("dialect", "url", "address"),
+    [
+        ("openai", "http://localhost:8000", "http://localhost:8000/v1/chat/completions"),
+        ("openai", "http://localhost:8000/", "http://localhost:8000/v1/chat/completions"),
+        ("openai", "http://localhost:8000/v1/", "http://localhost:8000/v1/chat/completions"),
+        ("openai", "https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1/chat/completions"),
+        ("openai", "https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+        ("openai", "https://user:secret@h/v1", "https://h/v1/chat/completions"),
+        ("anthropic", "https://api.anthropic.com", "https://api.anthropic.com/v1/messages"),
+        ("anthropic", "https://api.anthropic.com/v1/", "https://api.anthropic.com/v1/messages"),
+        ("anthropic", "https://api.deepseek.com/anthropic", "https://api.deepseek.com/anthropic/v1/messages"),
+    ],
+)
+def test_urls_are_taken_in_the_forms_that_vendors_write(dialect, url, address):
+    assert client.place_of(Endpoint(url=url, model="m", dialect=Dialect(dialect))) == address
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"url": "localhost:8000"}, "give one like http://localhost:8000"),
+        ({"switch": Switch.ADAPTIVE}, "'adaptive' is not of the dialect 'openai'; choose none, enable_thinking"),
+        ({"dialect": Dialect.ANTHROPIC, "switch": Switch.REASONING}, "choose none, budget, adaptive"),
+        ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET}, "at least 1024 tokens, not None"),
+        ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET, "budget_tokens": 1023}, "not 1023"),
+        ({"switch": Switch.REASONING, "effort": "low", "budget_tokens": 9}, "an effort or a budget, not both"),
+        ({"concurrency": 0}, "concurrency of 1 or more"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        Endpoint(**{"url": "http://h", "model": "m", **settings})
+
+
+def test_a_mode_without_a_switch_is_refused_before_anything_is_sent(server):
+    refused(server, "asks for the mode 'no_think', but no switch is set", Question("?", Mode.NO_THINK, 9))
+    assert server.calls == []
+
+
+def test_a_prompt_that_is_no_text_is_said(server):
+    refused(server, "half of a surrogate pair", Question("a\ud800b", None, 9))
+
+
+# What comes back, dialect by dialect
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_thought_in_a_field_of_its_own(server, field):
+    server.default = stream({field: "Hm, "}, {field: "2."}, {"content": "It is "}, {"content": "2"})
+    assert ask(server) == [Reply("Hm, 2.", "It is 2", Finish.STOP, 7, None, 11)]
+    assert ask(server)[0].mode is Mode.THINK
+
+
+def test_both_names_of_the_field_are_one_thought(server):
+    server.default = stream({"reasoning": "Hm", "reasoning_content": "Hm"}, {"content": "2"})
+    assert ask(server)[0].thought == "Hm"
+
+
+@pytest.mark.parametrize(
+    ("content", "thought", "answer"),
+    [
+        ("<think>\nHm\n</think>\n\n2", "\nHm\n", "\n\n2"),
+        ("Hm</think>2", "Hm", "2"),  # the prompt ended in the open marker
+        ("Hm </think> no, </think>2", "Hm </think> no, ", "2"),
+        ("<think>\n\n</think>\n\n2", None, "\n\n2"),  # Qwen3's empty block
+        ("</think>2", None, "2"),  # AdaptThink's own way
+        ("<seed:think>Hm</seed:think>2", "Hm", "2"),
+        ("2", None, "2"),
+        ("<think>Hm", "Hm", None),
+        ("<think>Hm</think>  ", "Hm", None),
+    ],
+)
+def test_a_thought_inside_the_text(server, content, thought, answer):
+    server.default = stream(*({"content": character} for character in content), finish="length")
+    [reply] = ask(server)
+    assert (reply.thought, reply.answer, reply.finish) == (thought, answer, Finish.LENGTH)
+    assert reply.mode is (Mode.NO_THINK if thought is None else Mode.THINK)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "finish", "thought", "answer"),
+    [
+        ("Alright, one and", None, "length", "Alright, one and", None),
+        ("Alright, one and", Mode.THINK, "length", "Alright, one and", None),
+        ("2", Mode.NO_THINK, "stop", None, "2"),  # that prompt's thought is closed
+        ("Hm</think>2", None, "stop", "Hm", "2"),
+    ],
+)
+def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, finish, thought, answer):
+    server.default = stream({"content": content}, finish=finish)
+    [reply] = ask(server, Question("?", mode, 9), inline_thoughts=True, switch=Switch.ENABLE_THINKING)
+    assert (reply.thought, reply.answer) == (thought, answer)
+    assert server.calls[0].body["skip_special_tokens"] is False  # else a server may take the markers away
+
+
+def test_a_thought_of_which_only_the_tokens_are_told(server):
+    details = {"completion_tokens": 40, "prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 32}}
+    server.default = stream({"content": "2"}, usage=details)
+    [reply] = ask(server)
+    assert reply == Reply("", "2", Finish.STOP, 40, 32, 3)
+    assert reply.mode is Mode.THINK
+    none = {**details, "completion_tokens_details": {"reasoning_tokens": 0}}
+    server.default = stream({"content": "2"}, usage=none)
+    assert ask(server) == [Reply(None, "2", Finish.STOP, 40, 0, 3)]
+    server.default = stream({"content": "2", "reasoning": "Hm"}, usage=none)  # always 0 there: it says nothing
+    assert ask(server) == [Reply("Hm", "2", Finish.STOP, 40, None, 3)]
+
+
+def test_a_cut_thought_has_no_answer(server):
+    server.default = stream({"reasoning_content": "Hm, one"}, finish="length")
+    assert ask(server) == [Reply("Hm, one", None, Finish.LENGTH, 7, None, 11)]
+    hidden = {"completion_tokens": 64, "prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 64}}
+    server.default = stream(finish="length", usage=hidden)
+    assert ask(server) == [Reply("", None, Finish.LENGTH, 64, 64, 3)]
+
+
+def test_refusals_of_openai(server):
+    server.default = stream({"refusal": "I cannot "}, {"refusal": "help."})
+    [reply] = ask(server)
+    assert (reply.answer, reply.refused, reply.thought) == ("I cannot help.", True, None)
+    server.default = stream({"content": "As"}, finish="content_filter")
+    assert [(reply.answer, reply.refused) for reply in ask(server)] == [("As", True)]
+
+
+def test_missing_usage_is_estimated_and_says_so(server):
+    server.default = stream({"reasoning": "abcdefgh"}, {"content": "ijk"}, usage=None)
+    [reply] = ask(server)
+    assert reply == Reply("abcdefgh", "ijk", Finish.STOP, 3, None, None, tokens_estimated=True)  # 11 characters
+    assert cost(reply, Prices(1.0, 2.0)) is None
+
+
+def test_a_server_that_knows_no_streams(server):
+    message = {"role": "assistant", "content": "2", "reasoning_content": "Hm", "refusal": None}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    server.default = (200, {}, json.dumps({"object": "chat.completion", "choices": choices, "usage": USAGE}).encode())
+    assert ask(server) == [Reply("Hm", "2", Finish.STOP, 7, None, 11)]
+    content = [{"type": "thinking", "thinking": "Hm", "signature": "x"}, {"type": "text", "text": "2"}]
+    whole = {"type": "message", "role": "assistant", "content": content, "stop_reason": "end_turn"}
+    server.default = (200, {}, json.dumps({**whole, "usage": {"input_tokens": 4, "output_tokens": 9}}).encode())
+    assert ask_claude(server) == [Reply("Hm", "2", Finish.STOP, 9, None, 4)]
+
+
+def test_a_thought_of_anthropics(server):
+    server.default = list(claude(thinking("Hm, ", "2."), text("It is ", "2")))
+    assert ask_claude(server) == [Reply("Hm, 2.", "It is 2", Finish.STOP, 15, None, 30)]
+
+
+def test_counts_of_anthropics(server):
+    server.default = list(claude(text("12345"), usage={"input_tokens": 7, "output_tokens": 20}))
+    [reply] = ask_claude(server)
+    assert (reply.tokens, reply.prompt_tokens, reply.tokens_estimated) == (20, 7, False)
+    server.default = list(claude(text("12345"), usage={"server_tool_use": None}))
+    [reply] = ask_claude(server)
+    assert (reply.tokens, reply.prompt_tokens, reply.tokens_estimated) == (2, 30, True)  # not the 1 of the start
+
+
+def test_a_withheld_thought_of_anthropics(server):
+    for block in ([{"type": "redacted_thinking", "data": "EmwK"}], thinking()):  # thinking(): display omitted
+        server.default = list(claude(block, text("2")))
+        [reply] = ask_claude(server)
+        assert (reply.thought, reply.answer, reply.mode) == ("", "2", Mode.THINK)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "stop", "thought", "answer", "finish", "refusal"),
+    [
+        ([thinking("Hm")], "max_tokens", "Hm", None, Finish.LENGTH, False),
+        ([text("1 and")], "model_context_window_exceeded", None, "1 and", Finish.LENGTH, False),
+        ([], "refusal", None, None, Finish.STOP, True),
+        ([text("I will not")], "refusal", None, "I will not", Finish.STOP, True),
+        ([text("2")], "stop_sequence", None, "2", Finish.STOP, False),
+    ],
+)
+def test_stop_reasons_of_anthropics(server, blocks, stop, thought, answer, finish, refusal):
+    server.default = list(claude(*blocks, stop=stop))
+    [reply] = ask_claude(server)
+    assert (reply.thought, reply.answer, reply.finish, reply.refused) == (thought, answer, finish, refusal)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "plan", "said"),
+    [
+        ("openai", stream(finish="tool_calls"), "finish_reason 'tool_calls'"),
+        ("anthropic", list(claude(stop="pause_turn")), "stop_reason 'pause_turn'"),
+        ("openai", list(claude(text("2"))), "nothing of the dialect 'openai'"),
+        ("anthropic", stream({"content": "2"}), r"no message of Anthropic's API: type Field required"),
+        ("openai", [b"data: {oops\n\n"], "no chat completion: Invalid JSON"),
+        ("openai", [event(delta(content=["a", "list"]))], r"choices\.0\.delta\.content Input should be a valid string"),
+        ("openai", (200, {}, b'{"hello": "world"}'), "this is no answer"),
+        ("openai", (200, {"Content-Type": "text/html"}, b"<html>Hello</html>"), "no chat completion: Invalid JSON"),
+    ],
+)
+def test_an_answer_in_another_form_is_said(server, dialect, plan, said):
+    server.default = plan
+    refused(server, said, dialect=Dialect(dialect))
+
+
+# The stream
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_the_cuts_between_pieces_of_a_stream_do_not_matter(server, ending):
+    chunks = [delta(reasoning="Hm… δ → 🤔"), delta(content="答え is 2"), delta("stop"), total()]
+    whole = (
+        b": keep-alive\n\n" + b"".join(text_event(chunk) + b": OPENROUTER PROCESSING\n\n" for chunk in chunks) + DONE
+    )
+    whole = whole.replace(b"\n", ending)
+    expected = [Reply("Hm… δ → 🤔", "答え is 2", Finish.STOP, 7, None, 11)]
+    for size in (1, 2, 3, 7, 64, len(whole)):
+        server.default = [whole[start : start + size] for start in range(0, len(whole), size)]
+        assert ask(server) == expected
+
+
+def test_the_end_of_the_stream_need_not_be_waited_for(server):
+    server.default = [*stream({"content": "2"}), HANG]
+    assert [reply.answer for reply in ask(server)] == ["2"]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        [*stream({"content": "2"})[:2], CUT],
+        stream({"content": "2"})[:2],  # in good order, as a proxy does it, but too soon
+        stream({"content": "2"})[:-2],  # the usage and the end are missing
+        [*stream({"content": "2"})[:2], event({"error": {"message": "busy", "type": "server_error", "code": None}})],
+        [event({"error": {"message": "slow down", "code": 429}})],
+        [event({"error": "out of memory"})],
+        [event({**delta("error"), "error": {"code": "server_error", "message": "Provider disconnected"}})],
+        stream({"content": "2"}, finish="insufficient_system_resource"),
+        stream({"content": "2"}, finish="abort"),
+        stream({"content": "2"}, finish=None),
+        (429, {"Retry-After": "0"}, b"{}"),
+        (408, {}, b""),
+        (500, {}, b"oops"),
+        (529, {}, b""),
+    ],
+)
+def test_what_passes_is_tried_again(server, plan):
+    server.plans += [plan] * (web.ATTEMPTS - 1)
+    assert ask(server) == [Reply(None, "2", Finish.STOP, 7, None, 11)]
+    assert len(server.calls) == web.ATTEMPTS
+
+
+@pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])
+def test_anthropics_passing_errors_in_mid_stream_are_tried_again(server, kind):
+    fault = event({"type": "error", "error": {"type": kind, "message": "Overloaded"}}, "error")
+    begun = list(claude(thinking("Hm"), text("wro")))[:6]
+    server.default = list(claude(text("2")))
+    server.plans += [[*begun, fault], [*begun, CUT], begun, list(claude(text("2")))[:-1]]
+    assert [(reply.thought, reply.answer) for reply in ask_claude(server)] == [(None, "2")]
+    assert len(server.calls) == 5
+
+
+def test_a_wish_to_wait_is_granted(server, monkeypatch):
+    waits = []
+    pause = client.pause
+    monkeypatch.setattr(client, "pause", lambda state: waits.append(pause(state)) or 0.0)
+    server.plans += [(429, {"Retry-After": "7"}, b""), (503, {"Retry-After": "99999"}, b""), (429, {}, b"")]
+    ask(server)
+    assert waits == [7.0, web.LONGEST_WAIT, 0.0]
+
+
+# What does not pass
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ((500, {}, b'{"error": {"message": "as asked"}}'), "answered 500: as asked; try again later"),
+        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; ask fewer questions at once"),
+        ([CUT], r"no answer from .*/v1/chat/completions \(RemoteProtocolError"),
+        (stream({"content": "2"})[:-1], "the stream was cut before its end; try again later"),
+        ([event({"error": {"message": "busy"}})], "/v1/chat/completions: busy; try again later"),
+    ],
+)
+def test_what_should_pass_and_does_not_is_said_after_all_attempts(server, plan, said):
+    server.default = plan
+    refused(server, said)
+    assert len(server.calls) == web.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (
+            (404, {}, b'{"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}'),
+            "answered 404: The model `m` does not exist; check the URL and the model's name 'm'",
+        ),
+        (
+            (400, {}, b'{"error": {"message": "Unsupported value: \'temperature\'"}}'),
+            "answered 400: Unsupported value: 'temperature'; change the setting that it names",
+        ),
+        ((400, {}, b'{"error": "too long"}'), "answered 400: too long"),
+        ((402, {}, b'{"error": {"message": "Insufficient credits", "code": 402}}'), "the account has no credit"),
+        ((422, {}, b'{"detail": [{"loc": ["body"]}]}'), r"answered 422: .*body"),
+        ((405, {}, b"<html>\n<h1>Not\nallowed</h1>"), "answered 405: <html> <h1>Not allowed</h1>"),
+        ((404, {}, b""), "answered 404: nothing more"),
+        ((308, {"Location": "https://h/v2"}, b""), "give the URL that it points to: https://h/v2"),
+        ([event({"error": {"message": "Too\nlong" + 999 * "!", "code": 400}})], r"completions: Too long!{192}; see"),
+        ([event({"error": {"message": "Bad", "type": "invalid_request_error", "code": "context"}})], "Bad"),
+        ([event({"error": {"message": "No money", "type": "insufficient_quota"}})], "No money"),
+    ],
+)
+def test_a_refusal_is_not_tried_again_and_is_said_in_the_servers_words(server, plan, said):
+    server.default = plan
+    refused(server, said)
+    assert len(server.calls) == 1
+
+
+def test_a_refusal_of_anthropics_in_mid_stream(server):
+    server.default = [event({"type": "error", "error": {"type": "invalid_request_error", "message": "No"}}, "error")]
+    refused(server, "/v1/messages: No;", dialect=Dialect.ANTHROPIC)
+    assert len(server.calls) == 1
+
+
+def test_keys_are_sent_but_never_said(server, monkeypatch):
+    echo = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}}).encode()
+    server.default = (401, {}, echo)
+    assert "there is no key: set OPENAI_API_KEY" in refused(server, "answered 401")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said = refused(server, "answered 401: Incorrect API key provided: OPENAI_API_KEY.; check the key in OPENAI_API_KEY")
+    assert KEY not in said
+    assert server.calls[-1].headers["Authorization"] == f"Bearer {KEY}"
+    server.default = [event({"error": {"message": f"bad {KEY}", "code": 401}})]
+    assert KEY not in refused(server, "bad OPENAI_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "x")  # a stand-in for servers without keys
+    server.default = (404, {}, b'{"error": "does not exist"}')
+    refused(server, "does not exist")
+    monkeypatch.setenv("MY_KEY", "another")
+    server.default = stream({"content": "2"})
+    ask(server, key_variable="MY_KEY")
+    assert server.calls[-1].headers["Authorization"] == "Bearer another"
+    monkeypatch.setenv("MY_KEY", "two\nlines")
+    with pytest.raises(UserError, match="the key in MY_KEY has characters that no key has") as caught:
+        ask(server, key_variable="MY_KEY")
+    assert "two" not in str(caught.value)
+
+
+def test_nobody_at_the_endpoint_is_said(monkeypatch):
+    monkeypatch.setattr(web, "BACKOFF", wait_none())
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(UserError, match="is the server running there") as caught:
+            ask_all(Endpoint(url=url, model="m"), [PLAIN], lambda *_: None)
+    assert "secret" not in str(caught.value)
+
+
+def test_silence_is_broken_off_and_tried_again(server, monkeypatch):
+    server.plans.append([event(delta(content="2")), HANG])
+    assert [reply.answer for reply in ask(server, silence_seconds=0.2)] == ["2"]
+    monkeypatch.setattr(client, "ATTEMPTS", 2)
+    server.default = [event(delta(content="2")), HANG]
+    refused(server, r"sent nothing for 0\.2 s, 2 times over", silence_seconds=0.2)
+
+
+def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypatch):
+    def comments():
+        while not server.released.wait(0.02):
+            yield b": keep-alive\n\n"
+
+    monkeypatch.setattr(client, "LONGEST_REPLY_SECONDS", 0.3)
+    server.default = lambda body: comments()
+    refused(server, "had not ended after 0 s; lower its cap of 64 tokens")
+    assert len(server.calls) == 1
+
+
+# Answers in the field of thoughts
+
+
+def misplaced(prompt="lost"):
+    return stream({"reasoning_content": f"The answer, {prompt}"})
+
+
+@pytest.mark.parametrize("mode", [Mode.NO_THINK, None])
+def test_answers_that_all_come_as_thoughts_are_noticed(server, mode):
+    server.default = misplaced()
+    arrived = []
+    endpoint = Endpoint(url=server.url, model="m", switch=Switch.ENABLE_THINKING, concurrency=2)
+    with pytest.raises(
+        UserError, match=r"finished [1-4] replies with a thought and none with an answer: its reasoning parser"
+    ):
+        ask_all(endpoint, [Question("?", mode, 9)] * 50, lambda *reply: arrived.append(reply))
+    assert arrived == []
+    assert len(server.calls) <= 5  # long before all are paid for
+
+
+@pytest.mark.parametrize("mode", [Mode.THINK, None])
+def test_a_server_that_takes_the_markers_away_is_noticed(server, mode):
+    server.default = stream({"content": "Alright, 1+1=2. 2"})
+    said = "finished 3 replies with a thought and none with an answer: no thought was closed; the server may leave"
+    refused(server, said, *[Question("?", mode, 9)] * 3, inline_thoughts=True, switch=Switch.ENABLE_THINKING)
+
+
+def test_one_answer_in_the_right_field_clears_the_others_of_its_mode(server):
+    server.plans += [misplaced("first"), stream({"content": "2"}), misplaced("third")]
+    replies = ask(server, *[Question("?", Mode.NO_THINK, 9)] * 3, switch=Switch.ENABLE_THINKING, concurrency=1)
+    assert [(reply.thought, reply.answer) for reply in replies] == [
+        ("The answer, first", None),
+        (None, "2"),
+        ("The answer, third", None),
+    ]
+
+
+def test_an_answer_of_another_mode_clears_nothing(server):
+    server.plans += [stream({"reasoning": "Hm"}, {"content": "2"}), misplaced()]
+    questions = [Question("?", Mode.THINK, 9), Question("?", Mode.NO_THINK, 9)]
+    refused(server, "finished 1 replies with a thought", *questions, switch=Switch.ENABLE_THINKING, concurrency=1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        (Mode.THINK, {"switch": Switch.ENABLE_THINKING}),
+        (Mode.NO_THINK, {"switch": Switch.THINKING_TYPE}),
+        (None, {"switch": Switch.REASONING}),
+    ],
+)
+def test_where_thoughts_are_surely_thoughts_one_without_an_answer_is_a_reply(server, mode, settings):
+    server.default = misplaced()
+    [reply] = ask(server, Question("?", mode, 9), **settings)
+    assert (reply.thought, reply.answer, reply.finish) == ("The answer, lost", None, Finish.STOP)
+
+
+# Many questions
+
+
+def test_questions_are_taken_as_they_are_asked_and_at_most_so_many_at_once(server):
+    taken, done, most = 0, [], 0
+
+    def questions():
+        nonlocal taken, most
+        for number in range(60):
+            taken += 1
+            most = max(most, taken - len(done))
+            yield Question(f"{number}", None, 9)
+
+    server.default = lambda body: stream({"content": body["messages"][0]["content"]})
+    endpoint = Endpoint(url=server.url, model="m", concurrency=4)
+    ask_all(endpoint, questions(), lambda place, question, reply: done.append((place, question.prompt, reply.answer)))
+    assert sorted(done) == [(number, f"{number}", f"{number}") for number in range(60)]
+    assert most <= 4
+    assert 1 < server.most_together <= 4
+
+
+def test_what_came_before_a_refusal_has_been_handed_over(server):
+    server.plans += [stream({"content": str(number)}) for number in range(5)]
+    server.default = (404, {}, b'{"error": {"message": "gone"}}')
+    answers = []
+    endpoint = Endpoint(url=server.url, model="m", concurrency=1)
+    with pytest.raises(UserError, match="gone"):
+        ask_all(endpoint, [PLAIN] * 100, lambda place, question, reply: answers.append((place, reply.answer)))
+    assert answers == [(number, str(number)) for number in range(5)]
+    assert len(server.calls) == 6
+
+
+def test_one_refusal_ends_calls_that_still_run(server):
+    server.plans += [[event(delta(content="2")), HANG], (401, {}, b"{}")]
+    refused(server, "answered 401", PLAIN, PLAIN, concurrency=2)
+
+
+def test_an_error_of_the_caller_goes_through(server):
+    def full(place, question, reply):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        ask_all(Endpoint(url=server.url, model="m"), [PLAIN] * 20, full)
+
+    def broken():
+        yield PLAIN
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        ask_all(Endpoint(url=server.url, model="m"), broken(), lambda *_: None)
+
+
+def test_no_questions_are_no_calls(server):
+    assert ask_all(Endpoint(url=server.url, model="m"), [], lambda *_: None) is None
+    assert server.calls == []
+
+
+def test_memory_does_not_grow_with_the_number_of_questions(server):
+    def live_replies(number):
+        held = []
+
+        def count(place, question, reply):
+            if place == number - 1:
+                gc.collect()
+                held.append(sum(type(thing) in (Reply, Question) for thing in gc.get_objects()))
+
+        ask_all(
+            Endpoint(url=server.url, model="m", concurrency=2), (Question("?", None, n) for n in range(number)), count
+        )
+        return held[0]
+
+    assert 1 <= live_replies(100) <= live_replies(10) + 2
+
+
+PROGRAM = """
+import sys
+from adaptthink.chat.base import Endpoint, Question
+from adaptthink.chat.client import ask_all
+ask_all(Endpoint(url=sys.argv[1], model="m"), (Question("?", None, 9) for _ in range(99)), lambda *_: None)
+"""
+
+
+def test_an_interrupt_leaves_nothing_hanging(server):
+    server.default = [event(delta(content="2")), HANG]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, server.url], stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(3000):
+            if server.together == 8:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert server.most_together == 8
+    assert process.returncode in (-signal.SIGINT, 130, 1)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert "never retrieved" not in said
+
+
+def test_chat_loads_neither_torch_nor_transformers():
+    program = (
+        "import sys, adaptthink.chat.client\n"
+        "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
+
+
+def test_costs():
+    reply = Reply("Hm", "2", Finish.STOP, 2_000, None, 500)
+    assert cost(reply, Prices(input=3.0, output=15.0)) == pytest.approx(0.0315)  # 0.0015 + 0.03
+    assert cost(reply, Prices(input=0.0, output=0.0)) == 0
+    assert cost(reply, Prices(output=15.0)) is None
+    assert cost(Reply(None, "2", Finish.STOP, 9, None, None), Prices(1.0, 1.0)) is None
+    assert cost(Reply(None, "2", Finish.STOP, 9, None, 9, tokens_estimated=True), Prices(1.0, 1.0)) is None
