@@ -9,11 +9,23 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
-    0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics", "web"},
+    0: {
+        "errors",
+        "objective",
+        "modes",
+        "tasks",
+        "grading",
+        "config",
+        "runs",
+        "phases",
+        "statistics",
+        "web",
+        "implicit",
+    },
     1: {"engines", "chat", "models", "roofline"},
     2: {"rollout", "reference", "samples", "evaluate", "allocation"},
-    3: {"train", "checkpoint"},
-    4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
+    3: {"train", "checkpoint", "reproduction"},
+    4: {"report", "screen", "jobs", "data_jobs", "reproduce_jobs", "commands", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
 FORBIDDEN = {  # beyond the floors

@@ -10,7 +10,7 @@ import pytest
 from transformers import Qwen2Tokenizer
 
 from adaptthink import cli, commands, jobs
-from adaptthink.config import COMMANDS, EvaluateConfig, TrainConfig, resolve
+from adaptthink.config import COMMANDS, RECIPES, EvaluateConfig, TrainConfig, resolve
 from adaptthink.models.make_tiny import make_model
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
@@ -192,7 +192,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, doctor, grade, report, data.",
+            "Available commands: demo, train, presample, evaluate, reproduce, doctor, grade, report, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -212,7 +212,11 @@ def test_as_a_process():
             "evaluate tiny --model other",
             "evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL",
         ),
-        ("train nowhere", "no recipe 'nowhere': give the path of a TOML file or one of: toy_cpu"),
+        (
+            "train nowhere",
+            "no recipe 'nowhere': give the path of a TOML file or one of: "
+            + ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml"))),
+        ),
         ("train bad.toml", "bad.toml: not a valid TOML file: Invalid value (at line 1, column 5)"),
         ("train misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
         ("demo --recipe misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),

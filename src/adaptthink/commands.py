@@ -121,6 +121,19 @@ def evaluate(
     return write_result(json, evaluate_job(resolved, modes, output))
 
 
+def reproduce(
+    *,
+    output: Annotated[Path, Parameter(help="Folder; an interrupted one is completed.")] = Path("runs/reproduce"),
+    quick: Annotated[bool, Parameter(help="One seed, fewer steps: minutes, not conclusions.", negative="")] = False,
+    clean: Clean = False,
+    json: Json = None,
+) -> None:
+    """Run the paper's experiments on the embedded reasoner and hold its claims against them (up to 90 minutes)."""
+    from adaptthink.reproduce_jobs import reproduce_job
+
+    write_result(json, reproduce_job(output, quick=quick, clean=clean))
+
+
 def doctor(
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
     /,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adaptthink.evaluate import Evaluation
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
+    from adaptthink.reproduction import Claim
     from adaptthink.roofline import Machine
     from adaptthink.samples import Sample
     from adaptthink.tasks import Problem
@@ -146,6 +147,20 @@ def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
         soft_wrap=True,
     )
+
+
+def show_claims(claims: Sequence[Claim]) -> None:
+    """Print each claim of the paper with its verdict and the numbers behind it."""
+    for claim in claims:
+        side = "above" if claim.above else "below"
+        seeds = ", ".join(f"{value:+.1f}" for value in claim.by_seed)
+        console.print(f"[bold]{claim.verdict:>15}[/]  {escape(claim.statement)}", soft_wrap=True)
+        console.print(
+            f"{'':17}here {claim.estimate:+.1f} {claim.unit} (95% {claim.low:+.1f} to {claim.high:+.1f}"
+            f"{'; seeds ' + seeds if seeds else ''}), to be {side} {claim.bound:+g}: {escape(claim.measured)}",
+            soft_wrap=True,
+        )
+        console.print(f"{'':17}paper: {escape(claim.paper)}", style="dim", soft_wrap=True)
 
 
 def show_checks(title: str, checks: list[Check]) -> None:

@@ -176,6 +176,13 @@ def mean_over_levels(intervals: Sequence[Interval]) -> Interval:
     return Interval(estimate, estimate - below, estimate + above, confidences.pop(), num_problems)
 
 
+def difference_of_groups(one: Interval, other: Interval) -> Interval:
+    """Return one − other for estimates from separate problems, with an interval: square-and-add, as above."""
+    negated = replace(other, estimate=-other.estimate, low=-other.high, high=-other.low)
+    half = mean_over_levels([one, negated])
+    return replace(half, estimate=2 * half.estimate, low=2 * half.low, high=2 * half.high)
+
+
 # ---- two models, the same problems ----------------------------------------------------------------------------------
 
 
