@@ -1,0 +1,85 @@
+"""Thinking in disguise: answers that were to come at once, and reflect all the same. Text only.
+
+A model that is rewarded for no_think may move its thought into the answer. The paper counts answers with words such
+as "Wait" and "Alternatively" (7.9% of the no_think answers of its 1.5B model, 4.2% of its 7B model). Two more signs
+are measured here: an answer much longer than the others of its group, and one that goes in circles.
+
+Left out: asking a model. An answer that reasons in plain steps is no thought in disguise, and is not counted.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+# Capitalised, as such a word begins a sentence when it begins a second thought: "they wait 5 minutes" is a problem's.
+KEYWORD = re.compile(
+    r"\b(?:Wait|Alternatively|Hold on|On second thought|[Hh]mm+|[Bb]ut wait"
+    r"|Let me (?:re-?|double[- ])?(?:check|verify|reconsider|think|try again|start over))\b"
+)
+LONG = 3.0  # times the median of the other answers
+REPETITIVE = 0.3
+WORDS = 4  # in a row, that count as said before
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What one answer shows."""
+
+    keywords: tuple[str, ...]  # as they stand in it
+    repetition: float  # share of its runs of four words that stood in it before, in [0, 1]
+    relative_length: float | None  # characters, over the median of the others of its group; None if there are none
+
+
+def thinks_implicitly(signs: Signs) -> bool:
+    """Say whether an answer reflects: by a keyword, or by being both long for its group and repetitive.
+
+    Neither of the latter is enough alone: hard problems make an answer long, and tables make it repetitive.
+    """
+    long = signs.relative_length is not None and signs.relative_length >= LONG
+    return bool(signs.keywords) or (long and signs.repetition >= REPETITIVE)
+
+
+def read_signs(answers: Iterable[tuple[str, str]]) -> list[Signs]:
+    """Read the signs of answers, given as (group, text); a group is what makes lengths comparable, such as a level.
+
+    No text is kept, so the answers may come from a file.
+    """
+    found = []
+    lengths: dict[str, list[int]] = {}
+    places = []  # of each answer within its group
+    for group, text in answers:
+        same = lengths.setdefault(group, [])
+        places.append((group, len(same)))
+        same.append(len(text))
+        found.append(Signs(tuple(KEYWORD.findall(text)), repetition(text), None))
+    typical = {group: medians_of_others(same) for group, same in lengths.items()}
+    return [
+        replace(signs, relative_length=lengths[group][place] / median if (median := typical[group][place]) else None)
+        for signs, (group, place) in zip(found, places, strict=True)
+    ]
+
+
+def repetition(text: str) -> float:
+    """Share of the runs of four words that stood in the text before; 0 for a text of fewer words.
+
+    1 − distinct / all, known as seq-rep-4 (Welleck et al. 2020, on words instead of tokens).
+    """
+    words = text.split()
+    runs = [tuple(words[start : start + WORDS]) for start in range(len(words) - WORDS + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def medians_of_others(values: Sequence[int]) -> list[float]:
+    """For each value the median of all the others; 0 where there are none."""
+    ordered = sorted(values)
+    if len(ordered) < 2:
+        return [0.0] * len(ordered)
+    low, high = (len(ordered) - 2) // 2, (len(ordered) - 1) // 2  # the middle of one value fewer
+
+    def without(left_out: int) -> float:
+        return (ordered[low + (low >= left_out)] + ordered[high + (high >= left_out)]) / 2
+
+    return [without(bisect_left(ordered, value)) for value in values]
