@@ -103,11 +103,13 @@ class Comparison:
 def read_rows(names: Sequence[str]) -> list[Row]:
     """Read rows given as FOLDER, which is its auto row, or FOLDER:ASKED; raises UserError for what is not there."""
     places = [split_name(name) for name in names]
-    titles = dict(zip(places, titles_of(places), strict=True))
-    if len(titles) < len(places):
-        raise UserError(f"the same row is given twice; give each once, such as {names[0]} and {names[0]}:think")
+    titles = titles_of(places)
+    if len(set(titles)) < len(titles):
+        raise UserError(f"a row is given twice ({', '.join(titles)}); give each once, such as FOLDER:think and FOLDER")
     outcomes = {folder: gradable(read_outcomes(folder)) for folder, _ in places}
-    return [make_row(titles[place], *place, outcomes[place[0]]) for place in places]
+    return [
+        make_row(title, folder, asked, outcomes[folder]) for title, (folder, asked) in zip(titles, places, strict=True)
+    ]
 
 
 def split_name(name: str) -> tuple[Path, str]:
