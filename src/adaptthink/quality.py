@@ -69,9 +69,8 @@ class BetterMode:
     """Auto against the better of the two forced modes of each problem (`better_mode`).
 
     The better mode is measured, and so is what it gives: the higher of two noisy means is too high. `regret` therefore
-    chooses on one half of the forced samples and scores on the other, both ways round. A choice from half of the
-    samples is at times wrong, so that on average regret is at most, `naive_regret` at least, what it is for the mode
-    that is truly better.
+    scores each forced sample by a choice that the others make (`cross_fitted`). Such a choice is at times wrong, so
+    that on average `regret` is at most, and `naive_regret` at least, what is lost against the truly better mode.
     """
 
     hybrid_accuracy: Interval  # share of auto's choices that are the better mode, as all forced samples show it
@@ -282,14 +281,17 @@ def better_mode(think: Group, no_think: Group, delta: float) -> Mode:
 
 
 def cross_fitted(think: Group, no_think: Group, delta: float) -> list[Outcome]:
-    """Return the samples of the better mode, each half of them in the mode that the other half shows to be better.
+    """Return the samples of the better mode, each in the mode that the samples of the other folds show to be better.
 
-    Needs two samples or more in each mode. No sample takes part in its own choice, so none is favoured by luck.
+    Needs two samples or more in each mode; there are as many folds as the mode with fewer has samples. No sample
+    takes part in its own choice, so none is favoured by luck.
     """
     scored: list[Outcome] = []
-    for judge in (0, 1):
-        mode = better_mode(think[judge::2], no_think[judge::2], delta)
-        scored += (think if mode is Mode.THINK else no_think)[1 - judge :: 2]
+    num_folds = min(len(think), len(no_think))
+    for fold in range(num_folds):
+        others = ([one for place, one in enumerate(group) if place % num_folds != fold] for group in (think, no_think))
+        mode = better_mode(*others, delta)
+        scored += (think if mode is Mode.THINK else no_think)[fold::num_folds]
     return scored
 
 
