@@ -1,5 +1,6 @@
 """The signs of a thought in an answer, each by hand."""
 
+import json
 import random
 import statistics
 
@@ -58,3 +59,11 @@ def test_length_and_repetition_count_only_together():
     assert not thinks_implicitly(Signs((), 0.29, 50.0))
     assert not thinks_implicitly(Signs((), 0.9, None))
     assert thinks_implicitly(Signs(("Wait",), 0.0, None))
+
+
+@pytest.mark.parametrize(("name", "field", "most"), [("gsm8k_test", "answer", 0), ("math500_test", "solution", 0.01)])
+def test_solutions_that_people_wrote_are_hardly_ever_counted(data_folder, name, field, most):
+    lines = (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    signs = read_signs((name, json.loads(line)[field]) for line in lines)
+    assert len(signs) >= 500
+    assert sum(map(thinks_implicitly, signs)) <= most * len(signs)
