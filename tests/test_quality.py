@@ -259,10 +259,14 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
     quality = assess(tmp_path / "auto")
     assert (quality.against_think, quality.better_mode, quality.mass, quality.calibration) == (None,) * 4
     assert [note.partition(":")[0] for note in quality.notes] == [
-        "not both forced modes were asked",
+        "no forced think and no forced no_think",
         "the model shows no probabilities of its first token",
         "no forced think and no --reference",
     ]
+    make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}})
+    quality = assess(tmp_path / "two")
+    assert quality.against_think.accuracy.interval.estimate == 1
+    assert quality.notes[0] == "no forced no_think: no better mode or calibration; evaluate with all --modes"
     make_folder(
         tmp_path / "one",
         {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}, "no_think": {0: [RIGHT[0]]}},

@@ -148,8 +148,10 @@ def assess(
     notes = []
     if not auto:
         notes.append("no auto responses: nothing can be said about the model's choice; evaluate with --modes auto")
-    if not think or not no_think:
-        notes.append("not both forced modes were asked: no baseline, regret or calibration; evaluate with all --modes")
+    missing = [asked for asked, row in (("think", think), ("no_think", no_think)) if not row]
+    if missing:
+        lost = "better mode or calibration" if think else "baseline, better mode or calibration"
+        notes.append(f"no forced {' and no forced '.join(missing)}: no {lost}; evaluate with all --modes")
     if better and better.regret is None:
         notes.append("one sample in each forced mode: no honest regret; evaluate with --samples-per-problem 2 or more")
     if not decisions:
@@ -289,8 +291,10 @@ def cross_fitted(think: Group, no_think: Group, delta: float) -> list[Outcome]:
     scored: list[Outcome] = []
     num_folds = min(len(think), len(no_think))
     for fold in range(num_folds):
-        others = ([one for place, one in enumerate(group) if place % num_folds != fold] for group in (think, no_think))
-        mode = better_mode(*others, delta)
+        rest, other_rest = (
+            [one for place, one in enumerate(group) if place % num_folds != fold] for group in (think, no_think)
+        )
+        mode = better_mode(rest, other_rest, delta)
         scored += (think if mode is Mode.THINK else no_think)[fold::num_folds]
     return scored
 
