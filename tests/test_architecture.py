@@ -23,9 +23,20 @@ FLOORS = {
         "implicit",
     },
     1: {"engines", "chat", "models", "roofline"},
-    2: {"rollout", "reference", "samples", "evaluate", "allocation"},
+    2: {"rollout", "reference", "samples", "evaluate", "allocation", "compare", "quality"},
     3: {"train", "checkpoint", "reproduction"},
-    4: {"report", "screen", "jobs", "data_jobs", "reproduce_jobs", "commands", "cli", "__main__"},
+    4: {
+        "report",
+        "screen",
+        "sheets",
+        "jobs",
+        "data_jobs",
+        "compare_jobs",
+        "reproduce_jobs",
+        "commands",
+        "cli",
+        "__main__",
+    },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
 FORBIDDEN = {  # beyond the floors

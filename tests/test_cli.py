@@ -102,7 +102,7 @@ def model_without_markers(tokenizer, tmp_path):
 def test_help_names_every_command(run, args):
     status, out, err = run(*args)
     assert (status, err) == (0, "")
-    for name in ("demo", "train", "presample", "evaluate", "doctor", "report", "data"):
+    for name in ("demo", "train", "presample", "evaluate", "compare", "doctor", "report", "data"):
         assert f" {name} " in out
     assert "adaptthink demo" in out
 
@@ -124,7 +124,8 @@ def test_help_shows_every_setting_with_its_default(run, command):
         ("demo", ["--output PATH", "[default: runs/demo]", "('toy_cpu',)", "[default: the recipe's, else 0]"]),
         ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
-        ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH"]),
+        ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH", "--reference PATH", "--delta FLOAT"]),
+        ("compare", ["ROWS", "--force", "--markdown PATH"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
         ("report", ["RUN", "[required]"]),
     ],
@@ -192,7 +193,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, reproduce, doctor, grade, report, ...",
+            "Available commands: demo, train, presample, evaluate, reproduce, compare, doctor, grade, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -422,6 +423,48 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     status, _, err = run(*command, "--temperature", "0.9")
     assert status == 2
     assert "temperature was 0.6 and is now 0.9" in err
+
+
+def test_quality_of_an_evaluation_and_comparison_of_two(run, complaint, tmp_path, model_folder):
+    flags = "--problems-per-level 2 --samples-per-problem 2 --max-think-tokens 4 --max-no-think-tokens 4"
+    assert run("evaluate", model_folder, *flags.split(), "--output", "a", "--top-p", "1")[0] == 0
+    status, out, _ = run("evaluate", model_folder, *flags.split(), "--output", "b", "--reference", "a", "--delta", "1")
+    assert status == 0
+    assert "mode quality, delta 1" in out
+    quality = json.loads((tmp_path / "b/quality.json").read_text())
+    assert quality["no_think_by_pass_rate"]["reference"] == "auto of a"
+    assert quality["better_mode"]["regret"]["interval"]["num_problems"] == 10
+    assert quality["mass"]["others_think"] is True
+    assert quality["notes"] == []
+    line = complaint("compare", "a", "b")
+    assert line.startswith("b cannot be compared with a: top_p is 1.0 in a and 0.95 in b. Evaluate both alike, or")
+    status, out, _ = run("compare", "a", "b", "--force")
+    assert status == 0
+    assert out.startswith("forced, although top_p is 1.0 in a and 0.95 in b\n")
+    status, out, err = run("compare", "b:think", "b", "b:no_think", "--json", "c.json", "--markdown", "c.md")
+    assert (status, err) == (0, "")
+    assert "not distinguishable" in out
+    compared = json.loads((tmp_path / "c.json").read_text())
+    assert [row["name"] for row in compared["rows"]] == ["b:think", "b", "b:no_think"]
+    assert compared["rows"][2]["mean_change"]["tokens"]["verdict"] in {"higher", "lower", "not distinguishable"}
+    assert (tmp_path / "c.md").read_text().startswith("**accuracy % / mean tokens / no\\_think %**")
+
+
+def test_a_reference_that_is_none_is_refused_before_the_work(complaint, tmp_path, model_folder):
+    line = complaint("evaluate", model_folder, "--output", "e", "--reference", "nowhere")
+    assert line == "'nowhere' holds no evaluation; make one: adaptthink evaluate MODEL --output FOLDER"
+    assert not (tmp_path / "e").exists()
+
+
+def test_comparing_loads_no_torch(run, tmp_path, model_folder):
+    run("evaluate", model_folder, "--problems-per-level", "1", "--max-think-tokens", "2", "--output", "e")
+    code = (
+        f"import sys; sys.argv = ['adaptthink', 'compare', '{tmp_path}/e', '{tmp_path}/e:think']\n"
+        "from adaptthink.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    assert process("-c", code).stdout.splitlines()[-1] == "loaded: []"
 
 
 def test_completion_for_bash(run, monkeypatch, tmp_path):

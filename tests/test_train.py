@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from adaptthink.tasks.arithmetic import Split, problems
 from adaptthink.train import (
     batch_loss,
     check_grading,
+    implicit_share,
+    implicit_thinkers,
     learning_rate,
     probe_responses,
     problems_of_step,
@@ -187,6 +190,54 @@ def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy
     assert seen != probe_responses(sampler, pool, config(probe_samples=3, seed=1))
     assert 0 < seen["probe_mean_tokens"] <= 12
     assert probe_responses(sampler, pool, config()) == {}
+
+
+def in_words(text, **values):
+    """A rollout that says `text` after an empty thought."""
+    return replace(rollout([1], [0.0], mode=Mode.NO_THINK, **values), text=f"</think>{text}")
+
+
+def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
+    rollouts = [
+        in_words("\\boxed{55}"),
+        in_words("Wait, 47+8 is \\boxed{55}"),
+        in_words("Hmm, \\boxed{54}", verdict=Verdict.WRONG),
+        replace(rollout([1], [0.0]), text="Wait</think>Wait, \\boxed{55}"),  # it thinks openly
+        in_words("Wait", verdict=Verdict.GOLD_UNPARSABLE),
+    ]
+    reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
+    implicit = implicit_thinkers(rollouts, random_policy.template)
+    assert implicit == {1, 2, 4}
+    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
+        [0.30, 0.30, -0.70, 0.25, 0.0]
+    )
+    unrewarded = step_advantages(rollouts, reference, config(delta=0.05), implicit)
+    assert unrewarded.tolist() == pytest.approx([0.30, -0.70, -0.70, 0.25, 0.0])
+    assert implicit_share(rollouts, implicit) == 0.75
+    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]], {1}) == 0.25
+    assert implicit_share([rollouts[3]], set()) is None
+
+
+@pytest.mark.parametrize(("choice", "reward_of_no_think"), [("allowed", 1.0), ("no_reward", 0.0)])
+def test_training_rewards_implicit_thinking_as_it_is_told(
+    random_policy, tmp_path, monkeypatch, choice, reward_of_no_think
+):
+    seen = []
+
+    def spy(model, optimizer, rollouts, advantages, settings, step):
+        seen.extend(advantages.tolist())
+        return {"rollout_seconds": 0.0, "update_seconds": 0.0}
+
+    monkeypatch.setattr("adaptthink.train.update", spy)
+    monkeypatch.setattr(
+        "adaptthink.train.collect_step",
+        lambda sampler, pool, *_: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
+    )
+    run_training(random_policy, config(steps=1, implicit_thinking=choice), tmp_path / "run")
+    assert seen == pytest.approx([0.05 + reward_of_no_think - 0.5])
+    [row] = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert row["implicit_share_no_think"] == 1.0
+    assert row["reward_no_think"] == row["verdict_share_correct"] == 1.0  # what it would have earned
 
 
 def test_training_stops_when_grading_fails_too_often():

@@ -24,6 +24,7 @@ COMMANDS = {
     "presample": "Sample the reference: K free thoughts per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
+    "compare": "Compare evaluations with the first: accuracy, length, no_think, and what of it can be told apart.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a run again: report.html and report.md.",

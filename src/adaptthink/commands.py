@@ -107,6 +107,18 @@ def evaluate(
     output: Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")] = Path(
         "runs/evaluation"
     ),
+    reference: Annotated[
+        Path | None,
+        Parameter(
+            help="Evaluation folder whose pass rates say how hard problems are [default: forced think of this model]."
+        ),
+    ] = None,
+    delta: Annotated[
+        float,
+        Parameter(
+            help="Accuracy that no_think may cost, for the mode quality.", validator=validators.Number(gte=0, lte=1)
+        ),
+    ] = 0.05,
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
@@ -118,7 +130,28 @@ def evaluate(
         return show_settings(resolved)
     from adaptthink.jobs import evaluate_job
 
-    return write_result(json, evaluate_job(resolved, modes, output))
+    return write_result(json, evaluate_job(resolved, modes, output, reference=reference, delta=delta))
+
+
+def compare(
+    *rows: Annotated[
+        str,
+        Parameter(help="Evaluation folders, the base first: FOLDER (its auto row), FOLDER:think or FOLDER:no_think."),
+    ],
+    force: Annotated[
+        bool,
+        Parameter(help="Compare what was asked differently too, on the problems that all have; says how.", negative=""),
+    ] = False,
+    markdown: Annotated[
+        Path | None,
+        Parameter(help="Also write the tables to this Markdown file.", validator=validators.Path(dir_okay=False)),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Compare evaluations with the first: accuracy, length, no_think, and what of it can be told apart."""
+    from adaptthink.compare_jobs import compare_job
+
+    write_result(json, compare_job(rows, forced=force, markdown=markdown))
 
 
 def reproduce(

@@ -114,6 +114,10 @@ class TrainConfig(PresampleConfig):
         "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
     )
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="ε of the clipped loss.")
+    implicit_thinking: Literal["allowed", "no_reward"] = Field(
+        "allowed",
+        description="no_think answers that think all the same: rewarded like others (the paper), or never (ours).",
+    )
     steps: Positive = Field(314, description="Optimiser steps.")
     problems_per_step: Positive = Field(128, description="Problems in a batch.")
     temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")

@@ -27,6 +27,7 @@ from adaptthink.samples import (
     Setting,
     by_problem,
     gradable,
+    level_order,
     open_folder,
     read_decisions,
     sample_writer,
@@ -212,11 +213,6 @@ def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
         by_level.setdefault(outcome.level, []).append(outcome)
     levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
     return Evaluation(levels, score(graded), len(everything) - len(graded))
-
-
-def level_order(level: str) -> tuple[int, str]:
-    """Sort key that puts level 2 before level 10, and names after numbers."""
-    return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
 
 
 def score(outcomes: Sequence[Outcome]) -> Scores:

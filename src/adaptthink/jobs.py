@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
@@ -38,11 +39,12 @@ from adaptthink.grading import Limits, mean_reward
 from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
+from adaptthink.quality import DELTA
 from adaptthink.reference import Reference, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
-from adaptthink.samples import grade_folder, read_outcomes
+from adaptthink.samples import grade_folder, read_outcomes, read_setting
 from adaptthink.screen import (
     StepPrinter,
     console,
@@ -230,8 +232,17 @@ def summarise_folder(
     return {mode: summarise(one for one in outcomes if one.asked == mode) for mode in asked}
 
 
-def evaluate_job(config: EvaluateConfig, asked: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Evaluate one model in the asked modes, into `folder`, and print the table."""
+def evaluate_job(
+    config: EvaluateConfig,
+    asked: Sequence[str],
+    folder: Path,
+    *,
+    reference: Path | None = None,
+    delta: float = DELTA,
+) -> dict[str, Any]:
+    """Evaluate one model in the asked modes, into `folder`, and print the table and the quality of its choice."""
+    if reference:
+        read_setting(reference)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
     policy = load_policy(config.model, think_opener=config.think_opener)
     sampler = make_sampler(policy, make_engine(policy, config), config)
@@ -243,7 +254,8 @@ def evaluate_job(config: EvaluateConfig, asked: Sequence[str], folder: Path) -> 
         "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
     }
     write_json(folder / "summary.json", summary)
-    console.print(f"samples and summary in {folder}")
+    quality_job(folder, sampler.template.convention, reference=reference, delta=delta)
+    console.print(f"samples, summary and quality in {folder}")
     return summary
 
 

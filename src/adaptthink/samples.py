@@ -295,6 +295,11 @@ def level_name(problem: Problem) -> str:
     return "all" if problem.level is None else str(problem.level)
 
 
+def level_order(level: str) -> tuple[int, str]:
+    """Sort key that puts level 2 before level 10, and names after numbers."""
+    return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
+
+
 def read_rows(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """Read a JSONL file into records, nothing if there is none; raises UserError that says which line is damaged."""
     if path.is_file():

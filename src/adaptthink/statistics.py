@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,20 @@ class Calibration:
     error: float
     error_if_calibrated: float
     bins: tuple[Bin, ...]  # those that hold problems, in order
+
+
+def plain(value: object) -> Any:
+    """A record, or a collection of records, as JSON holds it: differences with their verdicts, None for no end."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # as JSON knows no infinity
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value):
+        record = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return record | ({"verdict": value.verdict} if isinstance(value, Difference) else {})
+    return value
 
 
 # ---- one model ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -26,10 +26,11 @@ from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, mean_reward, reward
+from adaptthink.implicit import read_signs, thinks_implicitly
 from adaptthink.models import Policy
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
-from adaptthink.modes import Mode
+from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.objective import PolicyLoss, advantage, group_advantage, policy_loss
 from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, draw, stream_seed
@@ -80,12 +81,15 @@ def train(
             rollouts = collect_step(sampler, problems, config, step, chance)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
-        advantages = step_advantages(rollouts, reference, config)
+        implicit = implicit_thinkers(rollouts, sampler.template)
+        unrewarded = implicit if config.implicit_thinking == "no_reward" else frozenset()
+        advantages = step_advantages(rollouts, reference, config, unrewarded)
         with clock.phase("update"):
             metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
         with clock.phase("load_weights"):
             sampler.engine.load_weights(policy.model)
         metrics |= {"step": step} | rollout_metrics(rollouts, advantages)
+        metrics["implicit_share_no_think"] = implicit_share(rollouts, implicit)
         seen = observe(rollouts, advantages.tolist(), reference)
         moments = remember(moments, seen)
         metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
@@ -162,11 +166,40 @@ def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> N
         )
 
 
-def step_advantages(rollouts: Sequence[Rollout], reference: Mapping[str, Reference], config: TrainConfig) -> Tensor:
-    """A(x, y) of every rollout, shape (N,); 0, and so no gradient, for a rollout that cannot be graded."""
+def implicit_thinkers(rollouts: Sequence[Rollout], template: ThinkTemplate) -> frozenset[int]:
+    """Places of the no_think rollouts that think all the same; lengths are compared within the step, by level."""
+    places = [place for place, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
+    answers = (
+        (str(rollouts[place].problem.level), rollouts[place].text.rpartition(template.close)[2]) for place in places
+    )
+    return frozenset(
+        place for place, signs in zip(places, read_signs(answers), strict=True) if thinks_implicitly(signs)
+    )
+
+
+def implicit_share(rollouts: Sequence[Rollout], implicit: Collection[int]) -> float | None:
+    """The share of no_think rollouts that think all the same, each weighing as it does in the loss; None of none."""
+    return _mean((index in implicit, one.weight) for index, one in enumerate(rollouts) if one.mode is Mode.NO_THINK)
+
+
+def step_advantages(
+    rollouts: Sequence[Rollout],
+    reference: Mapping[str, Reference],
+    config: TrainConfig,
+    unrewarded: Collection[int] = frozenset(),
+) -> Tensor:
+    """A(x, y) of every rollout, shape (N,); 0, and so no gradient, for a rollout that cannot be graded.
+
+    The rollouts at the places `unrewarded` have R = 0 whatever their verdict.
+    """
     gradable_N = torch.tensor([rollout.verdict is not Verdict.GOLD_UNPARSABLE for rollout in rollouts])
     no_think_N = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
-    reward_N = torch.tensor([float(rollout.verdict is Verdict.CORRECT) for rollout in rollouts])
+    reward_N = torch.tensor(
+        [
+            float(rollout.verdict is Verdict.CORRECT and place not in unrewarded)
+            for place, rollout in enumerate(rollouts)
+        ]
+    )
     if config.advantage == "group":
         groups = (-1, config.samples_per_problem)
         advantage_N = group_advantage(no_think_N.view(groups), reward_N.view(groups), config.delta).flatten()

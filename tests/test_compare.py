@@ -1,0 +1,209 @@
+"""Comparisons against numbers computed by hand, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from evaluations import SETTING, make_folder, outcomes
+from statsmodels.stats.multitest import multipletests
+
+from adaptthink.compare import Row, check_alike, compare, differences, read_rows, sets_of
+from adaptthink.compare_jobs import compare_job, comparison_sheets
+from adaptthink.errors import UserError
+from adaptthink.modes import Mode
+from adaptthink.sheets import Sheet, markdown
+from adaptthink.statistics import plain, share_difference
+from adaptthink.tasks import make_problem
+
+A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
+B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]
+
+
+def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), asked="auto", setting=SETTING, grader="g"):
+    """A row from one list of right and wrong for each problem; `tokens` one number for each."""
+    made = []
+    for problem, values, count in zip(problems, rights, tokens, strict=True):
+        made += outcomes({problem.id: values}, asked=asked, mode=mode, tokens=count)
+    return Row(name, asked, setting, grader, {problem.id: problem for problem in problems}, made)
+
+
+BASE = row(
+    "base",
+    [[1, 1], [1, 0], [0, 0], [1, 1], [0, 0], [0, 0], [1, 0], [0, 0]],
+    tokens=[100, 100, 200, 200, 1000, 1200, 800, 1000],
+)
+NEW = row(
+    "new",
+    [[1, 1], [1, 1], [1, 0], [1, 1], [0, 0], [0, 0], [0, 0], [1, 1]],
+    tokens=[50, 50, 100, 100, 900, 1080, 720, 900],
+    mode=Mode.NO_THINK,
+)
+
+
+def test_the_papers_numbers_by_hand():
+    comparison = compare([BASE, NEW])
+    assert comparison.sets == {"gsm8k": 4, "aime24": 4}
+    assert comparison.differences == ()
+    base, new = comparison.rows
+    assert [one.accuracy.estimate for one in base.sets.values()] == [0.625, 0.125]
+    assert [one.accuracy.estimate for one in new.sets.values()] == [0.875, 0.25]
+    assert [one.tokens.estimate for one in base.sets.values()] == [150, 1000]
+    assert [one.no_think.estimate for one in (*base.sets.values(), *new.sets.values())] == [0, 0, 1, 1]
+    assert (base.changes, base.mean_change) == ({}, None)
+    assert new.changes["gsm8k"].accuracy.interval.estimate == pytest.approx(0.25)
+    assert new.changes["aime24"].tokens.interval.estimate == pytest.approx(-0.10)
+    assert new.mean_change.accuracy.interval.estimate == pytest.approx((0.25 + 0.125) / 2)
+    assert new.mean_change.tokens.interval.estimate == pytest.approx((-0.5 - 0.1) / 2)
+
+
+def test_pass_at_k_by_hand():
+    base = compare([BASE, NEW]).rows[0]
+    assert {k: one.estimate for k, one in base.sets["gsm8k"].pass_at.items()} == {1: 0.625, 2: 0.75}
+    single = replace(BASE, outcomes=[one for one in BASE.outcomes if one.index == 0])
+    uneven = replace(BASE, name="uneven", outcomes=[*single.outcomes, BASE.outcomes[1]])
+    compared = compare([single, uneven]).rows
+    assert [one.samples for one in compared] == [(1, 1), (1, 2)]
+    assert all(scores.pass_at == {} for one in compared for scores in one.sets.values())
+
+
+def test_p_values_are_adjusted_over_rows_and_sets():
+    many = [make_problem(f"m{n}", "1", source=f"{'xy'[n % 2]}/test") for n in range(40)]
+    rights = {  # the second row is better on 6 and on 9 of 20 problems, the third on 7 and on 4
+        "base": [[0] for _ in many],
+        "second": [[int(n < (12 if n % 2 == 0 else 18))] for n in range(40)],
+        "third": [[int(n < (14 if n % 2 == 0 else 8))] for n in range(40)],
+    }
+    rows = [row(name, values, tokens=[10 + n for n in range(40)], problems=many) for name, values in rights.items()]
+    by_set = {one: [problem.id for problem in many if problem.source[0] == one] for one in "xy"}
+
+    def values(name, one):
+        return {p.id: value for p, value in zip(many, rights[name], strict=True) if p.id in by_set[one]}
+
+    raw = [
+        share_difference(values(name, one), values("base", one)).p_value for name in ("second", "third") for one in "xy"
+    ]
+    expected = multipletests(raw, method="holm")[1]
+    comparison = compare(rows)
+    found = [comparison.rows[n].changes[one].accuracy.p_value for n in (1, 2) for one in "xy"]
+    assert found == pytest.approx(expected)
+    assert found[0] > raw[0]
+    verdicts = [comparison.rows[n].changes[one].accuracy.verdict for n in (1, 2) for one in "xy"]
+    assert verdicts == ["not distinguishable", "higher", "higher", "not distinguishable"]
+
+
+def test_one_source_is_split_by_level():
+    levels = [make_problem(f"q{n}", "1", level=n, source="math500/test/Algebra") for n in (10, 2)]
+    other = make_problem("q3", "1", level=2, source="math500/test/Geometry")
+    assert list(sets_of({p.id: p for p in (*levels, other)}).values()) == ["2", "2", "10"]
+    families = [make_problem("q", "1", level=1, source=f"reasoning_gym/{name}/test") for name in ("gcd", "lcm")]
+    assert set(sets_of({p.id: p for p in families}).values()) == {"reasoning_gym/gcd", "reasoning_gym/lcm"}
+
+
+def test_a_set_of_one_problem_has_no_length_interval():
+    few = (*A[:1], *B)
+    rights = [[1], [0], [1], [0], [1]]
+    rows = [row(name, rights, tokens=[5, 6, 7, 8, 9], problems=few) for name in ("one", "two")]
+    comparison = compare(rows)
+    assert comparison.rows[0].sets["gsm8k"].tokens is None
+    assert comparison.rows[1].changes["gsm8k"].tokens is None
+    assert comparison.rows[1].mean_change.tokens is None
+    assert comparison.rows[1].changes["aime24"].tokens is not None
+    assert comparison.rows[1].changes["gsm8k"].accuracy.verdict == "not distinguishable"
+    assert "| two | gsm8k | - | - | - | - |" in markdown(comparison_sheets(comparison)[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"temperature": 1.0}, ["temperature is 0.6 in base and 1.0 in new"]),
+        ({"max_think_tokens": 64, "top_p": 1.0}, ["top_p is 0.95 in base and 1.0 in new",
+                                                  "max_think_tokens is 128 in base and 64 in new"]),
+        ({"model": "other", "fingerprint": "else", "seed": 7}, []),
+        ({"switch": "enable_thinking"}, []),  # both are auto: nobody tells the mode
+    ],
+)  # fmt: skip
+def test_decoding_must_be_alike(change, named):
+    assert differences(BASE, replace(NEW, setting=replace(SETTING, **change))) == named
+
+
+def test_how_the_mode_is_told_matters_where_it_is_told():
+    forced = replace(NEW, asked="think", setting=replace(SETTING, switch="enable_thinking"))
+    assert differences(BASE, forced) == ["switch is None in base and enable_thinking in new"]
+
+
+def test_other_problems_and_other_graders_are_refused_by_name():
+    fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader="h")
+    with pytest.raises(UserError, match=r"new was graded by another grader.*1 problems are in base only \(.*'b3'\)"):
+        check_alike([BASE, NEW, fewer])
+    check_alike([BASE, NEW])
+
+
+def test_a_forced_comparison_keeps_what_all_have_and_says_what_differs():
+    fewer = row("fewer", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), setting=replace(SETTING, top_p=1.0))
+    comparison = compare([BASE, NEW, fewer])
+    assert comparison.sets == {"gsm8k": 4, "aime24": 3}
+    assert comparison.rows[1].sets["aime24"].accuracy.estimate == 0  # without the problem that new had right
+    assert [text.partition(" is")[0].partition(" problems")[0] for text in comparison.differences] == ["top_p", "1"]
+    with pytest.raises(UserError, match="no problem is common to base, other"):
+        compare([BASE, row("other", [[1]], tokens=[1], problems=[make_problem("z", "1")])])
+
+
+def test_one_row_is_no_comparison():
+    for rows in ([], [BASE]):
+        check_alike(rows)
+        with pytest.raises(UserError, match="nothing to be compared with"):
+            compare(rows)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    right, wrong = "\\boxed{1}", "thought: hm. thought:\\boxed{9}"
+    make_folder(tmp_path / "a/ev", {"auto": {0: [wrong], 1: [wrong]}, "think": {0: [wrong], 1: [wrong]}})
+    make_folder(tmp_path / "b/ev", {"auto": {0: [right], 1: ["\\boxed{2}"]}})
+    return tmp_path
+
+
+def test_rows_are_read_and_named_apart(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    rows = read_rows(["a/ev", "b/ev:auto", "a/ev:think"])
+    assert [one.name for one in rows] == ["a/ev", "b/ev", "a/ev:think"]
+    assert [one.asked for one in rows] == ["auto", "auto", "think"]
+    assert [sum(out.correct for out in one.outcomes) for one in rows] == [0, 2, 0]
+    assert [one.name for one in read_rows(["a/ev", "a/ev:think"])] == ["ev", "ev:think"]
+    assert len(rows[0].problems) == 2  # of six in the folder, those that were asked
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/ev", "b/ev:think"], r"'b/ev' holds no graded think responses: it has b/ev:auto"),
+        (["a/ev:thinking", "b/ev"], "'a/ev:thinking': a folder holds auto, think, no_think, not 'thinking'"),
+        (["a/ev", "./a/../a/ev"], "a row is given twice"),
+        (["a/ev", "nowhere"], "'nowhere' holds no evaluation"),
+    ],
+)
+def test_rows_that_are_not_there(folders, monkeypatch, names, message):
+    monkeypatch.chdir(folders)
+    with pytest.raises(UserError, match=message):
+        read_rows(names)
+
+
+def test_the_job_writes_markdown_and_returns_everything(folders, capsys):
+    result = compare_job(
+        [str(folders / "a/ev"), str(folders / "b/ev")], forced=False, markdown=folders / "out/table.md"
+    )
+    assert json.loads(json.dumps(result)) == result
+    assert result["rows"][1]["mean_change"]["accuracy"]["interval"]["estimate"] == 1.0
+    assert result["rows"][1]["mean_change"]["accuracy"]["verdict"] == "not distinguishable"  # two problems
+    text = (folders / "out/table.md").read_text()
+    assert "| b/ev | 100.0 / 5 / 100 | +100.0 | -75.0% |" in text
+    assert "| a/ev | 0.0 / 20 / 0 |  |  |" in text
+    assert "accuracy % / mean tokens / no_think %" in capsys.readouterr().out
+
+
+def test_markdown_is_harmless_whatever_a_folder_is_called():
+    assert markdown(Sheet("t", ("", "x"), (("a|b_<c>", "1"),))).splitlines()[-1] == "| a\\|b\\_&lt;c> | 1 |"
+
+
+def test_an_end_that_is_not_there_is_none_in_json():
+    assert plain({1: (float("inf"), 2.5)}) == {"1": [None, 2.5]}
