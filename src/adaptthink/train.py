@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always,
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
 from adaptthink.tasks import Problem
+from adaptthink.tasks.table import Selection
 
 Metrics = dict[str, Any]
 
@@ -69,7 +71,8 @@ def train(
         checkpoint_gradients(policy.model)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
     sampler.engine.load_weights(policy.model)
-    problems = [problem for problem in problems if reference[problem.id].reward is not None]
+    gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
+    problems = Selection(problems, np.flatnonzero(gradable_N))
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     moments = recall(read_metrics(run / "metrics.jsonl"))
@@ -143,9 +146,9 @@ def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: i
 
 
 @lru_cache(maxsize=2)
-def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch goes through problems, by index."""
-    order = list(range(size))
+def epoch_order(size: int, seed: int, epoch: int) -> array[int]:
+    """The order in which an epoch goes through problems, by index; four bytes of each."""
+    order = array("I", range(size))
     random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
     return order
 
