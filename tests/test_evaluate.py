@@ -1,6 +1,7 @@
 """Scores and deltas against hand-computed numbers."""
 
 import json
+import weakref
 
 import pytest
 
@@ -13,6 +14,7 @@ from adaptthink.evaluate import (
     delta_accuracy_points,
     delta_length_percent,
     no_think_probabilities,
+    parts,
     summarise,
     write_samples,
 )
@@ -64,6 +66,36 @@ def test_responses_that_cannot_be_graded_are_counted_and_left_out():
 def test_levels_are_in_order_of_their_numbers_and_names_come_last():
     levels = summarise([rollout(level, 1) for level in ("stem", 10, 2, None, 1)]).levels
     assert list(levels) == ["1", "2", "10", "all", "stem"]
+
+
+def test_summary_holds_no_more_than_a_response():
+    class Traced:
+        mode, verdict = Mode.THINK, Verdict.CORRECT
+
+        def __init__(self, number):
+            self.problem, self.response_ids = make_problem(str(number), "1"), (1,) * number
+
+    alive, most = weakref.WeakSet(), 0
+
+    def responses():
+        nonlocal most
+        for number in range(100):
+            one = Traced(number)
+            alive.add(one)
+            most = max(most, len(alive))
+            yield one
+
+    assert summarise(responses()).overall.mean_tokens == 49.5
+    assert most == 2  # the one before is let go when the loop has the next
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(1, [8, 2]), (2, [4, 4, 2]), (3, [2] * 5), (100, [1] * 10)])
+def test_problems_are_answered_in_parts_that_memory_bounds(samples, sizes):
+    pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(10)]
+    config = EvaluateConfig(max_rows=2, samples_per_problem=samples)
+    found = list(parts(pool, config))
+    assert [len(part) for part in found] == sizes
+    assert [problem for part in found for problem in part] == pool
 
 
 def test_deltas_are_means_over_levels_as_in_the_paper():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +20,7 @@ from adaptthink.modes import Mode
 from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, draw, stream_seed
 from adaptthink.tasks import Problem
 
+ROUNDS = 4  # times `max_rows` responses are asked for together, so that the engine seldom runs short of them
 ASKED_MODES: dict[str, Mode | None] = {"free": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 
 
@@ -35,6 +36,33 @@ class Scores:
     verdicts: dict[str, int]  # how many responses got each verdict
 
 
+@dataclass(slots=True)
+class Tally:
+    """What has been counted of a group of responses so far."""
+
+    num_tokens: int = 0
+    num_no_think: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+
+    def add(self, rollout: Rollout) -> None:
+        """Count one more."""
+        self.num_tokens += len(rollout.response_ids)
+        self.num_no_think += rollout.mode is Mode.NO_THINK
+        self.verdicts[rollout.verdict] += 1
+
+    def scores(self) -> Scores:
+        """Score what was counted, which is not nothing."""
+        n = self.verdicts.total()
+        return Scores(
+            accuracy=sum(reward(verdict) * count for verdict, count in self.verdicts.items()) / n,
+            mean_tokens=self.num_tokens / n,
+            no_think_share=self.num_no_think / n,
+            truncated_share=self.verdicts[Verdict.TRUNCATED] / n,
+            n=n,
+            verdicts={str(verdict): count for verdict, count in self.verdicts.items()},
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Scores by level (as text, "1" to "5"; "all" where problems have no level) and over everything."""
@@ -46,6 +74,13 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries."""
         return asdict(self)
+
+
+def parts(problems: Sequence[Problem], config: EvaluateConfig) -> Iterator[Sequence[Problem]]:
+    """Yield problems in parts, of which one's responses are in memory at the same time."""
+    size = max(1, ROUNDS * config.max_rows // config.samples_per_problem)
+    for start in range(0, len(problems), size):
+        yield problems[start : start + size]
 
 
 def answer(
@@ -69,33 +104,24 @@ def answer(
 
 def summarise(rollouts: Iterable[Rollout]) -> Evaluation:
     """Score responses by level and over all; raises ValueError for none that could be graded."""
-    everything = list(rollouts)
-    gradable = [rollout for rollout in everything if rollout.verdict is not Verdict.GOLD_UNPARSABLE]
-    if not gradable:
-        raise ValueError("no graded responses to summarise")
-    by_level: dict[str, list[Rollout]] = {}
-    for rollout in gradable:
+    by_level: defaultdict[str, Tally] = defaultdict(Tally)
+    overall, num_ungradable = Tally(), 0
+    for rollout in rollouts:
+        if rollout.verdict is Verdict.GOLD_UNPARSABLE:
+            num_ungradable += 1
+            continue
         level = rollout.problem.level
-        by_level.setdefault("all" if level is None else str(level), []).append(rollout)
-    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
-    return Evaluation(levels, score(gradable), len(everything) - len(gradable))
+        overall.add(rollout)
+        by_level["all" if level is None else str(level)].add(rollout)
+    if not by_level:
+        raise ValueError("no graded responses to summarise")
+    levels = {level: by_level[level].scores() for level in sorted(by_level, key=level_order)}
+    return Evaluation(levels, overall.scores(), num_ungradable)
 
 
 def level_order(level: str) -> tuple[int, str]:
     """Sort key that puts level 2 before level 10, and names after numbers."""
     return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
-
-
-def score(rollouts: Sequence[Rollout]) -> Scores:
-    """Score one non-empty group of responses."""
-    return Scores(
-        accuracy=fmean(reward(rollout.verdict) for rollout in rollouts),
-        mean_tokens=fmean(len(rollout.response_ids) for rollout in rollouts),
-        no_think_share=fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
-        truncated_share=fmean(rollout.verdict is Verdict.TRUNCATED for rollout in rollouts),
-        n=len(rollouts),
-        verdicts=dict(Counter(str(rollout.verdict) for rollout in rollouts)),
-    )
 
 
 def delta_accuracy_points(new: Evaluation, old: Evaluation) -> float:

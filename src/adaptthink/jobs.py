@@ -9,7 +9,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ from adaptthink.evaluate import (
     delta_accuracy_points,
     delta_length_percent,
     no_think_probabilities,
+    parts,
     summarise,
     write_samples,
 )
@@ -38,7 +40,7 @@ from adaptthink.grading import Limits, mean_reward
 from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
-from adaptthink.reference import Reference, presample
+from adaptthink.reference import Reference, References, presample
 from adaptthink.rollout import Rollout, Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
@@ -81,17 +83,17 @@ def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sample
 
 def sample_reference(
     policy: Policy, sampler: Sampler, problems: Sequence[Problem], config: PresampleConfig, path: Path
-) -> dict[str, Reference]:
+) -> References:
     """Pre-sample R̄_ref with a progress bar and say what came out."""
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
         reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
     mean = mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
-    ungradable = [row.id for row in reference.values() if row.reward is None]
+    num_ungradable = sum(row.reward is None for row in reference.values())
     if mean is None:
         raise UserError("no problem of this set has a gold that can be read; see: adaptthink data check")
-    if ungradable:
-        console.print(f"{len(ungradable)} problems skipped: their gold cannot be read")
+    if num_ungradable:
+        console.print(f"{num_ungradable} problems skipped: their gold cannot be read")
     console.print(f"reference: mean reward {mean:.3f}, stored in {path}")
     return reference
 
@@ -102,7 +104,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     policy = load_policy(config.model, think_opener=config.think_opener)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, output)
-    rewards = [row.reward for row in reference.values() if row.reward is not None]
+    rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     skipped = len(reference) - len(rewards)
     return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
 
@@ -120,12 +122,14 @@ def train_job(
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
-def load_training_problems(config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
+def load_training_problems(config: TrainConfig) -> tuple[Sequence[Problem], list[Problem]]:
     """Return problems to train on and held-out ones."""
     return read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
 
 
-def read_training_problems(config: PresampleConfig, *, held_out_per_level: int) -> tuple[list[Problem], list[Problem]]:
+def read_training_problems(
+    config: PresampleConfig, *, held_out_per_level: int
+) -> tuple[Sequence[Problem], list[Problem]]:
     """Return problems to train on and held-out ones; say how many were left out."""
     chosen = training_problems(
         config.problems,
@@ -148,7 +152,7 @@ def train_and_save(
     policy: Policy,
     sampler: Sampler,
     problems: Sequence[Problem],
-    reference: dict[str, Reference],
+    reference: Mapping[str, Reference],
     held_out: Sequence[Problem],
     config: TrainConfig,
     run: Path,
@@ -194,14 +198,18 @@ def evaluate_rows(
     samples_file: Path | None,
 ) -> dict[str, Evaluation]:
     """Answer all problems in each row's asked mode; `rows` maps a row's name to free, think or no_think."""
-    probabilities = no_think_probabilities(sampler, problems, config.temperature)
+
+    def answers(name: str, asked: str, advance: Callable[[int], None]) -> Iterator[Rollout]:
+        for part in parts(problems, config):
+            rollouts = answer(sampler, part, ASKED_MODES[asked], config, on_finish=advance)
+            if samples_file:
+                write_samples(samples_file, name, rollouts, no_think_probabilities(sampler, part, config.temperature))
+            yield from rollouts
+
     evaluations = {}
     for name, asked in rows.items():
         with progress_bar(f"evaluate: {name}", len(problems) * config.samples_per_problem) as advance:
-            rollouts: list[Rollout] = answer(sampler, problems, ASKED_MODES[asked], config, on_finish=advance)
-        evaluations[name] = summarise(rollouts)
-        if samples_file:
-            write_samples(samples_file, name, rollouts, probabilities)
+            evaluations[name] = summarise(answers(name, asked, advance))
     return evaluations
 
 
@@ -221,7 +229,7 @@ def evaluate_job(config: EvaluateConfig, modes: Sequence[str], samples_file: Pat
     }
 
 
-def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
+def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; say how many were left out."""
     chosen = evaluation_problems(
         config.problems,
