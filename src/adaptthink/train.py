@@ -201,8 +201,9 @@ def update(
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
     for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
-        indices = [chosen[position] for position in batch]
-        result = batch_loss(model, [rollouts[index] for index in indices], weighted_N[indices], config)
+        indices = [chosen[place] for place in batch.places]
+        own = [rollouts[index] for index in indices]
+        result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
         micro_loss = result.loss_B.sum() / num_samples
         micro_loss.backward()
         loss += micro_loss.item()
@@ -229,13 +230,18 @@ def update(
 
 
 def batch_loss(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    advantages_B: Tensor,
+    config: TrainConfig,
+    *,
+    shared: bool = False,
 ) -> PolicyLoss:
-    """Forward one micro-batch and return its loss per rollout."""
+    """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
     prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logprob_BT = response_logprobs(model, prompts, responses, config.temperature)
+        logprob_BT = response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     return policy_loss(
         logprob_BT,
         pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),

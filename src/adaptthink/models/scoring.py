@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from adaptthink.models.batches import TokenIds, sharing_pays
+from adaptthink.models.batches import TokenIds
 from adaptthink.objective import policy_logprobs
 
 LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are made again in the backward
@@ -40,16 +40,24 @@ _plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def response_logprobs(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], temperature: float
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[TokenIds],
+    temperature: float,
+    *,
+    shared: bool = False,
 ) -> Tensor:
-    """Return log π of every response token at `temperature`, (B, T), zero behind a response's end."""
+    """Return log π of every response token at `temperature`, (B, T), zero behind a response's end.
+
+    `shared` runs each different prompt once, if the model `can_share`; `micro_batches` says where that is less work.
+    """
     device = next(model.parameters()).device
     length_B = torch.tensor([len(response) for response in responses], device=device)
     token_BT = pad(responses, device)
     row_N, place_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
     token_N = token_BT[row_N, place_N]
     if has_plain_head(model):
-        predict = shared_hidden if can_share(model) and sharing_pays(prompts, responses) else hidden
+        predict = shared_hidden if shared else hidden
         hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
