@@ -61,7 +61,8 @@ def response_logprobs(
         hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
-        logits_BTV = responses_only(model(input_ids=joined(prompts, responses, device)).logits, prompts, token_BT)
+        logits_BSV = model(input_ids=joined(prompts, responses, device)).logits
+        logits_BTV = responses_only(logits_BSV, prompts, token_BT.shape[1])
         logprob_N = policy_logprobs(logits_BTV[row_N, place_N][None], token_N[None], temperature)[0]
     return logprob_N.new_zeros(token_BT.shape).index_put((row_N, place_N), logprob_N)
 
@@ -72,7 +73,7 @@ def hidden(body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[Tok
     Sequences are padded at the right. That needs no attention mask: padding stands behind all that is looked at.
     """
     states_BSD = body(input_ids=joined(prompts, responses, device), use_cache=False).last_hidden_state
-    return responses_only(states_BSD, prompts, pad(responses, device))
+    return responses_only(states_BSD, prompts, max(map(len, responses)))
 
 
 def shared_hidden(
@@ -109,10 +110,10 @@ def joined(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: t
     return pad([prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)], device)
 
 
-def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], token_BT: Tensor) -> Tensor:
-    """Return, of states at every position, those that predict response tokens; arbitrary behind a response's end."""
+def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
+    """Return, of states at every position, those that predict `width` response tokens; arbitrary behind the end."""
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states_BSX.device)
-    column_BT = start_B[:, None] + torch.arange(token_BT.shape[1], device=states_BSX.device)
+    column_BT = start_B[:, None] + torch.arange(width, device=states_BSX.device)
     row_B1 = torch.arange(len(prompts), device=states_BSX.device)[:, None]
     return states_BSX[row_B1, column_BT.clamp(max=states_BSX.shape[1] - 1)]
 
