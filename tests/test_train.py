@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from adaptthink import jobs
 from adaptthink.config import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
@@ -17,6 +18,7 @@ from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
 from adaptthink.reference import Reference
 from adaptthink.rollout import Rollout, Sampler
+from adaptthink.roofline import Machine
 from adaptthink.runs import read_metrics
 from adaptthink.tasks import make_problem
 from adaptthink.tasks.arithmetic import Split, problems
@@ -24,6 +26,7 @@ from adaptthink.train import (
     batch_loss,
     check_grading,
     learning_rate,
+    least_seconds,
     problems_of_step,
     rollout_metrics,
     step_advantages,
@@ -299,6 +302,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
     optimizer = torch.optim.AdamW(random_model.parameters())
     with pytest.raises(FloatingPointError, match="step 1: loss nan"):
         update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
+
+
+def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
+    """Where memory alone counts, half the bytes take half the time; the model's own weights are float32."""
+    machine = Machine(flops_per_second=math.inf, bytes_per_second=1.0)
+
+    def bound(dtype):
+        metrics = least_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
+        return metrics["generate_bound_seconds"]
+
+    assert 0 < bound("bfloat16") == bound("float32") / 2
+
+
+@pytest.mark.parametrize(("dtype", "measured"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_the_machine_is_measured_in_the_arithmetic_that_generates(
+    random_policy, tmp_path, monkeypatch, dtype, measured
+):
+    class Asked(Exception):  # noqa: N818
+        pass
+
+    def spy(device, dtype):
+        raise Asked(dtype)
+
+    monkeypatch.setattr(jobs, "measure_machine", spy)
+    with pytest.raises(Asked) as caught:
+        jobs.train_and_save(random_policy, None, [], {}, [], config(dtype=dtype), tmp_path, profiled=True)
+    assert caught.value.args == (measured,)
 
 
 def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):

@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
@@ -37,7 +35,7 @@ from adaptthink.evaluate import (
     write_samples,
 )
 from adaptthink.grading import Limits, mean_reward
-from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
+from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.reference import Reference, References, presample
@@ -56,7 +54,7 @@ TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_thi
 
 def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
     """Start the engine that a config names with the policy's weights; one is enough for a job."""
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else policy.model.dtype
+    dtype = arithmetic_dtype(policy.model, config)
     if config.engine == "vllm":
         return start_vllm(
             model_path(policy.name),
@@ -160,7 +158,7 @@ def train_and_save(
     profiled: bool,
 ) -> float:
     """Train `policy` in place, save it under `run`/model; return the seconds it took."""
-    machine = measure_machine(policy.model.device, policy.model.dtype) if profiled else None
+    machine = measure_machine(policy.model.device, arithmetic_dtype(policy.model, config)) if profiled else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
     console.print(

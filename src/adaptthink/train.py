@@ -27,7 +27,7 @@ from adaptthink.checkpoint import load_checkpoint, save_checkpoint
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, reward
-from adaptthink.models import Policy
+from adaptthink.models import Policy, arithmetic_dtype
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
 from adaptthink.modes import Mode
@@ -93,7 +93,7 @@ def train(
         moments = remember(moments, seen)
         metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
         if machine:
-            metrics |= least_seconds(policy.model, machine, rollouts, advantages)
+            metrics |= least_seconds(policy.model, machine, rollouts, advantages, config)
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
             with clock.phase("probe"):
                 metrics |= probe_mode_choice(sampler, held_out, config.temperature)
@@ -293,10 +293,10 @@ def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
 
 
 def least_seconds(
-    model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor
+    model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
 ) -> Metrics:
     """The least time that this machine could take for a step's generation and update."""
-    shape = shape_of(model, model.dtype)
+    shape = shape_of(model, arithmetic_dtype(model, config))
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {
