@@ -1,6 +1,7 @@
 """One step by hand, exact accumulation, exact skipping, and a run that resumes as if it had never stopped."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -256,6 +257,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
     assert all(row["responses"] == 8 for row in timeless[0][:2])
     assert any(row["responses"] < 8 for row in timeless[0][2:]) == (token_share < 1)
+
+
+def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):
+    run_training(fresh_policy(tokenizer), config(steps=2), tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    rows = read_metrics(log)
+    del rows[1]["cells"]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        run_training(fresh_policy(tokenizer), config(steps=3), tmp_path / "run")
+    assert str(caught.value).startswith("cannot resume: step 2 was logged by an older version")
+    assert "\n" not in str(caught.value)
+    assert read_metrics(log) == rows
 
 
 def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokenizer, tmp_path):

@@ -107,9 +107,17 @@ def train(
 
 
 def recall(rows: Iterable[Metrics]) -> dict[Cell, Moments]:
-    """What the steps of a log saw, as `remember` would have it after them."""
+    """What the steps of a log saw, as `remember` would have it after them.
+
+    Raises UserError for a log of a version that did not note it: a run would go on with other samples in silence.
+    """
     moments: dict[Cell, Moments] = {}
     for row in rows:
+        if "cells" not in row:
+            raise UserError(
+                f"cannot resume: step {row['step']} was logged by an older version, without what later steps are drawn "
+                "by; resume with that version, or begin anew with --clean or another --output"
+            )
         moments = remember(moments, {cell: Moments(**sums) for cell, sums in row["cells"].items()})
     return moments
 
