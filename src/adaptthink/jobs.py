@@ -121,8 +121,15 @@ def train_job(
 
 
 def load_training_problems(config: TrainConfig) -> tuple[Sequence[Problem], list[Problem]]:
-    """Return problems to train on and held-out ones."""
-    return read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
+    """Return problems to train on and held-out ones; raises UserError if they are too few for a step."""
+    problems, held_out = read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
+    if len(problems) < config.problems_per_step:
+        raise UserError(
+            f"problems_per_step = {config.problems_per_step}, but there are {len(problems)} problems to train on, and "
+            "one drawn twice in a step would get the same responses twice; "
+            f"use {len(problems)} a step at most, or more problems"
+        )
+    return problems, held_out
 
 
 def read_training_problems(

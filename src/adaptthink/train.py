@@ -143,7 +143,10 @@ def collect_step(
 
 
 def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
-    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order."""
+    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order.
+
+    A step that ends one epoch and begins the next may hold a problem twice, with the same responses: it counts double.
+    """
     first = (step - 1) * count
     chosen = []
     for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
