@@ -1,11 +1,12 @@
 r"""How time and memory grow: a figure of seconds and megabytes against batch, response length, problems and model size.
 
-    python benchmarks/growth.py [--quick]
+    python benchmarks/growth.py [--quick] [--axis problems]
 
 Every point is a process of its own, so that its peak memory is its own: the embedded reasoner (or a random model of
-the same family), one step of rollouts and update after one that does not count; for the number of problems, reading a
-JSONL file, its reference rewards and drawing the problems of a step. Responses are as long as their cap: no token ends
-them. Writes results/growth-DATE.json and results/growth.png.
+the same family), one step of rollouts and update after one that does not count. Responses are as long as their cap: no
+token ends them. For the number of problems: reading a JSONL file, pre-sampling one thought of each, one step's rollouts
+and advantages, and evaluating on all of them, with a model that answers at once to prompts that it does not read, so
+that what is seen is the house. Writes results/growth-DATE.json and results/growth.png.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from models import model_folder
 from record import RESULTS, surroundings, write_result
 
 
@@ -61,7 +63,6 @@ def peak_mb() -> float:
 def run_step(point: Point) -> dict[str, Any]:
     """Time rollouts and an update."""
     import torch  # noqa: PLC0415
-    from models import model_folder  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, Qwen2Config  # noqa: PLC0415
 
     from adaptthink.config import TrainConfig  # noqa: PLC0415
@@ -109,31 +110,51 @@ def run_step(point: Point) -> dict[str, Any]:
 
 
 def run_problems(point: Point) -> dict[str, Any]:
-    """Time reading problems and drawing those of a step."""
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
-    from adaptthink.tasks.sources import reading_of, training_problems  # noqa: PLC0415
-    from adaptthink.train import problems_of_step  # noqa: PLC0415
+    """Time what a job does with all problems; the model answers at once, and every prompt is the same to it."""
+    from adaptthink.config import EvaluateConfig, TrainConfig  # noqa: PLC0415
+    from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
+    from adaptthink.jobs import evaluate_rows, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.models import load_policy  # noqa: PLC0415
+    from adaptthink.rollout import Sampler  # noqa: PLC0415
+    from adaptthink.train import collect_step, step_advantages  # noqa: PLC0415
 
+    class Unread(Sampler):
+        def prompt(self, problem: Any) -> tuple[int, ...]:
+            return (5,)
+
+    class Instant(ScriptedEngine):
+        def generate(self, *args: Any, **options: Any) -> Any:
+            self.requests.clear()  # it would remember them all
+            return super().generate(*args, **options)
+
+    policy = load_policy(str(model_folder("tiny")))
+    answer = [*policy.tokenizer.encode("</think>\\boxed{7}", add_special_tokens=False), policy.eos_ids[0]]
+    sampler = Unread(Instant(lambda _, prefix: answer[len(prefix) :]), policy.tokenizer, policy.template)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problems.jsonl"
         with path.open("w", encoding="utf-8") as file:
             for number in range(point.problems):
                 prompt = f"Problem {number}: what is {number} + {number % 97}? " + "Think of apples and of pears. " * 8
                 file.write(json.dumps({"prompt": prompt, "answer": str(number + number % 97)}) + "\n")
-        before = peak_mb()
-        config = TrainConfig(problems=str(path))
+        config = TrainConfig(problems=str(path), reference_samples=1, samples_per_problem=2, max_no_think_tokens=99)
+        row: dict[str, Any] = {"value": point.value, "before_mb": peak_mb()}
         started = time.perf_counter()
-        chosen = training_problems(str(path), per_level=100, held_out_per_level=16, seed=0, reading=reading_of(config))
-        read = time.perf_counter()
-        drawn = problems_of_step(chosen.problems, 128, 0, 1)
-        assert len(drawn) == 128
-        return {
-            "value": point.value,
-            "read_seconds": read - started,
-            "draw_seconds": time.perf_counter() - read,
-            "peak_mb": peak_mb(),
-            "before_mb": before,
-        }
+
+        def done(part: str) -> None:
+            nonlocal started
+            row[f"{part}_seconds"], row[f"{part}_mb"] = time.perf_counter() - started, peak_mb()
+            started = time.perf_counter()
+
+        problems, _ = read_training_problems(config, held_out_per_level=16)
+        done("read")
+        reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl")
+        done("presample")
+        step_advantages(collect_step(sampler, problems, config, step=1), reference, config.delta)
+        done("step")
+        evaluation = EvaluateConfig(max_no_think_tokens=99)
+        evaluate_rows(sampler, {"free": "free"}, problems, evaluation, Path(folder) / "samples.jsonl")
+        done("evaluate")
+        return row | {"peak_mb": peak_mb()}
 
 
 def draw_figure(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -169,6 +190,7 @@ def main() -> None:
     """Measure all points, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first three points of each axis")
+    parser.add_argument("--axis", choices=AXES, help="one axis alone; writes no result")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.point:
@@ -176,6 +198,8 @@ def main() -> None:
         return
     results: dict[str, list[dict[str, Any]]] = {}
     for axis, points in AXES.items():
+        if arguments.axis not in (None, axis):
+            continue
         for point in points[:3] if arguments.quick else points:
             command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
             out = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -184,6 +208,8 @@ def main() -> None:
             results.setdefault(axis, []).append(json.loads(out.stdout.splitlines()[-1]))
             shown = {key: round(value, 3) for key, value in results[axis][-1].items()}
             print(f"{axis}: {shown}", flush=True)
+    if arguments.axis:
+        return
     result = surroundings(["torch", "transformers"]) | {"axes": results}
     print(f"written to {write_result('growth', result)}")
     draw_figure(results, RESULTS / "growth.png")

@@ -166,6 +166,17 @@ def start(name: str, options: list[str], log: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
 
 
+def take_turn(process: subprocess.Popen[str], name: str, log: Path) -> dict[str, Any]:
+    """Let a trainer make one step and return what it says of it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print("go", file=process.stdin, flush=True)
+    line = next((line for line in process.stdout if line.startswith('{"seconds"')), None)
+    if line is None:
+        raise SystemExit(f"{name} ended early; see {log}")
+    return json.loads(line)
+
+
 def main() -> None:
     """Let both take turns and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,14 +197,7 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for step in range(arguments.steps + 1):
         for name in RUNS if step % 2 else reversed(RUNS):
-            pipe = processes[name]
-            assert pipe.stdin is not None
-            assert pipe.stdout is not None
-            print("go", file=pipe.stdin, flush=True)
-            line = next((line for line in pipe.stdout if line.startswith('{"seconds"')), None)
-            if line is None:
-                raise SystemExit(f"{name} ended early; see {logs[name]}")
-            row = json.loads(line)
+            row = take_turn(processes[name], name, logs[name])
             print(f"{step}/{arguments.steps} {name}: {row['seconds']:.2f} s, {row['tokens']} tokens", flush=True)
             if step:
                 rows[name].append(row)

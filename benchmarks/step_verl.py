@@ -42,7 +42,7 @@ from typing import Any
 import psutil
 from models import model_folder
 from record import shown, spread, surroundings, write_result
-from step import CAPS, MICRO_TOKENS, SAMPLES, start
+from step import CAPS, MICRO_TOKENS, SAMPLES, start, take_turn
 
 HERE = Path(__file__).parent
 MODEL = "tiny"
@@ -223,17 +223,7 @@ def main() -> None:
     verl = Verl(python, num_prompts, steps + 2, threads, options.verl_set)
     log = verl.folder / "ours.txt"
     ours = start("ours", ["--model", MODEL, "--prompts", str(num_prompts), "--steps", str(steps + 1)], log)
-
-    def our_step(_: int) -> dict[str, Any]:
-        assert ours.stdin is not None
-        assert ours.stdout is not None
-        print("go", file=ours.stdin, flush=True)
-        line = next((line for line in ours.stdout if line.startswith('{"seconds"')), None)
-        if line is None:
-            raise SystemExit(f"ours ended early; see {log}")
-        return json.loads(line)
-
-    turns = {"verl": verl.step, "ours": our_step}
+    turns = {"verl": verl.step, "ours": lambda _: take_turn(ours, "ours", log)}
     processes = {"verl": verl.processes, "ours": lambda: [psutil.Process(ours.pid)]}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
     try:

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from adaptthink.models.batches import BATCH_COST, SHARED_COST, divide, micro_batches, sharing_pays
+from adaptthink.models.batches import BATCH_COST, SHARED_COST, Batch, divide, micro_batches
 
 
 def work(seed, count):
@@ -42,8 +42,11 @@ def test_the_division_is_the_cheapest_of_all(seed, sharing):
 
     best = min(price(cuts) for size in range(9) for cuts in combinations(range(1, 9), size))
     assert found == best
-    assert [index for batch in batches for index in batch] == order
-    assert price([batch[0] for batch in batches[1:]]) == best
+    assert [index for batch in batches for index in batch.places] == order
+    assert price([batch.places[0] for batch in batches[1:]]) == best
+    for batch in batches:
+        least, plain = (cost_of(batch.places, prompts, responses, sharing=shared) for shared in (sharing, False))
+        assert batch.shared == (least < plain)
 
 
 @pytest.mark.parametrize("sharing", [True, False])
@@ -51,16 +54,16 @@ def test_the_division_is_the_cheapest_of_all(seed, sharing):
 def test_every_response_is_in_one_batch_and_the_limit_holds(limit, sharing):
     prompts, responses = work(1, 200)
     batches = micro_batches(prompts, responses, limit, sharing=sharing)
-    assert sorted(index for batch in batches for index in batch) == list(range(200))
+    assert sorted(index for batch in batches for index in batch.places) == list(range(200))
     for batch in batches:
-        assert len(batch) == 1 or cost_of(batch, prompts, responses, sharing=sharing) <= limit
+        assert len(batch.places) == 1 or cost_of(batch.places, prompts, responses, sharing=sharing) <= limit
 
 
 def test_sharing_runs_fewer_tokens_than_not_sharing():
     prompts, responses = work(2, 200)
     totals = {
         sharing: sum(
-            cost_of(batch, prompts, responses, sharing=sharing)
+            cost_of(batch.places, prompts, responses, sharing=sharing)
             for batch in micro_batches(prompts, responses, 4096, sharing=sharing)
         )
         for sharing in (True, False)
@@ -68,13 +71,21 @@ def test_sharing_runs_fewer_tokens_than_not_sharing():
     assert totals[True] < 0.9 * totals[False]
 
 
+def whole(prompts, responses, *, sharing=True):
+    """All of them as the one batch that they make."""
+    [batch] = micro_batches(prompts, responses, 10**6, sharing=sharing)
+    return batch
+
+
 def test_sharing_pays_by_hand():
     # Four responses of two tokens to a prompt of ten: one token of each is run, 10 + 4 against 4 × 11.
-    assert sharing_pays([tuple(range(10))] * 4, [(1, 2)] * 4)
+    assert whole([tuple(range(10))] * 4, [(1, 2)] * 4) == Batch([0, 1, 2, 3], True)
     # Two of a hundred to a prompt of ten: 10 + 2 × 99 = 208 against 2 × 109 = 218, less than a tenth.
-    assert not sharing_pays([tuple(range(10))] * 2, [tuple(range(100))] * 2)
+    assert whole([tuple(range(10))] * 2, [tuple(range(100))] * 2) == Batch([0, 1], False)
     # Nothing to share.
-    assert not sharing_pays([(1, 2), (3, 4)], [(1, 2), (1, 2)])
+    assert whole([(1, 2), (3, 4)], [(1, 2), (1, 2)]) == Batch([0, 1], False)
+    # A model that cannot.
+    assert whole([tuple(range(10))] * 4, [(1, 2)] * 4, sharing=False) == Batch([0, 1, 2, 3], False)
 
 
 def test_nothing_to_run():

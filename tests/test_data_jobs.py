@@ -8,6 +8,7 @@ import pytest
 
 from adaptthink import cli, jobs
 from adaptthink.config import EvaluateConfig, TrainConfig
+from adaptthink.errors import UserError
 from adaptthink.screen import excerpt
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
@@ -134,13 +135,25 @@ def test_bad_input(run, args, message):
 def test_jobs_say_what_they_skip(capsys, folder):
     rows = [{"problem": f"{n}?", "answer": None if n == 3 else str(n), "difficulty": 1} for n in range(12)]
     (folder / "math_train_answers.json").write_text(json.dumps(rows))
-    problems, held_out = jobs.load_training_problems(TrainConfig(problems="math", data=folder))
+    config = TrainConfig(problems="math", data=folder, problems_per_step=10)
+    problems, held_out = jobs.load_training_problems(config)
     assert (len(problems), len(held_out)) == (10, 1)
     assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
     assert len(jobs.load_evaluation_problems(EvaluateConfig(problems="math:train", data=folder))) == 11
     assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
     jobs.load_evaluation_problems(EvaluateConfig(problems="gsm8k", data=folder))
     assert capsys.readouterr().out == ""
+
+
+def test_a_step_needs_as_many_problems_as_it_draws(folder):
+    rows = [{"problem": f"{n}?", "answer": str(n), "difficulty": 1} for n in range(12)]
+    (folder / "math_train_answers.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError) as caught:
+        jobs.load_training_problems(TrainConfig(problems="math", data=folder, problems_per_step=12))
+    assert str(caught.value) == (
+        "problems_per_step = 12, but there are 11 problems to train on, and one drawn twice in a step would get the "
+        "same responses twice; use 11 a step at most, or more problems"
+    )
 
 
 def test_excerpt():

@@ -319,19 +319,23 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
     assert str(caught.value) == f"{tmp_path / name}: holds no problem; expected {expected}"
 
 
-def test_problems_of_a_file_are_in_memory_less_than_twice(tmp_path, monkeypatch):
+def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
     """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
+    monkeypatch.setattr("adaptthink.tasks.table.SPOOL_BYTES", 2**16)
     monkeypatch.setattr(sources, "readable_golds", lambda golds: [True] * len(golds))
     path = tmp_path / "p.jsonl"
     with path.open("w") as file:
         for n in range(20_000):
             file.write(json.dumps({"prompt": f"{n} " + "x" * 360, "answer": str(n)}) + "\n")
     size = path.stat().st_size
+    training_problems(write_rows(tmp_path / "few.jsonl", 99), per_level=1, held_out_per_level=1, seed=0)  # imports
     tracemalloc.start()
     try:
         chosen = training_problems(str(path), per_level=1, held_out_per_level=16, seed=0)
         _, peak = tracemalloc.get_traced_memory()
         assert len(chosen.problems) == 20_000 - 16
+        assert all(len(problem.prompt) > 360 for problem in chosen.problems)
+        held, peak_of_reading = tracemalloc.get_traced_memory()
         del chosen
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
@@ -340,5 +344,8 @@ def test_problems_of_a_file_are_in_memory_less_than_twice(tmp_path, monkeypatch)
     finally:
         tracemalloc.stop()
     assert len(few.problems) == 50
-    assert size < peak < 2 * size
-    assert peak_of_few - before < size
+    assert size > 20_000 * 360
+    assert peak_of_reading == peak
+    assert held < 20_000 * 20 + 2**18  # a place in the file and one among the chosen, besides what does not grow
+    assert peak < size / 3  # some thousand problems at a time
+    assert peak_of_few - before < 2**18

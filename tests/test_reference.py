@@ -242,6 +242,9 @@ def test_other_model_is_named(tmp_path, whole):
         b'{"id": "x", "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3]}',
         b'{"id": ["x"], "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
         b'{"id": "\xff", "verdicts": 4, "tokens": [1, 2, 3, 4]}',
+        b'{"id": "x", "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
+        b'{"id": "-1", "verdicts": ["correct", "correct", "correct", "correct"], "tokens": [1, 2, 3, 4]}',
+        b'{"id": "10000000000000000", "verdicts": ["wrong", "wrong", "wrong", "wrong"], "tokens": [1, 2, 3, 4]}',
     ],
 )
 def test_damaged_middle_line_is_named(parts, tmp_path, whole, damaged):
@@ -256,6 +259,50 @@ def test_damaged_middle_line_is_named(parts, tmp_path, whole, damaged):
     found, engine = run(parts, path)
     assert len(engine.requests) == 4
     assert [reference.reward for reference in found.values()] == [1.0, 0.5, 0.25]
+
+
+def test_rows_are_looked_up_by_id_and_the_last_of_an_id_counts(parts, tmp_path, whole):
+    path = tmp_path / "r.jsonl"
+    first = path.write_bytes(whole)
+    second = {"id": PROBLEMS[1].id, "verdicts": ["wrong"] * 4, "tokens": [9, 8, 7, 6]}
+    other = {"id": "00000000000000aa", "verdicts": ["wrong"] * 4, "tokens": [1, 1, 1, 1]}
+    with path.open("a") as file:
+        file.write(json.dumps(other) + "\n" + json.dumps(second) + "\n")
+    found, engine = run(parts, path)
+    assert engine.requests == []
+    assert found[PROBLEMS[1].id] == Reference(PROBLEMS[1].id, (Verdict.WRONG,) * 4, (9, 8, 7, 6))
+    assert [reference.reward for reference in found.values()] == [1.0, 0.0, 0.25]
+    assert len(found) == 3
+    for absent in (other["id"], "0" * 16, "f" * 16):
+        assert absent not in found
+        with pytest.raises(KeyError):
+            found[absent]
+    assert path.stat().st_size > first
+
+
+@pytest.mark.parametrize("content", [b"", b"\n" * 2000, b"[]\n" * 500])
+def test_a_store_that_changes_while_it_is_in_use_is_no_reference(parts, tmp_path, content):
+    path = tmp_path / "r.jsonl"
+    found, _ = run(parts, path)
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        found[PROBLEMS[2].id]
+    assert str(caught.value) == (
+        f"reference store '{path}' was changed while it was in use; leave it alone and start again"
+    )
+
+
+def test_rows_that_moved_are_not_mistaken_for_others(parts, tmp_path, whole):
+    path = tmp_path / "r.jsonl"
+    problems = [make_problem(f"{n}", "1") for n in range(2)]
+    row = {"verdicts": ["wrong"] * 4, "tokens": [1] * 4}
+    header = whole[: whole.find(b"\n") + 1]
+    rows = [json.dumps({"id": problem.id} | row).encode() + b"\n" for problem in problems]
+    path.write_bytes(header + b"".join(rows))
+    found, _ = run(parts, path, problems=problems)
+    path.write_bytes(header + b"".join(rows[::-1]))
+    with pytest.raises(UserError, match="was changed while it was in use"):
+        found[problems[0].id]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Log-probabilities for the update: the same numbers and gradients in every way of computing them."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config
@@ -24,8 +26,8 @@ def plain(model):
     return torch.stack(rows)
 
 
-def found_by(model):
-    return response_logprobs(model, PROMPTS, RESPONSES, TEMPERATURE)
+def found_by(model, *, shared=False):
+    return response_logprobs(model, PROMPTS, RESPONSES, TEMPERATURE, shared=shared)
 
 
 def value_and_gradient(model, compute):
@@ -35,9 +37,9 @@ def value_and_gradient(model, compute):
     return logprobs.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def assert_same(model):
+def assert_same(model, *, shared):
     expected, expected_gradient = value_and_gradient(model, plain)
-    found, gradient = value_and_gradient(model, found_by)
+    found, gradient = value_and_gradient(model, partial(found_by, shared=shared))
     assert gradient.keys() == expected_gradient.keys()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for name, value in expected_gradient.items():
@@ -45,16 +47,15 @@ def assert_same(model):
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 1000])
-@pytest.mark.parametrize("sharing", [True, False])
-def test_values_and_gradients_depend_neither_on_the_pieces_nor_on_sharing(random_model, monkeypatch, piece, sharing):
+@pytest.mark.parametrize("shared", [True, False])
+def test_values_and_gradients_depend_neither_on_the_pieces_nor_on_sharing(random_model, monkeypatch, piece, shared):
     monkeypatch.setattr(scoring, "LOGIT_ELEMENTS", piece * random_model.config.vocab_size)
-    monkeypatch.setattr(scoring, "sharing_pays", lambda prompts, responses: sharing)
     assert can_share(random_model)
-    assert_same(random_model.train())
+    assert_same(random_model.train(), shared=shared)
 
 
 @pytest.mark.parametrize("family", sorted(SHARING))
-def test_prompts_are_shared_rightly_in_every_family(family, monkeypatch):
+def test_prompts_are_shared_rightly_in_every_family(family):
     """Values and gradients of a random model of the family, prompts of two lengths shared, against each row alone."""
     config = AutoConfig.for_model(
         family, vocab_size=128, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -62,10 +63,8 @@ def test_prompts_are_shared_rightly_in_every_family(family, monkeypatch):
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    shared = []
-    monkeypatch.setattr(scoring, "sharing_pays", lambda prompts, responses: shared.append(1) or True)
-    assert_same(model)
-    assert shared
+    assert can_share(model)
+    assert_same(model, shared=True)
 
 
 def test_a_prompt_is_run_once(random_model, monkeypatch):
@@ -81,12 +80,12 @@ def test_a_prompt_is_run_once(random_model, monkeypatch):
     monkeypatch.setattr(body, "forward", spy)
     has_plain_head(random_model)
     seen.clear()
-    found_by(random_model)
+    found_by(random_model, shared=True)
     assert seen == [(2, 5), (5, 5)]
 
 
 def test_responses_of_one_token_need_the_prompts_alone(random_model):
-    logprobs = response_logprobs(random_model, [(5, 9, 17)] * 3, [(1,), (2,), (3,)], 1.0)
+    logprobs = response_logprobs(random_model, [(5, 9, 17)] * 3, [(1,), (2,), (3,)], 1.0, shared=True)
     expected = random_model(torch.tensor([[5, 9, 17]])).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(logprobs[:, 0], expected[1:4], atol=1e-5, rtol=1e-5)
 
@@ -96,7 +95,7 @@ def test_no_logits_beyond_the_limit_are_kept(random_model, monkeypatch):
     monkeypatch.setattr(scoring, "LOGIT_ELEMENTS", random_model.config.vocab_size)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.shape) or tensor, lambda x: x):
-        found_by(random_model)
+        found_by(random_model, shared=True)
     vocabulary = random_model.config.vocab_size
     assert saved
     assert not [shape for shape in saved if len(shape) > 1 and shape[-1] == vocabulary and shape[-2] != 128]
@@ -119,7 +118,7 @@ def test_a_head_that_caps_its_logits_is_noticed():
 def test_bfloat16_stays_close_and_the_head_is_still_known(random_model):
     scoring._plain_heads.clear()
     with torch.autocast("cpu", torch.bfloat16):
-        low = found_by(random_model)
+        low = found_by(random_model, shared=True)
     assert scoring._plain_heads[random_model]
     full = plain(random_model)
     assert low.dtype == torch.float32

@@ -1,6 +1,7 @@
 """One step by hand, exact accumulation, exact skipping, and a run that resumes as if it had never stopped."""
 
 import copy
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adaptthink import jobs
 from adaptthink.config import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
@@ -19,6 +21,7 @@ from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
 from adaptthink.reference import Reference
 from adaptthink.rollout import Rollout, Sampler
+from adaptthink.roofline import Machine
 from adaptthink.runs import read_metrics
 from adaptthink.tasks import make_problem
 from adaptthink.tasks.arithmetic import Split, problems
@@ -28,6 +31,7 @@ from adaptthink.train import (
     implicit_share,
     implicit_thinkers,
     learning_rate,
+    least_seconds,
     probe_responses,
     problems_of_step,
     rollout_metrics,
@@ -337,6 +341,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     assert any(row["responses"] < 8 for row in timeless[0][2:]) == (token_share < 1)
 
 
+def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):
+    run_training(fresh_policy(tokenizer), config(steps=2), tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    rows = read_metrics(log)
+    del rows[1]["cells"]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as caught:
+        run_training(fresh_policy(tokenizer), config(steps=3), tmp_path / "run")
+    assert str(caught.value).startswith("cannot resume: step 2 was logged by an older version")
+    assert "\n" not in str(caught.value)
+    assert read_metrics(log) == rows
+
+
 def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokenizer, tmp_path):
     policy = fresh_policy(tokenizer)
     engine = ScriptedEngine(lambda prompt, prefix: [7, policy.eos_ids[0]])
@@ -381,6 +398,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
     optimizer = torch.optim.AdamW(random_model.parameters())
     with pytest.raises(FloatingPointError, match="step 1: loss nan"):
         update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
+
+
+def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
+    """Where memory alone counts, half the bytes take half the time; the model's own weights are float32."""
+    machine = Machine(flops_per_second=math.inf, bytes_per_second=1.0)
+
+    def bound(dtype):
+        metrics = least_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
+        return metrics["generate_bound_seconds"]
+
+    assert 0 < bound("bfloat16") == bound("float32") / 2
+
+
+@pytest.mark.parametrize(("dtype", "measured"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_the_machine_is_measured_in_the_arithmetic_that_generates(
+    random_policy, tmp_path, monkeypatch, dtype, measured
+):
+    class Asked(Exception):  # noqa: N818
+        pass
+
+    def spy(device, dtype):
+        raise Asked(dtype)
+
+    monkeypatch.setattr(jobs, "measure_machine", spy)
+    with pytest.raises(Asked) as caught:
+        jobs.train_and_save(random_policy, None, [], {}, [], config(dtype=dtype), tmp_path, profiled=True)
+    assert caught.value.args == (measured,)
 
 
 def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):

@@ -15,12 +15,12 @@ running means over the last steps of this training; nothing is known before the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptthink.modes import Mode
 from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout
+from adaptthink.rollout import Chance, Rollout, always
 from adaptthink.tasks import Problem
 
 LEAST = 0.1  # of a probability, so that no weight is beyond 10
@@ -107,10 +107,10 @@ def probabilities(moments: Mapping[Cell, Moments], token_share: float) -> dict[C
 
 def chance_of(
     moments: Mapping[Cell, Moments], token_share: float, reference: Mapping[str, Reference], step: int
-) -> Callable[[Problem, Mode | None], float]:
+) -> Chance:
     """Return the probability with which each sample of a step is drawn."""
     if token_share == 1 or step <= FIRST_STEPS:
-        return lambda problem, mode: 1.0
+        return always
     drawn = probabilities(moments, token_share)
 
     def chance(problem: Problem, mode: Mode | None) -> float:

@@ -19,7 +19,7 @@ from adaptthink.errors import UserError
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 COMMANDS = {
-    "demo": "Train the embedded reasoner to choose when to think, evaluate it, write a report (about 4 minutes).",
+    "demo": "Train the embedded reasoner to choose when to think, evaluate it, write a report (three to four minutes).",
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K free thoughts per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",

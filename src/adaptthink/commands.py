@@ -43,7 +43,7 @@ def demo(
     profile: Profile = False,
     json: Json = None,
 ) -> None:
-    """Train the embedded reasoner to choose when to think, evaluate it and write a report (about 4 minutes)."""
+    """Train the embedded reasoner to choose when to think, evaluate it and write a report (three to four minutes)."""
     flags = {} if seed is None else {"seed": seed}
     config = resolve("train", TrainConfig, recipes=recipe, flags=flags)
     evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=flags)

@@ -9,14 +9,13 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
@@ -36,11 +35,11 @@ from adaptthink.evaluate import (
     summarise,
 )
 from adaptthink.grading import Limits, mean_reward
-from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
+from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer, model_path
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.quality import DELTA
-from adaptthink.reference import Reference, presample
+from adaptthink.reference import Reference, References, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
@@ -66,7 +65,7 @@ TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_thi
 
 def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
     """Start the engine that a config names with the policy's weights; one is enough for a job."""
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else policy.model.dtype
+    dtype = arithmetic_dtype(policy.model, config)
     if config.engine == "vllm":
         return start_vllm(
             model_path(policy.name),
@@ -93,17 +92,17 @@ def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sample
 
 def sample_reference(
     policy: Policy, sampler: Sampler, problems: Sequence[Problem], config: PresampleConfig, path: Path
-) -> dict[str, Reference]:
+) -> References:
     """Pre-sample R̄_ref with a progress bar and say what came out."""
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
         reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
     mean = mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
-    ungradable = [row.id for row in reference.values() if row.reward is None]
+    num_ungradable = sum(row.reward is None for row in reference.values())
     if mean is None:
         raise UserError("no problem of this set has a gold that can be read; see: adaptthink data check")
-    if ungradable:
-        console.print(f"{len(ungradable)} problems skipped: their gold cannot be read")
+    if num_ungradable:
+        console.print(f"{num_ungradable} problems skipped: their gold cannot be read")
     console.print(f"reference: mean reward {mean:.3f}, stored in {path}")
     return reference
 
@@ -114,7 +113,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     policy = load_policy(config.model, think_opener=config.think_opener)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, output)
-    rewards = [row.reward for row in reference.values() if row.reward is not None]
+    rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     skipped = len(reference) - len(rewards)
     return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
 
@@ -132,12 +131,21 @@ def train_job(
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
-def load_training_problems(config: TrainConfig) -> tuple[list[Problem], list[Problem]]:
-    """Return problems to train on and held-out ones."""
-    return read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
+def load_training_problems(config: TrainConfig) -> tuple[Sequence[Problem], list[Problem]]:
+    """Return problems to train on and held-out ones; raises UserError if they are too few for a step."""
+    problems, held_out = read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
+    if len(problems) < config.problems_per_step:
+        raise UserError(
+            f"problems_per_step = {config.problems_per_step}, but there are {len(problems)} problems to train on, and "
+            "one drawn twice in a step would get the same responses twice; "
+            f"use {len(problems)} a step at most, or more problems"
+        )
+    return problems, held_out
 
 
-def read_training_problems(config: PresampleConfig, *, held_out_per_level: int) -> tuple[list[Problem], list[Problem]]:
+def read_training_problems(
+    config: PresampleConfig, *, held_out_per_level: int
+) -> tuple[Sequence[Problem], list[Problem]]:
     """Return problems to train on and held-out ones; say how many were left out."""
     chosen = training_problems(
         config.problems,
@@ -160,7 +168,7 @@ def train_and_save(
     policy: Policy,
     sampler: Sampler,
     problems: Sequence[Problem],
-    reference: dict[str, Reference],
+    reference: Mapping[str, Reference],
     held_out: Sequence[Problem],
     config: TrainConfig,
     run: Path,
@@ -168,7 +176,7 @@ def train_and_save(
     profiled: bool,
 ) -> float:
     """Train `policy` in place, save it under `run`/model; return the seconds it took."""
-    machine = measure_machine(policy.model.device, policy.model.dtype) if profiled else None
+    machine = measure_machine(policy.model.device, arithmetic_dtype(policy.model, config)) if profiled else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
     console.print(
@@ -259,7 +267,7 @@ def evaluate_job(
     return summary
 
 
-def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
+def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; say how many were left out."""
     chosen = evaluation_problems(
         config.problems,

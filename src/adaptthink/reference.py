@@ -3,23 +3,28 @@
 The store is an append-only JSONL file. Its first line holds the settings that made it; every other line holds one
 problem, by id. A line is written only when all K samples of its problem are done, so a store that was interrupted
 is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same random streams
-as it would have been without the interruption.
+as it would have been without the interruption. Rows are looked up in the file when they are needed; in memory are a few
+numbers of each.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adaptthink.config import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, mean_reward
 from adaptthink.rollout import Caps, Sampler, Sampling, draw, stream_seed
 from adaptthink.tasks import Problem
+from adaptthink.tasks.table import Selection, id_number, id_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,71 +62,131 @@ def presample(
     fingerprint: str,
     path: Path,
     on_finish: Callable[[int], None] | None = None,
-) -> dict[str, Reference]:
+) -> References:
     """Return the reference of every problem, sampling those that `path` does not hold yet.
 
     `on_finish` is called with numbers of finished responses; those found in the store count at once. Raises
     UserError if the store was made with other settings.
     """
     settings = store_settings(config, fingerprint)
-    found = read_store(path, settings)
-    missing = [problem for problem in problems if problem.id not in found]
+    rows, ids_N = read_store(path, settings), id_numbers(problems)
+    missing = Selection(problems, np.flatnonzero(~np.isin(ids_N, np.array(rows.ids))))
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples)
     caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
     seed = stream_seed(config.seed, "reference")
     sampling = Sampling(caps, config.reference_temperature, config.reference_top_p, seed)
     chunk = max(1, config.max_rows // config.reference_samples)
-    with path.open("a", encoding="utf-8") as store:
+    with path.open("ab") as store:
         for start in range(0, len(missing), chunk):
             part = missing[start : start + chunk]
             groups = draw(sampler, part, [None] * config.reference_samples, sampling, on_finish=on_finish)
             for problem, group in zip(part, groups, strict=True):
                 verdicts = tuple(rollout.verdict for rollout in group)
                 tokens = tuple(len(rollout.response_ids) for rollout in group)
-                found[problem.id] = Reference(problem.id, verdicts, tokens)
-                store.write(json.dumps(asdict(found[problem.id])) + "\n")
+                rows.add(problem.id, store.tell())
+                store.write(json.dumps(asdict(Reference(problem.id, verdicts, tokens))).encode() + b"\n")
             store.flush()
             os.fsync(store.fileno())
-    return {problem.id: found[problem.id] for problem in problems}
+    return References(path, rows, ids_N)
 
 
-def read_store(path: Path, settings: Mapping[str, Any]) -> dict[str, Reference]:
-    """Read the rows of a store made with `settings`, by problem id; make an empty one if there is none.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows of a store are: ids as numbers, and the bytes before each row."""
+
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    starts: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, id_: str, start: int) -> None:
+        """Note one more row; raises ValueError for an id that is none."""
+        self.ids.append(id_number(id_))
+        self.starts.append(start)
+
+
+class References(Mapping[str, Reference]):
+    """The references of problems by id, in the problems' order, read from a store when they are asked for."""
+
+    def __init__(self, path: Path, rows: Rows, ids_N: np.ndarray) -> None:
+        self.path, self.file, self.ids_N = path, path.open("rb"), ids_N
+        order = np.argsort(np.array(rows.ids), kind="stable")
+        row_N = order[np.searchsorted(np.array(rows.ids), ids_N, side="right", sorter=order) - 1]  # the last of an id
+        self.start_N = np.array(rows.starts)[row_N]
+        self.order_N = np.argsort(ids_N)
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{id_:016x}" for id_ in self.ids_N)
+
+    def __getitem__(self, id_: str) -> Reference:
+        key = np.uint64(id_number(id_))
+        place = np.searchsorted(self.ids_N, key, sorter=self.order_N)
+        if place == len(self) or self.ids_N[self.order_N[place]] != key:
+            raise KeyError(id_)
+        self.file.seek(self.start_N[self.order_N[place]])
+        try:
+            reference = parse_row(self.file.readline())
+            if reference.id != id_:
+                raise ValueError(f"the row of {reference.id} stands there")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"reference store '{self.path}' was changed while it was in use; leave it alone and start again"
+            ) from None
+        return reference
+
+
+def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
+    """Check the rows of a store made with `settings` and say where they are; make an empty one if there is none.
 
     A last line without its end was cut by an interruption and is removed from the file. Raises UserError for a
     store made with other settings, naming the difference, and for a file that is no store.
     """
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
-    header = json.dumps({"settings": dict(settings)}) + "\n"
-    content = path.read_bytes() if path.is_file() else b""
-    if header.encode().startswith(content):  # none yet, or one that was cut in its first line
+    header = (json.dumps({"settings": dict(settings)}) + "\n").encode()
+    rows = Rows()
+    if not path.is_file() or is_beginning(path, header):  # none yet, or one that was cut in its first line
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(header, encoding="utf-8")
-        return {}
-    whole = content[: content.rfind(b"\n") + 1] or content
-    lines = whole.decode("utf-8", errors="replace").splitlines()
-    check_settings(path, lines[0], settings)
-    rows = {}
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            row = json.loads(line)
-            reference = Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
-            if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
-                raise ValueError("samples are missing")
-            rows[reference.id] = reference
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
-            ) from None
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+        path.write_bytes(header)
+        return rows
+    whole = 0  # bytes of lines that have their end
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                check_settings(path, line, settings)
+            elif line.endswith(b"\n"):
+                try:
+                    reference = parse_row(line)
+                    if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
+                        raise ValueError("samples are missing")
+                    rows.add(reference.id, whole)
+                except (ValueError, KeyError, TypeError, OverflowError):  # the last: an id of more than 16 digits
+                    raise UserError(
+                        f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
+                    ) from None
+            else:
+                break
+            whole += len(line)
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)
     return rows
 
 
-def check_settings(path: Path, header: str, settings: Mapping[str, Any]) -> None:
+def is_beginning(path: Path, content: bytes) -> bool:
+    """Say whether a file holds nothing but the beginning of `content`, or all of it."""
+    with path.open("rb") as file:
+        return content.startswith(file.read(len(content) + 1))
+
+
+def parse_row(line: bytes) -> Reference:
+    """Read one row; raises ValueError, KeyError or TypeError for anything else."""
+    row = json.loads(line)
+    return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
+
+
+def check_settings(path: Path, header: bytes, settings: Mapping[str, Any]) -> None:
     """Compare a store's first line with the settings asked for."""
     try:
         made_with = dict(json.loads(header)["settings"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, mean_reward, reward
 from adaptthink.implicit import read_signs, thinks_implicitly
-from adaptthink.models import Policy
+from adaptthink.models import Policy, arithmetic_dtype
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
 from adaptthink.modes import Mode, ThinkTemplate
@@ -37,6 +38,7 @@ from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always,
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
 from adaptthink.tasks import Problem
+from adaptthink.tasks.table import Selection
 
 Metrics = dict[str, Any]
 
@@ -70,7 +72,8 @@ def train(
         checkpoint_gradients(policy.model)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
     sampler.engine.load_weights(policy.model)
-    problems = [problem for problem in problems if reference[problem.id].reward is not None]
+    gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
+    problems = Selection(problems, np.flatnonzero(gradable_N))
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     moments = recall(read_metrics(run / "metrics.jsonl"))
@@ -94,7 +97,7 @@ def train(
         moments = remember(moments, seen)
         metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
         if machine:
-            metrics |= least_seconds(policy.model, machine, rollouts, advantages)
+            metrics |= least_seconds(policy.model, machine, rollouts, advantages, config)
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
             with clock.phase("probe"):
                 metrics |= probe_mode_choice(sampler, held_out, config.temperature)
@@ -109,9 +112,17 @@ def train(
 
 
 def recall(rows: Iterable[Metrics]) -> dict[Cell, Moments]:
-    """What the steps of a log saw, as `remember` would have it after them."""
+    """What the steps of a log saw, as `remember` would have it after them.
+
+    Raises UserError for a log of a version that did not note it: a run would go on with other samples in silence.
+    """
     moments: dict[Cell, Moments] = {}
     for row in rows:
+        if "cells" not in row:
+            raise UserError(
+                f"cannot resume: step {row['step']} was logged by an older version, without what later steps are drawn "
+                "by; resume with that version, or begin anew with --clean or another --output"
+            )
         moments = remember(moments, {cell: Moments(**sums) for cell, sums in row["cells"].items()})
     return moments
 
@@ -137,7 +148,10 @@ def collect_step(
 
 
 def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
-    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order."""
+    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order.
+
+    A step that ends one epoch and begins the next may hold a problem twice, with the same responses: it counts double.
+    """
     first = (step - 1) * count
     chosen = []
     for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
@@ -148,9 +162,9 @@ def problems_of_step(problems: Sequence[Problem], count: int, seed: int, step: i
 
 
 @lru_cache(maxsize=2)
-def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch goes through problems, by index."""
-    order = list(range(size))
+def epoch_order(size: int, seed: int, epoch: int) -> array[int]:
+    """The order in which an epoch goes through problems, by index; four bytes of each."""
+    order = array("I", range(size))
     random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
     return order
 
@@ -230,8 +244,9 @@ def update(
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
     for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
-        indices = [chosen[position] for position in batch]
-        result = batch_loss(model, [rollouts[index] for index in indices], weighted_N[indices], config)
+        indices = [chosen[place] for place in batch.places]
+        own = [rollouts[index] for index in indices]
+        result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
         micro_loss = result.loss_B.sum() / num_samples
         micro_loss.backward()
         loss += micro_loss.item()
@@ -258,13 +273,18 @@ def update(
 
 
 def batch_loss(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_B: Tensor, config: TrainConfig
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    advantages_B: Tensor,
+    config: TrainConfig,
+    *,
+    shared: bool = False,
 ) -> PolicyLoss:
-    """Forward one micro-batch and return its loss per rollout."""
+    """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
     prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logprob_BT = response_logprobs(model, prompts, responses, config.temperature)
+        logprob_BT = response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     return policy_loss(
         logprob_BT,
         pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),
@@ -316,10 +336,10 @@ def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
 
 
 def least_seconds(
-    model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor
+    model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
 ) -> Metrics:
     """The least time that this machine could take for a step's generation and update."""
-    shape = shape_of(model, model.dtype)
+    shape = shape_of(model, arithmetic_dtype(model, config))
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {

@@ -58,8 +58,11 @@ def reward(verdict: Verdict) -> float:
 
 def mean_reward(verdicts: Iterable[Verdict]) -> float | None:
     """Return the mean reward of what could be graded; None if nothing could."""
-    rewards = [reward(verdict) for verdict in verdicts if verdict is not Verdict.GOLD_UNPARSABLE]
-    return sum(rewards) / len(rewards) if rewards else None
+    total, count = 0.0, 0
+    for verdict in verdicts:
+        if verdict is not Verdict.GOLD_UNPARSABLE:
+            total, count = total + reward(verdict), count + 1
+    return total / count if count else None
 
 
 def failed_share(verdicts: Iterable[Verdict]) -> float:

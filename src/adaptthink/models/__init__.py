@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from adaptthink.config import PolicyConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import ThinkTemplate, probe
 
@@ -96,6 +97,11 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
     model = model.eval()
     model.to(device)
     return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
+
+
+def arithmetic_dtype(model: PreTrainedModel, config: PolicyConfig) -> torch.dtype:
+    """What a config's generation and update compute in: bfloat16 where it says so, else as the weights are."""
+    return torch.bfloat16 if config.dtype == "bfloat16" else model.dtype
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:

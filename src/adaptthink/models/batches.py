@@ -8,6 +8,7 @@ the fewest tokens, padding included.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,10 +18,20 @@ SHARED_COST = 0.9  # prompts are shared where the tokens of a batch fall to this
 BATCH_COST = 256  # tokens that one more batch is worth
 
 
+class Batch(NamedTuple):
+    """Responses to run together, by their places, and whether each different prompt among theirs is run once."""
+
+    places: list[int]
+    shared: bool
+
+
 def micro_batches(
     prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
-) -> list[list[int]]:
-    """Divide responses into batches of at most `limit` tokens; one that is longer alone gets a batch of its own."""
+) -> list[Batch]:
+    """Divide responses into batches of at most `limit` tokens; one that is longer alone gets a batch of its own.
+
+    `sharing` says whether the model can share prompts.
+    """
     indices = range(len(prompts))
     orders = [sorted(indices, key=lambda index: len(prompts[index]) + len(responses[index]))]
     if sharing:
@@ -32,13 +43,14 @@ def micro_batches(
 
 def divide(
     order: Sequence[int], prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
-) -> tuple[float, list[list[int]]]:
+) -> tuple[float, list[Batch]]:
     """Return the cheapest division of an order into batches, its cost first (dynamic programming over the last cut)."""
     prompt_N = np.array([len(prompts[index]) for index in order], dtype=np.int64)
     response_N = np.array([len(responses[index]) - 1 for index in order], dtype=np.int64)  # the last token is not run
     newest_N = np.zeros(len(order), np.int64)  # 1 where no later row, up to the one looked at, has the same prompt
     seen: dict[TokenIds, int] = {}
     cost, start = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+    is_shared = np.zeros(len(order) + 1, bool)
     for end, index in enumerate(order):  # of all batches that end here, from the shortest to the longest
         if prompts[index] in seen:
             newest_N[seen[prompts[index]]] = 0
@@ -47,14 +59,15 @@ def divide(
         separate, shared = batch_tokens(
             np.arange(1, end + 2), newest_N[backwards].cumsum(), prompt_N[backwards], response_N[backwards]
         )
-        tokens = np.where(shared <= SHARED_COST * separate, shared, separate) if sharing else separate
+        pays = sharing & (shared <= SHARED_COST * separate)
+        tokens = np.where(pays, shared, separate)
         fits = (tokens <= limit) | (np.arange(end + 1) == 0)
         total = np.where(fits, cost[backwards] + tokens + BATCH_COST, np.inf)
-        start[end + 1] = end - total.argmin()
-        cost[end + 1] = total.min()
+        best = total.argmin()
+        start[end + 1], cost[end + 1], is_shared[end + 1] = end - best, total[best], pays[best]
     batches, end = [], len(order)
     while end:
-        batches.append(list(order[start[end] : end]))
+        batches.append(Batch(list(order[start[end] : end]), bool(is_shared[end])))
         end = int(start[end])
     return float(cost[-1]), batches[::-1]
 
@@ -69,11 +82,3 @@ def batch_tokens(
     longest_N = np.maximum.accumulate(prompt_N + response_N)
     prompt_N, response_N = np.maximum.accumulate(prompt_N), np.maximum.accumulate(response_N)
     return rows_N * longest_N, prompts_N * prompt_N + rows_N * response_N
-
-
-def sharing_pays(prompts: Sequence[TokenIds], responses: Sequence[TokenIds]) -> bool:
-    """Whether this batch is better run with its prompts shared."""
-    longest_prompt, longest_response = max(map(len, prompts)), max(map(len, responses)) - 1
-    longest = max(len(prompt) + len(response) - 1 for prompt, response in zip(prompts, responses, strict=True))
-    shared = len(set(prompts)) * longest_prompt + len(prompts) * longest_response
-    return shared <= SHARED_COST * len(prompts) * longest

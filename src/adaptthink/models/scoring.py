@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from adaptthink.models.batches import TokenIds, sharing_pays
+from adaptthink.models.batches import TokenIds
 from adaptthink.objective import policy_logprobs
 
 LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are made again in the backward
@@ -40,20 +40,29 @@ _plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def response_logprobs(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], temperature: float
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[TokenIds],
+    temperature: float,
+    *,
+    shared: bool = False,
 ) -> Tensor:
-    """Return log π of every response token at `temperature`, (B, T), zero behind a response's end."""
+    """Return log π of every response token at `temperature`, (B, T), zero behind a response's end.
+
+    `shared` runs each different prompt once, if the model `can_share`; `micro_batches` says where that is less work.
+    """
     device = next(model.parameters()).device
     length_B = torch.tensor([len(response) for response in responses], device=device)
     token_BT = pad(responses, device)
     row_N, place_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
     token_N = token_BT[row_N, place_N]
     if has_plain_head(model):
-        predict = shared_hidden if can_share(model) and sharing_pays(prompts, responses) else hidden
+        predict = shared_hidden if shared else hidden
         hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
-        logits_BTV = responses_only(model(input_ids=joined(prompts, responses, device)).logits, prompts, token_BT)
+        logits_BSV = model(input_ids=joined(prompts, responses, device)).logits
+        logits_BTV = responses_only(logits_BSV, prompts, token_BT.shape[1])
         logprob_N = policy_logprobs(logits_BTV[row_N, place_N][None], token_N[None], temperature)[0]
     return logprob_N.new_zeros(token_BT.shape).index_put((row_N, place_N), logprob_N)
 
@@ -64,7 +73,7 @@ def hidden(body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[Tok
     Sequences are padded at the right. That needs no attention mask: padding stands behind all that is looked at.
     """
     states_BSD = body(input_ids=joined(prompts, responses, device), use_cache=False).last_hidden_state
-    return responses_only(states_BSD, prompts, pad(responses, device))
+    return responses_only(states_BSD, prompts, max(map(len, responses)))
 
 
 def shared_hidden(
@@ -101,10 +110,10 @@ def joined(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: t
     return pad([prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)], device)
 
 
-def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], token_BT: Tensor) -> Tensor:
-    """Return, of states at every position, those that predict response tokens; arbitrary behind a response's end."""
+def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
+    """Return, of states at every position, those that predict `width` response tokens; arbitrary behind the end."""
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states_BSX.device)
-    column_BT = start_B[:, None] + torch.arange(token_BT.shape[1], device=states_BSX.device)
+    column_BT = start_B[:, None] + torch.arange(width, device=states_BSX.device)
     row_B1 = torch.arange(len(prompts), device=states_BSX.device)[:, None]
     return states_BSX[row_B1, column_BT.clamp(max=states_BSX.shape[1] - 1)]
 

@@ -11,13 +11,14 @@ A name is one of these, or several joined by commas:
 from __future__ import annotations
 
 import difflib
-import heapq
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 from typing import assert_never
+
+import numpy as np
 
 from adaptthink.config import PolicyConfig
 from adaptthink.errors import UserError
@@ -27,11 +28,13 @@ from adaptthink.tasks.arithmetic import Kind, Split
 from adaptthink.tasks.files import Fields, file_problems, parse_fields
 from adaptthink.tasks.rows import BadRow
 from adaptthink.tasks.sets import SETS, set_problems
+from adaptthink.tasks.table import Selection, Spool, first_of_each, id_number, id_numbers
 
 HELD_OUT_SHARE = 0.1
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
 BOXED_LETTER = r"Please reason step by step, and put the letter of the correct option within \boxed{}."
 GOLDS_AT_A_TIME = 1000
+MAX_ID = 2**64 - 1
 GYM = "reasoning_gym"
 
 
@@ -98,8 +101,20 @@ class Chosen:
     `num_unreadable` were left out because their gold cannot be read.
     """
 
-    problems: list[Problem]
+    problems: Sequence[Problem]
     held_out: list[Problem]
+    num_unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a job can use of sets and files: numbers in a spool, ordered by the ids without instruction.
+
+    `num_levels` counts the different levels among these, `num_unreadable` what was left out.
+    """
+
+    numbers: np.ndarray
+    num_levels: int
     num_unreadable: int
 
 
@@ -121,24 +136,21 @@ def training_problems(
     Of sets and files, the problems with the smallest ids (a hash, so a random choice that never changes) are held
     out: `held_out_per_level` times the number of levels, but at most a tenth of them.
     """
-    sources = parse_name(name, Purpose.TRAINING)
-    problems, held_out, num_unreadable = [], [], 0
-    procedural, stored = split_sources(sources)
+    procedural, stored = split_sources(parse_name(name, Purpose.TRAINING))
+    spool, held_out = Spool(), []
     for source in procedural:
-        problems += drawn_problems(source, per_level, seed, Split.TRAIN, reading)
+        spool.extend(drawn_problems(source, per_level, seed, Split.TRAIN, reading))
         held_out += drawn_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
-    if stored:
-        found, num_unreadable = stored_problems(stored, reading)
-        num_levels = len({problem.level for problem in found.values()})
-        count = min(held_out_per_level * num_levels, int(HELD_OUT_SHARE * len(found)))
-        if count == 0:
-            raise UserError(
-                f"{name}: {len(found)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}"
-            )
-        held_out_ids = dict.fromkeys(heapq.nsmallest(count, found))
-        held_out += [found.pop(id_) for id_ in held_out_ids]
-        problems += found.values()
-    return Chosen(smallest(problems, reading.max_problems), held_out, num_unreadable)
+    drawn = np.arange(len(spool))
+    found = stored_problems(stored, reading, spool)
+    count = min(held_out_per_level * found.num_levels, int(HELD_OUT_SHARE * len(found.numbers)))
+    if stored and count == 0:
+        raise UserError(
+            f"{name}: {len(found.numbers)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}"
+        )
+    held_out += [spool[number] for number in found.numbers[:count]]
+    problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers[count:])]))
+    return Chosen(smallest(problems, reading.max_problems), held_out, found.num_unreadable)
 
 
 def evaluation_problems(
@@ -151,14 +163,17 @@ def evaluation_problems(
 ) -> Chosen:
     """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only."""
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
-    problems: list[Problem] = []
+    spool = Spool()
     for source in procedural:
-        problems += drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind))
-    found, num_unreadable = stored_problems(stored, reading)
-    problems += found.values()
+        spool.extend(drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
+    drawn = np.arange(len(spool))
+    found = stored_problems(stored, reading, spool)
+    problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers)]))
     if not problems:
-        raise UserError(f"{name}: none of its {num_unreadable} problems has a gold that can be read; see `data check`")
-    return Chosen(smallest(problems, reading.max_problems), [], num_unreadable)
+        raise UserError(
+            f"{name}: none of its {found.num_unreadable} problems has a gold that can be read; see `data check`"
+        )
+    return Chosen(smallest(problems, reading.max_problems), [], found.num_unreadable)
 
 
 def every_problem(
@@ -272,51 +287,48 @@ def rows_of(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
             assert_never(source)
 
 
-def stored_problems(sources: Sequence[Stored], reading: Reading) -> tuple[dict[str, Problem], int]:
-    """Read sets and files; returns problems by the id that they have without instruction, and how many were left out.
+def stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -> Found:
+    """Read sets and files into `spool` and say which of them a job can use.
 
-    Each problem is kept once. The id without instruction decides what is kept and held out, so that the choice does
+    Each problem is used once. The id without instruction decides what is kept and held out, so that the choice does
     not change with the instruction. Raises UserError that names the first row that cannot be used.
     """
-    found: dict[str, Problem] = {}
+    before, ids = len(spool), array("Q")
+    largest, look = MAX_ID, 2 * (reading.max_problems or 0) + GOLDS_AT_A_TIME
     for source in sources:
         for problem in rows_of(source, reading):
             if isinstance(problem, BadRow):
                 raise UserError(str(problem))
-            if problem.id not in found:
-                found[problem.id] = asked(problem, source, reading)
-            if reading.max_problems and len(found) > 2 * reading.max_problems + GOLDS_AT_A_TIME:
-                found = with_smallest_ids(found, reading.max_problems)
-    if reading.max_problems:
-        found = with_smallest_ids(found, reading.max_problems)
-    unreadable = unreadable_ids(found)
-    for id_ in unreadable:
-        del found[id_]
-    return found, len(unreadable)
+            id_ = id_number(problem.id)
+            if id_ > largest:
+                continue
+            ids.append(id_)
+            spool.append(asked(problem, source, reading))
+            if reading.max_problems and len(ids) > look:  # so that what will not be kept is not written either
+                kept = first_of_each(np.array(ids))[: reading.max_problems]
+                largest = ids[kept[-1]] if len(kept) == reading.max_problems else largest
+                look = len(ids) + reading.max_problems + GOLDS_AT_A_TIME
+    return with_readable_golds(spool, before + first_of_each(np.array(ids))[: reading.max_problems])
 
 
-def with_smallest_ids(found: dict[str, Problem], count: int) -> dict[str, Problem]:
-    """Keep the `count` problems with the smallest ids, in their order."""
-    if len(found) <= count:
-        return found
-    kept = set(heapq.nsmallest(count, found))
-    return {id_: problem for id_, problem in found.items() if id_ in kept}
+def with_readable_golds(spool: Spool, numbers: np.ndarray) -> Found:
+    """Keep the problems whose gold can be read."""
+    readable, levels = np.zeros(len(spool), bool), set()
+    in_order = np.sort(numbers)
+    for start in range(0, len(in_order), GOLDS_AT_A_TIME):
+        part = in_order[start : start + GOLDS_AT_A_TIME]
+        problems = [spool[number] for number in part]
+        readable[part] = readable_golds([(problem.answer, problem.kind) for problem in problems])
+        levels |= {problem.level for number, problem in zip(part, problems, strict=True) if readable[number]}
+    kept = numbers[readable[numbers]]
+    return Found(kept, len(levels), len(numbers) - len(kept))
 
 
-def smallest(problems: list[Problem], count: int | None) -> list[Problem]:
+def smallest(problems: Selection, count: int | None) -> Selection:
     """Keep the `count` problems with the smallest ids, in their order; None keeps all."""
     if count is None or len(problems) <= count:
         return problems
-    return list(with_smallest_ids({problem.id: problem for problem in problems}, count).values())
-
-
-def unreadable_ids(found: dict[str, Problem]) -> list[str]:
-    """Return the keys of problems whose gold cannot be read."""
-    items, unreadable = iter(found.items()), []
-    while some := list(islice(items, GOLDS_AT_A_TIME)):
-        readable = readable_golds([(problem.answer, problem.kind) for _, problem in some])
-        unreadable += [id_ for (id_, _), ok in zip(some, readable, strict=True) if not ok]
-    return unreadable
+    return Selection(problems, np.sort(first_of_each(id_numbers(problems))[:count]))
 
 
 def asked(problem: Problem, source: Source, reading: Reading) -> Problem:
