@@ -11,9 +11,9 @@ SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
     0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics"},
     1: {"engines", "models", "roofline"},
-    2: {"rollout", "reference", "samples", "evaluate", "allocation"},
+    2: {"rollout", "reference", "samples", "evaluate", "allocation", "dial"},
     3: {"train", "checkpoint"},
-    4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
+    4: {"report", "screen", "jobs", "data_jobs", "dial_jobs", "commands", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
 FORBIDDEN = {  # beyond the floors
