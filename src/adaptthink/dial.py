@@ -179,7 +179,9 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
     for problem_id, rows in by_problem.items():
         forced = {mode: [row for row in rows if row.asked == mode] for mode in Mode}
         lacking = [f"forced {mode} sample" for mode in Mode if not forced[mode]]
-        lacking += [] if problem_id in decisions else ["decision (P(no_think))"]
+        decision = decisions.get(problem_id, Decision(math.nan, math.nan))
+        if not math.isfinite(decision.no_think_probability):
+            lacking.append("decision (P(no_think))")
         if lacking:
             raise UserError(
                 f"problem '{problem_id}' has no {' and no '.join(lacking)}; complete the folder: "
@@ -190,7 +192,7 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
             Measured(
                 problem_id,
                 rows[0].level,
-                decisions[problem_id].no_think_probability,
+                decision.no_think_probability,
                 tuple(row.correct for row in think),
                 tuple(row.correct for row in no_think),
                 tuple(float(row.tokens) for row in think),
@@ -215,7 +217,7 @@ def halves(problems: Sequence[Measured]) -> tuple[list[Measured], list[Measured]
 
 def floor_digits(probability: float) -> float:
     """Round down to six digits, as they are written; what reaches a number of six digits does so rounded down too."""
-    return float(ROUND_DOWN.create_decimal(repr(probability)))
+    return float(ROUND_DOWN.create_decimal(repr(float(probability))))
 
 
 def thresholds(problems: Iterable[Measured]) -> list[float]:
@@ -265,7 +267,7 @@ def _points(problems: Sequence[Measured], threshold_T: Array) -> list[Point]:
             mean_tokens=float(tokens_TP[t].mean()),
             tokens_interval=tokens_ends[t],
             accuracy_difference=float((accuracy_TP[t] - think_P).mean()),
-            accuracy_difference_interval=difference_ends[t],
+            accuracy_difference_interval=difference_ends[t] if threshold <= 1 else (0.0, 0.0),  # the same, not alike
             token_change=float(change_T[t]),
             token_change_interval=(low, high if math.isfinite(high) else None),
         )
@@ -274,7 +276,8 @@ def _points(problems: Sequence[Measured], threshold_T: Array) -> list[Point]:
 
 
 def _means(problems: Sequence[Measured], name: str) -> Array:
-    return np.array([np.mean(getattr(problem, name)) for problem in problems])
+    samples = (getattr(problem, name) for problem in problems)
+    return np.array([math.fsum(numbers) / len(numbers) for numbers in samples])
 
 
 def _ends(limits: Sequence[Array]) -> list[Ends]:
@@ -336,8 +339,7 @@ def choose_loss(problems: Sequence[Measured], tolerance: float, confidence: floa
     if not 0 < tolerance < 1:
         raise ValueError(f"a tolerance must lie between 0 and 1 (0.01: one point), got {tolerance}")
     choosing, held_out = halves(problems)
-    steps, counts = _steps(choosing)
-    ordered = _by_probability(choosing)
+    ordered, steps, counts = _steps(choosing)
     loss = _means(ordered, "think_correct") - _means(ordered, "no_think_correct")
     alpha = 1 - confidence
     passed = p_values(loss, np.zeros_like(loss), tolerance, 1.0)[counts] <= alpha
@@ -363,8 +365,7 @@ def choose_budget(
     if not 0 < token_budget < cap:
         raise ValueError(f"a token budget must lie between 0 and the cap of {cap} tokens, got {token_budget}")
     choosing, held_out = halves(problems)
-    steps, counts = _steps(choosing)
-    ordered = _by_probability(choosing)
+    ordered, steps, counts = _steps(choosing)
     direct, think = _means(ordered, "no_think_tokens"), _means(ordered, "think_tokens")
     alpha = 1 - confidence
     passed = p_values(direct / cap, think / cap, token_budget / cap, 1.0)[counts] <= alpha
@@ -374,14 +375,12 @@ def choose_budget(
     return _choice(Kind.TOKEN_BUDGET, chosen, token_budget, confidence, choosing, held_out, needed)
 
 
-def _steps(problems: Sequence[Measured]) -> tuple[list[float], list[int]]:
-    """The thresholds in descending order, and how many problems each answers directly."""
+def _steps(problems: Sequence[Measured]) -> tuple[list[Measured], list[float], NDArray[np.intp]]:
+    """Problems by falling P(no_think), the thresholds by which they differ, and how many of them each takes in."""
+    ordered = sorted(problems, key=lambda problem: -problem.no_think_probability)
     steps = thresholds(problems)
-    return steps, [sum(problem.no_think_probability >= step for problem in problems) for step in steps]
-
-
-def _by_probability(problems: Sequence[Measured]) -> list[Measured]:
-    return sorted(problems, key=lambda problem: -problem.no_think_probability)
+    falling = np.array([-problem.no_think_probability for problem in ordered])
+    return ordered, steps, np.searchsorted(falling, -np.array(steps), side="right")
 
 
 def _leading(passed: NDArray[np.bool_]) -> int:

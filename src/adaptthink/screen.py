@@ -151,8 +151,8 @@ def show_dial(dial: Dial) -> None:
             _ends(point.no_think_interval, 100),
             _ends(point.accuracy_interval, 100),
             _ends(point.tokens_interval, 1),
-            _range(point.accuracy_difference_interval, 100),
-            _range(point.token_change_interval, 100),
+            _range(point.accuracy_difference_interval, 1),
+            _range(point.token_change_interval, 0),
             style="dim",
         )
     console.print(table)
@@ -163,8 +163,8 @@ def show_dial(dial: Dial) -> None:
             console.print(f"  {_checked(choice.held_out)}", markup=False, soft_wrap=True)
 
 
-def _range(ends: tuple[float, float | None], scale: float) -> str:
-    return f"{scale * ends[0]:+.1f} to " + ("?" if ends[1] is None else f"{scale * ends[1]:+.1f}")
+def _range(ends: tuple[float, float | None], digits: int) -> str:
+    return f"{100 * ends[0]:+.{digits}f} to " + ("?" if ends[1] is None else f"{100 * ends[1]:+.{digits}f}")
 
 
 def _limit(choice: Choice) -> str:
@@ -186,15 +186,15 @@ def _chosen(choice: Choice) -> str:
     if choice.problems_needed is None:
         reason = "no number of problems like these would do"
     else:
-        reason = f"about {choice.problems_needed:,} problems like these would be needed in all"
+        reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
     return f"{_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
 
 
 def _checked(held_out: HeldOut) -> str:
     point = held_out.point
-    accuracy = f"{100 * point.accuracy_difference:+.1f} points ({_range(point.accuracy_difference_interval, 100)})"
+    accuracy = f"{100 * point.accuracy_difference:+.1f} points ({_range(point.accuracy_difference_interval, 1)})"
     tokens = f"{point.mean_tokens:.1f} tokens ({_ends(point.tokens_interval, 1)})"
-    change = f"{100 * point.token_change:+.1f}% ({_range(point.token_change_interval, 100)})"
+    change = f"{100 * point.token_change:+.1f}% ({_range(point.token_change_interval, 0)})"
     against = held_out.against_thinking
     if against != "not distinguishable":
         against += " in accuracy"
