@@ -23,7 +23,7 @@ FLOORS = {
         "implicit",
     },
     1: {"engines", "chat", "models", "roofline"},
-    2: {"rollout", "reference", "samples", "evaluate", "allocation", "compare", "quality"},
+    2: {"rollout", "reference", "samples", "evaluate", "allocation", "compare", "quality", "dial"},
     3: {"train", "checkpoint", "reproduction"},
     4: {
         "report",
@@ -32,6 +32,7 @@ FLOORS = {
         "jobs",
         "data_jobs",
         "compare_jobs",
+        "dial_jobs",
         "reproduce_jobs",
         "commands",
         "cli",

@@ -102,7 +102,18 @@ def model_without_markers(tokenizer, tmp_path):
 def test_help_names_every_command(run, args):
     status, out, err = run(*args)
     assert (status, err) == (0, "")
-    for name in ("demo", "train", "presample", "evaluate", "compare", "doctor", "report", "data"):
+    for name in (
+        "demo",
+        "train",
+        "evaluate",
+        "compare",
+        "calibrate",
+        "decide",
+        "reproduce",
+        "doctor",
+        "report",
+        "data",
+    ):
         assert f" {name} " in out
     assert "adaptthink demo" in out
 
@@ -126,6 +137,11 @@ def test_help_shows_every_setting_with_its_default(run, command):
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
         ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH", "--reference PATH", "--delta FLOAT"]),
         ("compare", ["ROWS", "--force", "--markdown PATH"]),
+        (
+            "calibrate",
+            ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
+        ),
+        ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-opener STR"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
         ("report", ["RUN", "[required]"]),
     ],
@@ -193,7 +209,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, reproduce, compare, doctor, grade, ...",
+            "Available commands: demo, train, presample, evaluate, reproduce, compare, calibrate, decide, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),

@@ -25,6 +25,8 @@ COMMANDS = {
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and what of it can be told apart.",
+    "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
+    "decide": "Say which mode the dial gives each prompt.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a run again: report.html and report.md.",

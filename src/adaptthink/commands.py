@@ -29,8 +29,10 @@ Recipes = Annotated[
 DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]
+ThinkOpener = Annotated[str, Parameter(help="The first token of a thought that is forced open.")]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
 Mode = Literal["auto", "think", "no_think"]
+POSITIVE, NOT_NEGATIVE, POINTS = validators.Number(gt=0), validators.Number(gte=0), validators.Number(gt=0, lt=100)
 
 
 def demo(
@@ -167,11 +169,70 @@ def reproduce(
     write_result(json, reproduce_job(output, quick=quick, clean=clean))
 
 
+def calibrate(
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    /,
+    *,
+    config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    tolerance: Annotated[
+        float,
+        Parameter(help="Points of accuracy that may be lost against always thinking.", validator=POINTS),
+    ] = 1.0,
+    token_budget: Annotated[
+        float | None,
+        Parameter(
+            help="Mean tokens of a response; the threshold in use is then the one chosen for it.", validator=POSITIVE
+        ),
+    ] = None,
+    output: Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")] = Path(
+        "runs/calibration"
+    ),
+    dry_run: DryRun = False,
+    json: Json = None,
+) -> None:
+    """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee."""
+    if "model" in config.model_fields_set:
+        raise UserError("calibrate takes its model as an argument, not as --model: adaptthink calibrate MODEL")
+    resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
+    if dry_run:
+        return show_settings(resolved)
+    from adaptthink.dial_jobs import calibrate_job
+
+    result = calibrate_job(resolved, output, tolerance_points=tolerance, token_budget=token_budget)
+    return write_result(json, result)
+
+
+def decide(
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    /,
+    *prompts: Annotated[str, Parameter(help="What a user would write, with the instruction that the set had.")],
+    threshold: Annotated[
+        float | None,
+        Parameter(
+            help="P(no_think) from which no_think is chosen [default: the calibrated one].", validator=NOT_NEGATIVE
+        ),
+    ] = None,
+    dial: Annotated[
+        Path | None, Parameter(help="An adaptthink.json from calibrate [default: the one in the model's folder].")
+    ] = None,
+    think_opener: ThinkOpener = "Alright",
+    json: Json = None,
+) -> None:
+    """Say which mode the dial gives each prompt: its P(no_think), the mode, the threshold."""
+    if not prompts:
+        raise UserError("no prompt to decide on; give one or more: adaptthink decide MODEL PROMPT...")
+    from adaptthink.dial_jobs import decide_job
+
+    result = decide_job(model, prompts, threshold=threshold, dial_file=dial, think_opener=think_opener)
+    write_result(json, result)
+
+
 def doctor(
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
     /,
     *,
-    think_opener: Annotated[str, Parameter(help="The first token of a thought that is forced open.")] = "Alright",
+    think_opener: ThinkOpener = "Alright",
     json: Json = None,
 ) -> None:
     """Check how a model opens and closes a thought, and whether AdaptThink can train it."""

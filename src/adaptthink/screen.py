@@ -16,6 +16,7 @@ from rich.table import Table
 from adaptthink.phases import WITHIN, Phase
 
 if TYPE_CHECKING:
+    from adaptthink.dial import Choice, Dial, HeldOut, ModeDecision
     from adaptthink.evaluate import Evaluation
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
@@ -124,6 +125,90 @@ def show_table(evaluations: Mapping[str, Evaluation]) -> None:
 
 def _ends(interval: tuple[float, float] | None, scale: float) -> str:
     return "" if interval is None else f"{scale * interval[0]:.0f}-{scale * interval[1]:.0f}"
+
+
+def show_dial(dial: Dial) -> None:
+    """Print a calibrated dial: about a dozen points of its curve, then what was chosen and how it was checked."""
+    chosen = {choice.no_think_probability for choice in dial.choices}
+    last = len(dial.curve) - 1
+    places = {round(last * step / 10) for step in range(11)}
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("threshold", "no_think %", "accuracy %", "tokens", "Δ points", "Δ tokens %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, point in enumerate(dial.curve):
+        if place not in places and point.threshold not in chosen:
+            continue
+        table.add_row(
+            "think" if place == 0 else f"{point.threshold:g}",
+            f"{100 * point.no_think_share:.1f}",
+            f"{100 * point.accuracy:.1f}",
+            f"{point.mean_tokens:.1f}",
+            f"{100 * point.accuracy_difference:+.1f}",
+            f"{100 * point.token_change:+.1f}",
+            style="bold" if point.threshold in chosen else None,
+        )
+        table.add_row(
+            "",
+            _ends(point.no_think_interval, 100),
+            _ends(point.accuracy_interval, 100),
+            _ends(point.tokens_interval, 1),
+            _range(point.accuracy_difference_interval, 1),
+            _range(point.token_change_interval, 0),
+            style="dim",
+        )
+    console.print(table)
+    console.print("Δ: against always thinking; 95% intervals; bold: chosen", style="dim", soft_wrap=True)
+    for choice in dial.choices:
+        console.print(_chosen(choice) + (" [in use]" if choice == dial.threshold else ""), markup=False, soft_wrap=True)
+        if choice.held_out:
+            console.print(f"  {_checked(choice.held_out)}", markup=False, soft_wrap=True)
+
+
+def _range(ends: tuple[float, float | None], digits: int) -> str:
+    return f"{100 * ends[0]:+.{digits}f} to " + ("?" if ends[1] is None else f"{100 * ends[1]:+.{digits}f}")
+
+
+def _limit(choice: Choice) -> str:
+    if choice.tolerance is not None:
+        points = f"{100 * choice.tolerance:g}"
+        return f"at most {points} point{'' if points == '1' else 's'} below always thinking"
+    return f"at most {choice.token_budget:g} tokens a response"
+
+
+def _chosen(choice: Choice) -> str:
+    if choice.certified:
+        rule = f"no_think where P(no_think) >= {choice.no_think_probability:g}"
+        if choice.no_think_probability > 1:
+            rule = "always thinking"
+        return (
+            f"{_limit(choice)}: {rule}, certified with {choice.confidence:.0%} confidence "
+            f"on {choice.num_problems} problems"
+        )
+    if choice.problems_needed is None:
+        reason = "no number of problems like these would do"
+    else:
+        reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
+    return f"{_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
+
+
+def _checked(held_out: HeldOut) -> str:
+    point = held_out.point
+    accuracy = f"{100 * point.accuracy_difference:+.1f} points ({_range(point.accuracy_difference_interval, 1)})"
+    tokens = f"{point.mean_tokens:.1f} tokens ({_ends(point.tokens_interval, 1)})"
+    change = f"{100 * point.token_change:+.1f}% ({_range(point.token_change_interval, 0)})"
+    against = held_out.against_thinking
+    if against != "not distinguishable":
+        against += " in accuracy"
+    return (
+        f"held-out {held_out.num_problems}: limit {held_out.verdict}; {accuracy}, {against}; "
+        f"{tokens}, {change}; {100 * point.no_think_share:.1f}% no_think"
+    )
+
+
+def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
+    """Print what the dial decides for one prompt."""
+    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {excerpt(prompt)}"
+    console.print(line, markup=False, soft_wrap=True, emoji=False)
 
 
 def show_profile(phases: Sequence[Phase], machine: Machine) -> None:

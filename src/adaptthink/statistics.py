@@ -366,7 +366,7 @@ def mean_limits(means: Array, confidence: float = CONFIDENCE) -> tuple[Array, Ar
     return centre - _hall_inverse(t, a) * error, centre - _hall_inverse(-t, a) * error
 
 
-def share_limits(means: Array, per_trial: float, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
+def share_limits(means: Array, per_trial: float | Array, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
     """Ends of the interval of a share over the last axis; `per_trial` is the mean of 1/(samples of a problem).
 
     Effective trials N = P / ρ, with ρ = (Σ(m−m̄)²·P/(P−1) + c) / (P·m̄(1−m̄) + c) kept within [per_trial, 1]: the
@@ -397,7 +397,7 @@ def share_limits(means: Array, per_trial: float, confidence: float = CONFIDENCE)
 
 
 def share_difference_limits(
-    new: Array, old: Array, per_trial: float, confidence: float = CONFIDENCE
+    new: Array, old: Array, per_trial: float | Array, confidence: float = CONFIDENCE
 ) -> tuple[Array, Array]:
     """Ends of the interval of a difference of paired shares over the last axis; see `share_limits` for `per_trial`.
 
@@ -453,7 +453,7 @@ def _difference(intervals: Sequence[Interval], weighted: Sequence[Array]) -> Dif
     return Difference(whole, sign_flip_p_value(np.concatenate(list(weighted))), float(detectable))
 
 
-def _effective(means: Array, variance: Array, per_trial: float) -> Array:
+def _effective(means: Array, variance: Array, per_trial: float | Array) -> Array:
     """Number of independent trials with `variance` each whose mean would vary as much as the mean of `means`."""
     num = means.shape[-1]
     spread = means.var(-1) * num * (num / (num - 1) if num > 1 else 1.0)

@@ -1,0 +1,155 @@
+"""calibrate and decide from the command line, on small models: seconds, end to end."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from adaptthink import cli
+from adaptthink.dial import ALWAYS_THINK, Kind, read_dial
+from adaptthink.dial_jobs import place_of
+from adaptthink.models import load_policy
+from adaptthink.models.make_tiny import make_model
+
+SMALL = ["--problems-per-level", "4", "--max-think-tokens", "24", "--max-no-think-tokens", "8"]
+FILES = ["decisions.jsonl", "dial.json", "evaluation.json", "problems.jsonl", "samples.jsonl", "verdicts.jsonl"]
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    def run_(*args):
+        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
+        return caught.value.code or 0, out, lines
+
+    return run_
+
+
+@pytest.fixture
+def model_folder(tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_calibrate_then_decide(run, model_folder, tmp_path):
+    command = ["calibrate", model_folder, *SMALL, "--tolerance", 60, "--output", "c"]
+    status, out, err = run(*command, "--json", "result.json")
+    assert (status, err) == (0, [])
+    assert "at most 60 points below always thinking: no_think where P(no_think) >=" in out
+    assert "held-out 10: limit" in out
+    dial = read_dial(model_folder / "adaptthink.json", load_policy(str(model_folder)).fingerprint)
+    assert (dial.num_problems, dial.problems, dial.setting.max_think_tokens) == (20, "arithmetic", 24)
+    assert dial.threshold.certified  # an untrained model loses nothing: it is never right
+    raw = json.loads((model_folder / "adaptthink.json").read_text())
+    assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
+    assert read_dial(tmp_path / "c/dial.json") == dial  # with so few points nothing is thinned
+    assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES
+
+    status, out, err = run("decide", model_folder, "1+1=?", "[b]47+8=?", "--json", "modes.json")
+    assert (status, err) == (0, [])
+    result = json.loads((tmp_path / "modes.json").read_text())
+    assert result["threshold"] == dial.threshold.no_think_probability
+    assert [row["prompt"] for row in result["decisions"]] == ["1+1=?", "[b]47+8=?"]
+    for line, row in zip(out.splitlines(), result["decisions"], strict=True):
+        expected = "no_think" if row["no_think_probability"] >= result["threshold"] else "think"
+        assert row["mode"] == expected
+        assert line.split() == [
+            f"{row['no_think_probability']:.6g}",
+            expected,
+            "threshold",
+            f"{result['threshold']:g}",
+            row["prompt"],
+        ]
+    status, out, _ = run("decide", model_folder, "1+1=?", "--threshold", 0)
+    assert (status, out.split()[1:4]) == (0, ["no_think", "threshold", "0"])
+
+
+def test_a_second_call_draws_nothing_and_a_larger_one_completes(run, model_folder, tmp_path):
+    command = ["calibrate", model_folder, *SMALL, "--output", "c"]
+    assert run(*command)[0] == 0
+    before = {name: (tmp_path / "c" / name).read_bytes() for name in FILES if name != "dial.json"}
+    rows = [json.loads(line) for line in before["samples.jsonl"].splitlines()]
+    assert sorted(row["asked"] for row in rows) == ["no_think"] * 20 + ["think"] * 20
+    assert run(*command, "--tolerance", 60, "--token-budget", 20)[0] == 0
+    assert {name: (tmp_path / "c" / name).read_bytes() for name in before} == before
+    dial = read_dial(tmp_path / "c/dial.json")
+    assert [choice.kind for choice in dial.choices] == [Kind.ACCURACY_LOSS, Kind.TOKEN_BUDGET]
+    assert dial.threshold == dial.choices[1]
+    assert run(*command, "--samples-per-problem", 2)[0] == 0
+    assert len((tmp_path / "c/samples.jsonl").read_text().splitlines()) == 80
+
+
+def test_an_evaluation_is_used_again(run, model_folder, tmp_path):
+    assert run("evaluate", model_folder, *SMALL, "--output", "e")[0] == 0
+    samples = (tmp_path / "e/samples.jsonl").read_bytes()
+    assert run("calibrate", model_folder, *SMALL, "--output", "e")[0] == 0
+    assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
+
+
+def test_too_few_problems_say_so_and_think_always(run, tmp_path):
+    status, out, err = run("calibrate", "tiny", *SMALL, "--output", "c")
+    assert (status, err) == (0, [])
+    assert "at most 1 point below always thinking: nothing certified on 10 problems (it takes at least 898" in out
+    dial = read_dial(tmp_path / "c/adaptthink.json")  # never into the package
+    assert dial.threshold.no_think_probability == ALWAYS_THINK
+    status, out, _ = run("decide", "tiny", "1+1=?", "--dial", "c/adaptthink.json")
+    assert (status, out.split()[1:4]) == (0, ["think", "threshold", "2"])
+
+
+def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_path, monkeypatch):
+    assert place_of(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
+    assert place_of("tiny", tmp_path) == tmp_path / "adaptthink.json"
+    assert place_of("org/name", tmp_path) == tmp_path / "adaptthink.json"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert place_of(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("calibrate tiny --model other", "calibrate takes its model as an argument, not as --model"),
+        ("calibrate tiny --tolerance 0", 'Invalid value "0.0" for --tolerance. Must be > 0'),
+        (
+            "calibrate tiny --token-budget 16384",
+            "--token-budget 16384 is no limit: a response has at most 16384 tokens",
+        ),
+        ("decide tiny", "no prompt to decide on; give one or more"),
+        ("decide tiny 1+1=?", "'tiny' is no model folder with a dial in it; give --threshold, or --dial"),
+        ("decide tiny 1+1=? --dial nowhere.json", "no dial 'nowhere.json', so no threshold"),
+        ("decide tiny 1+1=? --threshold 0.5 --dial d.json", "--threshold and --dial both say where the threshold is"),
+        ("decide model 1+1=?", "no dial 'model/adaptthink.json', so no threshold; make it: adaptthink calibrate MODEL"),
+    ],
+)
+def test_bad_input(run, model_folder, args, message):
+    status, out, err = run(*args.split())
+    assert (status, out, len(err)) == (2, "", 1)
+    assert err[0].startswith(f"adaptthink: {message}")
+
+
+def test_a_dial_of_other_weights_is_refused(run, model_folder):
+    assert run("calibrate", "tiny", *SMALL, "--output", "c")[0] == 0
+    status, _, err = run("decide", model_folder, "1+1=?", "--dial", "c/adaptthink.json")
+    assert status == 2
+    assert "c/adaptthink.json: calibrated for other weights" in err[0]
+
+
+def test_a_dry_run_shows_the_settings(run):
+    status, out, _ = run("calibrate", "tiny", "--recipe", "toy_cpu", "--dry-run")
+    assert status == 0
+    assert "max_think_tokens = 128" in out
