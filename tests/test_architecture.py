@@ -11,14 +11,17 @@ SOURCE = Path(adaptthink.__file__).parent
 FLOORS = {
     0: {"errors", "objective", "modes", "tasks", "grading", "config", "runs", "phases", "statistics"},
     1: {"engines", "models", "roofline"},
-    2: {"rollout", "reference", "evaluate", "allocation"},
-    3: {"train", "checkpoint"},
-    4: {"report", "screen", "jobs", "data_jobs", "commands", "cli", "__main__"},
+    2: {"rollout", "reference", "evaluate", "allocation", "start", "answering"},
+    3: {"train", "checkpoint", "serve", "integrations"},
+    4: {"report", "screen", "jobs", "data_jobs", "serve_job", "commands", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
 FORBIDDEN = {  # beyond the floors
     "engines": {"modes", "tasks", "grading", "config"},
     "report": set(FLOOR_OF) - {"errors", "report"},
+    "train": {"serve", "integrations"},
+    "serve": {"train", "integrations"},
+    "integrations": {"train", "serve"},
 }
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K free thoughts per problem from the model before training.",
     "evaluate": "Evaluate a model freely and in both forced modes, by level.",
+    "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a run again: report.html and report.md.",

@@ -16,13 +16,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.openai import check_server, connect
-from adaptthink.engines.vllm import start_vllm
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
     ASKED_MODES,
@@ -35,7 +31,7 @@ from adaptthink.evaluate import (
     write_samples,
 )
 from adaptthink.grading import Limits, mean_reward
-from adaptthink.models import Policy, load_policy, load_tokenizer, model_path
+from adaptthink.models import Policy, load_policy, load_tokenizer
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.reference import Reference, presample
@@ -43,35 +39,13 @@ from adaptthink.rollout import Rollout, Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
 from adaptthink.screen import StepPrinter, console, progress_bar, show_checks, show_profile, show_table
+from adaptthink.start import PROBE_QUESTION, make_engine
 from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
 
-PROBE_QUESTION = "47+8=?"
 ORIGINAL = {"original_think": "free", "original_no_think": "no_think"}  # the original model, left free, always thinks
 TRAINED = {"adaptthink": "free", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
-
-
-def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
-    """Start the engine that a config names with the policy's weights; one is enough for a job."""
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else policy.model.dtype
-    if config.engine == "vllm":
-        return start_vllm(
-            model_path(policy.name),
-            policy.eos_ids,
-            dtype=dtype,
-            device=policy.model.device,
-            max_rows=config.max_rows,
-            memory_share=config.engine_memory,
-        )
-    native = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
-    if config.engine == "native":
-        return native
-    assert config.endpoint is not None  # as the config was checked
-    server = connect(config.endpoint, policy.eos_ids, name=config.model, max_rows=config.max_rows)
-    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
-    check_server(server, native, prompt, (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids))
-    return server
 
 
 def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sampler:
