@@ -32,7 +32,7 @@ from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendere
 from adaptthink.rollout import Caps, stream_seed
 from adaptthink.start import make_engine
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
 ASKED: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 # What a task may say beside its own limits, with the values that leave the sampling as it is.
 NEUTRAL: dict[str, tuple[Any, ...]] = {

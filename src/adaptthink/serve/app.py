@@ -55,9 +55,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         call = read_call(ChatCall, await request.body())
         mode = asked_mode(call, served.name)
         if call.messages[-1].role != "user":
-            raise CallError(
-                "the last message is not the user's; an answer cannot be begun for the model", param="messages"
-            )
+            raise CallError("the last message must be the user's: no answer is begun for the model", param="messages")
         prompt = prompt_ids(served.tokenizer, served.template, [turn.message for turn in call.messages])
         max_tokens = call.max_completion_tokens or call.max_tokens
         ask = make_ask(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)

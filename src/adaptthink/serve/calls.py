@@ -73,23 +73,24 @@ class _Turn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part] = ""
+    content: list[_Part] = []
     reasoning: str = ""
     reasoning_content: str = ""
     annotations: list[Any] = []
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        return (
-            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
-        )
+    def _in_parts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        said = {name: value for name, value in values.items() if value is not None}
+        content = said.get("content")
+        return said | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else said
 
     @property
     def message(self) -> Message:
         """As the chat template takes it."""
-        content = self.content
-        return Message(self.role, content if isinstance(content, str) else "".join(part.text for part in content))
+        return Message(self.role, "".join(part.text for part in self.content))
 
 
 class _TemplateKeywords(BaseModel):
