@@ -23,8 +23,19 @@ FLOORS = {
         "implicit",
     },
     1: {"engines", "chat", "models", "roofline"},
-    2: {"rollout", "reference", "samples", "evaluate", "allocation", "compare", "quality", "dial"},
-    3: {"train", "checkpoint", "reproduction"},
+    2: {
+        "rollout",
+        "reference",
+        "samples",
+        "evaluate",
+        "allocation",
+        "compare",
+        "quality",
+        "dial",
+        "start",
+        "answering",
+    },
+    3: {"train", "checkpoint", "reproduction", "serve", "integrations"},
     4: {
         "report",
         "screen",
@@ -34,6 +45,7 @@ FLOORS = {
         "compare_jobs",
         "dial_jobs",
         "reproduce_jobs",
+        "serve_job",
         "commands",
         "cli",
         "__main__",
@@ -43,6 +55,9 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | 
 FORBIDDEN = {  # beyond the floors
     "engines": {"modes", "tasks", "grading", "config"},
     "report": set(FLOOR_OF) - {"errors", "report"},
+    "train": {"serve", "integrations"},
+    "serve": {"train", "integrations"},
+    "integrations": {"train", "serve"},
 }
 
 

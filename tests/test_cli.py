@@ -110,6 +110,7 @@ def test_help_names_every_command(run, args):
         "calibrate",
         "decide",
         "reproduce",
+        "serve",
         "doctor",
         "report",
         "data",
@@ -233,6 +234,13 @@ def test_as_a_process():
             "train nowhere",
             "no recipe 'nowhere': give the path of a TOML file or one of: "
             + ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml"))),
+        ),
+        ("serve", 'Command "serve" parameter MODEL requires an argument.'),
+        ("serve tiny --model other", "serve takes its model as an argument, not as --model: adaptthink serve MODEL"),
+        ("serve tiny --threshold 2", "threshold = '2': input should be less than or equal to 1"),
+        (
+            "serve nowhere --port 0",
+            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', or 'tiny'",
         ),
         ("train bad.toml", "bad.toml: not a valid TOML file: Invalid value (at line 1, column 5)"),
         ("train misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
@@ -366,6 +374,7 @@ def test_interruption(run, monkeypatch):
         ("train", []),
         ("presample", ["toy_cpu", "--reference-samples", "3"]),
         ("evaluate", ["tiny", "--recipe", "toy_cpu", "--kind", "story", "--top-p", "1"]),
+        ("serve", ["tiny", "--recipe", "toy_cpu", "--port", "0", "--reasoning-format", "inline"]),
     ],
 )
 def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, command, args):
@@ -375,13 +384,14 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
     content = tomllib.loads(out)
     not_set = {name for name, field in COMMANDS[command].model_fields.items() if field.default is None}
-    assert not_set == {"data", "endpoint", "fields", "instruction", "max_problems"}
+    empty = {"endpoint", "name", "threshold"}, {"data", "endpoint", "fields", "instruction", "max_problems"}
+    assert not_set == empty[command != "serve"]
     assert list(content) == [name for name in COMMANDS[command].model_fields if name not in not_set]
     assert content["max_rows"] == 77
     (tmp_path / "again.toml").write_text(out, encoding="utf-8")
     config = resolve(command, COMMANDS[command], recipes=["again.toml"])
     assert config.model_dump() == content | dict.fromkeys(not_set)
-    again = ["tiny", "--recipe", "again.toml"] if command == "evaluate" else ["again.toml"]
+    again = ["tiny", "--recipe", "again.toml"] if command in ("evaluate", "serve") else ["again.toml"]
     assert run(command, *again, "--dry-run") == (0, out, "")
     assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]  # a dry run leaves nothing behind
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from adaptthink import cli
-from adaptthink.dial import ALWAYS_THINK, Kind, read_dial
+from adaptthink.dial import ALWAYS_THINK, Kind, read_dial, stored_threshold
 from adaptthink.dial_jobs import place_of
 from adaptthink.models import load_policy
 from adaptthink.models.make_tiny import make_model
@@ -57,6 +57,8 @@ def test_calibrate_then_decide(run, model_folder, tmp_path):
     assert dial.threshold.certified  # an untrained model loses nothing: it is never right
     raw = json.loads((model_folder / "adaptthink.json").read_text())
     assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
+    assert stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
+    assert stored_threshold(load_policy("tiny")) is None
     assert read_dial(tmp_path / "c/dial.json") == dial  # with so few points nothing is thinned
     assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES

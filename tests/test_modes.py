@@ -13,7 +13,19 @@ from transformers import PreTrainedTokenizerFast
 
 from adaptthink.errors import UserError
 from adaptthink.models.make_tiny import make_tokenizer
-from adaptthink.modes import Convention, Mode, ThinkTemplate, describe, probe, prompt_ids, split_response
+from adaptthink.modes import (
+    Convention,
+    Message,
+    Mode,
+    ThinkTemplate,
+    describe,
+    is_rendered,
+    probe,
+    prompt_ids,
+    rendered_ids,
+    split_response,
+)
+from adaptthink.modes import render as render_conversation
 
 QUESTION = "What is 12 + 30?"
 MARKERS = ("<think>", "</think>")
@@ -424,6 +436,62 @@ def test_mode_of(tiny):
 )
 def test_split_response(tiny, text, thought, answer):
     assert split_response(text, tiny) == (thought, answer)
+
+
+TURNS = [
+    Message("system", "be brief"),
+    Message("user", "1+1=?"),
+    Message("assistant", "<think>\nhm</think>\n\n2"),
+    Message("user", "2+2=?"),
+    Message("assistant", "so\n</think>4"),
+    Message("user", "3+3=?"),
+    Message("assistant", "<think>\nnever closed"),
+    Message("user", "a </think> b"),
+]
+
+
+def test_a_conversation_is_rendered_whole_with_the_answers_alone():
+    tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
+    template = probe(tokenizer)
+    assert tokenizer.decode(prompt_ids(tokenizer, template, TURNS)) == (
+        "<|im_start|>system\nbe brief<|im_end|>\n"
+        "<|im_start|>user\n1+1=?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+        "<|im_start|>user\n2+2=?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+        "<|im_start|>user\n3+3=?<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+        "<|im_start|>user\na </think> b<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
+
+
+@needs_trl
+@pytest.mark.parametrize("name", FAMILIES)
+def test_conversations_of_real_families_end_as_their_questions_do(name):
+    tokenizer = from_trl(name)
+    template = probe(tokenizer)
+    one = [Message("user", QUESTION)]
+    assert prompt_ids(tokenizer, template, one) == prompt_ids(tokenizer, template, QUESTION)
+    more = [Message("user", "1+1=?"), Message("assistant", "<think>\nsecret\n</think>\n\n2"), *one]
+    ids = prompt_ids(tokenizer, template, more)
+    text = tokenizer.decode(ids)
+    assert "secret" not in text
+    assert text.count(QUESTION) == 1
+    ending = tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).rpartition(QUESTION)[2]
+    assert text.endswith(ending)
+    rendered = render_conversation(tokenizer, template, more)
+    assert is_rendered(tokenizer, template, rendered)
+    assert rendered_ids(tokenizer, template, rendered) == ids
+
+
+@pytest.mark.parametrize("text", ["", "1+1=?", "<|user|>1+1=?<|assistant|>", "<|assistant|><think>\nAlright"])
+def test_texts_that_do_not_lead_to_a_decision(tiny, text):
+    assert not is_rendered(make_tokenizer(), tiny, text)
+
+
+def test_a_conversation_that_the_template_refuses_is_said():
+    source = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}" + CHATML
+    tokenizer = build(source.replace("ENDING", "<think>\n"))
+    turns = [Message("system", "be brief"), Message("user", QUESTION)]
+    with pytest.raises(UserError, match=r"fails on messages of system, user \(one only\)"):
+        prompt_ids(tokenizer, probe(tokenizer), turns)
 
 
 def test_describe_names_everything(tiny):

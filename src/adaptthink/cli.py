@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and what of it can be told apart.",
     "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
     "decide": "Say which mode the dial gives each prompt.",
+    "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a run again: report.html and report.md.",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+from adaptthink.config import Config, EvaluateConfig, PresampleConfig, ServeConfig, TrainConfig, resolve
 from adaptthink.errors import UserError
 
 Json = Annotated[
@@ -228,6 +228,25 @@ def decide(
     write_result(json, result)
 
 
+def serve(
+    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    /,
+    *,
+    config: Annotated[ServeConfig, Parameter(name="*")] = ServeConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    dry_run: DryRun = False,
+) -> None:
+    """Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice."""
+    if "model" in config.model_fields_set:
+        raise UserError("serve takes its model as an argument, not as --model: adaptthink serve MODEL")
+    resolved = resolve("serve", ServeConfig, recipes=recipe, flags=given(config) | {"model": model})
+    if dry_run:
+        return show_settings(resolved)
+    from adaptthink.serve_job import serve_job
+
+    return serve_job(resolved)
+
+
 def doctor(
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
     /,
@@ -331,12 +350,12 @@ def data_config(problems: str, **options: str | Path | None) -> PresampleConfig:
     return resolve("presample", PresampleConfig, flags=flags)
 
 
-def given(config: PresampleConfig | EvaluateConfig) -> dict[str, Any]:
+def given(config: Config) -> dict[str, Any]:
     """Return only the settings that stood on the command line."""
     return {name: getattr(config, name) for name in config.model_fields_set}
 
 
-def show_settings(config: PresampleConfig | EvaluateConfig) -> None:
+def show_settings(config: Config) -> None:
     """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
     for name, value in config.model_dump(mode="json", exclude_none=True).items():
         print(f"{name} = {toml_value(value)}")

@@ -35,22 +35,10 @@ class Config(BaseModel):
         """Raise UserError where values that are fine alone do not go together."""
 
 
-class PolicyConfig(Config):
-    """Keys that every command which samples from a model shares."""
+class EngineConfig(Config):
+    """Keys that say which model answers, and how it is run."""
 
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
-    problems: str = Field(
-        "arithmetic",
-        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
-    )
-    data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
-    fields: str | None = Field(
-        None, description="Columns of a file, such as prompt=question,answer=final_answer (level, kind, choices too)."
-    )
-    instruction: str | None = Field(
-        None, description="Text put after each prompt; not given: what the source asks for by itself; '': nothing."
-    )
-    max_problems: Positive | None = Field(None, description="Use so many problems at most, chosen by their ids.")
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
@@ -67,12 +55,6 @@ class PolicyConfig(Config):
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
     )
-    boxed_only: bool = Field(
-        True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
-    )
-    grading_seconds: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
-    )
     seed: int = Field(0, description="Seed of everything random.")
 
     def check_together(self) -> None:
@@ -82,6 +64,29 @@ class PolicyConfig(Config):
                 f"engine = '{self.engine}' with endpoint = {self.endpoint!r}: give both --engine openai and "
                 "--endpoint URL, or neither"
             )
+
+
+class PolicyConfig(EngineConfig):
+    """Keys that every command which answers problems shares."""
+
+    problems: str = Field(
+        "arithmetic",
+        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
+    )
+    data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
+    fields: str | None = Field(
+        None, description="Columns of a file, such as prompt=question,answer=final_answer (level, kind, choices too)."
+    )
+    instruction: str | None = Field(
+        None, description="Text put after each prompt; not given: what the source asks for by itself; '': nothing."
+    )
+    max_problems: Positive | None = Field(None, description="Use so many problems at most, chosen by their ids.")
+    boxed_only: bool = Field(
+        True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
+    )
+    grading_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
+    )
 
 
 class PresampleConfig(PolicyConfig):
@@ -178,7 +183,32 @@ class EvaluateConfig(PolicyConfig):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus.")
 
 
-COMMANDS: dict[str, type[Config]] = {"presample": PresampleConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+class ServeConfig(EngineConfig):
+    """A server with an OpenAI-style interface."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; there is no authentication.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0: any free one.")
+    name: str | None = Field(None, description="What clients call the model; not given: the last part of its name.")
+    threshold: Share | None = Field(
+        None,
+        description="P(no_think) from which on a request in mode auto is answered without thinking, and below which it "
+        "is thought about; not given: the one in the model folder's adaptthink.json, else the model draws its mode.",
+    )
+    temperature: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.6, description="Sampling temperature where a request says nothing; 0: the most likely token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus where a request says nothing.")
+    reasoning_format: Literal["separate", "inline"] = Field(
+        "separate", description="Thoughts in fields of their own, or in the answer's text between a pair of markers."
+    )
+
+
+COMMANDS: dict[str, type[Config]] = {
+    "presample": PresampleConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "serve": ServeConfig,
+}
 
 C = TypeVar("C", bound=Config)
 

@@ -31,7 +31,7 @@ from scipy.special import logsumexp
 
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.models import Policy
+from adaptthink.models import Policy, model_path
 from adaptthink.modes import Mode, prompt_ids
 from adaptthink.runs import write_json
 from adaptthink.samples import Decision, Outcome, Setting, gradable
@@ -498,6 +498,15 @@ def check_weights(dial: Dial, fingerprint: str, path: Path) -> None:
             f"{path}: calibrated for other weights (fingerprint {dial.fingerprint}, the model's is {fingerprint}); "
             "a threshold of one model says nothing about another: adaptthink calibrate MODEL"
         )
+
+
+def stored_threshold(policy: Policy) -> float | None:
+    """The threshold in the adaptthink.json beside a model's weights, None if there is none.
+
+    Raises UserError for a damaged file, and for one that was calibrated for other weights.
+    """
+    path = Path(model_path(policy.name)) / STORED
+    return read_dial(path, policy.fingerprint).threshold.no_think_probability if path.is_file() else None
 
 
 # ---- using it -------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from typing import Any
 from adaptthink.config import EvaluateConfig
 from adaptthink.dial import STORED, calibrate, check_weights, decide, measure, read_dial, thin, to_json, write_dial
 from adaptthink.errors import UserError
-from adaptthink.jobs import evaluate_policy, load_evaluation_problems, make_engine, make_sampler
+from adaptthink.jobs import evaluate_policy, load_evaluation_problems, make_sampler
 from adaptthink.models import load_policy
 from adaptthink.modes import Mode
 from adaptthink.samples import read_decisions, read_outcomes, read_setting
 from adaptthink.screen import console, show_decision, show_dial
+from adaptthink.start import make_engine
 
 FORCED = (str(Mode.THINK), str(Mode.NO_THINK))
 

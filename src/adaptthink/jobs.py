@@ -21,8 +21,6 @@ from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.openai import check_server, connect
-from adaptthink.engines.vllm import start_vllm
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
     Evaluation,
@@ -35,7 +33,7 @@ from adaptthink.evaluate import (
     summarise,
 )
 from adaptthink.grading import Limits, mean_reward
-from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer, model_path
+from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.quality import DELTA
@@ -54,35 +52,13 @@ from adaptthink.screen import (
     show_profile,
     show_table,
 )
+from adaptthink.start import PROBE_QUESTION, make_engine
 from adaptthink.tasks import Problem
 from adaptthink.tasks.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.train import train
 
-PROBE_QUESTION = "47+8=?"
 ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
-
-
-def make_engine(policy: Policy, config: PolicyConfig) -> Engine:
-    """Start the engine that a config names with the policy's weights; one is enough for a job."""
-    dtype = arithmetic_dtype(policy.model, config)
-    if config.engine == "vllm":
-        return start_vllm(
-            model_path(policy.name),
-            policy.eos_ids,
-            dtype=dtype,
-            device=policy.model.device,
-            max_rows=config.max_rows,
-            memory_share=config.engine_memory,
-        )
-    native = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
-    if config.engine == "native":
-        return native
-    assert config.endpoint is not None  # as the config was checked
-    server = connect(config.endpoint, policy.eos_ids, name=config.model, max_rows=config.max_rows)
-    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
-    check_server(server, native, prompt, (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids))
-    return server
 
 
 def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sampler:

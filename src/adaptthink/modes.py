@@ -93,6 +93,14 @@ class ThinkTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; roles are those of the chat template: system, user, assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One line of `describe`."""
 
@@ -121,11 +129,11 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
             "the chat template drops the text of the question; needed: a template that takes a message's content as a"
             " string; set the tokenizer's chat_template to one"
         )
-    think_ids, no_think_ids = _encode(tokenizer, prompt + think_text), _encode(tokenizer, prompt + no_think_text)
+    think_ids, no_think_ids = encode(tokenizer, prompt + think_text), encode(tokenizer, prompt + no_think_text)
     start, stop = _shared(think_ids, no_think_ids), len(think_ids)
     if convention is not Convention.SWITCH:
         # The opener's first token is the first one that the opener changes, also where it merges with what precedes.
-        stop = _shared(_encode(tokenizer, prompt + think_text.removesuffix(think_opener)), think_ids) + 1
+        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_opener)), think_ids) + 1
         _check_word(tokenizer, think_opener, think_ids[:stop][-1])
     template = ThinkTemplate(
         convention=convention,
@@ -149,10 +157,20 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
     return template
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str) -> tuple[int, ...]:
-    """Return the ids of the rendered chat prompt up to, but excluding, the decision token; with BOS never doubled."""
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]
+) -> tuple[int, ...]:
+    """Return the ids of the rendered chat prompt up to, but excluding, the decision token; with BOS never doubled.
+
+    `asked` is one question, or a conversation that ends in one; thoughts in its earlier answers are dropped.
+    """
+    return rendered_ids(tokenizer, template, _prompt(tokenizer, template, asked))
+
+
+def rendered_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
+    """Return what `prompt_ids` does for a prompt that the chat template has already rendered (see `is_rendered`)."""
     # Cut from the whole, because a text that stops before the decision may end in other tokens than the whole has.
-    whole = _encode(tokenizer, _prompt(tokenizer, template, question) + template.no_think_text)
+    whole = encode(tokenizer, prompt.removesuffix(template.cut) + template.no_think_text)
     size = len(template.no_think_prefix_ids)
     if whole[-size:] != template.no_think_prefix_ids:
         raise UserError(
@@ -160,6 +178,36 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, ques
             " before; encode with the tokenizer that was probed"
         )
     return whole[:-size]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Return the ids of a rendered text. BOS is added only if the template left it out and the tokenizer wants it."""
+    ids = _plain_ids(tokenizer, text)
+    wanted = tokenizer("")["input_ids"][:1]
+    return (*wanted, *ids) if wanted == [tokenizer.bos_token_id] and ids[:1] != wanted else tuple(ids)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, messages: Sequence[Message]) -> str:
+    """Return the text of a conversation's prompt, in the form that leads into a thought; earlier thoughts dropped."""
+    return _render(tokenizer, without_thoughts(template, messages), template.switch)
+
+
+def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, text: str) -> bool:
+    """Whether a text ends as the chat template's own prompts do, so that the next token decides the mode."""
+    _, _, ending = _prompt(tokenizer, template, QUESTION).rpartition(QUESTION)
+    return text.removesuffix(template.cut).endswith(ending)
+
+
+def without_thoughts(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with the answers alone where the assistant's texts hold a thought too."""
+    answers = []
+    for message in messages:
+        content = message.content
+        opened = content.lstrip().startswith(template.open)
+        if message.role == "assistant" and (opened or template.close in content):
+            content = (split_response(content, template)[1] or "").lstrip()
+        answers.append(Message(message.role, content))
+    return answers
 
 
 def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str | None]:
@@ -184,7 +232,7 @@ def split_text(text: str, opening: str, closing: str) -> tuple[str | None, str |
 def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> list[Check]:
     """Say what was found, for a human to read; `ok` is False where this tokenizer and `template` do not agree."""
     prompt = _prompt(tokenizer, template, QUESTION)
-    num_bos = sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, _encode(tokenizer, prompt)))
+    num_bos = sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, encode(tokenizer, prompt)))
     close_ids, eos = _plain_ids(tokenizer, template.close), tokenizer.eos_token_id
     forced = {*template.think_prefix_ids, *template.no_think_prefix_ids}
     decided = template.think_id != template.no_think_id
@@ -274,40 +322,36 @@ def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode) 
     return text[len(before) :] if text != before and text.startswith(before) else text.rpartition(QUESTION)[2]
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str) -> str:
+def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]) -> str:
     """Return the text that both modes share."""
-    return _render(tokenizer, question, template.switch).removesuffix(template.cut)
+    messages = [Message("user", asked)] if isinstance(asked, str) else asked
+    return render(tokenizer, template, messages).removesuffix(template.cut)
 
 
 def _render(
     tokenizer: PreTrainedTokenizerBase,
-    question: str,
+    asked: str | Sequence[Message],
     switch: str | None,
     *,
     mode: Mode = Mode.THINK,
     answering: bool = True,
 ) -> str:
-    """Render one user message. The switch is always said, since some templates default to no_think."""
-    messages = [{"role": "user", "content": question}]
+    """Render one question or a conversation. The switch is always said, since some templates default to no_think."""
+    turns = [Message("user", asked)] if isinstance(asked, str) else asked
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    shown = "one user message" if len(turns) == 1 else f"messages of {', '.join(turn.role for turn in turns)}"
     options: dict[str, Any] = {switch: mode is Mode.THINK} if switch else {}
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering, **options))
     except Exception as error:  # a chat template is somebody's program and may fail in any way
         raise UserError(
-            f"the chat template fails on one user message ({' '.join(str(error).split())}); needed: a template that"
-            " renders a plain question; set the tokenizer's chat_template to one"
+            f"the chat template fails on {shown} ({' '.join(str(error).split())}); needed: a template that"
+            f" renders {'a plain question' if len(turns) == 1 else 'these'}; set the tokenizer's chat_template to one"
         ) from error
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Tokenise a rendered text. BOS is added only if the template left it out and the tokenizer wants it."""
-    ids = _plain_ids(tokenizer, text)
-    wanted = tokenizer("")["input_ids"][:1]
-    return (*wanted, *ids) if wanted == [tokenizer.bos_token_id] and ids[:1] != wanted else tuple(ids)
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
@@ -318,7 +362,7 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 def _check_prefixes(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str) -> list[Check]:
     """Check that the tokens of the prompt, then of the prefix, are those of the whole text in both modes."""
     text = _prompt(tokenizer, template, question)
-    think, no_think = (_encode(tokenizer, text + ending) for ending in (template.think_text, template.no_think_text))
+    think, no_think = (encode(tokenizer, text + ending) for ending in (template.think_text, template.no_think_text))
     prompt = no_think[: -len(template.no_think_prefix_ids)]
     checks = []
     for mode, whole in ((Mode.THINK, think), (Mode.NO_THINK, no_think)):

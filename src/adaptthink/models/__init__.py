@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from adaptthink.config import PolicyConfig
+from adaptthink.config import EngineConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import ThinkTemplate, probe
 
@@ -99,7 +99,7 @@ def load_policy(name: str, *, think_opener: str = "Alright", device: str | None 
     return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
 
 
-def arithmetic_dtype(model: PreTrainedModel, config: PolicyConfig) -> torch.dtype:
+def arithmetic_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
     """What a config's generation and update compute in: bfloat16 where it says so, else as the weights are."""
     return torch.bfloat16 if config.dtype == "bfloat16" else model.dtype
 

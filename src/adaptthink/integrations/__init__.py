@@ -1,0 +1,1 @@
+"""Doors from other projects into this one, a file each. Nothing here is imported by the rest of the package."""

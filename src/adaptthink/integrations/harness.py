@@ -1,0 +1,30 @@
+"""`adaptthink-lm-eval`: lm-evaluation-harness's own command with the model `adaptthink` known to it.
+
+The harness knows its models by a list of its own and has no entry points for others, so a command has to add ours.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from adaptthink.errors import UserError
+
+
+def main() -> None:
+    """Run lm_eval. Bad input to our model ends with one line and status 2."""
+    try:
+        from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415  (not installed everywhere)
+
+        import adaptthink.integrations.lm_eval  # noqa: F401, PLC0415  (registers the model)
+    except ModuleNotFoundError as error:
+        print(f"adaptthink: needs {error.name}; install it with: pip install 'adaptthink[harness]'", file=sys.stderr)
+        sys.exit(2)
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"adaptthink: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""What clients may ask, and how it is refused: nothing that would change an answer is passed over in silence."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adaptthink.config import Positive
+from adaptthink.errors import UserError
+from adaptthink.modes import Message, Mode
+
+# What changes no answer: bookkeeping of clients and of other servers.
+HARMLESS = {
+    "metadata",
+    "priority",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+# What would change an answer, with the value that leaves it as it is.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "ignore_eos": (False,),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (False, True),  # without tools
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),  # without tools
+    "tools": ([],),
+    "top_k": (0, -1),
+    "top_logprobs": (0,),
+}
+
+MODES = {f":{mode}": mode for mode in Mode}  # endings of model names
+C = TypeVar("C", bound="Call")
+
+
+class CallError(UserError):
+    """A call that is not answered, with what OpenAI's error format says of it."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+class _Part(BaseModel):
+    """Part of a message's content; there is nothing but text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class _Turn(BaseModel):
+    """A message. What an earlier answer of ours carries beside its content is taken and left out of the prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: list[_Part] = []
+    reasoning: str = ""
+    reasoning_content: str = ""
+    annotations: list[Any] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_parts(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        said = {name: value for name, value in values.items() if value is not None}
+        content = said.get("content")
+        return said | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else said
+
+    @property
+    def message(self) -> Message:
+        """As the chat template takes it."""
+        return Message(self.role, "".join(part.text for part in self.content))
+
+
+class _TemplateKeywords(BaseModel):
+    """The switches of known chat templates."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
+
+
+class _StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # of the lengths of pieces; they are whole here
+
+
+class Call(BaseModel):
+    """What both kinds of call may say."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Positive | None = None
+    seed: int | None = None
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    stop: str | list[str] = []
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop texts."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class ChatCall(Call):
+    """A call of /v1/chat/completions."""
+
+    messages: Annotated[list[_Turn], Field(min_length=1)]
+    max_completion_tokens: Positive | None = None
+    chat_template_kwargs: _TemplateKeywords = _TemplateKeywords()
+    reasoning_effort: Literal["none"] | None = None
+    reasoning_format: Literal["separate", "inline"] | None = None
+
+    @property
+    def switches(self) -> dict[str, Mode]:
+        """The modes that are asked for, by what asks for them."""
+        asked = self.chat_template_kwargs
+        flags = {"enable_thinking": asked.enable_thinking, "thinking": asked.thinking}
+        switches = {name: Mode.THINK if on else Mode.NO_THINK for name, on in flags.items() if on is not None}
+        return switches | ({"reasoning_effort": Mode.NO_THINK} if self.reasoning_effort else {})
+
+
+class TextCall(Call):
+    """A call of /v1/completions."""
+
+    prompt: str
+
+
+def read_call(schema: type[C], body: bytes) -> C:
+    """Read a call; raises CallError that names the parameter and what is wrong with it."""
+    try:
+        values = json.loads(body)
+    except ValueError as error:
+        raise CallError(f"the body is not JSON: {error}; send an object") from None
+    if not isinstance(values, dict):
+        raise CallError("the body is not a JSON object; send one")
+    said = {
+        name: value
+        for name, value in values.items()
+        if value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ())
+    }
+    try:
+        return schema.model_validate(said)
+    except ValidationError as error:
+        raise fault_of(error) from None
+
+
+def fault_of(error: ValidationError) -> CallError:
+    """Say in one line what is wrong with the first faulty parameter."""
+    fault = error.errors()[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return CallError(
+            f"'{name}' is not offered here and would change the answer; leave it out",
+            param=name,
+            code="unsupported_parameter",
+        )
+    if fault["type"] == "missing":
+        return CallError(f"'{name}' is missing; give it", param=name, code="missing_required_parameter")
+    if name == "reasoning_effort":
+        return CallError(
+            f"reasoning_effort {fault['input']!r} is not offered: 'none' answers without thinking; leave it out for "
+            "mode auto, or ask for the model with ':think' at its name",
+            param=name,
+            code="unsupported_value",
+        )
+    message = fault["msg"]
+    return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
+
+
+def asked_mode(call: Call, name: str) -> Mode | None:
+    """Return the mode that a call asks for, None for auto; raises CallError for another model or for two modes."""
+    known = {name: None} | {name + ending: mode for ending, mode in MODES.items()}
+    if call.model not in known:
+        raise CallError(
+            f"no model '{call.model}'; there are: {', '.join(known)}", param="model", code="model_not_found", status=404
+        )
+    switches = call.switches if isinstance(call, ChatCall) else {}
+    named = known[call.model]
+    asked = switches | ({"model": named} if named else {})
+    if len(set(asked.values())) > 1:
+        said = " and ".join(f"{source} for {mode}" for source, mode in asked.items())
+        raise CallError(f"the call asks by {said}; ask for one mode", param=next(iter(asked)), code="invalid_value")
+    return next(iter(asked.values()), None)

@@ -1,0 +1,431 @@
+"""The server over real HTTP: the embedded model, and scripted ones where an answer has to be known."""
+
+import math
+import socket
+import threading
+
+import httpx2 as httpx
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from server import running
+
+from adaptthink import serve_job as serve_job_module
+from adaptthink.config import ServeConfig
+from adaptthink.engines.base import ScriptedEngine
+from adaptthink.engines.native import NativeEngine
+from adaptthink.errors import UserError
+from adaptthink.models import load_policy
+from adaptthink.modes import Mode, probe, prompt_ids
+from adaptthink.serve.app import Served, make_app
+from adaptthink.serve.worker import Worker
+from adaptthink.serve_job import serve_job
+
+QUESTION = "47+8-3=?"
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy("tiny")
+
+
+@pytest.fixture(scope="module")
+def native(policy):
+    return NativeEngine(policy.model, policy.eos_ids)
+
+
+def app_of(engine, tokenizer, *, threshold=None, context=1024, **config):
+    template = probe(tokenizer)
+    settings = ServeConfig(max_think_tokens=128, max_no_think_tokens=16, **config)
+    return make_app(Served("tiny", tokenizer, template, context, threshold), Worker(engine, template), settings)
+
+
+@pytest.fixture(scope="module")
+def url(policy, native):
+    with running(app_of(native, policy.tokenizer)) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def scripted(tokenizer, *, thought="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
+    """A model that writes the same thought and answer whatever is asked, with a known P(no_think)."""
+    close = tokenizer.convert_tokens_to_ids("</think>")
+
+    def script(prompt, prefix):
+        text = ("" if close in prefix else f"Alright{thought}</think>") + answer + "<|eos|>"
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    return ScriptedEngine(script, next_token=lambda prompt, token: math.log(no_think))
+
+
+@pytest.fixture
+def served(tokenizer):
+    """Serve a scripted engine; gives the engine and a function that posts a chat call."""
+    stack = []
+
+    def start(engine=None, **options):
+        engine = engine or scripted(tokenizer)
+        server = running(app_of(engine, tokenizer, **options))
+        url = server.__enter__()
+        stack.append(server)
+
+        def post(path="/v1/chat/completions", **body):
+            said = {"model": "tiny"} | ({"messages": ASKED} if "chat" in path else {}) | body
+            return httpx.post(url + path, json=said, timeout=30)
+
+        return engine, post
+
+    yield start
+    for server in stack:
+        server.__exit__(None, None, None)
+
+
+# The embedded model, through the official client.
+
+
+def test_the_models_are_listed_with_their_modes(client, url):
+    assert [model.id for model in client.models.list()] == ["tiny", "tiny:think", "tiny:no_think"]
+    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+
+
+def direct(policy, native, mode):
+    """What the engine itself gives, greedily by its own log-probabilities: thought and answer."""
+    context = prompt_ids(policy.tokenizer, policy.template, QUESTION)
+    start = len(context)
+    if mode is Mode.NO_THINK:
+        context += policy.template.no_think_prefix_ids
+    while context[-1] not in policy.eos_ids:
+        (row,) = native.next_token_logprobs([context], range(len(policy.tokenizer)))
+        if mode is Mode.THINK and len(context) == start:
+            row[policy.template.no_think_id] = -math.inf
+        context += (max(range(len(row)), key=row.__getitem__),)
+    before, _, after = policy.tokenizer.decode(context[start:-1]).rpartition("</think>")
+    return before.strip() or None, after
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_mode_by_the_models_name(client, policy, native, mode):
+    done = client.chat.completions.create(model=f"tiny:{mode}", messages=ASKED, temperature=0)
+    [choice] = done.choices
+    thought, answer = direct(policy, native, mode)
+    assert (choice.message.reasoning, choice.message.reasoning_content) == (thought, thought)
+    assert (choice.message.content, choice.finish_reason, choice.mode) == (answer, "stop", mode)
+    assert answer == "\\boxed{52}"
+    encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thought or "", answer)]
+    usage = done.usage
+    # The thought's white space at its end and its marker, the answer's end token.
+    between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thought else 0
+    assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
+    assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thought else 0)
+    forced = len(policy.template.no_think_prefix_ids) if mode is Mode.NO_THINK else 0
+    assert usage.prompt_tokens == len(prompt_ids(policy.tokenizer, policy.template, QUESTION)) + forced
+    assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
+
+
+def test_a_stream_says_the_same_in_pieces(client):
+    options = {"model": "tiny:think", "messages": ASKED, "temperature": 0}
+    whole = client.chat.completions.create(**options)
+    pieces = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
+    assert deltas[0].role == "assistant"
+    assert [delta.reasoning for delta in deltas if hasattr(delta, "reasoning")] == [whole.choices[0].message.reasoning]
+    assert [delta.content for delta in deltas if delta.content] == [whole.choices[0].message.content]
+    assert [piece.choices[0].finish_reason for piece in pieces if piece.choices] == [None, None, None, "stop"]
+    assert pieces[-1].usage == whole.usage
+    assert len({piece.id for piece in pieces}) == 1
+
+
+def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
+    options = {"model": "tiny", "messages": ASKED, "temperature": 1.5, "top_p": 1.0, "n": 3}
+
+    def draw(seed):
+        done = client.chat.completions.create(**options, seed=seed)
+        assert [choice.index for choice in done.choices] == [0, 1, 2]
+        return [(choice.message.reasoning, choice.message.content) for choice in done.choices]
+
+    first = draw(11)
+    assert len(set(first)) > 1
+    others = [
+        threading.Thread(target=httpx.post, args=(f"{url}/v1/chat/completions",), kwargs={"json": options | {"n": 5}})
+        for _ in range(3)
+    ]
+    for other in others:
+        other.start()
+    assert draw(11) == first
+    assert draw(12) != first
+    for other in others:
+        other.join()
+
+
+def test_texts_are_continued_as_they_are(client, policy):
+    rendered = policy.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    think = client.completions.create(model="tiny:think", prompt=rendered, temperature=0, max_tokens=100)
+    assert think.choices[0].text.startswith("Alright\n47+8=55")
+    assert think.choices[0].text.endswith("</think>\\boxed{52}")
+    no_think = client.completions.create(model="tiny:no_think", prompt=rendered, temperature=0)
+    assert (no_think.choices[0].text, no_think.choices[0].finish_reason) == ("\\boxed{52}", "stop")
+    assert no_think.usage.prompt_tokens == think.usage.prompt_tokens + 1  # the forced marker
+    begun = client.completions.create(model="tiny", prompt=rendered + "Alright\n47", temperature=0, stop="55")
+    assert (begun.choices[0].text, begun.choices[0].finish_reason) == ("+8=", "stop")
+    with pytest.raises(BadRequestError, match="there is no mode to choose"):
+        client.completions.create(model="tiny:think", prompt="47+8=")
+    streamed = list(client.completions.create(model="tiny:no_think", prompt=rendered, temperature=0, stream=True))
+    assert [piece.choices[0].text for piece in streamed] == ["\\boxed{52}"]
+
+
+def test_another_model_is_not_found(client):
+    with pytest.raises(NotFoundError, match="no model 'gpt'; there are: tiny, tiny:think, tiny:no_think") as caught:
+        client.chat.completions.create(model="gpt", messages=ASKED)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+# Scripted models.
+
+
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [
+        ({}, "auto"),
+        ({"model": "tiny:think"}, "think"),
+        ({"model": "tiny:no_think"}, "no_think"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "think"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "no_think"),
+        ({"chat_template_kwargs": {"thinking": True}}, "think"),
+        ({"chat_template_kwargs": {"thinking": False}}, "no_think"),
+        ({"reasoning_effort": "none"}, "no_think"),
+        ({"model": "tiny:no_think", "reasoning_effort": "none"}, "no_think"),
+        ({"reasoning_effort": None, "chat_template_kwargs": {}}, "auto"),
+    ],
+)
+def test_every_way_to_ask_for_a_mode(served, tokenizer, said, mode):
+    template = probe(tokenizer)
+    engine, post = served()
+    answer = post(**said).json()
+    [request] = engine.requests
+    assert answer["adaptthink"]["mode"] == mode
+    assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
+    assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
+    assert request.prompt_ids == prompt_ids(tokenizer, template, QUESTION)
+    message = answer["choices"][0]["message"]
+    assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")
+    assert message["content"] == "5+5\n\n4;3"
+
+
+@pytest.mark.parametrize(("threshold", "mode"), [(0.2, "no_think"), (0.3, "think")])
+def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
+    _, post = served(threshold=threshold)
+    found = post().json()["adaptthink"]
+    assert found == {"mode": mode, "no_think_probability": pytest.approx(0.25), "threshold": threshold}
+    asked = post(model="tiny:think").json()["adaptthink"]
+    assert asked == {"mode": "think", "no_think_probability": None, "threshold": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "content", "reasoning"),
+    [
+        ({}, "5+5\n\n4;3", "Alright\n9"),
+        ({"stop": "\n\n"}, "5+5", "Alright\n9"),
+        ({"stop": ["9", ";"]}, "5+5\n\n4", "Alright\n9"),
+        ({"reasoning_format": "inline"}, "<think>\nAlright\n9\n</think>5+5\n\n4;3", None),
+        ({"reasoning_format": "inline", "model": "tiny:no_think"}, "<think>\n</think>5+5\n\n4;3", None),
+        ({"reasoning_format": "inline", "stop": "+"}, "<think>\nAlright\n9\n</think>5", None),
+        ({"max_tokens": 3}, None, "Alright\n9"),
+        ({"max_tokens": 100, "max_completion_tokens": 6}, "5", "Alright\n9"),
+    ],
+)
+def test_what_comes_back(served, said, content, reasoning):
+    _, post = served()
+    [choice] = post(**said).json()["choices"]
+    assert choice["message"]["content"] == content
+    assert choice["message"].get("reasoning_content") == reasoning
+    cut = any(name.startswith("max") for name in said)
+    assert choice["finish_reason"] == ("length" if cut else "stop")
+
+
+def test_the_format_of_the_server_holds_where_a_request_says_nothing(served):
+    _, post = served(reasoning_format="inline")
+    assert post().json()["choices"][0]["message"]["content"].startswith("<think>\nAlright")
+    assert post(reasoning_format="separate").json()["choices"][0]["message"]["content"] == "5+5\n\n4;3"
+
+
+def test_sampling_is_passed_on_and_defaults_are_the_servers(served, tokenizer):
+    calls = []
+    engine = scripted(tokenizer)
+    generate = engine.generate
+    engine.generate = lambda requests, **options: calls.append(options) or generate(requests, **options)
+    _, post = served(engine, temperature=0.7, top_p=0.8)
+    post()
+    post(temperature=1.3, top_p=0.5, n=2, max_tokens=5)
+    assert [(call["temperature"], call["top_p"]) for call in calls] == [(0.7, 0.8), (1.3, 0.5)]
+    assert [request.max_tokens for request in engine.requests] == [128, 5, 5]
+    assert len({request.stream for request in engine.requests}) == 3  # without a seed, nothing repeats
+
+
+def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
+    engine, post = served()
+    answer = post().json()["choices"][0]["message"]
+    inline = post(reasoning_format="inline").json()["choices"][0]["message"]
+    for earlier in (answer, inline):
+        post(messages=[*ASKED, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
+        said = tokenizer.decode(engine.requests[-1].prompt_ids)
+        assert said == (f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "param", "message"),
+    [
+        ({"top_k": 5}, "top_k", "would change the answer; leave it out"),
+        ({"logit_bias": {"5": -100}}, "logit_bias", "would change the answer"),
+        ({"tools": [{"type": "function"}]}, "tools", "would change the answer"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "would change the answer"),
+        ({"temperatur": 0.5}, "temperatur", "would change the answer"),
+        ({"logprobs": True}, "logprobs", "would change the answer"),
+        ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        (
+            {"reasoning_effort": "low"},
+            "reasoning_effort",
+            "'none' answers without thinking",
+        ),
+        ({"chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs.tools", "would change the answer"),
+        ({"messages": []}, "messages", "at least 1 item"),
+        ({"messages": [{"role": "assistant", "content": "So"}]}, "messages", "must be the user's"),
+        ({"messages": [{"role": "tool", "content": "So"}]}, "messages.0.role", "'system'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.type",
+            "should be 'text'",
+        ),
+        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "ask for one mode"),
+        ({"prompt": "1+1"}, "prompt", "would change the answer"),
+        ({"messages": None}, "messages", "is missing"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(served, said, param, message):
+    engine, post = served()
+    answer = post(**said)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert message in error["message"]
+    assert engine.requests == []
+
+
+def test_what_changes_nothing_is_ignored(served):
+    _, post = served()
+    harmless = {"user": "me", "store": False, "metadata": {"run": "1"}, "service_tier": "auto"}
+    neutral = {
+        "frequency_penalty": 0.0,
+        "top_k": -1,
+        "logit_bias": {},
+        "tools": [],
+        "response_format": {"type": "text"},
+    }
+    assert post(**harmless, **neutral, logprobs=False, functions=None).status_code == 200
+
+
+def test_bodies_that_are_no_calls(url):
+    for body in (b"", b"{", b"[]", b"\xff"):
+        answer = httpx.post(f"{url}/v1/chat/completions", content=body)
+        assert answer.status_code == 400
+        assert "JSON" in answer.json()["error"]["message"]
+    for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
+        answer = httpx.request(method, url + path)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+
+
+def test_the_models_room_bounds_prompt_and_response(served, tokenizer):
+    size = len(prompt_ids(tokenizer, probe(tokenizer), QUESTION))
+    engine, post = served(context=size + 5)
+    assert post().status_code == 200
+    assert engine.requests[0].max_tokens == 4  # one token of room is kept for the no_think prefix
+    answer = post(messages=[{"role": "user", "content": QUESTION * 2}])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_what_waits_is_answered_as_one_batch(served, tokenizer):
+    """The first batch is held until three more calls wait; they must then come together."""
+    engine = scripted(tokenizer)
+    generate, sizes = engine.generate, []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def held(requests, **options):
+        sizes.append(len(requests))
+        entered.set()
+        assert go_on.wait(30)
+        return generate(requests, **options)
+
+    engine.generate = held
+    template = probe(tokenizer)
+    worker = Worker(engine, template)
+    app = make_app(Served("tiny", tokenizer, template, None, None), worker, ServeConfig())
+    with running(app) as url:
+        body = {"model": "tiny", "messages": ASKED}
+        answers = []
+
+        def post():
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code)
+
+        calls = [threading.Thread(target=post) for _ in range(4)]
+        calls[0].start()
+        assert entered.wait(30)
+        for call in calls[1:]:
+            call.start()
+        while worker.waiting.qsize() < 3:
+            threading.Event().wait(0.005)
+        go_on.set()
+        for call in calls:
+            call.join()
+    assert sizes == [1, 3]
+    assert answers == [200] * 4
+
+
+def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
+    engine = scripted(tokenizer)
+    generate, faults = engine.generate, [RuntimeError("out of memory"), UserError("the engine cannot; do otherwise")]
+
+    def failing(requests, **options):
+        if faults:
+            raise faults.pop(0)
+        return generate(requests, **options)
+
+    engine.generate = failing
+    _, post = served(engine)
+    first, second, third = post(), post(), post()
+    assert (first.status_code, first.json()["error"]["type"]) == (500, "server_error")
+    assert "out of memory" not in first.text
+    assert (second.status_code, second.json()["error"]["message"]) == (400, "the engine cannot; do otherwise")
+    assert third.status_code == 200
+
+
+def test_a_closed_worker_has_answered_what_waited(tokenizer):
+    from adaptthink.answering import Ask
+    from adaptthink.rollout import Caps
+
+    worker = Worker(scripted(tokenizer), probe(tokenizer))
+    waiting = [worker.submit(Ask((5,), (1,), Caps(9, 9))) for _ in range(3)]
+    assert waiting[0].cancel()
+    worker.start()
+    worker.close()
+    assert [future.done() for future in waiting] == [True] * 3
+    assert len(waiting[2].result().completions) == 1
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(serve_job_module, "load_policy", lambda *_, **__: pytest.fail("too early"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}: address already in use; give"):
+            serve_job(ServeConfig(port=port))
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install 'adaptthink\[serve\]'"):
+        serve_job(ServeConfig())
