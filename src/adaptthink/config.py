@@ -181,6 +181,44 @@ class EvaluateConfig(PolicyConfig):
     samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
     temperature: Temperature = Field(0.6, description="Sampling temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Nucleus.")
+    chat: str | None = Field(
+        None, description="Ask the model named MODEL behind this chat API, such as https://host/v1 (docs/chat.md)."
+    )
+    dialect: Literal["openai", "anthropic"] = Field("openai", description="The API that the chat endpoint speaks.")
+    switch: Literal[
+        "none",
+        "enable_thinking",
+        "template_thinking",
+        "reasoning_effort",
+        "thinking_type",
+        "reasoning",
+        "budget",
+        "adaptive",
+    ] = Field("none", description="How the chat endpoint is told a mode; none: it cannot be, and only auto is asked.")
+    key_variable: str | None = Field(
+        None, description="Environment variable with its key; not given: OPENAI_API_KEY, ANTHROPIC_API_KEY."
+    )
+    concurrency: Positive = Field(8, description="Questions in flight at the chat endpoint.")
+    effort: str | None = Field(
+        None, description="Level of thinking at the chat endpoint, where the switch knows levels."
+    )
+    budget_tokens: Positive | None = Field(
+        None, description="Tokens of thought at the chat endpoint, for the switch budget."
+    )
+    completion_cap: bool = Field(False, description="Send the cap as max_completion_tokens (OpenAI's own models).")
+    inline_thoughts: bool = Field(
+        False,
+        description="The chat endpoint leaves thoughts in the text, and its prompts open them (vLLM without a parser).",
+    )
+    server_sampling: bool = Field(
+        False, description="Leave temperature and top_p to the chat endpoint; some models refuse them."
+    )
+    price_input: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of a million prompt tokens at the chat endpoint."
+    )
+    price_output: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of a million tokens that the chat endpoint writes."
+    )
 
 
 class ServeConfig(EngineConfig):

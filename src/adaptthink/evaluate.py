@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
+from adaptthink.chat.client import ask_all
 from adaptthink.config import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish
 from adaptthink.grading import Verdict
@@ -160,6 +162,80 @@ def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
                 )
 
     return respond
+
+
+def make_endpoint(config: EvaluateConfig) -> Endpoint:
+    """The chat endpoint that a config describes; raises UserError where its settings do not go together."""
+    assert config.chat is not None
+    return Endpoint(
+        url=config.chat,
+        model=config.model,
+        dialect=Dialect(config.dialect),
+        switch=Switch(config.switch),
+        key_variable=config.key_variable,
+        concurrency=config.concurrency,
+        effort=config.effort,
+        budget_tokens=config.budget_tokens,
+        completion_cap=config.completion_cap,
+        inline_thoughts=config.inline_thoughts,
+        prices=Prices(config.price_input, config.price_output),
+    )
+
+
+def chat_setting(endpoint: Endpoint, config: EvaluateConfig) -> Setting:
+    """The setting of an evaluation behind a chat endpoint: its model stands for weights that nobody can look at."""
+    details = [endpoint.effort, endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens"]
+    details.append("the server's sampling" if config.server_sampling else None)
+    said = ", ".join(str(detail) for detail in details if detail)
+    fingerprint = f"{endpoint.model} at {endpoint.url}"
+    setting = policy_setting(endpoint.model, fingerprint, config)
+    return replace(setting, switch=f"{endpoint.switch} ({said})" if said else str(endpoint.switch))
+
+
+def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
+    """Answer through a chat endpoint, many questions at a time; samples come in the order in which they end."""
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+
+    def question(query: Query) -> Question:
+        return Question(
+            query.problem.prompt,
+            ASKED[query.asked],
+            caps.of(ASKED[query.asked]),
+            temperature=None if config.server_sampling else config.temperature,
+            top_p=None if config.server_sampling else config.top_p,
+            seed=chat_seed(config.seed, query),
+        )
+
+    def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
+        def heard(place: int, _: Question, reply: Reply) -> None:
+            take(read_reply(queries[place], reply, chat_seed(config.seed, queries[place])))
+
+        ask_all(endpoint, map(question, queries), heard)
+
+    return respond
+
+
+def chat_seed(seed: int, query: Query) -> int:
+    """The seed sent with one question: 31 bits, as some servers take no more."""
+    return stream_seed(seed, "evaluate", query.asked, query.problem.id, query.index) >> 33
+
+
+def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
+    """Turn a chat's reply into the sample that is kept."""
+    return Sample(
+        problem_id=query.problem.id,
+        asked=query.asked,
+        index=query.index,
+        mode=reply.mode,
+        thought=reply.thought,
+        answer=reply.answer,
+        finish=reply.finish,
+        tokens=reply.tokens,
+        thought_tokens=reply.thought_tokens,
+        seed=seed,
+        prompt_tokens=reply.prompt_tokens,
+        tokens_estimated=reply.tokens_estimated,
+    )
 
 
 def read_completion(sampler: Sampler, query: Query, completion: Completion, seed: int) -> Sample:

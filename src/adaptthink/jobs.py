@@ -13,10 +13,12 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from adaptthink.chat.base import Switch, cost
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
@@ -24,9 +26,13 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
     Evaluation,
+    Respond,
+    chat_respond,
+    chat_setting,
     decide_missing,
     delta_accuracy_points,
     delta_length_percent,
+    make_endpoint,
     policy_respond,
     policy_setting,
     sample_missing,
@@ -41,8 +47,9 @@ from adaptthink.reference import Reference, References, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
-from adaptthink.samples import grade_folder, read_outcomes, read_setting
+from adaptthink.samples import ASKED, Setting, grade_folder, read_outcomes, read_samples, read_setting
 from adaptthink.screen import (
+    Price,
     StepPrinter,
     console,
     counter,
@@ -192,15 +199,51 @@ def evaluate_policy(
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder` and summarise it: one row for each asked mode."""
     setting = policy_setting(config.model, policy.fingerprint, config)
+    sample_into(folder, policy_respond(sampler, config), setting, problems, asked, config)
+    decide_missing(sampler, folder, problems)
+    return summarise_folder(folder, problems, asked, config)
+
+
+def evaluate_chat(
+    problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig, folder: Path
+) -> dict[str, Evaluation]:
+    """Complete the evaluation of a model behind a chat endpoint; it shows no probabilities."""
+    endpoint = make_endpoint(config)
+    if endpoint.switch is Switch.NONE and (left_out := [mode for mode in asked if ASKED[mode]]):
+        asked = [mode for mode in asked if ASKED[mode] is None]
+        console.print(f"{' and '.join(left_out)} left out: no --switch says how this endpoint is told a mode")
+        if not asked:
+            raise UserError(
+                "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
+            )
+    price = partial(cost, prices=endpoint.prices)
+    sample_into(folder, chat_respond(endpoint, config), chat_setting(endpoint, config), problems, asked, config, price)
+    samples = list(read_samples(folder))
+    prices = [price(sample) for sample in samples]
+    known = [one for one in prices if one is not None]
+    if known:
+        console.print(f"cost of all samples in {folder}: {sum(known):.2f}, of {len(samples) - len(known)} not known")
+    if any(sample.tokens_estimated for sample in samples):
+        console.print("lengths are estimates, one token for every four characters: the endpoint counts none")
+    return summarise_folder(folder, problems, asked, config)
+
+
+def sample_into(
+    folder: Path,
+    respond: Respond,
+    setting: Setting,
+    problems: Sequence[Problem],
+    asked: Sequence[str],
+    config: EvaluateConfig,
+    price: Price = lambda sample: None,
+) -> None:
+    """Draw what `folder` lacks, and show how it goes."""
     count = config.samples_per_problem
     console.print(
         f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(asked)}; into {folder}"
     )
-    with sample_bar("responses", len(problems) * len(asked) * count) as advance:
-        respond = policy_respond(sampler, config)
+    with sample_bar("responses", len(problems) * len(asked) * count, price) as advance:
         sample_missing(respond, folder, setting, problems, asked, count, on_sample=advance)
-    decide_missing(sampler, folder, problems)
-    return summarise_folder(folder, problems, asked, config)
 
 
 def summarise_folder(
@@ -228,9 +271,14 @@ def evaluate_job(
     if reference:
         read_setting(reference)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
-    policy = load_policy(config.model, think_opener=config.think_opener)
-    sampler = make_sampler(policy, make_engine(policy, config), config)
-    evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
+    convention = None
+    if config.chat:
+        evaluations = evaluate_chat(problems, asked, config, folder)
+    else:
+        policy = load_policy(config.model, think_opener=config.think_opener)
+        sampler = make_sampler(policy, make_engine(policy, config), config)
+        evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
+        convention = sampler.template.convention
     show_table(evaluations)
     summary = {
         "model": config.model,
@@ -238,7 +286,7 @@ def evaluate_job(
         "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
     }
     write_json(folder / "summary.json", summary)
-    quality_job(folder, sampler.template.convention, reference=reference, delta=delta)
+    quality_job(folder, convention, reference=reference, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
     return summary
 

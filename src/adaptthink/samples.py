@@ -62,6 +62,8 @@ class Sample:
     tokens: int  # of the whole response
     thought_tokens: int | None
     seed: int
+    prompt_tokens: int | None = None  # where a chat endpoint counts them
+    tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
 
     @property
     def key(self) -> Key:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from adaptthink.tasks import Problem
     from adaptthink.tasks.checks import Check as DataCheck
 
+Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
+
 console = Console(highlight=False)
 
 HEADING = (
@@ -44,18 +46,22 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def sample_bar(label: str, total: int) -> Iterator[Callable[[Sample | None], None]]:
-    """Show a bar with the time left and tokens per second; yields what takes each sample, None for one found."""
+def sample_bar(label: str, total: int, price: Price = lambda sample: None) -> Iterator[Callable[[Sample | None], None]]:
+    """Show a bar with the time left, tokens per second and what was spent; takes each sample, None for one found."""
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    num_tokens, started = 0, time.monotonic()
+    num_tokens, spent, started = 0, 0.0, time.monotonic()
     with Progress(*columns, TextColumn("{task.fields[rate]}"), console=console) as progress:
         task = progress.add_task(label, total=total, rate="")
 
         def advance(sample: Sample | None) -> None:
-            nonlocal num_tokens
-            num_tokens += sample.tokens if sample else 0
-            rate = num_tokens / max(time.monotonic() - started, 1e-3)
-            progress.update(task, advance=1, rate=f"{rate:,.0f} tokens/s" if sample else "")
+            nonlocal num_tokens, spent
+            if sample is None:
+                progress.update(task, advance=1)
+                return
+            num_tokens += sample.tokens
+            spent += price(sample) or 0.0
+            rate = f"{num_tokens / max(time.monotonic() - started, 1e-3):,.0f} tokens/s"
+            progress.update(task, advance=1, rate=f"{rate}, {spent:.2f} spent" if spent else rate)
 
         yield advance
 

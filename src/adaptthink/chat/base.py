@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -142,7 +142,18 @@ class Reply:
         return Mode.NO_THINK if self.thought is None else Mode.THINK
 
 
-def cost(reply: Reply, prices: Prices) -> float | None:
+class Counted(Protocol):
+    """Anything with a server's counts: a `Reply`, or what was kept of it."""
+
+    @property
+    def prompt_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def tokens_estimated(self) -> bool: ...  # noqa: D102
+
+
+def cost(reply: Counted, prices: Prices) -> float | None:
     """Return what a reply cost, in the currency of `prices`; None if a price or a count is unknown."""
     if prices.input is None or prices.output is None or reply.prompt_tokens is None or reply.tokens_estimated:
         return None
