@@ -126,7 +126,7 @@ def test_help_shows_every_setting_with_its_default(run, command):
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
         ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
-        ("report", ["RUN", "[required]"]),
+        ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
     ],
 )
 def test_help_shows_the_other_flags(run, command, shown):

@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": "Evaluate a model freely and in both forced modes, by level.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
-    "report": "Write the report of a run again: report.html and report.md.",
+    "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }
 DATA_COMMANDS = {
     "check": "Count problems, repeats, unreadable golds and rows, and leaks into other sets.",

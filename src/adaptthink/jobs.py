@@ -42,7 +42,7 @@ from adaptthink.reference import Reference, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import open_run, read_metrics, write_json
-from adaptthink.samples import grade_folder, read_outcomes
+from adaptthink.samples import ASKED, grade_folder, read_outcomes
 from adaptthink.screen import (
     StepPrinter,
     console,
@@ -220,14 +220,29 @@ def evaluate_policy(
 def summarise_folder(
     folder: Path, problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Evaluation]:
-    """Grade what is not graded and summarise what was asked for, of all that the folder may hold."""
+    """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
+
+    `summary.json` says what the folder holds on these problems in the other modes too.
+    """
     with counter("answers graded") as graded:
         grade_folder(folder, boxed_only=config.boxed_only, limits=Limits(config.grading_seconds), on_grade=graded)
     wanted = {problem.id for problem in problems}
     outcomes = [
         one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
     ]
-    return {mode: summarise(one for one in outcomes if one.asked == mode) for mode in asked}
+    held = {one.asked for one in outcomes}
+    evaluations = {mode: summarise(one for one in outcomes if one.asked == mode) for mode in ASKED if mode in held}
+    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
+    return {mode: evaluations[mode] for mode in asked}
+
+
+def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """What `summary.json` of an evaluation folder says."""
+    return {
+        "model": config.model,
+        "config": config.model_dump(mode="json"),
+        "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+    }
 
 
 def evaluate_job(config: EvaluateConfig, asked: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -237,14 +252,8 @@ def evaluate_job(config: EvaluateConfig, asked: Sequence[str], folder: Path) -> 
     sampler = make_sampler(policy, make_engine(policy, config), config)
     evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
     show_table(evaluations)
-    summary = {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
-    }
-    write_json(folder / "summary.json", summary)
     console.print(f"samples and summary in {folder}")
-    return summary
+    return evaluation_summary(config, evaluations)
 
 
 def load_evaluation_problems(config: EvaluateConfig) -> list[Problem]:
