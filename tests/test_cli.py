@@ -144,7 +144,7 @@ def test_help_shows_every_setting_with_its_default(run, command):
         ),
         ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-opener STR"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
-        ("report", ["RUN", "[required]"]),
+        ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
     ],
 )
 def test_help_shows_the_other_flags(run, command, shown):

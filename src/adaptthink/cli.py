@@ -30,7 +30,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
-    "report": "Write the report of a run again: report.html and report.md.",
+    "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }
 DATA_COMMANDS = {
     "check": "Count problems, repeats, unreadable golds and rows, and leaks into other sets.",

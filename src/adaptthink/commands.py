@@ -291,17 +291,23 @@ def grade(
 
 
 def report(
-    run: Annotated[Path, Parameter(help="A run folder with a summary.json.")],
+    folder: Annotated[Path, Parameter(help="A training run's folder, or an evaluation's.")],
     /,
-    *,
+    *more: Annotated[Path, Parameter(help="More evaluation folders: one page shows all models.")],
+    output: Annotated[
+        Path | None, Parameter(help="Folder for the report [default: the folder itself; several need it].")
+    ] = None,
+    figures: Annotated[
+        Path | None, Parameter(help="Folder for the figures: SVG, PNG at 300 dpi, and CSV with their numbers.")
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Write the report of a run again: report.html and report.md."""
+    """Write the report of a training run, or of evaluations side by side: report.html and report.md."""
     from adaptthink.report import write_report
 
-    html, markdown = write_report(run)
+    html, markdown = write_report(folder, *more, output=output, figure_folder=figures)
     print(html)
-    write_result(json, {"html": str(html), "markdown": str(markdown)})
+    write_result(json, {"html": str(html), "markdown": str(markdown), "figures": figures and str(figures)})
 
 
 def data_check(

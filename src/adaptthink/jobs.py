@@ -249,14 +249,29 @@ def sample_into(
 def summarise_folder(
     folder: Path, problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Evaluation]:
-    """Grade what is not graded and summarise what was asked for, of all that the folder may hold."""
+    """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
+
+    `summary.json` says what the folder holds on these problems in the other modes too.
+    """
     with counter("answers graded") as graded:
         grade_folder(folder, boxed_only=config.boxed_only, limits=Limits(config.grading_seconds), on_grade=graded)
     wanted = {problem.id for problem in problems}
     outcomes = [
         one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
     ]
-    return {mode: summarise(one for one in outcomes if one.asked == mode) for mode in asked}
+    held = {one.asked for one in outcomes}
+    evaluations = {mode: summarise(one for one in outcomes if one.asked == mode) for mode in ASKED if mode in held}
+    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
+    return {mode: evaluations[mode] for mode in asked}
+
+
+def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """What `summary.json` of an evaluation folder says."""
+    return {
+        "model": config.model,
+        "config": config.model_dump(mode="json"),
+        "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+    }
 
 
 def evaluate_job(
@@ -280,15 +295,9 @@ def evaluate_job(
         evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
         convention = sampler.template.convention
     show_table(evaluations)
-    summary = {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
-    }
-    write_json(folder / "summary.json", summary)
     quality_job(folder, convention, reference=reference, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
-    return summary
+    return evaluation_summary(config, evaluations)
 
 
 def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:

@@ -1,61 +1,56 @@
-"""Figures as inline SVG strings that take their colours and font from the page, so one drawing serves light and dark.
-
-Matplotlib knows no CSS variables. Everything is therefore drawn in placeholder colours, one for each name of a
-variable, and `embed` turns them into `var(--name)`. Titles and legends are left to the page: they wrap there.
-"""
+"""What the reports draw: each function turns rows and numbers into a `Plot`. Titles and keys are left to the page."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from adaptthink.report.folder import as_object, level_order, number
-from adaptthink.report.tables import Interval, Row, wilson
+from adaptthink.report.drawing import BOTTOM, LEFT, NUM_LEVEL_COLOURS, Key, Paint, Plot, mark_empty
+from adaptthink.report.evaluation import DialPoint, Reliability
+from adaptthink.report.folder import Interval, Score, as_object, level_order, number
+from adaptthink.report.tables import Row
 
-NUM_LEVEL_COLOURS = 11  # from easy to hard, mixed by the page
-COLOURS = ("ink", "muted", "rule", "think", "no-think", "adapt", *(f"level-{i}" for i in range(NUM_LEVEL_COLOURS)))
-PAINT = {name: f"#0101{index + 1:02x}" for index, name in enumerate(COLOURS)}
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "adaptthink",  # the same run gives the same bytes
-    "font.sans-serif": ["DejaVu Sans"],  # measures the labels; it is wide, so the page's own font will fit
-    "font.size": 10.5,
-    "text.parse_math": False,  # a level's name may hold a dollar sign
-    "axes.edgecolor": PAINT["muted"],
-    "axes.labelcolor": PAINT["muted"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": PAINT["rule"],
-    "xtick.color": PAINT["muted"],
-    "xtick.labelcolor": PAINT["ink"],
-    "ytick.labelcolor": PAINT["ink"],
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.6,
-}
-PANEL_SIZE = (320, 196)  # points: about the width of a phone, where one point shows as one CSS pixel
 SCATTER_SIZE = (360, 270)
+SQUARE_SIZE = (320, 250)
 MAX_POINTS = 400  # of a line: more would be drawn within the same pixels
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
-LEFT, RIGHT, BOTTOM, TOP = 46, 10, 37, 12  # margins in points, the same everywhere: neighbours line up
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a picture by level shows of a score; shares are drawn in percent."""
+
+    name: str
+    title: str
+    unit: str
+    column: str
+    of: Callable[[Score], tuple[float | None, Interval | None]]
+    scale: float = 100.0
+
+
+ACCURACY = Measure(
+    "accuracy-by-level", "Accuracy", "%", "accuracy_percent", lambda score: (score.accuracy, score.accuracy_interval)
+)
+TOKENS = Measure(
+    "tokens-by-level", "Mean tokens", "", "mean_tokens", lambda score: (score.mean_tokens, score.tokens_interval), 1.0
+)
+NO_THINK = Measure(
+    "no-think-by-level", "Answered without thinking", "%", "no_think_percent",
+    lambda score: (score.no_think_share, score.no_think_interval),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line of a panel; a value is NaN where the run says that there is none."""
+    """One line of a training panel; a value is NaN where the run says that there is none."""
 
     name: str
     colour: str
@@ -67,16 +62,266 @@ class Curve:
         """The values that exist."""
         return [value for _, value in self.points if not np.isnan(value)]
 
+    @property
+    def window(self) -> int:
+        """How many steps the running mean averages, an odd number."""
+        return 1 if self.probe or len(self.points) < 20 else len(self.points) // 40 * 2 + 3
+
+    def drawn(self) -> list[tuple[float, float, float]]:
+        """The steps that are drawn, each with its value and the running mean there."""
+        if not self.values:
+            return []
+        steps, values = np.array(self.points).T
+        thin = slice(None, None, 1 + len(steps) // MAX_POINTS)
+        columns = steps[thin], values[thin], running_mean(values, self.window)[thin]
+        return [(float(step), float(value), float(mean)) for step, value, mean in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One drawing of the training section; a limit of None follows the data."""
 
+    name: str
     title: str
     unit: str
     curves: tuple[Curve, ...]
     bottom: float | None = 0.0
     top: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DialCurve:
+    """A model's dial, as many of its points as are drawn."""
+
+    name: str
+    colour: str
+    points: tuple[DialPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """A model's bins of P(no_think)."""
+
+    key: Key
+    bins: tuple[Reliability, ...]
+
+
+# ---- by level -------------------------------------------------------------------------------------------------------
+
+
+def bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure) -> Plot:
+    """One measure as a group of bars for each level, with 95% intervals as far as something was estimated."""
+    table = [
+        (level, row.key.name, *scaled(measure, score, row))
+        for row in rows
+        for level, score in zip(levels, row.scores, strict=True)
+    ]
+    return Plot(
+        name=measure.name,
+        title=measure.title,
+        unit=measure.unit,
+        keys=tuple(Key(row.key.name, row.key.colour) for row in rows),
+        columns=("level", "row", measure.column, "low", "high"),
+        rows=tuple(table),
+        draw=partial(draw_bars, levels, rows, measure),
+    )
+
+
+def scaled(measure: Measure, score: Score, row: Row) -> tuple[float | None, float | None, float | None]:
+    """Value and interval as they are drawn. A forced mode's share is so by construction: it has no interval."""
+    value, interval = measure.of(score)
+    if value is None:
+        return None, None, None
+    if interval is None or (row.forced and measure is NO_THINK):
+        return measure.scale * value, None, None
+    return measure.scale * value, measure.scale * interval[0], measure.scale * interval[1]
+
+
+def draw_bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure, axes: Axes, paint: Paint) -> None:
+    """Draw the bars of `bars`."""
+    width = 0.8 / max(len(rows), 1)
+    for place, row in enumerate(rows):
+        for index, score in enumerate(row.scores):
+            value, low, high = scaled(measure, score, row)
+            if value is not None:
+                x, colour = index + (place - (len(rows) - 1) / 2) * width, paint[row.key.colour]
+                axes.bar(x, value, 0.9 * width, color=colour, edgecolor=colour, linewidth=0.8)
+                draw_whisker(axes, x, value, low, high, paint["ink"])
+    axes.set_xticks(range(len(levels)), levels)
+    axes.set_xlim(-0.6, max(len(levels), 1) - 0.4)
+    axes.set_xlabel("level" if all(level.isdecimal() for level in levels) else "")
+    axes.set_ylim(0, None if measure is TOKENS else 102)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    if all(measure.of(score)[0] is None for row in rows for score in row.scores):
+        mark_empty(axes, paint)
+
+
+# ---- accuracy and tokens --------------------------------------------------------------------------------------------
+
+
+def scatter(
+    rows: Sequence[Row], lots: Sequence[tuple[Row, Row]], dials: Sequence[DialCurve], keys: Sequence[Key]
+) -> Plot:
+    """Accuracy against tokens: a point for each row, a curve for each dial, a dashed line for each of `lots`.
+
+    A lot joins the two modes of one model: what choosing between them by lot would give. Points are labelled unless
+    `keys` say what they are.
+    """
+    table: list[tuple[str | float | None, ...]] = [
+        ("mode", row.key.name, None, *ends(row.overall.mean_tokens, row.overall.tokens_interval),
+         *ends(row.overall.accuracy, row.overall.accuracy_interval, 100))
+        for row in rows
+    ]  # fmt: skip
+    table += [
+        ("dial", dial.name, point.threshold, *ends(point.mean_tokens, point.tokens_interval),
+         *ends(point.accuracy, point.accuracy_interval, 100))
+        for dial in dials
+        for point in dial.points
+    ]  # fmt: skip
+    return Plot(
+        name="accuracy-and-tokens",
+        title="Accuracy and tokens",
+        unit="",
+        keys=tuple(keys),
+        columns=(
+            "kind", "name", "threshold", "mean_tokens", "tokens_low", "tokens_high",
+            "accuracy_percent", "accuracy_low", "accuracy_high",
+        ),
+        rows=tuple(table),
+        draw=partial(draw_scatter, rows, lots, dials, not keys),
+        size=SCATTER_SIZE,
+    )  # fmt: skip
+
+
+def ends(
+    value: float | None, interval: Interval | None, scale: float = 1.0
+) -> tuple[float | None, float | None, float | None]:
+    """A value and the ends of its interval, scaled."""
+    low, high = interval or (None, None)
+    return tuple(None if one is None else scale * one for one in (value, low, high))  # type: ignore[return-value]
+
+
+def draw_scatter(
+    rows: Sequence[Row],
+    lots: Sequence[tuple[Row, Row]],
+    dials: Sequence[DialCurve],
+    labelled: bool,
+    axes: Axes,
+    paint: Paint,
+) -> None:
+    """Draw the points and lines of `scatter`."""
+    points = [  # from the highest down, so that of two close points the upper one gets the upper label
+        (row, row.overall.mean_tokens, 100 * row.overall.accuracy)
+        for row in sorted(rows, key=lambda row: -(row.overall.accuracy or 0))
+        if row.overall.mean_tokens is not None and row.overall.accuracy is not None
+    ]
+    for lot in lots:
+        joined = [(x, y) for row, x, y in points if row in lot]
+        if len(joined) == 2:
+            axes.plot(*zip(*joined, strict=True), color=paint["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
+    for dial in dials:
+        places = [(point.mean_tokens, 100 * point.accuracy) for point in dial.points]
+        axes.plot(*zip(*places, strict=True), color=paint[dial.colour], linewidth=1.4)
+        for point in dial.points:
+            if point.chosen:
+                look: dict[str, Any] = {"color": paint[dial.colour], "ms": 11, "mew": 1.4}
+                axes.plot(point.mean_tokens, 100 * point.accuracy, "+", **look)
+    for row, x, y in points:
+        colour = paint[row.key.colour]
+        draw_whisker(axes, x, y, *ends(y / 100, row.overall.accuracy_interval, 100)[1:], colour)
+        draw_whisker(axes, y, x, *ends(x, row.overall.tokens_interval)[1:], colour, upright=False)
+        inside = paint["page"] if row.key.hollow else colour
+        axes.plot(x, y, row.key.mark, ms=7, mew=1.6, color=colour, markerfacecolor=inside)
+    axes.margins(0.1)
+    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None))
+    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    if not points and not dials:
+        mark_empty(axes, paint)
+    if labelled:
+        label_points(axes, points, paint)
+
+
+def label_points(axes: Axes, points: Sequence[tuple[Row, float, float]], paint: Paint) -> None:
+    """Write each point's name beside it, where it covers neither a point nor its whiskers nor another name."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    to_points = figure.dpi_scale_trans.inverted().transform
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        left, bottom = 72 * to_points(axes.transData.transform((x, y)))
+        return float(left), float(bottom)
+
+    taken: list[Box] = []
+    for row, x, y in points:
+        (low, high), (left, bottom) = row.overall.tokens_interval or (x, x), place(x, y)
+        taken.append((min(place(low, y)[0], left - 6), bottom - 8, max(place(high, y)[0], left + 6), bottom + 8))
+    leader = {"arrowstyle": "-", "color": paint["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+    behind = {"facecolor": paint["page"], "edgecolor": "none", "pad": 0.5}  # a line may pass there
+    for (row, x, y), own in zip(points, list(taken), strict=True):
+        side, up, box = place_label(place(x, y), own, 6.2 * len(row.key.name), taken, (LEFT, BOTTOM, *SCATTER_SIZE))
+        taken.append(box)
+        axes.annotate(
+            row.key.name, (x, y), xytext=(side, up), textcoords="offset points", color=paint["ink"], va="center",
+            ha="left" if side > 0 else "right", arrowprops=leader if up else None, bbox=behind,
+        )  # fmt: skip
+
+
+def place_label(
+    point: tuple[float, float], own: Box, width: float, taken: Sequence[Box], frame: Box
+) -> tuple[float, float, Box]:
+    """Return where a label starts, relative to its point, and its box: the nearest free place beside `own`."""
+    (x, y), box, side, up = point, frame, 0.0, 0.0
+    for up, side in itertools.product((0, -15, 15, -30, 30, -45, 45, -60), (own[2] - x + 4, own[0] - x - 4)):
+        left = x + side - (width if side < 0 else 0)
+        box = (left, y + up - 6, left + width, y + up + 6)
+        inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
+        if inside and not any(
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+        ):
+            break
+    return side, up, box
+
+
+# ---- P(no_think) ----------------------------------------------------------------------------------------------------
+
+
+def reliability(models: Sequence[Bins]) -> Plot:
+    """P(no_think) against the share of problems where answering at once really pays; on the diagonal it says so."""
+    return Plot(
+        name="reliability",
+        title="Does P(no_think) say where no_think pays?",
+        unit="",
+        keys=tuple(model.key for model in models) if len(models) > 1 else (),
+        columns=("row", "probability_percent", "pays_percent", "low", "high", "num_problems"),
+        rows=tuple(
+            (model.key.name, 100 * one.probability, *ends(one.pays, one.pays_interval, 100), one.num_problems)
+            for model in models
+            for one in model.bins
+        ),
+        draw=partial(draw_reliability, models),
+        size=SQUARE_SIZE,
+    )
+
+
+def draw_reliability(models: Sequence[Bins], axes: Axes, paint: Paint) -> None:
+    """Draw the bins of `reliability`."""
+    axes.plot([0, 100], [0, 100], color=paint["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
+    most = max(one.num_problems or 0 for model in models for one in model.bins)
+    for model in models:
+        colour = paint[model.key.colour]
+        for one in model.bins:
+            x, y = 100 * one.probability, 100 * one.pays
+            _, low, high = ends(one.pays, one.pays_interval, 100)
+            draw_whisker(axes, x, y, low, high, colour)
+            # the area says how many problems: a bin with few has a long whisker, which must not be all that is seen
+            size = 3 + 7 * ((one.num_problems or 0) / most) ** 0.5 if most else 5
+            axes.plot(x, y, "o", color=colour, ms=size, clip_on=False)
+    axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="P(no_think), %, mean of the bin", ylabel="no_think pays, %")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
 
 
 def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
@@ -96,17 +341,55 @@ def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
         for index, level in enumerate(levels)
     ]
     every_level = one("probe_no_think_share", "adapt", 100, "all")
+    held_out = "held-out problems"
     return [
-        Panel("Reward", "mean", by_mode("reward"), top=1),
-        Panel("P(no_think), held-out problems", "%, by level", (*by_level, every_level), top=100),
-        Panel("log P(no_think), held-out problems", "nats", (one("probe_no_think_logprob"),), bottom=None),
-        Panel("P(think) + P(no_think), held-out problems", "%", (one("probe_mode_mass", scale=100),), top=100),
-        Panel("Response length", "mean tokens", by_mode("mean_tokens")),
-        Panel("Truncated responses", "%", by_mode("truncated_share", 100)),
-        Panel("Responses whose ratio was clipped", "%", by_mode("clip_share", 100)),
-        Panel("Loss", "", (one("loss"),), bottom=None),
-        Panel("Gradient norm", "", (one("grad_norm"),)),
+        Panel("reward", "Reward", "mean", by_mode("reward"), top=1),
+        Panel("probe-no-think", f"P(no_think), {held_out}", "%, by level", (*by_level, every_level), top=100),
+        Panel("probe-logprob", f"log P(no_think), {held_out}", "nats", (one("probe_no_think_logprob"),), bottom=None),
+        Panel("probe-mass", f"P(think) + P(no_think), {held_out}", "%", (one("probe_mode_mass", scale=100),), top=100),
+        Panel("length", "Response length", "mean tokens", by_mode("mean_tokens")),
+        Panel("truncated", "Truncated responses", "%", by_mode("truncated_share", 100)),
+        Panel("clipped", "Responses whose ratio was clipped", "%", by_mode("clip_share", 100)),
+        Panel("loss", "Loss", "", (one("loss"),), bottom=None),
+        Panel("gradient-norm", "Gradient norm", "", (one("grad_norm"),)),
     ]
+
+
+def training_plot(panel: Panel) -> Plot:
+    """Training curves: single steps faint and a running mean on top; probes as they are."""
+    keys = tuple(Key(curve.name, curve.colour) for curve in panel.curves)
+    return Plot(
+        name=f"training-{panel.name}",
+        title=panel.title,
+        unit=panel.unit,
+        keys=keys if len(keys) > 1 else (),
+        columns=("step", "curve", "value", "running_mean"),
+        rows=tuple(
+            (step, curve.name, *(None if np.isnan(one) else one for one in values))
+            for curve in panel.curves
+            for step, *values in curve.drawn()
+        ),
+        draw=partial(draw_panel, panel),
+    )
+
+
+def draw_panel(panel: Panel, axes: Axes, paint: Paint) -> None:
+    """Draw the curves of `training_plot`."""
+    drawn = [curve for curve in panel.curves if curve.values]
+    for curve in drawn:
+        steps, values, means = zip(*curve.drawn(), strict=True)
+        look: dict[str, Any] = {"color": paint[curve.colour], "clip_on": False}
+        if curve.window > 1:
+            axes.plot(steps, values, linewidth=0.7, alpha=0.4, **look)
+        axes.plot(steps, means, marker="." if len(curve.points) <= 40 else "", markersize=4, **look)
+    if drawn:
+        axes.set_ylim(panel.bottom, panel.top)
+        if "tokens" in panel.unit:
+            axes.yaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("step")
+    else:
+        mark_empty(axes, paint)
 
 
 def column(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> tuple[tuple[float, float], ...]:
@@ -115,119 +398,7 @@ def column(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -
     return tuple((step, np.nan if value is None else scale * value) for step, value in found)
 
 
-@mpl.rc_context(STYLE)
-def draw_bars(levels: Sequence[str], rows: Sequence[Row], metric: str) -> str:
-    """Draw one metric of `Score` as a group of bars for each level; shares get their 95% interval."""
-    figure, axes = open_panel()
-    scale = 1 if metric == "mean_tokens" else 100
-    width = 0.8 / len(rows)
-    for place, row in enumerate(rows):
-        # the share of a forced mode is so by construction: nothing was estimated
-        estimated = metric == "accuracy" or (metric == "no_think_share" and row.mode == "adaptthink")
-        for index, score in enumerate(row.scores):
-            value, x = getattr(score, metric), index + (place - (len(rows) - 1) / 2) * width
-            if value is not None:
-                colour = PAINT[row.colour]
-                axes.bar(x, scale * value, 0.9 * width, color=colour, edgecolor=colour, linewidth=0.8)
-                draw_interval(axes, x, value, wilson(value, score.n) if estimated else None)
-    axes.set_xticks(range(len(levels)), levels)
-    axes.set_xlim(-0.6, max(len(levels), 1) - 0.4)
-    axes.set_xlabel("level" if all(level.isdecimal() for level in levels) else "")
-    axes.set_ylim(0, None if metric == "mean_tokens" else 102)
-    axes.yaxis.set_major_formatter("{x:,g}")
-    if all(getattr(score, metric) is None for row in rows for score in row.scores):
-        mark_empty(axes)
-    return embed(figure, f"{metric} by level")
-
-
-@mpl.rc_context(STYLE)
-def draw_panel(panel: Panel) -> str:
-    """Draw training curves: single steps faint and a running mean on top; probes as they are."""
-    figure, axes = open_panel()
-    drawn = [curve for curve in panel.curves if curve.values]
-    for curve in drawn:
-        steps, values = np.array(curve.points).T
-        window = 1 if curve.probe or len(steps) < 20 else len(steps) // 40 * 2 + 3
-        thin = slice(None, None, 1 + len(steps) // MAX_POINTS)
-        look: dict[str, Any] = {"color": PAINT[curve.colour], "clip_on": False}
-        if window > 1:
-            axes.plot(steps[thin], values[thin], linewidth=0.7, alpha=0.4, **look)
-        marker = "." if len(steps) <= 40 else ""
-        axes.plot(steps[thin], running_mean(values, window)[thin], marker=marker, markersize=4, **look)
-    if drawn:
-        axes.set_ylim(panel.bottom, panel.top)
-        if "tokens" in panel.unit:
-            axes.yaxis.set_major_formatter("{x:,g}")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("step")
-    else:
-        mark_empty(axes)
-    return embed(figure, panel.title)
-
-
-@mpl.rc_context(STYLE)
-def draw_scatter(rows: Sequence[Row]) -> str:
-    """Draw accuracy against tokens, a labelled point for each mode; hollow points are forced modes after training.
-
-    The dashed line joins the original model's two modes: what choosing between them by lot would give.
-    """
-    figure, axes = open_panel(SCATTER_SIZE)
-    points = [  # from the highest down, so that of two close points the upper one gets the upper label
-        (row, row.overall.mean_tokens, 100 * row.overall.accuracy)
-        for row in sorted(rows, key=lambda row: -(row.overall.accuracy or 0))
-        if row.overall.mean_tokens is not None and row.overall.accuracy is not None
-    ]
-    lot = [(x, y) for row, x, y in points if row.mode.startswith("original")]
-    if len(lot) == 2:
-        axes.plot(*zip(*lot, strict=True), color=PAINT["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
-    leader = {"arrowstyle": "-", "color": PAINT["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
-    for row, x, y in points:
-        draw_interval(axes, x, y / 100, wilson(y / 100, row.overall.n), row.colour)
-        fill, shape = "none" if row.mode.startswith("adaptthink_") else "full", "D" if row.colour == "adapt" else "o"
-        axes.plot(x, y, shape, ms=7, mew=1.6, color=PAINT[row.colour], fillstyle=fill)
-    axes.margins(0.1)
-    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None))
-    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    if not points:
-        mark_empty(axes)
-    to_points = figure.dpi_scale_trans.inverted().transform
-    places = [72 * to_points(axes.transData.transform((x, y))) for _, x, y in points]
-    taken: list[Box] = [(x - 6, y - 8, x + 6, y + 8) for x, y in places]
-    for (row, x, y), (left, bottom) in zip(points, places, strict=True):
-        side, up, box = place_label(left, bottom, 6.2 * len(row.name), taken, (LEFT, BOTTOM, *SCATTER_SIZE))
-        taken.append(box)
-        axes.annotate(
-            row.name, (x, y), xytext=(side, up), textcoords="offset points", color=PAINT["ink"], va="center",
-            ha="left" if side > 0 else "right", arrowprops=leader if up else None,
-        )  # fmt: skip
-    return embed(figure, "accuracy and tokens of each mode")
-
-
-def open_panel(size: tuple[int, int] = PANEL_SIZE) -> tuple[Figure, Axes]:
-    """Return an empty drawing of `size` points."""
-    width, height = size
-    figure = Figure(figsize=(width / 72, height / 72))
-    inside = ((width - LEFT - RIGHT) / width, (height - BOTTOM - TOP) / height)
-    axes = figure.add_axes((LEFT / width, BOTTOM / height, *inside))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    return figure, axes
-
-
-def mark_empty(axes: Axes) -> None:
-    """Say that there is nothing to draw, and drop the scales, which would mean nothing."""
-    axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=PAINT["muted"])
-    axes.set(xticks=[], yticks=[])
-
-
-def draw_interval(axes: Axes, x: float, share: float, interval: Interval | None, colour: str = "ink") -> None:
-    """Draw a share's interval as an error bar, in percent."""
-    if interval is not None:
-        reach = [[100 * (share - interval[0])], [100 * (interval[1] - share)]]
-        axes.errorbar(x, 100 * share, yerr=reach, fmt="none", ecolor=PAINT[colour], elinewidth=0.9, capsize=1.8)
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+def running_mean(values: Any, window: int) -> Any:
     """Average each value with its neighbours, an odd number of them; gaps stay gaps and do not spread."""
     present = ~np.isnan(values)
     inner = slice(window // 2, window // 2 + len(values))
@@ -235,18 +406,18 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(present, total / np.maximum(np.convolve(present, np.ones(window))[inner], 1), np.nan)
 
 
-def place_label(x: float, y: float, width: float, taken: Sequence[Box], frame: Box) -> tuple[int, int, Box]:
-    """Return where the label of the point (x, y) starts, relative to it, and its box: the nearest free place."""
-    box, side, up = frame, 0, 0
-    for up, side in itertools.product((0, -15, 15, -30, 30, -45, 45, -60), (10, -10)):
-        left = x + side - (width if side < 0 else 0)
-        box = (left, y + up - 6, left + width, y + up + 6)
-        inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-        if inside and not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-        ):
-            break
-    return side, up, box
+# ---- details --------------------------------------------------------------------------------------------------------
+
+
+def draw_whisker(
+    axes: Axes, at: float, value: float, low: float | None, high: float | None, colour: str, *, upright: bool = True
+) -> None:
+    """Draw an interval around a value as an error bar, at a place on the other axis."""
+    if low is not None and high is not None:
+        reach = [[max(0.0, value - low)], [max(0.0, high - value)]]  # rounding may put an end beyond the value
+        x, y = (at, value) if upright else (value, at)
+        errors: dict[str, Any] = {"yerr": reach} if upright else {"xerr": reach}
+        axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=0.9, capsize=1.8, **errors)
 
 
 def level_name(level: str) -> str:
@@ -257,18 +428,3 @@ def level_name(level: str) -> str:
 def level_colour(index: int, count: int) -> str:
     """Return the colour of the level at `index` of `count`: the easiest and the hardest get the ends of the scale."""
     return f"level-{round(index * (NUM_LEVEL_COLOURS - 1) / max(count - 1, 1))}"
-
-
-def embed(figure: Figure, title: str) -> str:
-    """Return the figure as an SVG element for the page: ids of its own, no fixed size, the page's font and colours."""
-    name = re.sub(r"\W+", "-", title)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    head, _, body = buffer.getvalue().partition("</metadata>")
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
-    for colour, placeholder in PAINT.items():
-        body = body.replace(placeholder, f"var(--{colour})")
-    view_box = re.findall(r'viewBox="[^"]*"', head)[0]
-    return f'<svg role="img" aria-label="{title}" {view_box}>' + re.sub(r"\n\s*", "\n", body)

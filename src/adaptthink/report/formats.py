@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": dashed(lambda share, unit="": f"{100 * share:.1f}{unit}"),
     "count": dashed(lambda value, digits=0: f"{value:,.{digits}f}"),
     "interval": dashed(lambda bounds: f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"),
+    "span": dashed(lambda bounds, digits=0: f"{bounds[0]:,.{digits}f}–{bounds[1]:,.{digits}f}"),
+    "base64": lambda content: b64encode(content).decode(),
     "significant": dashed(lambda value: f"{value:.3g}".replace("-", "−")),
     "setting": dashed(lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
     "signed": dashed(signed),

@@ -1,4 +1,4 @@
-"""The arithmetic of the headline table: differences to the original model's thinking, and 95% intervals."""
+"""The rows of the tables and pictures, and how the modes of a training run differ from the original model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptthink.report.folder import RunFolder, Score
+from adaptthink.report.drawing import Key
+from adaptthink.report.evaluation import MODES, EvaluationFolder
+from adaptthink.report.folder import Interval, Score
+from adaptthink.report.run import RunFolder
 
 REFERENCE = "original_think"
-MODES = {  # mode -> (row in the table, colour)
-    "original_think": ("Original, Thinking", "think"),
-    "original_no_think": ("Original, NoThinking", "no-think"),
-    "adaptthink": ("AdaptThink", "adapt"),
-    "adaptthink_think": ("Forced to think", "think"),
-    "adaptthink_no_think": ("Forced to no_think", "no-think"),
+RUN_MODES = {  # mode -> how it is shown
+    "original_think": Key("Original, Thinking", "think", "o"),
+    "original_no_think": Key("Original, NoThinking", "no-think", "o"),
+    "adaptthink": Key("AdaptThink", "adapt", "D"),
+    "adaptthink_think": Key("Forced to think", "think", "o", hollow=True),
+    "adaptthink_no_think": Key("Forced to no_think", "no-think", "o", hollow=True),
 }
-Z_95 = 1.959964
-
-Interval = tuple[float, float]
+MODE_COLOURS = {"auto": "adapt", "think": "think", "no_think": "no-think"}
+MODE_MARKS = {"auto": "D", "think": "o", "no_think": "s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +34,47 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the headline table."""
+    """One line of a table, one point of the picture of accuracy and tokens."""
 
     mode: str
-    name: str
-    colour: str
+    key: Key
     scores: tuple[Score, ...]  # one for each level
     overall: Score
-    change: Change
-    evaluated: bool
+    forced: bool  # into its mode: how often it does not think was not estimated
+    evaluated: bool = True
+    change: Change = Change()
 
 
-def headline_rows(folder: RunFolder) -> list[Row]:
-    """Return the five rows, in order, with an empty score wherever something was not evaluated."""
+def run_rows(folder: RunFolder) -> list[Row]:
+    """Return the five rows of a training run, in order, with an empty score wherever something was not evaluated."""
     rows = []
-    for mode, (name, colour) in MODES.items():
+    for mode, key in RUN_MODES.items():
         by_level = folder.scores.get(mode, {})
-        scores = tuple(by_level.get(level, Score()) for level in folder.levels)
         change = Change() if mode == REFERENCE else compare(by_level, folder.scores.get(REFERENCE, {}))
-        rows.append(Row(mode, name, colour, scores, folder.overall.get(mode, Score()), change, mode in folder.scores))
+        overall = folder.overall.get(mode, Score())
+        scores = tuple(by_level.get(level, Score()) for level in folder.levels)
+        rows.append(Row(mode, key, scores, overall, mode != "adaptthink", mode in folder.scores, change))
     return rows
+
+
+def evaluation_rows(folder: EvaluationFolder, levels: Sequence[str], model_colour: str | None = None) -> list[Row]:
+    """Return a row for each mode that was asked; with a `model_colour` of its own if it stands beside others."""
+    return [
+        Row(
+            mode,
+            Key(
+                mode if model_colour is None else f"{folder.name}, {mode}",
+                model_colour or MODE_COLOURS[mode],
+                MODE_MARKS[mode],
+                hollow=mode != "auto",
+            ),
+            tuple(folder.scores[mode].get(level, Score()) for level in levels),
+            folder.overall.get(mode, Score()),
+            forced=mode != "auto",
+        )
+        for mode in MODES
+        if mode in folder.scores
+    ]
 
 
 def compare(scores: Mapping[str, Score], reference: Mapping[str, Score]) -> Change:
@@ -66,31 +89,19 @@ def compare(scores: Mapping[str, Score], reference: Mapping[str, Score]) -> Chan
 
 
 def points_interval(pairs: Sequence[tuple[Score, Score]]) -> Interval | None:
-    """Return the 95% interval of ΔAcc: Newcombe's combination of the Wilson intervals, which stays honest at 100%.
+    """Return the 95% interval of ΔAcc from those of the accuracies, combined as Newcombe (1998) combines two.
 
     Both sides count as independent samples. They answer the same problems, so this is rather too wide.
     """
     total = below = above = 0.0
     for a, b in pairs:
-        interval_a, interval_b = wilson(a.accuracy, a.n), wilson(b.accuracy, b.n)
-        if a.accuracy is None or b.accuracy is None or interval_a is None or interval_b is None:
+        if a.accuracy is None or b.accuracy is None or a.accuracy_interval is None or b.accuracy_interval is None:
             return None
         total += a.accuracy - b.accuracy
-        below += (a.accuracy - interval_a[0]) ** 2 + (interval_b[1] - b.accuracy) ** 2
-        above += (interval_a[1] - a.accuracy) ** 2 + (b.accuracy - interval_b[0]) ** 2
+        below += (a.accuracy - a.accuracy_interval[0]) ** 2 + (b.accuracy_interval[1] - b.accuracy) ** 2
+        above += (a.accuracy_interval[1] - a.accuracy) ** 2 + (b.accuracy - b.accuracy_interval[0]) ** 2
     scale = 100 / max(len(pairs), 1)
     return (scale * (total - math.sqrt(below)), scale * (total + math.sqrt(above))) if pairs else None
-
-
-def wilson(share: float | None, n: float | None) -> Interval | None:
-    """Return the Wilson 95% interval of a share seen in `n` trials, both ends in [0, 1]."""
-    if share is None or not n or not 0 <= share <= 1:
-        return None
-    centre = share + Z_95**2 / (2 * n)
-    half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
-    scale = 1 + Z_95**2 / n
-    # it holds the share itself and stays in [0, 1]; rounding must not undo that
-    return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
 
 
 def mean(values: Sequence[float | None]) -> float | None:
