@@ -13,7 +13,15 @@ from adaptthink.models import load_policy
 from adaptthink.models.make_tiny import make_model
 
 SMALL = ["--problems-per-level", "4", "--max-think-tokens", "24", "--max-no-think-tokens", "8"]
-FILES = ["decisions.jsonl", "dial.json", "evaluation.json", "problems.jsonl", "samples.jsonl", "verdicts.jsonl"]
+FILES = [
+    "decisions.jsonl",
+    "dial.json",
+    "evaluation.json",
+    "problems.jsonl",
+    "samples.jsonl",
+    "summary.json",
+    "verdicts.jsonl",
+]
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
 

@@ -1,8 +1,10 @@
 """Claims against made-up runs whose truth is known, and the commands that the real ones are made of."""
 
+import csv
 import itertools
 import json
 import math
+from html import unescape
 
 import pytest
 
@@ -11,10 +13,11 @@ from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, reso
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
+from adaptthink.report import write_report
 from adaptthink.reproduce_jobs import FULL, QUICK, Command, Design, Job, reproduce_job, run_jobs, stages
-from adaptthink.reproduction import MAIN, Claim, Runs, claims, over_seeds
+from adaptthink.reproduction import MAIN, Claim, Runs, claims, over_seeds, tables
 from adaptthink.samples import Outcome
-from adaptthink.statistics import Interval, difference_of_groups
+from adaptthink.statistics import Interval, difference_of_groups, plain
 
 SEEDS = (0, 1, 2)
 
@@ -104,7 +107,7 @@ def made_up_runs(*, grpo_mode=think, price=True):
         },
         story=trained(by_level),
         implicit={seed: {f"p{number}": [0.0] for number in range(100)} for seed in SEEDS},
-        metrics={MAIN: rising(0.1), "ratio_sequence": rising(0.0), "ratio_token": rising(0.0)},
+        metrics={MAIN: rising(0.1), "grpo": rising(0.0), "ratio_sequence": rising(0.0), "ratio_token": rising(0.0)},
     )
 
 
@@ -133,6 +136,41 @@ def test_runs_that_show_the_opposite():
     assert found["sampling: plain GRPO never tries"] == "not reproduced"
     assert found["sampling: and stays long"] == "undecided"
     assert found["delta: at a price"] != "reproduced"
+
+
+def written(folder, runs):
+    """Write what the command writes of runs."""
+    claimed = [plain(claim) | {"verdict": claim.verdict} for claim in claims(runs)]
+    content = {"design": plain(FULL), "claims": claimed, "tables": plain(tables(runs))}
+    (folder / "reproduction.json").write_text(json.dumps(content))
+    return content
+
+
+def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path):
+    content = written(tmp_path, made_up_runs())
+    html, markdown = write_report(tmp_path, figure_folder=tmp_path / "figures")
+    for claim in content["claims"]:
+        assert claim["statement"] in unescape(html.read_text())
+        assert claim["paper"] in markdown.read_text()
+    assert markdown.read_text().count("**reproduced**") == len(content["claims"])
+    rows = list(csv.DictReader((tmp_path / "figures" / "delta-accuracy.csv").open()))
+    # by hand: at δ = 0 always right, the original on 90% of levels 4 and 5; there never right at δ = 0.1
+    ours = {float(row["delta"]): float(row["value"]) for row in rows if row["where"] == "here"}
+    assert ours == pytest.approx({0: 4, 0.05: 4, 0.1: -36})
+    assert [float(row["value"]) for row in rows if row["where"] == "paper"][3] == 2.4  # Table 1, δ = 0.05
+    [last] = [
+        row for row in csv.DictReader((tmp_path / "figures" / "ratios.csv").open())
+        if (row["training"], row["seed"], row["step"]) == ("main", "1", "60.0")
+    ]  # fmt: skip
+    assert float(last["value"]) == pytest.approx(-4.1)
+
+
+def test_a_damaged_result_is_one_line(tmp_path):
+    content = written(tmp_path, made_up_runs())
+    del content["tables"]["story"]
+    (tmp_path / "reproduction.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"reproduction\.json: damaged \(KeyError\('story'\)\)"):
+        write_report(tmp_path)
 
 
 @pytest.mark.parametrize("design", [FULL, QUICK])
@@ -176,5 +214,6 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
     again = reproduce_job(tmp_path / "run", quick=True, clean=False)
     assert again["claims"] == result["claims"]
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "logs").iterdir()}
+    assert "too few for conclusions" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(UserError, match="design was 'quick' and is now 'full'"):
         reproduce_job(tmp_path / "run", quick=False, clean=False)

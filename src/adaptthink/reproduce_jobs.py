@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from adaptthink.config import TrainConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.implicit import read_signs, thinks_implicitly
 from adaptthink.modes import Mode
-from adaptthink.reproduction import MAIN, BySeed, Runs, claims
+from adaptthink.report import write_report
+from adaptthink.reproduction import MAIN, BySeed, Runs, claims, tables
 from adaptthink.runs import open_run, read_metrics, write_json
 from adaptthink.samples import level_name, read_outcomes, read_problems, read_samples
 from adaptthink.screen import console, show_claims
-from adaptthink.statistics import Values
+from adaptthink.statistics import Values, plain
 
 BASE = "reproduce"  # the recipe under all others
 POLL_SECONDS = 1.0
@@ -94,13 +95,12 @@ def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
     console.print(f"all runs done ({(time.monotonic() - started) / 60:.0f} minutes this time)")
     runs = read_runs(run, design)
     found = claims(runs)
-    result = {
-        "design": asdict(design),
-        "claims": [asdict(claim) | {"verdict": claim.verdict} for claim in found],
-    }
+    claimed = [plain(claim) | {"verdict": claim.verdict} for claim in found]
+    result: dict[str, Any] = {"design": plain(design), "claims": claimed, "tables": plain(tables(runs))}
     write_json(run / "reproduction.json", result)
     show_claims(found)
-    console.print(f"result in {run / 'reproduction.json'}")
+    html, _ = write_report(run)
+    console.print(f"result in {run / 'reproduction.json'}, report {html}")
     return result
 
 

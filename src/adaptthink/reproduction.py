@@ -15,6 +15,7 @@ from typing import Any
 
 from scipy import stats
 
+from adaptthink.evaluate import Evaluation, summarise
 from adaptthink.modes import Mode
 from adaptthink.samples import Outcome
 from adaptthink.statistics import (
@@ -44,6 +45,37 @@ class Runs:
     story: BySeed  # of the main training
     implicit: Mapping[int, Values]  # of the main training: 1 for each no_think answer to a chain that thinks after all
     metrics: Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaPoint:
+    """One δ of the sweep: all seeds together, against the original model thinking; in points and per cent."""
+
+    delta: float
+    points: Interval
+    percent: Interval
+    no_think_share: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a training's look at held-out problems found; None where it was not measured."""
+
+    step: int
+    mean_tokens: float | None
+    accuracy: float | None
+    no_think_share: float | None
+    no_think_logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the report shows beside the claims: scores of rows by level, and curves by training and seed."""
+
+    chain: Mapping[str, Evaluation]
+    story: Mapping[str, Evaluation]
+    deltas: tuple[DeltaPoint, ...]
+    curves: Mapping[str, Mapping[int, tuple[Look, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +166,56 @@ def claims(runs: Runs) -> list[Claim]:
         *story_claims(runs.story, runs.original_story),
         implicit_claim(runs.implicit),
     ]
+
+
+def tables(runs: Runs) -> Tables:
+    """Sum the runs up for pictures."""
+    reference = pick(runs.original_chain, "think")
+    original = {"original_think": "think", "original_no_think": "no_think"}
+    main = {MAIN: "auto", f"{MAIN}_think": "think", f"{MAIN}_no_think": "no_think"}
+
+    def rows(untrained: Outcomes, trained: BySeed) -> dict[str, Evaluation]:
+        found = {name: summarise(pick(untrained, asked)) for name, asked in original.items()}
+        asked_of = {name: pooled(trained, asked) for name, asked in main.items()}
+        return found | {name: summarise(outcomes) for name, outcomes in asked_of.items() if outcomes}
+
+    chain = rows(runs.original_chain, runs.chain[MAIN])
+    others = {name: summarise(pooled(by_seed, "auto")) for name, by_seed in runs.chain.items() if name != MAIN}
+    deltas = {0.05: MAIN} | {
+        float(name.removeprefix("delta_")): name for name in runs.chain if name.startswith("delta_")
+    }
+    return Tables(
+        chain | others,
+        rows(runs.original_story, runs.story),
+        tuple(delta_point(delta, pooled(runs.chain[deltas[delta]], "auto"), reference) for delta in sorted(deltas)),
+        {name: {seed: looks(rows) for seed, rows in by_seed.items()} for name, by_seed in runs.metrics.items()},
+    )
+
+
+def delta_point(delta: float, outcomes: Outcomes, reference: Outcomes) -> DeltaPoint:
+    """What one δ came to."""
+    levels = level_of(reference)
+    return DeltaPoint(
+        delta,
+        share_difference(values(outcomes, correct), values(reference, correct), levels).interval,
+        relative_change(values(outcomes, tokens), values(reference, tokens), levels).interval,
+        share_interval(values(outcomes, is_no_think)),
+    )
+
+
+def looks(rows: Sequence[Mapping[str, Any]]) -> tuple[Look, ...]:
+    """The looks at held-out problems in a training's metrics."""
+    return tuple(
+        Look(
+            row["step"],
+            row.get("probe_mean_tokens"),
+            row.get("probe_accuracy"),
+            row.get("probe_sampled_no_think_share"),
+            row["probe_no_think_logprob"],
+        )
+        for row in rows
+        if "probe_no_think_logprob" in row
+    )
 
 
 def make(

@@ -1,8 +1,9 @@
 """Folders in, one self-contained HTML page and its Markdown twin out. It reads files and knows nothing else.
 
 A training run's folder gives the report of the training; evaluation folders, one or several, a page that shows their
-models in the same pictures. Left out on purpose: anything that a page would have to load, so that it can be mailed,
-printed and opened years later. What can be downloaded from it lies inside it.
+models in the same pictures; the folder of `adaptthink reproduce` the paper's claims. Left out on purpose: anything that
+a page would have to load, so that it can be mailed, printed and opened years later. What can be downloaded from it lies
+inside it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from adaptthink.report.drawing import Key, Picture, picture
 from adaptthink.report.evaluation import EvaluationFolder, differences, is_evaluation, read_evaluations, thin
 from adaptthink.report.folder import Transcript, all_levels
 from adaptthink.report.formats import FILTERS
+from adaptthink.report.reproduction import (
+    delta_plots,
+    is_reproduction,
+    ratio_plot,
+    read_reproduction,
+    sampling_plots,
+)
 from adaptthink.report.run import read_run
 
 MEASURES = (figures.ACCURACY, figures.TOKENS, figures.NO_THINK)
@@ -46,7 +54,7 @@ def write_report(*folders: Path, output: Path | None = None, figure_folder: Path
     """
     if output is None and len(folders) > 1:
         raise UserError("one report of several folders belongs to none of them: give its place with --output")
-    page = evaluation_page(folders) if len(folders) > 1 or is_evaluation(folders[0]) else run_page(folders[0])
+    page = make_page(folders)
     place = output or folders[0]
     place.mkdir(parents=True, exist_ok=True)
     html, markdown = place / "report.html", place / "report.md"
@@ -60,6 +68,13 @@ def write_report(*folders: Path, output: Path | None = None, figure_folder: Path
     if figure_folder is not None:
         write_figures(page.pictures, figure_folder)
     return html, markdown
+
+
+def make_page(folders: Sequence[Path]) -> Page:
+    """The page that fits what the folders hold."""
+    if len(folders) > 1 or is_evaluation(folders[0]):
+        return evaluation_page(folders)
+    return reproduction_page(folders[0]) if is_reproduction(folders[0]) else run_page(folders[0])
 
 
 def write_figures(pictures: Sequence[Picture], folder: Path) -> None:
@@ -108,6 +123,25 @@ def run_page(path: Path) -> Page:
         **sizes(rows, folder.transcripts),
     }
     return Page("run", values, (*bars, scatter, *curves))
+
+
+def reproduction_page(path: Path) -> Page:
+    """The report of the paper's experiments."""
+    found = read_reproduction(path)
+    pilot = [found.chain[name] for name in ("original_think", "original_no_think")]
+    trained = [found.chain[name] for name in ("original_think", "original_no_think", "main")]
+    story = [found.story[name] for name in ("original_think", "original_no_think", "main")]
+    pictures = {
+        "pilot": [picture(figures.bars(found.levels, pilot, one, "pilot-")) for one in MEASURES[:2]],
+        "main": [picture(figures.bars(found.levels, trained, one)) for one in MEASURES],
+        "deltas": [picture(plot) for plot in delta_plots(found.deltas)],
+        "sampling": [picture(plot) for plot in sampling_plots(found.curves)],
+        "ratios": [picture(ratio_plot(found.curves))],
+        "story": [picture(figures.bars(found.levels, story, one, "story-")) for one in MEASURES],
+    }
+    rows = {"chain": list(found.chain.values()), "story": list(found.story.values())}
+    values = {"found": found, "pictures": pictures, "rows": rows, "levels": found.levels, **sizes(rows["chain"], [])}
+    return Page("reproduction", values, tuple(one for group in pictures.values() for one in group))
 
 
 def evaluation_page(paths: Sequence[Path]) -> Page:

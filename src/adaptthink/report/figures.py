@@ -109,15 +109,18 @@ class Bins:
 # ---- by level -------------------------------------------------------------------------------------------------------
 
 
-def bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure) -> Plot:
-    """One measure as a group of bars for each level, with 95% intervals as far as something was estimated."""
+def bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure, prefix: str = "") -> Plot:
+    """One measure as a group of bars for each level, with 95% intervals as far as something was estimated.
+
+    `prefix` tells the files of one such picture of a page from those of another.
+    """
     table = [
         (level, row.key.name, *scaled(measure, score, row))
         for row in rows
         for level, score in zip(levels, row.scores, strict=True)
     ]
     return Plot(
-        name=measure.name,
+        name=f"{prefix}{measure.name}",
         title=measure.title,
         unit=measure.unit,
         keys=tuple(Key(row.key.name, row.key.colour) for row in rows),
