@@ -101,6 +101,14 @@ def test_observations_by_hand():
     }
 
 
+def test_cells_are_in_one_order_in_every_process():
+    """Sums over cells depend on their order in the last bit, and sets of texts have another in each process."""
+    cells = [f"{mode}/{often}" for mode in Mode for often in ("always", "often", "seldom", "never")]
+    one = Moments(1.0, 1.0, 1.0)
+    past, seen = dict.fromkeys(cells[:5], one), dict.fromkeys(reversed(cells[3:]), one)
+    assert list(remember(past, seen)) == list(remember(seen, past)) == sorted(cells)
+
+
 @pytest.fixture
 def sampler(tokenizer):
     """Answers right to even problems only, in both modes; a thought is long."""

@@ -74,7 +74,7 @@ def remember(past: Mapping[Cell, Moments], seen: Mapping[Cell, Moments]) -> dict
     """Add what a step saw to what is remembered of those before it."""
     nothing = Moments(0, 0, 0)
     result = {}
-    for cell in past.keys() | seen.keys():
+    for cell in sorted(past.keys() | seen.keys()):  # sums over cells must not depend on how this process hashes
         old, new = past.get(cell, nothing), seen.get(cell, nothing)
         result[cell] = Moments(
             MEMORY * old.samples + new.samples,

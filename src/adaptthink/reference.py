@@ -14,6 +14,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from adaptthink.grading import Verdict, mean_reward
 from adaptthink.rollout import Caps, Sampler, Sampling, draw, stream_seed
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection, id_number, id_numbers
+
+RECENT = 4096  # references that are kept after they were looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class References(Mapping[str, Reference]):
         row_N = order[np.searchsorted(np.array(rows.ids), ids_N, side="right", sorter=order) - 1]  # the last of an id
         self.start_N = np.array(rows.starts)[row_N]
         self.order_N = np.argsort(ids_N)
+        self.recent = lru_cache(RECENT)(self.look_up)  # a step asks for each of its problems once a sample
 
     def __len__(self) -> int:
         return len(self.ids_N)
@@ -121,6 +125,10 @@ class References(Mapping[str, Reference]):
         return (f"{id_:016x}" for id_ in self.ids_N)
 
     def __getitem__(self, id_: str) -> Reference:
+        return self.recent(id_)
+
+    def look_up(self, id_: str) -> Reference:
+        """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
         key = np.uint64(id_number(id_))
         place = np.searchsorted(self.ids_N, key, sorter=self.order_N)
         if place == len(self) or self.ids_N[self.order_N[place]] != key:
