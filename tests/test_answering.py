@@ -7,7 +7,7 @@ import pytest
 from adaptthink.answering import (
     GREEDY_TOP_P,
     Ask,
-    Decision,
+    Decided,
     answer_all,
     inline,
     read_reply,
@@ -70,7 +70,7 @@ def test_the_threshold_decides_from_one_prefill_and_equality_is_no_think(templat
     assert engine.prefills == [[ONE, OTHER]]
     assert [answer.decision.mode for answer in answers] == [Mode.NO_THINK, Mode.THINK, Mode.NO_THINK, Mode.THINK]
     assert [answer.decision.no_think_probability for answer in answers[:3]] == pytest.approx([0.3, 0.29, 0.29])
-    assert answers[3].decision == Decision(Mode.THINK, None)
+    assert answers[3].decision == Decided(Mode.THINK, None)
     assert engine.requests[1].banned_first_ids == (template.no_think_id,)
 
 

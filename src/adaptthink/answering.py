@@ -35,7 +35,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decided:
     """The mode that an ask is answered in, None if the model draws it, and P(no_think) where it was looked at."""
 
     mode: Mode | None
@@ -46,7 +46,7 @@ class Decision:
 class Answer:
     """The completions of an ask, one for each stream; the first `forced` tokens of each were not generated."""
 
-    decision: Decision
+    decision: Decided
     forced: int
     completions: tuple[Completion, ...]
 
@@ -72,17 +72,17 @@ class Reply:
 OnAnswer = Callable[[int, Answer], None]  # called as each ask is answered, with its place among the asks
 
 
-def decide(engine: Engine, template: ThinkTemplate, asks: Sequence[Ask]) -> list[Decision]:
+def decide(engine: Engine, template: ThinkTemplate, asks: Sequence[Ask]) -> list[Decided]:
     """Decide each ask's mode; those that leave it to a threshold share one prefill."""
     prompts = list(dict.fromkeys(ask.prompt_ids for ask in asks if ask.mode is None and ask.threshold is not None))
     rows = engine.next_token_logprobs(prompts, (template.no_think_id,)) if prompts else []
     probability = {prompt: math.exp(row[0]) for prompt, row in zip(prompts, rows, strict=True)}
 
-    def decision(ask: Ask) -> Decision:
+    def decision(ask: Ask) -> Decided:
         if ask.mode is not None or ask.threshold is None:
-            return Decision(ask.mode)
+            return Decided(ask.mode)
         found = probability[ask.prompt_ids]
-        return Decision(Mode.NO_THINK if found >= ask.threshold else Mode.THINK, found)
+        return Decided(Mode.NO_THINK if found >= ask.threshold else Mode.THINK, found)
 
     return [decision(ask) for ask in asks]
 
@@ -117,7 +117,7 @@ def sampling_of(ask: Ask) -> tuple[float, float]:
 def _answer_alike(
     engine: Engine,
     template: ThinkTemplate,
-    decided: Mapping[int, tuple[Ask, Decision]],
+    decided: Mapping[int, tuple[Ask, Decided]],
     sampling: tuple[float, float],
     seed: int,
     on_answer: OnAnswer,
@@ -140,7 +140,7 @@ def _answer_alike(
     engine.generate(requests, temperature=temperature, top_p=top_p, seed=seed, on_finish=take)
 
 
-def request_of(template: ThinkTemplate, ask: Ask, decision: Decision, index: int) -> Request:
+def request_of(template: ThinkTemplate, ask: Ask, decision: Decided, index: int) -> Request:
     """Return the engine's request for one of an ask's streams."""
     prefix = template.no_think_prefix_ids if decision.mode is Mode.NO_THINK else ()
     banned = (template.no_think_id,) if decision.mode is Mode.THINK else ()
