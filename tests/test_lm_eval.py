@@ -5,11 +5,10 @@ Needs an environment with it: scripts/setup_harness.sh makes one. Nothing is fet
 
 import importlib.util
 import json
-import math
 import os
 import re
-import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +30,7 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from server import running
 
+from adaptthink.integrations.harness import main
 from adaptthink.integrations.lm_eval import AdaptThinkLM, read_generation
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
@@ -227,24 +227,42 @@ def test_repeats_are_other_draws_and_a_seed_gives_them_again():
     assert len(set(draws[0])) > 1
 
 
-def command(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "adaptthink.integrations.harness", *args],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+@pytest.fixture
+def command(monkeypatch):
+    """Run adaptthink-lm-eval in this program, without the minute in which the harness reads its own tasks."""
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["adaptthink-lm-eval", *args])
+        main()
+
+    return run
+
+
+def test_the_command(command, tasks, expected, tmp_path, capsys):
+    flags = ["--tasks", "sums", "--include_path", str(tasks), "--output_path", str(tmp_path)]
+    command("--model", "adaptthink", "--model_args", "model=tiny,mode=no_think", *flags)
+    [written] = tmp_path.rglob("results_*.json")
+    score = json.loads(written.read_text())["results"]["sums"]["exact_match,first-number"]
+    assert score == expected[Mode.NO_THINK]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        command("--model", "adaptthink", "--model_args", "model=tiny,mod=think", *flags)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "adaptthink: ModelArgs: unknown key 'mod'; did you mean 'mode'?"
     )
 
 
-def test_the_command(tasks, expected, tmp_path):
-    flags = ["--tasks", "sums", "--include_path", str(tasks), "--output_path", str(tmp_path)]
-    done = command("--model", "adaptthink", "--model_args", "model=tiny,mode=no_think", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "10 of 10 responses without thinking" in done.stdout + done.stderr
-    [written] = tmp_path.rglob("results_*.json")
-    score = json.loads(written.read_text())["results"]["sums"]["exact_match,first-number"]
-    assert math.isclose(score, expected[Mode.NO_THINK])
-    refused = command("--model", "adaptthink", "--model_args", "model=tiny,mod=think", *flags)
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == "adaptthink: ModelArgs: unknown key 'mod'; did you mean 'mode'?"
+def test_the_number_without_thinking_is_said(caplog):
+    with caplog.at_level("INFO", "lm_eval"):
+        AdaptThinkLM(model="tiny", mode="no_think").generate_until([SimpleNamespace(args=("1+1=?", {}))] * 3)
+    assert "3 of 3 responses without thinking" in caplog.text
+
+
+def test_the_command_without_the_harness_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("adaptthink: needs lm_eval")
