@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` trains and reports, `make test` checks everything.
-.PHONY: help demo test check model clean
+.PHONY: help demo test check model picture clean
 
 SEED ?= 0
 
@@ -8,6 +8,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make check   lint and types alone"
 	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
+	@echo "make picture photograph runs/demo/report.html for the README (docs/demo-report.png)"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo:
@@ -26,6 +27,10 @@ test: check
 model:
 	@scripts/setup.sh
 	.venv/bin/python -m adaptthink.models.make_tiny src/adaptthink/models/tiny
+
+picture:
+	@scripts/setup_browser.sh
+	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/demo-report.png
 
 clean:
 	rm -rf .venv .ruff_cache .pytest_cache

@@ -18,8 +18,8 @@ from adaptthink.report.folder import Score
 from adaptthink.report.formats import FILTERS, cell, fenced
 from adaptthink.report.tables import compare
 
-# accuracies differ by .5, 0, 1, 1, 1 points: mean .7; lengths change by -75, -60, -20, -4.99, 0 percent
 MOST_BYTES = 3_000_000  # of a page with all its downloads
+# accuracies differ by .5, 0, 1, 1, 1 points: mean .7; lengths change by -75, -60, -20, -4.99, 0 percent
 DELTA_POINTS, DELTA_PERCENT = "+0.7", "−32.0"
 # accuracies differ by -2, -16, -33, -68, -77.5 points: mean -39.3
 NO_THINK_POINTS = "−39.3"

@@ -54,7 +54,10 @@ def test_summary_has_the_promised_form(folder):
     for mode in summary["modes"].values():
         assert set(mode["levels"]) == set("12345")
         for scores in (*mode["levels"].values(), mode["overall"]):
-            assert set(scores) == {"accuracy", "mean_tokens", "no_think_share", "truncated_share", "n", "verdicts"}
+            assert set(scores) == {
+                "accuracy", "accuracy_interval", "mean_tokens", "tokens_interval", "no_think_share",
+                "no_think_interval", "truncated_share", "n", "verdicts",
+            }  # fmt: skip
             assert 0 <= scores["accuracy"] <= 1
         assert mode["overall"]["n"] == 30
     assert summary["modes"]["original_no_think"]["overall"]["no_think_share"] == 1
@@ -77,8 +80,37 @@ def test_everything_promised_is_in_the_run_folder(folder):
     for name in ("report.html", "report.md", "config.json", "manifest.json", "metrics.jsonl", "reference.jsonl"):
         assert (run / name).stat().st_size > 0, name
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
-    for name, num_samples in {"original": 2 * 30, "adaptthink": 3 * 30}.items():
-        assert len((run / "evaluations" / name / "samples.jsonl").read_text().splitlines()) == num_samples
+    for name, modes in {"original": {"auto", "no_think"}, "adaptthink": {"auto", "think", "no_think"}}.items():
+        evaluation = run / "evaluations" / name
+        assert len((evaluation / "samples.jsonl").read_text().splitlines()) == 30 * len(modes)
+        assert set(json.loads((evaluation / "summary.json").read_text())["modes"]) == modes
+
+
+def test_its_evaluations_stand_in_one_report(folder):
+    evaluations = [f"run/evaluations/{name}" for name in ("original", "adaptthink")]
+    done = adaptthink("report", *evaluations, "--output", "both", "--figures", "figures", folder=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "both" / "report.html").read_text()
+    assert "Evaluations: original, adaptthink" in page
+    assert "Not evaluated alike" not in page
+    assert (folder / "figures" / "accuracy-and-tokens.png").is_file()
+
+
+def test_an_evaluation_in_fewer_modes_does_not_drop_the_others_from_the_summary(folder):
+    shutil.copytree(folder / "run" / "evaluations" / "adaptthink", folder / "copy")
+    args = ("--recipe", "micro.toml", "--seed", "3", "--modes", "think", "--output", "copy", "--json", "think.json")
+    done = adaptthink("evaluate", "run/model", *args, folder=folder)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        json.loads((where / "summary.json").read_text())["modes"]
+        for where in (folder / "run" / "evaluations" / "adaptthink", folder / "copy")
+    )
+    assert after == before
+    assert set(json.loads((folder / "think.json").read_text())["modes"]) == {"think"}
+
+
+def test_the_last_two_checkpoints_are_kept(folder):
+    run = folder / "run"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 
 

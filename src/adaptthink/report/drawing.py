@@ -43,7 +43,7 @@ LIGHT = palette(
     "#ffffff",
     {
         "ink": "#1c1e21", "muted": "#62676d", "rule": "#dcdfe3", "soft": "#f5f6f7",
-        "think": "#1b6fb3", "no-think": "#d0660b", "adapt": "#0c8a66", "wrong": "#a8324a",
+        "think": "#1b6fb3", "no-think": "#d0660b", "adapt": "#0c8a66", "correct": "#0a7657", "wrong": "#a8324a",
     },
     "#5a4fcf #0c8a66 #c2410c #0f7fa8 #b02a77 #7a6a00 #57606a #8a4b2a", "#ee9a52", "#4d2303",
 )  # fmt: skip
@@ -51,7 +51,7 @@ DARK = palette(
     "#15171a",
     {
         "ink": "#e3e5e8", "muted": "#9aa1a9", "rule": "#363b41", "soft": "#1d2024",
-        "think": "#3f8fd6", "no-think": "#d97f2c", "adapt": "#27a67d", "wrong": "#f08a9d",
+        "think": "#3f8fd6", "no-think": "#d97f2c", "adapt": "#27a67d", "correct": "#35b98d", "wrong": "#f08a9d",
     },
     "#9a90ff #27a67d #f07a45 #3fb1dd #e36aae #c2ae2e #a3adb8 #c98a66", "#ffdcb8", "#a9550f",
 )  # fmt: skip

@@ -94,10 +94,14 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     for path in paths:
         if paths.count(path) > 1:
             raise UserError(f"'{path.name}' is given twice; give each folder once")
-    count = 1
-    while len({path.parts[-count:] for path in paths}) < len(paths):
-        count += 1
-    return ["/".join(path.parts[-count:]) for path in paths]
+    return [
+        next(
+            str(Path(*path.parts[-length:]))
+            for length in range(1, len(path.parts) + 1)
+            if sum(other.parts[-length:] == path.parts[-length:] for other in paths) == 1
+        )
+        for path in paths
+    ]
 
 
 def read_evaluation(folder: Path, name: str) -> EvaluationFolder:
