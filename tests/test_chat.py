@@ -685,7 +685,7 @@ def test_an_interrupt_leaves_nothing_hanging(server):
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     finally:
         process.kill()
     assert server.most_together == 8

@@ -69,7 +69,7 @@ def test_instructions_are_no_leak(run, monkeypatch, folder):
 
 
 @pytest.mark.parametrize(
-    ("mode", "ending"), [("free", "<think>\n"), ("think", "<think>\nAlright"), ("no_think", "<think>\n</think>")]
+    ("mode", "ending"), [("auto", "<think>\n"), ("think", "<think>\nAlright"), ("no_think", "<think>\n</think>")]
 )
 def test_show(run, folder, mode, ending):
     status, out, err = run("data", "show", "gsm8k", "--data", ".", "--count", 2, "--mode", mode, "--json", "s.json")

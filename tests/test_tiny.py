@@ -1,15 +1,16 @@
 """The embedded reasoner starts as the paper's base models do. Bounds are loose against its measured values."""
 
 import json
+import math
 
 import pytest
 
 from adaptthink.config import EvaluateConfig, resolve
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluate import answer, no_think_probabilities, summarise
+from adaptthink.evaluate import policy_respond, policy_setting, sample_missing, summarise
 from adaptthink.models import TINY, load_policy
-from adaptthink.modes import Mode
 from adaptthink.rollout import Sampler
+from adaptthink.samples import grade_folder, read_outcomes, read_samples
 from adaptthink.tasks.arithmetic import Split, problems
 
 
@@ -30,8 +31,20 @@ def fresh():
 
 
 @pytest.fixture(scope="module")
-def thinking(sampler, config, fresh):
-    return answer(sampler, fresh, None, config)
+def folder(sampler, config, fresh, tmp_path_factory):
+    """An evaluation of the model left to choose, and forced to answer at once."""
+    folder = tmp_path_factory.mktemp("tiny") / "evaluation"
+    setting = policy_setting("tiny", "weights", config)
+    sample_missing(policy_respond(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
+    grade_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def levels(folder):
+    """Scores by asked mode and level."""
+    outcomes = read_outcomes(folder)
+    return {asked: summarise(o for o in outcomes if o.asked == asked).levels for asked in ("auto", "no_think")}
 
 
 def test_it_is_small():
@@ -44,26 +57,30 @@ def test_its_prompt_ends_in_an_opened_thought(sampler, fresh):
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_left_free_it_always_thinks(sampler, fresh, temperature):
-    probabilities = no_think_probabilities(sampler, fresh, temperature).values()
+    prompts = [sampler.prompt(problem) for problem in fresh]
+    ids = (sampler.template.no_think_id,)
+    rows = sampler.engine.next_token_logprobs(prompts, ids, temperature=temperature)
+    probabilities = [math.exp(no_think) for [no_think] in rows]
     assert sum(probabilities) / len(probabilities) <= 1e-3
     assert max(probabilities) <= 0.02
 
 
-def test_it_over_thinks(thinking):
-    assert sum("Wait" in rollout.text for rollout in thinking) > 0.3 * len(thinking)
+def test_it_over_thinks(folder):
+    thoughts = [sample.thought for sample in read_samples(folder) if sample.asked == "auto"]
+    assert sum("Wait" in (thought or "") for thought in thoughts) > 0.3 * len(thoughts)
 
 
-def test_thinking_works_nearly_everywhere(thinking):
-    accuracy = {level: scores.accuracy for level, scores in summarise(thinking).levels.items()}
+def test_thinking_works_nearly_everywhere(levels):
+    accuracy = {level: scores.accuracy for level, scores in levels["auto"].items()}
     assert min(accuracy[level] for level in "123") > 0.9
     assert min(accuracy[level] for level in "45") > 0.6
 
 
-def test_direct_answers_work_on_easy_levels_only(sampler, config, fresh, thinking):
-    direct = summarise(answer(sampler, fresh, Mode.NO_THINK, config)).levels
+def test_direct_answers_work_on_easy_levels_only(levels):
+    direct = levels["no_think"]
     assert min(direct[level].accuracy for level in "123") > 0.8
     assert max(direct[level].accuracy for level in "45") < 0.6
-    for level, scores in summarise(thinking).levels.items():
+    for level, scores in levels["auto"].items():
         assert scores.mean_tokens > 2.5 * direct[level].mean_tokens
 
 
