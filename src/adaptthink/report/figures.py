@@ -242,11 +242,14 @@ def draw_scatter(
     if not points and not dials:
         mark_empty(axes, paint)
     if labelled:
-        label_points(axes, points, paint)
+        curves = [(point.mean_tokens, 100 * point.accuracy) for dial in dials for point in dial.points]
+        label_points(axes, points, curves, paint)
 
 
-def label_points(axes: Axes, points: Sequence[tuple[Row, float, float]], paint: Paint) -> None:
-    """Write each point's name beside it, where it covers neither a point nor its whiskers nor another name."""
+def label_points(
+    axes: Axes, points: Sequence[tuple[Row, float, float]], curves: Sequence[tuple[float, float]], paint: Paint
+) -> None:
+    """Write each point's name beside it, where it covers neither a point, its whiskers, a curve nor another name."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     to_points = figure.dpi_scale_trans.inverted().transform
@@ -259,10 +262,12 @@ def label_points(axes: Axes, points: Sequence[tuple[Row, float, float]], paint: 
     for row, x, y in points:
         (low, high), (left, bottom) = row.overall.tokens_interval or (x, x), place(x, y)
         taken.append((min(place(low, y)[0], left - 6), bottom - 8, max(place(high, y)[0], left + 6), bottom + 8))
+    own = list(taken)
+    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (place(*point) for point in curves)]
     leader = {"arrowstyle": "-", "color": paint["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
     behind = {"facecolor": paint["page"], "edgecolor": "none", "pad": 0.5}  # a line may pass there
-    for (row, x, y), own in zip(points, list(taken), strict=True):
-        side, up, box = place_label(place(x, y), own, 6.2 * len(row.key.name), taken, (LEFT, BOTTOM, *SCATTER_SIZE))
+    for (row, x, y), beside in zip(points, own, strict=True):
+        side, up, box = place_label(place(x, y), beside, 6.2 * len(row.key.name), taken, (LEFT, BOTTOM, *SCATTER_SIZE))
         taken.append(box)
         axes.annotate(
             row.key.name, (x, y), xytext=(side, up), textcoords="offset points", color=paint["ink"], va="center",
