@@ -113,7 +113,7 @@ def run_problems(point: Point) -> dict[str, Any]:
     """Time what a job does with all problems; the model answers at once, and every prompt is the same to it."""
     from adaptthink.config import EvaluateConfig, TrainConfig  # noqa: PLC0415
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
-    from adaptthink.jobs import evaluate_rows, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
     from adaptthink.models import load_policy  # noqa: PLC0415
     from adaptthink.rollout import Sampler  # noqa: PLC0415
     from adaptthink.train import collect_step, step_advantages  # noqa: PLC0415
@@ -149,10 +149,10 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("read")
         reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl")
         done("presample")
-        step_advantages(collect_step(sampler, problems, config, step=1), reference, config.delta)
+        step_advantages(collect_step(sampler, problems, config, step=1), reference, config)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
-        evaluate_rows(sampler, {"free": "free"}, problems, evaluation, Path(folder) / "samples.jsonl")
+        evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation")
         done("evaluate")
         return row | {"peak_mb": peak_mb()}
 

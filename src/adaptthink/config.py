@@ -202,6 +202,9 @@ class EvaluateConfig(PolicyConfig):
     effort: str | None = Field(
         None, description="Level of thinking at the chat endpoint, where the switch knows levels."
     )
+    no_think_effort: str = Field(
+        "none", description="Level that stands for no_think with the switch reasoning_effort; for older models minimal."
+    )
     budget_tokens: Positive | None = Field(
         None, description="Tokens of thought at the chat endpoint, for the switch budget."
     )

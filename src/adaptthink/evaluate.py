@@ -175,6 +175,7 @@ def make_endpoint(config: EvaluateConfig) -> Endpoint:
         key_variable=config.key_variable,
         concurrency=config.concurrency,
         effort=config.effort,
+        no_think_effort=config.no_think_effort,
         budget_tokens=config.budget_tokens,
         completion_cap=config.completion_cap,
         inline_thoughts=config.inline_thoughts,
@@ -186,6 +187,7 @@ def chat_setting(endpoint: Endpoint, config: EvaluateConfig) -> Setting:
     """The setting of an evaluation behind a chat endpoint: its model stands for weights that nobody can look at."""
     details = [endpoint.effort, endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens"]
     details.append("the server's sampling" if config.server_sampling else None)
+    details.append(f"no_think is {endpoint.no_think_effort}" if endpoint.no_think_effort != "none" else None)
     said = ", ".join(str(detail) for detail in details if detail)
     fingerprint = f"{endpoint.model} at {endpoint.url}"
     setting = policy_setting(endpoint.model, fingerprint, config)
