@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -212,8 +213,7 @@ def write(folder, answers):
 
 
 def sample_with(random_policy, text, index, finish=Finish.STOP):
-    one = read(random_policy, text, finish)
-    return type(one)(**{name: getattr(one, name) for name in one.__slots__} | {"index": index})
+    return replace(read(random_policy, text, finish), index=index)
 
 
 def test_another_grader_grades_again_and_draws_nothing(random_policy, tmp_path):
@@ -238,18 +238,23 @@ def test_grading_that_was_interrupted_goes_on(random_policy, tmp_path, monkeypat
     grade_folder(tmp_path)
     path = tmp_path / "verdicts.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:3]) + lines[3][:20])
+    path.write_text("".join(lines[:3]))
     with pytest.raises(UserError, match="not graded"):
-        read_outcomes_of_cut(tmp_path, path, "".join(lines[:3]))
+        read_outcomes(tmp_path)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
     counted = []
     grade_folder(tmp_path, on_grade=counted.append)
     assert sum(counted) == 3
     assert [one.verdict for one in read_outcomes(tmp_path)] == [Verdict.CORRECT] * 5
 
 
-def read_outcomes_of_cut(folder, path, whole_lines):
-    path.write_text(whole_lines)
-    return read_outcomes(folder)
+def test_half_a_character_is_kept_and_graded(random_policy, tmp_path):
+    """A server may send one, and Python's UTF-8 refuses it: the sample must not be lost."""
+    half = replace(sample_with(random_policy, "</think>\\boxed{1}", 0), answer="\ud83d \\boxed{1\ud83d}")
+    write(tmp_path, [half])
+    assert [one.answer for one in read_samples(tmp_path)] == [half.answer]
+    grade_folder(tmp_path)
+    assert len(read_outcomes(tmp_path)) == 1
 
 
 def test_a_damaged_line_is_named(random_policy, tmp_path):

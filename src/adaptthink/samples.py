@@ -178,7 +178,7 @@ def grade_folder(
             grades = grade_all(submissions, limits=chosen, on_finish=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
                 row = dict(zip(("problem_id", "asked", "index"), sample.key, strict=True))
-                file.write(json.dumps(row | asdict(grade), ensure_ascii=False) + "\n")
+                file.write(json.dumps(row | asdict(grade)) + "\n")
             file.flush()
     if target is work:
         work.replace(path)
@@ -191,8 +191,8 @@ def submission(sample: Sample, problem: Problem, boxed_only: bool) -> Submission
 
 
 def to_line(record: Any) -> str:
-    """One record as a line of JSON."""
-    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+    """One record as a line of JSON; in ASCII, as what a server sent may hold half a character."""
+    return json.dumps(asdict(record)) + "\n"
 
 
 def drop_cut_line(path: Path) -> None:
