@@ -144,9 +144,9 @@ def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}_{name}")
     flags = (*design.flags("train"), "--seed", f"{seed}")
     reference = ("--reference", f"{reference_store(run, seed)}")
-    train = Command(
-        ("train", *recipes, *flags, *reference, "--output", f"{folder}"), folder / "model", folder / "config.json"
-    )
+    done = folder / "result.json"  # written last: a model folder may be there in part
+    arguments = ("train", *recipes, *flags, *reference, "--output", f"{folder}", "--json", f"{done}")
+    train = Command(arguments, done, folder / "config.json")
     modes = ("auto", "think", "no_think") if name == MAIN else ("auto",)
     asked = ("--modes", *modes, *design.flags("evaluate"))
     commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), asked)]
