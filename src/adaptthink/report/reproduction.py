@@ -32,7 +32,7 @@ ROWS = {  # as the tables name them
     "ratio_sequence": Key("60 steps of Eq. 9 literally", "model-3", "s"),
     "ratio_token": Key("60 steps of a ratio for each token", "model-4", "s"),
 }
-# arXiv 2505.13417, Table 2, 1.5B: δ -> ΔAcc in points, ΔLength in percent, no_think in percent (mean of the three sets)
+# arXiv 2505.13417, 1.5B: δ -> ΔAcc in points, ΔLength in percent, no_think in percent (mean of the three sets)
 PAPER = {
     0.0: (5.5, -32.8, 40.2), 0.01: (2.8, -36.1, 47.5), 0.02: (2.9, -38.6, 53.2), 0.05: (2.4, -53.0, 68.0),
     0.075: (1.2, -52.4, 73.4), 0.1: (-0.5, -64.5, 88.5),
