@@ -35,7 +35,7 @@ FLOORS = {
         "start",
         "answering",
     },
-    3: {"train", "checkpoint", "reproduction", "serve", "integrations"},
+    3: {"train", "model_card", "checkpoint", "reproduction", "serve", "integrations"},
     4: {
         "report",
         "screen",

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from adaptthink import __version__
 from adaptthink.chat.base import Switch, cost
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
@@ -39,6 +40,7 @@ from adaptthink.evaluate import (
     summarise,
 )
 from adaptthink.grading import Limits, mean_reward
+from adaptthink.model_card import write_card
 from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
@@ -180,6 +182,7 @@ def train_and_save(
         machine=machine,
     )
     policy.save(run / "model")
+    write_card(run / "model", config, backend=f"native, adaptthink {__version__}")
     if machine:
         phases = profile(read_metrics(run / "metrics.jsonl"))
         show_profile(phases, machine)

@@ -59,10 +59,14 @@ def model_path(name: str) -> str:
         if not (path / "config.json").is_file():
             raise UserError(f"model folder '{name}' has no config.json; give a folder in Hugging Face format")
         return str(path)
-    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if path.exists() or not looks_like_hub_id:
+    if not is_hub_id(name):
         raise UserError(f"no model folder '{name}': give an existing folder, a hub id like 'org/name', or 'tiny'")
     return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name is one of a hub, such as org/name, and none of a file or folder here."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def load_tokenizer(name: str) -> Any:
