@@ -81,7 +81,7 @@ def moved_model() -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter += torch.randn(parameter.shape, generator=generator) * parameter.std() * NOISE
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std() * NOISE)
     return model
 
 
