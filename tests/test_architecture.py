@@ -34,6 +34,7 @@ FLOORS = {
         "dial",
         "start",
         "answering",
+        "step_metrics",
     },
     3: {"train", "model_card", "checkpoint", "reproduction", "serve", "integrations"},
     4: {
@@ -46,6 +47,7 @@ FLOORS = {
         "dial_jobs",
         "reproduce_jobs",
         "serve_job",
+        "verl_job",
         "commands",
         "cli",
         "__main__",
