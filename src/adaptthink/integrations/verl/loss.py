@@ -36,8 +36,8 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return a micro-batch's part of the step's loss, and metrics; all tensors are (B, T), the decision in column 0.
 
-    `old_log_prob` is log π_IS as the agent loop wrote it. verl's `loss_agg_mode` has no say. Raises ValueError without the global batch's size, which
-    verl's engines always give.
+    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` has no say. Raises ValueError without
+    the size of the global batch, which verl's engines always give.
     """
     samples, ranks = config.global_batch_info.get("global_batch_size"), config.global_batch_info.get("dp_size")
     if not samples or not ranks:
