@@ -1,7 +1,7 @@
 """The recorded rollouts through verl's own code: the same loss and the same gradient as the native trainer's.
 
-verl's part is real: its queue's columns, the old log-probabilities, DataProto and the advantage, its `ppo_loss` with the
-loss from its registry. What Ray and FSDP would be needed for is not: a dictionary stands for the queue, and the forward
+verl's part is real: its queue's columns, the old log-probabilities, DataProto and the advantage, its `ppo_loss` with
+the loss from its registry. What Ray and FSDP would be needed for is not: a dictionary stands for the queue, and the forward
 pass is the native trainer's, in verl's layout.
 """
 
@@ -14,21 +14,21 @@ import torch
 
 pytest.importorskip("verl")  # in .venv-verl
 
-from omegaconf import OmegaConf  # noqa: E402
-from parity.recorded import config, moved_model, native_loss_and_gradient, references, rollouts  # noqa: E402
-from tensordict import NonTensorStack, TensorDict  # noqa: E402
-from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base  # noqa: E402
-from verl.utils import tensordict_utils  # noqa: E402
-from verl.workers.config import FSDPActorConfig  # noqa: E402
-from verl.workers.utils.losses import ppo_loss  # noqa: E402
+from omegaconf import OmegaConf
+from parity.recorded import config, moved_model, native_loss_and_gradient, references, rollouts
+from tensordict import NonTensorStack, TensorDict
+from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
+from verl.utils import tensordict_utils
+from verl.workers.config import FSDPActorConfig
+from verl.workers.utils.losses import ppo_loss
 
-from adaptthink.config import VerlConfig, check  # noqa: E402
-from adaptthink.integrations.verl import plugin  # noqa: E402
-from adaptthink.integrations.verl.data import TRAIN, Extra  # noqa: E402
-from adaptthink.integrations.verl.loop import learning_value  # noqa: E402
-from adaptthink.integrations.verl.settings import verl_settings  # noqa: E402
-from adaptthink.models.scoring import response_logprobs  # noqa: E402
-from adaptthink.train import step_advantages  # noqa: E402
+from adaptthink.config import VerlConfig, check
+from adaptthink.integrations.verl import plugin
+from adaptthink.integrations.verl.data import TRAIN, Extra
+from adaptthink.integrations.verl.loop import learning_value
+from adaptthink.integrations.verl.settings import verl_settings
+from adaptthink.models.scoring import response_logprobs
+from adaptthink.train import step_advantages
 
 RATIOS = ("sequence_mean", "sequence", "token")
 BOUND = 1e-5  # of the relative difference, all in float32
