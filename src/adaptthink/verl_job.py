@@ -36,7 +36,7 @@ from adaptthink.jobs import load_training_problems
 from adaptthink.model_card import write_card
 from adaptthink.models import load_policy, load_tokenizer, model_path
 from adaptthink.reference import References, read_store, store_settings
-from adaptthink.runs import open_run, read_metrics
+from adaptthink.runs import open_run, read_metrics, write_json
 from adaptthink.screen import StepPrinter, console
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection, id_numbers
@@ -108,10 +108,14 @@ def verl_job(
             f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
             "and go on with --resume"
         )
-    export(run, config, python, version)
+    export(run, config, python)
+    seconds = time.monotonic() - started
+    shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
+    write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
     write_report(run)
+    write_card(run / "model", config, backend=f"verl {version}")  # last: the report writes one about evaluations
     console.print(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
-    return {"model": str(run / "model"), "steps": config.steps, "seconds": time.monotonic() - started}
+    return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
 def verl_version(python: str) -> str:
@@ -224,9 +228,10 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-            for one in family:
-                if one.is_running():  # the same process, not another one with its number
-                    one.kill()
+            left = [one for one in family if one.is_running()]  # not others that have their numbers by now
+            for one in left:
+                one.kill()
+            psutil.wait_procs(left, STOP_SECONDS)
 
 
 @contextmanager
@@ -255,7 +260,7 @@ def tail(log: Path, start: int) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
 
 
-def export(run: Path, config: VerlConfig, python: str, version: str) -> None:
+def export(run: Path, config: VerlConfig, python: str) -> None:
     """Put the newest checkpoint together in Hugging Face format (bfloat16, as verl writes it) into `run`/model."""
     model, temporary = run / "model", run / ".model"
     checkpoint = run / "checkpoints" / f"global_step_{latest_step(run)}" / "actor"
@@ -271,6 +276,5 @@ def export(run: Path, config: VerlConfig, python: str, version: str) -> None:
             "folder must be one that all of them share"
         )
     load_tokenizer(config.model).save_pretrained(temporary)
-    write_card(temporary, config, backend=f"verl {version}")
     shutil.rmtree(model, ignore_errors=True)
     temporary.rename(model)

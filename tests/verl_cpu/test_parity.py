@@ -1,8 +1,8 @@
 """The recorded rollouts through verl's own code: the same loss and the same gradient as the native trainer's.
 
 verl's part is real: its queue's columns, the old log-probabilities, DataProto and the advantage, its `ppo_loss` with
-the loss from its registry. What Ray and FSDP would be needed for is not: a dictionary stands for the queue, and the forward
-pass is the native trainer's, in verl's layout.
+the loss from its registry. What Ray and FSDP would be needed for is not: a dictionary stands for the queue, and the
+forward pass is the native trainer's, in verl's layout.
 """
 
 import math

@@ -70,7 +70,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         found = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
-        responses = [read_response(fields[NAME]) for fields in found["extra_fields"].tolist()]
+        responses = [read_response(fields[NAME]) for fields in list(found["extra_fields"])]
         self.recent.append([one.verdict for one in responses])
         check_grading(self.recent, self.settings.max_failed_grades, global_steps)
         row = {"step": global_steps} | update_metrics(metrics) | response_metrics(responses)
