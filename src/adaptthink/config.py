@@ -42,8 +42,13 @@ class EngineConfig(Config):
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of generation and of the update's forward; the weights stay as they are."
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU where there is one)."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
+        "Weights that are trained are float32 whatever it says.",
     )
     max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     engine: Literal["native", "vllm", "openai"] = Field(
@@ -131,6 +136,13 @@ class TrainConfig(PresampleConfig):
     schedule: Literal["constant", "stable_decay"] = Field(
         "constant",
         description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
+    )
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of a LoRA adapter that is trained in place of the weights; 0: the weights themselves."
+    )
+    lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
+    lora_targets: str = Field(
+        "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
     )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."

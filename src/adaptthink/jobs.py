@@ -41,7 +41,7 @@ from adaptthink.evaluate import (
 )
 from adaptthink.grading import Limits, mean_reward
 from adaptthink.model_card import write_card
-from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer
+from adaptthink.models import Policy, arithmetic_dtype, load_configured, load_policy, load_tokenizer, load_trainee
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.quality import DELTA
@@ -95,7 +95,7 @@ def sample_reference(
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems, _ = read_training_problems(config, held_out_per_level=1)
-    policy = load_policy(config.model, think_opener=config.think_opener)
+    policy = load_configured(config)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, output)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
@@ -108,7 +108,7 @@ def train_job(
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
     problems, held_out = load_training_problems(config)
-    policy = load_policy(config.model, think_opener=config.think_opener)
+    policy = load_trainee(config)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
@@ -160,7 +160,7 @@ def train_and_save(
     *,
     profiled: bool,
 ) -> float:
-    """Train `policy` in place, save it under `run`/model; return the seconds it took."""
+    """Train `policy` in place, save it under `run`; return the seconds it took."""
     machine = measure_machine(policy.model.device, arithmetic_dtype(policy.model, config)) if profiled else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
@@ -181,15 +181,25 @@ def train_and_save(
         warn=console.print,
         machine=machine,
     )
-    policy.save(run / "model")
-    write_card(run / "model", config, backend=f"native, adaptthink {__version__}")
+    save(policy, config, run)
     if machine:
         phases = profile(read_metrics(run / "metrics.jsonl"))
         show_profile(phases, machine)
         lines = [asdict(phase) for phase in phases]
         write_json(run / "profile.json", {"machine": asdict(machine), "phases": lines})
-    console.print(f"model saved in {run / 'model'}")
     return time.monotonic() - started
+
+
+def save(policy: Policy, config: TrainConfig, run: Path) -> None:
+    """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
+    backend = f"native, adaptthink {__version__}"
+    policy.save(run / "model")
+    write_card(run / "model", config, backend=backend)
+    if policy.adapter:
+        policy.adapter.save_pretrained(str(run / "adapter"))
+        write_card(run / "adapter", config, backend=backend)
+        console.print(f"adapter saved in {run / 'adapter'}")
+    console.print(f"model saved in {run / 'model'}")
 
 
 def evaluate_policy(
@@ -293,7 +303,7 @@ def evaluate_job(
     if config.chat:
         evaluations = evaluate_chat(problems, asked, config, folder)
     else:
-        policy = load_policy(config.model, think_opener=config.think_opener)
+        policy = load_configured(config)
         sampler = make_sampler(policy, make_engine(policy, config), config)
         evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
         convention = sampler.template.convention
@@ -371,7 +381,7 @@ def demo_job(
     with phase("load"):
         problems, held_out = load_training_problems(config)
         fresh = load_evaluation_problems(evaluation)
-        policy = load_policy(config.model, think_opener=config.think_opener)
+        policy = load_trainee(config)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     with phase("reference"):
         engine = make_engine(policy, config)

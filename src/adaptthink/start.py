@@ -25,7 +25,7 @@ def make_engine(policy: Policy, config: EngineConfig) -> Engine:
             max_rows=config.max_rows,
             memory_share=config.engine_memory,
         )
-    native = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
+    native = NativeEngine(policy.plain(), policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
     if config.engine == "native":
         return native
     assert config.endpoint is not None  # as the config was checked
