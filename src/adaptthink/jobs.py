@@ -20,6 +20,7 @@ from typing import Any
 
 from adaptthink import __version__
 from adaptthink.chat.base import Switch, cost
+from adaptthink.compare import Change, change, read_rows
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
@@ -402,6 +403,7 @@ def demo_job(
         "objective": config.ratio,
         "model": config.model,
         "modes": {name: row.to_json() for name, row in rows.items()},
+        "changes": changes_of_run(run),
         "delta_accuracy_points": delta_accuracy_points(rows["adaptthink"], rows["original_think"]),
         "delta_length_percent": delta_length_percent(rows["adaptthink"], rows["original_think"]),
         "seconds": seconds,
@@ -419,6 +421,31 @@ def demo_job(
     )
     console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
     return summary
+
+
+def changes_of_run(run: Path) -> dict[str, dict[str, Any]]:
+    """Each row of a run against the original model thinking on the same problems: means over levels, and intervals."""
+    rows = {
+        name: row
+        for folder, asked in (("original", ORIGINAL), ("adaptthink", TRAINED))
+        for name, row in zip(
+            asked, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in asked.values()]), strict=True
+        )
+    }
+    base = rows.pop("original_think")
+    level_of = {name: str(problem.level) for name, problem in base.problems.items()}
+    return {name: change_record(change(row.outcomes, base.outcomes, level_of)) for name, row in rows.items()}
+
+
+def change_record(changed: Change) -> dict[str, Any]:
+    """A change in points and percent, as `summary.json` has it."""
+    points, percent = changed.accuracy.interval, changed.tokens.interval if changed.tokens else None
+    return {
+        "points": 100 * points.estimate,
+        "points_interval": [100 * points.low, 100 * points.high],
+        "percent": 100 * percent.estimate if percent else None,
+        "percent_interval": [100 * percent.low, 100 * percent.high] if percent else None,
+    }
 
 
 def peak_memory_mb() -> float:
