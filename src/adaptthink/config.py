@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adaptthink.errors import UserError
 
@@ -54,20 +54,36 @@ class EngineConfig(Config):
     engine: Literal["native", "vllm", "openai"] = Field(
         "native", description="What generates: this program, vLLM beside it, or a running server of vLLM."
     )
-    endpoint: str | None = Field(
-        None, description="Where the server of the openai engine is, such as http://localhost:8000."
+    endpoint: tuple[str, ...] = Field(
+        (), description="Where the servers of the openai engine are, such as http://localhost:8000; implies the engine."
     )
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
     )
     seed: int = Field(0, description="Seed of everything random.")
 
+    @field_validator("endpoint", mode="before")
+    @classmethod
+    def split_endpoints(cls, value: object) -> object:
+        """Take one URL, or several with commas between them, for a list: so they come from a variable."""
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def imply_engine(cls, values: object) -> object:
+        """Where endpoints are given and no engine is, the engine is the one that has them."""
+        if isinstance(values, dict) and values.get("endpoint") and "engine" not in values:
+            return values | {"engine": "openai"}
+        return values
+
     def check_together(self) -> None:
         """Raise UserError if there is an endpoint without the engine that needs one, or the other way round."""
-        if (self.engine == "openai") != (self.endpoint is not None):
+        if self.engine == "openai" and not self.endpoint:
+            raise UserError("engine = 'openai' needs to know where its server is; give --endpoint URL")
+        if self.engine != "openai" and self.endpoint:
             raise UserError(
-                f"engine = '{self.engine}' with endpoint = {self.endpoint!r}: give both --engine openai and "
-                "--endpoint URL, or neither"
+                f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}; give --engine "
+                "openai, or no endpoint"
             )
 
 
@@ -167,6 +183,11 @@ class TrainConfig(PresampleConfig):
     def check_together(self) -> None:
         """Raise UserError unless the no_think share is a whole number of samples, and forced if they are allotted."""
         super().check_together()
+        if len(self.endpoint) > 1:
+            raise UserError(
+                f"training sends its weights to one server, and endpoint names {len(self.endpoint)}; give one, or "
+                "presample on all of them first and train with --reference"
+            )
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
         if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):

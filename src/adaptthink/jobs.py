@@ -24,6 +24,7 @@ from adaptthink.compare import Change, change, read_rows
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
+from adaptthink.engines.fleet import Fleet
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
@@ -60,6 +61,7 @@ from adaptthink.screen import (
     sample_bar,
     show_checks,
     show_profile,
+    show_servers,
     show_table,
 )
 from adaptthink.start import PROBE_QUESTION, make_engine
@@ -97,11 +99,30 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_configured(config)
-    sampler = make_sampler(policy, make_engine(policy, config), config)
-    reference = sample_reference(policy, sampler, problems, config, output)
+    engine = make_engine(policy, config, say=console.print)
+    servers = engine.servers if isinstance(engine, Fleet) else []
+    try:
+        reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, output)
+    finally:
+        show_servers(servers)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     skipped = len(reference) - len(rewards)
-    return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
+    return {
+        "store": str(output),
+        "problems": len(rewards),
+        "skipped": skipped,
+        "mean_reward": fmean(rewards),
+        "servers": [
+            {
+                "url": server.url,
+                "responses": server.responses,
+                "tokens": server.tokens,
+                "faults": server.faults,
+                "aside_seconds": round(server.seconds_aside, 1),
+            }
+            for server in servers
+        ],
+    }
 
 
 def train_job(
@@ -305,7 +326,7 @@ def evaluate_job(
         evaluations = evaluate_chat(problems, asked, config, folder)
     else:
         policy = load_configured(config)
-        sampler = make_sampler(policy, make_engine(policy, config), config)
+        sampler = make_sampler(policy, make_engine(policy, config, say=console.print), config)
         evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
         convention = sampler.template.convention
     show_table(evaluations)
