@@ -25,6 +25,7 @@ REFUSED = {  # each with the only value that verl can do
     "schedule": ("constant", "verl has no schedule that falls at the end alone"),
     "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
     "endpoint": (None, "verl starts its own engines"),
+    "device": ("auto", "it trains on the GPUs that Ray gives it"),
     "lora_rank": (0, "verl exports the adapter apart from its model, and the model untrained; train all weights"),
 }
 OURS = (  # settings that AdaptThink stands on: to change one here would quietly make another method of it

@@ -116,7 +116,7 @@ def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 def validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name what verl says of its validation as the native trainer does; empty on a step without one."""
     names = {"acc": "probe_accuracy", "tokens": "probe_mean_tokens", "no_think": "probe_sampled_no_think_share"}
-    found = {}
+    found: dict[str, float] = {}
     for name, value in metrics.items():
         section, _, rest = name.partition("/")
         source, _, rest = rest.partition("/")
