@@ -21,7 +21,7 @@ from adaptthink.jobs import load_training_problems, presample_job
 from adaptthink.models import TINY, load_policy
 from adaptthink.runs import read_metrics
 from adaptthink.train import problems_of_step
-from adaptthink.verl_job import run_process, verl_job
+from adaptthink.verl_job import find_reason, run_process, verl_job
 
 SETTINGS = {
     "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,
@@ -126,6 +126,22 @@ def test_a_fault_in_verl_is_told_in_one_line_and_the_run_goes_on(tmp_path, store
     train(run, None, python, resume=True)
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
     assert (run / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["(W pid=1) KeyError: 'early'", "x.UserError: said so", "UserError: follows"], "said so"),
+        (
+            ["ImportError: noise", "Error in _run_prompt for", "KeyError: 'a'", "RuntimeError: late"],
+            "KeyError: 'a'",
+        ),
+        (["ImportError: noise", "ray.exceptions.OutOfMemoryError: GPU 0"], "OutOfMemoryError: GPU 0"),
+        (["all is well"], None),
+    ],
+)
+def test_the_reason_of_a_failure_is_found_in_the_log(lines, reason):
+    assert find_reason(lines) == reason
 
 
 def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):

@@ -28,7 +28,7 @@ from adaptthink.tasks import make_problem
 ROOT = Path(__file__).parent.parent
 OTHER = {  # a value that is not the default, for each key of training
     "model": "org/name", "max_think_tokens": 20000, "max_no_think_tokens": 20000, "think_opener": "Okay",
-    "dtype": "bfloat16", "max_rows": 7, "engine": "openai", "endpoint": "http://localhost:1", "engine_memory": 0.7,
+    "dtype": "float32", "max_rows": 7, "engine": "openai", "endpoint": "http://localhost:1", "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
     "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 5, "reference_samples": 5,
     "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "advantage": "group", "no_think_share": 0.25,
@@ -61,7 +61,7 @@ def settings(**values):
 
 @pytest.mark.parametrize("key", TrainConfig.model_fields)
 def test_no_key_is_silently_ignored(key):
-    base = {"engine": "openai"} if key == "endpoint" else {"endpoint": "http://x"} if key == "engine" else {}
+    base = {"endpoint": OTHER["endpoint"]} if key == "engine" else {}
     refusal, found = None, None
     try:
         found = settings(**base | {key: OTHER[key]})

@@ -47,7 +47,8 @@ LOOK_SECONDS = 0.5  # between two looks at the metrics
 STOP_SECONDS = 30.0  # that verl has to stop by itself
 SHOWN_LINES = 15  # of verl's log, after a failure
 MODULES = "VERL_USE_EXTERNAL_MODULES"
-ERROR = re.compile(r"UserError: (.+)")
+OURS, ANY = re.compile(r"UserError: (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
+RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
 INSTALL = (
     "install it (see docs/verl.md): pip install 'adaptthink[verl]', or name the Python of an environment that has it "
     "with --verl-python"
@@ -190,8 +191,18 @@ def train_with_verl(command: Sequence[str], run: Path, steps: int) -> None:
     if status:
         lines = tail(log, before)
         console.print("\n".join(lines[-SHOWN_LINES:]), markup=False, soft_wrap=True)
-        reason = next((found[1] for line in lines if (found := ERROR.search(line))), f"exit status {status}")
+        reason = find_reason(lines) or f"exit status {status}"
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
+
+
+def find_reason(lines: Sequence[str]) -> str | None:
+    """Find what to tell a person of a failed log: the first error of ours, else of a response, else the last of any."""
+    for line in lines:
+        if found := OURS.search(line):
+            return found[1]
+    announced = next((place for place, line in enumerate(lines) if RESPONSE_FAILED in line), None)
+    errors = [found[1] for line in lines[announced or 0 :] if (found := ANY.search(line))]
+    return None if not errors else errors[0 if announced is not None else -1]
 
 
 def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str], look: Callable[[], None]) -> int:

@@ -24,7 +24,6 @@ REFUSED = {  # each with the only value that verl can do
     "token_share": (1.0, "verl draws the same number of samples for every problem"),
     "schedule": ("constant", "verl has no schedule that falls at the end alone"),
     "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
-    "endpoint": (None, "verl starts its own engines"),
     "device": ("auto", "it trains on the GPUs that Ray gives it"),
     "lora_rank": (0, "verl exports the adapter apart from its model, and the model untrained; train all weights"),
 }
@@ -57,7 +56,8 @@ def check_config(config: VerlConfig) -> None:
             )
     if config.engine == "openai":
         raise UserError(
-            "engine = 'openai' is not for --backend verl: it generates with its own vLLM; leave --engine out"
+            "engine = 'openai' and its endpoint are not for --backend verl, which generates with a vLLM of its own; "
+            "leave both out"
         )
     ranks, samples = config.nodes * config.gpus_per_node, config.problems_per_step * config.samples_per_problem
     if samples % ranks:
