@@ -1,6 +1,7 @@
 """verl's real trainer on a CPU, by our launcher: trained, stopped, resumed, exported; and on two Ray nodes.
 
-Stock verl 0.9.1 with `verl_cpu.plugin` beside ours (see `verl_cpu/__init__.py` for what that stands in for).
+Stock verl 0.9.1 with `verl_cpu.plugin` beside ours (see `verl_cpu/__init__.py` for what that stands in for). verl has
+an environment of its own, `.venv-verl` (scripts/setup_verl.sh); these tests and the launcher run in the usual one.
 """
 
 import json
@@ -14,8 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest.importorskip("verl")  # in .venv-verl
-
 import adaptthink.train
 from adaptthink.config import TrainConfig, check
 from adaptthink.jobs import presample_job, train_job
@@ -25,6 +24,7 @@ from adaptthink.verl_job import latest_step
 from verl_cpu.launch import environment, settings
 
 SOURCE = Path(adaptthink.__file__).parent.parent
+PYTHON = Path(__file__).parent.parent.parent / ".venv-verl" / "bin" / "python"
 STEPS, STOPPED_AFTER = 4, 3  # a checkpoint every second step: what was done after it is done again
 RECIPE = {
     "model": "tiny", "problems": "arithmetic", "dtype": "float32", "max_think_tokens": 96, "max_no_think_tokens": 16,
@@ -45,7 +45,7 @@ def store(tmp_path_factory):
 
 
 def start(run, store, *flags, ranks=2, ray=None):
-    """Start `adaptthink train --backend verl` as a user would, in verl's own environment."""
+    """Start `adaptthink train --backend verl` as a user would."""
     stand_in = settings(run, ranks)
     if ray:
         stand_in = {key: value for key, value in stand_in.items() if not key.lstrip("+").startswith("ray_kwargs")}
@@ -56,6 +56,7 @@ def start(run, store, *flags, ranks=2, ray=None):
     recipe = run.with_suffix(".toml")
     recipe.write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "adaptthink", "train", str(recipe), "--backend", "verl", "--output", str(run)]
+    command += ["--verl-python", str(PYTHON)]
     with run.with_suffix(".out").open("a") as output:
         return subprocess.Popen(
             [*command, "--reference", str(store), *flags],
@@ -167,7 +168,7 @@ def cluster(tmp_path, monkeypatch):
         port = free.getsockname()[1]
     variables = environment(1, paths=[SOURCE]) | {"RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "disabled"}
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=16", "--resources", '{"NPU": 1}']
+    ray = [str(PYTHON.with_name("ray")), "start", "--num-cpus=16", "--resources", '{"NPU": 1}']
     before = {one.pid for one in psutil.process_iter()}
     quiet = ["--disable-usage-stats"]
     subprocess.run([*ray, *quiet, "--head", f"--port={port}", "--include-dashboard=false"], env=variables, check=True)
