@@ -47,7 +47,7 @@ def batch_loss(
     with torch.no_grad():
         metrics = {
             "actor/clip_share": result.clipped_B.mean().item(),
-            # of π_IS: the mean of the modes' shares if and only if the agent loop's value came all the way here
+            # of π_IS: 0.5 in the paper's setting if, and only if, the agent loop's value came all the way here
             "actor/behavior_decision": old_log_prob[:, 0].exp().mean().item(),
         }
     return result.loss_B.sum() * ranks / samples, metrics
