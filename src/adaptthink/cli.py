@@ -21,6 +21,7 @@ EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 COMMANDS = {
     "demo": "Train the embedded reasoner to choose when to think, evaluate it, write a report (three to four minutes).",
     "train": "Train a model to choose when to think.",
+    "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "presample": "Sample the reference: K free thoughts per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
