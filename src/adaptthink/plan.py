@@ -439,34 +439,40 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that can be done about memory: keys of a recipe, or more devices."""
+    """Something that can be done about memory in a recipe."""
 
     settings: str
     keys: dict[str, object]
-    times_devices: int = 1
 
 
 def remedies(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> list[Remedy]:
     """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is."""
 
-    def attempt(*changes: Change) -> Remedy | None:
-        keys = {key: value for change in changes for key, value in change.keys.items()}
-        devices = platform.devices * changes[-1].times_devices
-        there, changed = replace(platform, devices=devices), config.model_copy(update=keys)
+    def attempt(there: Platform, *changes: Change) -> Remedy | None:
+        changed = config.model_copy(update={key: value for change in changes for key, value in change.keys.items()})
         if not fits(architecture, changed, there, cut(lengths, changed)):
             return None
         words = {change.settings.partition(" = ")[0]: change.settings for change in changes}  # later ones win
-        memory = estimate_memory(architecture, changed, there, cut(lengths, changed))
-        return Remedy(", ".join(words.values()), memory)
+        if there is not platform:
+            words["--gpus"] = f"--gpus {there.name.replace(' ', '')}"
+        return Remedy(", ".join(words.values()), estimate_memory(architecture, changed, there, cut(lengths, changed)))
 
-    changes = list(possible_changes(config, platform, lengths))
-    alone = [remedy for change in changes if (remedy := attempt(change))]
-    if alone:
-        return alone
-    settings = [change for change in changes if change.times_devices == 1]
-    sequences = [settings[: end + 1] for end in range(len(settings))]
-    sequences += [[*settings, change] for change in changes if change.times_devices > 1]
-    return next(([remedy] for sequence in sequences if (remedy := attempt(*sequence))), [])
+    larger = [more_devices(platform, factor) for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
+    alone = [attempt(platform, change) for change in possible_changes(config, platform, lengths)]
+    if found := [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]:
+        return found
+    for there in (platform, *larger):
+        changes = list(possible_changes(config, there, lengths))
+        for end in range(1, len(changes) + 1):
+            if remedy := attempt(there, *changes[:end]):
+                return [remedy]
+    return []
+
+
+def more_devices(platform: Platform, factor: int) -> Platform:
+    """The same kind of GPU, so many times as often; the link is left as it is, memory does not depend on it."""
+    count, kind = factor * platform.devices, platform.name.rpartition(" ")[2]
+    return replace(platform, name=f"{count}x {kind}", devices=count)
 
 
 def possible_changes(config: TrainConfig, platform: Platform, lengths: Lengths) -> Iterator[Change]:
@@ -486,8 +492,6 @@ def possible_changes(config: TrainConfig, platform: Platform, lengths: Lengths) 
         yield Change("lora_rank = 32", {"lora_rank": 32})
     if platform.devices == 1:
         yield Change('engine = "native", max_rows = 16', {"engine": "native", "max_rows": 16})
-    for factor in (2, 4, 8, 16, 32) if platform.is_gpu else ():
-        yield Change(f"{factor} times as many GPUs", {}, factor)
     half = config.max_think_tokens // 2
     yield Change(
         f"max_think_tokens = {half}",

@@ -38,7 +38,7 @@ from adaptthink.roofline import measure_machine
 from adaptthink.screen import console
 
 PROMPT_TOKENS = 200  # of a competition problem with the instruction and the chat template
-ARITHMETIC_PROMPT_TOKENS = 24  # of the embedded model's problems
+ARITHMETIC_PROMPT_TOKENS = 16  # of the embedded model's problems
 MEANS = {  # tokens, thinking and not: the paper's table 1, mean of MATH500 and AIME24, between which DeepScaleR stands
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (8480, 1424),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (6990, 1313),
@@ -144,7 +144,7 @@ def show_plan(
 ) -> None:  # fmt: skip
     """Print an estimate so that it reads on 80 columns."""
     machine = platform.machine
-    console.print(f"{config.model}: {architecture.weights / 1e6:,.3g} million weights", markup=False)
+    console.print(f"{config.model}: {architecture.weights / 1e6:,.1f} million weights", markup=False)
     spread_over = f", each vLLM over {plan.tensor_parallel} GPUs" if plan.tensor_parallel > 1 else ""
     console.print(
         f"{plan.trainer} trainer on {platform.name}: {platform.memory_bytes / GB:,.0f} GB, "
