@@ -19,12 +19,12 @@ from record import surroundings, write_result
 
 from adaptthink.architecture import Architecture, architecture_of
 from adaptthink.config import TrainConfig, resolve
-from adaptthink.hardware import read_cluster
+from adaptthink.hardware import NODE_GPUS, read_cluster
 from adaptthink.plan import Lengths, Platform, cluster_platform, element_bytes, generate, make_plan, step_rows
 from adaptthink.plan_job import PROMPT_TOKENS, find_lengths
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the backend)
+from matplotlib import pyplot as plt
 
 COUNTS = [2**power for power in range(11)]
 STALENESS = 4  # updates between the policy that drew a token and the one that learns from it, at most
@@ -49,7 +49,7 @@ def main() -> None:
         row = {
             "gpus": count,
             "rollout": fixed.first.rollout_seconds,
-            "tail": fixed.first.generation.tail_seconds,
+            "longest_alone": longest_alone(architecture, config, platform, lengths),
             "update": max(fixed.first.update_seconds, fixed.first.communication_seconds),
             "sync": fixed.first.sync_seconds,
             "seconds": fixed.first.seconds,
@@ -65,6 +65,14 @@ def main() -> None:
     result = surroundings(["numpy"]) | {"measured": False, "recipe": arguments.recipe, "gpu": arguments.gpu}
     print(write_result(f"scaling-{arguments.recipe}", result | {"staleness": STALENESS, "rows": rows}))
     draw(rows, f"{arguments.recipe} on {arguments.gpu}")
+
+
+def longest_alone(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> float:
+    """Seconds that the longest response takes on an engine that has nothing else: no number of GPUs goes below it."""
+    shape = architecture.shape(element_bytes(config, platform))
+    return generate(
+        architecture, shape, platform, step_rows(lengths, config)[:1], lengths.prompt, 1, math.inf
+    ).seconds  # fmt: skip
 
 
 def asynchronous(
@@ -93,7 +101,7 @@ def asynchronous(
         if wanted == updating or platform.devices == 1:
             break
         updating = min(platform.devices - 1, max(1, wanted))
-    return rollout + update if platform.devices == 1 else max(rollout, update)
+    return float(rollout + update if platform.devices == 1 else max(rollout, update))
 
 
 def draw(rows: list[dict[str, float]], title: str) -> None:
@@ -103,23 +111,27 @@ def draw(rows: list[dict[str, float]], title: str) -> None:
     for name, label, style in (
         ("seconds", "whole step", "k-o"),
         ("rollout", "rollout", "C0-"),
-        ("tail", "of it with under 1/8 of its rows", "C0:"),
+        ("longest_alone", "the longest response alone", "C0:"),
         ("update", "update", "C1-"),
         ("sync", "wake, sleep, weights", "C2-"),
-        ("asynchronous_seconds", f"asynchronous, {STALENESS} updates old at most", "C3--s"),
     ):
-        left.loglog(count_N, [row[name] for row in rows], style, label=label, base=2, markersize=4)
+        left.loglog(count_N, [row[name] or math.nan for row in rows], style, label=label, base=2, markersize=4)
+    many = [row for row in rows if row["gpus"] >= NODE_GPUS]  # with fewer, GPUs cannot be divided well
+    many_N, apart = np.array([row["gpus"] for row in many]), [row["asynchronous_seconds"] for row in many]
+    said = f"asynchronous, {STALENESS} updates old at most"
+    left.loglog(many_N, apart, "C3--s", label=said, base=2, markersize=4)
     left.set_yscale("log", base=10)
     left.set(xlabel="GPUs", ylabel="seconds", title=f"a step of {title}, fixed batch")
     left.legend(fontsize=8)
     eight = next(row for row in rows if row["gpus"] == 8)
-    for label, style, seconds in (
-        ("fixed batch", "k-o", [row["seconds"] for row in rows]),
-        ("batch grows with GPUs", "C4-^", [row["growing_seconds"] * 128 / row["growing_batch"] for row in rows]),
-        ("asynchronous, fixed batch", "C3--s", [row["asynchronous_seconds"] for row in rows]),
+    grown = [row["growing_seconds"] * 128 / row["growing_batch"] for row in rows]
+    for label, style, gpus_N, seconds in (
+        ("fixed batch", "k-o", count_N, [row["seconds"] for row in rows]),
+        ("batch grows with GPUs", "C4-^", count_N, grown),
+        ("asynchronous, fixed batch", "C3--s", many_N, apart),
     ):
-        share_N = 100 * 8 * eight["seconds"] / (count_N * np.array(seconds))
-        right.plot(count_N, share_N, style, label=label, markersize=4)
+        share_N = 100 * 8 * eight["seconds"] / (gpus_N * np.array(seconds))
+        right.plot(gpus_N, share_N, style, label=label, markersize=4)
     right.set_xscale("log", base=2)
     right.set(xlabel="GPUs", ylabel="%", title="responses per GPU and second, 8 GPUs = 100%", ylim=(0, None))
     right.legend(fontsize=8)

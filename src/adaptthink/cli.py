@@ -21,7 +21,6 @@ EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 COMMANDS = {
     "demo": "Train the embedded reasoner to choose when to think, evaluate it, write a report (three to four minutes).",
     "train": "Train a model to choose when to think.",
-    "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "presample": "Sample the reference: K free thoughts per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
@@ -30,6 +29,7 @@ COMMANDS = {
     "decide": "Say which mode the dial gives each prompt.",
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
+    "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }

@@ -42,7 +42,7 @@ class Efficiency:
     decode: float  # of both roofs in generation
     layer_seconds: float  # of a decoding step, for each layer
     element_seconds: float  # of a decoding step, for each row, layer and hidden element
-    switch_seconds: float  # of a step, for changing between generation and update
+    switch_seconds: float  # of a step, for changing between generation and update where GPUs do both in turns (verl)
     source: str
 
 
@@ -383,8 +383,7 @@ def estimate_step(
         batches = math.ceil(tokens / micro_batch(config, lengths))
         gathered, reduced = 2 * number * architecture.weights, 4 * trained_weights(architecture, config)
         communication = batches * (gathered + reduced) / platform.link_bytes
-        sync = number * architecture.weights / platform.link_bytes
-    sync += platform.efficiency.switch_seconds
+        sync = number * architecture.weights / platform.link_bytes + platform.efficiency.switch_seconds
     return Step(generation.seconds, float(update), communication, sync, float(rows.sum()), generation)
 
 
