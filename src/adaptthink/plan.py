@@ -11,6 +11,7 @@ samples without an advantage, which are not updated on: these two make a run sho
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -458,8 +459,12 @@ def remedies(architecture: Architecture, config: TrainConfig, platform: Platform
 
     larger = [more_devices(platform, factor) for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
     alone = [attempt(platform, change) for change in possible_changes(config, platform, lengths)]
-    if found := [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]:
-        return found
+    found = [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]
+    if found:
+        least: dict[str, Remedy] = {}  # of each kind the smallest change
+        for remedy in found:
+            least.setdefault(re.split(r" = |\d", remedy.settings)[0], remedy)
+        return list(least.values())
     for there in (platform, *larger):
         changes = list(possible_changes(config, there, lengths))
         for end in range(1, len(changes) + 1):
