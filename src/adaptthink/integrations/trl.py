@@ -1,9 +1,9 @@
-"""AdaptThink in TRL: `AdaptThinkTrainer` where a script has `GRPOTrainer`, `AdaptThinkConfig` where it has `GRPOConfig`.
+"""AdaptThink in TRL: `AdaptThinkTrainer` where a script has `GRPOTrainer`, `AdaptThinkConfig` for `GRPOConfig`.
 
 What stays TRL's: the model and its adapters, data loading, launchers (DDP, DeepSpeed, FSDP), gradient accumulation, the
-optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is drawn from π_IS and graded
-(`rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods of TRL's are
-replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
+optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is drawn from π_IS and
+graded (`rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods of TRL's
+are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
 Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
 that have no place in the method; each is refused by name. Training forces modes; evaluation lets the model choose.
@@ -26,9 +26,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOConfig, GRPOTrainer
 from trl import __version__ as trl_version
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from adaptthink.config import TrainConfig, check
 from adaptthink.engines.base import Engine
@@ -58,6 +59,7 @@ from adaptthink.tasks import Problem, problem_id
 
 Metrics = dict[str, float]
 
+IGNORED = -100  # a label that has no log-probability
 GRADED_BATCHES = 10  # over which the share of failed grades is taken
 
 # Settings of GRPOConfig that must stay as `AdaptThinkConfig` has them, and why.
@@ -116,8 +118,8 @@ class AdaptThinkConfig(GRPOConfig):
     )
 
     # TRL's own, with the paper's values
-    max_completion_length: int | None = 16384
-    num_generations: int | None = 16
+    max_completion_length: int = 16384
+    num_generations: int = 16
     temperature: float = 0.6
     learning_rate: float = 2e-6
     lr_scheduler_type: str = "constant"
@@ -148,7 +150,7 @@ class AdaptThinkConfig(GRPOConfig):
             | {
                 "max_think_tokens": self.max_completion_length,
                 "samples_per_problem": self.num_generations,
-                "problems_per_step": max(1, samples // (self.num_generations or 1)),
+                "problems_per_step": max(1, samples // self.num_generations),
                 "clip": self.epsilon,
                 "dtype": "bfloat16" if self.bf16 else "float32",
             }
@@ -164,7 +166,7 @@ class Seen:
     mode: Mode
     verdict: Verdict
     tokens: int
-    advantage: float
+    advantage: float | None  # None in evaluation
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
@@ -177,7 +179,12 @@ class AdaptThinkTrainer(GRPOTrainer):
     from a column `reference_reward`. Raises UserError for what cannot work, before the first step where it can be seen.
     """
 
-    _tag_names = ("trl", "adaptthink")  # type: ignore[assignment]
+    args: AdaptThinkConfig
+    model: Any
+    processing_class: Any
+    _logs: Any
+
+    _tag_names = ["trl", "adaptthink"]  # noqa: RUF012  (as TRL has it)
     _name = "AdaptThink"
 
     def __init__(
@@ -242,10 +249,13 @@ class AdaptThinkTrainer(GRPOTrainer):
             )
         share = self.args.no_think_share if training else 0
         rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
-        reference = [reference_reward(row, self._rewards) for row in inputs] if training else None
+        if not training:
+            self._note([seen(one, None, forced=False) for one in drawn])
+            return {}
+        reference = [reference_reward(row, self._rewards) for row in inputs]
         advantage_B = row_advantages(rollouts, reference, self.args.delta)
-        forced = share > 0
-        self._note([seen(*pair, forced=forced) for pair in zip(drawn, advantage_B.tolist(), strict=True)], training)
+        pairs = zip(drawn, advantage_B.tolist(), strict=True)
+        self._check_grading(self._note([seen(one, value, forced=share > 0) for one, value in pairs]))
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
 
@@ -255,14 +265,15 @@ class AdaptThinkTrainer(GRPOTrainer):
         Divided here by the micro-batch and the accumulation steps; the mean over processes, which the gradient's
         reduction takes, is the rest.
         """
-        logprob_BT, _, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-            inputs["completion_ids"].shape[1],
-        )
+        with self.accelerator.autocast():
+            out = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                labels=inputs["labels"],
+                fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
+            )
         result = policy_loss(
-            logprob_BT,
+            out.log_probs,
             inputs["behavior_logprobs"],
             inputs["advantages"],
             inputs["in_loss"],
@@ -291,11 +302,11 @@ class AdaptThinkTrainer(GRPOTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write model, tokenizer and our model card in Hugging Face format."""
         super().save_model(output_dir, _internal_call)
-        self._write_card(Path(output_dir or self.args.output_dir))
+        self._write_card(Path(output_dir or str(self.args.output_dir)))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write our card where TRL would write its own."""
-        self._write_card(Path(self.args.output_dir))
+        self._write_card(Path(str(self.args.output_dir)))
 
     def _write_card(self, folder: Path) -> None:
         if self.is_world_process_zero():
@@ -314,11 +325,12 @@ class AdaptThinkTrainer(GRPOTrainer):
                 self.accelerator.wait_for_everyone()  # each process calls the server itself, after the new weights
             yield self._server or VllmEngine(self.vllm_generation.llm, self._eos_ids)
             return
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,
             gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            gradient_checkpointing_kwargs=checkpointing,
         ) as whole:
             model = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # adapters stay in its layers
             dtype = torch.bfloat16 if self.args.bf16 else model.dtype
@@ -336,13 +348,15 @@ class AdaptThinkTrainer(GRPOTrainer):
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
         return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
 
-    def _note(self, own: list[Seen], training: bool) -> None:
-        """Keep what every process saw for the log; raises UserError if grading fails too often in training."""
-        everywhere = gather_object(own)
+    def _note(self, own: list[Seen]) -> list[Seen]:
+        """Keep for the log what every process saw, and return it."""
+        everywhere: list[Seen] = gather_object(own)
         self._seen += everywhere
-        if not training:
-            return
-        self._graded.append([one.verdict for one in everywhere])
+        return everywhere
+
+    def _check_grading(self, batch: Sequence[Seen]) -> None:
+        """Raise UserError if grades that failed make up too much of the last generation batches."""
+        self._graded.append([one.verdict for one in batch])
         failed = failed_share(verdict for verdicts in self._graded for verdict in verdicts)
         if failed > self.args.max_failed_grades:
             raise UserError(
@@ -361,7 +375,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
 
 
-def graded_by_the_trainer(**_: Any) -> list[float]:
+def graded_by_the_trainer(*_: Any, **__: Any) -> list[float | None]:
     """Stand where TRL wants a reward function; the trainer grades, so a call would be a fault."""
     raise AssertionError("AdaptThinkTrainer grades responses itself")
 
@@ -370,7 +384,7 @@ def problem_dataset(problems: Iterable[Problem], reference: Mapping[str, Referen
     """Return problems as rows for the trainer; with `reference`, R̄_ref beside each, and without what has none."""
     rows = []
     for problem in problems:
-        row = {"prompt": problem.prompt, "answer": problem.answer, "problem_id": problem.id}
+        row: dict[str, Any] = {"prompt": problem.prompt, "answer": problem.answer, "problem_id": problem.id}
         # Arrow wants one type in a column; levels are numbers in one source and names in another.
         row |= {"kind": str(problem.kind), "level": None if problem.level is None else str(problem.level)}
         if reference is None:
@@ -480,10 +494,8 @@ def with_behavior(rollout: Rollout, share: float, force_opener: bool) -> Rollout
     return with_decision_logprob(rollout, share, forced=force_opener or rollout.mode is Mode.NO_THINK)
 
 
-def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None] | None, delta: float) -> Tensor:
-    """A(x, y) of every response, (B,); 0 where a response or its problem cannot be graded, and in evaluation."""
-    if reference is None:
-        return torch.zeros(len(rollouts))
+def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
+    """A(x, y) of every response, (B,); 0, and so no gradient, where the response or its problem cannot be graded."""
     gradable_B = torch.tensor(
         [
             rollout.verdict is not Verdict.GOLD_UNPARSABLE and value is not None
@@ -497,22 +509,27 @@ def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None
 
 
 def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Return rollouts as TRL batches them: prompts padded at the left, responses at the right."""
-    prompts = [rollout.prompt_ids[::-1] for rollout in rollouts]
-    responses = [rollout.response_ids for rollout in rollouts]
+    """Return what the loss needs of rollouts, prompts and responses in one row, padded at the right.
+
+    Ids, mask and labels are (B, S); labels are −100 but for the response. Column t of `behavior_logprobs` and
+    `in_loss`, (B, S − 1), belongs to token t + 1, as in the model's log-probabilities of the labels.
+    """
+    mask_BS = pad([[1] * len(one.prompt_ids + one.response_ids) for one in rollouts], device)
+    label_BS = pad([[IGNORED] * len(one.prompt_ids) + list(one.response_ids) for one in rollouts], device)
     return {
-        "prompt_ids": pad(prompts, device).flip(1),
-        "prompt_mask": pad([[1] * len(prompt) for prompt in prompts], device).flip(1),
-        "completion_ids": pad(responses, device),
-        "completion_mask": pad([[1] * len(response) for response in responses], device),
-        "behavior_logprobs": pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),
-        "in_loss": pad([rollout.in_loss for rollout in rollouts], device, np.bool_),
-        "no_think": torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts], device=device),
+        "input_ids": pad([one.prompt_ids + one.response_ids for one in rollouts], device),
+        "attention_mask": mask_BS,
+        "labels": label_BS.masked_fill(mask_BS == 0, IGNORED),
+        "behavior_logprobs": pad(
+            [(0.0,) * (len(one.prompt_ids) - 1) + one.behavior_logprobs for one in rollouts], device, np.float32
+        ),
+        "in_loss": pad([(False,) * (len(one.prompt_ids) - 1) + one.in_loss for one in rollouts], device, np.bool_),
+        "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
         "advantages": advantage_B.to(device),
     }
 
 
-def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
+def seen(drawn: Rollout, advantage_: float | None, *, forced: bool) -> Seen:
     """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
     known = forced and drawn.mode is Mode.NO_THINK
     logprob = drawn.behavior_logprobs[0] if known else None
@@ -526,16 +543,20 @@ def response_metrics(responses: Sequence[Seen]) -> Metrics:
     metrics = {
         "mean_tokens": fmean(one.tokens for one in responses),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
-        "zero_advantage_share": fmean(one.advantage == 0 for one in responses),
     }
+    if advantages := [one.advantage for one in responses if one.advantage is not None]:
+        metrics["zero_advantage_share"] = fmean(one == 0 for one in advantages)
     for verdict in Verdict:
         metrics[f"verdict_share_{verdict}"] = fmean(one.verdict is verdict for one in responses)
-    for name, own in (("", list(responses)), *((f"_{mode}", [o for o in responses if o.mode is mode]) for mode in Mode)):
-        if (reward := mean_reward(one.verdict for one in own)) is not None:
-            metrics[f"reward{name}"] = reward
-        if name and own:
-            metrics[f"mean_tokens{name}"] = fmean(one.tokens for one in own)
-            metrics[f"truncated_share{name}"] = fmean(one.verdict is Verdict.TRUNCATED for one in own)
+    if (value := mean_reward(one.verdict for one in responses)) is not None:
+        metrics["reward"] = value
+    for mode in Mode:
+        own = [one for one in responses if one.mode is mode]
+        if (value := mean_reward(one.verdict for one in own)) is not None:
+            metrics[f"reward_{mode}"] = value
+        if own:
+            metrics[f"mean_tokens_{mode}"] = fmean(one.tokens for one in own)
+            metrics[f"truncated_share_{mode}"] = fmean(one.verdict is Verdict.TRUNCATED for one in own)
     logprobs = [one.no_think_logprob for one in responses if one.no_think_logprob is not None]
     if logprobs:
         metrics["no_think_logprob"] = fmean(logprobs)
