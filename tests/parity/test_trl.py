@@ -43,13 +43,18 @@ class Spy(torch.optim.SGD):
         self.gradients.append({name: one.grad.clone() for name, one in self.named.items() if one.grad is not None})
 
 
-def train(tmp_path, model, dataset, **settings):
+def train(tmp_path, model, asked, reference, **settings):
     """Train with TRL; return the log and the gradient of every step."""
     args = trl.AdaptThinkConfig(output_dir=str(tmp_path), **(SETTINGS | LOCAL | settings))
     spy = Spy(model)
     tokenizer = load_policy("tiny", device="cpu").tokenizer
     trainer = trl.AdaptThinkTrainer(
-        model, args, dataset, processing_class=tokenizer, reference=None, optimizers=(spy, None)
+        model,
+        args,
+        trl.problem_dataset(asked),
+        processing_class=tokenizer,
+        reference=reference,
+        optimizers=(spy, None),
     )
     trainer.train()
     return [row for row in trainer.state.log_history if "loss" in row], spy.gradients
@@ -64,8 +69,9 @@ def replay(monkeypatch, tmp_path, **settings):
         return [by_place[row.id, position] for row, position in zip(rows, positions, strict=True)]
 
     monkeypatch.setattr(trl, "draw_rows", draw_rows)
-    dataset = trl.problem_dataset(dict.fromkeys(one.problem for one in rollouts), recorded.references())
-    [row], [gradient] = train(tmp_path, recorded.moved_model(), dataset, **settings)
+    asked = dict.fromkeys(one.problem for one in rollouts)
+    reference = {id_: one.reward for id_, one in recorded.references().items()}
+    [row], [gradient] = train(tmp_path, recorded.moved_model(), asked, reference, **settings)
     return row["loss"], gradient
 
 
@@ -89,12 +95,13 @@ def test_loss_and_gradient_are_the_native_ones(monkeypatch, tmp_path, ratio, acc
     assert_parity(found, recorded.native_loss_and_gradient(recorded.config(ratio=ratio)))
 
 
-def recomputed(logprob_BT, behavior_BT):
+def recomputed(logprob_BT, behavior_BT, mask_BT):
     return logprob_BT.detach()
 
 
-def recomputed_decision(logprob_BT, behavior_BT):
-    return torch.cat([logprob_BT[:, :1].detach(), behavior_BT[:, 1:]], dim=1)
+def recomputed_decision(logprob_BT, behavior_BT, mask_BT):
+    first_B1 = mask_BT.int().argmax(1, keepdim=True)
+    return behavior_BT.scatter(1, first_B1, logprob_BT.detach().gather(1, first_B1))
 
 
 @pytest.mark.parametrize("fault", [recomputed, recomputed_decision])
@@ -102,8 +109,8 @@ def test_recomputed_old_logprobs_are_caught(monkeypatch, tmp_path, fault):
     """What trainers do in the setting of one update per batch would put π_θ where π_IS belongs."""
     right = trl.policy_loss
 
-    def wrong(logprob_BT, behavior_BT, *rest, **settings):
-        return right(logprob_BT, fault(logprob_BT, behavior_BT), *rest, **settings)
+    def wrong(logprob_BT, behavior_BT, advantage_B, mask_BT, **settings):
+        return right(logprob_BT, fault(logprob_BT, behavior_BT, mask_BT), advantage_B, mask_BT, **settings)
 
     monkeypatch.setattr(trl, "policy_loss", wrong)
     found = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
@@ -135,11 +142,10 @@ def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
 
     draw_rows = trl.draw_rows
     monkeypatch.setattr(trl, "draw_rows", spied)
-    dataset = trl.problem_dataset(problems(1, seed=3, split=Split.TRAIN)[:4])
-    dataset = dataset.add_column("reference_reward", [0.25, 0.5, 0.75, 1.0])
-    reference = dict(zip(dataset["problem_id"], dataset["reference_reward"], strict=True))
+    asked = problems(1, seed=3, split=Split.TRAIN)[:4]
+    reference = dict(zip((one.id for one in asked), [0.25, 0.5, 0.75, 1.0], strict=True))
     model = load_policy("tiny", device="cpu").model
-    [row], _ = train(tmp_path, model, dataset, per_device_train_batch_size=16)
+    [row], _ = train(tmp_path, model, asked, reference, per_device_train_batch_size=16)
     losses = []
     for one in drawn:
         ratio = math.exp((one.behavior_logprobs[0] - math.log(0.5)) / len(one.response_ids))

@@ -43,7 +43,7 @@ from adaptthink.models import eos_ids, model_path
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.reference import Reference, open_references
+from adaptthink.reference import open_references
 from adaptthink.rollout import (
     Asked,
     Caps,
@@ -371,7 +371,9 @@ class AdaptThinkTrainer(GRPOTrainer):
             return
         self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
         self._logs["completion"].extend(gather_object([rollout.text for rollout in rollouts]))
-        self._logs["rewards"]["verdict"].extend(gather_object([str(rollout.verdict) for rollout in rollouts]))
+        verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
+        self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
+        self._logs["extra"]["verdict"].extend(map(str, verdicts))
         self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
 
 
@@ -380,18 +382,20 @@ def graded_by_the_trainer(*_: Any, **__: Any) -> list[float | None]:
     raise AssertionError("AdaptThinkTrainer grades responses itself")
 
 
-def problem_dataset(problems: Iterable[Problem], reference: Mapping[str, Reference] | None = None) -> Dataset:
-    """Return problems as rows for the trainer; with `reference`, R̄_ref beside each, and without what has none."""
-    rows = []
-    for problem in problems:
-        row: dict[str, Any] = {"prompt": problem.prompt, "answer": problem.answer, "problem_id": problem.id}
-        # Arrow wants one type in a column; levels are numbers in one source and names in another.
-        row |= {"kind": str(problem.kind), "level": None if problem.level is None else str(problem.level)}
-        if reference is None:
-            rows.append(row)
-        elif (reward := reference[problem.id].reward) is not None:
-            rows.append(row | {"reference_reward": reward})
-    return Dataset.from_list(rows)
+def problem_dataset(problems: Iterable[Problem]) -> Dataset:
+    """Return problems as rows for the trainer, ids included, by which a store knows them."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "problem_id": problem.id,
+                "kind": str(problem.kind),
+                "level": None if problem.level is None else str(problem.level),  # a column has one type
+            }
+            for problem in problems
+        ]
+    )
 
 
 def read_problem(row: Mapping[str, Any]) -> Problem:
