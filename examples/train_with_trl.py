@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import HfArgumentParser
 
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     own, rest = parser.parse_known_args(arguments)
     miniature = MINIATURE if own.model == "tiny" else []
-    [settings] = HfArgumentParser(AdaptThinkConfig).parse_args_into_dataclasses(
+    [settings] = HfArgumentParser(cast(Any, AdaptThinkConfig)).parse_args_into_dataclasses(
         ["--output_dir", str(own.output), *miniature, *rest]
     )
 
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     )
     trainer.train(resume_from_checkpoint=own.resume)
     trainer.save_model(str(own.output / "model"))
-    trainer.evaluate()
+    print(trainer.evaluate())
 
 
 def adapters(rank: int) -> object | None:
