@@ -462,8 +462,8 @@ def remedies(architecture: Architecture, config: TrainConfig, platform: Platform
     found = [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]
     if found:
         least: dict[str, Remedy] = {}  # of each kind the smallest change
-        for remedy in found:
-            least.setdefault(re.split(r" = |\d", remedy.settings)[0], remedy)
+        for one in found:
+            least.setdefault(re.split(r" = |\d", one.settings)[0], one)
         return list(least.values())
     for there in (platform, *larger):
         changes = list(possible_changes(config, there, lengths))
