@@ -1,4 +1,4 @@
-"""A small server that speaks vLLM's form of /v1/completions, and misbehaves when asked to; with a model if given one."""
+"""A small server that speaks vLLM's form of /v1/completions, and misbehaves when asked to; with a model or without."""
 
 import json
 import math
