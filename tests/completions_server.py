@@ -118,7 +118,10 @@ class ModelServer(FakeServer):
         scored = call.get("logprob_token_ids", [])
         with self.busy:
             [done] = self.engine.generate([request], temperature=call["temperature"], top_p=call["top_p"])
-            [row] = self.engine.next_token_logprobs([request.prompt_ids], scored, temperature=call["temperature"])
+            if scored:
+                [row] = self.engine.next_token_logprobs([request.prompt_ids], scored, temperature=call["temperature"])
+            else:
+                row = []
         top = {f"token_id:{token}": logprob for token, logprob in zip(scored, row, strict=True)}
         return {
             "choices": [
