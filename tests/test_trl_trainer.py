@@ -212,6 +212,28 @@ def test_a_log_counts_each_response_once(tmp_path):
     assert row["verdict_share_truncated"] == 0.5
 
 
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
+    """Problems and random streams, in the first epoch, at its end and in the middle of the second."""
+    rows = [{"prompt": f"{a}+{a}=?", "answer": f"{2 * a}", "reference_reward": 0.5} for a in range(8)]
+
+    def run(name, *, resume=None, **values):
+        dataset = Dataset.from_list(rows)
+        args = settings(tmp_path / name, save_strategy="steps", save_steps=stop, **({"max_steps": 7} | values))
+        trainer = AdaptThinkTrainer("tiny", args, dataset)
+        engine = script(trainer, None)
+        engine.script = lambda prompt, prefix: trainer._eos_ids
+        trainer.train(resume_from_checkpoint=resume)
+        return [(one.prompt_ids, one.stream) for one in engine.requests]
+
+    whole = run("whole")
+    assert len(whole) == 7 * 8
+    first, second = ({prompt for prompt, _ in part} for part in (whole[:8], whole[32:40]))
+    assert first != second, "each epoch has an order of its own"
+    resumed = run("resumed", resume=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert resumed == whole[stop * 8 :]
+
+
 def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, max_failed_grades=0.2)
     script(trainer, lambda question, forced: "\\boxed{2}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +170,25 @@ class Seen:
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
+class ByEpoch(torch.utils.data.Sampler[int]):
+    """TRL's order of the rows, the shuffling of each epoch drawn from seed and epoch.
+
+    TRL's sampler shuffles with a generator that no checkpoint holds: resumed, it would repeat the first epoch's order.
+    `epoch` says how many epochs are done, parts of one included.
+    """
+
+    def __init__(self, rows: Any, seed: int, epoch: Callable[[], float]) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.rows.shuffle:
+            self.rows.generator.manual_seed(stream_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
+        return iter(self.rows)
+
+
 class AdaptThinkTrainer(GRPOTrainer):
     """Trains a model to choose when to think.
 
@@ -258,6 +277,9 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._check_grading(self._note([seen(one, value, forced=share > 0) for one, value in pairs]))
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
+
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        return ByEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: self.state.epoch or 0)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """One micro-batch's share of the step's loss: the sum over its sequences / the number of all of the step.
