@@ -265,9 +265,33 @@ def test_training_reads_the_presample_table_too_and_its_own_wins(tmp_path):
     assert resolve("evaluate", EvaluateConfig, recipes=[recipe]).problems_per_level == 200
 
 
-@pytest.mark.parametrize("values", [{"engine": "openai"}, {"endpoint": "http://localhost:8000"}])
-def test_an_endpoint_and_the_engine_that_needs_it_come_together(values):
-    for schema in (TrainConfig, EvaluateConfig):
-        with pytest.raises(UserError, match="give both --engine openai and --endpoint URL, or neither"):
-            check(schema, values)
-        check(schema, {"engine": "openai", "endpoint": "http://localhost:8000"})
+URLS = ("http://one:8000", "http://two:8000")
+
+
+def test_an_endpoint_implies_the_engine_that_has_them():
+    for given in ("http://one:8000", ["http://one:8000"], ("http://one:8000",)):
+        config = check(EvaluateConfig, {"endpoint": given})
+        assert (config.engine, config.endpoint) == ("openai", URLS[:1])
+    assert check(EvaluateConfig, {}).engine == "native"
+    assert check(TrainConfig, {"engine": "openai", "endpoint": URLS[0]}).endpoint == URLS[:1]
+
+
+def test_several_endpoints_from_a_recipe_and_from_the_environment(tmp_path, monkeypatch):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[presample]\nendpoint = ["http://one:8000", "http://two:8000"]\n')
+    assert resolve("presample", PresampleConfig, recipes=[recipe]).endpoint == URLS
+    monkeypatch.setenv("ADAPTTHINK_ENDPOINT", "http://one:8000, http://two:8000")
+    assert resolve("evaluate", EvaluateConfig).endpoint == URLS
+
+
+@pytest.mark.parametrize(
+    ("schema", "values", "said"),
+    [
+        (TrainConfig, {"engine": "openai"}, "give --endpoint URL"),
+        (EvaluateConfig, {"engine": "vllm", "endpoint": URLS}, "engine = 'vllm' has no endpoint, but endpoint = http"),
+        (TrainConfig, {"endpoint": URLS}, "training sends its weights to one server, and endpoint names 2"),
+    ],
+)
+def test_endpoints_that_do_not_fit_are_said(schema, values, said):
+    with pytest.raises(UserError, match=said):
+        check(schema, values)

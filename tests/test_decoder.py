@@ -67,7 +67,9 @@ def logits_of(forward, steps=5):
 def test_logits_equal_those_of_the_modules(family):
     model = random_model(FAMILIES[family])
     assert supports(model)
-    for lean, own in zip(logits_of(LeanForward(model, torch.float32)), logits_of(ModuleForward(model)), strict=True):
+    for lean, own in zip(
+        logits_of(LeanForward(model, torch.float32)), logits_of(ModuleForward(model, torch.float32)), strict=True
+    ):
         assert lean.std() > 0.1
         torch.testing.assert_close(lean, own, atol=2e-5, rtol=1e-4)
 
@@ -80,13 +82,16 @@ def test_prefill_equals_a_plain_call_of_the_model():
         torch.testing.assert_close(row, model(torch.tensor([prompt])).logits[0, -1], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("forward", [LeanForward, ModuleForward])
 @torch.inference_mode()
-def test_bfloat16_stays_close_to_float32():
+def test_bfloat16_stays_close_to_float32(forward):
+    """Both passes compute in bfloat16 over weights that stay float32."""
     model = random_model(FAMILIES["qwen2"])
     for low, full in zip(
-        logits_of(LeanForward(model, torch.bfloat16)), logits_of(LeanForward(model, torch.float32)), strict=True
+        logits_of(forward(model, torch.bfloat16)), logits_of(forward(model, torch.float32)), strict=True
     ):
         assert low.dtype == torch.float32
+        assert not torch.equal(low, full)
         assert (low - full).abs().mean() < 0.03 * full.std()
 
 
@@ -135,7 +140,7 @@ def test_both_passes_generate_the_same_responses(monkeypatch):
         return NativeEngine(model, [210], max_rows=7).generate(requests, temperature=1.0, top_p=0.9, seed=1)
 
     lean = generate()
-    monkeypatch.setattr("adaptthink.engines.native.make_forward", lambda model, dtype: ModuleForward(model))
+    monkeypatch.setattr("adaptthink.engines.native.make_forward", ModuleForward)
     own = generate()
     assert [completion.token_ids for completion in lean] == [completion.token_ids for completion in own]
 

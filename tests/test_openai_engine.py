@@ -1,14 +1,11 @@
 """The server engine against a small server in this program that speaks vLLM's format, and misbehaves when asked to."""
 
-import json
 import math
 import socket
-import threading
-from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from completions_server import EOS, VOCABULARY, FakeServer, running
 from tenacity import wait_none
 
 from adaptthink import web
@@ -17,102 +14,15 @@ from adaptthink.engines.base import Completion, Finish, Request, ScriptedEngine
 from adaptthink.engines.openai import OpenAIEngine, check_server, connect
 from adaptthink.errors import UserError
 
-PROMPT, EOS, VOCABULARY = (5, 9, 17), 299, 300
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Its model gives token i the logit −i/10 and always draws 7, or the end token after a context that ends in 8.
-
-    `faults` are what the next calls meet instead of an answer: a status with headers, text for a body, or "drop".
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.faults, self.calls, self.keys = deque(), [], []
-        self.models = [{"id": "tiny", "max_model_len": 64}]
-        self.processed, self.removed, self.resets, self.files = True, (), True, []
-        self.together, self.most_together, self.lock = 0, 0, threading.Lock()
-
-    def handle_error(self, request, client_address):
-        """A client that went away is no news."""
-
-    def complete(self, call):
-        temperature = call["temperature"] if self.processed else 1.0
-        total = math.log(sum(math.exp(-i / 10 / temperature) for i in range(VOCABULARY)))
-        logprob = [-i / 10 / temperature - total for i in range(VOCABULARY)]
-        ids = [EOS] if call["prompt"][-1] == 8 else [7] * call["max_tokens"]
-        shown = [*ids[:1], *call.get("logprob_token_ids", ())]
-        choice = {
-            "token_ids": ids,
-            "finish_reason": "stop" if ids == [EOS] else "length",
-            "logprobs": {
-                "token_logprobs": [logprob[token] for token in ids],
-                "top_logprobs": [{f"token_id:{token}": logprob[token] for token in shown}] * len(ids),
-            },
-        }
-        return {"choices": [{key: value for key, value in choice.items() if key not in self.removed}]}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_GET(self):
-        self.answer(lambda: {"data": self.server.models})
-
-    def do_POST(self):
-        call = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
-        self.server.calls.append((self.path, call))
-        if self.path == "/collective_rpc":
-            self.server.files = sorted(path.name for path in Path(call["args"][0]).iterdir())
-            self.answer(lambda: {"results": [None]})
-        elif self.path == "/reset_prefix_cache":
-            self.answer(lambda: {"success": self.server.resets})
-        else:
-            self.answer(lambda: self.server.complete(call))
-
-    def answer(self, make):
-        server = self.server
-        server.keys.append(self.headers["Authorization"])
-        with server.lock:
-            server.together += 1
-            server.most_together = max(server.most_together, server.together)
-            fault = server.faults.popleft() if server.faults else None
-        if fault == "drop":
-            self.close_connection = True
-            self.connection.close()
-        elif isinstance(fault, tuple):
-            self.send(fault[0], b'{"error": {"message": "as asked"}}', fault[1])
-        else:
-            self.send(200, fault.encode() if fault else json.dumps(make()).encode(), {})
-        with server.lock:
-            server.together -= 1
-
-    def send(self, status, body, headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+PROMPT = (5, 9, 17)
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(web, "BACKOFF", wait_none())
     monkeypatch.delenv(openai.KEY_VARIABLE, raising=False)
-    server = FakeServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(FakeServer()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Where the time goes: what is added up, and what bound it is held against."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,12 @@ def test_update_bound_by_hand():
     expected = 3 * (2 * 4 * 100 + 2 * 3 * 10 + 2 * 3 * 4 * 5)
     assert update_bound(SHAPE, SLOW_PRODUCTS, [(1, 2)], [(3, 4, 5)]) == expected
     assert update_bound(SHAPE, SLOW_PRODUCTS, [], []) == 0
+
+
+def test_update_bound_under_an_adapter_by_hand():
+    """The frozen weights are multiplied twice, the adapter's 5 and attention three times."""
+    expected = 2 * (2 * 4 * 100 + 2 * 3 * 10) + 3 * (2 * 4 * 5 + 2 * 3 * 4 * 5)
+    assert update_bound(replace(SHAPE, adapter=5), SLOW_PRODUCTS, [(1, 2)], [(3, 4, 5)]) == expected
 
 
 def test_the_shape_of_a_model(random_model):

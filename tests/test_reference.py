@@ -151,10 +151,11 @@ def test_only_missing_problems_are_asked(parts, tmp_path):
     path = tmp_path / "r.jsonl"
     run(parts, path, problems=PROBLEMS[:1])
     finished = []
-    found, engine = run(parts, path, problems=PROBLEMS[::-1], on_finish=finished.append)
+    found, engine = run(parts, path, problems=PROBLEMS[::-1], on_finish=lambda *numbers: finished.append(numbers))
     assert list(found) == [problem.id for problem in PROBLEMS[::-1]]
     assert len(engine.requests) == 8
-    assert finished == [4] + [1] * 8  # what the store held counts at once
+    drawn = [(1, tokens) for problem in PROBLEMS[:0:-1] for tokens in TOKENS[problem.prompt]]
+    assert finished == [(4, 0), *drawn]  # what the store held counts at once
     assert run(parts, path, problems=PROBLEMS[1:2])[0] == {PROBLEMS[1].id: found[PROBLEMS[1].id]}
 
 

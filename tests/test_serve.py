@@ -418,7 +418,7 @@ def test_a_closed_worker_has_answered_what_waited(tokenizer):
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(serve_job_module, "load_policy", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr(serve_job_module, "load_configured", lambda *_, **__: pytest.fail("too early"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}: address already in use; give"):

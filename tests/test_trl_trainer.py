@@ -352,7 +352,8 @@ def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm
 def test_defaults_are_the_papers(tmp_path):
     args = AdaptThinkConfig(output_dir=str(tmp_path), per_device_train_batch_size=16, use_cpu=True, bf16=False)
     changed = args.train_config().model_dump(exclude_defaults=True)
-    assert changed == {"problems_per_step": 1, "seed": 42}  # the number of problems follows from TRL's batch sizes
+    # bf16 is off, and the number of problems follows from TRL's batch sizes
+    assert changed == {"dtype": "float32", "problems_per_step": 1, "seed": 42}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json
 def save_checkpoint(
     folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
 ) -> Path:
-    """Write the state after `step` steps and drop all but the newest `keep` checkpoints."""
+    """Write what is trained and its optimiser after `step` steps, and drop all but the newest `keep` checkpoints."""
     final = folder / f"step-{step:06d}"
     temporary = folder / f".writing-{step:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    parameters = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    parameters = {name: parameter.detach().contiguous() for name, parameter in trained(model)}
     save_file(parameters, temporary / MODEL)
     torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
     hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)}
@@ -56,11 +56,16 @@ def load_checkpoint(
             warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
             continue
         saved = load_file(path / MODEL)
-        for name, parameter in model.named_parameters():
+        for name, parameter in trained(model):
             parameter.data.copy_(saved[name])
         optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
         return int(read_manifest(path)["step"])
     return 0
+
+
+def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters that training changes, by name: all, or those of an adapter."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def find_fault(path: Path) -> str | None:

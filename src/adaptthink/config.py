@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adaptthink.errors import UserError
 
@@ -42,27 +42,48 @@ class EngineConfig(Config):
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
     think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of generation and of the update's forward; the weights stay as they are."
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU where there is one)."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
+        "Weights that are trained are float32 whatever it says.",
     )
     max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     engine: Literal["native", "vllm", "openai"] = Field(
         "native", description="What generates: this program, vLLM beside it, or a running server of vLLM."
     )
-    endpoint: str | None = Field(
-        None, description="Where the server of the openai engine is, such as http://localhost:8000."
+    endpoint: tuple[str, ...] = Field(
+        (), description="Where the servers of the openai engine are, such as http://localhost:8000; implies the engine."
     )
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
     )
     seed: int = Field(0, description="Seed of everything random.")
 
+    @field_validator("endpoint", mode="before")
+    @classmethod
+    def split_endpoints(cls, value: object) -> object:
+        """Take one URL, or several with commas between them, for a list: so they come from a variable."""
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def imply_engine(cls, values: object) -> object:
+        """Where endpoints are given and no engine is, the engine is the one that has them."""
+        if isinstance(values, dict) and values.get("endpoint") and "engine" not in values:
+            return values | {"engine": "openai"}
+        return values
+
     def check_together(self) -> None:
         """Raise UserError if there is an endpoint without the engine that needs one, or the other way round."""
-        if (self.engine == "openai") != (self.endpoint is not None):
+        if self.engine == "openai" and not self.endpoint:
+            raise UserError("engine = 'openai' needs to know where its server is; give --endpoint URL")
+        if self.engine != "openai" and self.endpoint:
             raise UserError(
-                f"engine = '{self.engine}' with endpoint = {self.endpoint!r}: give both --engine openai and "
-                "--endpoint URL, or neither"
+                f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}; give --engine "
+                "openai, or no endpoint"
             )
 
 
@@ -132,6 +153,13 @@ class TrainConfig(PresampleConfig):
         "constant",
         description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
     )
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of a LoRA adapter that is trained in place of the weights; 0: the weights themselves."
+    )
+    lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
+    lora_targets: str = Field(
+        "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."
     )
@@ -155,6 +183,11 @@ class TrainConfig(PresampleConfig):
     def check_together(self) -> None:
         """Raise UserError unless the no_think share is a whole number of samples, and forced if they are allotted."""
         super().check_together()
+        if len(self.endpoint) > 1:
+            raise UserError(
+                f"training sends its weights to one server, and endpoint names {len(self.endpoint)}; give one, or "
+                "presample on all of them first and train with --reference"
+            )
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
         if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):

@@ -12,7 +12,7 @@ from adaptthink.config import EvaluateConfig
 from adaptthink.dial import STORED, calibrate, check_weights, decide, measure, read_dial, thin, to_json, write_dial
 from adaptthink.errors import UserError
 from adaptthink.jobs import evaluate_policy, load_evaluation_problems, make_sampler
-from adaptthink.models import load_policy
+from adaptthink.models import load_configured, load_policy
 from adaptthink.modes import Mode
 from adaptthink.samples import read_decisions, read_outcomes, read_setting
 from adaptthink.screen import console, show_decision, show_dial
@@ -32,7 +32,7 @@ def calibrate_job(
             "(--max-think-tokens); give less"
         )
     problems = load_evaluation_problems(config)
-    policy = load_policy(config.model, think_opener=config.think_opener)
+    policy = load_configured(config)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     evaluate_policy(policy, sampler, problems, FORCED, config, folder)
     wanted = {problem.id for problem in problems}

@@ -20,9 +20,11 @@ from typing import Any
 
 from adaptthink import __version__
 from adaptthink.chat.base import Switch, cost
+from adaptthink.compare import Change, change, read_rows
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
+from adaptthink.engines.fleet import Fleet
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
@@ -41,7 +43,7 @@ from adaptthink.evaluate import (
 )
 from adaptthink.grading import Limits, mean_reward
 from adaptthink.model_card import write_card
-from adaptthink.models import Policy, arithmetic_dtype, load_policy, load_tokenizer
+from adaptthink.models import Policy, arithmetic_dtype, load_configured, load_policy, load_tokenizer, load_trainee
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.phases import profile
 from adaptthink.quality import DELTA
@@ -59,6 +61,7 @@ from adaptthink.screen import (
     sample_bar,
     show_checks,
     show_profile,
+    show_servers,
     show_table,
 )
 from adaptthink.start import PROBE_QUESTION, make_engine
@@ -95,12 +98,31 @@ def sample_reference(
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems, _ = read_training_problems(config, held_out_per_level=1)
-    policy = load_policy(config.model, think_opener=config.think_opener)
-    sampler = make_sampler(policy, make_engine(policy, config), config)
-    reference = sample_reference(policy, sampler, problems, config, output)
+    policy = load_configured(config)
+    engine = make_engine(policy, config, say=console.print)
+    servers = engine.servers if isinstance(engine, Fleet) else []
+    try:
+        reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, output)
+    finally:
+        show_servers(servers)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     skipped = len(reference) - len(rewards)
-    return {"store": str(output), "problems": len(rewards), "skipped": skipped, "mean_reward": fmean(rewards)}
+    return {
+        "store": str(output),
+        "problems": len(rewards),
+        "skipped": skipped,
+        "mean_reward": fmean(rewards),
+        "servers": [
+            {
+                "url": server.url,
+                "responses": server.responses,
+                "tokens": server.tokens,
+                "faults": server.faults,
+                "aside_seconds": round(server.seconds_aside, 1),
+            }
+            for server in servers
+        ],
+    }
 
 
 def train_job(
@@ -108,7 +130,7 @@ def train_job(
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
     problems, held_out = load_training_problems(config)
-    policy = load_policy(config.model, think_opener=config.think_opener)
+    policy = load_trainee(config)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
@@ -160,7 +182,7 @@ def train_and_save(
     *,
     profiled: bool,
 ) -> float:
-    """Train `policy` in place, save it under `run`/model; return the seconds it took."""
+    """Train `policy` in place, save it under `run`; return the seconds it took."""
     machine = measure_machine(policy.model.device, arithmetic_dtype(policy.model, config)) if profiled else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
@@ -181,15 +203,25 @@ def train_and_save(
         warn=console.print,
         machine=machine,
     )
-    policy.save(run / "model")
-    write_card(run / "model", config, backend=f"native, adaptthink {__version__}")
+    save(policy, config, run)
     if machine:
         phases = profile(read_metrics(run / "metrics.jsonl"))
         show_profile(phases, machine)
         lines = [asdict(phase) for phase in phases]
         write_json(run / "profile.json", {"machine": asdict(machine), "phases": lines})
-    console.print(f"model saved in {run / 'model'}")
     return time.monotonic() - started
+
+
+def save(policy: Policy, config: TrainConfig, run: Path) -> None:
+    """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
+    backend = f"native, adaptthink {__version__}"
+    policy.save(run / "model")
+    write_card(run / "model", config, backend=backend)
+    if policy.adapter:
+        policy.adapter.save_pretrained(str(run / "adapter"))
+        write_card(run / "adapter", config, backend=backend)
+        console.print(f"adapter saved in {run / 'adapter'}")
+    console.print(f"model saved in {run / 'model'}")
 
 
 def evaluate_policy(
@@ -293,8 +325,8 @@ def evaluate_job(
     if config.chat:
         evaluations = evaluate_chat(problems, asked, config, folder)
     else:
-        policy = load_policy(config.model, think_opener=config.think_opener)
-        sampler = make_sampler(policy, make_engine(policy, config), config)
+        policy = load_configured(config)
+        sampler = make_sampler(policy, make_engine(policy, config, say=console.print), config)
         evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
         convention = sampler.template.convention
     show_table(evaluations)
@@ -371,7 +403,7 @@ def demo_job(
     with phase("load"):
         problems, held_out = load_training_problems(config)
         fresh = load_evaluation_problems(evaluation)
-        policy = load_policy(config.model, think_opener=config.think_opener)
+        policy = load_trainee(config)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     with phase("reference"):
         engine = make_engine(policy, config)
@@ -392,6 +424,7 @@ def demo_job(
         "objective": config.ratio,
         "model": config.model,
         "modes": {name: row.to_json() for name, row in rows.items()},
+        "changes": changes_of_run(run),
         "delta_accuracy_points": delta_accuracy_points(rows["adaptthink"], rows["original_think"]),
         "delta_length_percent": delta_length_percent(rows["adaptthink"], rows["original_think"]),
         "seconds": seconds,
@@ -409,6 +442,31 @@ def demo_job(
     )
     console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
     return summary
+
+
+def changes_of_run(run: Path) -> dict[str, dict[str, Any]]:
+    """Each row of a run against the original model thinking on the same problems: means over levels, and intervals."""
+    rows = {
+        name: row
+        for folder, asked in (("original", ORIGINAL), ("adaptthink", TRAINED))
+        for name, row in zip(
+            asked, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in asked.values()]), strict=True
+        )
+    }
+    base = rows.pop("original_think")
+    level_of = {name: str(problem.level) for name, problem in base.problems.items()}
+    return {name: change_record(change(row.outcomes, base.outcomes, level_of)) for name, row in rows.items()}
+
+
+def change_record(changed: Change) -> dict[str, Any]:
+    """A change in points and percent, as `summary.json` has it."""
+    points, percent = changed.accuracy.interval, changed.tokens.interval if changed.tokens else None
+    return {
+        "points": 100 * points.estimate,
+        "points_interval": [100 * points.low, 100 * points.high],
+        "percent": 100 * percent.estimate if percent else None,
+        "percent_interval": [100 * percent.low, 100 * percent.high] if percent else None,
+    }
 
 
 def peak_memory_mb() -> float:

@@ -20,7 +20,7 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
 
     data = ModelCardData(
         base_model=config.model if is_hub_id(config.model) else None,
-        library_name="transformers",
+        library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )

@@ -1,18 +1,19 @@
 """The reference: K free thoughts per problem from the model before training, graded once and kept.
 
 The store is an append-only JSONL file. Its first line holds the settings that made it; every other line holds one
-problem, by id. A line is written only when all K samples of its problem are done, so a store that was interrupted
-is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same random streams
-as it would have been without the interruption. Rows are looked up in the file when they are needed; in memory are a few
-numbers of each.
+problem, by id, in whatever order. A line is written only when all K samples of its problem are done, so a store that
+was interrupted is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same
+random streams as it would have been without the interruption. Rows are looked up in the file when they are needed; in
+memory are a few numbers of each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +24,11 @@ import numpy as np
 from adaptthink.config import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, mean_reward
-from adaptthink.rollout import Caps, Sampler, Sampling, draw, stream_seed
+from adaptthink.rollout import Caps, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection, id_number, id_numbers
 
+SYNC_SECONDS = 1.0  # between two times that rows are forced to the disk
 RECENT = 4096  # references that are kept after they were looked up
 
 
@@ -64,33 +66,38 @@ def presample(
     *,
     fingerprint: str,
     path: Path,
-    on_finish: Callable[[int], None] | None = None,
+    on_finish: OnFinished | None = None,
 ) -> References:
     """Return the reference of every problem, sampling those that `path` does not hold yet.
 
-    `on_finish` is called with numbers of finished responses; those found in the store count at once. Raises
-    UserError if the store was made with other settings.
+    `on_finish` is called with numbers of finished responses and of the tokens that were drawn for them; those found in
+    the store count at once. Raises UserError if the store was made with other settings.
     """
     settings = store_settings(config, fingerprint)
     rows, ids_N = read_store(path, settings), id_numbers(problems)
     missing = Selection(problems, np.flatnonzero(~np.isin(ids_N, np.array(rows.ids))))
     if on_finish and len(missing) < len(problems):
-        on_finish((len(problems) - len(missing)) * config.reference_samples)
+        on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
     caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
     seed = stream_seed(config.seed, "reference")
     sampling = Sampling(caps, config.reference_temperature, config.reference_top_p, seed)
-    chunk = max(1, config.max_rows // config.reference_samples)
+    at_once = max(1, config.max_rows // config.reference_samples)
     with path.open("ab") as store:
-        for start in range(0, len(missing), chunk):
-            part = missing[start : start + chunk]
-            groups = draw(sampler, part, [None] * config.reference_samples, sampling, on_finish=on_finish)
-            for problem, group in zip(part, groups, strict=True):
-                verdicts = tuple(rollout.verdict for rollout in group)
-                tokens = tuple(len(rollout.response_ids) for rollout in group)
-                rows.add(problem.id, store.tell())
-                store.write(json.dumps(asdict(Reference(problem.id, verdicts, tokens))).encode() + b"\n")
-            store.flush()
-            os.fsync(store.fileno())
+        synced = time.monotonic()
+
+        def keep(problem: Problem, group: list[Rollout]) -> None:
+            nonlocal synced
+            verdicts = tuple(rollout.verdict for rollout in group)
+            tokens = tuple(len(rollout.response_ids) for rollout in group)
+            rows.add(problem.id, store.tell())
+            store.write(json.dumps(asdict(Reference(problem.id, verdicts, tokens))).encode() + b"\n")
+            store.flush()  # a process that is killed loses none
+            if time.monotonic() - synced > SYNC_SECONDS:  # and a machine that stops, few
+                os.fsync(store.fileno())
+                synced = time.monotonic()
+
+        draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
+        os.fsync(store.fileno())
     return References(path, rows, ids_N)
 
 

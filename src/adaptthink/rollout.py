@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
-from adaptthink.engines.base import Completion, Engine, Finish, Request
+from adaptthink.engines.base import Completion, Engine, Finish, Request, Streaming
 from adaptthink.grading import Limits, Submission, Verdict, grade_all
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
 from adaptthink.objective import decision_logprob
@@ -24,6 +25,9 @@ from adaptthink.phases import Clock
 from adaptthink.tasks import Problem
 
 STREAM_STEP = 0x9E3779B97F4A7C15  # between the random streams of one problem's responses
+UNGRADED = 256  # problems whose responses wait to be graded, before no more are drawn
+
+OnFinished = Callable[[int, int], None]  # called with numbers of responses that ended and of their tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def collect(
     sampling: Sampling,
     force_opener: bool = True,
     chance: Chance = always,
-    on_finish: Callable[[int], None] | None = None,
+    on_finish: OnFinished | None = None,
 ) -> list[Rollout]:
     """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
 
@@ -179,7 +183,7 @@ def draw(
     *,
     force_opener: bool = False,
     chance: Chance = always,
-    on_finish: Callable[[int], None] | None = None,
+    on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
     """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
 
@@ -204,6 +208,86 @@ def draw(
         sizes.append(len(asked) - before)
     groups = iter(generate_and_grade(sampler, requests, asked, sampling, on_finish))
     return [list(islice(groups, size)) for size in sizes]
+
+
+def draw_free(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    samples: int,
+    sampling: Sampling,
+    take: Callable[[Problem, list[Rollout]], None],
+    *,
+    at_once: int,
+    on_finish: OnFinished | None = None,
+) -> None:
+    """Draw `samples` free responses of each problem; `take` gets a problem with its responses once all have ended.
+
+    They are those of `draw` with as many times None. Problems come in order, `at_once` at a time; with an engine that
+    streams, a problem begins as soon as there is room and comes when it is done, in whatever order, and `take` is
+    called on a thread of its own.
+    """
+    if isinstance(sampler.engine, Streaming):
+        stream_free(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
+        return
+    for start in range(0, len(problems), at_once):
+        part = problems[start : start + at_once]
+        groups = draw(sampler, part, [None] * samples, sampling, on_finish=on_finish)
+        for problem, group in zip(part, groups, strict=True):
+            take(problem, group)
+
+
+def stream_free(
+    sampler: Sampler,
+    engine: Streaming,
+    problems: Sequence[Problem],
+    samples: int,
+    sampling: Sampling,
+    take: Callable[[Problem, list[Rollout]], None],
+    on_finish: OnFinished | None,
+) -> None:
+    """Do what `draw_free` does with an engine that streams; problems are read, graded and taken beside it."""
+    begun: dict[int, tuple[Asked, dict[int, Completion]]] = {}  # by the problem's number: what has ended, by position
+    ended: deque[Future[None]] = deque()
+
+    def requests() -> Iterator[Request]:
+        for number, problem in enumerate(problems):
+            prompt = sampler.prompt(problem)
+            begun[number] = Asked(problem, prompt, 0, 1.0), {}
+            for position in range(samples):
+                yield make_request(sampler.template, problem, prompt, None, position, sampling.caps)
+
+    def grade_and_take(asked: Asked, completions: list[Completion]) -> None:
+        read = [sampler.read(completion) for completion in completions]
+        problem = asked.problem
+        submissions = [Submission(answer, problem.answer, problem.kind, sampler.boxed_only) for _, answer in read]
+        grades = grade_all(submissions, limits=sampler.limits)
+        rows = zip(completions, read, grades, strict=True)
+        take(problem, [sampler.rollout(asked, one, text, grade.verdict) for one, (text, _), grade in rows])
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def finish(place: int, completion: Completion) -> None:
+            number, position = divmod(place, samples)
+            asked, completions = begun[number]
+            completions[position] = completion
+            if on_finish:
+                on_finish(1, len(completion.token_ids))
+            if len(completions) == samples:
+                del begun[number]
+                ended.append(thread.submit(grade_and_take, asked, [completions[k] for k in range(samples)]))
+                while len(ended) > UNGRADED or (ended and ended[0].done()):
+                    ended.popleft().result()
+
+        with sampler.clock.phase("generate"):
+            engine.stream(
+                requests(),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                on_finish=finish,
+            )
+        for one in ended:
+            one.result()
 
 
 def make_request(
@@ -231,7 +315,7 @@ def generate_and_grade(
     requests: Sequence[Request],
     asked: Sequence[Asked],
     sampling: Sampling,
-    on_finish: Callable[[int], None] | None,
+    on_finish: OnFinished | None,
 ) -> list[Rollout]:
     """Complete and grade all requests; what has ended is read and graded while the others are still generated."""
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
@@ -240,7 +324,7 @@ def generate_and_grade(
     def take(place: int, completion: Completion) -> None:
         ended.put((place, completion))
         if on_finish:
-            on_finish(1)
+            on_finish(1, len(completion.token_ids))
 
     def submissions() -> Iterator[Submission]:
         for place, completion in iter(ended.get, None):

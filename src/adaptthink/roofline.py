@@ -34,11 +34,12 @@ class Machine:
 class Shape:
     """What of a model decides its work, in elements; `kv` is one token's keys and values in all layers."""
 
-    body: int  # weights of matrices but the output projection
+    body: int  # weights of matrices but the output projection and an adapter
     head: int
     attention: int  # layers × heads × head size
     kv: int
     element_bytes: int
+    adapter: int = 0  # weights that are trained while the others are not; merged into the body to generate
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
@@ -77,12 +78,16 @@ def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     head = model.get_output_embeddings().weight
     embedded = {id(head), id(model.get_input_embeddings().weight)}
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1 and id(weight) not in embedded]
+    trained = sum(weight.numel() for weight in matrices if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in matrices) - trained
     return Shape(
-        body=sum(weight.numel() for weight in model.parameters() if weight.dim() > 1 and id(weight) not in embedded),
+        body=frozen or trained,
         head=head.numel(),
         attention=config.num_hidden_layers * config.num_attention_heads * head_dim,
         kv=2 * config.num_hidden_layers * config.num_key_value_heads * head_dim,
         element_bytes=dtype.itemsize,
+        adapter=trained if frozen else 0,
     )
 
 
@@ -114,10 +119,12 @@ def update_bound(
 ) -> float:
     """The least seconds for forward and backward, each prompt run with its response, at the peak of the products.
 
+    Weights that are frozen under an adapter are multiplied forward and backward, but have no gradient of their own.
     Padding is not work, and a prompt that is shared is work saved: sharing can carry an update past its bound.
     """
-    flops = 0
+    flops, products = 0, 2 if shape.adapter else 3
     for prompt, response in zip(prompts, responses, strict=True):
         length = len(prompt) + len(response) - 1
-        flops += 3 * (2 * length * shape.body + 2 * len(response) * shape.head + attention(shape, length))
+        flops += products * (2 * length * shape.body + 2 * len(response) * shape.head)
+        flops += 3 * (2 * length * shape.adapter + attention(shape, length))
     return flops / machine.flops_per_second

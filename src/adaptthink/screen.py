@@ -17,6 +17,7 @@ from adaptthink.phases import WITHIN, Phase
 
 if TYPE_CHECKING:
     from adaptthink.dial import Choice, Dial, HeldOut, ModeDecision
+    from adaptthink.engines.fleet import Server
     from adaptthink.evaluate import Evaluation
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
@@ -37,12 +38,21 @@ HEADING = (
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with the time left; yields a function that advances it."""
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with the time left and tokens per second; yields a function that takes what is done and its tokens."""
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(task, count)
+    num_tokens, started = 0, time.monotonic()
+    shown = (*columns, TextColumn("{task.fields[rate]}"))
+    with Progress(*shown, console=console, transient=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total, rate="")
+
+        def advance(count: int, tokens: int) -> None:
+            nonlocal num_tokens
+            num_tokens += tokens
+            rate = f"{num_tokens / max(time.monotonic() - started, 1e-3):,.0f} tokens/s" if num_tokens else ""
+            progress.update(task, advance=count, rate=rate)
+
+        yield advance
 
 
 @contextmanager
@@ -73,6 +83,20 @@ def counter(label: str) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None)
         yield lambda count: progress.advance(task, count)
+
+
+def show_servers(servers: Sequence[Server]) -> None:
+    """Print what each server did, if there are any."""
+    if not servers:
+        return
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("server", overflow="fold")
+    for name in ("responses", "tokens", "failed calls", "set aside, s"):
+        table.add_column(name, justify="right")
+    for server in servers:
+        figures = (f"{server.responses:,}", f"{server.tokens:,}", f"{server.faults:,}", f"{server.seconds_aside:,.0f}")
+        table.add_row(escape(server.url), *figures)
+    console.print(table)
 
 
 class StepPrinter:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from adaptthink.config import ServeConfig
 from adaptthink.dial import stored_threshold
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
+from adaptthink.models import load_configured
 from adaptthink.screen import console
 from adaptthink.start import make_engine
 
@@ -25,7 +25,7 @@ def serve_job(config: ServeConfig) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs {error.name}; install it with: pip install 'adaptthink[serve]'") from None
     with listen(config.host, config.port) as listening:
-        policy = load_policy(config.model, think_opener=config.think_opener)
+        policy = load_configured(config)
         threshold = stored_threshold(policy) if config.threshold is None else config.threshold
         context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         name = config.name or PurePath(config.model).name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from adaptthink.config import EngineConfig
+from collections.abc import Callable
+
+from adaptthink.config import EngineConfig, PresampleConfig
 from adaptthink.engines.base import Engine
+from adaptthink.engines.fleet import open_fleet
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.openai import check_server, connect
+from adaptthink.engines.openai import check_server, connect, make_probe
 from adaptthink.engines.vllm import start_vllm
 from adaptthink.models import Policy, arithmetic_dtype, model_path
 from adaptthink.modes import prompt_ids
@@ -13,8 +16,12 @@ from adaptthink.modes import prompt_ids
 PROBE_QUESTION = "47+8=?"
 
 
-def make_engine(policy: Policy, config: EngineConfig) -> Engine:
-    """Start the engine that a config names with the policy's weights; one is enough for a job."""
+def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], None] = lambda text: None) -> Engine:
+    """Start the engine that a config names with the policy's weights; one is enough for a job.
+
+    Several servers are one engine, and so is one that is only asked for thoughts, of which there may be many: a fleet
+    waits for servers that were lost, and `say` hears of those.
+    """
     dtype = arithmetic_dtype(policy.model, config)
     if config.engine == "vllm":
         return start_vllm(
@@ -25,11 +32,20 @@ def make_engine(policy: Policy, config: EngineConfig) -> Engine:
             max_rows=config.max_rows,
             memory_share=config.engine_memory,
         )
-    native = NativeEngine(policy.model, policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
+    native = NativeEngine(policy.plain(), policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
     if config.engine == "native":
         return native
-    assert config.endpoint is not None  # as the config was checked
-    server = connect(config.endpoint, policy.eos_ids, name=config.model, max_rows=config.max_rows)
     prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
-    check_server(server, native, prompt, (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids))
-    return server
+    ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
+    if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
+        server = connect(config.endpoint[0], policy.eos_ids, name=config.model, max_rows=config.max_rows)
+        check_server(server, native, prompt, ids)
+        return server
+    return open_fleet(
+        config.endpoint,
+        policy.eos_ids,
+        name=config.model,
+        max_rows=config.max_rows,
+        probe=make_probe(native, prompt, ids),
+        say=say,
+    )

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.allocation import Cell, Moments, chance_of, observe, remember
-from adaptthink.checkpoint import load_checkpoint, save_checkpoint
+from adaptthink.checkpoint import load_checkpoint, save_checkpoint, trained
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, mean_reward, reward
@@ -67,11 +67,12 @@ def train(
     there. Raises FloatingPointError if loss or gradient is not finite, and UserError if grading fails too often; the
     last checkpoint stays.
     """
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    parameters = [parameter for _, parameter in trained(policy.model)]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     if config.gradient_checkpointing:
         checkpoint_gradients(policy.model)
     done = load_checkpoint(run / "checkpoints", policy.model, optimizer, warn=warn)
-    sampler.engine.load_weights(policy.model)
+    sampler.engine.load_weights(policy.plain())
     gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
     problems = Selection(problems, np.flatnonzero(gradable_N))
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
@@ -90,7 +91,7 @@ def train(
         with clock.phase("update"):
             metrics = update(policy.model, optimizer, rollouts, advantages, config, step)
         with clock.phase("load_weights"):
-            sampler.engine.load_weights(policy.model)
+            sampler.engine.load_weights(policy.plain())
         metrics |= {"step": step} | rollout_metrics(rollouts, advantages)
         metrics["implicit_share_no_think"] = implicit_share(rollouts, implicit)
         seen = observe(rollouts, advantages.tolist(), reference)
@@ -283,7 +284,7 @@ def batch_loss(
     """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
     prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic_dtype(model, config) == torch.bfloat16):
         logprob_BT = response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     return policy_loss(
         logprob_BT,

@@ -73,6 +73,11 @@ def test_deltas_are_those_of_the_levels(folder):
     length = sum(new[level]["mean_tokens"] / old[level]["mean_tokens"] - 1 for level in old) / 5 * 100
     assert summary["delta_accuracy_points"] == pytest.approx(accuracy)
     assert summary["delta_length_percent"] == pytest.approx(length)
+    change = summary["changes"]["adaptthink"]
+    assert change["points"] == pytest.approx(accuracy)
+    assert change["percent"] == pytest.approx(length)
+    assert change["points_interval"][0] <= accuracy <= change["points_interval"][1]
+    assert set(summary["changes"]) == MODES - {"original_think"}
 
 
 def test_everything_promised_is_in_the_run_folder(folder):

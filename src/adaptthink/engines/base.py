@@ -7,10 +7,10 @@ each token comes back in the `Completion`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +78,17 @@ class Engine(Protocol):
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Generate with these weights from now on. Called after every change to the model."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An engine that also takes requests as it has room for them, so that there may be any number of them."""
+
+    def stream(
+        self, requests: Iterable[Request], *, temperature: float, top_p: float, seed: int, on_finish: OnFinish
+    ) -> None:
+        """Complete requests without prefixes and bans; `on_finish` gets each with its place, and nothing is kept."""
         ...
 
 

@@ -53,35 +53,38 @@ class LeanForward:
 
 
 class ModuleForward:
-    """The model's own modules: any causal language model with full attention."""
+    """The model's own modules: any causal language model with full attention. Arithmetic in `dtype` is autocast."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         self.model = model
         self.num_layers = model.config.get_text_config().num_hidden_layers
+        self.autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
     def prefill(self, ids_PT: Tensor, lengths_P: Tensor, cache: SlotCache) -> Tensor:
         """See `Forward`."""
         last, column_P = (lengths_P - 1).unique(return_inverse=True)
-        logits_PLV = self.model(input_ids=ids_PT, past_key_values=cache, use_cache=True, logits_to_keep=last).logits
+        with self.autocast:
+            logits_PLV = self.model(input_ids=ids_PT, past_key_values=cache, use_cache=True, logits_to_keep=last).logits
         return logits_PLV[torch.arange(len(ids_PT), device=ids_PT.device), column_P].float()
 
     def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
         """See `Forward`."""
         positions_B = cache.starts_B
         mask_B11W = (torch.arange(cache.width, device=tokens_B.device) <= positions_B[:, None])[:, None, None]
-        logits_B1V = self.model(
-            input_ids=tokens_B[:, None],
-            position_ids=positions_B[:, None],
-            attention_mask=mask_B11W,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
+        with self.autocast:
+            logits_B1V = self.model(
+                input_ids=tokens_B[:, None],
+                position_ids=positions_B[:, None],
+                attention_mask=mask_B11W,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
         return logits_B1V[:, -1].float()
 
 
 def make_forward(model: PreTrainedModel, dtype: torch.dtype) -> Forward:
-    """Return the lean pass in `dtype` where it knows the model, else the model's modules in the model's own dtype."""
-    return LeanForward(model, dtype) if supports(model) else ModuleForward(model)
+    """Return a forward pass in `dtype`: the lean one where it knows the model, else the model's modules."""
+    return LeanForward(model, dtype) if supports(model) else ModuleForward(model, dtype)
 
 
 def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[SlotCache, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2 as httpx
@@ -17,11 +18,11 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
-from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
+from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, read_scores, score, scoring_draws
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
-from adaptthink.web import ATTEMPTS, check_url, is_passing, pause, short
+from adaptthink.web import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds; a response comes in one piece, after its turn and its last token
@@ -29,6 +30,34 @@ HALF = 0.5  # the temperature that is compared with 1
 MODEL_TOLERANCE = 0.5  # nats between a server's log-probabilities and ours; half precision stays far below
 M = TypeVar("M", bound=BaseModel)
 START_SERVER = "vllm serve MODEL --logprobs-mode processed_logprobs"
+REFUSALS = (400, 413, 422)  # of the call itself: a server of the same kind would say the same
+
+
+class UnansweredError(UserError):
+    """No answer, or one that asks to wait: the call may be answered later, or by another server."""
+
+    def __init__(self, message: str, wait_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds  # what the server asked for
+
+
+class RefusedError(UserError):
+    """A call that will not be answered, however often and whoever is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is known of the model that a server must have: log-probabilities of first tokens after a prompt."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+def make_probe(native: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Probe:
+    """Ask the model that is here."""
+    [ours] = native.next_token_logprobs([prompt_ids], token_ids)
+    return Probe(tuple(prompt_ids), tuple(token_ids), tuple(ours))
 
 
 class _Model(BaseModel):
@@ -64,9 +93,19 @@ def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_rows: int) 
 
     The server's only model is taken, or of several the one called `name`. Raises UserError if there is none.
     """
+    return asyncio.run(find_server(base_url(endpoint), eos_ids, name=name, max_rows=max_rows, attempts=ATTEMPTS))
+
+
+def base_url(endpoint: str) -> str:
+    """The address without the API's version; raises UserError if it is none of the web."""
     url = endpoint.rstrip("/").removesuffix("/v1")
     check_url(url)
-    answer = asyncio.run(call_one(url, "GET", "/v1/models"))
+    return url
+
+
+async def find_server(url: str, eos_ids: Sequence[int], *, name: str, max_rows: int, attempts: int) -> OpenAIEngine:
+    """Look at what the server at `url` has (see `connect`)."""
+    answer = await call_one(url, "GET", "/v1/models", attempts=attempts)
     models = read(_Models, answer, url, "its models with their lengths").data
     chosen = [model for model in models if model.id == name] or models
     if len(chosen) != 1:
@@ -144,14 +183,42 @@ class OpenAIEngine:
 
         async def draw_one(client: httpx.AsyncClient, place: int, draw: Draw) -> Drawn:
             async with slots:
-                answer = await call(client, "POST", "/v1/completions", self._body(draw))
-            drawn = self._read(draw, answer)
+                drawn = await self.ask(client, draw)
             if on_drawn:
                 on_drawn(place, drawn)
             return drawn
 
         async with make_client(self.url, self.max_rows) as client:
             return await asyncio.gather(*(draw_one(client, place, draw) for place, draw in enumerate(draws)))
+
+    async def ask(self, client: httpx.AsyncClient, draw: Draw, *, attempts: int = ATTEMPTS) -> Drawn:
+        """Carry out one draw; raises UnansweredError, RefusedError, or UserError for an answer that is not one."""
+        return self._read(draw, await call(client, "POST", "/v1/completions", self._body(draw), attempts=attempts))
+
+    async def check(self, probe: Probe) -> None:
+        """Measure that the server has the model of `probe` and returns log-probabilities of what it draws from.
+
+        A ratio of two probabilities is squared when the temperature is halved; where it stays as it is, the server
+        reports the model's probabilities instead of the distribution's. Raises UserError otherwise.
+        """
+        at_one, at_half = [await self._score(probe, temperature) for temperature in (1.0, HALF)]
+        gap = max(abs(a - b) for a, b in zip(probe.logprobs, at_one, strict=True))
+        if gap > MODEL_TOLERANCE:
+            raise UserError(
+                f"the server at {self.url} has another model than --model: log-probabilities of the same tokens differ "
+                f"by {gap:.2f}; give its model, or start it with yours"
+            )
+        spread_at_one, spread_at_half = (max(row) - min(row) for row in (at_one, at_half))
+        if spread_at_half < spread_at_one * (1 + 1 / HALF) / 2:
+            raise UserError(
+                f"the server at {self.url} returns log-probabilities without the temperature that it draws with; "
+                f"start it with: {START_SERVER}"
+            )
+
+    async def _score(self, probe: Probe, temperature: float) -> list[float]:
+        draws = scoring_draws({probe.prompt_ids: probe.token_ids}, temperature)
+        scores = read_scores(draws, await self._draw_together(draws, None))
+        return [scores[probe.prompt_ids, token] for token in probe.token_ids]
 
     def _body(self, draw: Draw) -> dict[str, Any]:
         """The call's JSON. Everything that shapes the distribution is said, as servers have defaults of their own."""
@@ -200,27 +267,8 @@ class OpenAIEngine:
 
 
 def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> None:
-    """Measure that the server has the model of `native` and returns log-probabilities of what it draws from.
-
-    Looks at the first token after `prompt_ids`. A ratio of two probabilities is squared when the temperature is
-    halved; where it stays as it is, the server reports the model's probabilities instead of the distribution's.
-    Raises UserError otherwise.
-    """
-    [ours] = native.next_token_logprobs([prompt_ids], token_ids)
-    [at_one] = engine.next_token_logprobs([prompt_ids], token_ids)
-    [at_half] = engine.next_token_logprobs([prompt_ids], token_ids, temperature=HALF)
-    gap = max(abs(a - b) for a, b in zip(ours, at_one, strict=True))
-    if gap > MODEL_TOLERANCE:
-        raise UserError(
-            f"the server at {engine.url} has another model than --model: log-probabilities of the same tokens differ "
-            f"by {gap:.2f}; give its model, or start it with yours"
-        )
-    spread_at_one, spread_at_half = (max(row) - min(row) for row in (at_one, at_half))
-    if spread_at_half < spread_at_one * (1 + 1 / HALF) / 2:
-        raise UserError(
-            f"the server at {engine.url} returns log-probabilities without the temperature that it draws with; "
-            f"start it with: {START_SERVER}"
-        )
+    """Check that a server has the model of `native` (see `OpenAIEngine.check`), by the first token after a prompt."""
+    asyncio.run(engine.check(make_probe(native, prompt_ids, token_ids)))
 
 
 def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
@@ -245,7 +293,10 @@ async def call_one(
 async def call(
     client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int = ATTEMPTS
 ) -> bytes:
-    """Return the body of a server's answer; raises UserError when there is none after all attempts, or a refusal."""
+    """Return the body of a server's answer; raises UnansweredError when there is none after all attempts.
+
+    RefusedError is raised for a call that is at fault itself, UserError for one that is not allowed or not known.
+    """
     where = f"{client.base_url.join(path)}"
     try:
         async for attempt in AsyncRetrying(
@@ -257,10 +308,13 @@ async def call(
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
-        raise UserError(f"{where} answered {status}: {short(error.response.text)}; {advice}") from None
+        message = f"{where} answered {status}: {short(error.response.text)}; {advice}"
+        if is_passing(error):
+            raise UnansweredError(message, asked_wait(error)) from None
+        raise (RefusedError if status in REFUSALS else UserError)(message) from None
     except httpx.HTTPError as error:
         reason = f"{type(error).__name__} {error}".strip()
-        raise UserError(f"no answer from {where} ({reason}); is the server running there?") from None
+        raise UnansweredError(f"no answer from {where} ({reason}); is the server running there?") from None
     return response.content
 
 

@@ -93,6 +93,15 @@ def complete(
     return [completion(join(head, tails.get(index))) for index, head in enumerate(heads)]
 
 
+def free_draw(request: Request, temperature: float, top_p: float, seed: int, capacity_tokens: int) -> Draw:
+    """The one draw that answers a request without prefix and ban, the same as in `complete`."""
+    assert not request.prefix_ids
+    assert not request.banned_first_ids
+    check_room(request, capacity_tokens)
+    stream = draw_seed(seed, request.stream, round_number=2)
+    return Draw(request.prompt_ids, request.max_tokens, temperature, top_p, stream)
+
+
 def completion(response: Drawn) -> Completion:
     """Return a whole response as a completion."""
     return Completion(response.token_ids, response.logprobs, Finish.STOP if response.stopped else Finish.LENGTH)
@@ -188,14 +197,19 @@ def run(draw_all: DrawAll, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Dra
         return []
     results = draw_all(draws, on_drawn)
     for draw, result in zip(draws, results, strict=True):
-        if not result.stopped and len(result.token_ids) < draw.max_tokens:
-            raise UserError(
-                f"the engine cut a response after {len(result.token_ids)} of {draw.max_tokens} tokens without an end "
-                "token; start it with room for longer sequences, or lower max_think_tokens and max_no_think_tokens"
-            )
-        if not draw.scored_ids and set(draw.banned_ids) & set(result.token_ids):
-            raise UserError("the engine drew a token that was banned; use an engine that honours logit_bias")
+        check_drawn(draw, result)
     return results
+
+
+def check_drawn(draw: Draw, result: Drawn) -> None:
+    """Raise UserError for a response that was cut before its cap, or that has a banned token."""
+    if not result.stopped and len(result.token_ids) < draw.max_tokens:
+        raise UserError(
+            f"the engine cut a response after {len(result.token_ids)} of {draw.max_tokens} tokens without an end "
+            "token; start it with room for longer sequences, or lower max_think_tokens and max_no_think_tokens"
+        )
+    if not draw.scored_ids and set(draw.banned_ids) & set(result.token_ids):
+        raise UserError("the engine drew a token that was banned; use an engine that honours logit_bias")
 
 
 def check_temperature(temperature: float) -> None:

@@ -28,7 +28,7 @@ from adaptthink.config import EngineConfig, Share, check
 from adaptthink.dial import stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
+from adaptthink.models import load_configured
 from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
 from adaptthink.rollout import Caps, stream_seed
 from adaptthink.start import make_engine
@@ -83,8 +83,9 @@ class AdaptThinkLM(LM):
         super().__init__()
         self.args = check(ModelArgs, model_args)
         self.mode = ASKED[self.args.mode]
-        found = device if torch.cuda.is_available() else None  # the harness says cuda:0 by itself, on any machine
-        policy = load_policy(self.args.model, think_opener=self.args.think_opener, device=found)
+        if device and torch.cuda.is_available():  # the harness says cuda:0 by itself, on any machine
+            self.args = self.args.model_copy(update={"device": device})
+        policy = load_configured(self.args)
         stored = stored_threshold(policy) if self.args.threshold is None else self.args.threshold
         self.threshold = None if self.mode else stored
         self.tokenizer, self.template = policy.tokenizer, policy.template

@@ -109,7 +109,7 @@ def run_page(path: Path) -> Page:
     curves = [picture(figures.training_plot(panel)) for panel in panels]
     headline = rows[2].change
     if headline.points is None and headline.percent is None:  # no levels: then what the summary states
-        headline = tables.Change(folder.stated_points, None, folder.stated_percent)
+        headline = tables.Change(folder.stated_points, percent=folder.stated_percent)
     values = {
         "folder": folder,
         "rows": rows,

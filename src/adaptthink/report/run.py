@@ -10,11 +10,13 @@ from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.report.folder import (
+    Interval,
     Score,
     Transcript,
     all_levels,
     as_object,
     choose_transcripts,
+    interval,
     number,
     read_levels,
     read_lines,
@@ -36,6 +38,7 @@ class RunFolder:
     scores: Mapping[str, Mapping[str, Score]]  # mode -> level -> score
     overall: Mapping[str, Score]
     levels: tuple[str, ...]
+    intervals: Mapping[str, Mapping[str, Interval | None]]  # mode -> points_interval, percent_interval of its change
     stated_points: float | None  # ΔAcc and ΔLength as summary.json states them
     stated_percent: float | None
     seconds: Mapping[str, float]
@@ -62,6 +65,7 @@ def read_run(run: Path) -> RunFolder:
         scores=scores,
         overall=read_overall(summary.get("modes")),
         levels=all_levels(scores.values()),
+        intervals={mode: read_intervals(change) for mode, change in as_object(summary.get("changes")).items()},
         stated_points=number(summary.get("delta_accuracy_points")),
         stated_percent=number(summary.get("delta_length_percent")),
         seconds={phase: value for phase, value in seconds.items() if value is not None},
@@ -81,3 +85,9 @@ def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
             raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
         steps[step] = record
     return tuple(steps[step] for step in sorted(steps))
+
+
+def read_intervals(change: Any) -> dict[str, Interval | None]:
+    """Read the intervals of a change of `summary.json`; None for those that it does not have."""
+    found = as_object(change)
+    return {name: interval(found.get(name)) for name in ("points_interval", "percent_interval")}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptthink.report.drawing import Key
 from adaptthink.report.evaluation import MODES, EvaluationFolder
@@ -30,6 +29,7 @@ class Change:
     points: float | None = None  # mean over the levels of the differences in accuracy
     points_interval: Interval | None = None
     percent: float | None = None  # mean over the levels of the relative changes of the mean tokens
+    percent_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ def run_rows(folder: RunFolder) -> list[Row]:
     for mode, key in RUN_MODES.items():
         by_level = folder.scores.get(mode, {})
         change = Change() if mode == REFERENCE else compare(by_level, folder.scores.get(REFERENCE, {}))
+        change = replace(change, **folder.intervals.get(mode, {}))
         overall = folder.overall.get(mode, Score())
         scores = tuple(by_level.get(level, Score()) for level in folder.levels)
         rows.append(Row(mode, key, scores, overall, mode != "adaptthink", mode in folder.scores, change))
@@ -85,23 +86,7 @@ def compare(scores: Mapping[str, Score], reference: Mapping[str, Score]) -> Chan
         None if a.mean_tokens is None or not b.mean_tokens else 100 * (a.mean_tokens / b.mean_tokens - 1)
         for a, b in pairs
     ]
-    return Change(mean(points), points_interval(pairs), mean(percent))
-
-
-def points_interval(pairs: Sequence[tuple[Score, Score]]) -> Interval | None:
-    """Return the 95% interval of ΔAcc from those of the accuracies, combined as Newcombe (1998) combines two.
-
-    Both sides count as independent samples. They answer the same problems, so this is rather too wide.
-    """
-    total = below = above = 0.0
-    for a, b in pairs:
-        if a.accuracy is None or b.accuracy is None or a.accuracy_interval is None or b.accuracy_interval is None:
-            return None
-        total += a.accuracy - b.accuracy
-        below += (a.accuracy - a.accuracy_interval[0]) ** 2 + (b.accuracy_interval[1] - b.accuracy) ** 2
-        above += (a.accuracy_interval[1] - a.accuracy) ** 2 + (b.accuracy - b.accuracy_interval[0]) ** 2
-    scale = 100 / max(len(pairs), 1)
-    return (scale * (total - math.sqrt(below)), scale * (total + math.sqrt(above))) if pairs else None
+    return Change(mean(points), None, mean(percent))
 
 
 def mean(values: Sequence[float | None]) -> float | None:

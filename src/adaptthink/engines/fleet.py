@@ -1,0 +1,356 @@
+"""Several servers as one engine: each draw goes to a server that has room, and to another one if that fails.
+
+A server that fails is set aside: its unfinished draws go to the others, and it is looked at again after pauses that
+grow. Before it gets work, at the start and again after every pause, it must show that it has our model. A draw's random
+numbers are its own (`rounds.draw_seed`), so it does not matter which server carries it out.
+
+Where nothing is left to hand out, a draw that takes much longer than any other did is given to a second server as well,
+and the first answer counts: a server that hangs holds nothing up but its own places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import httpx2 as httpx
+from transformers import PreTrainedModel
+
+from adaptthink.engines.base import Completion, OnFinish, Request
+from adaptthink.engines.openai import (
+    OpenAIEngine,
+    Probe,
+    RefusedError,
+    UnansweredError,
+    base_url,
+    find_server,
+    make_client,
+)
+from adaptthink.engines.rounds import (
+    Draw,
+    Drawn,
+    OnDrawn,
+    check_drawn,
+    check_temperature,
+    complete,
+    completion,
+    free_draw,
+    score,
+)
+from adaptthink.errors import UserError
+
+PATIENCE_SECONDS = 600.0  # with every server set aside and no answer from any
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that failed is looked at; doubled each time
+LOOK_SECONDS = 60.0  # that a look may take
+IDLE_SECONDS = 0.2  # between two searches for work where there was none
+LATE = 2.0  # times the longest response so far: from then on a draw is late
+DOUBTFUL = 3  # failures after which a draw waits until all others are done: it may be what makes servers fail
+
+
+@dataclass(slots=True)
+class Server:
+    """A server, and how it has done so far."""
+
+    url: str
+    engine: OpenAIEngine | None = None  # None while it is set aside
+    responses: int = 0
+    tokens: int = 0
+    faults: int = 0  # calls that failed
+    last_fault: str = ""
+    aside_seconds: float = 0.0
+    aside_since: float | None = None
+    failures: int = 0  # in a row
+    rests_until: float = 0.0
+
+    @property
+    def seconds_aside(self) -> float:
+        """How long it has been set aside, all times together."""
+        return self.aside_seconds + (time.monotonic() - self.aside_since if self.aside_since else 0.0)
+
+
+@dataclass(slots=True)
+class Job:
+    """A draw on its way: who carries it out since when, and how often that failed."""
+
+    place: int
+    draw: Draw
+    servers: list[Server] = field(default_factory=list)
+    started: float = 0.0  # by the last of them
+    faults: int = 0
+    done: bool = False
+
+
+class Work:
+    """The draws of one call, taken from an iterator as there is room for them."""
+
+    def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
+        self.fresh: Iterator[Job] = (Job(place, draw) for place, draw in enumerate(draws))
+        self.on_drawn = on_drawn
+        self.returned: deque[Job] = deque()
+        self.doubtful: deque[Job] = deque()
+        self.running: dict[int, Job] = {}
+        self.longest = 0.0  # seconds of a response so far
+        self.last_answer = time.monotonic()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, server: Server) -> Job | None:
+        """Return a draw for a server to carry out; None if there is none for it now."""
+        job = self.returned.popleft() if self.returned else next(self.fresh, None)
+        if job is None:
+            job = self.doubtful.popleft() if self.doubtful else self.late(server)
+        if job is None:
+            if not self.running and not self.over.done():
+                self.over.set_result(None)
+            return None
+        job.started = time.monotonic()
+        job.servers.append(server)
+        self.running[job.place] = job
+        return job
+
+    def late(self, server: Server) -> Job | None:
+        """Return a draw that other servers have had for much longer than any took."""
+        before = time.monotonic() - LATE * self.longest if self.longest else 0.0
+        jobs = (job for job in self.running.values() if job.started < before and server not in job.servers)
+        return next(jobs, None)
+
+    def finish(self, job: Job, drawn: Drawn) -> None:
+        """Hand a draw's result on, unless another server was faster."""
+        self.last_answer = time.monotonic()
+        if not job.done:
+            job.done = True
+            del self.running[job.place]
+            self.longest = max(self.longest, self.last_answer - job.started)
+            self.on_drawn(job.place, drawn)
+
+    def give_back(self, job: Job, server: Server) -> None:
+        """Take a draw back that a server failed on."""
+        job.servers.remove(server)
+        job.faults += 1
+        if not job.done and not job.servers:
+            del self.running[job.place]
+            (self.doubtful if job.faults >= DOUBTFUL else self.returned).append(job)
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an error."""
+        if not self.over.done():
+            self.over.set_exception(error)
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """End the call if a task of it ended by an error."""
+        if not task.cancelled() and (error := task.exception()):
+            self.fail(error)
+
+
+def open_fleet(
+    endpoints: Sequence[str],
+    eos_ids: Sequence[int],
+    *,
+    name: str,
+    max_rows: int,
+    probe: Probe,
+    say: Callable[[str], None] = lambda text: None,
+) -> Fleet:
+    """Return an engine over the servers at `endpoints`, after a look at each; `say` hears of those that come and go.
+
+    Raises UserError if none answers, or if one that answers is not as it should be.
+    """
+    fleet = Fleet(list(dict.fromkeys(map(base_url, endpoints))), eos_ids, name, max_rows, probe, say)
+    asyncio.run(fleet.start())
+    return fleet
+
+
+class Fleet:
+    """Generates on several servers, `max_rows` responses at a time on each; `eos_ids` end a response."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        eos_ids: Sequence[int],
+        name: str,
+        max_rows: int,
+        probe: Probe,
+        say: Callable[[str], None],
+    ) -> None:
+        self.servers = [Server(url) for url in urls]
+        self.eos_ids, self.name, self.max_rows, self.probe, self.say = tuple(eos_ids), name, max_rows, probe, say
+        self.capacity_tokens = 0  # of one sequence on every server; known once they have been looked at
+
+    async def start(self) -> None:
+        """Look at every server (see `open_fleet`)."""
+        looks = await asyncio.gather(*(self._open(server) for server in self.servers), return_exceptions=True)
+        errors = [look for look in looks if isinstance(look, BaseException)]
+        for error in errors:
+            if not isinstance(error, UnansweredError | TimeoutError) or len(errors) == len(looks):
+                raise error
+        self.capacity_tokens = min(server.engine.capacity_tokens for server in self.servers if server.engine)
+        for server, look in zip(self.servers, looks, strict=True):
+            if isinstance(look, BaseException):
+                self._set_aside(server, look)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_finish: OnFinish | None = None,
+    ) -> list[Completion]:
+        """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
+        return complete(
+            self._draw_all,
+            requests,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            capacity_tokens=self.capacity_tokens,
+            on_finish=on_finish,
+        )
+
+    def stream(
+        self, requests: Iterable[Request], *, temperature: float, top_p: float, seed: int, on_finish: OnFinish
+    ) -> None:
+        """Complete requests as servers have room for them (see `Streaming`)."""
+        check_temperature(temperature)
+        draws = (free_draw(request, temperature, top_p, seed, self.capacity_tokens) for request in requests)
+        asyncio.run(self._run(draws, lambda place, drawn: on_finish(place, completion(drawn))))
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
+    ) -> list[list[float]]:
+        """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
+        return score(self._draw_all, prompts, token_ids, temperature)
+
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Refuse: a server that was away while weights were sent would come back with old ones."""
+        raise UserError(
+            "several servers can presample and evaluate, but not train, as one that was away would come back with old "
+            "weights; train with one --endpoint, or with --engine vllm"
+        )
+
+    def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
+        results: dict[int, Drawn] = {}
+
+        def keep(place: int, drawn: Drawn) -> None:
+            results[place] = drawn
+            if on_drawn:
+                on_drawn(place, drawn)
+
+        asyncio.run(self._run(draws, keep))
+        return [results[place] for place in range(len(draws))]
+
+    async def _run(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
+        """Carry out all draws; raises UserError when no server has answered for too long."""
+        work = Work(draws, on_drawn)
+        feeders = [asyncio.create_task(self._feed(server, work)) for server in self.servers]
+        for feeder in feeders:
+            feeder.add_done_callback(work.watch)
+        try:
+            await work.over
+        finally:
+            for feeder in feeders:
+                feeder.cancel()
+            await asyncio.gather(*feeders, return_exceptions=True)
+
+    async def _feed(self, server: Server, work: Work) -> None:
+        """Give one server draws, as many at a time as it may have, until it is cancelled."""
+        places = asyncio.Semaphore(self.max_rows)
+        calls: set[asyncio.Task[None]] = set()
+
+        def ended(call: asyncio.Task[None]) -> None:
+            calls.discard(call)
+            places.release()
+            work.watch(call)
+
+        async with make_client(server.url, self.max_rows) as client:
+            try:
+                while True:
+                    await places.acquire()
+                    engine = server.engine or await self._look(server, work)
+                    if job := work.take(server):
+                        calls.add(call := asyncio.create_task(self._answer(server, engine, client, job, work)))
+                        call.add_done_callback(ended)
+                    else:
+                        places.release()
+                    await asyncio.sleep(0 if job else IDLE_SECONDS)  # the other servers' turn
+            finally:
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _answer(
+        self, server: Server, engine: OpenAIEngine, client: httpx.AsyncClient, job: Job, work: Work
+    ) -> None:
+        """Have a server carry out one draw; what fails is given back, and the server set aside."""
+        try:
+            drawn = await engine.ask(client, job.draw, attempts=1)
+            check_drawn(job.draw, drawn)
+        except RefusedError:
+            raise
+        except UserError as error:
+            work.give_back(job, server)
+            server.faults += 1
+            if server.engine:  # else others of its calls failed before this one
+                self._set_aside(server, error)
+                self._check_patience(work)
+        else:
+            server.responses += 1
+            server.tokens += len(drawn.token_ids)
+            server.failures = 0
+            work.finish(job, drawn)
+
+    async def _look(self, server: Server, work: Work) -> OpenAIEngine:
+        """Wait until a server that was set aside can be used again."""
+        while True:
+            await asyncio.sleep(server.rests_until - time.monotonic())
+            try:
+                return await self._open(server)
+            except (UserError, TimeoutError) as error:
+                self._set_aside(server, error)
+                self._check_patience(work)
+
+    async def _open(self, server: Server) -> OpenAIEngine:
+        """Look at a server and take it in; raises UserError or TimeoutError if it is not as it should be."""
+        async with asyncio.timeout(LOOK_SECONDS):
+            engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
+            await engine.check(self.probe)
+        if engine.capacity_tokens < self.capacity_tokens:
+            raise UserError(
+                f"the server at {server.url} holds {engine.capacity_tokens} tokens of a sequence and those before it "
+                f"{self.capacity_tokens}; start it with --max-model-len {self.capacity_tokens}"
+            )
+        server.engine = engine
+        if server.aside_since is not None:
+            server.aside_seconds += time.monotonic() - server.aside_since
+            server.aside_since = None
+            self.say(f"{server.url} is back")
+        return engine
+
+    def _set_aside(self, server: Server, error: BaseException) -> None:
+        """Leave a server alone for a while, longer each time."""
+        now = time.monotonic()
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**server.failures) * random.uniform(0.5, 1)
+        asked = error.wait_seconds if isinstance(error, UnansweredError) else None
+        server.engine = None
+        server.last_fault = str(error) or f"no answer within {LOOK_SECONDS:g} s"
+        server.rests_until = now + (pause if asked is None else asked)
+        server.failures += 1
+        if server.aside_since is None:
+            server.aside_since = now
+            self.say(f"{server.url} is set aside: {server.last_fault}")
+
+    def _check_patience(self, work: Work) -> None:
+        """End the call if all servers are set aside and none has answered for too long."""
+        silent = time.monotonic() - work.last_answer
+        if silent > PATIENCE_SECONDS and not any(server.engine for server in self.servers):
+            faults = "; ".join(dict.fromkeys(server.last_fault for server in self.servers))
+            work.fail(
+                UserError(
+                    f"none of {len(self.servers)} servers has answered for {silent:.0f} s ({faults}); what is done is "
+                    "kept: start them again and repeat the command"
+                )
+            )
