@@ -5,6 +5,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
 
+from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -347,6 +349,12 @@ def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm
     FakeVllm.mode = "raw_logprobs"
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
         make_trainer(tmp_path, use_vllm=True, vllm_mode="server")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("zero2", "DEEPSPEED"), ("fsdp", "FSDP")])
+def test_accelerate_knows_our_files(name, kind):
+    config = load_config_from_file(str(Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
 
 
 def test_defaults_are_the_papers(tmp_path):

@@ -77,7 +77,7 @@ FIXED = {
     ),
     "it is not supported here": (
         "use_transformers_continuous_batching", "cache_implementation", "chat_template_kwargs", "remove_unused_columns",
-        "vllm_enable_sleep_mode", "vllm_tensor_parallel_size", "log_multimodal",
+        "vllm_enable_sleep_mode", "vllm_tensor_parallel_size", "log_multimodal", "ds3_gather_for_generation",
     ),
 }  # fmt: skip
 
