@@ -178,6 +178,21 @@ def test_evaluation_lets_the_model_choose(tmp_path):
     assert shown == {"reward": 0.5, "no_think_share": 0.5, "mean_tokens_no_think": 6, "reward_think": 0.0}
 
 
+def test_training_and_evaluation_are_counted_apart(tmp_path):
+    dataset = Dataset.from_list([{"prompt": "1+1=?", "answer": "2"}] * 3)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 2, "per_device_eval_batch_size": 4}
+    trainer = make_trainer(tmp_path, eval_dataset=dataset, max_steps=2, logging_steps=2, **evaluation)
+    script(trainer, lambda question, forced: "</think>\\boxed{2}")
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_responses" in row]
+    assert [(row["step"], row["eval_responses"], row["eval_no_think_share"]) for row in evaluated] == [
+        (1, 6, 1),
+        (2, 6, 1),
+    ]
+    [trained] = [row for row in trainer.state.log_history if "loss" in row]
+    assert (trained["responses"], trained["no_think_share"]) == (16, 0.5)
+
+
 def test_metrics_by_hand():
     responses = [
         Seen(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05, math.log(0.25)),
@@ -189,7 +204,7 @@ def test_metrics_by_hand():
     shares = dict.fromkeys(Verdict, 0.0) | {one.verdict: 0.25 for one in responses}
     assert found == pytest.approx(
         {
-            "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
+            "responses": 4, "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
             "reward_no_think": 0.5, "mean_tokens_no_think": 7, "truncated_share_no_think": 0,
             "reward_think": 0, "mean_tokens_think": 15, "truncated_share_think": 0.5,
             "no_think_logprob": math.log(0.125) / 2, "no_think_probability": 0.375,

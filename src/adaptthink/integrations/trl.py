@@ -247,7 +247,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._template = probe(self.processing_class, think_opener=args.think_opener)
         self._eos_ids = eos_ids(self.model, self.processing_class)
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
-        self._seen: list[Seen] = []  # since the last log, of all processes
+        self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
         self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_BATCHES)
 
@@ -269,12 +269,14 @@ class AdaptThinkTrainer(GRPOTrainer):
         share = self.args.no_think_share if training else 0
         rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
         if not training:
-            self._note([seen(one, None, forced=False) for one in drawn])
+            self._seen[training] += gather_object([seen(one, None, forced=False) for one in drawn])
             return {}
         reference = [reference_reward(row, self._rewards) for row in inputs]
         advantage_B = row_advantages(rollouts, reference, self.args.delta)
         pairs = zip(drawn, advantage_B.tolist(), strict=True)
-        self._check_grading(self._note([seen(one, value, forced=share > 0) for one, value in pairs]))
+        everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
+        self._seen[training] += everywhere
+        self._check_grading(everywhere)
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
 
@@ -313,12 +315,22 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._prepare_inputs(inputs)
         return None, None, None
 
+    def evaluation_loop(self, dataloader: Any, *arguments: Any, **named: Any) -> Any:
+        """Evaluate a set, each of its responses counting once, also where they fill up the processes' last batch."""
+        output = super().evaluation_loop(dataloader, *arguments, **named)
+        if hasattr(dataloader.dataset, "__len__"):
+            del self._seen[False][len(dataloader.dataset) * (self.num_generations_eval or self.num_generations) :]
+        return output
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what was seen since the last time, over all processes, each response counting once."""
-        metrics = response_metrics(self._seen) | clip_metrics(self._clipped)
-        self._seen, self._clipped = [], []
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode].update({name: [value] for name, value in metrics.items()})
+        training = self.model.training
+        metrics = response_metrics(self._seen[training])
+        self._seen[training] = []
+        if training:
+            metrics |= clip_metrics(self._clipped)
+            self._clipped = []
+        self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -369,12 +381,6 @@ class AdaptThinkTrainer(GRPOTrainer):
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
         return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
-
-    def _note(self, own: list[Seen]) -> list[Seen]:
-        """Keep for the log what every process saw, and return it."""
-        everywhere: list[Seen] = gather_object(own)
-        self._seen += everywhere
-        return everywhere
 
     def _check_grading(self, batch: Sequence[Seen]) -> None:
         """Raise UserError if grades that failed make up too much of the last generation batches."""
@@ -567,6 +573,7 @@ def response_metrics(responses: Sequence[Seen]) -> Metrics:
     if not responses:
         return {}
     metrics = {
+        "responses": float(len(responses)),
         "mean_tokens": fmean(one.tokens for one in responses),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
     }
