@@ -21,8 +21,9 @@ FLOORS = {
         "statistics",
         "web",
         "implicit",
+        "hardware",
     },
-    1: {"engines", "chat", "models", "roofline"},
+    1: {"engines", "chat", "models", "roofline", "architecture"},
     2: {
         "rollout",
         "reference",
@@ -34,6 +35,7 @@ FLOORS = {
         "dial",
         "start",
         "answering",
+        "plan",
     },
     3: {"train", "model_card", "checkpoint", "reproduction", "serve", "integrations"},
     4: {
@@ -46,6 +48,7 @@ FLOORS = {
         "dial_jobs",
         "reproduce_jobs",
         "serve_job",
+        "plan_job",
         "commands",
         "cli",
         "__main__",
