@@ -178,6 +178,14 @@ def test_evaluation_lets_the_model_choose(tmp_path):
     assert shown == {"reward": 0.5, "no_think_share": 0.5, "mean_tokens_no_think": 6, "reward_think": 0.0}
 
 
+def test_evaluation_batches_hold_whole_groups(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset=Dataset.from_list(ROWS), per_device_eval_batch_size=3)
+    with pytest.raises(
+        UserError, match="no whole groups of num_generations_eval = 4; change per_device_eval_batch_size"
+    ):
+        trainer.evaluate()
+
+
 def test_training_and_evaluation_are_counted_apart(tmp_path):
     dataset = Dataset.from_list([{"prompt": "1+1=?", "answer": "2"}] * 3)
     evaluation = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 2, "per_device_eval_batch_size": 4}

@@ -201,6 +201,8 @@ class AdaptThinkTrainer(GRPOTrainer):
     args: AdaptThinkConfig
     model: Any
     processing_class: Any
+    num_generations: int
+    num_generations_eval: int
     _logs: Any
 
     _tag_names = ["trl", "adaptthink"]  # noqa: RUF012  (as TRL has it)
@@ -258,6 +260,11 @@ class AdaptThinkTrainer(GRPOTrainer):
         """
         training = self.model.training
         copies = self.num_generations if training else self.num_generations_eval
+        if not training and len(inputs) * self.accelerator.num_processes % copies:
+            raise UserError(
+                f"an evaluation batch of {len(inputs)} responses on each of {self.accelerator.num_processes} processes "
+                f"holds no whole groups of num_generations_eval = {copies}; change per_device_eval_batch_size"
+            )
         first = self.accelerator.process_index * len(inputs)
         positions = [(first + place) % copies for place in range(len(inputs))]
         with self._engine() as engine:
@@ -319,7 +326,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         """Evaluate a set, each of its responses counting once, also where they fill up the processes' last batch."""
         output = super().evaluation_loop(dataloader, *arguments, **named)
         if hasattr(dataloader.dataset, "__len__"):
-            del self._seen[False][len(dataloader.dataset) * (self.num_generations_eval or self.num_generations) :]
+            del self._seen[False][len(dataloader.dataset) * self.num_generations_eval :]
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
