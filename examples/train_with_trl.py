@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> None:
     )
     trainer.train(resume_from_checkpoint=own.resume)
     trainer.save_model(str(own.output / "model"))
-    print(trainer.evaluate())
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        print(metrics)
 
 
 def adapters(rank: int) -> object | None:

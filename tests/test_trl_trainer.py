@@ -5,6 +5,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
 
+from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -176,6 +178,29 @@ def test_evaluation_lets_the_model_choose(tmp_path):
     assert shown == {"reward": 0.5, "no_think_share": 0.5, "mean_tokens_no_think": 6, "reward_think": 0.0}
 
 
+def test_evaluation_batches_hold_whole_groups(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset=Dataset.from_list(ROWS), per_device_eval_batch_size=3)
+    with pytest.raises(
+        UserError, match="no whole groups of num_generations_eval = 4; change per_device_eval_batch_size"
+    ):
+        trainer.evaluate()
+
+
+def test_training_and_evaluation_are_counted_apart(tmp_path):
+    dataset = Dataset.from_list([{"prompt": "1+1=?", "answer": "2"}] * 3)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 2, "per_device_eval_batch_size": 4}
+    trainer = make_trainer(tmp_path, eval_dataset=dataset, max_steps=2, logging_steps=2, **evaluation)
+    script(trainer, lambda question, forced: "</think>\\boxed{2}")
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_responses" in row]
+    assert [(row["step"], row["eval_responses"], row["eval_no_think_share"]) for row in evaluated] == [
+        (1, 6, 1),
+        (2, 6, 1),
+    ]
+    [trained] = [row for row in trainer.state.log_history if "loss" in row]
+    assert (trained["responses"], trained["no_think_share"]) == (16, 0.5)
+
+
 def test_metrics_by_hand():
     responses = [
         Seen(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05, math.log(0.25)),
@@ -187,7 +212,7 @@ def test_metrics_by_hand():
     shares = dict.fromkeys(Verdict, 0.0) | {one.verdict: 0.25 for one in responses}
     assert found == pytest.approx(
         {
-            "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
+            "responses": 4, "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
             "reward_no_think": 0.5, "mean_tokens_no_think": 7, "truncated_share_no_think": 0,
             "reward_think": 0, "mean_tokens_think": 15, "truncated_share_think": 0.5,
             "no_think_logprob": math.log(0.125) / 2, "no_think_probability": 0.375,
@@ -210,6 +235,28 @@ def test_a_log_counts_each_response_once(tmp_path):
     assert row["reward_no_think"] == 0.5
     assert row["no_think_logprob"] == -2.0
     assert row["verdict_share_truncated"] == 0.5
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
+    """Problems and random streams, in the first epoch, at its end and in the middle of the second."""
+    rows = [{"prompt": f"{a}+{a}=?", "answer": f"{2 * a}", "reference_reward": 0.5} for a in range(8)]
+
+    def run(name, *, resume=None, **values):
+        dataset = Dataset.from_list(rows)
+        args = settings(tmp_path / name, save_strategy="steps", save_steps=stop, **({"max_steps": 7} | values))
+        trainer = AdaptThinkTrainer("tiny", args, dataset)
+        engine = script(trainer, None)
+        engine.script = lambda prompt, prefix: trainer._eos_ids
+        trainer.train(resume_from_checkpoint=resume)
+        return [(one.prompt_ids, one.stream) for one in engine.requests]
+
+    whole = run("whole")
+    assert len(whole) == 7 * 8
+    first, second = ({prompt for prompt, _ in part} for part in (whole[:8], whole[32:40]))
+    assert first != second, "each epoch has an order of its own"
+    resumed = run("resumed", resume=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert resumed == whole[stop * 8 :]
 
 
 def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
@@ -325,6 +372,12 @@ def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm
     FakeVllm.mode = "raw_logprobs"
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
         make_trainer(tmp_path, use_vllm=True, vllm_mode="server")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("zero2", "DEEPSPEED"), ("fsdp", "FSDP")])
+def test_accelerate_knows_our_files(name, kind):
+    config = load_config_from_file(str(Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
 
 
 def test_defaults_are_the_papers(tmp_path):

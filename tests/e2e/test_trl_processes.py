@@ -1,5 +1,6 @@
 """examples/train_with_trl.py as it is started: in one process, in two by torchrun, stopped and resumed."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -50,14 +51,14 @@ def given(tmp_path_factory):
 
 
 def start(given, output, *flags, processes=1):
-    """Run the example; return the steps of its last checkpoint's log."""
+    """Run the example; return the steps of its last checkpoint's log, and what its evaluation found."""
     launcher = TORCHRUN if processes > 1 else ()
     command = [sys.executable, *launcher, str(ROOT / "examples" / "train_with_trl.py"), *given, "--output", str(output)]
     command += [*SMALL, *LOCAL, "--per_device_train_batch_size", str(ROWS // processes), *flags]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    return steps_of(output)
+    return steps_of(output), ast.literal_eval(ran.stdout.splitlines()[-1])
 
 
 def steps_of(output):
@@ -71,18 +72,20 @@ def steps_of(output):
 def two_processes(given, tmp_path_factory):
     """Four steps in two processes, with checkpoints after the second and the last."""
     output = tmp_path_factory.mktemp("two") / "run"
-    return output, start(given, output, "--max_steps", "4", processes=2)
+    steps, _ = start(given, output, "--max_steps", "4", processes=2)
+    return output, steps
 
 
 def test_two_processes_take_the_step_that_one_takes(given, tmp_path):
     """The same rollouts, the same loss, and with plain gradient descent the same weights afterwards."""
-    [one] = start(given, tmp_path / "one", *PLAIN)
-    [two] = start(given, tmp_path / "two", *PLAIN, processes=2)
+    [one], evaluated_by_one = start(given, tmp_path / "one", *PLAIN)
+    [two], evaluated_by_two = start(given, tmp_path / "two", *PLAIN, processes=2)
     assert one.keys() == two.keys()
     for name in one.keys() - {"loss", "grad_norm"}:
         assert two[name] == pytest.approx(one[name], rel=1e-5), name
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert evaluated_by_one["eval_responses"] == evaluated_by_two["eval_responses"] == 10, "each counts once"
     before = load_file(TINY / "model.safetensors")
     moved = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")]
     changes = [torch.cat([(after[name] - before[name]).flatten() for name in before]) for after in moved]
@@ -94,7 +97,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(given, two_process
     output, steps = two_processes
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
     shutil.copytree(output / "checkpoint-2", tmp_path / "checkpoint-2")
-    resumed = start(given, tmp_path, "--max_steps", "4", "--resume", processes=2)
+    resumed, _ = start(given, tmp_path, "--max_steps", "4", "--resume", processes=2)
     assert resumed == steps
     whole, continued = (load_file(folder / "model" / "model.safetensors") for folder in (output, tmp_path))
     assert all(torch.equal(tensor, continued[name]) for name, tensor in whole.items())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +77,7 @@ FIXED = {
     ),
     "it is not supported here": (
         "use_transformers_continuous_batching", "cache_implementation", "chat_template_kwargs", "remove_unused_columns",
-        "vllm_enable_sleep_mode", "vllm_tensor_parallel_size", "log_multimodal",
+        "vllm_enable_sleep_mode", "vllm_tensor_parallel_size", "log_multimodal", "ds3_gather_for_generation",
     ),
 }  # fmt: skip
 
@@ -170,6 +170,25 @@ class Seen:
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
+class ByEpoch(torch.utils.data.Sampler[int]):
+    """TRL's order of the rows, the shuffling of each epoch drawn from seed and epoch.
+
+    TRL's sampler shuffles with a generator that no checkpoint holds: resumed, it would repeat the first epoch's order.
+    `epoch` says how many epochs are done, parts of one included.
+    """
+
+    def __init__(self, rows: Any, seed: int, epoch: Callable[[], float]) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.rows.shuffle:
+            self.rows.generator.manual_seed(stream_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
+        return iter(self.rows)
+
+
 class AdaptThinkTrainer(GRPOTrainer):
     """Trains a model to choose when to think.
 
@@ -182,6 +201,8 @@ class AdaptThinkTrainer(GRPOTrainer):
     args: AdaptThinkConfig
     model: Any
     processing_class: Any
+    num_generations: int
+    num_generations_eval: int
     _logs: Any
 
     _tag_names = ["trl", "adaptthink"]  # noqa: RUF012  (as TRL has it)
@@ -228,7 +249,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._template = probe(self.processing_class, think_opener=args.think_opener)
         self._eos_ids = eos_ids(self.model, self.processing_class)
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
-        self._seen: list[Seen] = []  # since the last log, of all processes
+        self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
         self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_BATCHES)
 
@@ -239,6 +260,11 @@ class AdaptThinkTrainer(GRPOTrainer):
         """
         training = self.model.training
         copies = self.num_generations if training else self.num_generations_eval
+        if not training and len(inputs) * self.accelerator.num_processes % copies:
+            raise UserError(
+                f"an evaluation batch of {len(inputs)} responses on each of {self.accelerator.num_processes} processes "
+                f"holds no whole groups of num_generations_eval = {copies}; change per_device_eval_batch_size"
+            )
         first = self.accelerator.process_index * len(inputs)
         positions = [(first + place) % copies for place in range(len(inputs))]
         with self._engine() as engine:
@@ -250,14 +276,19 @@ class AdaptThinkTrainer(GRPOTrainer):
         share = self.args.no_think_share if training else 0
         rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
         if not training:
-            self._note([seen(one, None, forced=False) for one in drawn])
+            self._seen[training] += gather_object([seen(one, None, forced=False) for one in drawn])
             return {}
         reference = [reference_reward(row, self._rewards) for row in inputs]
         advantage_B = row_advantages(rollouts, reference, self.args.delta)
         pairs = zip(drawn, advantage_B.tolist(), strict=True)
-        self._check_grading(self._note([seen(one, value, forced=share > 0) for one, value in pairs]))
+        everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
+        self._seen[training] += everywhere
+        self._check_grading(everywhere)
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
+
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        return ByEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: self.state.epoch or 0)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """One micro-batch's share of the step's loss: the sum over its sequences / the number of all of the step.
@@ -291,12 +322,22 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._prepare_inputs(inputs)
         return None, None, None
 
+    def evaluation_loop(self, dataloader: Any, *arguments: Any, **named: Any) -> Any:
+        """Evaluate a set, each of its responses counting once, also where they fill up the processes' last batch."""
+        output = super().evaluation_loop(dataloader, *arguments, **named)
+        if hasattr(dataloader.dataset, "__len__"):
+            del self._seen[False][len(dataloader.dataset) * self.num_generations_eval :]
+        return output
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what was seen since the last time, over all processes, each response counting once."""
-        metrics = response_metrics(self._seen) | clip_metrics(self._clipped)
-        self._seen, self._clipped = [], []
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode].update({name: [value] for name, value in metrics.items()})
+        training = self.model.training
+        metrics = response_metrics(self._seen[training])
+        self._seen[training] = []
+        if training:
+            metrics |= clip_metrics(self._clipped)
+            self._clipped = []
+        self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -347,12 +388,6 @@ class AdaptThinkTrainer(GRPOTrainer):
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
         return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
-
-    def _note(self, own: list[Seen]) -> list[Seen]:
-        """Keep for the log what every process saw, and return it."""
-        everywhere: list[Seen] = gather_object(own)
-        self._seen += everywhere
-        return everywhere
 
     def _check_grading(self, batch: Sequence[Seen]) -> None:
         """Raise UserError if grades that failed make up too much of the last generation batches."""
@@ -545,6 +580,7 @@ def response_metrics(responses: Sequence[Seen]) -> Metrics:
     if not responses:
         return {}
     metrics = {
+        "responses": float(len(responses)),
         "mean_tokens": fmean(one.tokens for one in responses),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
     }
