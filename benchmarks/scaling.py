@@ -18,7 +18,7 @@ import numpy as np
 from record import surroundings, write_result
 
 from adaptthink.architecture import Architecture, architecture_of
-from adaptthink.config import TrainConfig, resolve
+from adaptthink.config import VerlConfig, resolve
 from adaptthink.hardware import NODE_GPUS, read_cluster
 from adaptthink.plan import Lengths, Platform, cluster_platform, element_bytes, generate, make_plan, step_rows
 from adaptthink.plan_job import PROMPT_TOKENS, find_lengths
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="r1_distill_1.5b")
     parser.add_argument("--gpu", default="H100")
     arguments = parser.parse_args()
-    config = resolve("train", TrainConfig, recipes=[arguments.recipe])
+    config = resolve("verl", VerlConfig, recipes=[arguments.recipe])
     architecture, lengths = architecture_of(config.model), find_lengths(config, None, None, PROMPT_TOKENS, None)
     rows = []
     for count in COUNTS:
@@ -67,7 +67,7 @@ def main() -> None:
     draw(rows, f"{arguments.recipe} on {arguments.gpu}")
 
 
-def longest_alone(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> float:
+def longest_alone(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Seconds that the longest response takes on an engine that has nothing else: no number of GPUs goes below it."""
     shape = architecture.shape(element_bytes(config, platform))
     return generate(
@@ -76,7 +76,7 @@ def longest_alone(architecture: Architecture, config: TrainConfig, platform: Pla
 
 
 def asynchronous(
-    architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths, update_seconds: float
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, update_seconds: float
 ) -> float:
     """Seconds of a step where rollouts never stop: as many GPUs generate as keeps the others updating.
 

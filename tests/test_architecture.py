@@ -36,6 +36,7 @@ FLOORS = {
         "start",
         "answering",
         "plan",
+        "step_metrics",
     },
     3: {"train", "model_card", "checkpoint", "reproduction", "serve", "integrations"},
     4: {
@@ -49,6 +50,7 @@ FLOORS = {
         "reproduce_jobs",
         "serve_job",
         "plan_job",
+        "verl_job",
         "commands",
         "cli",
         "__main__",

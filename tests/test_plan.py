@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
-from adaptthink.config import RECIPES, TrainConfig, resolve
+from adaptthink.config import RECIPES, VerlConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.hardware import GPUS, read_cluster
 from adaptthink.plan import (
@@ -50,7 +50,7 @@ def on(gpus):
 
 
 def paper(recipe):
-    config = resolve("train", TrainConfig, recipes=[recipe])
+    config = resolve("verl", VerlConfig, recipes=[recipe])
     return architecture_of(config.model), config, find_lengths(config, None, None, 200, None)
 
 
@@ -136,7 +136,7 @@ def test_what_is_cut_stays_cut_when_thoughts_shorten():
 
 
 def test_a_step_has_the_shares_of_both_modes():
-    config = TrainConfig(problems_per_step=2, samples_per_problem=4, no_think_share=0.25)
+    config = VerlConfig(problems_per_step=2, samples_per_problem=4, no_think_share=0.25)
     assert step_rows(Lengths(1, (100.0, 100.0), (7.0, 7.0), ""), config).tolist() == [100.0] * 6 + [7.0] * 2
 
 
@@ -171,8 +171,8 @@ def test_update_is_the_rooflines():
     rows, shape = np.array([30.0, 5.0]), SMALL.shape(2)
     expected = update_bound(shape, Machine(1.0, 1.0), [[0] * 7] * 2, [[0] * 30, [0] * 5])
     assert 3 * forward_flops(shape, rows, 7).sum() == expected
-    assert passes(TrainConfig()) == 3
-    assert passes(TrainConfig(gradient_checkpointing=True)) == 4
+    assert passes(VerlConfig()) == 3
+    assert passes(VerlConfig(gradient_checkpointing=True)) == 4
 
 
 def test_memory_by_hand():
@@ -180,7 +180,7 @@ def test_memory_by_hand():
     a = replace(SMALL, tied=False)
     layer = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 12
     assert a.weights == 2 * layer + 2 * 400
-    config = TrainConfig(dtype="bfloat16", micro_batch_tokens=100, gradient_checkpointing=True, engine_memory=0.5)
+    config = VerlConfig(dtype="bfloat16", micro_batch_tokens=100, gradient_checkpointing=True, engine_memory=0.5)
     lengths = Lengths(5, (10.0, 20.0), (3.0, 4.0), "")
     memory = estimate_memory(a, config, on("16xH100"), lengths)
     assert memory.weights == 4 * a.weights / 16 + 2 * (2 * layer + 2 * 400)
@@ -214,7 +214,7 @@ def test_activations_are_what_autograd_keeps():
         model.base_model(input_ids=torch.zeros(1, 200, dtype=torch.long), use_cache=False)
     found = sum(size for size, _ in kept.values())
     a = Architecture(4, 64, 160, 4, 2, 16, 32, tied=False)
-    settings = TrainConfig(dtype="float32", micro_batch_tokens=200)
+    settings = VerlConfig(dtype="float32", micro_batch_tokens=200)
     platform = Platform("cpu", 1, 1e9, Machine(1.0, 1.0), math.inf, CPU_EFFICIENCY)
     estimated = estimate_memory(a, settings, platform, Lengths(1, (9.0,), (9.0,), "")).activations
     assert found / 1.35 < estimated < found * 1.35
@@ -241,7 +241,7 @@ def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(mo
     machine = Machine(found["gflops_per_second"]["median"] * 1e9, found["gbytes_per_second"]["median"] * 1e9)
     platform = Platform("cpu", 1, 25e9, machine, math.inf, CPU_EFFICIENCY)
     think, no_think = found["caps"]
-    config = TrainConfig(
+    config = VerlConfig(
         problems_per_step=found["responses"] // 16, max_think_tokens=think, max_no_think_tokens=no_think
     )
     lengths = Lengths(16, (float(think),) * 2, (float(no_think),) * 2, "")
@@ -281,7 +281,7 @@ def test_float32_on_a_gpu_is_not_planned_at_the_peak_of_bfloat16():
 
 @pytest.mark.parametrize("name", ["r1_distill_1.5b", "r1_distill_7b", "qwen3_1.7b", "qwen3_4b", "qwen3_8b"])
 def test_recipes_hold_the_papers_settings(name):
-    config = resolve("train", TrainConfig, recipes=[name])
+    config = resolve("verl", VerlConfig, recipes=[name])
     assert (config.max_think_tokens, config.max_no_think_tokens) == (16384, 4096)
     assert (config.samples_per_problem, config.no_think_share, config.problems_per_step) == (16, 0.5, 128)
     assert (config.learning_rate, config.schedule, config.warmup_steps) == (2e-6, "constant", 0)
@@ -295,7 +295,7 @@ def test_recipes_hold_the_papers_settings(name):
 
 
 def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
-    config = resolve("train", TrainConfig, recipes=["r1_distill_1.5b"])
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
     assumed = find_lengths(config, None, None, 200, None)
     assert np.mean(assumed.think) == pytest.approx(MEANS[config.model][0], rel=1e-3)
     assert assumed.source == "mean of the paper's MATH500 and AIME24"
@@ -319,7 +319,7 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
 
 def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
     monkeypatch.setattr("adaptthink.plan_job.console.width", 80, raising=False)
-    config = resolve("train", TrainConfig, recipes=["r1_distill_1.5b"])
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
     result = json.loads(json.dumps(plan_job(config, "8xH100", price=2.0), allow_nan=False))
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines())
@@ -331,7 +331,7 @@ def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
 
 
 def test_this_machine_is_measured(capsys):
-    config = resolve("train", TrainConfig, recipes=["toy_cpu"])
+    config = resolve("verl", VerlConfig, recipes=["toy_cpu"])
     result = plan_job(config, "cpu")
     assert result["platform"]["machine"]["flops_per_second"] > 1e8
     assert result["plan"]["trainer"] == "native"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from adaptthink.config import Config, EvaluateConfig, PresampleConfig, ServeConfig, TrainConfig, resolve
+from adaptthink.config import Config, EvaluateConfig, PresampleConfig, ServeConfig, TrainConfig, VerlConfig, resolve
 from adaptthink.errors import UserError
 
 Json = Annotated[
@@ -56,7 +56,13 @@ def demo(
 
 def train(
     *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008  (immutable)
+    config: Annotated[VerlConfig, Parameter(name="*")] = VerlConfig(),  # noqa: B008  (immutable)
+    backend: Annotated[
+        Literal["native", "verl"], Parameter(help="What trains: this program, or verl on a Ray cluster (docs/verl.md).")
+    ] = "native",
+    verl_python: Annotated[
+        Path | None, Parameter(help="verl: the Python of the environment that has it [default: this one].")
+    ] = None,
     output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/train"),
     reference: Annotated[
         Path | None, Parameter(help="Reference store from presample [default: in the run folder].")
@@ -68,6 +74,23 @@ def train(
     json: Json = None,
 ) -> None:
     """Train a model to choose when to think."""
+    if backend == "verl":
+        return train_on_verl(
+            resolve("verl", VerlConfig, recipes=recipes, flags=given(config)),
+            output,
+            reference=reference,
+            python=sys.executable if verl_python is None else str(verl_python),
+            resume=resume,
+            clean=clean,
+            profile=profile,
+            dry_run=dry_run,
+            json=json,
+        )
+    alien = sorted({name for name in given(config) if name not in TrainConfig.model_fields})
+    if alien or verl_python is not None:
+        raise UserError(
+            f"{', '.join(alien) or 'verl_python'}: for --backend verl alone; give that too, or leave it out"
+        )
     resolved = resolve("train", TrainConfig, recipes=recipes, flags=given(config))
     if dry_run:
         return show_settings(resolved)
@@ -77,9 +100,32 @@ def train(
     return write_result(json, result)
 
 
+def train_on_verl(
+    config: VerlConfig,
+    output: Path,
+    *,
+    reference: Path | None,
+    python: str,
+    resume: bool,
+    clean: bool,
+    profile: bool,
+    dry_run: bool,
+    json: Path | None,
+) -> None:
+    """Train on verl, or with `dry_run` print the command that would start it."""
+    if profile:
+        raise UserError("--profile measures the native trainer; leave it out with --backend verl")
+    from adaptthink.verl_job import show_command, verl_job
+
+    if dry_run:
+        return show_command(config, output, python)
+    result = verl_job(config, output, reference_store=reference, python=python, resume=resume, clean=clean)
+    return write_result(json, result)
+
+
 def plan(
     *recipes: Annotated[str, Parameter(help="Recipe files or names (r1_distill_7b); later ones win.")],
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008  (immutable)
+    config: Annotated[VerlConfig, Parameter(name="*")] = VerlConfig(),  # noqa: B008  (immutable)
     gpus: Annotated[str, Parameter(help="GPUs, such as 8xH100; cpu: this machine, which is measured.")],
     think_tokens: Annotated[
         float | None, Parameter(help="Mean length of a thought at the start [default: assumed].", validator=POSITIVE)
@@ -101,7 +147,7 @@ def plan(
     json: Json = None,
 ) -> None:
     """Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit."""
-    resolved = resolve("train", TrainConfig, recipes=recipes, flags=given(config))
+    resolved = resolve("verl", VerlConfig, recipes=recipes, flags=given(config))
     from adaptthink.plan_job import plan_job
 
     result = plan_job(

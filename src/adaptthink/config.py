@@ -204,6 +204,31 @@ class TrainConfig(PresampleConfig):
             )
 
 
+class VerlConfig(TrainConfig):
+    """Training on verl (`train --backend verl`): the same settings, and where it runs."""
+
+    nodes: Positive = Field(1, description="verl: machines of the Ray cluster.")
+    gpus_per_node: Positive = Field(8, description="verl: GPUs of each machine.")
+    tensor_parallel: Positive = Field(1, description="verl: GPUs that one vLLM replica is spread over.")
+    ray_address: str | None = Field(
+        None, description="verl: a running Ray cluster, such as auto or host:6379; not given: Ray on this machine."
+    )
+    max_prompt_tokens: Positive = Field(2048, description="verl: room for a prompt; a longer one is an error.")
+    offload: bool = Field(False, description="verl: weights and optimiser wait in the machine's memory meanwhile.")
+    overrides: tuple[str, ...] = Field(
+        (), description="verl: settings of its own (key=value), which win over those that follow from these."
+    )
+
+    def check_together(self) -> None:
+        """Raise UserError for several machines without the cluster that they belong to."""
+        super().check_together()
+        if self.nodes > 1 and self.ray_address is None:
+            raise UserError(
+                f"nodes = {self.nodes} needs a running Ray cluster: start it (ray start --head; ray start --address) "
+                "and give --ray-address auto"
+            )
+
+
 class EvaluateConfig(PolicyConfig):
     """Evaluation in auto and forced modes with the paper's decoding."""
 
@@ -280,6 +305,7 @@ class ServeConfig(EngineConfig):
 COMMANDS: dict[str, type[Config]] = {
     "presample": PresampleConfig,
     "train": TrainConfig,
+    "verl": VerlConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
 }

@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 
 from adaptthink.architecture import Architecture
-from adaptthink.config import TrainConfig
+from adaptthink.config import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.hardware import Cluster
 from adaptthink.models.scoring import LOGIT_ELEMENTS
@@ -203,7 +203,7 @@ def shortened(lengths: Lengths, cap: int) -> Lengths:
     return replace(lengths, think=think)
 
 
-def step_rows(lengths: Lengths, config: TrainConfig) -> np.ndarray:
+def step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
     """The lengths of a step's responses, longest first: the share of each mode is π_IS's, whatever the policy does."""
     rows = config.problems_per_step * config.samples_per_problem
     no_think = round(rows * config.no_think_share)
@@ -269,17 +269,17 @@ def forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
     return 2 * length * shape.body + 2 * rows * shape.head + 2 * shape.attention * length * (length + 1)
 
 
-def passes(config: TrainConfig) -> int:
+def passes(config: VerlConfig) -> int:
     """Forward passes that the update is worth: a backward is two, one with frozen weights; recomputing is one more."""
     return 1 + (1 if config.lora_rank else 2) + config.gradient_checkpointing
 
 
-def trained_weights(architecture: Architecture, config: TrainConfig) -> int:
+def trained_weights(architecture: Architecture, config: VerlConfig) -> int:
     """How many weights have a gradient."""
     return architecture.adapter(config.lora_rank) if config.lora_rank else architecture.weights
 
 
-def element_bytes(config: TrainConfig, platform: Platform) -> int:
+def element_bytes(config: VerlConfig, platform: Platform) -> int:
     """Bytes of a number in generation and in the update's products; float32 on a CPU unless it is told otherwise."""
     if config.dtype == "bfloat16":
         return 2
@@ -291,12 +291,12 @@ def peak(number: int, platform: Platform) -> float:
     return platform.machine.flops_per_second * (2 / number if platform.is_gpu else 1)
 
 
-def micro_batch(config: TrainConfig, lengths: Lengths) -> float:
+def micro_batch(config: VerlConfig, lengths: Lengths) -> float:
     """Tokens of a micro-batch: as many as allowed, but always one whole response."""
     return max(config.micro_batch_tokens, lengths.prompt + lengths.think[-1])
 
 
-def estimate_memory(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> Memory:
+def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
     """Bytes of one device. Weights that are trained are float32, and so are their gradients and Adam's two moments.
 
     verl shards these over all devices and gathers two layers and the embeddings at a time. Activations of a token are,
@@ -308,7 +308,7 @@ def estimate_memory(architecture: Architecture, config: TrainConfig, platform: P
     tokens = micro_batch(config, lengths)
     layer = number * (4 * a.hidden + 2 * a.queries + 2 * a.keys + 4 * a.intermediate) + 8 * a.hidden
     kept = layer + a.layers * number * a.hidden if config.gradient_checkpointing else a.layers * layer
-    held = (0.0 if getattr(config, "offload", False) else 1.0) / platform.devices  # of what is sharded
+    held = (0.0 if config.offload else 1.0) / platform.devices  # of what is sharded
     if many:
         beside = number * (2 * a.body / a.layers + 2 * a.head)  # gathered
         logits = tokens * a.vocabulary * 4.0 * LOGIT_COPIES
@@ -334,7 +334,7 @@ def estimate_memory(architecture: Architecture, config: TrainConfig, platform: P
 
 
 def room_in_cache(
-    architecture: Architecture, config: TrainConfig, platform: Platform, tensor_parallel: int
+    architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
 ) -> float:  # fmt: skip
     """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
     if platform.devices == 1 and config.engine == "native":
@@ -344,7 +344,7 @@ def room_in_cache(
     return (held * tensor_parallel - number * architecture.weights) / (number * architecture.shape(number).kv)
 
 
-def replicas_size(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> int:
+def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
     """GPUs that one replica of the engine is spread over: the fewest, a power of two, that hold the longest response.
 
     One where not even a node of eight does: `Plan.fits` says so.
@@ -357,7 +357,7 @@ def replicas_size(architecture: Architecture, config: TrainConfig, platform: Pla
 
 
 def estimate_step(
-    architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths, tensor_parallel: int,
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, tensor_parallel: int,
     cache_tokens: float,
 ) -> Step:  # fmt: skip
     """Seconds of a step, on the device that is done last."""
@@ -383,7 +383,7 @@ def estimate_step(
     return Step(generation.seconds, float(update), communication, sync, float(rows.sum()), generation)
 
 
-def make_plan(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> Plan:
+def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Plan:
     """Estimate a whole training."""
     size = replicas_size(architecture, config, platform, lengths)
     cache = room_in_cache(architecture, config, platform, size)
@@ -406,7 +406,7 @@ def make_plan(architecture: Architecture, config: TrainConfig, platform: Platfor
 
 
 def reference_hours(
-    architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths, size: int, cache: float
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float
 ) -> float:
     """Hours of pre-sampling for problems that are all different, the engines kept full to the last responses."""
     samples = config.steps * config.problems_per_step * config.reference_samples
@@ -440,7 +440,7 @@ class Change:
     keys: dict[str, object]
 
 
-def remedies(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> list[Remedy]:
+def remedies(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> list[Remedy]:
     """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is."""
 
     def attempt(there: Platform, *changes: Change) -> Remedy | None:
@@ -474,7 +474,7 @@ def more_devices(platform: Platform, factor: int) -> Platform:
     return replace(platform, name=f"{count}x {kind}", devices=count)
 
 
-def possible_changes(config: TrainConfig, platform: Platform, lengths: Lengths) -> Iterator[Change]:
+def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[Change]:
     """What can be tried, what costs least first."""
     vllm = platform.devices > 1 or config.engine == "vllm"
     if not config.gradient_checkpointing:
@@ -498,7 +498,7 @@ def possible_changes(config: TrainConfig, platform: Platform, lengths: Lengths) 
     )
 
 
-def cut(lengths: Lengths, config: TrainConfig) -> Lengths:
+def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
     """Lengths under a config's caps."""
     think = tuple(min(length, config.max_think_tokens) for length in lengths.think)
     return replace(
@@ -506,7 +506,7 @@ def cut(lengths: Lengths, config: TrainConfig) -> Lengths:
     )
 
 
-def fits(architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths) -> bool:
+def fits(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> bool:
     """Whether a device holds both halves of a step, and the engine a whole response."""
     size = replicas_size(architecture, config, platform, lengths)
     longest = lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])

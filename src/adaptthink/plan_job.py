@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from adaptthink.architecture import Architecture, architecture_of
-from adaptthink.config import TrainConfig
+from adaptthink.config import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.plan import (
@@ -47,7 +47,7 @@ CAP_SHARES = (1 / 2, 1 / 3)  # of the caps, where nothing is known; the means ab
 
 
 def plan_job(
-    config: TrainConfig,
+    config: VerlConfig,
     gpus: str,
     *,
     think_tokens: float | None = None,
@@ -85,7 +85,7 @@ def plan_job(
     }
 
 
-def this_machine(config: TrainConfig) -> Platform:
+def this_machine(config: VerlConfig) -> Platform:
     """Measure this machine's processor as the native engine would use it."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     machine = measure_machine(torch.device("cpu"), dtype)
@@ -94,7 +94,7 @@ def this_machine(config: TrainConfig) -> Platform:
 
 
 def find_lengths(
-    config: TrainConfig, think: float | None, no_think: float | None, prompt: int, reference: Path | None
+    config: VerlConfig, think: float | None, no_think: float | None, prompt: int, reference: Path | None
 ) -> Lengths:
     """Say how long responses are at the start of a training: as measured, as told, or as assumed."""
     known = MEANS.get(config.model) if config.problems == "deepscaler" else None
@@ -139,7 +139,7 @@ def measured_tokens(store: Path) -> list[int]:
 
 
 def show_plan(
-    architecture: Architecture, config: TrainConfig, platform: Platform, lengths: Lengths, plan: Plan,
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, plan: Plan,
     helps: list[Remedy], cost: float | None,
 ) -> None:  # fmt: skip
     """Print an estimate so that it reads on 80 columns."""
@@ -241,7 +241,7 @@ def duration(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
 
 
-def assumptions(config: TrainConfig, platform: Platform, lengths: Lengths) -> Iterator[str]:
+def assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[str]:
     """Say in lines what an estimate rests on."""
     efficiency = platform.efficiency
     think, no_think = (sum(of_mode) / len(of_mode) for of_mode in (lengths.think, lengths.no_think))

@@ -26,7 +26,7 @@ from adaptthink.allocation import Cell, Moments, chance_of, observe, remember
 from adaptthink.checkpoint import load_checkpoint, save_checkpoint, trained
 from adaptthink.config import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, failed_share, mean_reward, reward
+from adaptthink.grading import Verdict, mean_reward
 from adaptthink.implicit import read_signs, thinks_implicitly
 from adaptthink.models import Policy, arithmetic_dtype
 from adaptthink.models.batches import micro_batches
@@ -37,13 +37,13 @@ from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, draw, stream_seed
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
+from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics, weighted_mean
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection
 
 Metrics = dict[str, Any]
 
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
-GRADED_STEPS = 10  # over which the share of failed grades is taken
 
 
 def train(
@@ -170,17 +170,6 @@ def epoch_order(size: int, seed: int, epoch: int) -> array[int]:
     return order
 
 
-def check_grading(recent: Iterable[list[Verdict]], limit: float, step: int) -> None:
-    """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
-    share = failed_share(verdict for verdicts in recent for verdict in verdicts)
-    if share > limit:
-        raise UserError(
-            f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
-            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Look at the answers "
-            "that 'adaptthink evaluate' keeps, or raise grading_seconds"
-        )
-
-
 def implicit_thinkers(rollouts: Sequence[Rollout], template: ThinkTemplate) -> frozenset[int]:
     """Places of the no_think rollouts that think all the same; lengths are compared within the step, by level."""
     places = [place for place, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
@@ -194,7 +183,9 @@ def implicit_thinkers(rollouts: Sequence[Rollout], template: ThinkTemplate) -> f
 
 def implicit_share(rollouts: Sequence[Rollout], implicit: Collection[int]) -> float | None:
     """The share of no_think rollouts that think all the same, each weighing as it does in the loss; None of none."""
-    return _mean((index in implicit, one.weight) for index, one in enumerate(rollouts) if one.mode is Mode.NO_THINK)
+    return weighted_mean(
+        (index in implicit, one.weight) for index, one in enumerate(rollouts) if one.mode is Mode.NO_THINK
+    )
 
 
 def step_advantages(
@@ -265,7 +256,7 @@ def update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     by_mode = {
-        f"clip_share_{mode}": _mean(
+        f"clip_share_{mode}": weighted_mean(
             (value, rollout.weight) for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
         )
         for mode in Mode
@@ -307,33 +298,12 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
     """Describe a step's rollouts by mode, each weighing as it does in the loss."""
-    metrics: Metrics = {
-        "responses": len(rollouts),
-        "response_tokens": sum(len(rollout.response_ids) for rollout in rollouts),
-        "update_tokens": sum(
-            len(rollout.response_ids)
+    return response_metrics(
+        [
+            Response(rollout.mode, rollout.verdict, len(rollout.response_ids), advantage, rollout.weight)
             for advantage, rollout in zip(advantages_N.tolist(), rollouts, strict=True)
-            if advantage != 0
-        ),
-        "zero_advantage_share": _mean(
-            (advantage == 0, rollout.weight) for advantage, rollout in zip(advantages_N.tolist(), rollouts, strict=True)
-        ),
-    }
-    for verdict in Verdict:
-        metrics[f"verdict_share_{verdict}"] = _mean((one.verdict is verdict, one.weight) for one in rollouts)
-    for mode in Mode:
-        own = [rollout for rollout in rollouts if rollout.mode is mode]
-        gradable = [one for one in own if one.verdict is not Verdict.GOLD_UNPARSABLE]
-        metrics[f"reward_{mode}"] = _mean((reward(one.verdict), one.weight) for one in gradable)
-        metrics[f"mean_tokens_{mode}"] = _mean((len(one.response_ids), one.weight) for one in own)
-        metrics[f"truncated_share_{mode}"] = _mean((one.verdict is Verdict.TRUNCATED, one.weight) for one in own)
-    return metrics
-
-
-def _mean(weighted: Iterable[tuple[float, float]]) -> float | None:
-    """The mean of (value, weight) pairs, or None of nothing."""
-    pairs = list(weighted)
-    return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
+        ]
+    )
 
 
 def least_seconds(

@@ -30,6 +30,7 @@ def environment(threads: int, plugins: Sequence[str] = (), paths: Sequence[Path]
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # by default 15: on a machine that does other work too, workers would hardly start
         "HYDRA_FULL_ERROR": "1",
     }
 

@@ -34,6 +34,7 @@ class Settings:
     temperature: float
     top_k: int
     top_p: float
+    bias: tuple[tuple[int, float], ...]  # added to the logits of tokens, as vLLM's logit_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Server:
             temperature=sampling_params.get("temperature", 1.0),
             top_k=sampling_params.get("top_k", -1),
             top_p=sampling_params.get("top_p", 1.0),
+            bias=tuple((sampling_params.get("logit_bias") or {}).items()),
         )
         request = Waiting([int(token) for token in prompt_ids], settings, asyncio.get_running_loop().create_future())
         self.waiting.append(request)
@@ -109,6 +111,7 @@ class Server:
             max_new_tokens=settings.max_tokens,
             do_sample=drawn,
             **(sampling if drawn else {}),
+            sequence_bias={(token,): value for token, value in settings.bias} or None,
             output_scores=True,
             return_dict_in_generate=True,
         )

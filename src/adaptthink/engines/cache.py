@@ -96,6 +96,8 @@ class SlotLayer(CacheLayerMixin):
         """-1: grows as needed."""
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in older versions, such as the 5.10 that verl needs
+
 
 def _widen(states: Tensor, capacity: int) -> Tensor:
     return torch.nn.functional.pad(states, (0, 0, 0, capacity - states.shape[3]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adaptthink.config import EngineConfig, TrainConfig
@@ -159,8 +159,13 @@ def arithmetic_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtyp
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends a response of a model."""
+    return end_tokens(model.generation_config, tokenizer)
+
+
+def end_tokens(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
     """Every token that ends a response, from the generation config and the tokenizer."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = getattr(generation, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not found:
         raise UserError("the model has no end-of-sequence token; set eos_token_id in its generation_config.json")

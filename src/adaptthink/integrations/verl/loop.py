@@ -1,0 +1,192 @@
+"""One response for verl: its mode forced as π_IS says, capped by its mode, graded, with π_IS written down as data.
+
+The rules are those of `rollout.py`; what differs is that verl's servers generate, one request at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from transformers import GenerationConfig
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
+
+from adaptthink.config import VerlConfig
+from adaptthink.engines.base import Completion, Finish, Request
+from adaptthink.errors import UserError
+from adaptthink.grading import Limits, Submission, Verdict, grade_all, reward
+from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
+from adaptthink.integrations.verl.settings import NAME
+from adaptthink.models import end_tokens
+from adaptthink.modes import Mode, probe
+from adaptthink.objective import advantage
+from adaptthink.rollout import Asked, Caps, Rollout, Sampler, make_request, with_decision_logprob
+from adaptthink.step_metrics import Response
+
+BAN = -100.0  # added to a logit: the token is never drawn
+GRADING_WORKERS = 2  # of each of verl's agent loop processes
+# It would warn at each response that it knows no chat tokens of the model's type.
+logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
+
+
+@lru_cache
+def read_config(run: str) -> VerlConfig:
+    """Read the settings of a run; its folder is shared by all machines."""
+    return VerlConfig.model_validate(json.loads((Path(run) / "config.json").read_text(encoding="utf-8")))
+
+
+@lru_cache
+def make_sampler(tokenizer: Any, run: str) -> Sampler:
+    """Make what reads and writes this model's text, once for all responses."""
+    config = read_config(run)
+    return Sampler(
+        engine=None,  # type: ignore[arg-type]  # verl generates
+        tokenizer=tokenizer,
+        template=probe(tokenizer, think_opener=config.think_opener),
+        limits=Limits(config.grading_seconds, workers=GRADING_WORKERS),
+        boxed_only=config.boxed_only,
+    )
+
+
+@lru_cache
+def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
+    """Return every token that ends a response of a model."""
+    try:
+        generation = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has no such file
+        generation = GenerationConfig()
+    return frozenset(end_tokens(generation, tokenizer))
+
+
+def mode_of_session(config: VerlConfig, session: int) -> Mode | None:
+    """Return the mode of a problem's response by its number: no_think first; None where nothing is forced."""
+    if config.no_think_share == 0:
+        return None
+    return Mode.NO_THINK if session < round(config.samples_per_problem * config.no_think_share) else Mode.THINK
+
+
+def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
+    """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
+
+    Of a response that cannot be graded it is 0, and so is its gradient.
+    """
+    if rollout.verdict is Verdict.GOLD_UNPARSABLE:
+        return 0.0
+    if extra.reference_reward is None:
+        raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
+    base = 0.0 if config.advantage == "group" else extra.reference_reward
+    no_think = torch.tensor(rollout.mode is Mode.NO_THINK)
+    return advantage(no_think, torch.tensor(reward(rollout.verdict)), torch.tensor(base), config.delta).item()
+
+
+@register(NAME)
+class AdaptThinkLoop(AgentLoopBase):
+    """Generates and grades one response; held-out problems are answered in the mode that the model chooses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # By its type verl might take a model for one whose family's chat tokens it lacks.
+        super().__init__(*args, **(kwargs | {"hf_model_type": None}))
+        run = self.config.adaptthink.run
+        self.settings = read_config(run)
+        self.sampler = make_sampler(self.tokenizer, run)
+        self.ends = read_end_tokens(self.config.actor_rollout_ref.model.path, self.tokenizer)
+
+    async def run(self, sampling_params: dict[str, Any], *, session_id: int = 0, **columns: Any) -> AgentLoopOutput:
+        """Answer one problem once; `columns` are those of its row."""
+        config, sampler = self.settings, self.sampler
+        problem, extra = read_row(columns)
+        learning = extra.split == TRAIN
+        mode = mode_of_session(config, session_id) if learning else None
+        prompt = sampler.prompt(problem)
+        if len(prompt) > config.max_prompt_tokens:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {len(prompt)} tokens, more than max_prompt_tokens = "
+                f"{config.max_prompt_tokens}; give a larger one"
+            )
+        caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+        request = make_request(
+            sampler.template, problem, prompt, mode, session_id, caps, force_opener=config.force_opener
+        )
+        started = time.perf_counter()
+        completion, fields = await self.complete(request, sampling_params)
+        seconds = time.perf_counter() - started
+        text, answer = sampler.read(completion)
+        submission = Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
+        [grade] = await asyncio.to_thread(grade_all, [submission], limits=sampler.limits)
+        asked = Asked(problem, prompt, len(request.prefix_ids), weight=1.0)
+        rollout = sampler.rollout(asked, completion, text, grade.verdict)
+        if mode is not None:
+            rollout = with_decision_logprob(rollout, config.no_think_share, forced=bool(request.prefix_ids))
+        correct = float(rollout.verdict is Verdict.CORRECT)
+        value = learning_value(config, rollout, extra) if learning else correct
+        response = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)
+        return AgentLoopOutput(
+            prompt_ids=list(rollout.prompt_ids),
+            response_ids=list(rollout.response_ids),
+            response_mask=[int(inside) for inside in rollout.in_loss],
+            response_logprobs=list(rollout.behavior_logprobs),
+            reward_score=value,
+            num_turns=2,
+            metrics={"generate_sequences": seconds},
+            extra_fields=fields
+            | {
+                "turn_scores": [],
+                "tool_rewards": [],
+                NAME: asdict(response),
+                "reward_extra_info": {
+                    "acc": correct,
+                    "no_think": float(rollout.mode is Mode.NO_THINK),
+                    "tokens": float(len(rollout.response_ids)),
+                },
+            },
+        )
+
+    async def complete(self, request: Request, sampling_params: dict[str, Any]) -> tuple[Completion, dict[str, Any]]:
+        """Complete one request; also return what verl wants to know of it, such as the step of the weights.
+
+        A token that may not come first is banned in a request of its own for that token: a server's ban holds for a
+        whole response, and a thought that may not be closed never ends.
+        """
+        forced = request.prefix_ids[: request.max_tokens]
+        ids, logprobs = list(forced), [0.0] * len(forced)
+        if request.banned_first_ids:
+            bans = dict.fromkeys(request.banned_first_ids, BAN)
+            drawn = await self.draw(request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans})
+            ids, logprobs = list(drawn.token_ids), list(drawn.log_probs)
+            if set(ids) & set(request.banned_first_ids):
+                raise UserError(
+                    "the rollout drew a token that was banned; use one that honours logit_bias, such as vLLM"
+                )
+        if len(ids) == request.max_tokens and not request.banned_first_ids:
+            raise UserError(
+                f"the cap of {request.max_tokens} tokens leaves no room behind the forced {len(ids)}; raise it"
+            )
+        if not (len(ids) == request.max_tokens or self.is_end(ids, forced)):
+            room = request.max_tokens - len(ids)
+            drawn = await self.draw([*request.prompt_ids, *ids], sampling_params | {"max_tokens": room})
+            ids += drawn.token_ids
+            logprobs += drawn.log_probs
+        finish = Finish.STOP if self.is_end(ids, forced) else Finish.LENGTH
+        return Completion(tuple(ids), tuple(logprobs), finish), drawn.extra_fields
+
+    def is_end(self, ids: Sequence[int], forced: Sequence[int]) -> bool:
+        """Whether a response has ended: an end token was drawn. One that was forced ends nothing."""
+        return len(ids) > len(forced) and ids[-1] in self.ends
+
+    async def draw(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
+        """Let one of verl's servers generate; raises UserError where it keeps its log-probabilities to itself."""
+        drawn = await self.server_manager.generate(
+            request_id=uuid4().hex, prompt_ids=list(prompt_ids), sampling_params=sampling_params
+        )
+        if drawn.log_probs is None or len(drawn.log_probs) != len(drawn.token_ids):
+            raise UserError("the rollout returned no log-probability for each token; π_IS cannot be known without them")
+        return drawn

@@ -1,0 +1,192 @@
+"""Our configuration → verl's settings, as one pure function. Needs nothing of verl.
+
+Every key of `VerlConfig` becomes a setting here, is refused where verl has nothing for it, or is read elsewhere; a test
+walks through all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from adaptthink.config import VerlConfig
+from adaptthink.errors import UserError
+from adaptthink.objective import Ratio
+
+NAME = "adaptthink"  # of the agent loop, the advantage and the trainer in verl's registries
+PLUGIN = "adaptthink.integrations.verl.plugin"
+TRAIN_FILE, HELD_OUT_FILE = "train.parquet", "held_out.parquet"
+Value = str | int | float | bool | tuple[str, ...] | None
+PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_./][\w./:-]*")  # a text that needs no quotes in Hydra
+
+REFUSED = {  # each with the only value that verl can do
+    "token_share": (1.0, "verl draws the same number of samples for every problem"),
+    "schedule": ("constant", "verl has no schedule that falls at the end alone"),
+    "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
+    "device": ("auto", "it trains on the GPUs that Ray gives it"),
+    "lora_rank": (0, "verl exports the adapter apart from its model, and the model untrained; train all weights"),
+}
+OURS = (  # settings that AdaptThink stands on: to change one here would quietly make another method of it
+    "algorithm.adv_estimator",
+    "algorithm.rollout_correction.bypass_mode",
+    "actor_rollout_ref.actor.policy_loss.loss_mode",
+    "actor_rollout_ref.actor.ppo_epochs",
+    "actor_rollout_ref.rollout.agent.default_agent_loop",
+    "actor_rollout_ref.rollout.calculate_log_probs",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.rollout.val_kwargs.n",
+    "trainer.v1.trainer_mode",
+)
+
+
+def loss_name(ratio: Ratio) -> str:
+    """Return the name that the loss with this ratio has in verl's registry."""
+    return f"{NAME}_{ratio}"
+
+
+def check_config(config: VerlConfig) -> None:
+    """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
+    for key, (only, reason) in REFUSED.items():
+        value = getattr(config, key, only)
+        if value != only:
+            raise UserError(
+                f"{key} = {value!r} is not for --backend verl: {reason}; give {key} = {only!r}, or use --backend native"
+            )
+    if config.engine == "openai":
+        raise UserError(
+            "engine = 'openai' and its endpoint are not for --backend verl, which generates with a vLLM of its own; "
+            "leave both out"
+        )
+    ranks, samples = config.nodes * config.gpus_per_node, config.problems_per_step * config.samples_per_problem
+    if samples % ranks:
+        raise UserError(
+            f"{samples} samples a step cannot be shared out evenly among {ranks} GPUs; choose problems_per_step x "
+            f"samples_per_problem as a multiple of {ranks}"
+        )
+    if config.gpus_per_node % config.tensor_parallel:
+        raise UserError(
+            f"tensor_parallel = {config.tensor_parallel} does not divide gpus_per_node = {config.gpus_per_node}; "
+            "choose a divisor"
+        )
+    for override in config.overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise UserError(f"overrides: '{override}' is not of the form key=value, such as trainer.logger=[console]")
+        if key.lstrip("+~") in OURS:
+            raise UserError(f"overrides: {key.lstrip('+~')} follows from the recipe's own keys; set those instead")
+
+
+def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]:
+    """Return verl's settings for a training of `model` (a folder or a hub id) in the run folder `run`.
+
+    The overrides are not among them. Raises UserError for what verl cannot do.
+    """
+    check_config(config)
+    run = run.absolute()  # verl's processes may stand in other folders
+    response_tokens = max(config.max_think_tokens, config.max_no_think_tokens)
+    longest = config.max_prompt_tokens + response_tokens
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    policy = "actor_rollout_ref.model"
+    precision = "float32" if config.dtype == "float32" else "bfloat16"
+    settings: dict[str, Value] = {
+        "+adaptthink.run": str(run),
+        # What is trained on, in the order of the native trainer; one epoch of it is the whole training.
+        "data.train_files": str(run / "verl" / TRAIN_FILE),
+        "data.val_files": str(run / "verl" / HELD_OUT_FILE),
+        "data.shuffle": False,
+        "data.train_batch_size": config.problems_per_step,
+        "data.max_prompt_length": config.max_prompt_tokens,
+        "data.max_response_length": response_tokens,
+        "data.seed": config.seed,
+        "trainer.total_epochs": 1,
+        "trainer.total_training_steps": config.steps,
+        # π_IS is data: verl takes the log-probabilities that came with the responses for the old policy's, instead of
+        # computing them again from the model that is trained, which would throw the decision's share away.
+        "algorithm.rollout_correction.bypass_mode": True,
+        f"{rollout}.calculate_log_probs": True,
+        "algorithm.adv_estimator": "grpo" if config.advantage == "group" else NAME,
+        "algorithm.norm_adv_by_std_in_grpo": True,
+        "algorithm.use_kl_in_reward": False,
+        f"{actor}.policy_loss.loss_mode": loss_name(config.ratio),
+        f"{actor}.clip_ratio": config.clip,
+        f"{actor}.use_kl_loss": False,
+        f"{actor}.entropy_coeff": 0,
+        f"{actor}.ppo_epochs": 1,  # one update per batch
+        f"{actor}.ppo_mini_batch_size": config.problems_per_step,
+        f"{actor}.use_dynamic_bsz": True,
+        f"{actor}.ppo_max_token_len_per_gpu": max(config.micro_batch_tokens, longest),
+        f"{actor}.data_loader_seed": config.seed,
+        f"{actor}.optim.lr": config.learning_rate,
+        f"{actor}.optim.lr_warmup_steps": config.warmup_steps,  # verl counts from 0: its first step has rate 0
+        f"{actor}.optim.lr_scheduler_type": "constant",
+        f"{actor}.optim.weight_decay": 0.0,
+        f"{actor}.optim.clip_grad": config.max_grad_norm,
+        f"{actor}.strategy": "fsdp2",
+        f"{actor}.fsdp_config.offload_policy": config.offload,
+        f"+{actor}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
+        f"{actor}.fsdp_config.dtype": precision,
+        f"{policy}.path": model,
+        f"{policy}.enable_gradient_checkpointing": config.gradient_checkpointing,
+        f"{rollout}.name": "vllm",
+        f"{rollout}.dtype": precision,
+        f"{rollout}.n": config.samples_per_problem,
+        f"{rollout}.temperature": config.temperature,
+        f"{rollout}.top_p": 1.0,
+        f"{rollout}.seed": config.seed,
+        f"{rollout}.max_model_len": longest,
+        f"{rollout}.max_num_seqs": config.max_rows,
+        f"{rollout}.gpu_memory_utilization": config.engine_memory,
+        f"{rollout}.tensor_model_parallel_size": config.tensor_parallel,
+        f"{rollout}.agent.default_agent_loop": NAME,
+        f"{rollout}.val_kwargs.n": max(1, config.probe_samples),
+        f"{rollout}.val_kwargs.temperature": config.temperature,
+        f"{rollout}.val_kwargs.top_p": 1.0,
+        f"{rollout}.val_kwargs.do_sample": True,
+        "reward.num_workers": 1,  # idle: the agent loop grades
+        "trainer.v1.trainer_mode": NAME,
+        "trainer.nnodes": config.nodes,
+        "trainer.n_gpus_per_node": config.gpus_per_node,
+        "trainer.default_local_dir": str(run / "checkpoints"),
+        "trainer.save_freq": config.checkpoint_every,
+        "trainer.max_actor_ckpt_to_keep": config.keep_checkpoints,
+        "trainer.resume_mode": "auto",
+        "trainer.val_before_train": False,
+        "trainer.test_freq": config.probe_every if config.probe_samples else -1,
+        "trainer.logger": ("console",),
+        "trainer.project_name": NAME,
+        "trainer.experiment_name": run.name,
+        "hydra.run.dir": str(run / "verl" / "hydra"),
+        "hydra.output_subdir": None,
+    }
+    if config.ray_address is not None:
+        settings["+ray_kwargs.ray_init.address"] = config.ray_address
+    return settings
+
+
+def environment_settings(variables: Mapping[str, str]) -> dict[str, Value]:
+    """Return the settings by which Ray hands environment variables to each of verl's processes, on all machines."""
+    return {f"+ray_kwargs.ray_init.runtime_env.env_vars.{name}": value for name, value in variables.items()}
+
+
+def arguments(settings: Mapping[str, Value], overrides: Iterable[str] = ()) -> list[str]:
+    """Return settings as arguments of `python -m verl.trainer.main_ppo`; an override takes the place of its setting."""
+    written = dict(override.split("=", 1) for override in overrides)
+    replaced = {key.lstrip("+") for key in written}
+    kept = {key: value for key, value in settings.items() if key.lstrip("+") not in replaced}
+    return [f"{key}={quoted(value)}" for key, value in kept.items()] + [
+        f"{key}={text}" for key, text in written.items()
+    ]
+
+
+def quoted(value: Value) -> str:
+    """Write a value as Hydra reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, tuple):
+        return f"[{','.join(map(quoted, value))}]"
+    if not isinstance(value, str) or PLAIN.fullmatch(value):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

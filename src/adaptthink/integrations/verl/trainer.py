@@ -1,0 +1,126 @@
+"""verl's synchronous trainer, as it is, with what a step must be checked for and with our metrics beside its own."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transfer_queue
+from omegaconf import open_dict
+from pyarrow import parquet
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+
+from adaptthink.errors import UserError
+from adaptthink.grading import Verdict
+from adaptthink.integrations.verl.data import HELD_OUT, read_row
+from adaptthink.integrations.verl.loop import make_sampler, read_config
+from adaptthink.integrations.verl.probe import probe_mode_choice
+from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
+from adaptthink.modes import Mode
+from adaptthink.runs import MetricsLog
+from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics
+
+POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
+PHASES = {  # verl's timers, and the native trainer's names for what they time
+    "gen": "rollout_seconds",
+    "update_actor": "update_seconds",
+    "update_weights": "load_weights_seconds",
+    "save_checkpoint": "checkpoint_seconds",
+    "step": "step_seconds",
+}
+
+
+@register_trainer(NAME)
+class AdaptThinkTrainer(PPOTrainerSync):
+    """Writes one line per step to the run's `metrics.jsonl`, and ends a training that learns nothing true."""
+
+    def __init__(self, config: Any) -> None:
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"  # verl asks for its own trainers by name in many places
+        super().__init__(config)
+        self.replay_buffer.poll_interval = POLL_SECONDS
+        self.folder = Path(config.adaptthink.run)
+        self.settings = read_config(str(self.folder))
+        self.recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
+        self.log: MetricsLog | None = None
+
+    def on_train_begin(self) -> None:
+        """Open the log; lines of steps that are done again are dropped."""
+        super().on_train_begin()
+        self.log = MetricsLog(self.folder / "metrics.jsonl", keep_steps=self.global_steps - 1)
+
+    def _balance_batch(self, batch: Any, metrics: dict[str, Any], **options: Any) -> Any:
+        """Refuse a step with responses missing, which verl would fill up with copies of others."""
+        expected = self.settings.problems_per_step * self.settings.samples_per_problem
+        if len(batch) != expected:
+            raise UserError(
+                f"step {self.global_steps}: {expected - len(batch)} of {expected} responses failed; the reason stands "
+                "in verl/log.txt of the run folder, above this; put it right and go on with --resume"
+            )
+        return super()._balance_batch(batch, metrics, **options)
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        """Compute verl's metrics, then ours, and write ours down."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        found = transfer_queue.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
+        )
+        responses = [read_response(fields[NAME]) for fields in list(found["extra_fields"])]
+        self.recent.append([one.verdict for one in responses])
+        check_grading(self.recent, self.settings.max_failed_grades, global_steps)
+        row = {"step": global_steps} | update_metrics(metrics) | response_metrics(responses)
+        row |= {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
+        row |= validation_metrics(metrics)
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+            raise UserError(
+                f"step {global_steps}: loss {row['loss']} and gradient norm {row['grad_norm']} are not finite; the "
+                "last checkpoint is intact, try a smaller learning_rate"
+            )
+        config = self.settings
+        if global_steps in (1, config.steps) or global_steps % config.probe_every == 0:
+            row |= self.probe()
+        metrics |= {f"{NAME}/{name}": value for name, value in row.items() if isinstance(value, int | float)}
+        assert self.log is not None  # on_train_begin
+        self.log.write(row)
+
+    def probe(self) -> dict[str, Any]:
+        """Look at the mode choice on held-out problems."""
+        rows = parquet.read_table(self.folder / "verl" / HELD_OUT_FILE).to_pylist()
+        ranks = self.settings.nodes * self.settings.gpus_per_node
+        sampler = make_sampler(self.tokenizer, str(self.folder))
+        problems = [read_row(row)[0] for row in rows]
+        return probe_mode_choice(self.actor_rollout_wg, sampler, problems, self.settings.temperature, ranks=ranks)
+
+
+def read_response(fields: Mapping[str, Any]) -> Response:
+    """Read what the agent loop said of a response."""
+    return Response(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
+
+
+def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Name verl's metrics of the update as the native trainer does."""
+    return {
+        "loss": float(metrics["actor/pg_loss"]),
+        "grad_norm": float(metrics["actor/grad_norm"]),
+        "learning_rate": float(metrics["actor/lr"]),
+        "clip_share": float(metrics["actor/clip_share"]),
+        "behavior_decision": float(metrics["actor/behavior_decision"]),
+    }
+
+
+def validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Name what verl says of its validation as the native trainer does; empty on a step without one."""
+    names = {"acc": "probe_accuracy", "tokens": "probe_mean_tokens", "no_think": "probe_sampled_no_think_share"}
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        section, _, rest = name.partition("/")
+        source, _, rest = rest.partition("/")
+        variable, _, statistic = rest.partition("/")
+        if section in ("val-core", "val-aux") and source == HELD_OUT and statistic.startswith("mean@"):
+            found |= {names[variable]: float(value)} if variable in names else {}
+    return found

@@ -1,0 +1,233 @@
+"""`train --backend verl` around verl: a script stands for the Python that has it, and does as little as verl must."""
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+from pyarrow import parquet
+
+from adaptthink.cli import main
+from adaptthink.config import VerlConfig, check
+from adaptthink.errors import UserError
+from adaptthink.integrations.verl.data import read_row
+from adaptthink.jobs import load_training_problems, presample_job
+from adaptthink.models import TINY, load_policy
+from adaptthink.runs import read_metrics
+from adaptthink.train import problems_of_step
+from adaptthink.verl_job import find_reason, run_process, verl_job
+
+SETTINGS = {
+    "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,
+    "problems_per_step": 8, "samples_per_problem": 2, "gpus_per_node": 2, "probe_problems_per_level": 1,
+    "probe_every": 1,
+}  # fmt: skip
+FAKE = f"""\
+#!{sys.executable}
+import json, os, shutil, sys, time
+from pathlib import Path
+
+def value(name):
+    return next(one.split("=", 1)[1] for one in sys.argv if one.lstrip("+").startswith(name + "=")).strip('"')
+
+if sys.argv[1] == "-c":
+    print(os.environ.get("FAKE_VERSION", "0.9.1"))
+elif sys.argv[2] == "verl.model_merger":
+    target = Path(sys.argv[sys.argv.index("--target_dir") + 1])
+    source = Path(sys.argv[sys.argv.index("--local_dir") + 1])
+    assert source.is_dir(), source
+    shutil.copytree({str(TINY)!r}, target)
+else:
+    assert "adaptthink.integrations.verl.plugin" in os.environ["VERL_USE_EXTERNAL_MODULES"].split(",")
+    run = Path(value("adaptthink.run"))
+    folder = Path(value("trainer.default_local_dir"))
+    latest = folder / "latest_checkpointed_iteration.txt"
+    done = int(latest.read_text()) if latest.exists() else 0
+    for step in range(done + 1, int(value("trainer.total_training_steps")) + 1):
+        if step == int(os.environ.get("FAKE_FAULT", 0)):
+            print("\\x1b[36m(AgentLoopWorker pid=1)\\x1b[0m adaptthink.errors.UserError: the prompt is too long")
+            print("ray.exceptions.RayTaskError(UserError): UserError: what came of it")
+            sys.exit(1)
+        row = {{"step": step, "loss": 0.1, "rollout_seconds": 1.0, "update_seconds": 1.0, "probe_mode_mass": 1.0,
+               "probe_no_think_logprob": -9.0, "probe_no_think_by_level": {{"1": 0.5}}}}
+        row |= {{f"{{name}}_{{mode}}": 0.5 for name in ("reward", "mean_tokens", "truncated_share")
+                for mode in ("think", "no_think")}}
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\\n")
+        (folder / f"global_step_{{step}}" / "actor").mkdir(parents=True)
+        latest.write_text(str(step))
+"""
+
+
+@pytest.fixture
+def python(tmp_path):
+    path = tmp_path / "python"
+    path.write_text(FAKE)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "reference.jsonl"
+    presample_job(check(VerlConfig, SETTINGS), path)
+    return path
+
+
+def train(run, store, python, *, resume=False, clean=False, **values):
+    config = check(VerlConfig, SETTINGS | values)
+    return verl_job(config, run, reference_store=store, python=python, resume=resume, clean=clean)
+
+
+def test_a_run_leaves_what_a_native_one_leaves(tmp_path, store, python, capsys):
+    run = tmp_path / "run"
+    result = train(run, store, python)
+    assert result["steps"] == 3
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
+    assert load_policy(str(run / "model")).template.close == "</think>"
+    assert "verl 0.9.1" in (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert "P(no_think)" in (run / "report.md").read_text(encoding="utf-8")
+    assert "3/3" in capsys.readouterr().out
+
+
+def test_verl_gets_the_native_trainers_problems_in_its_order_with_their_references(tmp_path, store, python):
+    run = tmp_path / "run"
+    train(run, store, python)
+    config = check(VerlConfig, SETTINGS)
+    problems, held_out = load_training_problems(config)
+    rows = [read_row(row) for row in parquet.read_table(run / "verl" / "train.parquet").to_pylist()]
+    assert [one.id for one, _ in rows] == [
+        one.id for step in (1, 2, 3) for one in problems_of_step(problems, 8, config.seed, step)
+    ]
+    verdicts = {row["id"]: row["verdicts"] for row in map(json.loads, store.read_text().splitlines()[1:])}
+    for one, extra in rows:
+        assert extra.reference_reward == verdicts[one.id].count("correct") / 2
+    found = [read_row(row)[0].id for row in parquet.read_table(run / "verl" / "held_out.parquet").to_pylist()]
+    assert found == [one.id for one in held_out]
+
+
+def test_a_fault_in_verl_is_told_in_one_line_and_the_run_goes_on(tmp_path, store, python, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setenv("FAKE_FAULT", "2")
+    with pytest.raises(UserError) as fault:
+        train(run, store, python)
+    assert str(fault.value).startswith("verl stopped: the prompt is too long (log: ")
+    assert "--resume" in str(fault.value)
+    assert not (run / "model").exists()
+    monkeypatch.delenv("FAKE_FAULT")
+    with pytest.raises(UserError, match=r"delta was 0.05 and is now 0.2"):
+        train(run, None, python, resume=True, delta=0.2)
+    train(run, None, python, resume=True)
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
+    assert (run / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["(W pid=1) KeyError: 'early'", "x.UserError: said so", "UserError: follows"], "said so"),
+        (
+            ["ImportError: noise", "Error in _run_prompt for", "KeyError: 'a'", "RuntimeError: late"],
+            "KeyError: 'a'",
+        ),
+        (["ImportError: noise", "ray.exceptions.OutOfMemoryError: GPU 0"], "OutOfMemoryError: GPU 0"),
+        (["all is well"], None),
+    ],
+)
+def test_the_reason_of_a_failure_is_found_in_the_log(lines, reason):
+    assert find_reason(lines) == reason
+
+
+def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):
+    run = tmp_path / "run"
+    train(run, store, python)
+    monkeypatch.setenv("FAKE_FAULT", "1")
+    (run / "model" / "config.json").unlink()
+    train(run, None, python, resume=True)
+    assert (run / "model" / "config.json").is_file()
+
+
+def test_without_references_of_all_problems_nothing_begins(tmp_path, store, python):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"no reference store .*reference.jsonl.*adaptthink presample"):
+        train(run, None, python)
+    lacking = tmp_path / "lacking.jsonl"
+    lacking.write_text("".join(f"{line}\n" for line in store.read_text().splitlines()[:-3]))
+    with pytest.raises(UserError, match="lacks 3 of 10 problems"):
+        train(run, lacking, python)
+    assert not run.exists()
+
+
+def test_verl_must_be_there_and_the_one_we_know(tmp_path, store, python, monkeypatch):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"has no verl; install it \(see docs/verl.md\)"):
+        train(run, store, sys.executable)
+    with pytest.raises(UserError, match="cannot run 'nowhere/python'"):
+        train(run, store, "nowhere/python")
+    monkeypatch.setenv("FAKE_VERSION", "0.10.0")
+    with pytest.raises(UserError, match=r"has verl 0.10.0, and 0.9.1 is needed"):
+        train(run, store, python)
+    assert not run.exists()
+
+
+def test_whatever_a_process_started_ends_with_it(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent("""
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        print(child.pid, flush=True)
+        time.sleep(600)
+        """)
+    )
+    log = tmp_path / "log.txt"
+
+    def interrupt_when_started():
+        if log.read_text():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_process([sys.executable, str(script)], log, os.environ, interrupt_when_started)
+    child = int(log.read_text().split()[0])
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_dry_run_prints_the_command_and_touches_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["toy_cpu", "--backend", "verl", "--schedule", "constant", "--gpus-per-node", "2", "--dry-run"]
+    monkeypatch.setattr(sys, "argv", ["adaptthink", "train", *flags, "--overrides", "trainer.logger=[wandb]"])
+    with contextlib.suppress(SystemExit):
+        main()
+    out = capsys.readouterr().out
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {out.partition('main_ppo')[2].lstrip(' ')}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert "data.train_batch_size=160" in shown
+    assert "algorithm.adv_estimator=adaptthink" in shown
+    assert shown[-1] == "trainer.logger=[wandb]"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--nodes", "2"], "nodes: for --backend verl alone"),
+        (["--verl-python", "x"], "verl_python: for --backend verl alone"),
+        (["--backend", "verl", "--profile"], "--profile measures the native trainer"),
+        (["--backend", "verl", "--dry-run"], "schedule = 'stable_decay' is not for --backend verl"),
+    ],
+)
+def test_flags_that_do_not_belong_together(flags, complaint, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["adaptthink", "train", "toy_cpu", *flags])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line
