@@ -32,7 +32,7 @@ GPUS = (
     Gpu("H100", 80, 3350, 989, 450, "NVIDIA H100 data sheet, SXM; sparse figures halved"),
     Gpu("H800", 80, 3350, 989, 200, "as H100 with NVLink at 400 of 900 GB/s: arXiv 2505.09343, section 4"),
     Gpu("H200", 141, 4800, 989, 450, "NVIDIA H200 data sheet, SXM; sparse figures halved"),
-    Gpu("B200", 180, 7700, 2250, 900, "NVIDIA HGX B200 data sheet, an eighth of the board; sparse figures halved"),
+    Gpu("B200", 180, 8000, 2250, 900, "NVIDIA HGX B200, an eighth of the board; sparse figures halved"),
     Gpu("A100", 80, 2039, 312, 300, "NVIDIA A100 80GB data sheet, SXM"),
     Gpu("A100-40", 40, 1555, 312, 300, "NVIDIA A100 40GB data sheet, SXM"),
     Gpu("L40S", 48, 864, 362, 32, "NVIDIA L40S data sheet; PCIe 4.0 x16; sparse figures halved"),

@@ -271,17 +271,12 @@ def forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
 
 def passes(config: TrainConfig) -> int:
     """Forward passes that the update is worth: a backward is two, one with frozen weights; recomputing is one more."""
-    return 1 + (1 if rank_of(config) else 2) + config.gradient_checkpointing
-
-
-def rank_of(config: TrainConfig) -> int:
-    """The rank of the adapter that is trained, 0 for all weights."""
-    return getattr(config, "lora_rank", 0)
+    return 1 + (1 if config.lora_rank else 2) + config.gradient_checkpointing
 
 
 def trained_weights(architecture: Architecture, config: TrainConfig) -> int:
     """How many weights have a gradient."""
-    return architecture.adapter(rank_of(config)) if rank_of(config) else architecture.weights
+    return architecture.adapter(config.lora_rank) if config.lora_rank else architecture.weights
 
 
 def element_bytes(config: TrainConfig, platform: Platform) -> int:
@@ -318,7 +313,7 @@ def estimate_memory(architecture: Architecture, config: TrainConfig, platform: P
         beside = number * (2 * a.body / a.layers + 2 * a.head)  # gathered
         logits = tokens * a.vocabulary * 4.0 * LOGIT_COPIES
     else:
-        beside = number * a.weights if number == 2 and not rank_of(config) else 0  # cast for the products
+        beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0
     if many or config.engine == "vllm":
         engine = config.engine_memory * platform.memory_bytes
@@ -328,7 +323,7 @@ def estimate_memory(architecture: Architecture, config: TrainConfig, platform: P
     else:
         engine = 0.0  # on another machine
     return Memory(
-        weights=held * 4 * trained + (a.weights * number if rank_of(config) else 0) + beside,
+        weights=held * 4 * trained + (a.weights * number if config.lora_rank else 0) + beside,
         optimizer=held * 8 * trained,
         gradients=held * 4 * trained,
         activations=tokens * kept,
@@ -492,7 +487,7 @@ def possible_changes(config: TrainConfig, platform: Platform, lengths: Lengths) 
             yield Change(f"engine_memory = {share}", {"engine_memory": share})
     if platform.devices > 1:
         yield Change("offload = true", {"offload": True})
-    elif "lora_rank" in type(config).model_fields and not rank_of(config):
+    elif "lora_rank" in type(config).model_fields and not config.lora_rank:
         yield Change("lora_rank = 32", {"lora_rank": 32})
     if platform.devices == 1:
         yield Change('engine = "native", max_rows = 16', {"engine": "native", "max_rows": 16})

@@ -214,16 +214,26 @@ def show_step(plan: Plan) -> None:
     table.add_column("mean", justify="right")
     first, mean = plan.first, plan.mean
     for name, values, form in (
-        ("response tokens", (first.tokens, mean.tokens), ",.0f"),
-        ("seconds of rollout", (first.rollout_seconds, mean.rollout_seconds), ",.4g"),
-        ("  of it nearly alone", (first.generation.tail_seconds, mean.generation.tail_seconds), ",.3g"),
-        ("seconds of update", (first.update_seconds, mean.update_seconds), ",.3g"),
-        ("  weights moved meanwhile", (first.communication_seconds, mean.communication_seconds), ",.3g"),
-        ("seconds of change and sync", (first.sync_seconds, mean.sync_seconds), ",.3g"),
+        ("response tokens", (first.tokens, mean.tokens), whole),
+        ("seconds of rollout", (first.rollout_seconds, mean.rollout_seconds), plain),
+        ("  of it nearly alone", (first.generation.tail_seconds, mean.generation.tail_seconds), plain),
+        ("seconds of update", (first.update_seconds, mean.update_seconds), plain),
+        ("  weights moved meanwhile", (first.communication_seconds, mean.communication_seconds), plain),
+        ("seconds of change and sync", (first.sync_seconds, mean.sync_seconds), plain),
     ):
-        table.add_row(name, *(format(value, form) for value in values))
-    table.add_row("seconds", f"{first.seconds:,.4g}", f"{mean.seconds:,.4g}", style="bold")
+        table.add_row(name, *map(form, values))
+    table.add_row("seconds", plain(first.seconds), plain(mean.seconds), style="bold")
     console.print(table)
+
+
+def plain(number: float) -> str:
+    """Write a number in three digits, or whole where it has more."""
+    return whole(number) if number >= 100 else f"{number:.3g}"
+
+
+def whole(number: float) -> str:
+    """Write a number without what follows the point."""
+    return f"{number:,.0f}"
 
 
 def duration(hours: float) -> str:
