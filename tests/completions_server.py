@@ -1,4 +1,4 @@
-"""A small server that speaks vLLM's form of /v1/completions, and misbehaves when asked to; with a model if given one."""
+"""A server in this program that speaks the form of vLLM's /v1/completions, and misbehaves when asked to."""
 
 import json
 import math
@@ -21,6 +21,7 @@ class FakeServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self, *, port=0):
         super().__init__(("127.0.0.1", port), Handler)
@@ -32,6 +33,10 @@ class FakeServer(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """A client that went away is no news."""
+
+    def meets(self, path, call):
+        """What a call meets instead of an answer; None: an answer."""
+        return self.faults.popleft() if self.faults else None
 
     def complete(self, call):
         temperature = call["temperature"] if self.processed else 1.0
@@ -52,31 +57,32 @@ class FakeServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head and a body sent apart would wait for each other
 
     def log_message(self, *arguments):
         pass
 
     def do_GET(self):
-        self.answer(lambda: {"data": self.server.models})
+        self.answer(lambda: {"data": self.server.models}, None)
 
     def do_POST(self):
         call = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
         self.server.calls.append((self.path, call))
         if self.path == "/collective_rpc":
             self.server.files = sorted(path.name for path in Path(call["args"][0]).iterdir())
-            self.answer(lambda: {"results": [None]})
+            self.answer(lambda: {"results": [None]}, call)
         elif self.path == "/reset_prefix_cache":
-            self.answer(lambda: {"success": self.server.resets})
+            self.answer(lambda: {"success": self.server.resets}, call)
         else:
-            self.answer(lambda: self.server.complete(call))
+            self.answer(lambda: self.server.complete(call), call)
 
-    def answer(self, make):
+    def answer(self, make, call):
         server = self.server
         server.keys.append(self.headers["Authorization"])
         with server.lock:
             server.together += 1
             server.most_together = max(server.most_together, server.together)
-            fault = server.faults.popleft() if server.faults else None
+            fault = server.meets(self.path, call)
         if isinstance(fault, threading.Event):
             fault.wait(60)
             fault = None
@@ -112,7 +118,10 @@ class ModelServer(FakeServer):
         scored = call.get("logprob_token_ids", [])
         with self.busy:
             [done] = self.engine.generate([request], temperature=call["temperature"], top_p=call["top_p"])
-            [row] = self.engine.next_token_logprobs([request.prompt_ids], scored, temperature=call["temperature"])
+            if scored:
+                [row] = self.engine.next_token_logprobs([request.prompt_ids], scored, temperature=call["temperature"])
+            else:
+                row = []
         top = {f"token_id:{token}": logprob for token, logprob in zip(scored, row, strict=True)}
         return {
             "choices": [

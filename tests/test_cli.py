@@ -112,6 +112,7 @@ def test_help_names_every_command(run, args):
         "reproduce",
         "serve",
         "doctor",
+        "plan",
         "report",
         "data",
     ):
@@ -143,6 +144,7 @@ def test_help_shows_every_setting_with_its_default(run, command):
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
         ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-opener STR"]),
+        ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
         ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
         ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
     ],

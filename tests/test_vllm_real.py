@@ -23,7 +23,7 @@ from adaptthink.engines.vllm import start_vllm
 from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import TINY, load_policy
+from adaptthink.models import TINY, load_policy, load_trainee
 from adaptthink.modes import Mode, prompt_ids
 from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Sampler, Sampling, collect
@@ -292,6 +292,35 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
     assert abs(no_think[1] - no_think[0]) > 0.01
 
 
+def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
+    """After each update the engine's probe equals that of the model with its adapter, whose own weights stay."""
+    pytest.importorskip("peft")
+    pool = problems(4, seed=0, split=Split.TRAIN)
+    reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
+    settings = check(
+        TrainConfig,
+        {"steps": 2, "problems_per_step": 8, "samples_per_problem": 2, "max_think_tokens": 64, "probe_every": 1}
+        | {"max_no_think_tokens": 16, "learning_rate": 1e-2, "temperature": 1.0, "lora_rank": 4},
+    )
+    trained = load_trainee(settings)
+    no_think = []
+
+    def on_step(metrics):
+        contexts = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        with torch.no_grad():
+            rows = [trained.model(torch.tensor([context])).logits[0, -1].log_softmax(-1) for context in contexts]
+        exact = sum(row[trained.template.no_think_id].item() for row in rows) / 2
+        assert metrics["probe_no_think_logprob"] == pytest.approx(exact, abs=1e-3)
+        no_think.append(metrics["probe_no_think_logprob"])
+
+    sampler = Sampler(engine, trained.tokenizer, trained.template)
+    try:
+        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+    finally:
+        engine.load_weights(policy.model)
+    assert abs(no_think[1] - no_think[0]) > 0.01
+
+
 def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
     with pytest.raises(UserError, match="lower max_think_tokens"):
         engine.generate([Request(prompts(policy)[0], 5000, 0)], temperature=1.0)
@@ -334,6 +363,20 @@ def test_presample_and_evaluate_through_a_server(server, tmp_path):
     assert modes["no_think"]["overall"]["no_think_share"] == 1
     assert modes["think"]["overall"]["no_think_share"] == 0
     assert modes["no_think"]["overall"]["accuracy"] > 0.2
+
+
+def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
+    """Two addresses of the same server stand for two; a response is the same whoever draws it."""
+    addresses = ("--endpoint", server, "--endpoint", server.replace("127.0.0.1", "localhost"))
+    stores = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for store, endpoints in zip(stores, (addresses[:2], addresses), strict=True):
+        status, out, errors = adaptthink(
+            *("presample", *endpoints, *SMALL, "--reference-samples", "2", "--output", str(store)),
+            **{KEY_VARIABLE: "secret"},
+        )
+        assert status == 0, errors[-2000:]
+    assert "failed calls" in out
+    assert sorted(stores[0].read_text().splitlines()) == sorted(stores[1].read_text().splitlines())
 
 
 def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, random_model, monkeypatch):

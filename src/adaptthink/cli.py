@@ -29,6 +29,7 @@ COMMANDS = {
     "decide": "Say which mode the dial gives each prompt.",
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model opens and closes a thought, and whether AdaptThink can train it.",
+    "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }

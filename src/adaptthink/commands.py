@@ -123,6 +123,45 @@ def train_on_verl(
     return write_result(json, result)
 
 
+def plan(
+    *recipes: Annotated[str, Parameter(help="Recipe files or names (r1_distill_7b); later ones win.")],
+    config: Annotated[VerlConfig, Parameter(name="*")] = VerlConfig(),  # noqa: B008  (immutable)
+    gpus: Annotated[str, Parameter(help="GPUs, such as 8xH100; cpu: this machine, which is measured.")],
+    think_tokens: Annotated[
+        float | None, Parameter(help="Mean length of a thought at the start [default: assumed].", validator=POSITIVE)
+    ] = None,
+    no_think_tokens: Annotated[
+        float | None,
+        Parameter(help="Mean length of a direct answer at the start [default: assumed].", validator=POSITIVE),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, Parameter(help="Length of a prompt [default: assumed].", validator=POSITIVE)
+    ] = None,
+    reference: Annotated[
+        Path | None, Parameter(help="Reference store whose thoughts say how long they are, instead of --think-tokens.")
+    ] = None,
+    price: Annotated[
+        float | None,
+        Parameter(help="Price of a GPU for an hour; not given: no cost is shown.", validator=NOT_NEGATIVE),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit."""
+    resolved = resolve("verl", VerlConfig, recipes=recipes, flags=given(config))
+    from adaptthink.plan_job import plan_job
+
+    result = plan_job(
+        resolved,
+        gpus,
+        think_tokens=think_tokens,
+        no_think_tokens=no_think_tokens,
+        prompt_tokens=prompt_tokens,
+        reference=reference,
+        price=price,
+    )
+    write_result(json, result)
+
+
 def presample(
     *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
     config: Annotated[PresampleConfig, Parameter(name="*")] = PresampleConfig(),  # noqa: B008  (immutable)

@@ -24,7 +24,7 @@ from adaptthink.compare import Change, change, read_rows
 from adaptthink.compare_jobs import quality_job
 from adaptthink.config import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
-from adaptthink.engines.fleet import Fleet
+from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluate import (
@@ -100,11 +100,10 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_configured(config)
     engine = make_engine(policy, config, say=console.print)
-    servers = engine.servers if isinstance(engine, Fleet) else []
     try:
         reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, output)
     finally:
-        show_servers(servers)
+        show_servers(servers_of(engine))
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     skipped = len(reference) - len(rewards)
     return {
@@ -120,9 +119,14 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
                 "faults": server.faults,
                 "aside_seconds": round(server.seconds_aside, 1),
             }
-            for server in servers
+            for server in servers_of(engine)
         ],
     }
+
+
+def servers_of(engine: Engine) -> list[Server]:
+    """The servers of an engine that has some, with what each did."""
+    return engine.servers if isinstance(engine, Fleet) else []
 
 
 def train_job(
@@ -326,8 +330,10 @@ def evaluate_job(
         evaluations = evaluate_chat(problems, asked, config, folder)
     else:
         policy = load_configured(config)
-        sampler = make_sampler(policy, make_engine(policy, config, say=console.print), config)
+        engine = make_engine(policy, config, say=console.print)
+        sampler = make_sampler(policy, engine, config)
         evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
+        show_servers(servers_of(engine))
         convention = sampler.template.convention
     show_table(evaluations)
     quality_job(folder, convention, reference=reference, delta=delta)

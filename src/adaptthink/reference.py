@@ -152,6 +152,15 @@ class References(Mapping[str, Reference]):
         return reference
 
 
+def open_references(path: Path) -> References:
+    """Open a store that is there, for reading, whatever made it; raises UserError for a path that is none."""
+    if not path.is_file():
+        raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample … --output {path}")
+    with path.open("rb") as file:
+        rows = read_store(path, read_settings(path, file.readline()))
+    return References(path, rows, np.unique(np.array(rows.ids)))
+
+
 def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
     """Check the rows of a store made with `settings` and say where they are; make an empty one if there is none.
 
@@ -203,11 +212,16 @@ def parse_row(line: bytes) -> Reference:
 
 def check_settings(path: Path, header: bytes, settings: Mapping[str, Any]) -> None:
     """Compare a store's first line with the settings asked for."""
-    try:
-        made_with = dict(json.loads(header)["settings"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None
+    made_with = read_settings(path, header)
     changed = [key for key in settings if made_with.get(key) != settings[key]]
     if changed:
         differences = ", ".join(f"{key} {made_with.get(key)!r}, now {settings[key]!r}" for key in changed)
         raise UserError(f"reference store '{path}' was made with other settings: {differences}; give another path")
+
+
+def read_settings(path: Path, header: bytes) -> dict[str, Any]:
+    """The settings that a store's first line says it was made with; raises UserError for another line."""
+    try:
+        return dict(json.loads(header)["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None

@@ -88,7 +88,8 @@ class Work:
     """The draws of one call, taken from an iterator as there is room for them."""
 
     def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
-        self.fresh: Iterator[Job] = (Job(place, draw) for place, draw in enumerate(draws))
+        self.fresh = self.jobs(draws)
+        self.exhausted = False
         self.on_drawn = on_drawn
         self.returned: deque[Job] = deque()
         self.doubtful: deque[Job] = deque()
@@ -97,13 +98,19 @@ class Work:
         self.last_answer = time.monotonic()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def jobs(self, draws: Iterable[Draw]) -> Iterator[Job]:
+        """Take the draws one by one, and note that there are no more."""
+        for place, draw in enumerate(draws):
+            yield Job(place, draw)
+        self.exhausted = True
+
     def take(self, server: Server) -> Job | None:
         """Return a draw for a server to carry out; None if there is none for it now."""
         job = self.returned.popleft() if self.returned else next(self.fresh, None)
         if job is None:
             job = self.doubtful.popleft() if self.doubtful else self.late(server)
         if job is None:
-            if not self.running and not self.over.done():
+            if self.exhausted and not self.running and not self.over.done():
                 self.over.set_result(None)
             return None
         job.started = time.monotonic()
@@ -122,9 +129,9 @@ class Work:
         self.last_answer = time.monotonic()
         if not job.done:
             job.done = True
-            del self.running[job.place]
             self.longest = max(self.longest, self.last_answer - job.started)
             self.on_drawn(job.place, drawn)
+            del self.running[job.place]  # last: what is over is handed on
 
     def give_back(self, job: Job, server: Server) -> None:
         """Take a draw back that a server failed on."""

@@ -38,7 +38,7 @@ class RunFolder:
     scores: Mapping[str, Mapping[str, Score]]  # mode -> level -> score
     overall: Mapping[str, Score]
     levels: tuple[str, ...]
-    intervals: Mapping[str, Mapping[str, Interval | None]]  # mode -> points_interval, percent_interval of its change
+    intervals: Mapping[str, tuple[Interval | None, Interval | None]]  # mode -> of its ΔAcc, of its ΔLength
     stated_points: float | None  # ΔAcc and ΔLength as summary.json states them
     stated_percent: float | None
     seconds: Mapping[str, float]
@@ -87,7 +87,7 @@ def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(steps[step] for step in sorted(steps))
 
 
-def read_intervals(change: Any) -> dict[str, Interval | None]:
-    """Read the intervals of a change of `summary.json`; None for those that it does not have."""
+def read_intervals(change: Any) -> tuple[Interval | None, Interval | None]:
+    """Read the intervals of a change of `summary.json`, ΔAcc's and ΔLength's; None for what it does not have."""
     found = as_object(change)
-    return {name: interval(found.get(name)) for name in ("points_interval", "percent_interval")}
+    return interval(found.get("points_interval")), interval(found.get("percent_interval"))

@@ -51,7 +51,8 @@ def run_rows(folder: RunFolder) -> list[Row]:
     for mode, key in RUN_MODES.items():
         by_level = folder.scores.get(mode, {})
         change = Change() if mode == REFERENCE else compare(by_level, folder.scores.get(REFERENCE, {}))
-        change = replace(change, **folder.intervals.get(mode, {}))
+        points, percent = folder.intervals.get(mode, (None, None))
+        change = replace(change, points_interval=points, percent_interval=percent)
         overall = folder.overall.get(mode, Score())
         scores = tuple(by_level.get(level, Score()) for level in folder.levels)
         rows.append(Row(mode, key, scores, overall, mode != "adaptthink", mode in folder.scores, change))

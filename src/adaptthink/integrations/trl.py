@@ -1,0 +1,612 @@
+"""AdaptThink in TRL: `AdaptThinkTrainer` where a script has `GRPOTrainer`, `AdaptThinkConfig` for `GRPOConfig`.
+
+What stays TRL's: the model and its adapters, data loading, launchers (DDP, DeepSpeed, FSDP), gradient accumulation, the
+optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is drawn from π_IS and
+graded (`rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods of TRL's
+are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
+
+Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
+that have no place in the method; each is refused by name. Training forces modes; evaluation lets the model choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import __version__ as trl_version
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from adaptthink.config import TrainConfig, check
+from adaptthink.engines.base import Engine
+from adaptthink.engines.native import NativeEngine
+from adaptthink.engines.openai import START_SERVER, connect
+from adaptthink.engines.vllm import VllmEngine
+from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind, Limits, Verdict, failed_share, mean_reward
+from adaptthink.model_card import write_card
+from adaptthink.models import eos_ids, model_path
+from adaptthink.models.scoring import pad
+from adaptthink.modes import Mode, probe
+from adaptthink.objective import Ratio, advantage, policy_loss
+from adaptthink.reference import open_references
+from adaptthink.rollout import (
+    Asked,
+    Caps,
+    Rollout,
+    Sampler,
+    Sampling,
+    generate_and_grade,
+    make_request,
+    stream_seed,
+    with_decision_logprob,
+)
+from adaptthink.tasks import Problem, problem_id
+
+Metrics = dict[str, float]
+
+IGNORED = -100  # a label that has no log-probability
+GRADED_BATCHES = 10  # over which the share of failed grades is taken
+
+# Settings of GRPOConfig that must stay as `AdaptThinkConfig` has them, and why.
+FIXED = {
+    "the paper's objective has no such term; delta, ratio and epsilon shape the loss": (
+        "beta", "loss_type", "importance_sampling_level", "epsilon_high", "entropy_coef", "use_adaptive_entropy",
+        "top_entropy_quantile", "off_policy_mask_threshold", "router_aux_loss_coef", "sync_ref_model",
+    ),
+    "an advantage compares with the reference model, not with the other samples, and the reward is the grader's": (
+        "scale_rewards", "reward_weights", "multi_objective_aggregation", "mask_truncated_completions",
+    ),
+    "responses are drawn from the policy itself at temperature, which is what their log-probabilities are of": (
+        "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "vllm_structured_outputs_regex",
+        "vllm_importance_sampling_correction",
+    ),
+    "it is not supported here": (
+        "use_transformers_continuous_batching", "cache_implementation", "chat_template_kwargs", "remove_unused_columns",
+        "vllm_enable_sleep_mode", "vllm_tensor_parallel_size", "log_multimodal", "ds3_gather_for_generation",
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class AdaptThinkConfig(GRPOConfig):
+    """TRL's `GRPOConfig` with the paper's settings as defaults, and AdaptThink's own beside them.
+
+    `max_completion_length` is the cap of a response that thinks, `num_generations` is K. `delta` is the paper's δ, not
+    TRL's second clipping bound. Raises UserError for settings that would not be the method any more.
+    """
+
+    delta: float = field(default=0.05, metadata={"help": "δ: how much accuracy no_think may cost."})
+    no_think_share: float = field(
+        default=0.5, metadata={"help": "Share of no_think samples; 0 forces nothing (plain on-policy)."}
+    )
+    ratio: Ratio = field(
+        default="sequence_mean",
+        metadata={"help": "Importance ratio: sequence_mean (official code), sequence (Eq. 9 literally) or token."},
+    )
+    max_no_think_tokens: int = field(default=4096, metadata={"help": "Response cap in no_think mode, in tokens."})
+    think_opener: str = field(
+        default="Alright", metadata={"help": "w_start: the first token of a thought that is forced open."}
+    )
+    force_opener: bool = field(
+        default=True,
+        metadata={"help": "Open thoughts with think_opener; else with any token, drawn from the policy."},
+    )
+    boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
+    grading_seconds: float = field(
+        default=2.0, metadata={"help": "Seconds after which a symbolic comparison of one answer is stopped."}
+    )
+    max_failed_grades: float = field(
+        default=0.05, metadata={"help": "Stop if grading failed on more than this share of the last responses."}
+    )
+    max_rows: int = field(
+        default=1024, metadata={"help": "Responses that a process generates at the same time; bounds memory."}
+    )
+
+    # TRL's own, with the paper's values
+    max_completion_length: int = 16384
+    num_generations: int = 16
+    temperature: float = 0.6
+    learning_rate: float = 2e-6
+    lr_scheduler_type: str = "constant"
+    disable_dropout: bool = True  # π_θ must be the policy that was sampled
+    loss_type: str = "grpo"  # the nearest that TRL has a word for; the loss itself is `objective.policy_loss`
+    importance_sampling_level: str = "sequence"
+    scale_rewards: str = "none"
+    vllm_importance_sampling_correction: bool = False  # the sampler's log-probabilities are the denominator already
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for reason, names in FIXED.items():
+            for name in names:
+                value, wanted = getattr(self, name), getattr(AdaptThinkConfig, name)
+                if value != wanted:
+                    raise UserError(f"{name} = {value!r} is not for AdaptThink: {reason}; leave it at {wanted!r}")
+        self.train_config()  # raises for the rest
+
+    def train_config(self, **more: Any) -> TrainConfig:
+        """The same settings in the words of `adaptthink train`; raises UserError for values out of their range."""
+        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_opener", "force_opener")
+        graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_rows")
+        same = {name: getattr(self, name) for name in (*shared, *graded, "temperature", "learning_rate", "seed")}
+        samples = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return check(
+            TrainConfig,
+            same
+            | {
+                "max_think_tokens": self.max_completion_length,
+                "samples_per_problem": self.num_generations,
+                "problems_per_step": max(1, samples // self.num_generations),
+                "clip": self.epsilon,
+                "dtype": "bfloat16" if self.bf16 else "float32",
+            }
+            | ({"max_grad_norm": self.max_grad_norm} if self.max_grad_norm else {})  # 0 bounds nothing
+            | more,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the metrics need of one response; small, because those of all processes are sent to each."""
+
+    mode: Mode
+    verdict: Verdict
+    tokens: int
+    advantage: float | None  # None in evaluation
+    no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
+
+
+class ByEpoch(torch.utils.data.Sampler[int]):
+    """TRL's order of the rows, the shuffling of each epoch drawn from seed and epoch.
+
+    TRL's sampler shuffles with a generator that no checkpoint holds: resumed, it would repeat the first epoch's order.
+    `epoch` says how many epochs are done, parts of one included.
+    """
+
+    def __init__(self, rows: Any, seed: int, epoch: Callable[[], float]) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.rows.shuffle:
+            self.rows.generator.manual_seed(stream_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
+        return iter(self.rows)
+
+
+class AdaptThinkTrainer(GRPOTrainer):
+    """Trains a model to choose when to think.
+
+    A dataset has the columns `prompt` (a question, or a conversation of one user message) and `answer`; `kind`,
+    `level`, `source` and `problem_id` are optional (`problem_dataset` makes them from our problems). R̄_ref comes from
+    `reference`: the path of a store that `adaptthink presample` made, or rewards by problem id; where that is None,
+    from a column `reference_reward`. Raises UserError for what cannot work, before the first step where it can be seen.
+    """
+
+    args: AdaptThinkConfig
+    model: Any
+    processing_class: Any
+    num_generations: int
+    num_generations_eval: int
+    _logs: Any
+
+    _tag_names = ["trl", "adaptthink"]  # noqa: RUF012  (as TRL has it)
+    _name = "AdaptThink"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: AdaptThinkConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reference: str | Path | Mapping[str, float | None] | None = None,
+        reward_funcs: None = None,
+        **trainer: Any,
+    ) -> None:
+        if reward_funcs is not None:
+            raise UserError(
+                "reward_funcs are not for AdaptThink: the reward is 1 for a correct answer and 0 otherwise, by the "
+                "column 'answer'; leave them out"
+            )
+        args = AdaptThinkConfig(output_dir="adaptthink") if args is None else args
+        if not isinstance(args, AdaptThinkConfig):
+            raise UserError(f"args is a {type(args).__name__}; give an AdaptThinkConfig, which takes the same settings")
+        self._rewards = read_rewards(reference)
+        if isinstance(train_dataset, Dataset):
+            check_rows(train_dataset, self._rewards)
+        super().__init__(
+            model=model_path(model) if isinstance(model, str) else model,
+            reward_funcs=graded_by_the_trainer,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **trainer,
+        )
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            raise UserError("the model's processor is no tokenizer; AdaptThink is for language models without images")
+        if self._dist.is_fsdp and not args.use_vllm:
+            raise UserError(
+                "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
+            )
+        self._template = probe(self.processing_class, think_opener=args.think_opener)
+        self._eos_ids = eos_ids(self.model, self.processing_class)
+        self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
+        self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
+        self._clipped: list[tuple[bool, float]] = []
+        self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_BATCHES)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Draw and grade this process's part of a generation batch; in training, return what the loss needs.
+
+        Rows come as TRL lays them out: the K copies of a problem follow each other, over the processes in turn.
+        """
+        training = self.model.training
+        copies = self.num_generations if training else self.num_generations_eval
+        if not training and len(inputs) * self.accelerator.num_processes % copies:
+            raise UserError(
+                f"an evaluation batch of {len(inputs)} responses on each of {self.accelerator.num_processes} processes "
+                f"holds no whole groups of num_generations_eval = {copies}; change per_device_eval_batch_size"
+            )
+        first = self.accelerator.process_index * len(inputs)
+        positions = [(first + place) % copies for place in range(len(inputs))]
+        with self._engine() as engine:
+            limits = Limits(self.args.grading_seconds)
+            sampler = Sampler(engine, self.processing_class, self._template, limits, self.args.boxed_only)
+            drawn = draw_rows(
+                sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
+            )
+        share = self.args.no_think_share if training else 0
+        rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
+        if not training:
+            self._seen[training] += gather_object([seen(one, None, forced=False) for one in drawn])
+            return {}
+        reference = [reference_reward(row, self._rewards) for row in inputs]
+        advantage_B = row_advantages(rollouts, reference, self.args.delta)
+        pairs = zip(drawn, advantage_B.tolist(), strict=True)
+        everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
+        self._seen[training] += everywhere
+        self._check_grading(everywhere)
+        self._keep_texts(rollouts, advantage_B)
+        return to_tensors(rollouts, advantage_B, self.accelerator.device)
+
+    def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
+        return ByEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: self.state.epoch or 0)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """One micro-batch's share of the step's loss: the sum over its sequences / the number of all of the step.
+
+        Divided here by the micro-batch and the accumulation steps; the mean over processes, which the gradient's
+        reduction takes, is the rest.
+        """
+        with self.accelerator.autocast():
+            out = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                labels=inputs["labels"],
+                fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
+            )
+        result = policy_loss(
+            out.log_probs,
+            inputs["behavior_logprobs"],
+            inputs["advantages"],
+            inputs["in_loss"],
+            clip=self.args.epsilon,
+            ratio=self.args.ratio,
+        )
+        pair_B2 = torch.stack([inputs["no_think"].to(result.clipped_B), result.clipped_B.detach()], dim=1)
+        self._clipped += [(bool(mode), value) for mode, value in self.accelerator.gather(pair_B2).tolist()]
+        return result.loss_B.mean() / self.current_gradient_accumulation_steps
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, None, None]:
+        """Evaluate a batch: the model chooses its modes; what came of it is in the metrics, and there is no loss."""
+        self._prepare_inputs(inputs)
+        return None, None, None
+
+    def evaluation_loop(self, dataloader: Any, *arguments: Any, **named: Any) -> Any:
+        """Evaluate a set, each of its responses counting once, also where they fill up the processes' last batch."""
+        output = super().evaluation_loop(dataloader, *arguments, **named)
+        if hasattr(dataloader.dataset, "__len__"):
+            del self._seen[False][len(dataloader.dataset) * self.num_generations_eval :]
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log what was seen since the last time, over all processes, each response counting once."""
+        training = self.model.training
+        metrics = response_metrics(self._seen[training])
+        self._seen[training] = []
+        if training:
+            metrics |= clip_metrics(self._clipped)
+            self._clipped = []
+        self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write model, tokenizer and our model card in Hugging Face format."""
+        super().save_model(output_dir, _internal_call)
+        self._write_card(Path(output_dir or str(self.args.output_dir)))
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write our card where TRL would write its own."""
+        self._write_card(Path(str(self.args.output_dir)))
+
+    def _write_card(self, folder: Path) -> None:
+        if self.is_world_process_zero():
+            name = str(getattr(self.model.config, "_name_or_path", "") or "model")
+            config = self.args.train_config(model=name, problems="a dataset", steps=max(1, self.state.max_steps))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_card(folder, config, backend=f"TRL {trl_version}")
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """Yield an engine with the weights as they are now."""
+        if self.use_vllm:
+            if self.state.global_step != self._last_loaded_step:
+                self.vllm_generation.sync_weights()
+                self._last_loaded_step = self.state.global_step
+                self.accelerator.wait_for_everyone()  # each process calls the server itself, after the new weights
+            yield self._server or VllmEngine(self.vllm_generation.llm, self._eos_ids)
+            return
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=checkpointing,
+        ) as whole:
+            model = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # adapters stay in its layers
+            dtype = torch.bfloat16 if self.args.bf16 else model.dtype
+            yield NativeEngine(model, self._eos_ids, max_rows=self.args.max_rows, dtype=dtype)
+
+    def _connect(self) -> Engine:
+        """Connect to the server that TRL sends weights to; raises UserError if its log-probabilities are not π's."""
+        if self.accelerator.is_main_process:
+            mode = self.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                raise UserError(
+                    f"the vLLM server returns {mode}, without the temperature that it draws with; "
+                    f"start it with: {START_SERVER}"
+                )
+        url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
+        return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
+
+    def _check_grading(self, batch: Sequence[Seen]) -> None:
+        """Raise UserError if grades that failed make up too much of the last generation batches."""
+        self._graded.append([one.verdict for one in batch])
+        failed = failed_share(verdict for verdicts in self._graded for verdict in verdicts)
+        if failed > self.args.max_failed_grades:
+            raise UserError(
+                f"step {self.state.global_step + 1}: grading timed out or failed on {failed:.1%} of the last responses,"
+                f" more than max_failed_grades = {self.args.max_failed_grades:g}; their rewards would be 0 for no "
+                "fault of theirs. Look at them with log_completions=True, or raise grading_seconds"
+            )
+
+    def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
+        """Give TRL what its table of completions shows (`log_completions`)."""
+        if not self.log_completions:
+            return
+        self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
+        self._logs["completion"].extend(gather_object([rollout.text for rollout in rollouts]))
+        verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
+        self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
+        self._logs["extra"]["verdict"].extend(map(str, verdicts))
+        self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
+
+
+def graded_by_the_trainer(*_: Any, **__: Any) -> list[float | None]:
+    """Stand where TRL wants a reward function; the trainer grades, so a call would be a fault."""
+    raise AssertionError("AdaptThinkTrainer grades responses itself")
+
+
+def problem_dataset(problems: Iterable[Problem]) -> Dataset:
+    """Return problems as rows for the trainer, ids included, by which a store knows them."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "problem_id": problem.id,
+                "kind": str(problem.kind),
+                "level": None if problem.level is None else str(problem.level),  # a column has one type
+            }
+            for problem in problems
+        ]
+    )
+
+
+def read_problem(row: Mapping[str, Any]) -> Problem:
+    """Read a row of a dataset; raises UserError that names the column and what it should hold."""
+    prompt, answer = row.get("prompt"), row.get("answer")
+    if isinstance(prompt, list) and len(prompt) == 1 and prompt[0].get("role") == "user":
+        prompt = prompt[0].get("content")
+    if not isinstance(prompt, str):
+        raise UserError(
+            f"column 'prompt' holds {short(row.get('prompt'))}; it takes the text of a question, or a conversation of "
+            "one user message with a text"
+        )
+    if not isinstance(answer, str | int):
+        raise UserError(f"column 'answer' holds {short(answer)} for {short(prompt)}; it takes the correct answer")
+    kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
+    if kind not in set(AnswerKind):
+        raise UserError(f"column 'kind' holds {short(kind)}; it takes one of {', '.join(AnswerKind)}")
+    id_ = row.get("problem_id") or problem_id(prompt, str(answer), source)
+    return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
+
+
+def short(value: Any) -> str:
+    """A value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> Mapping[str, float | None] | None:
+    """R̄_ref by problem id, from a store or as given; None stands for the dataset's own column."""
+    if isinstance(reference, str | Path):
+        return {id_: one.reward for id_, one in open_references(Path(reference)).items()}
+    return reference
+
+
+def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:
+    """R̄_ref of a row's problem, None for one that cannot be graded; raises UserError where none was given."""
+    if rewards is None:
+        if "reference_reward" not in row:
+            raise UserError(
+                "no reference: give AdaptThinkTrainer(reference=PATH) with a store made by 'adaptthink presample', "
+                "or the dataset a column 'reference_reward' with the mean reward of the model before training"
+            )
+        return row["reference_reward"]
+    problem = read_problem(row)
+    if problem.id not in rewards:
+        raise UserError(
+            f"the reference has nothing on problem {problem.id} ({short(problem.prompt)}); pre-sample these problems, "
+            "and make the dataset of them with problem_dataset, which keeps their ids"
+        )
+    return rewards[problem.id]
+
+
+def check_rows(dataset: Dataset, rewards: Mapping[str, float | None] | None) -> None:
+    """Raise UserError for the first row that cannot be trained on: nobody wants to learn of it hours later."""
+    for row in dataset:
+        read_problem(row)
+        value = reference_reward(row, rewards)
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"the reference reward of {short(row['prompt'])} is {value}; a mean reward is in [0, 1]")
+
+
+def draw_rows(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    positions: Sequence[int],
+    args: AdaptThinkConfig,
+    step: int,
+    training: bool,
+) -> list[Rollout]:
+    """Draw one response per row, log-probabilities as the engine has them.
+
+    `positions` are those among the K copies of a problem; in training the first of them are no_think, up to the share.
+    Random streams follow from seed, step, problem and position, so they are the same for any number of processes, and
+    after a resumption.
+    """
+    num_no_think = round(args.num_generations * args.no_think_share)
+    caps = Caps(args.max_completion_length, args.max_no_think_tokens)
+    seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
+    requests, asked = [], []
+    for problem, position in zip(problems, positions, strict=True):
+        mode = Mode.NO_THINK if position < num_no_think else Mode.THINK
+        request = make_request(
+            sampler.template,
+            problem,
+            sampler.prompt(problem),
+            mode if training and num_no_think else None,
+            position,
+            caps,
+            force_opener=args.force_opener,
+        )
+        requests.append(request)
+        asked.append(Asked(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
+    return generate_and_grade(sampler, requests, asked, Sampling(caps, args.temperature, seed=seed), None)
+
+
+def with_behavior(rollout: Rollout, share: float, force_opener: bool) -> Rollout:
+    """π_IS of the decision token in place of the policy's own, where modes were forced."""
+    if not share:
+        return rollout
+    return with_decision_logprob(rollout, share, forced=force_opener or rollout.mode is Mode.NO_THINK)
+
+
+def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
+    """A(x, y) of every response, (B,); 0, and so no gradient, where the response or its problem cannot be graded."""
+    gradable_B = torch.tensor(
+        [
+            rollout.verdict is not Verdict.GOLD_UNPARSABLE and value is not None
+            for rollout, value in zip(rollouts, reference, strict=True)
+        ]
+    )
+    no_think_B = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
+    reward_B = torch.tensor([float(rollout.verdict is Verdict.CORRECT) for rollout in rollouts])
+    reference_B = torch.tensor([value or 0.0 for value in reference])
+    return torch.where(gradable_B, advantage(no_think_B, reward_B, reference_B, delta), 0.0)
+
+
+def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Return what the loss needs of rollouts, prompts and responses in one row, padded at the right.
+
+    Ids, mask and labels are (B, S); labels are −100 but for the response. Column t of `behavior_logprobs` and
+    `in_loss`, (B, S − 1), belongs to token t + 1, as in the model's log-probabilities of the labels.
+    """
+    mask_BS = pad([[1] * len(one.prompt_ids + one.response_ids) for one in rollouts], device)
+    label_BS = pad([[IGNORED] * len(one.prompt_ids) + list(one.response_ids) for one in rollouts], device)
+    return {
+        "input_ids": pad([one.prompt_ids + one.response_ids for one in rollouts], device),
+        "attention_mask": mask_BS,
+        "labels": label_BS.masked_fill(mask_BS == 0, IGNORED),
+        "behavior_logprobs": pad(
+            [(0.0,) * (len(one.prompt_ids) - 1) + one.behavior_logprobs for one in rollouts], device, np.float32
+        ),
+        "in_loss": pad([(False,) * (len(one.prompt_ids) - 1) + one.in_loss for one in rollouts], device, np.bool_),
+        "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
+        "advantages": advantage_B.to(device),
+    }
+
+
+def seen(drawn: Rollout, advantage_: float | None, *, forced: bool) -> Seen:
+    """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
+    known = forced and drawn.mode is Mode.NO_THINK
+    logprob = drawn.behavior_logprobs[0] if known else None
+    return Seen(drawn.mode, drawn.verdict, len(drawn.response_ids), advantage_, logprob)
+
+
+def response_metrics(responses: Sequence[Seen]) -> Metrics:
+    """Describe responses by mode; what there is nothing of has no entry."""
+    if not responses:
+        return {}
+    metrics = {
+        "responses": float(len(responses)),
+        "mean_tokens": fmean(one.tokens for one in responses),
+        "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
+    }
+    if advantages := [one.advantage for one in responses if one.advantage is not None]:
+        metrics["zero_advantage_share"] = fmean(one == 0 for one in advantages)
+    for verdict in Verdict:
+        metrics[f"verdict_share_{verdict}"] = fmean(one.verdict is verdict for one in responses)
+    if (value := mean_reward(one.verdict for one in responses)) is not None:
+        metrics["reward"] = value
+    for mode in Mode:
+        own = [one for one in responses if one.mode is mode]
+        if (value := mean_reward(one.verdict for one in own)) is not None:
+            metrics[f"reward_{mode}"] = value
+        if own:
+            metrics[f"mean_tokens_{mode}"] = fmean(one.tokens for one in own)
+            metrics[f"truncated_share_{mode}"] = fmean(one.verdict is Verdict.TRUNCATED for one in own)
+    logprobs = [one.no_think_logprob for one in responses if one.no_think_logprob is not None]
+    if logprobs:
+        metrics["no_think_logprob"] = fmean(logprobs)
+        metrics["no_think_probability"] = fmean(map(math.exp, logprobs))
+    return metrics
+
+
+def clip_metrics(clipped: Iterable[tuple[bool, float]]) -> Metrics:
+    """The share of the loss whose gradient the clip removed, by mode."""
+    by_mode: dict[Mode, list[float]] = {mode: [] for mode in Mode}
+    for no_think, value in clipped:
+        by_mode[Mode.NO_THINK if no_think else Mode.THINK].append(value)
+    return {f"clip_share_{mode}": fmean(values) for mode, values in by_mode.items() if values}

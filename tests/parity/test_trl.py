@@ -1,0 +1,157 @@
+"""TRL's trainer on the recorded rollouts: the native loss and gradient, by another road.
+
+Everything from TRL's data loading to its optimiser step is real; only the drawing of responses is replaced.
+"""
+
+import importlib.util
+import math
+
+import pytest
+import torch
+
+if importlib.util.find_spec("trl") is None:
+    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+
+import recorded
+
+from adaptthink.integrations import trl
+from adaptthink.models import load_policy
+from adaptthink.modes import Mode
+from adaptthink.tasks.arithmetic import Split, problems
+
+SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
+SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}
+LOCAL = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": [],
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}
+NUM_ROLLOUTS = recorded.PROBLEMS * recorded.SAMPLES
+
+
+class Spy(torch.optim.SGD):
+    """An optimiser that changes nothing and keeps the gradient that it is given."""
+
+    def __init__(self, model):
+        super().__init__(model.parameters(), lr=0.0)
+        self.named, self.gradients = dict(model.named_parameters()), []
+
+    def step(self, closure=None):
+        self.gradients.append({name: one.grad.clone() for name, one in self.named.items() if one.grad is not None})
+
+
+def train(tmp_path, model, asked, reference, **settings):
+    """Train with TRL; return the log and the gradient of every step."""
+    args = trl.AdaptThinkConfig(output_dir=str(tmp_path), **(SETTINGS | LOCAL | settings))
+    spy = Spy(model)
+    tokenizer = load_policy("tiny", device="cpu").tokenizer
+    trainer = trl.AdaptThinkTrainer(
+        model,
+        args,
+        trl.problem_dataset(asked),
+        processing_class=tokenizer,
+        reference=reference,
+        optimizers=(spy, None),
+    )
+    trainer.train()
+    return [row for row in trainer.state.log_history if "loss" in row], spy.gradients
+
+
+def replay(monkeypatch, tmp_path, **settings):
+    """Train one step on the recorded rollouts; return its loss and gradient."""
+    rollouts = recorded.rollouts()
+    by_place = {(one.problem.id, index % recorded.SAMPLES): one for index, one in enumerate(rollouts)}
+
+    def draw_rows(sampler, rows, positions, args, step, training):
+        return [by_place[row.id, position] for row, position in zip(rows, positions, strict=True)]
+
+    monkeypatch.setattr(trl, "draw_rows", draw_rows)
+    asked = dict.fromkeys(one.problem for one in rollouts)
+    reference = {id_: one.reward for id_, one in recorded.references().items()}
+    [row], [gradient] = train(tmp_path, recorded.moved_model(), asked, reference, **settings)
+    return row["loss"], gradient
+
+
+def assert_parity(found, expected):
+    """Same loss, and gradients that differ by less than 1e-5 of the gradient's norm."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    gaps = torch.stack([(found[1][name] - gradient).norm() for name, gradient in expected[1].items()])
+    norms = torch.stack([gradient.norm() for gradient in expected[1].values()])
+    assert norms.min() > 1e-4 * norms.norm(), "a tensor that is lost must show"
+    assert gaps.norm() < 1e-5 * norms.norm()
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("ratio", ["sequence_mean", "sequence", "token"])
+def test_loss_and_gradient_are_the_native_ones(monkeypatch, tmp_path, ratio, accumulation):
+    size = NUM_ROLLOUTS // accumulation
+    found = replay(
+        monkeypatch, tmp_path, ratio=ratio, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation
+    )
+    assert_parity(found, recorded.native_loss_and_gradient(recorded.config(ratio=ratio)))
+
+
+def recomputed(logprob_BT, behavior_BT, mask_BT):
+    return logprob_BT.detach()
+
+
+def recomputed_decision(logprob_BT, behavior_BT, mask_BT):
+    first_B1 = mask_BT.int().argmax(1, keepdim=True)
+    return behavior_BT.scatter(1, first_B1, logprob_BT.detach().gather(1, first_B1))
+
+
+@pytest.mark.parametrize("fault", [recomputed, recomputed_decision])
+def test_recomputed_old_logprobs_are_caught(monkeypatch, tmp_path, fault):
+    """What trainers do in the setting of one update per batch would put π_θ where π_IS belongs."""
+    right = trl.policy_loss
+
+    def wrong(logprob_BT, behavior_BT, advantage_B, mask_BT, **settings):
+        return right(logprob_BT, fault(logprob_BT, behavior_BT, mask_BT), advantage_B, mask_BT, **settings)
+
+    monkeypatch.setattr(trl, "policy_loss", wrong)
+    found = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
+    with pytest.raises(AssertionError):
+        assert_parity(found, recorded.native_loss_and_gradient(recorded.config()))
+
+
+def test_a_masked_token_that_counts_is_caught(monkeypatch, tmp_path):
+    right = trl.policy_loss
+
+    def wrong(logprob_BT, behavior_BT, advantage_B, mask_BT, **settings):
+        filled_BT = mask_BT.clone()
+        filled_BT[:, 1:-1] |= mask_BT[:, :-2] & mask_BT[:, 2:]
+        return right(logprob_BT, behavior_BT, advantage_B, filled_BT, **settings)
+
+    monkeypatch.setattr(trl, "policy_loss", wrong)
+    found = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
+    with pytest.raises(AssertionError):
+        assert_parity(found, recorded.native_loss_and_gradient(recorded.config()))
+
+
+def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
+    """One update per batch, on fresh rollouts: every ratio but the decision's is 1, so the loss is known by hand."""
+    drawn = []
+
+    def spied(*arguments):
+        drawn.extend(draw_rows(*arguments))
+        return list(drawn)
+
+    draw_rows = trl.draw_rows
+    monkeypatch.setattr(trl, "draw_rows", spied)
+    asked = problems(1, seed=3, split=Split.TRAIN)[:4]
+    reference = dict(zip((one.id for one in asked), [0.25, 0.5, 0.75, 1.0], strict=True))
+    model = load_policy("tiny", device="cpu").model
+    [row], _ = train(tmp_path, model, asked, reference, per_device_train_batch_size=16)
+    losses = []
+    for one in drawn:
+        ratio = math.exp((one.behavior_logprobs[0] - math.log(0.5)) / len(one.response_ids))
+        value = (one.verdict == "correct") - reference[one.problem.id] + 0.05 * (one.mode is Mode.NO_THINK)
+        losses.append(-min(ratio * value, min(max(ratio, 0.8), 1.2) * value))
+    assert len(losses) == 16
+    assert max(abs(math.exp(one.behavior_logprobs[0]) - 0.5) for one in drawn) > 0.3
+    assert row["loss"] == pytest.approx(sum(losses) / 16, rel=1e-4)
+    assert row["loss"] != pytest.approx(-sum(losses) / 16, rel=1e-2)

@@ -1,0 +1,454 @@
+"""Many servers as one engine, each misbehaving in its own way: nothing is lost, nothing comes twice."""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
+
+from adaptthink import jobs
+from adaptthink.config import PresampleConfig, TrainConfig, check
+from adaptthink.engines import fleet as fleet_module
+from adaptthink.engines import openai
+from adaptthink.engines.base import Request, ScriptedEngine
+from adaptthink.engines.fleet import Fleet, Job, Server, Work, open_fleet
+from adaptthink.engines.native import NativeEngine
+from adaptthink.engines.openai import OpenAIEngine, UnansweredError, make_probe
+from adaptthink.engines.rounds import Draw
+from adaptthink.errors import UserError
+from adaptthink.models import TINY, load_configured, load_policy
+from adaptthink.start import make_engine
+
+PROMPT = (5, 9, 17)
+TOTAL = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))
+PROBE = make_probe(ScriptedEngine(lambda *_: [], next_token=lambda _, token: -token / 10 - TOTAL), PROMPT, (1, 40))
+ROWS = 4
+
+
+class Seeded(FakeServer):
+    """Its responses follow from the call's seed; draws can be held up, refused, and counted, unlike the looks at it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.bad = lambda call: None  # what a draw meets instead of an answer
+        self.drawn, self.looks = [], 0
+
+    def meets(self, path, call):
+        if path.endswith("/models"):
+            self.looks += 1
+        return self.bad(call) if call and "logprob_token_ids" not in call else None
+
+    def complete(self, call):
+        answer = super().complete(call)
+        if "logprob_token_ids" not in call:
+            self.drawn.append(call["seed"])
+            [choice] = answer["choices"]
+            choice["token_ids"] = [1 + call["seed"] % 97, 1 + call["seed"] % 89]
+            choice["logprobs"]["token_logprobs"] = [-1.0, -2.0]
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(fleet_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(fleet_module, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(fleet_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.delenv(openai.KEY_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def servers():
+    with running(Seeded()) as one, running(Seeded()) as two, running(Seeded()) as three:
+        yield [one, two, three]
+
+
+def make(servers, said=None, **options):
+    urls = [getattr(server, "url", server) for server in servers]
+    say = (lambda text: None) if said is None else said.append
+    return open_fleet(urls, [EOS], name="tiny", max_rows=ROWS, probe=PROBE, say=say, **options)
+
+
+def requests(count=60):
+    return [Request(PROMPT, 2, stream) for stream in range(count)]
+
+
+def stream(fleet, asked):
+    """Completions by place; fails if one comes twice."""
+    done = {}
+
+    def finish(place, completion):
+        assert place not in done
+        done[place] = completion
+
+    fleet.stream(iter(asked), temperature=1.0, top_p=1.0, seed=3, on_finish=finish)
+    return done
+
+
+@pytest.fixture
+def expected():
+    """What an undisturbed server answers, alone and in its own order."""
+    with running(Seeded()) as server:
+        engine = OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=1)
+        return dict(enumerate(engine.generate(requests(), temperature=1.0, seed=3)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_responses_do_not_depend_on_who_answers(servers, expected, count):
+    fleet = make(servers[:count])
+    assert stream(fleet, requests()) == expected
+    assert fleet.generate(requests(), temperature=1.0, seed=3) == list(expected.values())
+    assert sum(server.responses for server in fleet.servers) == 120
+    assert all(server.responses >= 20 for server in fleet.servers)
+    assert sum(server.tokens for server in fleet.servers) == 240
+    assert all(0 < server.most_together <= ROWS for server in servers[:count])
+
+
+def test_requests_are_taken_only_as_there_is_room(servers):
+    taken, ended, ahead = [], [], []
+
+    def asked():
+        for request in requests(100):
+            taken.append(request)
+            ahead.append(len(taken) - len(ended))
+            yield request
+
+    make(servers).stream(asked(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: ended.append(one))
+    assert len(ended) == 100
+    assert max(ahead) <= 3 * ROWS
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [(500, {}), (503, {}), (429, {}), (429, {"Retry-After": "0"}), (401, {}), (404, {}), "drop", "<html>", "{}"],
+)
+def test_what_a_server_fails_on_goes_to_others_and_it_comes_back(servers, expected, fault):
+    left = [5]
+
+    def bad(call):
+        left[0] -= 1
+        return fault if left[0] >= 0 else None
+
+    servers[0].bad, said = bad, []
+    fleet = make(servers, said)
+    assert stream(fleet, requests()) == expected
+    assert 1 <= fleet.servers[0].faults <= 5
+    assert fleet.servers[1].faults == fleet.servers[2].faults == 0
+    assert said[0].startswith(f"{servers[0].url} is set aside: ")
+    stream(fleet, requests(300))  # enough time to be looked at
+    assert f"{servers[0].url} is back" in said
+    assert fleet.servers[0].responses > 0
+    assert fleet.servers[0].seconds_aside > 0
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks(servers):
+    servers[0].bad = lambda call: (429, {"Retry-After": "77"})
+    fleet = make(servers[:2])
+    looks = servers[0].looks
+    assert len(stream(fleet, requests())) == 60
+    assert 60 < fleet.servers[0].rests_until - time.monotonic() <= 77
+    assert servers[0].looks == looks
+
+
+def test_pauses_grow_until_a_draw_is_answered():
+    fleet, server = Fleet(["http://one"], [EOS], "tiny", 1, PROBE, lambda text: None), Server("http://one")
+    pauses = []
+    for _ in range(5):
+        before = time.monotonic()
+        fleet._set_aside(server, UserError("no"))
+        pauses.append(server.rests_until - before)
+    for pause, full in zip(pauses, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
+        assert full / 2 <= pause <= full + 0.005
+    fleet._set_aside(server, UnansweredError("busy", 9.0))
+    assert server.rests_until - time.monotonic() == pytest.approx(9, abs=0.5)
+
+
+def test_a_server_that_hangs_holds_nothing_up(servers, expected):
+    never = threading.Event()
+    servers[0].bad = lambda call: never
+    fleet = make(servers)
+    assert stream(fleet, requests()) == expected
+    assert fleet.servers[0].responses == 0
+    assert fleet.generate(requests(), temperature=1.0, seed=3) == list(expected.values())
+    never.set()
+
+
+def test_a_slow_server_takes_less(servers, expected):
+    class Slowly(threading.Event):
+        def wait(self, timeout=None):
+            time.sleep(0.05)
+            return True
+
+    servers[0].bad = lambda call: Slowly()
+    fleet = make(servers)
+    assert stream(fleet, requests()) == expected
+    assert fleet.servers[0].responses < min(server.responses for server in fleet.servers[1:])
+    assert all(server.faults == 0 for server in fleet.servers)
+
+
+def test_a_server_that_dies_midway_loses_nothing(expected):
+    with running(Seeded()) as stays, running(Seeded()) as goes:
+        fleet = make([goes, stays])
+
+        def die(call):
+            if len(goes.drawn) < 7:
+                return None
+            goes.socket.close()
+            return "drop"
+
+        goes.bad = die
+        assert stream(fleet, requests()) == expected
+        assert fleet.servers[0].faults >= 1
+        assert sum(server.responses for server in fleet.servers) == 60
+
+
+def test_when_all_are_dead_one_line_says_so_and_what_is_done_was_handed_on(servers, monkeypatch):
+    monkeypatch.setattr(fleet_module, "PATIENCE_SECONDS", 0.2)
+    done = []
+    for server in servers:
+        server.bad = lambda call, server=server: (503, {}) if len(server.drawn) > 5 else None
+    fleet = make(servers)
+    with pytest.raises(UserError) as caught:
+        fleet.stream(requests(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: done.append(one))
+    assert "none of 3 servers has answered" in str(caught.value)
+    assert "answered 503" in str(caught.value)
+    assert "what is done is kept" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert 18 <= len(done) < 60
+
+
+def test_a_draw_that_no_server_survives_comes_last(servers, monkeypatch):
+    """It is tried again and again, but not before all others are done."""
+    monkeypatch.setattr(fleet_module, "PATIENCE_SECONDS", 0.3)
+    poison = []
+
+    def bad(call):
+        poison[:] = poison or [call["seed"]]
+        return (500, {}) if call["seed"] == poison[0] else None
+
+    for server in servers:
+        server.bad = bad
+    done = []
+    with pytest.raises(UserError, match="answered 500"):
+        make(servers).stream(requests(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: done.append(one))
+    assert len(done) == 59
+
+
+def test_a_call_that_is_at_fault_itself_ends_it(servers):
+    servers[1].bad = lambda call: (400, {})
+    with pytest.raises(UserError, match=r"answered 400: .*as asked"):
+        stream(make(servers), requests())
+
+
+def test_a_response_that_a_server_broke_off_is_drawn_again(servers, expected, monkeypatch):
+    complete = servers[0].complete
+
+    def cut(call):
+        answer = complete(call)
+        if "logprob_token_ids" not in call and len(servers[0].drawn) < 4:
+            [choice] = answer["choices"]
+            del choice["token_ids"][1:], choice["logprobs"]["token_logprobs"][1:]
+            choice["finish_reason"] = "abort"
+        return answer
+
+    servers[0].complete = cut
+    fleet = make(servers)
+    assert stream(fleet, requests()) == expected
+    assert fleet.servers[0].faults >= 1
+
+
+def test_a_server_that_comes_back_with_another_model_is_not_used(servers):
+    def restart(call):
+        if len(servers[0].drawn) < 5:
+            return None
+        servers[0].complete = lambda call: FakeServer.complete(servers[0], call | {"temperature": 30.0})
+        return "drop"
+
+    servers[0].bad = restart
+    fleet = make(servers)
+    done = stream(fleet, requests(400))
+    assert len(done) == 400
+    assert fleet.servers[0].engine is None
+    assert "another model" in fleet.servers[0].last_fault
+    assert fleet.servers[0].responses <= 5 + ROWS
+
+
+def test_a_server_that_is_dead_at_the_start_is_taken_in_when_it_comes(servers, expected):
+    port = servers[0].server_port
+    del servers[0]
+    with running(Seeded()) as gone:
+        port = gone.server_port
+    said = []
+    fleet = make([f"http://127.0.0.1:{port}", *servers], said)
+    assert [server.engine is None for server in fleet.servers] == [True, False, False]
+    assert said[0].startswith(f"http://127.0.0.1:{port} is set aside: no answer")
+    assert stream(fleet, requests()) == expected
+    with running(Seeded(port=port)):
+        stream(fleet, requests(400))
+    assert fleet.servers[0].responses > 0
+
+
+def test_nobody_at_any_endpoint_is_said_at_once():
+    with running(Seeded()) as one, running(Seeded()) as two:
+        urls = [one.url, two.url]
+    with pytest.raises(UserError, match="is the server running there"):
+        make(urls)
+
+
+def test_a_wrong_model_at_the_start_is_said_at_once(servers):
+    servers[1].processed = False
+    with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
+        make(servers)
+
+
+def test_an_endpoint_named_twice_is_one_server(servers):
+    assert len(make([servers[0].url, servers[0].url + "/v1/"]).servers) == 1
+
+
+def test_a_prompt_that_no_server_holds_is_said(servers):
+    servers[1].models = [{"id": "tiny", "max_model_len": 4}]
+    with pytest.raises(UserError, match="lower max_think_tokens"):
+        stream(make(servers), requests())
+
+
+@pytest.mark.parametrize("first", [0, 59])
+def test_an_error_of_who_takes_the_responses_ends_the_call(servers, first):
+    done = []
+
+    def full(place, completion):
+        done.append(place)
+        if len(done) > first:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        make(servers).stream(requests(), temperature=1.0, top_p=1.0, seed=3, on_finish=full)
+
+
+def test_training_on_several_servers_is_refused(servers, random_model):
+    with pytest.raises(UserError, match="train with one --endpoint"):
+        make(servers).load_weights(random_model)
+
+
+def test_late_draws_go_to_one_server_more_each_time():
+    async def see():
+        one, two, three = (Server(name) for name in "abc")
+        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None)
+        job = work.take(one)
+        assert isinstance(job, Job)
+        assert work.take(two) is None  # nothing ended yet: nobody knows what is late
+        work.longest = 1.0
+        assert work.take(two) is None
+        job.started -= 2.1
+        assert work.take(one) is None
+        assert work.take(two) is job
+        assert work.take(three) is None
+        job.started -= 2.1
+        assert work.take(three) is job
+        work.give_back(job, three)
+        work.finish(job, None)
+        work.finish(job, None)
+        assert not work.running
+
+    asyncio.run(see())
+
+
+# ---- presample over servers that have the embedded model ------------------------------------------------------------
+
+SIZE = {"problems_per_level": 3, "reference_samples": 2, "max_think_tokens": 24, "max_no_think_tokens": 8}
+SIZE |= {"max_rows": 3}
+
+
+@pytest.fixture(scope="module")
+def native():
+    policy = load_policy("tiny")
+    return NativeEngine(policy.model, policy.eos_ids)
+
+
+@pytest.fixture
+def pair(native):
+    with running(ModelServer(native)) as one, running(ModelServer(native)) as two:
+        yield [one, two]
+
+
+def rows(path):
+    """The store's header, and its rows in an order of their own; fails if a problem is there twice."""
+    header, *lines = path.read_text().splitlines()
+    found = sorted(lines)
+    assert len({json.loads(line)["id"] for line in found}) == len(found)
+    return header, found
+
+
+def presample(endpoints, path, **values):
+    config = check(PresampleConfig, SIZE | {"endpoint": [server.url for server in endpoints]} | values)
+    return jobs.presample_job(config, path)
+
+
+def test_a_store_is_the_same_from_one_server_and_from_two(pair, tmp_path):
+    alone = presample(pair[:1], tmp_path / "one.jsonl")
+    result = presample(pair, tmp_path / "two.jsonl")
+    assert rows(tmp_path / "one.jsonl") == rows(tmp_path / "two.jsonl")
+    assert len(rows(tmp_path / "two.jsonl")[1]) == result["problems"] == 15
+    assert result["mean_reward"] == pytest.approx(alone["mean_reward"])
+    assert [server["url"] for server in result["servers"]] == [server.url for server in pair]
+    assert sum(server["responses"] for server in result["servers"]) == 30
+    assert all(server["responses"] > 0 for server in result["servers"])
+
+
+def test_the_stream_is_graded_as_the_chunks_are(pair, tmp_path):
+    """The engine for one server goes chunk by chunk; the same store comes of it, in the problems' order."""
+    config = check(TrainConfig, SIZE | {"endpoint": pair[0].url})
+    policy = load_configured(config)
+    sampler = jobs.make_sampler(policy, make_engine(policy, config), config)
+    problems, _ = jobs.read_training_problems(config, held_out_per_level=1)
+    jobs.sample_reference(policy, sampler, problems, config, tmp_path / "chunks.jsonl")
+    presample(pair, tmp_path / "stream.jsonl")
+    assert rows(tmp_path / "stream.jsonl") == rows(tmp_path / "chunks.jsonl")
+
+
+def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair, tmp_path):
+    presample(pair[:1], tmp_path / "whole.jsonl")
+    path = tmp_path / "killed.jsonl"
+    command = [sys.executable, "-m", "adaptthink", "presample", "--output", str(path)]
+    for server in pair:
+        command += ["--endpoint", server.url]
+    for name, value in SIZE.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    held = threading.Event()
+    for server in pair:  # all but the first calls wait, so that the process is killed in the middle
+        complete, calls = server.complete, []
+
+        def late(call, complete=complete, calls=calls):
+            calls.append(call)
+            if len(calls) > 10:
+                held.wait(60)
+            return complete(call)
+
+        server.complete = late
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (not path.is_file() or path.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    held.set()
+    done = path.read_bytes().count(b"\n") - 1
+    assert 3 <= done < 15
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "120"})
+    assert ran.returncode == 0, ran.stderr
+    assert rows(path) == rows(tmp_path / "whole.jsonl")
+    assert pair[1].url in ran.stdout
+    assert "failed calls" in ran.stdout
+
+
+def test_the_embedded_model_is_not_taken_for_another(pair, random_model, tmp_path):
+    pair[1].engine = NativeEngine(random_model, [EOS])
+    with pytest.raises(UserError, match=f"the server at {pair[1].url} has another model than --model"):
+        presample(pair, tmp_path / "r.jsonl")
+    assert not (tmp_path / "r.jsonl").exists()
+    assert TINY.is_dir()

@@ -1,0 +1,339 @@
+"""Estimates before a run: arithmetic by hand, and against what the paper and this project's benchmarks measured."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
+from adaptthink.config import RECIPES, VerlConfig, resolve
+from adaptthink.errors import UserError
+from adaptthink.hardware import GPUS, read_cluster
+from adaptthink.plan import (
+    CPU_EFFICIENCY,
+    Efficiency,
+    Lengths,
+    Platform,
+    cluster_platform,
+    cut,
+    element_bytes,
+    estimate_memory,
+    estimate_step,
+    fits,
+    forward_flops,
+    generate,
+    make_plan,
+    passes,
+    remedies,
+    room_in_cache,
+    shortened,
+    spread,
+    step_rows,
+)
+from adaptthink.plan_job import MEANS, find_lengths, plan_job
+from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
+
+SMALL = Architecture(
+    layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True
+)  # fmt: skip
+IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def on(gpus):
+    return cluster_platform(read_cluster(gpus))
+
+
+def paper(recipe):
+    config = resolve("verl", VerlConfig, recipes=[recipe])
+    return architecture_of(config.model), config, find_lengths(config, None, None, 200, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1.78),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 7.62),
+        ("Qwen/Qwen3-1.7B", 1.72),
+        ("Qwen/Qwen3-4B", 4.02),
+        ("Qwen/Qwen3-8B", 8.19),
+    ],
+)
+def test_published_shapes_have_the_published_number_of_weights(model, billions):
+    assert PUBLISHED[model].weights / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+def test_a_shape_is_read_as_the_loaded_model_has_it(random_model, tmp_path):
+    random_model.config.save_pretrained(tmp_path)
+    found = architecture_of(str(tmp_path))
+    assert found.shape(4) == shape_of(random_model, torch.float32)
+
+
+def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
+    def offline(name):
+        raise OSError(f"no connection for {name}\nmuch advice")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adaptthink.architecture.AutoConfig.from_pretrained", offline)
+        with pytest.raises(UserError, match=r"no shape of 'some/where': .*had \(no connection for some/where\); give"):
+            architecture_of("some/where")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral", "num_local_experts": 8}))
+    with pytest.raises(UserError, match="experts = 8: only dense models"):
+        architecture_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name"),
+    [("8xH100", 8, "H100"), ("H100", 1, "H100"), ("2 x a100-80gb", 2, "A100"), ("1x4090", 1, "RTX4090"),
+     ("4xRTX 4090", 4, "RTX4090"), ("16xNVIDIA H200", 16, "H200"), ("a100-40", 1, "A100-40")],
+)  # fmt: skip
+def test_gpus_as_people_write_them(text, count, name):
+    cluster = read_cluster(text)
+    assert (cluster.count, cluster.gpu.name) == (count, name)
+
+
+@pytest.mark.parametrize("text", ["", "8x", "0xH100", "8", "-1xH100", "8xH100,4xA100"])
+def test_gpus_that_cannot_be_read(text):
+    with pytest.raises(UserError, match="is not a number and a GPU; write it like 8xH100"):
+        read_cluster(text)
+
+
+def test_an_unknown_gpu_names_the_nearest():
+    with pytest.raises(UserError, match=r"no figures of a GPU 'H10'; nearest: H100.*; known: H100, H800, H200"):
+        read_cluster("8xH10")
+
+
+def test_data_sheets_agree_where_they_must():
+    sheet = {gpu.name: gpu for gpu in GPUS}
+    assert replace(sheet["H800"], name="H100", source="", link_gb=450) == replace(sheet["H100"], source="")
+    assert read_cluster("8xH100").joined_gb == 450
+    assert read_cluster("16xH100").joined_gb == 50
+    assert read_cluster("16xL40S").joined_gb == 32
+
+
+@pytest.mark.parametrize(("mean", "cap"), [(8480, 16384), (1424, 4096), (64, 128), (127, 128), (2, 16384)])
+def test_assumed_lengths_have_their_mean_and_their_cap(mean, cap):
+    lengths = spread(mean, cap)
+    assert np.mean(lengths) == pytest.approx(mean, rel=1e-3)
+    assert list(lengths) == sorted(lengths)
+    assert lengths[0] >= 1
+    assert lengths[-1] <= cap
+
+
+@pytest.mark.parametrize("mean", [0.5, 128, 500])
+def test_a_mean_that_the_cap_forbids(mean):
+    with pytest.raises(UserError, match="does not go with a cap of 128"):
+        spread(mean, 128)
+
+
+def test_what_is_cut_stays_cut_when_thoughts_shorten():
+    assert shortened(Lengths(1, (10, 50, 100), (20,), ""), 100) == Lengths(1, (9, 45, 100), (20,), "")
+
+
+def test_a_step_has_the_shares_of_both_modes():
+    config = VerlConfig(problems_per_step=2, samples_per_problem=4, no_think_share=0.25)
+    assert step_rows(Lengths(1, (100.0, 100.0), (7.0, 7.0), ""), config).tolist() == [100.0] * 6 + [7.0] * 2
+
+
+def test_generation_is_the_rooflines_where_nothing_is_in_the_way():
+    """Another implementation, step by step over token ids; blocks of time are the only difference."""
+    shape = SMALL.shape(4)
+    lengths = [100, 60, 60, 31, 8]
+    for machine in (Machine(1e6, 1e30), Machine(1e30, 1e6), Machine(3e6, 2e6)):
+        platform = Platform("cpu", 1, 1e9, machine, math.inf, IDEAL)
+        found = generate(SMALL, shape, replace(platform, efficiency=IDEAL), np.array(lengths, float), 20, 99, 1e9)
+        prompts = [[row] * 20 for row in range(len(lengths))]
+        gpu_peak = Machine(machine.flops_per_second / 2, machine.bytes_per_second)  # four bytes: TF32
+        expected = generation_bound(shape, gpu_peak, prompts, [[0] * length for length in lengths])
+        assert found.seconds == pytest.approx(expected, rel=0.06)
+        assert (found.rows, found.longest_tokens) == (5, 100)
+
+
+def test_rows_wait_for_room():
+    """Two of 10 + 90 tokens in a cache of 100: one after the other, twice the time of one; at once else."""
+    platform = Platform("x", 1, 1e9, Machine(1e30, 1e6), math.inf, IDEAL)
+    rows, shape = np.array([90.0, 90.0]), SMALL.shape(2)
+    one = generate(SMALL, shape, platform, rows[:1], 10, 8, 100)
+    alone = generate(SMALL, shape, platform, rows, 10, 8, 100)
+    assert (alone.rows, generate(SMALL, shape, platform, rows, 10, 8, 200).rows) == (1, 2)
+    assert generate(SMALL, shape, platform, rows, 10, 1, 1e9).rows == 1
+    assert alone.seconds == pytest.approx(2 * one.seconds)
+    with pytest.raises(UserError, match="less than one response"):
+        generate(SMALL, shape, platform, rows, 11, 8, 100)
+
+
+def test_update_is_the_rooflines():
+    rows, shape = np.array([30.0, 5.0]), SMALL.shape(2)
+    expected = update_bound(shape, Machine(1.0, 1.0), [[0] * 7] * 2, [[0] * 30, [0] * 5])
+    assert 3 * forward_flops(shape, rows, 7).sum() == expected
+    assert passes(VerlConfig()) == 3
+    assert passes(VerlConfig(gradient_checkpointing=True)) == 4
+
+
+def test_memory_by_hand():
+    """16 GPUs: 16 bytes of each weight are shared out; two layers and both embeddings are gathered in bfloat16."""
+    a = replace(SMALL, tied=False)
+    layer = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 12
+    assert a.weights == 2 * layer + 2 * 400
+    config = VerlConfig(dtype="bfloat16", micro_batch_tokens=100, gradient_checkpointing=True, engine_memory=0.5)
+    lengths = Lengths(5, (10.0, 20.0), (3.0, 4.0), "")
+    memory = estimate_memory(a, config, on("16xH100"), lengths)
+    assert memory.weights == 4 * a.weights / 16 + 2 * (2 * layer + 2 * 400)
+    assert (memory.optimizer, memory.gradients) == (8 * a.weights / 16, 4 * a.weights / 16)
+    of_layer = 2 * (4 * 8 + 2 * 8 + 2 * 4 + 4 * 12) + 8 * 8
+    assert memory.activations == 100 * (of_layer + 2 * 2 * 8)
+    assert memory.logits == 100 * 50 * 4 * 2
+    assert (memory.engine, memory.engine_stays) == (40e9, False)
+    kept = estimate_memory(a, config.model_copy(update={"gradient_checkpointing": False}), on("16xH100"), lengths)
+    assert kept.activations == 100 * 2 * of_layer
+    assert room_in_cache(a, config, on("16xH100"), 1) == (40e9 - 2e9 - 2 * a.weights) / (2 * 2 * 2 * 4)
+
+
+def test_activations_are_what_autograd_keeps():
+    """Count what a layer's backward holds on to, in float32, against the estimate of it."""
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=32, max_position_embeddings=256, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(input_ids=torch.zeros(1, 200, dtype=torch.long), use_cache=False)
+    found = sum(size for size, _ in kept.values())
+    a = Architecture(4, 64, 160, 4, 2, 16, 32, tied=False)
+    settings = VerlConfig(dtype="float32", micro_batch_tokens=200)
+    platform = Platform("cpu", 1, 1e9, Machine(1.0, 1.0), math.inf, CPU_EFFICIENCY)
+    estimated = estimate_memory(a, settings, platform, Lengths(1, (9.0,), (9.0,), "")).activations
+    assert found / 1.35 < estimated < found * 1.35
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "hours"), [("r1_distill_1.5b", "8xH800", 32), ("r1_distill_7b", "32xH800", 28)]
+)
+def test_the_papers_hours_within_a_factor_of_one_and_a_half(recipe, gpus, hours):
+    """One set of efficiencies for both; the official code also recomputes log-probabilities and validates."""
+    architecture, config, lengths = paper(recipe)
+    plan = make_plan(architecture, config, on(gpus), lengths)
+    assert plan.fits
+    assert hours / 1.5 < plan.hours < hours * 1.5
+
+
+@pytest.mark.parametrize("model", ["tiny", "smollm2"])
+def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(model):
+    """`benchmarks/roofline.py`: K = 16, half in each mode, every response as long as its cap."""
+    found = json.loads((RESULTS / f"roofline-{model}-float32-2026-11-22.json").read_text())
+    smollm2 = Architecture(30, 576, 1536, 9, 3, 64, 49154, tied=True)
+    architecture = architecture_of("tiny") if model == "tiny" else smollm2
+    assert {key: getattr(architecture.shape(4), key) for key in found["shape"]} == found["shape"]
+    machine = Machine(found["gflops_per_second"]["median"] * 1e9, found["gbytes_per_second"]["median"] * 1e9)
+    platform = Platform("cpu", 1, 25e9, machine, math.inf, CPU_EFFICIENCY)
+    think, no_think = found["caps"]
+    config = VerlConfig(
+        problems_per_step=found["responses"] // 16, max_think_tokens=think, max_no_think_tokens=no_think
+    )
+    lengths = Lengths(16, (float(think),) * 2, (float(no_think),) * 2, "")
+    step = estimate_step(architecture, config, platform, lengths, 1, math.inf)
+    for estimate, measured in ((step.rollout_seconds, "generate_seconds"), (step.update_seconds, "update_seconds")):
+        assert found[measured]["median"] / 1.5 < estimate < found[measured]["median"] * 1.5
+
+
+def test_what_does_not_fit_is_said_and_what_helps_does():
+    architecture, config, lengths = paper("r1_distill_7b")
+    platform = on("RTX4090")
+    assert not fits(architecture, config, platform, lengths)
+    found = remedies(architecture, config, platform, lengths)
+    assert found
+    assert all(remedy.memory.peak <= 24e9 for remedy in found)
+    small = config.model_copy(update={"gradient_checkpointing": False})
+    helps = [remedy.settings for remedy in remedies(architecture, small, on("32xH100"), lengths)]
+    assert "gradient_checkpointing = true" in helps
+    switched = small.model_copy(update={"gradient_checkpointing": True})
+    assert fits(architecture, switched, on("32xH100"), cut(lengths, switched))
+
+
+def test_replicas_spread_over_gpus_where_one_is_too_small():
+    architecture, config, lengths = paper("r1_distill_7b")
+    assert make_plan(architecture, config, on("8xH100"), lengths).tensor_parallel == 1
+    less = config.model_copy(update={"engine_memory": 0.6})  # 14.4 of 24 GB, and 15.2 of weights
+    assert make_plan(architecture, less, on("8xRTX4090"), lengths).tensor_parallel == 2
+
+
+def test_float32_on_a_gpu_is_not_planned_at_the_peak_of_bfloat16():
+    architecture, config, lengths = paper("r1_distill_1.5b")
+    wide = config.model_copy(update={"dtype": "float32"})
+    assert (element_bytes(config, on("H100")), element_bytes(wide, on("H100"))) == (2, 4)
+    one, other = (make_plan(architecture, each, on("8xH100"), lengths).first for each in (config, wide))
+    assert other.update_seconds == pytest.approx(2 * one.update_seconds)
+
+
+@pytest.mark.parametrize("name", ["r1_distill_1.5b", "r1_distill_7b", "qwen3_1.7b", "qwen3_4b", "qwen3_8b"])
+def test_recipes_hold_the_papers_settings(name):
+    config = resolve("verl", VerlConfig, recipes=[name])
+    assert (config.max_think_tokens, config.max_no_think_tokens) == (16384, 4096)
+    assert (config.samples_per_problem, config.no_think_share, config.problems_per_step) == (16, 0.5, 128)
+    assert (config.learning_rate, config.schedule, config.warmup_steps) == (2e-6, "constant", 0)
+    assert (config.temperature, config.delta, config.clip, config.steps) == (0.6, 0.05, 0.2, 314)
+    assert (config.reference_samples, config.reference_temperature, config.reference_top_p) == (16, 0.6, 0.95)
+    assert (config.advantage, config.problems, config.force_opener) == ("reference", "deepscaler", True)
+    assert config.model in PUBLISHED
+    opener = "Alright" if name.startswith("r1") else "Okay"
+    assert config.think_opener == opener
+    assert f"--gpus {'8' if '1.' in name else ''}" in (RECIPES / f"{name}.toml").read_text()
+
+
+def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
+    assumed = find_lengths(config, None, None, 200, None)
+    assert np.mean(assumed.think) == pytest.approx(MEANS[config.model][0], rel=1e-3)
+    assert assumed.source == "mean of the paper's MATH500 and AIME24"
+    told = find_lengths(config, 3000, None, 200, None)
+    assert np.mean(told.think) == pytest.approx(3000, rel=1e-3)
+    store = tmp_path / "reference.jsonl"
+    row = '{"id": "00000000000000a1", "verdicts": ["correct", "wrong"], "tokens": [100, 300]}\n'
+    store.write_text('{"settings": {}}\n' + row + row[:20])  # the last is still being written
+    measured = find_lengths(config, None, 50, 200, store)
+    assert (measured.think[0], measured.think[-1]) == (pytest.approx(100, abs=1), pytest.approx(300, abs=1))
+    with pytest.raises(UserError, match="give one of them"):
+        find_lengths(config, 3000, None, 200, store)
+    with pytest.raises(UserError, match=r"more than max_think_tokens = 128"):
+        find_lengths(config.model_copy(update={"max_think_tokens": 128}), None, 50, 200, store)
+    store.write_text('{"settings": {}}\nnothing\n')
+    with pytest.raises(UserError, match="line 2: no row of a reference store"):
+        find_lengths(config, None, None, 200, store)
+    with pytest.raises(UserError, match="make one with: adaptthink presample"):
+        find_lengths(config, None, None, 200, tmp_path / "none.jsonl")
+
+
+def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
+    monkeypatch.setattr("adaptthink.plan_job.console.width", 80, raising=False)
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
+    result = json.loads(json.dumps(plan_job(config, "8xH100", price=2.0), allow_nan=False))
+    out = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert result["cost"] == pytest.approx(16 * result["plan"]["hours"])
+    assert f"cost {result['cost']:,.0f}" in out
+    assert result["plan"]["fits"] is True
+    assert result["remedies"] == []
+    assert len(result["assumptions"]) > 6
+
+
+def test_this_machine_is_measured(capsys):
+    config = resolve("verl", VerlConfig, recipes=["toy_cpu"])
+    result = plan_job(config, "cpu")
+    assert result["platform"]["machine"]["flops_per_second"] > 1e8
+    assert result["plan"]["trainer"] == "native"
+    json.dumps(result, allow_nan=False)
+    assert "fits: " in capsys.readouterr().out

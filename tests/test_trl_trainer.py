@@ -1,0 +1,475 @@
+"""The TRL trainer: what it asks for, what it counts, what it refuses. Parity with the native trainer: `parity/`."""
+
+import importlib.util
+import json
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+if importlib.util.find_spec("trl") is None:
+    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+
+from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig
+from trl.trainer import grpo_trainer
+
+from adaptthink.engines.base import ScriptedEngine
+from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind, Verdict
+from adaptthink.integrations import trl
+from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
+from adaptthink.models import TINY, load_policy
+from adaptthink.modes import Mode
+from adaptthink.reference import open_references
+from adaptthink.rollout import Sampler
+from adaptthink.tasks import make_problem, problem_id
+
+SMALL = {"num_generations": 4, "max_completion_length": 24, "max_no_think_tokens": 9, "temperature": 1.0}
+LOCAL = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": [],
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+}
+ROWS = [{"prompt": "1+1=?", "answer": "2", "reference_reward": 0.5}]
+ROWS += [{"prompt": "2+3=?", "answer": "5", "reference_reward": 1.0}]
+
+
+def settings(tmp_path, **values):
+    return AdaptThinkConfig(
+        output_dir=str(tmp_path), **(SMALL | LOCAL | {"per_device_train_batch_size": 8, "max_steps": 1} | values)
+    )
+
+
+def make_trainer(tmp_path, rows=ROWS, *, model="tiny", reference=None, eval_dataset=None, **values):
+    return AdaptThinkTrainer(
+        model, settings(tmp_path, **values), Dataset.from_list(rows), eval_dataset, reference=reference
+    )
+
+
+def script(trainer, answer):
+    """Put an engine under a trainer that answers from `answer(question, mode)`; return the engine."""
+    tokenizer = trainer.processing_class
+
+    def reply(prompt, prefix):
+        question = next(row["prompt"] for row in ROWS if row["prompt"] in tokenizer.decode(prompt))
+        return tokenizer.encode(answer(question, bool(prefix)) + "<|eos|>", add_special_tokens=False)
+
+    engine = ScriptedEngine(reply, logprob=-2.0)
+
+    @contextmanager
+    def yielded():
+        yield engine
+
+    trainer._engine = yielded
+    return engine
+
+
+def rows_of(trainer, rows):
+    trainer.model.train()
+    return trainer._generate_and_score_completions([dict(row) for row in rows for _ in range(4)])
+
+
+def test_what_is_asked_for(tmp_path):
+    """Two of four copies are forced not to think, with their own cap; the others open their thought."""
+    trainer = make_trainer(tmp_path)
+    engine = script(trainer, lambda question, forced: "\\boxed{2}")
+    rows_of(trainer, ROWS)
+    template = trainer._template
+    assert [one.prefix_ids for one in engine.requests] == 2 * (
+        2 * [template.no_think_prefix_ids] + 2 * [template.think_prefix_ids]
+    )
+    assert [one.max_tokens for one in engine.requests] == 2 * [9, 9, 24, 24]
+    assert len({one.stream for one in engine.requests}) == 8
+    assert len({one.prompt_ids for one in engine.requests}) == 2
+
+
+def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    engine = script(trainer, lambda question, forced: "\\boxed{2}")
+    whole = rows_of(trainer, ROWS[:1])
+    streams = [one.stream for one in engine.requests]
+    halves = []
+    for process in range(2):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        engine.requests.clear()
+        halves.append(trainer._generate_and_score_completions([dict(ROWS[0]) for _ in range(2)]))
+        assert [one.stream for one in engine.requests] == streams[2 * process : 2 * process + 2]
+    assert [half["no_think"].tolist() for half in halves] == [[True, True], [False, False]]
+    assert torch.cat([half["advantages"] for half in halves]).tolist() == whole["advantages"].tolist()
+
+
+def test_an_opener_of_the_models_own(tmp_path):
+    trainer = make_trainer(tmp_path, force_opener=False)
+    engine = script(trainer, lambda question, forced: "\\boxed{2}")
+    batch = rows_of(trainer, ROWS[:1])
+    template = trainer._template
+    assert [one.prefix_ids for one in engine.requests] == 2 * [template.no_think_prefix_ids] + 2 * [()]
+    assert [one.banned_first_ids for one in engine.requests] == [
+        (),
+        (),
+        (template.no_think_id,),
+        (template.no_think_id,),
+    ]
+    for row, decision in enumerate([math.log(0.5)] * 2 + [math.log(0.5) - 2.0] * 2):
+        behavior = batch["behavior_logprobs"][row][batch["in_loss"][row]].tolist()
+        assert behavior == pytest.approx([decision] + [-2.0] * (len(behavior) - 1))
+
+
+def test_the_batch_by_hand(tmp_path):
+    """Advantages, the decision's log 0.5, the mask, and labels that are the response and nothing else."""
+    trainer = make_trainer(tmp_path, delta=0.25, no_think_share=0.25)
+    answers = {("1+1=?", True): "\\boxed{2}", ("1+1=?", False): "</think>\\boxed{3}"}
+    answers |= {("2+3=?", True): "\\boxed{5}", ("2+3=?", False): "</think>\\boxed{5}"}
+    calls = iter(range(8))
+    script(trainer, lambda question, forced: answers[question, next(calls) % 4 == 0])
+    batch = rows_of(trainer, ROWS)
+    assert batch["no_think"].tolist() == 2 * [True, False, False, False]
+    assert batch["advantages"].tolist() == [0.75, -0.5, -0.5, -0.5, 0.25, 0.0, 0.0, 0.0]
+    text = trainer.processing_class.decode
+    for row in range(8):
+        response = batch["labels"][row] != -100
+        start = int(response.nonzero()[0])
+        assert batch["attention_mask"][row].sum() == start + response.sum() == int(response.nonzero()[-1]) + 1
+        assert "</think>" not in text(batch["input_ids"][row, :start])
+        assert text(batch["input_ids"][row][response]).endswith("}<|eos|>")
+        assert torch.equal(batch["in_loss"][row], response[1:])
+        behavior = batch["behavior_logprobs"][row][response[1:]].tolist()
+        share = 0.25 if row % 4 == 0 else 0.75
+        assert behavior == pytest.approx([math.log(share)] + [-2.0] * (len(behavior) - 1))
+        assert not batch["behavior_logprobs"][row][~response[1:]].any()
+
+
+def test_forced_tokens_behind_the_decision_carry_no_loss(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    decision = trainer._template.no_think_id
+    trainer._template = replace(trainer._template, no_think_prefix_ids=(decision, 7, 8))
+    monkeypatch.setattr(Sampler, "prompt", lambda self, problem: (5, 6))
+    engine = script(trainer, None)
+    engine.script = lambda prompt, prefix: (9, *trainer._eos_ids)
+    batch = rows_of(trainer, ROWS[:1])
+    assert batch["labels"][0].tolist() == [-100, -100, decision, 7, 8, 9, *trainer._eos_ids]
+    assert batch["in_loss"].tolist()[0] == [False, True, False, False, True, True]
+    assert batch["in_loss"].tolist()[3] == [False, True, True, True, False, False]
+
+
+def test_evaluation_lets_the_model_choose(tmp_path):
+    dataset = Dataset.from_list([{"prompt": row["prompt"], "answer": row["answer"]} for row in ROWS])
+    trainer = make_trainer(tmp_path, eval_dataset=dataset, num_generations_eval=1, per_device_eval_batch_size=2)
+    answers = {"1+1=?": "</think>\\boxed{2}", "2+3=?": "Okay</think>\\boxed{6}"}
+    engine = script(trainer, lambda question, forced: answers[question])
+    metrics = trainer.evaluate()
+    assert [one.prefix_ids for one in engine.requests] == [(), ()]
+    assert {one.max_tokens for one in engine.requests} == {24}
+    assert "eval_loss" not in metrics
+    shown = {
+        name: metrics[f"eval_{name}"] for name in ("reward", "no_think_share", "mean_tokens_no_think", "reward_think")
+    }
+    assert shown == {"reward": 0.5, "no_think_share": 0.5, "mean_tokens_no_think": 6, "reward_think": 0.0}
+
+
+def test_evaluation_batches_hold_whole_groups(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset=Dataset.from_list(ROWS), per_device_eval_batch_size=3)
+    with pytest.raises(
+        UserError, match="no whole groups of num_generations_eval = 4; change per_device_eval_batch_size"
+    ):
+        trainer.evaluate()
+
+
+def test_training_and_evaluation_are_counted_apart(tmp_path):
+    dataset = Dataset.from_list([{"prompt": "1+1=?", "answer": "2"}] * 3)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 2, "per_device_eval_batch_size": 4}
+    trainer = make_trainer(tmp_path, eval_dataset=dataset, max_steps=2, logging_steps=2, **evaluation)
+    script(trainer, lambda question, forced: "</think>\\boxed{2}")
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_responses" in row]
+    assert [(row["step"], row["eval_responses"], row["eval_no_think_share"]) for row in evaluated] == [
+        (1, 6, 1),
+        (2, 6, 1),
+    ]
+    [trained] = [row for row in trainer.state.log_history if "loss" in row]
+    assert (trained["responses"], trained["no_think_share"]) == (16, 0.5)
+
+
+def test_metrics_by_hand():
+    responses = [
+        Seen(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05, math.log(0.25)),
+        Seen(Mode.NO_THINK, Verdict.WRONG, 8, 0.0, math.log(0.5)),
+        Seen(Mode.THINK, Verdict.TRUNCATED, 20, -0.5, None),
+        Seen(Mode.THINK, Verdict.GOLD_UNPARSABLE, 10, 0.0, None),
+    ]
+    found = trl.response_metrics(responses)
+    shares = dict.fromkeys(Verdict, 0.0) | {one.verdict: 0.25 for one in responses}
+    assert found == pytest.approx(
+        {
+            "responses": 4, "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
+            "reward_no_think": 0.5, "mean_tokens_no_think": 7, "truncated_share_no_think": 0,
+            "reward_think": 0, "mean_tokens_think": 15, "truncated_share_think": 0.5,
+            "no_think_logprob": math.log(0.125) / 2, "no_think_probability": 0.375,
+        }
+        | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
+    )  # fmt: skip
+    assert trl.response_metrics([]) == {}
+    assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
+        "clip_share_no_think": 0.5, "clip_share_think": 0.25,
+    }  # fmt: skip
+    assert trl.clip_metrics([(True, 1.0)]) == {"clip_share_no_think": 1.0}
+
+
+def test_a_log_counts_each_response_once(tmp_path):
+    trainer = make_trainer(tmp_path, logging_steps=2, max_steps=2)
+    script(trainer, lambda question, forced: "\\boxed{2}" if question == "1+1=?" else "\\boxed{3}")
+    trainer.train()
+    [row] = [row for row in trainer.state.log_history if "loss" in row]
+    assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without a thought, none that never closed it
+    assert row["reward_no_think"] == 0.5
+    assert row["no_think_logprob"] == -2.0
+    assert row["verdict_share_truncated"] == 0.5
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
+    """Problems and random streams, in the first epoch, at its end and in the middle of the second."""
+    rows = [{"prompt": f"{a}+{a}=?", "answer": f"{2 * a}", "reference_reward": 0.5} for a in range(8)]
+
+    def run(name, *, resume=None, **values):
+        dataset = Dataset.from_list(rows)
+        args = settings(tmp_path / name, save_strategy="steps", save_steps=stop, **({"max_steps": 7} | values))
+        trainer = AdaptThinkTrainer("tiny", args, dataset)
+        engine = script(trainer, None)
+        engine.script = lambda prompt, prefix: trainer._eos_ids
+        trainer.train(resume_from_checkpoint=resume)
+        return [(one.prompt_ids, one.stream) for one in engine.requests]
+
+    whole = run("whole")
+    assert len(whole) == 7 * 8
+    first, second = ({prompt for prompt, _ in part} for part in (whole[:8], whole[32:40]))
+    assert first != second, "each epoch has an order of its own"
+    resumed = run("resumed", resume=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert resumed == whole[stop * 8 :]
+
+
+def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, max_failed_grades=0.2)
+    script(trainer, lambda question, forced: "\\boxed{2}")
+    batch = [Seen(Mode.THINK, Verdict.CORRECT, 5, 0.0, None)] * 3
+    trainer._check_grading([*batch, *batch])
+    with pytest.raises(UserError, match=r"step 1: grading timed out or failed on 25\.0%"):
+        trainer._check_grading([Seen(Mode.THINK, Verdict.TIMEOUT, 5, 0.0, None)] * 2)
+
+
+def test_completions_can_be_shown(tmp_path):
+    trainer = make_trainer(tmp_path, log_completions=True)
+    script(trainer, lambda question, forced: "\\boxed{2}")
+    trainer.train()
+    table = next((tmp_path / "completions").glob("*.parquet"))
+    shown = Dataset.from_parquet(str(table), cache_dir=str(tmp_path / "cache"))
+    assert sorted(set(zip(shown["verdict"], shown["reward"], strict=True))) == [
+        ("correct", 1.0), ("truncated", 0.0), ("wrong", 0.0),
+    ]  # fmt: skip
+    assert all("\\boxed{2}" in text for text in shown["completion"])
+
+
+def test_the_saved_model_is_hugging_faces_with_our_card(tmp_path):
+    trainer = make_trainer(tmp_path, delta=0.075)
+    script(trainer, lambda question, forced: "\\boxed{2}")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    card = ModelCard.load(tmp_path / "model" / "README.md")
+    assert "delta 0.075" in card.content
+    assert "Backend: TRL 1.16" in card.content
+    assert "1 steps of 2 problems x 4 responses" in card.content
+    policy = load_policy(str(tmp_path / "model"), device="cpu")
+    original = AutoModelForCausalLM.from_pretrained(TINY).state_dict()
+    changed = [not torch.equal(tensor, original[name]) for name, tensor in policy.model.state_dict().items()]
+    assert any(changed)
+
+
+def test_adapters(tmp_path):
+    """LoRA: forced prefixes, log-probabilities of the adapted model, only the adapter is trained."""
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, lora_dropout=0.5)
+    args = settings(tmp_path, learning_rate=1e-9)
+    trainer = AdaptThinkTrainer("tiny", args, Dataset.from_list(ROWS), peft_config=lora)
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions([dict(row) for row in ROWS for _ in range(4)])
+    with torch.no_grad():
+        out = trainer.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+            fused_lm_head=True,
+        )
+    later = batch["in_loss"].clone()
+    later[torch.arange(8), batch["in_loss"].int().argmax(1)] = False
+    assert later.sum() > 30
+    torch.testing.assert_close(out.log_probs[later], batch["behavior_logprobs"][later], rtol=1e-3, atol=1e-4)
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+
+
+class FakeVllm:
+    """Stands where TRL's vLLM generation stands: keeps what it is made with, counts weights, holds an engine's LLM."""
+
+    def __init__(self, **made_with):
+        self.made_with, self.num_syncs, self.llm = made_with, 0, object()
+        self.vllm_client = SimpleNamespace(get_server_info=lambda: {"model_config": {"logprobs_mode": FakeVllm.mode}})
+
+    def sync_weights(self):
+        self.num_syncs += 1
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch):
+    monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeVllm)
+    FakeVllm.mode = "processed_logprobs"
+    asked = []
+
+    def engine_of(*arguments, **named):
+        asked.append((arguments, named))
+        tokenizer = AutoTokenizer.from_pretrained(TINY)
+        ids = tokenizer.encode("\\boxed{2}<|eos|>", add_special_tokens=False)
+        return ScriptedEngine(lambda prompt, prefix: ids, logprob=-2.0)
+
+    monkeypatch.setattr(trl, "VllmEngine", engine_of)
+    monkeypatch.setattr(trl, "connect", engine_of)
+    return asked
+
+
+def test_vllm_in_the_trainers_process(tmp_path, fake_vllm):
+    """Our engine speaks to TRL's vLLM, after TRL has sent it the weights, once for each update."""
+    trainer = make_trainer(tmp_path, use_vllm=True, vllm_mode="colocate", max_steps=3)
+    trainer.train()
+    assert trainer.vllm_generation.num_syncs == 3
+    assert len(fake_vllm) == 3
+    assert all(arguments == (trainer.vllm_generation.llm, trainer._eos_ids) for arguments, _ in fake_vllm)
+    assert trainer.state.log_history[0]["reward_no_think"] == 0.5
+
+
+def test_a_vllm_server(tmp_path, fake_vllm):
+    trainer = make_trainer(tmp_path, use_vllm=True, vllm_mode="server", vllm_server_port=8123, max_steps=2, max_rows=7)
+    trainer.train()
+    [[[url, eos], named]] = fake_vllm
+    assert (url, eos, named["max_rows"]) == ("http://0.0.0.0:8123", trainer._eos_ids, 7)
+    assert trainer.vllm_generation.num_syncs == 2
+
+
+def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm):
+    FakeVllm.mode = "raw_logprobs"
+    with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
+        make_trainer(tmp_path, use_vllm=True, vllm_mode="server")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("zero2", "DEEPSPEED"), ("fsdp", "FSDP")])
+def test_accelerate_knows_our_files(name, kind):
+    config = load_config_from_file(str(Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
+
+
+def test_defaults_are_the_papers(tmp_path):
+    args = AdaptThinkConfig(output_dir=str(tmp_path), per_device_train_batch_size=16, use_cpu=True, bf16=False)
+    changed = args.train_config().model_dump(exclude_defaults=True)
+    # bf16 is off, and the number of problems follows from TRL's batch sizes
+    assert changed == {"dtype": "float32", "problems_per_step": 1, "seed": 42}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"beta": 0.04}, r"beta = 0\.04 is not for AdaptThink: the paper's objective has no such term"),
+        ({"loss_type": "dapo"}, "loss_type = 'dapo' is not for AdaptThink"),
+        ({"importance_sampling_level": "token"}, "delta, ratio and epsilon shape the loss; leave it at 'sequence'"),
+        ({"scale_rewards": "group"}, "compares with the reference model, not with the other samples"),
+        ({"top_p": 0.95}, "drawn from the policy itself at temperature"),
+        ({"vllm_importance_sampling_correction": True}, "vllm_importance_sampling_correction = True is not for"),
+        ({"mask_truncated_completions": True}, "mask_truncated_completions = True is not for"),
+        ({"use_transformers_continuous_batching": True}, "not supported here; leave it at False"),
+        ({"no_think_share": 0.3}, r"no_think_share = 0\.3 of samples_per_problem = 4 is 1\.2 samples"),
+        ({"delta": -0.1}, r"delta = -0\.1: input should be greater than or equal to 0"),
+        ({"epsilon": 1.5}, r"clip = 1\.5: input should be less than 1"),
+        ({"ratio": "geometric"}, "ratio = 'geometric': input should be 'sequence_mean', 'sequence' or 'token'"),
+    ],
+)
+def test_settings_that_are_not_the_method_are_refused(tmp_path, changed, message):
+    with pytest.raises(UserError, match=message):
+        settings(tmp_path, **changed)
+
+
+def test_false_for_scale_rewards_is_what_it_is_already(tmp_path):
+    assert settings(tmp_path, scale_rewards=False).scale_rewards == "none"
+
+
+def test_reward_functions_are_refused(tmp_path):
+    with pytest.raises(UserError, match="reward_funcs are not for AdaptThink"):
+        AdaptThinkTrainer("tiny", settings(tmp_path), Dataset.from_list(ROWS), reward_funcs=[len])
+
+
+def test_another_trainers_settings_are_refused(tmp_path):
+    with pytest.raises(UserError, match="args is a GRPOConfig; give an AdaptThinkConfig"):
+        AdaptThinkTrainer("tiny", GRPOConfig(str(tmp_path), use_cpu=True, bf16=False), Dataset.from_list(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "1+1=?", "answer": "2"}, "no reference: give AdaptThinkTrainer"),
+        ({"prompt": "1+1=?", "reference_reward": 1.0}, "column 'answer' holds None for '1\\+1=\\?'"),
+        ({"question": "1+1=?", "answer": "2", "reference_reward": 1.0}, "column 'prompt' holds None; it takes"),
+        ({"prompt": "1+1=?", "answer": "2", "reference_reward": 50.0}, r"is 50\.0; a mean reward is in \[0, 1\]"),
+        ({"prompt": "1+1=?", "answer": "2", "kind": "essay", "reference_reward": 1.0}, "'kind' holds 'essay'"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_refused_before_the_model_is_loaded(tmp_path, row, message):
+    with pytest.raises(UserError, match=message):
+        make_trainer(tmp_path, [row], model="org/never-loaded")
+
+
+def test_reading_a_row():
+    plain = read_problem({"prompt": "1+1=?", "answer": 2})
+    assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", problem_id("1+1=?", "2"))
+    assert read_problem({"prompt": [{"role": "user", "content": "1+1=?"}], "answer": "2"}) == plain
+    two = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1=?"}]
+    with pytest.raises(UserError, match="a conversation of one user message"):
+        read_problem({"prompt": two, "answer": "2"})
+
+
+def test_our_problems_as_rows_and_back():
+    kept = make_problem("1+1=?", "2", level=1, source="a")
+    choice = make_problem("A or B?", "B", level="hard", kind=AnswerKind.CHOICE)
+    rows = problem_dataset([kept, choice])
+    assert [read_problem(row).id for row in rows] == [kept.id, choice.id]
+    assert [read_problem(row).kind for row in rows] == [AnswerKind.MATH, AnswerKind.CHOICE]
+    assert [read_problem(row).level for row in rows] == ["1", "hard"]
+
+
+def test_references_from_a_store(tmp_path):
+    store = tmp_path / "ref.jsonl"
+    ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
+    verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
+    lines = [{"settings": {"samples": 2}}]
+    lines += [{"id": id_, "verdicts": own, "tokens": [3, 4]} for id_, own in zip(ids, verdicts, strict=True)]
+    store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert {id_: one.reward for id_, one in open_references(store).items()} == {ids[0]: 0.5, ids[1]: None}
+    trainer = make_trainer(tmp_path, reference=store)
+    script(trainer, lambda question, forced: "\\boxed{2}" if question == "1+1=?" else "\\boxed{5}")
+    batch = rows_of(trainer, ROWS)
+    assert batch["advantages"][:2].tolist() == pytest.approx([0.55, 0.55])
+    assert batch["advantages"][4:].tolist() == [0.0] * 4  # a problem without a reference teaches nothing
+    with pytest.raises(UserError, match="the reference has nothing on problem"):
+        make_trainer(tmp_path, [*ROWS, {"prompt": "9-4=?", "answer": "5"}], reference=str(store))
+    with pytest.raises(UserError, match=r"no reference store at '.*none\.jsonl'; make one with: adaptthink presample"):
+        make_trainer(tmp_path, reference=tmp_path / "none.jsonl")
