@@ -176,7 +176,7 @@ def cluster(tmp_path, monkeypatch):
     yield f"127.0.0.1:{port}"
     for process in psutil.process_iter():
         try:
-            ours = process.pid not in before and f":{port}" in " ".join(process.cmdline())
+            ours = process.pid not in before and str(port) in " ".join(process.cmdline())
         except psutil.Error:
             continue
         if ours:
