@@ -269,3 +269,25 @@ def test_formats():
     assert [FILTERS["signed"](value) for value in (1.25, -0.04, -3.96, None)] == ["+1.2", "0.0", "−4.0", "–"]
     assert cell("a|b\n<i>") == r"a\|b &lt;i&gt;"
     assert fenced("```` x").startswith("`````text\n")
+
+
+def test_the_model_card_gets_the_result_once(run):
+    card = run / "model" / "README.md"
+    write_report(run)
+    assert not card.exists()
+    card.parent.mkdir()
+    card.write_text("---\ntags: [adaptthink]\n---\n\n# A model\n\nHow it was made.\n")
+    write_report(run)
+    first = card.read_text()
+    assert first.startswith("---\ntags: [adaptthink]\n---\n\n# A model\n\nHow it was made.\n\n## Evaluation\n")
+    assert f"**{DELTA_POINTS} points**" in first
+    write_report(run)
+    assert card.read_text() == first
+
+
+def test_a_card_without_an_evaluation_stays_as_it_is(run):
+    (run / "summary.json").write_text('{"modes": {}}')
+    (run / "model").mkdir()
+    (run / "model" / "README.md").write_text("# A model\n")
+    write_report(run)
+    assert (run / "model" / "README.md").read_text() == "# A model\n"

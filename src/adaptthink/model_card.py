@@ -14,7 +14,7 @@ PAPER = "2505.13417"
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
     """Write README.md of a model that was trained from `config`; `backend` is what trained it, such as "verl 0.9.1".
 
-    The card says what was done, not how well it went: figures belong to an evaluation, which has its own report.
+    The card says what was done; how well it went is added by the report of a run whose model was evaluated.
     """
     from huggingface_hub import ModelCard, ModelCardData  # noqa: PLC0415  (slow to import)
 

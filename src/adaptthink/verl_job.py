@@ -113,8 +113,8 @@ def verl_job(
     seconds = time.monotonic() - started
     shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
     write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
+    write_card(run / "model", config, backend=f"verl {version}")
     write_report(run)
-    write_card(run / "model", config, backend=f"verl {version}")  # last: the report writes one about evaluations
     console.print(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 

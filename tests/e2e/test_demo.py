@@ -80,6 +80,12 @@ def test_deltas_are_those_of_the_levels(folder):
     assert set(summary["changes"]) == MODES - {"original_think"}
 
 
+def test_the_model_card_says_how_it_was_made_and_how_good_it_is(folder):
+    card = (folder / "run" / "model" / "README.md").read_text()
+    assert "Backend: native" in card
+    assert card.count("## Evaluation") == 1
+
+
 def test_everything_promised_is_in_the_run_folder(folder):
     run = folder / "run"
     for name in ("report.html", "report.md", "config.json", "manifest.json", "metrics.jsonl", "reference.jsonl"):

@@ -35,6 +35,8 @@ MEASURES = (figures.ACCURACY, figures.TOKENS, figures.NO_THINK)
 DIAL_ROWS = 20  # of a dial's table
 TRANSCRIPT_CHARACTERS = 300_000  # of all transcripts together: they leave the pictures their share of the page
 
+CARD_HEADING = "## Evaluation"  # of what a report writes into a model card; all that follows it is replaced
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -49,7 +51,7 @@ def write_report(*folders: Path, output: Path | None = None, figure_folder: Path
     """Write `report.html` and `report.md`, and return their paths.
 
     They go into the folder itself, or into `output`, which several folders need. `figure_folder` gets each figure as
-    SVG, PNG and CSV. The card of a training run's `model` is written too. Raises UserError for folders that cannot
+    SVG, PNG and CSV. The card of a training run's `model` gets the result too. Raises UserError for folders that cannot
     be shown, and for files that are missing or malformed.
     """
     if output is None and len(folders) > 1:
@@ -59,9 +61,12 @@ def write_report(*folders: Path, output: Path | None = None, figure_folder: Path
     place.mkdir(parents=True, exist_ok=True)
     html, markdown = place / "report.html", place / "report.md"
     targets = {html: f"{page.template}.html.j2", markdown: f"{page.template}.md.j2"}
-    if page.template == "run" and (folders[0] / "model").is_dir():
-        targets[folders[0] / "model" / "README.md"] = "card.md.j2"
     templates = open_templates()
+    card = folders[0] / "model" / "README.md"
+    if page.template == "run" and card.is_file() and page.values["trained"].evaluated:
+        result = templates.get_template("card.md.j2").render(page.values | {"heading": CARD_HEADING})
+        text = card.read_text(encoding="utf-8").partition(f"\n{CARD_HEADING}\n")[0].rstrip()
+        card.write_text(f"{text}\n\n{result}", encoding="utf-8")
     for path, template in targets.items():
         text = templates.get_template(template).render(page.values)
         path.write_text(text, encoding="utf-8", errors="replace")  # half a character is what a cut text may end in
