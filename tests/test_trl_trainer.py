@@ -30,6 +30,7 @@ from adaptthink.models import TINY, load_policy
 from adaptthink.modes import Mode
 from adaptthink.reference import open_references
 from adaptthink.rollout import Sampler
+from adaptthink.step_metrics import Response
 from adaptthink.tasks import make_problem, problem_id
 
 SMALL = {"num_generations": 4, "max_completion_length": 24, "max_no_think_tokens": 9, "temperature": 1.0}
@@ -203,23 +204,26 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 def test_metrics_by_hand():
     responses = [
-        Seen(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05, math.log(0.25)),
-        Seen(Mode.NO_THINK, Verdict.WRONG, 8, 0.0, math.log(0.5)),
-        Seen(Mode.THINK, Verdict.TRUNCATED, 20, -0.5, None),
-        Seen(Mode.THINK, Verdict.GOLD_UNPARSABLE, 10, 0.0, None),
+        Seen(Response(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
+        Seen(Response(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
+        Seen(Response(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
+        Seen(Response(Mode.THINK, Verdict.GOLD_UNPARSABLE, 10, 0.0), None),
     ]
-    found = trl.response_metrics(responses)
-    shares = dict.fromkeys(Verdict, 0.0) | {one.verdict: 0.25 for one in responses}
+    found = trl.seen_metrics(responses, training=True)
+    shares = dict.fromkeys(Verdict, 0.0) | {one.response.verdict: 0.25 for one in responses}
     assert found == pytest.approx(
         {
-            "responses": 4, "mean_tokens": 11, "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
+            "responses": 4, "response_tokens": 44, "update_tokens": 26, "mean_tokens": 11,
+            "no_think_share": 0.5, "zero_advantage_share": 0.5, "reward": 1 / 3,
             "reward_no_think": 0.5, "mean_tokens_no_think": 7, "truncated_share_no_think": 0,
             "reward_think": 0, "mean_tokens_think": 15, "truncated_share_think": 0.5,
             "no_think_logprob": math.log(0.125) / 2, "no_think_probability": 0.375,
         }
         | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
     )  # fmt: skip
-    assert trl.response_metrics([]) == {}
+    evaluated = trl.seen_metrics(responses, training=False)
+    assert set(found) - set(evaluated) == {"update_tokens", "zero_advantage_share"}
+    assert trl.seen_metrics([], training=True) == {}
     assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
         "clip_share_no_think": 0.5, "clip_share_think": 0.25,
     }  # fmt: skip
@@ -262,10 +266,15 @@ def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
 def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, max_failed_grades=0.2)
     script(trainer, lambda question, forced: "\\boxed{2}")
-    batch = [Seen(Mode.THINK, Verdict.CORRECT, 5, 0.0, None)] * 3
-    trainer._check_grading([*batch, *batch])
+    graded = trl.generate_and_grade
+
+    def with_timeouts(*args, **kwargs):
+        first, second, *others = graded(*args, **kwargs)
+        return [replace(one, verdict=Verdict.TIMEOUT) for one in (first, second)] + others
+
+    monkeypatch.setattr(trl, "generate_and_grade", with_timeouts)
     with pytest.raises(UserError, match=r"step 1: grading timed out or failed on 25\.0%"):
-        trainer._check_grading([Seen(Mode.THINK, Verdict.TIMEOUT, 5, 0.0, None)] * 2)
+        trainer.train()
 
 
 def test_completions_can_be_shown(tmp_path):

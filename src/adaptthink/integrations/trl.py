@@ -37,7 +37,7 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import START_SERVER, connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Verdict, failed_share, mean_reward
+from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
 from adaptthink.model_card import write_card
 from adaptthink.models import eos_ids, model_path
 from adaptthink.models.scoring import pad
@@ -55,12 +55,13 @@ from adaptthink.rollout import (
     stream_seed,
     with_decision_logprob,
 )
+from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics
 from adaptthink.tasks import Problem, problem_id
 
 Metrics = dict[str, float]
 
 IGNORED = -100  # a label that has no log-probability
-GRADED_BATCHES = 10  # over which the share of failed grades is taken
+OF_THE_UPDATE = ("update_tokens", "zero_advantage_share")  # metrics that mean nothing in evaluation
 
 # Settings of GRPOConfig that must stay as `AdaptThinkConfig` has them, and why.
 FIXED = {
@@ -163,10 +164,7 @@ class AdaptThinkConfig(GRPOConfig):
 class Seen:
     """What the metrics need of one response; small, because those of all processes are sent to each."""
 
-    mode: Mode
-    verdict: Verdict
-    tokens: int
-    advantage: float | None  # None in evaluation
+    response: Response
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
@@ -251,7 +249,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
         self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
-        self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_BATCHES)
+        self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Draw and grade this process's part of a generation batch; in training, return what the loss needs.
@@ -276,14 +274,15 @@ class AdaptThinkTrainer(GRPOTrainer):
         share = self.args.no_think_share if training else 0
         rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
         if not training:
-            self._seen[training] += gather_object([seen(one, None, forced=False) for one in drawn])
+            self._seen[training] += gather_object([seen(one, 0.0, forced=False) for one in drawn])
             return {}
         reference = [reference_reward(row, self._rewards) for row in inputs]
         advantage_B = row_advantages(rollouts, reference, self.args.delta)
         pairs = zip(drawn, advantage_B.tolist(), strict=True)
         everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
         self._seen[training] += everywhere
-        self._check_grading(everywhere)
+        self._graded.append([one.response.verdict for one in everywhere])
+        check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
 
@@ -332,7 +331,7 @@ class AdaptThinkTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what was seen since the last time, over all processes, each response counting once."""
         training = self.model.training
-        metrics = response_metrics(self._seen[training])
+        metrics = seen_metrics(self._seen[training], training=training)
         self._seen[training] = []
         if training:
             metrics |= clip_metrics(self._clipped)
@@ -388,17 +387,6 @@ class AdaptThinkTrainer(GRPOTrainer):
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
         return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
-
-    def _check_grading(self, batch: Sequence[Seen]) -> None:
-        """Raise UserError if grades that failed make up too much of the last generation batches."""
-        self._graded.append([one.verdict for one in batch])
-        failed = failed_share(verdict for verdicts in self._graded for verdict in verdicts)
-        if failed > self.args.max_failed_grades:
-            raise UserError(
-                f"step {self.state.global_step + 1}: grading timed out or failed on {failed:.1%} of the last responses,"
-                f" more than max_failed_grades = {self.args.max_failed_grades:g}; their rewards would be 0 for no "
-                "fault of theirs. Look at them with log_completions=True, or raise grading_seconds"
-            )
 
     def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
@@ -568,40 +556,29 @@ def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.d
     }
 
 
-def seen(drawn: Rollout, advantage_: float | None, *, forced: bool) -> Seen:
+def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
     """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
     known = forced and drawn.mode is Mode.NO_THINK
     logprob = drawn.behavior_logprobs[0] if known else None
-    return Seen(drawn.mode, drawn.verdict, len(drawn.response_ids), advantage_, logprob)
+    return Seen(Response(drawn.mode, drawn.verdict, len(drawn.response_ids), advantage_), logprob)
 
 
-def response_metrics(responses: Sequence[Seen]) -> Metrics:
-    """Describe responses by mode; what there is nothing of has no entry."""
-    if not responses:
+def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
+    """Describe responses under the names that every trainer has; what there is nothing of has no entry."""
+    if not seen:
         return {}
-    metrics = {
-        "responses": float(len(responses)),
+    responses = [one.response for one in seen]
+    metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in responses),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
+        "reward": mean_reward(one.verdict for one in responses),
     }
-    if advantages := [one.advantage for one in responses if one.advantage is not None]:
-        metrics["zero_advantage_share"] = fmean(one == 0 for one in advantages)
-    for verdict in Verdict:
-        metrics[f"verdict_share_{verdict}"] = fmean(one.verdict is verdict for one in responses)
-    if (value := mean_reward(one.verdict for one in responses)) is not None:
-        metrics["reward"] = value
-    for mode in Mode:
-        own = [one for one in responses if one.mode is mode]
-        if (value := mean_reward(one.verdict for one in own)) is not None:
-            metrics[f"reward_{mode}"] = value
-        if own:
-            metrics[f"mean_tokens_{mode}"] = fmean(one.tokens for one in own)
-            metrics[f"truncated_share_{mode}"] = fmean(one.verdict is Verdict.TRUNCATED for one in own)
-    logprobs = [one.no_think_logprob for one in responses if one.no_think_logprob is not None]
+    metrics |= response_metrics(responses)
+    logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
     if logprobs:
-        metrics["no_think_logprob"] = fmean(logprobs)
-        metrics["no_think_probability"] = fmean(map(math.exp, logprobs))
-    return metrics
+        metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
+    left_out = () if training else OF_THE_UPDATE
+    return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 
 def clip_metrics(clipped: Iterable[tuple[bool, float]]) -> Metrics:

@@ -36,6 +36,9 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
     "actor_rollout_ref.rollout.calculate_log_probs",
     "actor_rollout_ref.rollout.n",
     "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.rollout.top_p",
+    "actor_rollout_ref.rollout.top_k",
+    "actor_rollout_ref.rollout.logprobs_mode",
     "actor_rollout_ref.rollout.val_kwargs.n",
     "trainer.v1.trainer_mode",
 )
@@ -135,6 +138,8 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         f"{rollout}.n": config.samples_per_problem,
         f"{rollout}.temperature": config.temperature,
         f"{rollout}.top_p": 1.0,
+        f"{rollout}.top_k": -1,
+        f"{rollout}.logprobs_mode": "processed_logprobs",  # of the distribution drawn from, temperature included
         f"{rollout}.seed": config.seed,
         f"{rollout}.max_model_len": longest,
         f"{rollout}.max_num_seqs": config.max_rows,
