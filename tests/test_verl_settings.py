@@ -80,6 +80,7 @@ def test_no_key_is_silently_ignored(key):
         ({"ratio": "token"}, {"actor_rollout_ref.actor.policy_loss.loss_mode": "adaptthink_token"}),
         ({"advantage": "group"}, {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True}),
         ({"offload": True}, {"actor_rollout_ref.actor.fsdp_config.optimizer_offload": True}),
+        ({}, {"+ray_kwargs.ray_init.address": "local"}),
         ({"nodes": 2, "ray_address": "auto"}, {"trainer.nnodes": 2, "+ray_kwargs.ray_init.address": "auto"}),
         ({"tensor_parallel": 4}, {"actor_rollout_ref.rollout.tensor_model_parallel_size": 4}),
         ({"probe_samples": 4, "probe_every": 3}, {"trainer.test_freq": 3, "actor_rollout_ref.rollout.val_kwargs.n": 4}),

@@ -165,9 +165,9 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         "trainer.experiment_name": run.name,
         "hydra.run.dir": str(run / "verl" / "hydra"),
         "hydra.output_subdir": None,
+        # Without an address Ray would join any cluster that runs on this machine.
+        "+ray_kwargs.ray_init.address": config.ray_address or "local",
     }
-    if config.ray_address is not None:
-        settings["+ray_kwargs.ray_init.address"] = config.ray_address
     return settings
 
 
