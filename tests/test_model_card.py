@@ -18,6 +18,15 @@ def test_only_a_hub_id_is_named_as_the_base(tmp_path, model, base):
     assert "arxiv:2505.13417" in card.data.tags
 
 
+def test_the_card_does_not_say_where_it_was_done(tmp_path):
+    config = TrainConfig(model="/home/somebody/model", endpoint=("http://host:1",), engine="openai", device="cpu")
+    write_card(tmp_path, config, backend="native")
+    content = (tmp_path / "README.md").read_text()
+    assert "somebody" not in content
+    assert "host" not in content
+    assert "Trained from `model` with" in content
+
+
 def test_the_card_says_what_was_done(tmp_path):
     write_card(tmp_path, TrainConfig(delta=0.075, steps=7, seed=3, think_opener='a "b"'), backend="verl 0.9.1")
     content = (tmp_path / "README.md").read_text()

@@ -80,6 +80,12 @@ def test_resume_with_other_settings_names_them_all(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_resume_without_a_setting_that_there_was(tmp_path):
+    open_run(tmp_path, CONFIG | {"nodes": 2})
+    with pytest.raises(UserError, match="nodes was 2 and is now None"):
+        open_run(tmp_path, CONFIG, resume=True)
+
+
 def test_resume_of_a_folder_without_a_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError) as caught:
@@ -180,6 +186,17 @@ def test_redone_steps_are_dropped(tmp_path):
     second.close()
     assert [(row["step"], row["attempt"]) for row in read_metrics(path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_last_step_can_be_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path).write({"step": 1, "much": "x" * 99})
+    log = MetricsLog(path, keep_steps=1)
+    log.write({"step": 2, "much": "y" * 99})
+    log.replace_last({"step": 2, "less": 0})
+    log.replace_last({"step": 2, "more": 1})
+    log.write({"step": 3})
+    assert [tuple(row) for row in read_metrics(path)] == [("step", "much"), ("step", "more"), ("step",)]
 
 
 def test_a_new_run_keeps_no_metrics(tmp_path):

@@ -469,7 +469,8 @@ def test_references_from_a_store(tmp_path):
     store = tmp_path / "ref.jsonl"
     ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
     verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
-    lines = [{"settings": {"samples": 2}}]
+    fingerprint = load_policy("tiny", device="cpu").fingerprint
+    lines = [{"settings": {"samples": 2, "model_fingerprint": fingerprint}}]
     lines += [{"id": id_, "verdicts": own, "tokens": [3, 4]} for id_, own in zip(ids, verdicts, strict=True)]
     store.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert {id_: one.reward for id_, one in open_references(store).items()} == {ids[0]: 0.5, ids[1]: None}
@@ -482,3 +483,8 @@ def test_references_from_a_store(tmp_path):
         make_trainer(tmp_path, [*ROWS, {"prompt": "9-4=?", "answer": "5"}], reference=str(store))
     with pytest.raises(UserError, match=r"no reference store at '.*none\.jsonl'; make one with: adaptthink presample"):
         make_trainer(tmp_path, reference=tmp_path / "none.jsonl")
+    store.write_text(store.read_text().replace(fingerprint, "0" * 16) + '{"id": "half')
+    before = store.read_bytes()
+    with pytest.raises(UserError, match="holds the thoughts of another model"):
+        make_trainer(tmp_path, reference=store)
+    assert store.read_bytes() == before, "another program may be writing it"

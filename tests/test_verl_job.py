@@ -155,13 +155,24 @@ def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypa
 
 def test_without_references_of_all_problems_nothing_begins(tmp_path, store, python):
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"no reference store .*reference.jsonl.*adaptthink presample"):
+    with pytest.raises(UserError, match=r"takes R_ref from a store; make it first: adaptthink presample"):
         train(run, None, python)
     lacking = tmp_path / "lacking.jsonl"
     lacking.write_text("".join(f"{line}\n" for line in store.read_text().splitlines()[:-3]))
     with pytest.raises(UserError, match="lacks 3 of 10 problems"):
         train(run, lacking, python)
     assert not run.exists()
+
+
+def test_clean_does_not_take_the_references_with_it(tmp_path, store, python):
+    run = tmp_path / "run"
+    train(run, store, python)
+    inside = run / "reference.jsonl"
+    inside.write_text(store.read_text())
+    config = check(VerlConfig, SETTINGS)
+    with pytest.raises(UserError, match=r"--clean would delete the reference store"):
+        verl_job(config, run, reference_store=inside, python=python, resume=False, clean=True)
+    assert inside.is_file()
 
 
 def test_verl_must_be_there_and_the_one_we_know(tmp_path, store, python, monkeypatch):

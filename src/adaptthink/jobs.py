@@ -50,7 +50,7 @@ from adaptthink.quality import DELTA
 from adaptthink.reference import Reference, References, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
-from adaptthink.runs import open_run, read_metrics, write_json
+from adaptthink.runs import check_store_outside, open_run, read_metrics, write_json
 from adaptthink.samples import ASKED, Setting, grade_folder, read_outcomes, read_samples, read_setting
 from adaptthink.screen import (
     Price,
@@ -133,6 +133,7 @@ def train_job(
     config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool, profiled: bool = False
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
+    check_store_outside(reference_store, run, clean=clean)
     problems, held_out = load_training_problems(config)
     policy = load_trainee(config)
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)

@@ -9,6 +9,10 @@ from adaptthink.config import TrainConfig
 from adaptthink.models import is_hub_id
 
 PAPER = "2505.13417"
+WHERE = {  # settings that say where a training ran, not what it was
+    "data", "device", "endpoint", "engine", "engine_memory", "gpus_per_node", "max_rows", "nodes", "offload",
+    "overrides", "ray_address",
+}  # fmt: skip
 
 
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
@@ -24,17 +28,18 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
-    changed = config.model_dump(mode="json", exclude_defaults=True)
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=WHERE | {"model"})
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text(config, backend, settings)}").save(folder / "README.md")
 
 
 def text(config: TrainConfig, backend: str, settings: str) -> str:
     """Write the card's text."""
+    base = config.model if is_hub_id(config.model) else Path(config.model).name
     return f"""
 # {Path(config.model).name}, taught when to think
 
-Trained from `{config.model}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
+Trained from `{base}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
 response with the token that ends a thought where it expects thinking to buy nothing. No prompt or switch is needed.
 
 * Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x \

@@ -157,14 +157,21 @@ def open_references(path: Path) -> References:
     if not path.is_file():
         raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample … --output {path}")
     with path.open("rb") as file:
-        rows = read_store(path, read_settings(path, file.readline()))
+        rows = read_store(path, read_settings(path, file.readline()), mend=False)
     return References(path, rows, np.unique(np.array(rows.ids)))
 
 
-def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
+def store_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the model whose thoughts a store holds; raises UserError for a path that is none."""
+    with path.open("rb") as file:
+        return read_settings(path, file.readline()).get("model_fingerprint")
+
+
+def read_store(path: Path, settings: Mapping[str, Any], *, mend: bool = True) -> Rows:
     """Check the rows of a store made with `settings` and say where they are; make an empty one if there is none.
 
-    A last line without its end was cut by an interruption and is removed from the file. Raises UserError for a
+    A last line without its end was cut by an interruption and is removed from the file, unless `mend` is False: it may
+    be one that is being written. Raises UserError for a
     store made with other settings, naming the difference, and for a file that is no store.
     """
     if path.is_dir():
@@ -193,7 +200,7 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
             else:
                 break
             whole += len(line)
-    if whole < path.stat().st_size:
+    if mend and whole < path.stat().st_size:
         os.truncate(path, whole)
     return rows
 

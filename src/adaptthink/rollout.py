@@ -154,23 +154,28 @@ def collect(
     of 0 forces nothing: all responses come from the policy itself, decision included. With a `chance` below 1 a
     response is left out by lot, and those that are drawn weigh more (`draw`).
     """
-    if no_think_share == 0:
-        drawn = draw(sampler, problems, [None] * samples, sampling, chance=chance, on_finish=on_finish)
-        return [rollout for group in drawn for rollout in group]
-    num_no_think = round(samples * no_think_share)
-    modes = [Mode.NO_THINK if k < num_no_think else Mode.THINK for k in range(samples)]
+    modes = forced_modes(samples, no_think_share)
     drawn = draw(sampler, problems, modes, sampling, force_opener=force_opener, chance=chance, on_finish=on_finish)
-    return [
-        with_decision_logprob(rollout, no_think_share, forced=force_opener or rollout.mode is Mode.NO_THINK)
-        for group in drawn
-        for rollout in group
-    ]
+    return [with_behavior(rollout, no_think_share, force_opener) for group in drawn for rollout in group]
 
 
-def with_decision_logprob(rollout: Rollout, no_think_share: float, *, forced: bool) -> Rollout:
-    """Write π_IS of the decision token into the rollout: the line that is the paper's importance sampling."""
+def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
+    """The modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
+    if no_think_share == 0:
+        return [None] * samples
+    num_no_think = round(samples * no_think_share)
+    return [Mode.NO_THINK] * num_no_think + [Mode.THINK] * (samples - num_no_think)
+
+
+def with_behavior(rollout: Rollout, no_think_share: float, force_opener: bool) -> Rollout:
+    """Write π_IS of the decision token into the rollout: the lines that are the paper's importance sampling.
+
+    Where nothing was forced (a share of 0), the policy's own value stays.
+    """
+    if no_think_share == 0:
+        return rollout
     sampled, *rest = rollout.behavior_logprobs
-    within_mode = 0.0 if forced else sampled
+    within_mode = 0.0 if force_opener or rollout.mode is Mode.NO_THINK else sampled
     decision = decision_logprob(rollout.mode is Mode.NO_THINK, no_think_share, within_mode)
     return replace(rollout, behavior_logprobs=(decision, *rest))
 

@@ -67,10 +67,18 @@ def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, c
 
 def check_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise UserError naming each setting in which a resumed run would differ from its beginning."""
-    changed = [key for key in new if old.get(key) != new[key]]
+    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     if changed:
-        differences = ", ".join(f"{key} was {old.get(key)!r} and is now {new[key]!r}" for key in changed)
+        differences = ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
         raise UserError(f"cannot resume '{folder}' with other settings: {differences}")
+
+
+def check_store_outside(store: Path | None, run: Path, *, clean: bool) -> None:
+    """Raise UserError if emptying a run's folder would take the reference store with it that the run is to use."""
+    if clean and store and store.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            f"--clean would delete the reference store '{store}', which lies in the run folder; move it elsewhere first"
+        )
 
 
 def record_attempt(path: Path, *, resume: bool) -> None:
@@ -120,8 +128,14 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one step."""
+        self.last = self.file.tell()
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+
+    def replace_last(self, row: Mapping[str, Any]) -> None:
+        """Write the step that was written last once more, with what has become known of it since."""
+        self.file.seek(self.file.truncate(self.last))
+        self.write(row)
 
     def close(self) -> None:
         """Close the file."""

@@ -11,6 +11,7 @@ from adaptthink.grading import Verdict, failed_share, reward
 from adaptthink.modes import Mode
 
 GRADED_STEPS = 10  # over which the share of failed grades is taken
+OF_THE_ADVANTAGE = ("update_tokens", "zero_advantage_share")  # metrics that mean nothing without it
 
 
 @dataclass(frozen=True, slots=True)

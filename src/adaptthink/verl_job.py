@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from adaptthink.jobs import load_training_problems
 from adaptthink.model_card import write_card
 from adaptthink.models import load_policy, load_tokenizer, model_path
 from adaptthink.reference import References, read_store, store_settings
-from adaptthink.runs import open_run, read_metrics, write_json
+from adaptthink.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.screen import StepPrinter, console
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection, id_numbers
@@ -91,8 +91,9 @@ def verl_job(
     if resume and train_file.is_file():
         open_run(run, config.model_dump(mode="json"), resume=True)
     else:
+        check_store_outside(reference_store, run, clean=clean)
         problems, held_out = load_training_problems(config)
-        reference = stored_reference(config, problems, reference_store or run / "reference.jsonl")
+        reference = stored_reference(config, problems, reference_store)
         open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
         write_problems(held_out_file, held_out, split=HELD_OUT)
         write_problems(train_file, problems_in_order(problems, reference, config), split=TRAIN, reference=reference)
@@ -134,9 +135,12 @@ def verl_version(python: str) -> str:
     return VERSION
 
 
-def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
+def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path | None) -> References:
     """Look up R̄_ref in a store; raises UserError if there is none, or not of all problems or of this model."""
-    advice = f"make it first: adaptthink presample RECIPE --output {path}, then train with --reference {path}"
+    store = path or "ref.jsonl"
+    advice = f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
+    if path is None:
+        raise UserError(f"--backend verl takes R_ref from a store; {advice}")
     if not path.is_file():
         raise UserError(f"no reference store '{path}', which --backend verl takes R_ref from; {advice}")
     policy = load_policy(config.model, think_opener=config.think_opener, device="cpu")
@@ -178,6 +182,7 @@ def train_with_verl(command: Sequence[str], run: Path, steps: int) -> None:
     log = run / "verl" / "log.txt"
     printer = StepPrinter(steps)
     shown = latest_step(run)
+    MetricsLog(run / "metrics.jsonl", keep_steps=shown).close()  # what was done after the checkpoint is done again
 
     def look() -> None:
         nonlocal shown
@@ -241,7 +246,8 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
                     process.wait()
             left = [one for one in family if one.is_running()]  # not others that have their numbers by now
             for one in left:
-                one.kill()
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             psutil.wait_procs(left, STOP_SECONDS)
 
 

@@ -39,29 +39,29 @@ from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
 from adaptthink.model_card import write_card
-from adaptthink.models import eos_ids, model_path
+from adaptthink.models import Policy, eos_ids, model_path
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.reference import open_references
+from adaptthink.reference import open_references, store_fingerprint
 from adaptthink.rollout import (
     Asked,
     Caps,
     Rollout,
     Sampler,
     Sampling,
+    forced_modes,
     generate_and_grade,
     make_request,
     stream_seed,
-    with_decision_logprob,
+    with_behavior,
 )
-from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics
+from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
 from adaptthink.tasks import Problem, problem_id
 
 Metrics = dict[str, float]
 
 IGNORED = -100  # a label that has no log-probability
-OF_THE_UPDATE = ("update_tokens", "zero_advantage_share")  # metrics that mean nothing in evaluation
 
 # Settings of GRPOConfig that must stay as `AdaptThinkConfig` has them, and why.
 FIXED = {
@@ -246,6 +246,8 @@ class AdaptThinkTrainer(GRPOTrainer):
             )
         self._template = probe(self.processing_class, think_opener=args.think_opener)
         self._eos_ids = eos_ids(self.model, self.processing_class)
+        if isinstance(reference, str | Path):
+            self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
         self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
@@ -295,18 +297,19 @@ class AdaptThinkTrainer(GRPOTrainer):
         Divided here by the micro-batch and the accumulation steps; the mean over processes, which the gradient's
         reduction takes, is the rest.
         """
+        width = int(inputs["attention_mask"].sum(-1).max())  # the batch was padded to the longest of the whole step
         with self.accelerator.autocast():
             out = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                labels=inputs["labels"],
+                input_ids=inputs["input_ids"][:, :width],
+                attention_mask=inputs["attention_mask"][:, :width],
+                labels=inputs["labels"][:, :width],
                 fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
             )
         result = policy_loss(
             out.log_probs,
-            inputs["behavior_logprobs"],
+            inputs["behavior_logprobs"][:, : width - 1],
             inputs["advantages"],
-            inputs["in_loss"],
+            inputs["in_loss"][:, : width - 1],
             clip=self.args.epsilon,
             ratio=self.args.ratio,
         )
@@ -375,6 +378,20 @@ class AdaptThinkTrainer(GRPOTrainer):
             model = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # adapters stay in its layers
             dtype = torch.bfloat16 if self.args.bf16 else model.dtype
             yield NativeEngine(model, self._eos_ids, max_rows=self.args.max_rows, dtype=dtype)
+
+    def _check_model(self, store: Path) -> None:
+        """Raise UserError if a store holds another model's thoughts, where this process has the whole model."""
+        if self._dist.is_fsdp or self.is_deepspeed_enabled:
+            return
+        adapter = self.model if hasattr(self.model, "get_base_model") else None
+        base = adapter.get_base_model() if adapter else self.model
+        policy = Policy("", base, self.processing_class, self._template, self._eos_ids, adapter)
+        made_with = store_fingerprint(store)
+        if made_with != policy.fingerprint:
+            raise UserError(
+                f"reference store '{store}' holds the thoughts of another model (fingerprint {made_with}, this one has "
+                f"{policy.fingerprint}); pre-sample with the model that is trained"
+            )
 
     def _connect(self) -> Engine:
         """Connect to the server that TRL sends weights to; raises UserError if its log-probabilities are not π's."""
@@ -494,17 +511,16 @@ def draw_rows(
     Random streams follow from seed, step, problem and position, so they are the same for any number of processes, and
     after a resumption.
     """
-    num_no_think = round(args.num_generations * args.no_think_share)
+    modes = forced_modes(args.num_generations, args.no_think_share)
     caps = Caps(args.max_completion_length, args.max_no_think_tokens)
     seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
     requests, asked = [], []
     for problem, position in zip(problems, positions, strict=True):
-        mode = Mode.NO_THINK if position < num_no_think else Mode.THINK
         request = make_request(
             sampler.template,
             problem,
             sampler.prompt(problem),
-            mode if training and num_no_think else None,
+            modes[position] if training else None,
             position,
             caps,
             force_opener=args.force_opener,
@@ -512,13 +528,6 @@ def draw_rows(
         requests.append(request)
         asked.append(Asked(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
     return generate_and_grade(sampler, requests, asked, Sampling(caps, args.temperature, seed=seed), None)
-
-
-def with_behavior(rollout: Rollout, share: float, force_opener: bool) -> Rollout:
-    """π_IS of the decision token in place of the policy's own, where modes were forced."""
-    if not share:
-        return rollout
-    return with_decision_logprob(rollout, share, forced=force_opener or rollout.mode is Mode.NO_THINK)
 
 
 def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
@@ -577,7 +586,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
     if logprobs:
         metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
-    left_out = () if training else OF_THE_UPDATE
+    left_out = () if training else OF_THE_ADVANTAGE
     return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 

@@ -29,7 +29,7 @@ from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models import end_tokens
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import advantage
-from adaptthink.rollout import Asked, Caps, Rollout, Sampler, make_request, with_decision_logprob
+from adaptthink.rollout import Asked, Caps, Rollout, Sampler, forced_modes, make_request, with_behavior
 from adaptthink.step_metrics import Response
 
 BAN = -100.0  # added to a logit: the token is never drawn
@@ -67,13 +67,6 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
     return frozenset(end_tokens(generation, tokenizer))
 
 
-def mode_of_session(config: VerlConfig, session: int) -> Mode | None:
-    """Return the mode of a problem's response by its number: no_think first; None where nothing is forced."""
-    if config.no_think_share == 0:
-        return None
-    return Mode.NO_THINK if session < round(config.samples_per_problem * config.no_think_share) else Mode.THINK
-
-
 def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
     """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
 
@@ -105,7 +98,8 @@ class AdaptThinkLoop(AgentLoopBase):
         config, sampler = self.settings, self.sampler
         problem, extra = read_row(columns)
         learning = extra.split == TRAIN
-        mode = mode_of_session(config, session_id) if learning else None
+        modes = forced_modes(config.samples_per_problem, config.no_think_share)
+        mode = modes[session_id] if learning else None
         prompt = sampler.prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
             raise UserError(
@@ -125,7 +119,7 @@ class AdaptThinkLoop(AgentLoopBase):
         asked = Asked(problem, prompt, len(request.prefix_ids), weight=1.0)
         rollout = sampler.rollout(asked, completion, text, grade.verdict)
         if mode is not None:
-            rollout = with_decision_logprob(rollout, config.no_think_share, forced=bool(request.prefix_ids))
+            rollout = with_behavior(rollout, config.no_think_share, config.force_opener)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = learning_value(config, rollout, extra) if learning else correct
         response = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)

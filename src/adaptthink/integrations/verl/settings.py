@@ -32,6 +32,14 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
     "algorithm.rollout_correction.bypass_mode",
     "actor_rollout_ref.actor.policy_loss.loss_mode",
     "actor_rollout_ref.actor.ppo_epochs",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.clip_ratio",
+    "actor_rollout_ref.actor.use_kl_loss",
+    "actor_rollout_ref.actor.entropy_coeff",
+    "algorithm.use_kl_in_reward",
+    "data.train_files",
+    "data.train_batch_size",
+    "data.shuffle",
     "actor_rollout_ref.rollout.agent.default_agent_loop",
     "actor_rollout_ref.rollout.calculate_log_probs",
     "actor_rollout_ref.rollout.n",
@@ -39,6 +47,7 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
     "actor_rollout_ref.rollout.top_p",
     "actor_rollout_ref.rollout.top_k",
     "actor_rollout_ref.rollout.logprobs_mode",
+    "actor_rollout_ref.rollout.full_determinism",  # one seed for all of a replica's responses
     "actor_rollout_ref.rollout.val_kwargs.n",
     "trainer.v1.trainer_mode",
 )
@@ -141,6 +150,7 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         f"{rollout}.top_k": -1,
         f"{rollout}.logprobs_mode": "processed_logprobs",  # of the distribution drawn from, temperature included
         f"{rollout}.seed": config.seed,
+        f"{rollout}.full_determinism": False,
         f"{rollout}.max_model_len": longest,
         f"{rollout}.max_num_seqs": config.max_rows,
         f"{rollout}.gpu_memory_utilization": config.engine_memory,

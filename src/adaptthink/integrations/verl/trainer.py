@@ -12,6 +12,7 @@ import transfer_queue
 from omegaconf import open_dict
 from pyarrow import parquet
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils.debug import marked_timer
 
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
@@ -21,13 +22,14 @@ from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
 from adaptthink.modes import Mode
 from adaptthink.runs import MetricsLog
-from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics
+from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
 
 POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time
     "gen": "rollout_seconds",
     "update_actor": "update_seconds",
     "update_weights": "load_weights_seconds",
+    "probe": "probe_seconds",
     "save_checkpoint": "checkpoint_seconds",
     "step": "step_seconds",
 }
@@ -46,6 +48,8 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.settings = read_config(str(self.folder))
         self.recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
         self.log: MetricsLog | None = None
+        self.described: dict[str, Any] = {}  # the responses of the step
+        self.row: dict[str, Any] = {}  # the step's line
 
     def on_train_begin(self) -> None:
         """Open the log; lines of steps that are done again are dropped."""
@@ -53,40 +57,53 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.log = MetricsLog(self.folder / "metrics.jsonl", keep_steps=self.global_steps - 1)
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], **options: Any) -> Any:
-        """Refuse a step with responses missing, which verl would fill up with copies of others."""
+        """Refuse a step before its update if grading failed too often, or if responses are missing.
+
+        For missing ones verl would train on copies of others.
+        """
         expected = self.settings.problems_per_step * self.settings.samples_per_problem
         if len(batch) != expected:
             raise UserError(
                 f"step {self.global_steps}: {expected - len(batch)} of {expected} responses failed; the reason stands "
                 "in verl/log.txt of the run folder, above this; put it right and go on with --resume"
             )
-        return super()._balance_batch(batch, metrics, **options)
-
-    def _compute_metrics(
-        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
-    ) -> None:
-        """Compute verl's metrics, then ours, and write ours down."""
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         found = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
         responses = [read_response(fields[NAME]) for fields in list(found["extra_fields"])]
         self.recent.append([one.verdict for one in responses])
-        check_grading(self.recent, self.settings.max_failed_grades, global_steps)
-        row = {"step": global_steps} | update_metrics(metrics) | response_metrics(responses)
-        row |= {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
-        row |= validation_metrics(metrics)
-        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+        check_grading(self.recent, self.settings.max_failed_grades, self.global_steps)
+        self.described = response_metrics(responses)
+        if self.settings.advantage == "group":  # verl computes it later
+            self.described = {key: value for key, value in self.described.items() if key not in OF_THE_ADVANTAGE}
+        return super()._balance_batch(batch, metrics, **options)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
+        """Take a step and write it down before verl saves a checkpoint of it."""
+        batch = super().step(metrics, timing_raw)
+        self.row = {"step": self.global_steps} | update_metrics(metrics) | self.described
+        if not (math.isfinite(self.row["loss"]) and math.isfinite(self.row["grad_norm"])):
             raise UserError(
-                f"step {global_steps}: loss {row['loss']} and gradient norm {row['grad_norm']} are not finite; the "
-                "last checkpoint is intact, try a smaller learning_rate"
+                f"step {self.global_steps}: loss {self.row['loss']} and gradient norm {self.row['grad_norm']} are not "
+                "finite; the last checkpoint is intact, try a smaller learning_rate"
             )
-        config = self.settings
-        if global_steps in (1, config.steps) or global_steps % config.probe_every == 0:
-            row |= self.probe()
-        metrics |= {f"{NAME}/{name}": value for name, value in row.items() if isinstance(value, int | float)}
+        if self.global_steps in (1, self.settings.steps) or self.global_steps % self.settings.probe_every == 0:
+            with marked_timer("probe", timing_raw):
+                self.row |= self.probe()
         assert self.log is not None  # on_train_begin
-        self.log.write(row)
+        self.log.write(self.row)
+        return batch
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: dict[str, float], global_steps: int, epoch: int
+    ) -> None:
+        """Compute verl's metrics, and add to the step's line what came after it."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        self.row |= {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
+        self.row |= validation_metrics(metrics)
+        metrics |= {f"{NAME}/{name}": value for name, value in self.row.items() if isinstance(value, int | float)}
+        assert self.log is not None  # on_train_begin
+        self.log.replace_last(self.row)
 
     def probe(self) -> dict[str, Any]:
         """Look at the mode choice on held-out problems."""
