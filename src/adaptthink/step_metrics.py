@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, reward
 from adaptthink.modes import Mode
+from adaptthink.tasks import Problem
 
 GRADED_STEPS = 10  # over which the share of failed grades is taken
 OF_THE_ADVANTAGE = ("update_tokens", "zero_advantage_share")  # metrics that mean nothing without it
@@ -44,6 +47,19 @@ def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
             (one.verdict is Verdict.TRUNCATED, one.weight) for one in own
         )
     return metrics
+
+
+def mode_choice_metrics(problems: Sequence[Problem], logprobs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Describe the decision token on held-out problems, each given as its log-probabilities of (no_think, think)."""
+    by_level: dict[str, list[float]] = {}
+    for problem, (no_think, _) in zip(problems, logprobs, strict=True):
+        by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
+    return {
+        "probe_no_think_logprob": fmean(no_think for no_think, _ in logprobs),
+        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in logprobs),
+        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in logprobs),
+        "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
+    }
 
 
 def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | None:

@@ -37,7 +37,14 @@ from adaptthink.reference import Reference
 from adaptthink.rollout import Caps, Chance, Rollout, Sampler, Sampling, always, collect, draw, stream_seed
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.runs import MetricsLog, read_metrics
-from adaptthink.step_metrics import GRADED_STEPS, Response, check_grading, response_metrics, weighted_mean
+from adaptthink.step_metrics import (
+    GRADED_STEPS,
+    Response,
+    check_grading,
+    mode_choice_metrics,
+    response_metrics,
+    weighted_mean,
+)
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection
 
@@ -329,15 +336,7 @@ def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature
     template, engine = sampler.template, sampler.engine
     prompts = [sampler.prompt(problem) for problem in problems]
     rows = engine.next_token_logprobs(prompts, (template.no_think_id, template.think_id), temperature=temperature)
-    by_level: dict[str, list[float]] = {}
-    for problem, (no_think, _) in zip(problems, rows, strict=True):
-        by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
-    return {
-        "probe_no_think_logprob": fmean(no_think for no_think, _ in rows),
-        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in rows),
-        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in rows),
-        "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
-    }
+    return mode_choice_metrics(problems, rows)
 
 
 def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig) -> Metrics:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain, cycle, islice
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.workers.utils.padding import response_from_nested
 
 from adaptthink.rollout import Sampler
+from adaptthink.step_metrics import mode_choice_metrics
 from adaptthink.tasks import Problem
 
 PARTITION = "probe"  # of verl's queue, beside "train" and "val"
@@ -46,7 +46,7 @@ def probe_mode_choice(
         logprob_N1 = response_from_nested(found["log_probs"], found["response_mask"]).to_padded_tensor(0.0)
     finally:
         transfer_queue.kv_clear(keys=keys, partition_id=PARTITION)
-    return summarise(problems, logprob_N1[: len(asked), 0].view(-1, 2).tolist())
+    return mode_choice_metrics(problems, logprob_N1[: len(asked), 0].view(-1, 2).tolist())
 
 
 def one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
@@ -61,17 +61,4 @@ def one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
         "response_mask": mask,
         "loss_mask": mask,
         "multi_modal_inputs": {},
-    }
-
-
-def summarise(problems: Sequence[Problem], logprobs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Name the metrics as the native trainer does; each pair is (no_think, think)."""
-    by_level: dict[str, list[float]] = {}
-    for problem, (no_think, _) in zip(problems, logprobs, strict=True):
-        by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
-    return {
-        "probe_no_think_logprob": fmean(no_think for no_think, _ in logprobs),
-        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in logprobs),
-        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in logprobs),
-        "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
     }
