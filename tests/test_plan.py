@@ -188,10 +188,40 @@ def test_memory_by_hand():
     of_layer = 2 * (4 * 8 + 2 * 8 + 2 * 4 + 4 * 12) + 8 * 8
     assert memory.activations == 100 * (of_layer + 2 * 2 * 8)
     assert memory.logits == 100 * 50 * 4 * 2
-    assert (memory.engine, memory.engine_stays) == (40e9, False)
+    assert (memory.engine, memory.engine_idle) == (40e9, 0)
     kept = estimate_memory(a, config.model_copy(update={"gradient_checkpointing": False}), on("16xH100"), lengths)
     assert kept.activations == 100 * 2 * of_layer
     assert room_in_cache(a, config, on("16xH100"), 1) == (40e9 - 2e9 - 2 * a.weights) / (2 * 2 * 2 * 4)
+
+
+def test_memory_under_an_adapter_by_hand():
+    """Base, merged copy and the native engine's own lay-out: 6 bytes a weight; for vLLM the merged copy alone."""
+    lengths, weights = Lengths(5, (10.0, 20.0), (3.0, 4.0), ""), SMALL.weights
+    config = VerlConfig(dtype="bfloat16", lora_rank=2, problems_per_step=1, samples_per_problem=2, engine_memory=0.5)
+    cache = 2 * (2 * 2 * 2 * 2) * (10 + 5 + 3 + 5 + (20 - 10) / 2 + (4 - 3) / 2)  # one response of each mode: medians
+    native = estimate_memory(SMALL, config, on("H100"), lengths)
+    assert native.weights == 2 * weights + 4 * SMALL.adapter(2)
+    assert (native.engine, native.engine_idle) == (4 * weights + cache, 2 * weights)
+    assert native.update == pytest.approx(
+        native.weights + 12 * SMALL.adapter(2) + native.activations + native.logits + 2 * weights
+    )
+    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": "vllm"}), on("H100"), lengths)
+    assert (vllm.engine, vllm.engine_idle) == (40e9 + 2 * weights, 40e9)
+    far = estimate_memory(SMALL, config.model_copy(update={"engine": "openai"}), on("H100"), lengths)
+    assert (far.engine, far.engine_idle) == (2 * weights, 0)
+    trained = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0}), on("H100"), lengths)
+    assert (trained.weights, trained.engine, trained.engine_idle) == (6 * weights, cache, 0)
+    wide = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0, "dtype": "float32"}), on("H100"), lengths)
+    assert (wide.weights, wide.engine, wide.engine_idle) == (4 * weights, 4 * weights + 2 * cache, 0)
+
+
+def test_an_adapter_on_7b_does_not_fit_into_40_gb():
+    """7.62e9 weights, three times in bfloat16: 45.7 GB before anything is computed."""
+    architecture, config, lengths = paper("r1_distill_7b")
+    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_rows": 1})
+    memory = estimate_memory(architecture, tried, on("A100-40"), lengths)
+    assert memory.rollout > 6 * 7.6e9
+    assert not fits(architecture, tried, on("A100-40"), lengths)
 
 
 def test_activations_are_what_autograd_keeps():

@@ -101,19 +101,18 @@ class Memory:
     gradients: float
     activations: float
     logits: float
-    engine: float  # the engine's own weights and cache
-    engine_stays: bool  # during the update
+    engine: float  # its weights and cache, and copies of weights on their way to it
+    engine_idle: float  # what it keeps during the update
 
     @property
     def rollout(self) -> float:
-        """Held while responses are generated."""
+        """Held while responses are generated, or weights handed to the engine for it."""
         return self.weights + self.optimizer + self.engine
 
     @property
     def update(self) -> float:
         """Held at the height of the update."""
-        held = self.weights + self.optimizer + self.gradients + self.activations + self.logits
-        return held + (self.engine if self.engine_stays else 0.0)
+        return self.weights + self.optimizer + self.gradients + self.activations + self.logits + self.engine_idle
 
     @property
     def peak(self) -> float:
@@ -302,6 +301,9 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     verl shards these over all devices and gathers two layers and the embeddings at a time. Activations of a token are,
     in each layer, what its backward needs with flash attention: 4 hidden, 2 query, 2 key and 4 intermediate widths, and
     the two norms in float32; recomputed, they exist for one layer, and the layers' inputs for all.
+
+    Beside an adapter, engines are given a copy of the model with it merged in (`Policy.plain`). The native engine keeps
+    it, and lays weights out anew to generate (`Decoder`), or has the new copy before the old one goes.
     """
     a, number, trained = architecture, element_bytes(config, platform), trained_weights(architecture, config)
     many = platform.devices > 1
@@ -315,13 +317,16 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     else:
         beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0
+    merged = number * a.weights if config.lora_rank and not many else 0
     if many or config.engine == "vllm":
-        engine = config.engine_memory * platform.memory_bytes
+        share = config.engine_memory * platform.memory_bytes
+        engine, idle = share + merged, 0.0 if many else share
     elif config.engine == "native":
         rows = step_rows(lengths, config)[: config.max_rows] + lengths.prompt
-        engine = number * a.shape(number).kv * float(rows.sum())
+        laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
+        engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
     else:
-        engine = 0.0  # on another machine
+        engine, idle = float(merged), 0.0  # on another machine
     return Memory(
         weights=held * 4 * trained + (a.weights * number if config.lora_rank else 0) + beside,
         optimizer=held * 8 * trained,
@@ -329,7 +334,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         activations=tokens * kept,
         logits=logits,
         engine=engine,
-        engine_stays=not many and config.engine == "vllm",
+        engine_idle=idle,
     )
 
 

@@ -173,14 +173,13 @@ def show_memory(platform: Platform, plan: Plan) -> None:
     table.add_column(f"GB of {'each GPU' if platform.is_gpu else 'memory'}", min_width=30)
     table.add_column("rollout", justify="right")
     table.add_column("update", justify="right")
-    stays = memory.engine if memory.engine_stays else 0.0
     for name, rollout, update in (
         ("weights", memory.weights, memory.weights),
         ("AdamW's moments", memory.optimizer, memory.optimizer),
         ("gradients", 0.0, memory.gradients),
         ("activations", 0.0, memory.activations),
         ("logits", 0.0, memory.logits),
-        ("engine and its cache", memory.engine, stays),
+        ("engine, its cache and copies", memory.engine, memory.engine_idle),
     ):
         table.add_row(name, *(f"{part / GB:,.3g}" if part else "-" for part in (rollout, update)))
     table.add_row("together", f"{memory.rollout / GB:,.3g}", f"{memory.update / GB:,.3g}", style="bold")
