@@ -10,6 +10,7 @@ samples without an advantage, which are not updated on: these two make a run sho
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from adaptthink.architecture import Architecture
 from adaptthink.config import VerlConfig
 from adaptthink.errors import UserError
-from adaptthink.hardware import Cluster
+from adaptthink.hardware import NODE_GPUS, Cluster
 from adaptthink.models.scoring import LOGIT_ELEMENTS
 from adaptthink.roofline import Machine, Shape
 
@@ -290,9 +291,16 @@ def peak(number: int, platform: Platform) -> float:
     return platform.machine.flops_per_second * (2 / number if platform.is_gpu else 1)
 
 
-def micro_batch(config: VerlConfig, lengths: Lengths) -> float:
+def longest_response(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
+    """Tokens that there must be room for, prompt included: what may come (verl), or what does (native trainer)."""
+    if platform.devices > 1:
+        return config.max_prompt_tokens + max(config.max_think_tokens, config.max_no_think_tokens)
+    return lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
+
+
+def micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Tokens of a micro-batch: as many as allowed, but always one whole response."""
-    return max(config.micro_batch_tokens, lengths.prompt + lengths.think[-1])
+    return max(config.micro_batch_tokens, longest_response(config, platform, lengths))
 
 
 def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
@@ -307,7 +315,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     """
     a, number, trained = architecture, element_bytes(config, platform), trained_weights(architecture, config)
     many = platform.devices > 1
-    tokens = micro_batch(config, lengths)
+    tokens = micro_batch(config, platform, lengths)
     layer = number * (4 * a.hidden + 2 * a.queries + 2 * a.keys + 4 * a.intermediate) + 8 * a.hidden
     kept = layer + a.layers * number * a.hidden if config.gradient_checkpointing else a.layers * layer
     held = (0.0 if config.offload else 1.0) / platform.devices  # of what is sharded
@@ -349,16 +357,32 @@ def room_in_cache(
     return (held * tensor_parallel - number * architecture.weights) / (number * architecture.shape(number).kv)
 
 
-def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
-    """GPUs that one replica of the engine is spread over: the fewest, a power of two, that hold the longest response.
+def place(config: VerlConfig, devices: int) -> VerlConfig:
+    """The config with so many GPUs: in its own nodes if they have as many, else in one node, or in several of one size.
 
-    One where not even a node of eight does: `Plan.fits` says so.
+    For one device nothing changes: the native trainer has no nodes.
     """
-    longest = lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
-    for size in (1, 2, 4, 8):
-        if size <= platform.devices and room_in_cache(architecture, config, platform, size) >= longest:
+    if devices == 1 or config.nodes * config.gpus_per_node == devices:
+        return config
+    each = devices if devices <= NODE_GPUS else math.gcd(devices, NODE_GPUS)
+    return config.model_copy(update={"nodes": devices // each, "gpus_per_node": each})
+
+
+def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
+    """GPUs that one replica of the engine is spread over: as configured, or the least multiple that holds a response.
+
+    That is twice, four or eight times as many, as far as the node and the heads of attention can be divided by them;
+    as configured if none is enough: `Plan.fits` says so.
+    """
+    if platform.devices == 1:
+        return 1
+    longest = longest_response(config, platform, lengths)
+    node_gpus = place(config, platform.devices).gpus_per_node
+    for size in (factor * config.tensor_parallel for factor in (1, 2, 4, 8)):
+        divides = node_gpus % size == 0 and architecture.heads % size == 0
+        if divides and room_in_cache(architecture, config, platform, size) >= longest:
             return size
-    return 1
+    return config.tensor_parallel
 
 
 def estimate_step(
@@ -381,7 +405,7 @@ def estimate_step(
     sync = communication = 0.0
     if platform.devices > 1:
         tokens = max((rows + lengths.prompt).sum() / platform.devices, rows[0] + lengths.prompt)
-        batches = math.ceil(tokens / micro_batch(config, lengths))
+        batches = math.ceil(tokens / micro_batch(config, platform, lengths))
         gathered, reduced = 2 * number * architecture.weights, 4 * trained_weights(architecture, config)
         communication = batches * (gathered + reduced) / platform.link_bytes
         sync = number * architecture.weights / platform.link_bytes + platform.efficiency.switch_seconds
@@ -437,27 +461,31 @@ class Remedy:
     memory: Memory
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that can be done about memory in a recipe."""
+def remedies(
+    architecture: Architecture,
+    config: VerlConfig,
+    platform: Platform,
+    lengths: Lengths,
+    larger: Sequence[Platform] = (),
+) -> list[Remedy]:
+    """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is.
 
-    settings: str
-    keys: dict[str, object]
+    `larger` are the platforms that may be had instead.
+    """
 
-
-def remedies(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> list[Remedy]:
-    """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is."""
-
-    def attempt(there: Platform, *changes: Change) -> Remedy | None:
-        changed = config.model_copy(update={key: value for change in changes for key, value in change.keys.items()})
+    def attempt(there: Platform, *changes: dict[str, object]) -> Remedy | None:
+        keys = {key: value for change in changes for key, value in change.items()}  # later ones win
+        changed = config.model_copy(update=keys)
         if not fits(architecture, changed, there, cut(lengths, changed)):
             return None
-        words = {change.settings.partition(" = ")[0]: change.settings for change in changes}  # later ones win
+        words = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]  # as TOML writes them too
         if there is not platform:
-            words["--gpus"] = f"--gpus {there.name.replace(' ', '')}"
-        return Remedy(", ".join(words.values()), estimate_memory(architecture, changed, there, cut(lengths, changed)))
+            words.append(f"--gpus {there.name.replace(' ', '')}")
+        size = replicas_size(architecture, changed, there, cut(lengths, changed))
+        if there.devices > 1 and size != changed.tensor_parallel:
+            words.append(f"tensor_parallel = {size}")
+        return Remedy(", ".join(words), estimate_memory(architecture, changed, there, cut(lengths, changed)))
 
-    larger = [more_devices(platform, factor) for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
     alone = [attempt(platform, change) for change in possible_changes(config, platform, lengths)]
     found = [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]
     if found:
@@ -466,41 +494,47 @@ def remedies(architecture: Architecture, config: VerlConfig, platform: Platform,
             least.setdefault(re.split(r" = |\d", one.settings)[0], one)
         return list(least.values())
     for there in (platform, *larger):
-        changes = list(possible_changes(config, there, lengths))
-        for end in range(1, len(changes) + 1):
-            if remedy := attempt(there, *changes[:end]):
+        rows = sequences(list(possible_changes(config, there, lengths)))
+        for end in range(1, len(rows[0]) + 1):
+            if remedy := next(filter(None, (attempt(there, *row[:end]) for row in rows)), None):
                 return [remedy]
     return []
 
 
-def more_devices(platform: Platform, factor: int) -> Platform:
-    """The same kind of GPU, so many times as often; the link is left as it is, memory does not depend on it."""
-    count, kind = factor * platform.devices, platform.name.rpartition(" ")[2]
-    return replace(platform, name=f"{count}x {kind}", devices=count)
+def sequences(changes: list[dict[str, object]]) -> list[list[dict[str, object]]]:
+    """All changes in their order, once with each share of the engine: the least leaves vLLM too little room."""
+    shares = [change for change in changes if "engine_memory" in change]
+    return [[change for change in changes if change not in shares or change == one] for one in shares] or [changes]
 
 
-def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[Change]:
-    """What can be tried, what costs least first."""
+def larger_platforms(platform: Platform) -> list[Platform]:
+    """More GPUs of the same kind; the link is left as it is, memory does not depend on it."""
+    counts = [factor * platform.devices for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
+    kind = platform.name.rpartition(" ")[2]
+    return [replace(platform, name=f"{count}x {kind}", devices=count) for count in counts]
+
+
+def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
+    """What can be tried, as keys of a recipe, what costs least first."""
     vllm = platform.devices > 1 or config.engine == "vllm"
     if not config.gradient_checkpointing:
-        yield Change("gradient_checkpointing = true", {"gradient_checkpointing": True})
-    least = math.ceil(lengths.prompt + lengths.think[-1])
+        yield {"gradient_checkpointing": True}
+    least = math.ceil(longest_response(config, platform, lengths))
     if config.micro_batch_tokens > least:
-        yield Change(f"micro_batch_tokens = {least}", {"micro_batch_tokens": least})
+        yield {"micro_batch_tokens": least}
     for share in (0.6, 0.4, 0.3, 0.2) if vllm else ():
         if share < config.engine_memory:
-            yield Change(f"engine_memory = {share}", {"engine_memory": share})
+            yield {"engine_memory": share}
     if platform.devices > 1:
-        yield Change("offload = true", {"offload": True})
-    elif "lora_rank" in type(config).model_fields and not config.lora_rank:
-        yield Change("lora_rank = 32", {"lora_rank": 32})
+        yield {"offload": True}
+    elif not config.lora_rank:
+        yield {"lora_rank": 32}
     if platform.devices == 1:
-        yield Change('engine = "native", max_rows = 16', {"engine": "native", "max_rows": 16})
-    half = config.max_think_tokens // 2
-    yield Change(
-        f"max_think_tokens = {half}",
-        {"max_think_tokens": half, "micro_batch_tokens": min(config.micro_batch_tokens, half + lengths.prompt)},
-    )
+        yield {"engine": "native", "max_rows": 16}
+    halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
+    least = math.ceil(longest_response(halved, platform, cut(lengths, halved)))
+    smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}
+    yield {"max_think_tokens": halved.max_think_tokens, **smaller}
 
 
 def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
@@ -514,8 +548,6 @@ def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
 def fits(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> bool:
     """Whether a device holds both halves of a step, and the engine a whole response."""
     size = replicas_size(architecture, config, platform, lengths)
-    longest = lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
-    return (
-        estimate_memory(architecture, config, platform, lengths).peak <= platform.memory_bytes
-        and room_in_cache(architecture, config, platform, size) >= longest
-    )
+    return estimate_memory(architecture, config, platform, lengths).peak <= platform.memory_bytes and room_in_cache(
+        architecture, config, platform, size
+    ) >= longest_response(config, platform, lengths)
