@@ -44,9 +44,7 @@ from adaptthink.plan import (
 from adaptthink.plan_job import MEANS, find_lengths, plan_job
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 
-SMALL = Architecture(
-    layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True
-)  # fmt: skip
+SMALL = Architecture(layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True)
 IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 

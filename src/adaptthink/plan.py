@@ -346,9 +346,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     )
 
 
-def room_in_cache(
-    architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
-) -> float:  # fmt: skip
+def room_in_cache(architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int) -> float:
     """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
     if platform.devices == 1 and config.engine == "native":
         return math.inf
@@ -396,9 +394,7 @@ def estimate_step(
     replicas = max(1, platform.devices // tensor_parallel)
     own = np.random.default_rng(0).permutation(rows[::replicas])  # of the replica with the longest, as they arrive
     held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is priced as if one row did
-    generation = generate(
-        architecture, shape, platform, own, lengths.prompt, config.max_rows, held, tensor_parallel
-    )  # fmt: skip
+    generation = generate(architecture, shape, platform, own, lengths.prompt, config.max_rows, held, tensor_parallel)
     flops_N = forward_flops(shape, rows, lengths.prompt) * passes(config)
     reached = peak(number, platform) * platform.efficiency.update
     update = max(flops_N.sum() / platform.devices, flops_N[0]) / reached  # a response is not cut into pieces
