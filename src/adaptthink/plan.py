@@ -54,7 +54,7 @@ GPU_EFFICIENCY = Efficiency(
     layer_seconds=1e-4,
     element_seconds=0.0,
     switch_seconds=10.0,
-    source="round figures within what is published: see docs/scaling.md",
+    source="round figures, in part chosen without a source: see docs/scaling.md",
 )
 CPU_EFFICIENCY = Efficiency(
     update=0.45,
