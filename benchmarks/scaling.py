@@ -70,9 +70,7 @@ def main() -> None:
 def longest_alone(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Seconds that the longest response takes on an engine that has nothing else: no number of GPUs goes below it."""
     shape = architecture.shape(element_bytes(config, platform))
-    return generate(
-        architecture, shape, platform, step_rows(lengths, config)[:1], lengths.prompt, 1, math.inf
-    ).seconds  # fmt: skip
+    return generate(architecture, shape, platform, step_rows(lengths, config)[:1], lengths.prompt, 1, math.inf).seconds
 
 
 def asynchronous(

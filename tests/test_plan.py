@@ -2,6 +2,7 @@
 
 import json
 import math
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
 from adaptthink.config import RECIPES, VerlConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.hardware import GPUS, read_cluster
+from adaptthink.integrations.verl.settings import verl_settings
 from adaptthink.plan import (
     CPU_EFFICIENCY,
     Efficiency,
@@ -27,9 +29,13 @@ from adaptthink.plan import (
     fits,
     forward_flops,
     generate,
+    larger_platforms,
     make_plan,
+    micro_batch,
     passes,
+    place,
     remedies,
+    replicas_size,
     room_in_cache,
     shortened,
     spread,
@@ -38,9 +44,7 @@ from adaptthink.plan import (
 from adaptthink.plan_job import MEANS, find_lengths, plan_job
 from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
 
-SMALL = Architecture(
-    layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True
-)  # fmt: skip
+SMALL = Architecture(layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True)
 IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -180,7 +184,10 @@ def test_memory_by_hand():
     a = replace(SMALL, tied=False)
     layer = 8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 12
     assert a.weights == 2 * layer + 2 * 400
-    config = VerlConfig(dtype="bfloat16", micro_batch_tokens=100, gradient_checkpointing=True, engine_memory=0.5)
+    config = VerlConfig(
+        dtype="bfloat16", micro_batch_tokens=100, gradient_checkpointing=True, engine_memory=0.5,
+        max_prompt_tokens=5, max_think_tokens=20, max_no_think_tokens=4,
+    )  # fmt: skip
     lengths = Lengths(5, (10.0, 20.0), (3.0, 4.0), "")
     memory = estimate_memory(a, config, on("16xH100"), lengths)
     assert memory.weights == 4 * a.weights / 16 + 2 * (2 * layer + 2 * 400)
@@ -188,10 +195,48 @@ def test_memory_by_hand():
     of_layer = 2 * (4 * 8 + 2 * 8 + 2 * 4 + 4 * 12) + 8 * 8
     assert memory.activations == 100 * (of_layer + 2 * 2 * 8)
     assert memory.logits == 100 * 50 * 4 * 2
-    assert (memory.engine, memory.engine_stays) == (40e9, False)
+    assert (memory.engine, memory.engine_idle) == (40e9, 0)
     kept = estimate_memory(a, config.model_copy(update={"gradient_checkpointing": False}), on("16xH100"), lengths)
     assert kept.activations == 100 * 2 * of_layer
     assert room_in_cache(a, config, on("16xH100"), 1) == (40e9 - 2e9 - 2 * a.weights) / (2 * 2 * 2 * 4)
+
+
+def test_memory_under_an_adapter_by_hand():
+    """Base, merged copy and the native engine's own lay-out: 6 bytes a weight; for vLLM the merged copy alone."""
+    lengths, weights = Lengths(5, (10.0, 20.0), (3.0, 4.0), ""), SMALL.weights
+    config = VerlConfig(dtype="bfloat16", lora_rank=2, problems_per_step=1, samples_per_problem=2, engine_memory=0.5)
+    cache = 2 * (2 * 2 * 2 * 2) * (10 + 5 + 3 + 5 + (20 - 10) / 2 + (4 - 3) / 2)  # one response of each mode: medians
+    native = estimate_memory(SMALL, config, on("H100"), lengths)
+    assert native.weights == 2 * weights + 4 * SMALL.adapter(2)
+    assert (native.engine, native.engine_idle) == (4 * weights + cache, 2 * weights)
+    assert native.update == pytest.approx(
+        native.weights + 12 * SMALL.adapter(2) + native.activations + native.logits + 2 * weights
+    )
+    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": "vllm"}), on("H100"), lengths)
+    assert (vllm.engine, vllm.engine_idle) == (40e9 + 2 * weights, 40e9)
+    far = estimate_memory(SMALL, config.model_copy(update={"engine": "openai"}), on("H100"), lengths)
+    assert (far.engine, far.engine_idle) == (2 * weights, 0)
+    trained = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0}), on("H100"), lengths)
+    assert (trained.weights, trained.engine, trained.engine_idle) == (6 * weights, cache, 0)
+    wide = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0, "dtype": "float32"}), on("H100"), lengths)
+    assert (wide.weights, wide.engine, wide.engine_idle) == (4 * weights, 4 * weights + 2 * cache, 0)
+
+
+def test_an_adapter_on_7b_does_not_fit_into_40_gb():
+    """7.62e9 weights, three times in bfloat16: 45.7 GB before anything is computed."""
+    architecture, config, lengths = paper("r1_distill_7b")
+    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_rows": 1})
+    memory = estimate_memory(architecture, tried, on("A100-40"), lengths)
+    assert memory.rollout > 6 * 7.6e9
+    assert not fits(architecture, tried, on("A100-40"), lengths)
+
+
+def test_the_page_on_training_has_these_sizes():
+    """18 and 6 bytes a weight, as the page's columns add up to, of the models that it names."""
+    small, large = (paper(recipe)[0].weights for recipe in ("r1_distill_1.5b", "r1_distill_7b"))
+    page = (RESULTS.parents[1] / "docs" / "training.md").read_text()
+    for row, size in (("| 4 | 4 | 8 | 2 |", 18), ("| 2 | – | – | 2 + 2 |", 6)):
+        assert f"{row} {size * small / 1e9:.0f} GB | {size * large / 1e9:.0f} GB |" in page
 
 
 def test_activations_are_what_autograd_keeps():
@@ -254,7 +299,7 @@ def test_what_does_not_fit_is_said_and_what_helps_does():
     architecture, config, lengths = paper("r1_distill_7b")
     platform = on("RTX4090")
     assert not fits(architecture, config, platform, lengths)
-    found = remedies(architecture, config, platform, lengths)
+    found = remedies(architecture, config, platform, lengths, larger_platforms(platform))
     assert found
     assert all(remedy.memory.peak <= 24e9 for remedy in found)
     small = config.model_copy(update={"gradient_checkpointing": False})
@@ -269,6 +314,80 @@ def test_replicas_spread_over_gpus_where_one_is_too_small():
     assert make_plan(architecture, config, on("8xH100"), lengths).tensor_parallel == 1
     less = config.model_copy(update={"engine_memory": 0.6})  # 14.4 of 24 GB, and 15.2 of weights
     assert make_plan(architecture, less, on("8xRTX4090"), lengths).tensor_parallel == 2
+
+
+def test_replicas_take_what_is_configured_and_what_divides():
+    architecture, config, lengths = paper("r1_distill_7b")
+    four = config.model_copy(update={"tensor_parallel": 4})
+    assert make_plan(architecture, four, on("8xH100"), lengths).tensor_parallel == 4
+    assert make_plan(architecture, four, on("H100"), lengths).tensor_parallel == 1  # the native trainer
+    less = config.model_copy(update={"engine_memory": 0.1})  # 2.4 of 24 GB, less workspace: nothing is enough
+    assert replicas_size(architecture, less, on("8xRTX4090"), lengths) == 1
+    odd = replace(architecture, heads=27)  # cannot be shared by two
+    small = config.model_copy(update={"engine_memory": 0.6})
+    assert replicas_size(architecture, small, on("8xRTX4090"), lengths) == 2
+    assert replicas_size(odd, small, on("8xRTX4090"), lengths) == 1
+
+
+def test_verl_keeps_room_for_whatever_may_come():
+    """As `ppo_max_token_len_per_gpu` and `max_model_len`: the caps and the longest prompt; one GPU: what does come."""
+    config = VerlConfig(micro_batch_tokens=100, max_prompt_tokens=50, max_think_tokens=70, max_no_think_tokens=90)
+    lengths = Lengths(5, (10.0, 60.0), (3.0, 4.0), "")
+    found = verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
+    assert micro_batch(config, on("8xH100"), lengths) == found == 140
+    assert micro_batch(config, on("H100"), lengths) == 100
+    assert micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65
+    architecture, paper_config, paper_lengths = paper("r1_distill_7b")
+    helps = remedies(architecture, paper_config, on("8xA100-40"), paper_lengths)
+    assert any("micro_batch_tokens = 18432" in remedy.settings for remedy in helps)
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "placed"),
+    [((1, 8), 32, (4, 8)), ((1, 8), 4, (1, 4)), ((4, 4), 16, (4, 4)), ((1, 8), 12, (3, 4)), ((2, 8), 1, (2, 8))],
+)
+def test_gpus_are_placed_in_nodes(given, devices, placed):
+    config = VerlConfig(nodes=given[0], gpus_per_node=given[1])
+    found = place(config, devices)
+    assert (found.nodes, found.gpus_per_node) == placed
+
+
+def test_settings_that_train_would_need_are_said(capsys):
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_7b"], flags={"engine_memory": 0.6, "gpus_per_node": 4})
+    result = plan_job(config, "8xRTX4090")
+    out = capsys.readouterr().out
+    assert result["settings"] == ["nodes = 1", "gpus_per_node = 8", "tensor_parallel = 2"]
+    assert "train --backend verl needs: nodes = 1, gpus_per_node = 8, tensor_parallel = 2" in out
+    assert "GPUs as --gpus says, not nodes = 4, gpus_per_node = 4" in out
+    given = config.model_copy(update={"nodes": 1, "gpus_per_node": 8, "tensor_parallel": 2})
+    assert plan_job(given, "8xRTX4090")["settings"] == []
+    assert "as --gpus says" not in capsys.readouterr().out
+
+
+def test_what_verl_refuses_is_neither_planned_nor_recommended(capsys):
+    config = resolve("verl", VerlConfig, recipes=["r1_distill_7b"], flags={"lora_rank": 16})
+    with pytest.raises(UserError, match="lora_rank = 16 is not for --backend verl"):
+        plan_job(config, "8xH100")
+    with pytest.raises(UserError, match="cannot be shared out evenly among 7 GPUs"):
+        plan_job(config.model_copy(update={"lora_rank": 0}), "7xH100")
+    alone = plan_job(config, "RTX4090")
+    assert not alone["plan"]["fits"]
+    assert not any("--gpus" in remedy for remedy in alone["remedies"])
+    capsys.readouterr()
+    whole = plan_job(config.model_copy(update={"lora_rank": 0}), "RTX4090")
+    assert whole["remedies"]
+    assert not any("--gpus" in remedy and "lora_rank" in remedy for remedy in whole["remedies"])
+
+
+def test_a_remedy_says_all_that_it_changes():
+    architecture, config, lengths = paper("r1_distill_7b")
+    for gpus in ("H100", "8xA100-40", "2xH200"):
+        platform = on(gpus)
+        for remedy in remedies(architecture, config, platform, lengths):
+            values = tomllib.loads(remedy.settings.replace(", ", "\n"))
+            changed = config.model_copy(update=values)
+            assert fits(architecture, changed, platform, cut(lengths, changed))
+            assert estimate_memory(architecture, changed, platform, cut(lengths, changed)) == remedy.memory
 
 
 def test_float32_on_a_gpu_is_not_planned_at_the_peak_of_bfloat16():

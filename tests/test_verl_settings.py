@@ -16,6 +16,7 @@ from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, read_row, write_p
 from adaptthink.integrations.verl.settings import (
     OURS,
     PLUGIN,
+    REFUSED,
     arguments,
     check_config,
     environment_settings,
@@ -117,6 +118,12 @@ def test_the_paper_step_is_one_update_on_all_samples_with_the_decision_as_data()
 def test_what_verl_cannot_do_is_refused(values, complaint):
     with pytest.raises(UserError, match=complaint.replace("(", r"\(")):
         check_config(recipe(**values))
+
+
+def test_a_misspelt_key_among_the_refused_is_no_silence(monkeypatch):
+    monkeypatch.setitem(REFUSED, "lora_rnak", (0, "a slip of the pen"))
+    with pytest.raises(AttributeError, match="lora_rnak"):
+        check_config(recipe())
 
 
 def test_several_machines_need_a_cluster():

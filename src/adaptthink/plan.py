@@ -10,6 +10,7 @@ samples without an advantage, which are not updated on: these two make a run sho
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from adaptthink.architecture import Architecture
 from adaptthink.config import VerlConfig
 from adaptthink.errors import UserError
-from adaptthink.hardware import Cluster
+from adaptthink.hardware import NODE_GPUS, Cluster
 from adaptthink.models.scoring import LOGIT_ELEMENTS
 from adaptthink.roofline import Machine, Shape
 
@@ -53,7 +54,7 @@ GPU_EFFICIENCY = Efficiency(
     layer_seconds=1e-4,
     element_seconds=0.0,
     switch_seconds=10.0,
-    source="round figures within what is published: see docs/scaling.md",
+    source="round figures, in part chosen without a source: see docs/scaling.md",
 )
 CPU_EFFICIENCY = Efficiency(
     update=0.45,
@@ -101,19 +102,18 @@ class Memory:
     gradients: float
     activations: float
     logits: float
-    engine: float  # the engine's own weights and cache
-    engine_stays: bool  # during the update
+    engine: float  # its weights and cache, and copies of weights on their way to it
+    engine_idle: float  # what it keeps during the update
 
     @property
     def rollout(self) -> float:
-        """Held while responses are generated."""
+        """Held while responses are generated, or weights handed to the engine for it."""
         return self.weights + self.optimizer + self.engine
 
     @property
     def update(self) -> float:
         """Held at the height of the update."""
-        held = self.weights + self.optimizer + self.gradients + self.activations + self.logits
-        return held + (self.engine if self.engine_stays else 0.0)
+        return self.weights + self.optimizer + self.gradients + self.activations + self.logits + self.engine_idle
 
     @property
     def peak(self) -> float:
@@ -291,9 +291,16 @@ def peak(number: int, platform: Platform) -> float:
     return platform.machine.flops_per_second * (2 / number if platform.is_gpu else 1)
 
 
-def micro_batch(config: VerlConfig, lengths: Lengths) -> float:
+def longest_response(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
+    """Tokens that there must be room for, prompt included: what may come (verl), or what does (native trainer)."""
+    if platform.devices > 1:
+        return config.max_prompt_tokens + max(config.max_think_tokens, config.max_no_think_tokens)
+    return lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
+
+
+def micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Tokens of a micro-batch: as many as allowed, but always one whole response."""
-    return max(config.micro_batch_tokens, lengths.prompt + lengths.think[-1])
+    return max(config.micro_batch_tokens, longest_response(config, platform, lengths))
 
 
 def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
@@ -302,10 +309,13 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     verl shards these over all devices and gathers two layers and the embeddings at a time. Activations of a token are,
     in each layer, what its backward needs with flash attention: 4 hidden, 2 query, 2 key and 4 intermediate widths, and
     the two norms in float32; recomputed, they exist for one layer, and the layers' inputs for all.
+
+    Beside an adapter, engines are given a copy of the model with it merged in (`Policy.plain`). The native engine keeps
+    it, and lays weights out anew to generate (`Decoder`), or has the new copy before the old one goes.
     """
     a, number, trained = architecture, element_bytes(config, platform), trained_weights(architecture, config)
     many = platform.devices > 1
-    tokens = micro_batch(config, lengths)
+    tokens = micro_batch(config, platform, lengths)
     layer = number * (4 * a.hidden + 2 * a.queries + 2 * a.keys + 4 * a.intermediate) + 8 * a.hidden
     kept = layer + a.layers * number * a.hidden if config.gradient_checkpointing else a.layers * layer
     held = (0.0 if config.offload else 1.0) / platform.devices  # of what is sharded
@@ -315,13 +325,16 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     else:
         beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0
+    merged = number * a.weights if config.lora_rank and not many else 0
     if many or config.engine == "vllm":
-        engine = config.engine_memory * platform.memory_bytes
+        share = config.engine_memory * platform.memory_bytes
+        engine, idle = share + merged, 0.0 if many else share
     elif config.engine == "native":
         rows = step_rows(lengths, config)[: config.max_rows] + lengths.prompt
-        engine = number * a.shape(number).kv * float(rows.sum())
+        laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
+        engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
     else:
-        engine = 0.0  # on another machine
+        engine, idle = float(merged), 0.0  # on another machine
     return Memory(
         weights=held * 4 * trained + (a.weights * number if config.lora_rank else 0) + beside,
         optimizer=held * 8 * trained,
@@ -329,13 +342,11 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         activations=tokens * kept,
         logits=logits,
         engine=engine,
-        engine_stays=not many and config.engine == "vllm",
+        engine_idle=idle,
     )
 
 
-def room_in_cache(
-    architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
-) -> float:  # fmt: skip
+def room_in_cache(architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int) -> float:
     """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
     if platform.devices == 1 and config.engine == "native":
         return math.inf
@@ -344,16 +355,32 @@ def room_in_cache(
     return (held * tensor_parallel - number * architecture.weights) / (number * architecture.shape(number).kv)
 
 
-def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
-    """GPUs that one replica of the engine is spread over: the fewest, a power of two, that hold the longest response.
+def place(config: VerlConfig, devices: int) -> VerlConfig:
+    """The config with so many GPUs: in its own nodes if they have as many, else in one node, or in several of one size.
 
-    One where not even a node of eight does: `Plan.fits` says so.
+    For one device nothing changes: the native trainer has no nodes.
     """
-    longest = lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
-    for size in (1, 2, 4, 8):
-        if size <= platform.devices and room_in_cache(architecture, config, platform, size) >= longest:
+    if devices == 1 or config.nodes * config.gpus_per_node == devices:
+        return config
+    each = devices if devices <= NODE_GPUS else math.gcd(devices, NODE_GPUS)
+    return config.model_copy(update={"nodes": devices // each, "gpus_per_node": each})
+
+
+def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
+    """GPUs that one replica of the engine is spread over: as configured, or the least multiple that holds a response.
+
+    That is twice, four or eight times as many, as far as the node and the heads of attention can be divided by them;
+    as configured if none is enough: `Plan.fits` says so.
+    """
+    if platform.devices == 1:
+        return 1
+    longest = longest_response(config, platform, lengths)
+    node_gpus = place(config, platform.devices).gpus_per_node
+    for size in (factor * config.tensor_parallel for factor in (1, 2, 4, 8)):
+        divides = node_gpus % size == 0 and architecture.heads % size == 0
+        if divides and room_in_cache(architecture, config, platform, size) >= longest:
             return size
-    return 1
+    return config.tensor_parallel
 
 
 def estimate_step(
@@ -367,16 +394,14 @@ def estimate_step(
     replicas = max(1, platform.devices // tensor_parallel)
     own = np.random.default_rng(0).permutation(rows[::replicas])  # of the replica with the longest, as they arrive
     held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is priced as if one row did
-    generation = generate(
-        architecture, shape, platform, own, lengths.prompt, config.max_rows, held, tensor_parallel
-    )  # fmt: skip
+    generation = generate(architecture, shape, platform, own, lengths.prompt, config.max_rows, held, tensor_parallel)
     flops_N = forward_flops(shape, rows, lengths.prompt) * passes(config)
     reached = peak(number, platform) * platform.efficiency.update
     update = max(flops_N.sum() / platform.devices, flops_N[0]) / reached  # a response is not cut into pieces
     sync = communication = 0.0
     if platform.devices > 1:
         tokens = max((rows + lengths.prompt).sum() / platform.devices, rows[0] + lengths.prompt)
-        batches = math.ceil(tokens / micro_batch(config, lengths))
+        batches = math.ceil(tokens / micro_batch(config, platform, lengths))
         gathered, reduced = 2 * number * architecture.weights, 4 * trained_weights(architecture, config)
         communication = batches * (gathered + reduced) / platform.link_bytes
         sync = number * architecture.weights / platform.link_bytes + platform.efficiency.switch_seconds
@@ -432,27 +457,31 @@ class Remedy:
     memory: Memory
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that can be done about memory in a recipe."""
+def remedies(
+    architecture: Architecture,
+    config: VerlConfig,
+    platform: Platform,
+    lengths: Lengths,
+    larger: Sequence[Platform] = (),
+) -> list[Remedy]:
+    """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is.
 
-    settings: str
-    keys: dict[str, object]
+    `larger` are the platforms that may be had instead.
+    """
 
-
-def remedies(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> list[Remedy]:
-    """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is."""
-
-    def attempt(there: Platform, *changes: Change) -> Remedy | None:
-        changed = config.model_copy(update={key: value for change in changes for key, value in change.keys.items()})
+    def attempt(there: Platform, *changes: dict[str, object]) -> Remedy | None:
+        keys = {key: value for change in changes for key, value in change.items()}  # later ones win
+        changed = config.model_copy(update=keys)
         if not fits(architecture, changed, there, cut(lengths, changed)):
             return None
-        words = {change.settings.partition(" = ")[0]: change.settings for change in changes}  # later ones win
+        words = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]  # as TOML writes them too
         if there is not platform:
-            words["--gpus"] = f"--gpus {there.name.replace(' ', '')}"
-        return Remedy(", ".join(words.values()), estimate_memory(architecture, changed, there, cut(lengths, changed)))
+            words.append(f"--gpus {there.name.replace(' ', '')}")
+        size = replicas_size(architecture, changed, there, cut(lengths, changed))
+        if there.devices > 1 and size != changed.tensor_parallel:
+            words.append(f"tensor_parallel = {size}")
+        return Remedy(", ".join(words), estimate_memory(architecture, changed, there, cut(lengths, changed)))
 
-    larger = [more_devices(platform, factor) for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
     alone = [attempt(platform, change) for change in possible_changes(config, platform, lengths)]
     found = [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]
     if found:
@@ -461,41 +490,47 @@ def remedies(architecture: Architecture, config: VerlConfig, platform: Platform,
             least.setdefault(re.split(r" = |\d", one.settings)[0], one)
         return list(least.values())
     for there in (platform, *larger):
-        changes = list(possible_changes(config, there, lengths))
-        for end in range(1, len(changes) + 1):
-            if remedy := attempt(there, *changes[:end]):
+        rows = sequences(list(possible_changes(config, there, lengths)))
+        for end in range(1, len(rows[0]) + 1):
+            if remedy := next(filter(None, (attempt(there, *row[:end]) for row in rows)), None):
                 return [remedy]
     return []
 
 
-def more_devices(platform: Platform, factor: int) -> Platform:
-    """The same kind of GPU, so many times as often; the link is left as it is, memory does not depend on it."""
-    count, kind = factor * platform.devices, platform.name.rpartition(" ")[2]
-    return replace(platform, name=f"{count}x {kind}", devices=count)
+def sequences(changes: list[dict[str, object]]) -> list[list[dict[str, object]]]:
+    """All changes in their order, once with each share of the engine: the least leaves vLLM too little room."""
+    shares = [change for change in changes if "engine_memory" in change]
+    return [[change for change in changes if change not in shares or change == one] for one in shares] or [changes]
 
 
-def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[Change]:
-    """What can be tried, what costs least first."""
+def larger_platforms(platform: Platform) -> list[Platform]:
+    """More GPUs of the same kind; the link is left as it is, memory does not depend on it."""
+    counts = [factor * platform.devices for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
+    kind = platform.name.rpartition(" ")[2]
+    return [replace(platform, name=f"{count}x {kind}", devices=count) for count in counts]
+
+
+def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
+    """What can be tried, as keys of a recipe, what costs least first."""
     vllm = platform.devices > 1 or config.engine == "vllm"
     if not config.gradient_checkpointing:
-        yield Change("gradient_checkpointing = true", {"gradient_checkpointing": True})
-    least = math.ceil(lengths.prompt + lengths.think[-1])
+        yield {"gradient_checkpointing": True}
+    least = math.ceil(longest_response(config, platform, lengths))
     if config.micro_batch_tokens > least:
-        yield Change(f"micro_batch_tokens = {least}", {"micro_batch_tokens": least})
+        yield {"micro_batch_tokens": least}
     for share in (0.6, 0.4, 0.3, 0.2) if vllm else ():
         if share < config.engine_memory:
-            yield Change(f"engine_memory = {share}", {"engine_memory": share})
+            yield {"engine_memory": share}
     if platform.devices > 1:
-        yield Change("offload = true", {"offload": True})
-    elif "lora_rank" in type(config).model_fields and not config.lora_rank:
-        yield Change("lora_rank = 32", {"lora_rank": 32})
+        yield {"offload": True}
+    elif not config.lora_rank:
+        yield {"lora_rank": 32}
     if platform.devices == 1:
-        yield Change('engine = "native", max_rows = 16', {"engine": "native", "max_rows": 16})
-    half = config.max_think_tokens // 2
-    yield Change(
-        f"max_think_tokens = {half}",
-        {"max_think_tokens": half, "micro_batch_tokens": min(config.micro_batch_tokens, half + lengths.prompt)},
-    )
+        yield {"engine": "native", "max_rows": 16}
+    halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
+    least = math.ceil(longest_response(halved, platform, cut(lengths, halved)))
+    smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}
+    yield {"max_think_tokens": halved.max_think_tokens, **smaller}
 
 
 def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
@@ -509,8 +544,6 @@ def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
 def fits(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> bool:
     """Whether a device holds both halves of a step, and the engine a whole response."""
     size = replicas_size(architecture, config, platform, lengths)
-    longest = lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
-    return (
-        estimate_memory(architecture, config, platform, lengths).peak <= platform.memory_bytes
-        and room_in_cache(architecture, config, platform, size) >= longest
-    )
+    return estimate_memory(architecture, config, platform, lengths).peak <= platform.memory_bytes and room_in_cache(
+        architecture, config, platform, size
+    ) >= longest_response(config, platform, lengths)

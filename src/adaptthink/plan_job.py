@@ -17,6 +17,7 @@ from adaptthink.architecture import Architecture, architecture_of
 from adaptthink.config import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.hardware import NETWORK_GB, NODE_GPUS, read_cluster
+from adaptthink.integrations.verl.settings import check_config
 from adaptthink.plan import (
     CPU_EFFICIENCY,
     GB,
@@ -28,7 +29,9 @@ from adaptthink.plan import (
     Remedy,
     cluster_platform,
     element_bytes,
+    larger_platforms,
     make_plan,
+    place,
     quantiles,
     remedies,
     spread,
@@ -56,16 +59,23 @@ def plan_job(
     reference: Path | None = None,
     price: float | None = None,
 ) -> dict[str, Any]:
-    """Estimate a training on `gpus` (8xH100, or cpu: this machine, measured), print the estimate and return it."""
+    """Estimate a training on `gpus` (8xH100, or cpu: this machine, measured), print the estimate and return it.
+
+    Raises UserError where `train --backend verl`, which is what more than one GPU are for, would not start.
+    """
     platform = this_machine(config) if gpus.strip().lower() == "cpu" else cluster_platform(read_cluster(gpus))
+    if platform.devices > 1:
+        check_config(place(config, platform.devices))
     architecture = architecture_of(config.model)
     usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
     plan = make_plan(architecture, config, platform, lengths)
-    helps = [] if plan.fits else remedies(architecture, config, platform, lengths)
+    larger = [more for more in larger_platforms(platform) if takes(config, more.devices)]
+    helps = [] if plan.fits else remedies(architecture, config, platform, lengths, larger)
+    needs = needed_settings(config, platform, plan)
     said = list(assumptions(config, platform, lengths))
     cost = None if price is None else price * platform.devices * plan.hours
-    show_plan(architecture, config, platform, lengths, plan, helps, cost)
+    show_plan(architecture, config, platform, lengths, plan, helps, needs, cost)
     for line in said:
         console.print(f"  {line}", style="dim", markup=False)
     return {
@@ -80,9 +90,28 @@ def plan_job(
         "plan": plan_json(plan),
         "gpu_hours": platform.devices * plan.hours,
         "cost": cost,
+        "settings": needs,
         "remedies": [remedy.settings for remedy in helps],
         "assumptions": said,
     }
+
+
+def takes(config: VerlConfig, devices: int) -> bool:
+    """Whether verl would train with a config on so many GPUs."""
+    try:
+        check_config(place(config, devices))
+    except UserError:
+        return False
+    return True
+
+
+def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[str]:
+    """What must be given to `train --backend verl` beside the config, so that it does what is planned."""
+    if platform.devices == 1:
+        return []
+    planned = place(config, platform.devices).model_copy(update={"tensor_parallel": plan.tensor_parallel})
+    keys = ("nodes", "gpus_per_node", "tensor_parallel")
+    return [f"{key} = {getattr(planned, key)}" for key in keys if getattr(planned, key) != getattr(config, key)]
 
 
 def this_machine(config: VerlConfig) -> Platform:
@@ -140,7 +169,7 @@ def measured_tokens(store: Path) -> list[int]:
 
 def show_plan(
     architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, plan: Plan,
-    helps: list[Remedy], cost: float | None,
+    helps: list[Remedy], needs: list[str], cost: float | None,
 ) -> None:  # fmt: skip
     """Print an estimate so that it reads on 80 columns."""
     machine = platform.machine
@@ -151,6 +180,8 @@ def show_plan(
         f"{machine.bytes_per_second / GB:,.0f} GB/s, {machine.flops_per_second / 1e12:,.3g} TFLOP/s each{spread_over}",
         markup=False,
     )
+    if needs:
+        console.print(f"train --backend verl needs: {', '.join(needs)}", markup=False)
     show_memory(platform, plan)
     show_verdict(platform, plan, helps)
     show_step(plan)
@@ -173,14 +204,13 @@ def show_memory(platform: Platform, plan: Plan) -> None:
     table.add_column(f"GB of {'each GPU' if platform.is_gpu else 'memory'}", min_width=30)
     table.add_column("rollout", justify="right")
     table.add_column("update", justify="right")
-    stays = memory.engine if memory.engine_stays else 0.0
     for name, rollout, update in (
         ("weights", memory.weights, memory.weights),
         ("AdamW's moments", memory.optimizer, memory.optimizer),
         ("gradients", 0.0, memory.gradients),
         ("activations", 0.0, memory.activations),
         ("logits", 0.0, memory.logits),
-        ("engine and its cache", memory.engine, stays),
+        ("engine, its cache and copies", memory.engine, memory.engine_idle),
     ):
         table.add_row(name, *(f"{part / GB:,.3g}" if part else "-" for part in (rollout, update)))
     table.add_row("together", f"{memory.rollout / GB:,.3g}", f"{memory.update / GB:,.3g}", style="bold")
@@ -256,6 +286,9 @@ def assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Ite
     yield f"  ({efficiency.source})"
     if platform.devices > 1:
         yield f"{efficiency.switch_seconds:g} s a step to wake the engine and to put it to sleep"
+    named = config.model_fields_set & {"nodes", "gpus_per_node"}
+    if named and config.nodes * config.gpus_per_node != platform.devices:
+        yield f"GPUs as --gpus says, not nodes = {config.nodes}, gpus_per_node = {config.gpus_per_node}"
     if platform.devices > NODE_GPUS:
         yield f"nodes of {NODE_GPUS}, {NETWORK_GB:g} GB/s for each GPU between them"
     kind = "float32" if element_bytes(config, platform) == 4 else "bfloat16"

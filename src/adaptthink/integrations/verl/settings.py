@@ -61,7 +61,7 @@ def loss_name(ratio: Ratio) -> str:
 def check_config(config: VerlConfig) -> None:
     """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
     for key, (only, reason) in REFUSED.items():
-        value = getattr(config, key, only)
+        value = getattr(config, key)
         if value != only:
             raise UserError(
                 f"{key} = {value!r} is not for --backend verl: {reason}; give {key} = {only!r}, or use --backend native"
