@@ -301,6 +301,15 @@ def test_nobody_at_any_endpoint_is_said_at_once():
         make(urls)
 
 
+def test_a_server_that_takes_calls_and_is_silent_is_said_in_words(servers, monkeypatch):
+    monkeypatch.setattr(fleet_module, "LOOK_SECONDS", 0.5)
+    never = threading.Event()
+    servers[0].meets = lambda path, call: never
+    with pytest.raises(UserError, match=f"{servers[0].url} takes calls and has not answered within 0.5 s"):
+        make(servers[:1])
+    never.set()
+
+
 def test_a_wrong_model_at_the_start_is_said_at_once(servers):
     servers[1].processed = False
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):

@@ -191,7 +191,7 @@ class Fleet:
         looks = await asyncio.gather(*(self._open(server) for server in self.servers), return_exceptions=True)
         errors = [look for look in looks if isinstance(look, BaseException)]
         for error in errors:
-            if not isinstance(error, UnansweredError | TimeoutError) or len(errors) == len(looks):
+            if not isinstance(error, UnansweredError) or len(errors) == len(looks):
                 raise error
         self.capacity_tokens = min(server.engine.capacity_tokens for server in self.servers if server.engine)
         for server, look in zip(self.servers, looks, strict=True):
@@ -316,15 +316,21 @@ class Fleet:
             await asyncio.sleep(server.rests_until - time.monotonic())
             try:
                 return await self._open(server)
-            except (UserError, TimeoutError) as error:
+            except UserError as error:
                 self._set_aside(server, error)
                 self._check_patience(work)
 
     async def _open(self, server: Server) -> OpenAIEngine:
-        """Look at a server and take it in; raises UserError or TimeoutError if it is not as it should be."""
-        async with asyncio.timeout(LOOK_SECONDS):
-            engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
-            await engine.check(self.probe)
+        """Look at a server and take it in; raises UserError if it is not as it should be."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
+                await engine.check(self.probe)
+        except TimeoutError:
+            raise UnansweredError(
+                f"{server.url} takes calls and has not answered within {LOOK_SECONDS:g} s; is it still loading its "
+                "model, or busy? see its log"
+            ) from None
         if engine.capacity_tokens < self.capacity_tokens:
             raise UserError(
                 f"the server at {server.url} holds {engine.capacity_tokens} tokens of a sequence and those before it "
@@ -343,7 +349,7 @@ class Fleet:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**server.failures) * random.uniform(0.5, 1)
         asked = error.wait_seconds if isinstance(error, UnansweredError) else None
         server.engine = None
-        server.last_fault = str(error) or f"no answer within {LOOK_SECONDS:g} s"
+        server.last_fault = str(error)
         server.rests_until = now + (pause if asked is None else asked)
         server.failures += 1
         if server.aside_since is None:
