@@ -367,6 +367,27 @@ def test_late_draws_go_to_one_server_more_each_time():
     asyncio.run(see())
 
 
+def test_the_last_answer_ends_the_call_though_no_server_is_left():
+    """Each of two servers has failed on something, and what the first one still had arrives."""
+
+    async def see():
+        one, two, done = Server("one"), Server("two"), []
+        work = Work([Draw(PROMPT, 1, 1.0)] * 2, lambda place, _: done.append(place))
+        first = work.take(one)
+        work.finish(first, None)
+        assert not work.over.done()
+        last = work.take(one)
+        work.longest, last.started = 1.0, last.started - 2.1
+        assert work.take(two) is last
+        work.give_back(last, two)
+        assert not work.over.done()
+        work.finish(last, None)
+        assert work.over.done()
+        assert done == [0, 1]
+
+    asyncio.run(see())
+
+
 # ---- presample over servers that have the embedded model ------------------------------------------------------------
 
 SIZE = {"problems_per_level": 3, "reference_samples": 2, "max_think_tokens": 24, "max_no_think_tokens": 8}

@@ -88,8 +88,7 @@ class Work:
     """The draws of one call, taken from an iterator as there is room for them."""
 
     def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
-        self.fresh = self.jobs(draws)
-        self.exhausted = False
+        self.fresh = (Job(place, draw) for place, draw in enumerate(draws))
         self.on_drawn = on_drawn
         self.returned: deque[Job] = deque()
         self.doubtful: deque[Job] = deque()
@@ -98,20 +97,13 @@ class Work:
         self.last_answer = time.monotonic()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def jobs(self, draws: Iterable[Draw]) -> Iterator[Job]:
-        """Take the draws one by one, and note that there are no more."""
-        for place, draw in enumerate(draws):
-            yield Job(place, draw)
-        self.exhausted = True
-
     def take(self, server: Server) -> Job | None:
         """Return a draw for a server to carry out; None if there is none for it now."""
         job = self.returned.popleft() if self.returned else next(self.fresh, None)
         if job is None:
             job = self.doubtful.popleft() if self.doubtful else self.late(server)
         if job is None:
-            if self.exhausted and not self.running and not self.over.done():
-                self.over.set_result(None)
+            self.end_if_done()
             return None
         job.started = time.monotonic()
         job.servers.append(server)
@@ -131,7 +123,8 @@ class Work:
             job.done = True
             self.longest = max(self.longest, self.last_answer - job.started)
             self.on_drawn(job.place, drawn)
-            del self.running[job.place]  # last: what is over is handed on
+            del self.running[job.place]
+            self.end_if_done()  # here too: there may be no server left that would ask for more
 
     def give_back(self, job: Job, server: Server) -> None:
         """Take a draw back that a server failed on."""
@@ -140,6 +133,15 @@ class Work:
         if not job.done and not job.servers:
             del self.running[job.place]
             (self.doubtful if job.faults >= DOUBTFUL else self.returned).append(job)
+
+    def end_if_done(self) -> None:
+        """End the call if every draw has been handed on."""
+        if self.running or self.returned or self.doubtful:
+            return
+        if job := next(self.fresh, None):
+            self.returned.append(job)
+        elif not self.over.done():
+            self.over.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error."""
