@@ -223,6 +223,36 @@ def test_when_all_are_dead_one_line_says_so_and_what_is_done_was_handed_on(serve
     assert 18 <= len(done) < 60
 
 
+def test_patience_counts_the_time_set_aside_and_not_that_of_thoughts(monkeypatch):
+    """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
+    now = [50.0]
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
+    fault = UserError("broken")
+
+    async def see():
+        fleet = Fleet(["one", "two"], [EOS], "tiny", 1, PROBE, lambda text: None)
+        work, (one, two) = Work([], lambda *_: None), fleet.servers
+        fleet._note_answer()
+
+        def fail_after(seconds, server):
+            now[0] += seconds
+            server.engine = None
+            fleet._set_aside(server, fault)
+            fleet._check_patience(work)
+            return work.over.done()
+
+        assert not fail_after(1000, one)
+        assert not fail_after(0, two)
+        assert not fail_after(599, one)
+        fleet._note_answer()
+        assert not fail_after(599, one)
+        assert fail_after(2, two)
+        with pytest.raises(UserError, match=r"none of 2 servers has answered, and each was set aside for 601 s"):
+            await work.over
+
+    asyncio.run(see())
+
+
 def test_a_draw_that_no_server_survives_comes_last(servers, monkeypatch):
     """It is tried again and again, but not before all others are done."""
     monkeypatch.setattr(fleet_module, "PATIENCE_SECONDS", 0.3)

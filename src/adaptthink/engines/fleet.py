@@ -43,7 +43,7 @@ from adaptthink.engines.rounds import (
 )
 from adaptthink.errors import UserError
 
-PATIENCE_SECONDS = 600.0  # with every server set aside and no answer from any
+PATIENCE_SECONDS = 600.0  # that every server may have been set aside since any of them answered
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that failed is looked at; doubled each time
 LOOK_SECONDS = 60.0  # that a look may take
 IDLE_SECONDS = 0.2  # between two searches for work where there was none
@@ -63,6 +63,7 @@ class Server:
     last_fault: str = ""
     aside_seconds: float = 0.0
     aside_since: float | None = None
+    aside_before: float = 0.0  # its seconds_aside when one of the servers answered last
     failures: int = 0  # in a row
     rests_until: float = 0.0
 
@@ -94,7 +95,6 @@ class Work:
         self.doubtful: deque[Job] = deque()
         self.running: dict[int, Job] = {}
         self.longest = 0.0  # seconds of a response so far
-        self.last_answer = time.monotonic()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def take(self, server: Server) -> Job | None:
@@ -118,10 +118,9 @@ class Work:
 
     def finish(self, job: Job, drawn: Drawn) -> None:
         """Hand a draw's result on, unless another server was faster."""
-        self.last_answer = time.monotonic()
         if not job.done:
             job.done = True
-            self.longest = max(self.longest, self.last_answer - job.started)
+            self.longest = max(self.longest, time.monotonic() - job.started)
             self.on_drawn(job.place, drawn)
             del self.running[job.place]
             self.end_if_done()  # here too: there may be no server left that would ask for more
@@ -255,6 +254,7 @@ class Fleet:
     async def _run(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
         """Carry out all draws; raises UserError when no server has answered for too long."""
         work = Work(draws, on_drawn)
+        self._note_answer()
         feeders = [asyncio.create_task(self._feed(server, work)) for server in self.servers]
         for feeder in feeders:
             feeder.add_done_callback(work.watch)
@@ -310,6 +310,7 @@ class Fleet:
             server.responses += 1
             server.tokens += len(drawn.token_ids)
             server.failures = 0
+            self._note_answer()
             work.finish(job, drawn)
 
     async def _look(self, server: Server, work: Work) -> OpenAIEngine:
@@ -358,14 +359,22 @@ class Fleet:
             server.aside_since = now
             self.say(f"{server.url} is set aside: {server.last_fault}")
 
+    def _note_answer(self) -> None:
+        """Begin anew to count how long servers are set aside."""
+        for server in self.servers:
+            server.aside_before = server.seconds_aside
+
     def _check_patience(self, work: Work) -> None:
-        """End the call if all servers are set aside and none has answered for too long."""
-        silent = time.monotonic() - work.last_answer
-        if silent > PATIENCE_SECONDS and not any(server.engine for server in self.servers):
+        """End the call if all servers are set aside, and each has been for too long since the last answer.
+
+        Neither the silence of servers that think counts, nor is patience new with each look that a server passes.
+        """
+        aside = min(server.seconds_aside - server.aside_before for server in self.servers)
+        if aside > PATIENCE_SECONDS and not any(server.engine for server in self.servers):
             faults = "; ".join(dict.fromkeys(server.last_fault for server in self.servers))
             work.fail(
                 UserError(
-                    f"none of {len(self.servers)} servers has answered for {silent:.0f} s ({faults}); what is done is "
-                    "kept: start them again and repeat the command"
+                    f"none of {len(self.servers)} servers has answered, and each was set aside for {aside:.0f} s "
+                    f"({faults}); what is done is kept: start them again and repeat the command"
                 )
             )
