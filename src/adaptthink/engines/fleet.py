@@ -6,6 +6,9 @@ numbers are its own (`rounds.draw_seed`), so it does not matter which server car
 
 Where nothing is left to hand out, a draw that takes much longer than any other did is given to a second server as well,
 and the first answer counts: a server that hangs holds nothing up but its own places.
+
+A draw that has failed on servers again and again, each of them fit when it took it, is given up, and the call ends with
+an error once all others are done.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
@@ -48,7 +51,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that failed is
 LOOK_SECONDS = 60.0  # that a look may take
 IDLE_SECONDS = 0.2  # between two searches for work where there was none
 LATE = 2.0  # times the longest response so far: from then on a draw is late
-DOUBTFUL = 3  # failures after which a draw waits until all others are done: it may be what makes servers fail
+DOUBTFUL = 3  # failures after which a draw waits until no other is left to hand out: it may make servers fail
 
 
 @dataclass(slots=True)
@@ -82,17 +85,20 @@ class Job:
     servers: list[Server] = field(default_factory=list)
     started: float = 0.0  # by the last of them
     faults: int = 0
+    last_fault: str = ""
     done: bool = False
 
 
 class Work:
-    """The draws of one call, taken from an iterator as there is room for them."""
+    """The draws of one call, taken from an iterator as there is room for them; `num_servers` carry them out."""
 
-    def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
+    def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None], num_servers: int) -> None:
         self.fresh = (Job(place, draw) for place, draw in enumerate(draws))
         self.on_drawn = on_drawn
         self.returned: deque[Job] = deque()
         self.doubtful: deque[Job] = deque()
+        self.hopeless: list[Job] = []
+        self.most_faults = DOUBTFUL * (1 + num_servers)  # of a draw: until it is doubtful, then for each server
         self.running: dict[int, Job] = {}
         self.longest = 0.0  # seconds of a response so far
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -125,20 +131,29 @@ class Work:
             del self.running[job.place]
             self.end_if_done()  # here too: there may be no server left that would ask for more
 
-    def give_back(self, job: Job, server: Server) -> None:
-        """Take a draw back that a server failed on."""
+    def give_back(self, job: Job, server: Server, error: UserError) -> None:
+        """Take a draw back that a server failed on, or was too busy for."""
         job.servers.remove(server)
-        job.faults += 1
-        if not job.done and not job.servers:
-            del self.running[job.place]
+        if not (isinstance(error, UnansweredError) and error.busy):
+            job.faults += 1
+            job.last_fault = str(error)
+        if job.done or job.servers:
+            return
+        del self.running[job.place]
+        if job.faults >= self.most_faults:
+            self.hopeless.append(job)
+            self.end_if_done()
+        else:
             (self.doubtful if job.faults >= DOUBTFUL else self.returned).append(job)
 
     def end_if_done(self) -> None:
-        """End the call if every draw has been handed on."""
+        """End the call if every draw has been handed on, or given up."""
         if self.running or self.returned or self.doubtful:
             return
         if job := next(self.fresh, None):
             self.returned.append(job)
+        elif self.hopeless:
+            self.fail(given_up(self.hopeless))
         elif not self.over.done():
             self.over.set_result(None)
 
@@ -151,6 +166,17 @@ class Work:
         """End the call if a task of it ended by an error."""
         if not task.cancelled() and (error := task.exception()):
             self.fail(error)
+
+
+def given_up(jobs: Sequence[Job]) -> UserError:
+    """Build the error for draws that failed so often that it cannot be the servers' fault."""
+    context_tokens, max_tokens = len(jobs[0].draw.context_ids), jobs[0].draw.max_tokens
+    others = f", and so did {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return UserError(
+        f"a draw with a context of {context_tokens} tokens and a cap of {max_tokens} failed {jobs[0].faults} times on "
+        f"servers that were fit before{others} ({jobs[0].last_fault}); what is done is kept: see the servers' "
+        "logs, lower max_think_tokens or max_rows or leave its problem out, and repeat the command"
+    )
 
 
 def open_fleet(
@@ -252,8 +278,8 @@ class Fleet:
         return [results[place] for place in range(len(draws))]
 
     async def _run(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
-        """Carry out all draws; raises UserError when no server has answered for too long."""
-        work = Work(draws, on_drawn)
+        """Carry out all draws; raises UserError for those that no server can do, and if all are away for too long."""
+        work = Work(draws, on_drawn, len(self.servers))
         self._note_answer()
         feeders = [asyncio.create_task(self._feed(server, work)) for server in self.servers]
         for feeder in feeders:
@@ -301,7 +327,7 @@ class Fleet:
         except RefusedError:
             raise
         except UserError as error:
-            work.give_back(job, server)
+            work.give_back(job, server, error)
             server.faults += 1
             if server.engine:  # else others of its calls failed before this one
                 self._set_aside(server, error)
