@@ -17,7 +17,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
@@ -93,7 +93,8 @@ class Work:
     """The draws of one call, taken from an iterator as there is room for them; `num_servers` carry them out."""
 
     def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None], num_servers: int) -> None:
-        self.fresh = (Job(place, draw) for place, draw in enumerate(draws))
+        self.fresh = self.jobs(draws)
+        self.exhausted = False  # not where the iterator ended by an error
         self.on_drawn = on_drawn
         self.returned: deque[Job] = deque()
         self.doubtful: deque[Job] = deque()
@@ -102,6 +103,12 @@ class Work:
         self.running: dict[int, Job] = {}
         self.longest = 0.0  # seconds of a response so far
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def jobs(self, draws: Iterable[Draw]) -> Iterator[Job]:
+        """Take the draws one by one, and note that there are no more."""
+        for place, draw in enumerate(draws):
+            yield Job(place, draw)
+        self.exhausted = True
 
     def take(self, server: Server) -> Job | None:
         """Return a draw for a server to carry out; None if there is none for it now."""
@@ -152,9 +159,9 @@ class Work:
             return
         if job := next(self.fresh, None):
             self.returned.append(job)
-        elif self.hopeless:
+        elif self.exhausted and self.hopeless:
             self.fail(given_up(self.hopeless))
-        elif not self.over.done():
+        elif self.exhausted and not self.over.done():
             self.over.set_result(None)
 
     def fail(self, error: BaseException) -> None:
