@@ -369,6 +369,16 @@ def test_interruption(run, monkeypatch):
     assert only_line(err) == "interrupted; a training run goes on from its last checkpoint with --resume"
 
 
+def test_servers_are_enough_to_presample_a_shipped_recipe_on_them(run, complaint, monkeypatch):
+    command = ("presample", "r1_distill_1.5b", "--dry-run")
+    for args in (("--endpoint", "http://a:1"), ()):
+        status, out, _ = run(*command, *args)
+        found = tomllib.loads(out)
+        assert (status, found["engine"], found["endpoint"]) == (0, "openai", ["http://a:1"])
+        monkeypatch.setenv("ADAPTTHINK_ENDPOINT", "http://a:1")  # the second time
+    assert "engine = 'vllm' has no endpoint" in complaint(*command, "--endpoint", "http://a:1", "--engine", "vllm")
+
+
 @pytest.mark.parametrize(
     ("command", "args"),
     [

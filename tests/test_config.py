@@ -284,6 +284,25 @@ def test_several_endpoints_from_a_recipe_and_from_the_environment(tmp_path, monk
     assert resolve("evaluate", EvaluateConfig).endpoint == URLS
 
 
+def test_an_endpoint_is_stronger_than_an_engine_from_below_it(recipe, monkeypatch):
+    """The shipped recipes say vllm; who names servers wants those."""
+    shipped, one = "r1_distill_1.5b", {"endpoint": URLS[:1]}
+    assert resolve("presample", PresampleConfig, recipes=[shipped]).engine == "vllm"
+    assert resolve("presample", PresampleConfig, recipes=[shipped], flags=one).engine == "openai"
+    mine = recipe(f'endpoint = "{URLS[0]}"\n')
+    assert resolve("presample", PresampleConfig, recipes=[shipped, mine]).engine == "openai"
+    with pytest.raises(UserError, match="engine = 'vllm' has no endpoint"):
+        resolve("presample", PresampleConfig, recipes=[mine, shipped])
+    with pytest.raises(UserError, match="engine = 'vllm' has no endpoint"):
+        resolve("presample", PresampleConfig, recipes=[shipped], flags=one | {"engine": "vllm"})
+    assert resolve("presample", PresampleConfig, recipes=[shipped], flags={"endpoint": ()}).engine == "vllm"
+    monkeypatch.setenv("ADAPTTHINK_ENDPOINT", ",".join(URLS))
+    found = resolve("presample", PresampleConfig, recipes=[shipped])
+    assert (found.engine, found.endpoint) == ("openai", URLS)
+    with pytest.raises(UserError, match="engine = 'vllm' has no endpoint"):
+        resolve("presample", PresampleConfig, recipes=[shipped], flags={"engine": "vllm"})
+
+
 @pytest.mark.parametrize(
     ("schema", "values", "said"),
     [

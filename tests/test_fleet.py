@@ -223,21 +223,92 @@ def test_when_all_are_dead_one_line_says_so_and_what_is_done_was_handed_on(serve
     assert 18 <= len(done) < 60
 
 
-def test_a_draw_that_no_server_survives_comes_last(servers, monkeypatch):
-    """It is tried again and again, but not before all others are done."""
-    monkeypatch.setattr(fleet_module, "PATIENCE_SECONDS", 0.3)
-    poison = []
+def test_patience_counts_the_time_set_aside_and_not_that_of_thoughts(monkeypatch):
+    """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
+    now = [50.0]
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
+    fault = UserError("broken")
+
+    async def see():
+        fleet = Fleet(["one", "two"], [EOS], "tiny", 1, PROBE, lambda text: None)
+        work, (one, two) = Work([], lambda *_: None, 2), fleet.servers
+        fleet._note_answer()
+
+        def fail_after(seconds, server):
+            now[0] += seconds
+            server.engine = None
+            fleet._set_aside(server, fault)
+            fleet._check_patience(work)
+            return work.over.done()
+
+        assert not fail_after(1000, one)
+        assert not fail_after(0, two)
+        assert not fail_after(599, one)
+        fleet._note_answer()
+        assert not fail_after(599, one)
+        assert fail_after(2, two)
+        with pytest.raises(UserError, match=r"none of 2 servers has answered, and each was set aside for 601 s"):
+            await work.over
+
+    asyncio.run(see())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_draw_that_no_server_survives_comes_last_and_is_given_up(servers, count):
+    """It is not tried for ever, and an error comes only when all others are done."""
+    poison = [5, 17]  # places of the draws, which say it by the length of their context
+    tried, done = [], []
 
     def bad(call):
-        poison[:] = poison or [call["seed"]]
-        return (500, {}) if call["seed"] == poison[0] else None
+        if len(call["prompt"]) == len(PROMPT):
+            return None
+        tried.append(len(call["prompt"]))
+        return (500, {}) if len(tried) < 200 else None  # without an end to it, the call would succeed in time
 
     for server in servers:
         server.bad = bad
-    done = []
-    with pytest.raises(UserError, match="answered 500"):
-        make(servers).stream(requests(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: done.append(one))
-    assert len(done) == 59
+    asked = [
+        Request(PROMPT * (3 if request.stream in poison else 1), request.max_tokens, request.stream)
+        for request in requests()
+    ]
+    with pytest.raises(UserError) as caught:
+        make(servers[:count]).stream(
+            asked, temperature=1.0, top_p=1.0, seed=3, on_finish=lambda place, _: done.append(place)
+        )
+    assert str(caught.value).startswith(
+        f"a draw with a context of 9 tokens and a cap of 2 failed {3 * (1 + count)} times on servers that were fit "
+        "before, and so did 1 more (http"
+    )
+    assert "answered 500" in str(caught.value)
+    assert "lower max_think_tokens" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(done) == [place for place in range(60) if place not in poison]
+    assert len(tried) == 2 * 3 * (1 + count)
+
+
+def test_a_draw_that_servers_were_too_busy_for_is_not_given_up(servers, expected):
+    met = []
+
+    def busy(call):
+        met.append(call["seed"])
+        return (429, {}) if met.count(met[0]) <= 20 and call["seed"] == met[0] else None
+
+    async def see():
+        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None, 1)
+        one = Server("one")
+        for _ in range(20):
+            work.give_back(work.take(one), one, UnansweredError("answered 429", busy=True))
+        assert not work.over.done()
+        for _ in range(6):
+            assert not work.over.done()
+            work.give_back(work.take(one), one, UnansweredError("answered 500"))
+        with pytest.raises(UserError, match="failed 6 times"):
+            await work.over
+
+    asyncio.run(see())
+    servers[0].bad = busy
+    assert stream(make(servers[:1]), requests()) == expected
+    assert met.count(met[0]) == 21
 
 
 def test_a_call_that_is_at_fault_itself_ends_it(servers):
@@ -301,6 +372,15 @@ def test_nobody_at_any_endpoint_is_said_at_once():
         make(urls)
 
 
+def test_a_server_that_takes_calls_and_is_silent_is_said_in_words(servers, monkeypatch):
+    monkeypatch.setattr(fleet_module, "LOOK_SECONDS", 0.5)
+    never = threading.Event()
+    servers[0].meets = lambda path, call: never
+    with pytest.raises(UserError, match=f"{servers[0].url} takes calls and has not answered within 0.5 s"):
+        make(servers[:1])
+    never.set()
+
+
 def test_a_wrong_model_at_the_start_is_said_at_once(servers):
     servers[1].processed = False
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
@@ -338,7 +418,7 @@ def test_training_on_several_servers_is_refused(servers, random_model):
 def test_late_draws_go_to_one_server_more_each_time():
     async def see():
         one, two, three = (Server(name) for name in "abc")
-        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None)
+        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None, 3)
         job = work.take(one)
         assert isinstance(job, Job)
         assert work.take(two) is None  # nothing ended yet: nobody knows what is late
@@ -350,10 +430,31 @@ def test_late_draws_go_to_one_server_more_each_time():
         assert work.take(three) is None
         job.started -= 2.1
         assert work.take(three) is job
-        work.give_back(job, three)
+        work.give_back(job, three, UserError("no"))
         work.finish(job, None)
         work.finish(job, None)
         assert not work.running
+
+    asyncio.run(see())
+
+
+def test_the_last_answer_ends_the_call_though_no_server_is_left():
+    """Each of two servers has failed on something, and what the first one still had arrives."""
+
+    async def see():
+        one, two, done = Server("one"), Server("two"), []
+        work = Work([Draw(PROMPT, 1, 1.0)] * 2, lambda place, _: done.append(place), 2)
+        first = work.take(one)
+        work.finish(first, None)
+        assert not work.over.done()
+        last = work.take(one)
+        work.longest, last.started = 1.0, last.started - 2.1
+        assert work.take(two) is last
+        work.give_back(last, two, UserError("no"))
+        assert not work.over.done()
+        work.finish(last, None)
+        assert work.over.done()
+        assert done == [0, 1]
 
     asyncio.run(see())
 

@@ -378,10 +378,15 @@ def resolve(
     """
     values: dict[str, Any] = {}
     for name in recipes:
-        values |= read_recipe(find_recipe(name), command)
-    values |= from_environment(schema)
-    values |= dict(flags or {})
-    return check(schema, values)
+        values = lay_over(values, read_recipe(find_recipe(name), command))
+    values = lay_over(values, from_environment(schema))
+    return check(schema, lay_over(values, flags or {}))
+
+
+def lay_over(values: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with stronger ones over them; endpoints imply their engine, whatever a weaker one was."""
+    implied = {"engine": "openai"} if stronger.get("endpoint") else {}
+    return {**values, **implied, **stronger}
 
 
 def check(schema: type[C], values: Mapping[str, Any]) -> C:

@@ -6,6 +6,9 @@ numbers are its own (`rounds.draw_seed`), so it does not matter which server car
 
 Where nothing is left to hand out, a draw that takes much longer than any other did is given to a second server as well,
 and the first answer counts: a server that hangs holds nothing up but its own places.
+
+A draw that has failed on servers again and again, each of them fit when it took it, is given up, and the call ends with
+an error once all others are done.
 """
 
 from __future__ import annotations
@@ -43,12 +46,12 @@ from adaptthink.engines.rounds import (
 )
 from adaptthink.errors import UserError
 
-PATIENCE_SECONDS = 600.0  # with every server set aside and no answer from any
+PATIENCE_SECONDS = 600.0  # that every server may have been set aside since any of them answered
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that failed is looked at; doubled each time
 LOOK_SECONDS = 60.0  # that a look may take
 IDLE_SECONDS = 0.2  # between two searches for work where there was none
 LATE = 2.0  # times the longest response so far: from then on a draw is late
-DOUBTFUL = 3  # failures after which a draw waits until all others are done: it may be what makes servers fail
+DOUBTFUL = 3  # failures after which a draw waits until no other is left to hand out: it may make servers fail
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Server:
     last_fault: str = ""
     aside_seconds: float = 0.0
     aside_since: float | None = None
+    aside_before: float = 0.0  # its seconds_aside when one of the servers answered last
     failures: int = 0  # in a row
     rests_until: float = 0.0
 
@@ -81,21 +85,23 @@ class Job:
     servers: list[Server] = field(default_factory=list)
     started: float = 0.0  # by the last of them
     faults: int = 0
+    last_fault: str = ""
     done: bool = False
 
 
 class Work:
-    """The draws of one call, taken from an iterator as there is room for them."""
+    """The draws of one call, taken from an iterator as there is room for them; `num_servers` carry them out."""
 
-    def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
+    def __init__(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None], num_servers: int) -> None:
         self.fresh = self.jobs(draws)
-        self.exhausted = False
+        self.exhausted = False  # not where the iterator ended by an error
         self.on_drawn = on_drawn
         self.returned: deque[Job] = deque()
         self.doubtful: deque[Job] = deque()
+        self.hopeless: list[Job] = []
+        self.most_faults = DOUBTFUL * (1 + num_servers)  # of a draw: until it is doubtful, then for each server
         self.running: dict[int, Job] = {}
         self.longest = 0.0  # seconds of a response so far
-        self.last_answer = time.monotonic()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def jobs(self, draws: Iterable[Draw]) -> Iterator[Job]:
@@ -110,8 +116,7 @@ class Work:
         if job is None:
             job = self.doubtful.popleft() if self.doubtful else self.late(server)
         if job is None:
-            if self.exhausted and not self.running and not self.over.done():
-                self.over.set_result(None)
+            self.end_if_done()
             return None
         job.started = time.monotonic()
         job.servers.append(server)
@@ -126,20 +131,38 @@ class Work:
 
     def finish(self, job: Job, drawn: Drawn) -> None:
         """Hand a draw's result on, unless another server was faster."""
-        self.last_answer = time.monotonic()
         if not job.done:
             job.done = True
-            self.longest = max(self.longest, self.last_answer - job.started)
+            self.longest = max(self.longest, time.monotonic() - job.started)
             self.on_drawn(job.place, drawn)
-            del self.running[job.place]  # last: what is over is handed on
-
-    def give_back(self, job: Job, server: Server) -> None:
-        """Take a draw back that a server failed on."""
-        job.servers.remove(server)
-        job.faults += 1
-        if not job.done and not job.servers:
             del self.running[job.place]
+            self.end_if_done()  # here too: there may be no server left that would ask for more
+
+    def give_back(self, job: Job, server: Server, error: UserError) -> None:
+        """Take a draw back that a server failed on, or was too busy for."""
+        job.servers.remove(server)
+        if not (isinstance(error, UnansweredError) and error.busy):
+            job.faults += 1
+            job.last_fault = str(error)
+        if job.done or job.servers:
+            return
+        del self.running[job.place]
+        if job.faults >= self.most_faults:
+            self.hopeless.append(job)
+            self.end_if_done()
+        else:
             (self.doubtful if job.faults >= DOUBTFUL else self.returned).append(job)
+
+    def end_if_done(self) -> None:
+        """End the call if every draw has been handed on, or given up."""
+        if self.running or self.returned or self.doubtful:
+            return
+        if job := next(self.fresh, None):
+            self.returned.append(job)
+        elif self.exhausted and self.hopeless:
+            self.fail(given_up(self.hopeless))
+        elif self.exhausted and not self.over.done():
+            self.over.set_result(None)
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error."""
@@ -150,6 +173,17 @@ class Work:
         """End the call if a task of it ended by an error."""
         if not task.cancelled() and (error := task.exception()):
             self.fail(error)
+
+
+def given_up(jobs: Sequence[Job]) -> UserError:
+    """Build the error for draws that failed so often that it cannot be the servers' fault."""
+    context_tokens, max_tokens = len(jobs[0].draw.context_ids), jobs[0].draw.max_tokens
+    others = f", and so did {len(jobs) - 1} more" if len(jobs) > 1 else ""
+    return UserError(
+        f"a draw with a context of {context_tokens} tokens and a cap of {max_tokens} failed {jobs[0].faults} times on "
+        f"servers that were fit before{others} ({jobs[0].last_fault}); what is done is kept: see the servers' "
+        "logs, lower max_think_tokens or max_rows or leave its problem out, and repeat the command"
+    )
 
 
 def open_fleet(
@@ -191,7 +225,7 @@ class Fleet:
         looks = await asyncio.gather(*(self._open(server) for server in self.servers), return_exceptions=True)
         errors = [look for look in looks if isinstance(look, BaseException)]
         for error in errors:
-            if not isinstance(error, UnansweredError | TimeoutError) or len(errors) == len(looks):
+            if not isinstance(error, UnansweredError) or len(errors) == len(looks):
                 raise error
         self.capacity_tokens = min(server.engine.capacity_tokens for server in self.servers if server.engine)
         for server, look in zip(self.servers, looks, strict=True):
@@ -251,8 +285,9 @@ class Fleet:
         return [results[place] for place in range(len(draws))]
 
     async def _run(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
-        """Carry out all draws; raises UserError when no server has answered for too long."""
-        work = Work(draws, on_drawn)
+        """Carry out all draws; raises UserError for those that no server can do, and if all are away for too long."""
+        work = Work(draws, on_drawn, len(self.servers))
+        self._note_answer()
         feeders = [asyncio.create_task(self._feed(server, work)) for server in self.servers]
         for feeder in feeders:
             feeder.add_done_callback(work.watch)
@@ -299,7 +334,7 @@ class Fleet:
         except RefusedError:
             raise
         except UserError as error:
-            work.give_back(job, server)
+            work.give_back(job, server, error)
             server.faults += 1
             if server.engine:  # else others of its calls failed before this one
                 self._set_aside(server, error)
@@ -308,6 +343,7 @@ class Fleet:
             server.responses += 1
             server.tokens += len(drawn.token_ids)
             server.failures = 0
+            self._note_answer()
             work.finish(job, drawn)
 
     async def _look(self, server: Server, work: Work) -> OpenAIEngine:
@@ -316,15 +352,21 @@ class Fleet:
             await asyncio.sleep(server.rests_until - time.monotonic())
             try:
                 return await self._open(server)
-            except (UserError, TimeoutError) as error:
+            except UserError as error:
                 self._set_aside(server, error)
                 self._check_patience(work)
 
     async def _open(self, server: Server) -> OpenAIEngine:
-        """Look at a server and take it in; raises UserError or TimeoutError if it is not as it should be."""
-        async with asyncio.timeout(LOOK_SECONDS):
-            engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
-            await engine.check(self.probe)
+        """Look at a server and take it in; raises UserError if it is not as it should be."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
+                await engine.check(self.probe)
+        except TimeoutError:
+            raise UnansweredError(
+                f"{server.url} takes calls and has not answered within {LOOK_SECONDS:g} s; is it still loading its "
+                "model, or busy? see its log"
+            ) from None
         if engine.capacity_tokens < self.capacity_tokens:
             raise UserError(
                 f"the server at {server.url} holds {engine.capacity_tokens} tokens of a sequence and those before it "
@@ -343,21 +385,29 @@ class Fleet:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**server.failures) * random.uniform(0.5, 1)
         asked = error.wait_seconds if isinstance(error, UnansweredError) else None
         server.engine = None
-        server.last_fault = str(error) or f"no answer within {LOOK_SECONDS:g} s"
+        server.last_fault = str(error)
         server.rests_until = now + (pause if asked is None else asked)
         server.failures += 1
         if server.aside_since is None:
             server.aside_since = now
             self.say(f"{server.url} is set aside: {server.last_fault}")
 
+    def _note_answer(self) -> None:
+        """Begin anew to count how long servers are set aside."""
+        for server in self.servers:
+            server.aside_before = server.seconds_aside
+
     def _check_patience(self, work: Work) -> None:
-        """End the call if all servers are set aside and none has answered for too long."""
-        silent = time.monotonic() - work.last_answer
-        if silent > PATIENCE_SECONDS and not any(server.engine for server in self.servers):
+        """End the call if all servers are set aside, and each has been for too long since the last answer.
+
+        Neither the silence of servers that think counts, nor is patience new with each look that a server passes.
+        """
+        aside = min(server.seconds_aside - server.aside_before for server in self.servers)
+        if aside > PATIENCE_SECONDS and not any(server.engine for server in self.servers):
             faults = "; ".join(dict.fromkeys(server.last_fault for server in self.servers))
             work.fail(
                 UserError(
-                    f"none of {len(self.servers)} servers has answered for {silent:.0f} s ({faults}); what is done is "
-                    "kept: start them again and repeat the command"
+                    f"none of {len(self.servers)} servers has answered, and each was set aside for {aside:.0f} s "
+                    f"({faults}); what is done is kept: start them again and repeat the command"
                 )
             )

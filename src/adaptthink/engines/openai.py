@@ -36,9 +36,10 @@ REFUSALS = (400, 413, 422)  # of the call itself: a server of the same kind woul
 class UnansweredError(UserError):
     """No answer, or one that asks to wait: the call may be answered later, or by another server."""
 
-    def __init__(self, message: str, wait_seconds: float | None = None) -> None:
+    def __init__(self, message: str, wait_seconds: float | None = None, *, busy: bool = False) -> None:
         super().__init__(message)
         self.wait_seconds = wait_seconds  # what the server asked for
+        self.busy = busy  # it has too many calls, and did not try this one
 
 
 class RefusedError(UserError):
@@ -310,7 +311,7 @@ async def call(
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
         message = f"{where} answered {status}: {short(error.response.text)}; {advice}"
         if is_passing(error):
-            raise UnansweredError(message, asked_wait(error)) from None
+            raise UnansweredError(message, asked_wait(error), busy=status == 429) from None
         raise (RefusedError if status in REFUSALS else UserError)(message) from None
     except httpx.HTTPError as error:
         reason = f"{type(error).__name__} {error}".strip()
