@@ -79,7 +79,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics, **options)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
-        """Take a step and write it down before verl saves a checkpoint of it."""
+        """Take a step and write it down before verl saves a checkpoint of it: the launcher may read it at once."""
         batch = super().step(metrics, timing_raw)
         self.row = {"step": self.global_steps} | update_metrics(metrics) | self.described
         if not (math.isfinite(self.row["loss"]) and math.isfinite(self.row["grad_norm"])):
@@ -90,6 +90,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         if self.global_steps in (1, self.settings.steps) or self.global_steps % self.settings.probe_every == 0:
             with marked_timer("probe", timing_raw):
                 self.row |= self.probe()
+        self.row |= phase_seconds(timing_raw)
         assert self.log is not None  # on_train_begin
         self.log.write(self.row)
         return batch
@@ -99,8 +100,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
     ) -> None:
         """Compute verl's metrics, and add to the step's line what came after it."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        self.row |= {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
-        self.row |= validation_metrics(metrics)
+        self.row |= phase_seconds(timing_raw) | validation_metrics(metrics)
         metrics |= {f"{NAME}/{name}": value for name, value in self.row.items() if isinstance(value, int | float)}
         assert self.log is not None  # on_train_begin
         self.log.replace_last(self.row)
@@ -128,6 +128,11 @@ def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
         "clip_share": float(metrics["actor/clip_share"]),
         "behavior_decision": float(metrics["actor/behavior_decision"]),
     }
+
+
+def phase_seconds(timing_raw: Mapping[str, float]) -> dict[str, float]:
+    """Name the times of the phases that have ended as the native trainer does; seconds."""
+    return {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
 
 
 def validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
