@@ -1,6 +1,7 @@
 """Fixtures: a small random model with the embedded tokenizer, so that tests need no trained weights."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from adaptthink.models import Policy, eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
+
+# A job that a shell starts in the background ignores SIGINT, and so would the programs that tests start to interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

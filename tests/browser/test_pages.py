@@ -66,7 +66,7 @@ TOO_WIDE = """() => [...document.querySelectorAll("body *")]
   .map(one => `${one.tagName} ${one.className.baseVal ?? one.className}: ${one.textContent.slice(0, 40)}`)"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop runs meanwhile: other modules' tests have loops of their own
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, INSTALLED)), None)
