@@ -3,9 +3,8 @@ r"""Peak memory of pre-sampling against the number of samples: two servers that 
     python benchmarks/presample_memory.py [--quick]
 
 Each point is a process of its own, so that its peak is its own. Calls go through the real client, but end in a function
-instead of a network; from a million samples on, where that would take an hour, they end before the client. One problem
-has 16 samples. The problems lie in a JSONL file and the store is a file, as they do in a job. Writes
-results/presample-memory-DATE.json.
+instead of a network. One problem has 16 samples. The problems lie in a JSONL file and the store is a file, as they do
+in a job. The last point takes most of an hour. Writes results/presample-memory-DATE.json.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from record import surroundings, write_result
 
 SAMPLES = 16
 POINTS = (1_000, 10_000, 100_000, 1_000_000)
-CLIENT_UP_TO = 100_000  # samples
 
 
 def run_point(num_samples: int) -> dict[str, Any]:
@@ -34,7 +32,6 @@ def run_point(num_samples: int) -> dict[str, Any]:
     from adaptthink.config import PresampleConfig, check  # noqa: PLC0415
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
-    from adaptthink.engines.rounds import Drawn  # noqa: PLC0415
     from adaptthink.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
     from adaptthink.models import load_policy  # noqa: PLC0415
 
@@ -56,13 +53,8 @@ def run_point(num_samples: int) -> dict[str, Any]:
     def make_client(url: str, _: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(respond))
 
-    async def ask(*_: Any, **__: Any) -> Drawn:
-        return Drawn(tuple(answer), (-0.5,) * len(answer), stopped=True)
-
     fleet.make_client = make_client
     fleet.Fleet._open = open_at_once
-    if num_samples > CLIENT_UP_TO:
-        fleet.OpenAIEngine.ask = ask
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problems.jsonl"
         with path.open("w", encoding="utf-8") as file:
@@ -79,7 +71,6 @@ def run_point(num_samples: int) -> dict[str, Any]:
         reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, store)
         return {
             "samples": len(reference) * SAMPLES,
-            "client": num_samples <= CLIENT_UP_TO,
             "seconds": round(time.perf_counter() - started, 1),
             "before_mb": round(before, 1),
             "peak_mb": round(peak_mb(), 1),
