@@ -15,7 +15,7 @@ from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
 from adaptthink.config import RECIPES, VerlConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.hardware import GPUS, read_cluster
-from adaptthink.integrations.verl.settings import verl_settings
+from adaptthink.integrations.verl.settings import check_config, verl_settings
 from adaptthink.plan import (
     CPU_EFFICIENCY,
     Efficiency,
@@ -350,6 +350,7 @@ def test_gpus_are_placed_in_nodes(given, devices, placed):
     config = VerlConfig(nodes=given[0], gpus_per_node=given[1])
     found = place(config, devices)
     assert (found.nodes, found.gpus_per_node) == placed
+    assert found.ray_address == ("auto" if devices > 1 and placed[0] > 1 else None)
 
 
 def test_settings_that_train_would_need_are_said(capsys):
@@ -362,6 +363,14 @@ def test_settings_that_train_would_need_are_said(capsys):
     given = config.model_copy(update={"nodes": 1, "gpus_per_node": 8, "tensor_parallel": 2})
     assert plan_job(given, "8xRTX4090")["settings"] == []
     assert "as --gpus says" not in capsys.readouterr().out
+
+
+def test_what_is_said_to_be_needed_is_enough(capsys):
+    config = resolve("verl", VerlConfig, recipes=["qwen3_4b"])
+    needs = plan_job(config, "16xA100")["settings"]
+    assert needs == ["nodes = 2", 'ray_address = "auto"']
+    check_config(config.model_copy(update=tomllib.loads("\n".join(needs))))
+    assert plan_job(config.model_copy(update={"nodes": 2}), "16xA100")["settings"] == needs[1:]
 
 
 def test_what_verl_refuses_is_neither_planned_nor_recommended(capsys):

@@ -27,7 +27,7 @@ from adaptthink.reference import Reference
 from adaptthink.tasks import make_problem
 
 ROOT = Path(__file__).parent.parent
-OTHER = {  # a value that is not the default, for each key of training
+OTHER = {  # a value that is not the default, for each key
     "model": "org/name", "max_think_tokens": 20000, "max_no_think_tokens": 20000, "think_opener": "Okay",
     "dtype": "float32", "max_rows": 7, "engine": "openai", "endpoint": "http://localhost:1", "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
@@ -39,6 +39,8 @@ OTHER = {  # a value that is not the default, for each key of training
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 3, "probe_samples": 2,
     "checkpoint_every": 7, "max_failed_grades": 0.5, "keep_checkpoints": 5,
     "device": "cpu", "lora_rank": 8, "lora_alpha": 3, "lora_targets": "q_proj",
+    "nodes": 2, "gpus_per_node": 4, "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000,
+    "offload": True, "overrides": ("trainer.logger",),
 }  # fmt: skip
 READ_BY_US = {  # keys that are no settings of verl's: who reads them from the run's config.json, or why nobody does
     "think_opener": "loop", "no_think_share": "loop", "force_opener": "loop", "delta": "loop", "boxed_only": "loop",
@@ -60,7 +62,7 @@ def settings(**values):
     return verl_settings(recipe(**values), values.get("model", "tiny"), Path("/runs/one"))
 
 
-@pytest.mark.parametrize("key", TrainConfig.model_fields)
+@pytest.mark.parametrize("key", VerlConfig.model_fields)
 def test_no_key_is_silently_ignored(key):
     base = {"endpoint": OTHER["endpoint"]} if key == "engine" else {}
     refusal, found = None, None
@@ -101,7 +103,7 @@ def test_the_paper_step_is_one_update_on_all_samples_with_the_decision_as_data()
     assert found["algorithm.rollout_correction.bypass_mode"] is True
     assert found["actor_rollout_ref.rollout.calculate_log_probs"] is True
     assert found["actor_rollout_ref.actor.optim.weight_decay"] == 0.0
-    assert not {key.lstrip("+") for key in OURS} - set(found) - {"actor_rollout_ref.rollout.val_kwargs.n"}
+    assert not set(OURS) - {key.lstrip("+") for key in found}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,9 @@ def test_the_paper_step_is_one_update_on_all_samples_with_the_decision_as_data()
         ({"gpus_per_node": 8, "tensor_parallel": 3}, "tensor_parallel = 3 does not divide gpus_per_node = 8"),
         ({"overrides": ("trainer.logger",)}, "'trainer.logger' is not of the form key=value"),
         ({"overrides": ("+actor_rollout_ref.rollout.n=4",)}, "actor_rollout_ref.rollout.n follows from the recipe"),
+        ({"overrides": ("algorithm.rollout_correction={bypass_mode: false}",)}, "algorithm.rollout_correction follows"),
+        ({"overrides": ("trainer.default_local_dir=/tmp",)}, "trainer.default_local_dir follows from the recipe"),
+        ({"nodes": 2}, "nodes = 2 needs a running Ray cluster"),
     ],
 )
 def test_what_verl_cannot_do_is_refused(values, complaint):
@@ -124,11 +129,6 @@ def test_a_misspelt_key_among_the_refused_is_no_silence(monkeypatch):
     monkeypatch.setitem(REFUSED, "lora_rnak", (0, "a slip of the pen"))
     with pytest.raises(AttributeError, match="lora_rnak"):
         check_config(recipe())
-
-
-def test_several_machines_need_a_cluster():
-    with pytest.raises(UserError, match="nodes = 2 needs a running Ray cluster"):
-        recipe(nodes=2)
 
 
 @pytest.mark.parametrize(

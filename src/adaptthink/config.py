@@ -21,6 +21,15 @@ from adaptthink.errors import UserError
 RECIPES = Path(__file__).parent / "recipes"
 PREFIX = "ADAPTTHINK_"  # of environment variables
 
+# How a training runs, and not what it is: these may change when it is resumed, and a model's card leaves them out.
+HOW = frozenset(
+    {
+        "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
+        "max_failed_grades", "max_prompt_tokens", "max_rows", "micro_batch_tokens", "offload", "overrides",
+        "ray_address", "tensor_parallel",
+    }
+)  # fmt: skip
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
@@ -218,15 +227,6 @@ class VerlConfig(TrainConfig):
     overrides: tuple[str, ...] = Field(
         (), description="verl: settings of its own (key=value), which win over those that follow from these."
     )
-
-    def check_together(self) -> None:
-        """Raise UserError for several machines without the cluster that they belong to."""
-        super().check_together()
-        if self.nodes > 1 and self.ray_address is None:
-            raise UserError(
-                f"nodes = {self.nodes} needs a running Ray cluster: start it (ray start --head; ray start --address) "
-                "and give --ray-address auto"
-            )
 
 
 class EvaluateConfig(PolicyConfig):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from adaptthink.config import TrainConfig
+from adaptthink.config import HOW, TrainConfig
 from adaptthink.models import is_hub_id
 
 PAPER = "2505.13417"
-WHERE = {  # settings that say where a training ran, not what it was
-    "data", "device", "endpoint", "engine", "engine_memory", "gpus_per_node", "max_rows", "nodes", "offload",
-    "overrides", "ray_address",
-}  # fmt: skip
+LEFT_OUT = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 
 
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
@@ -28,7 +25,7 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=WHERE | {"model"})
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text(config, backend, settings)}").save(folder / "README.md")
 

@@ -360,10 +360,13 @@ def place(config: VerlConfig, devices: int) -> VerlConfig:
 
     For one device nothing changes: the native trainer has no nodes.
     """
-    if devices == 1 or config.nodes * config.gpus_per_node == devices:
+    if devices == 1:
         return config
-    each = devices if devices <= NODE_GPUS else math.gcd(devices, NODE_GPUS)
-    return config.model_copy(update={"nodes": devices // each, "gpus_per_node": each})
+    if config.nodes * config.gpus_per_node != devices:
+        each = devices if devices <= NODE_GPUS else math.gcd(devices, NODE_GPUS)
+        config = config.model_copy(update={"nodes": devices // each, "gpus_per_node": each})
+    address = config.ray_address or ("auto" if config.nodes > 1 else None)  # a cluster is needed then
+    return config.model_copy(update={"ray_address": address})
 
 
 def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -110,8 +111,9 @@ def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[
     if platform.devices == 1:
         return []
     planned = place(config, platform.devices).model_copy(update={"tensor_parallel": plan.tensor_parallel})
-    keys = ("nodes", "gpus_per_node", "tensor_parallel")
-    return [f"{key} = {getattr(planned, key)}" for key in keys if getattr(planned, key) != getattr(config, key)]
+    keys = ("nodes", "gpus_per_node", "tensor_parallel", "ray_address")
+    values = {key: getattr(planned, key) for key in keys if getattr(planned, key) != getattr(config, key)}
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
 
 
 def this_machine(config: VerlConfig) -> Platform:

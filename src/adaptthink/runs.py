@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from adaptthink.config import HOW
 from adaptthink.errors import UserError
 
 PACKAGES = ("adaptthink", "torch", "transformers", "tokenizers", "numpy")
@@ -66,8 +67,8 @@ def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, c
 
 
 def check_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise UserError naming each setting in which a resumed run would differ from its beginning."""
-    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    """Raise UserError naming each setting in which a resumed run would be another than the one that began."""
+    changed = [key for key in {**new, **old} if key not in HOW and old.get(key) != new.get(key)]
     if changed:
         differences = ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
         raise UserError(f"cannot resume '{folder}' with other settings: {differences}")

@@ -50,6 +50,13 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
     "actor_rollout_ref.rollout.full_determinism",  # one seed for all of a replica's responses
     "actor_rollout_ref.rollout.val_kwargs.n",
     "trainer.v1.trainer_mode",
+    # and those by which the launcher finds what verl makes
+    "adaptthink.run",
+    "data.val_files",
+    "trainer.default_local_dir",
+    "trainer.resume_mode",
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
 )
 
 
@@ -71,6 +78,11 @@ def check_config(config: VerlConfig) -> None:
             "engine = 'openai' and its endpoint are not for --backend verl, which generates with a vLLM of its own; "
             "leave both out"
         )
+    if config.nodes > 1 and config.ray_address is None:
+        raise UserError(
+            f"nodes = {config.nodes} needs a running Ray cluster: start it (ray start --head; ray start --address) and "
+            "give --ray-address auto"
+        )
     ranks, samples = config.nodes * config.gpus_per_node, config.problems_per_step * config.samples_per_problem
     if samples % ranks:
         raise UserError(
@@ -86,8 +98,9 @@ def check_config(config: VerlConfig) -> None:
         key, equals, _ = override.partition("=")
         if not equals:
             raise UserError(f"overrides: '{override}' is not of the form key=value, such as trainer.logger=[console]")
-        if key.lstrip("+~") in OURS:
-            raise UserError(f"overrides: {key.lstrip('+~')} follows from the recipe's own keys; set those instead")
+        name = key.lstrip("+~")
+        if any(ours == name or ours.startswith(f"{name}.") for ours in OURS):  # a whole section too
+            raise UserError(f"overrides: {name} follows from the recipe's own keys; set those instead")
 
 
 def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]:
