@@ -22,6 +22,7 @@ FLOORS = {
         "web",
         "implicit",
         "hardware",
+        "locks",
     },
     1: {"engines", "chat", "models", "roofline", "architecture"},
     2: {

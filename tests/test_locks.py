@@ -1,0 +1,78 @@
+"""Locks between processes that are really two."""
+
+import errno
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import filelock
+import pytest
+
+from adaptthink.errors import UserError
+from adaptthink.locks import locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from adaptthink.locks import locked
+with locked(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_holds(path):
+    """Let another process hold the lock of `path`; yields the process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "ref.jsonl"
+    refused = pytest.raises(UserError, match=r"store 'ref' is in use by another process")
+    with another_holds(path), refused as caught, locked(path, "store 'ref'"):
+        pytest.fail("both hold it")
+    assert str(tmp_path / "ref.jsonl.lock") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lock_ends_with_the_process_that_held_it_however_it_ended(tmp_path):
+    path = tmp_path / "new" / "ref.jsonl"  # the folder is made
+    with another_holds(path) as process:
+        process.kill()
+        process.wait()
+        with locked(path, "it"):
+            assert (tmp_path / "new" / "ref.jsonl.lock").is_file()
+
+
+def test_a_lock_ends_with_its_block_an_error_included(tmp_path):
+    path = tmp_path / "ref.jsonl"
+    with pytest.raises(ZeroDivisionError), locked(path, "it"):
+        raise ZeroDivisionError
+    with locked(path, "it"), another_holds(tmp_path / "other.jsonl"):
+        pass
+
+
+def fault(monkeypatch, code):
+    """Let every attempt to lock fail with an error of the operating system."""
+
+    def flock(*_):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+@pytest.mark.skipif(not hasattr(filelock, "UnixFileLock"), reason="no flock here")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_used_with_a_warning_and_without_a_lock_that_would_stay(
+    tmp_path, monkeypatch, code
+):
+    fault(monkeypatch, code)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="no locks on the file system of it"), locked(tmp_path / "ref.jsonl", "it"):
+            pass
