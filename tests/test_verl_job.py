@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from adaptthink.config import VerlConfig, check
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
 from adaptthink.jobs import load_training_problems, presample_job
+from adaptthink.locks import locked
 from adaptthink.models import TINY, load_policy
 from adaptthink.runs import read_metrics
 from adaptthink.train import problems_of_step
@@ -187,6 +189,39 @@ def test_verl_must_be_there_and_the_one_we_know(tmp_path, store, python, monkeyp
     assert not run.exists()
 
 
+def test_an_interpreter_may_be_given_as_seen_from_here(tmp_path, store, python, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path / "run", store, "./python")
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_resumed_run_may_run_elsewhere_and_otherwise(tmp_path, store, python, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setenv("FAKE_FAULT", "2")
+    with pytest.raises(UserError, match="verl stopped"):
+        train(run, store, python, ray_address="old:6379")
+    monkeypatch.delenv("FAKE_FAULT")
+    train(run, None, python, resume=True, ray_address="new:6379", engine_memory=0.3, overrides=("trainer.x=1",))
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["ray_address"] == "new:6379"
+    with pytest.raises(UserError, match="gpus_per_node was 2 and is now 1"):  # its checkpoints are in two parts
+        train(run, None, python, resume=True, gpus_per_node=1)
+
+
+def test_what_would_end_a_training_in_the_middle_is_found_before_it(tmp_path, store, python):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"prompt of problem \S+ has \d+ tokens, more than max_prompt_tokens = 5"):
+        train(run, store, python, max_prompt_tokens=5)
+    spoilt = tmp_path / "spoilt.jsonl"
+    head, *rows = store.read_text().splitlines()
+    unreadable = [json.loads(row) | {"verdicts": ["gold_unparsable"] * 2} for row in rows[:5]]
+    spoilt.write_text("\n".join([head, *map(json.dumps, unreadable), *rows[5:], ""]))
+    with pytest.raises(UserError, match="problems can be graded, fewer than problems_per_step = 8"):
+        train(run, spoilt, python)
+    with pytest.raises(UserError, match="takes R_ref from a store; make it first"):
+        train(run, None, python)
+    assert not run.exists()
+
+
 def test_whatever_a_process_started_ends_with_it(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -207,6 +242,45 @@ def test_whatever_a_process_started_ends_with_it(tmp_path):
         run_process([sys.executable, str(script)], log, os.environ, interrupt_when_started)
     child = int(log.read_text().split()[0])
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaptthink.verl_job.STOP_SECONDS", 2.0)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    log = tmp_path / "log.txt"
+    again = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))  # while it waits for the process
+
+    def close_terminal():
+        if log.read_text():
+            again.start()
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_process([sys.executable, "-c", code], log, os.environ, close_terminal)
+    again.join()
+    assert [one for one in psutil.Process().children() if code in one.cmdline()] == []
+
+
+def test_what_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        log = tmp_path / "log.txt"
+        assert (
+            run_process([sys.executable, "-c", ""], log, os.environ, lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+        )
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_two_commands_do_not_train_in_one_folder(tmp_path, store, capsys, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["adaptthink", "train", "toy_cpu", "--output", str(run)])
+    with locked(run, "it"), pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert f"run folder '{run}' is in use by another process" in " ".join(capsys.readouterr().err.split())
+    assert not run.exists()
 
 
 def test_dry_run_prints_the_command_and_touches_nothing(tmp_path, capsys, monkeypatch):

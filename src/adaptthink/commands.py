@@ -11,6 +11,7 @@ from cyclopts import Parameter, validators
 
 from adaptthink.config import Config, EvaluateConfig, PresampleConfig, ServeConfig, TrainConfig, VerlConfig, resolve
 from adaptthink.errors import UserError
+from adaptthink.locks import locked
 
 Json = Annotated[
     Path | None,
@@ -51,7 +52,9 @@ def demo(
     evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=flags)
     from adaptthink.jobs import demo_job
 
-    write_result(json, demo_job(config, evaluation, output, resume=resume, clean=clean, profiled=profile))
+    with locked(output, f"run folder '{output}'"):
+        result = demo_job(config, evaluation, output, resume=resume, clean=clean, profiled=profile)
+    write_result(json, result)
 
 
 def train(
@@ -96,7 +99,8 @@ def train(
         return show_settings(resolved)
     from adaptthink.jobs import train_job
 
-    result = train_job(resolved, output, reference_store=reference, resume=resume, clean=clean, profiled=profile)
+    with locked(output, f"run folder '{output}'"):
+        result = train_job(resolved, output, reference_store=reference, resume=resume, clean=clean, profiled=profile)
     return write_result(json, result)
 
 
@@ -119,7 +123,8 @@ def train_on_verl(
 
     if dry_run:
         return show_command(config, output, python)
-    result = verl_job(config, output, reference_store=reference, python=python, resume=resume, clean=clean)
+    with locked(output, f"run folder '{output}'"):
+        result = verl_job(config, output, reference_store=reference, python=python, resume=resume, clean=clean)
     return write_result(json, result)
 
 
@@ -251,7 +256,9 @@ def reproduce(
     """Run the paper's experiments on the embedded reasoner and hold its claims against them (up to 90 minutes)."""
     from adaptthink.reproduce_jobs import reproduce_job
 
-    write_result(json, reproduce_job(output, quick=quick, clean=clean))
+    with locked(output, f"run folder '{output}'"):
+        result = reproduce_job(output, quick=quick, clean=clean)
+    write_result(json, result)
 
 
 def calibrate(

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from adaptthink.integrations.verl.settings import (
 from adaptthink.jobs import load_training_problems
 from adaptthink.model_card import write_card
 from adaptthink.models import load_policy, load_tokenizer, model_path
-from adaptthink.reference import References, read_store, store_settings
+from adaptthink.modes import probe, prompt_ids
+from adaptthink.reference import Reference, References, read_store, store_settings
 from adaptthink.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.screen import StepPrinter, console
 from adaptthink.tasks import Problem
@@ -46,6 +47,7 @@ VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with 
 LOOK_SECONDS = 0.5  # between two looks at the metrics
 STOP_SECONDS = 30.0  # that verl has to stop by itself
 SHOWN_LINES = 15  # of verl's log, after a failure
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
 MODULES = "VERL_USE_EXTERNAL_MODULES"
 OURS, ANY = re.compile(r"UserError: (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
 RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
@@ -86,17 +88,21 @@ def verl_job(
 
     check_config(config)
     version = verl_version(python)
+    python = absolute(python)
     command = command_line(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
     if resume and train_file.is_file():
         open_run(run, config.model_dump(mode="json"), resume=True)
     else:
-        check_store_outside(reference_store, run, clean=clean)
+        store = existing_store(reference_store)
+        check_store_outside(store, run, clean=clean)
         problems, held_out = load_training_problems(config)
-        reference = stored_reference(config, problems, reference_store)
+        reference = stored_reference(config, problems, store)
+        chosen = gradable_problems(problems, reference, config)
+        check_prompts([*held_out, *chosen], config)
         open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
         write_problems(held_out_file, held_out, split=HELD_OUT)
-        write_problems(train_file, problems_in_order(problems, reference, config), split=TRAIN, reference=reference)
+        write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
     started = time.monotonic()
     if latest_step(run) < config.steps:
         console.print(
@@ -120,6 +126,11 @@ def verl_job(
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
+def absolute(python: str) -> str:
+    """Return an interpreter as it is found from every folder; links are kept, as an environment's is one."""
+    return str(Path(python).absolute()) if os.sep in python else python
+
+
 def verl_version(python: str) -> str:
     """Return the version of verl that an interpreter has; raises UserError unless it is the one we know."""
     code = "from importlib.metadata import version; version('adaptthink'); print(version('verl'))"
@@ -135,29 +146,36 @@ def verl_version(python: str) -> str:
     return VERSION
 
 
-def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path | None) -> References:
-    """Look up R̄_ref in a store; raises UserError if there is none, or not of all problems or of this model."""
-    store = path or "ref.jsonl"
-    advice = f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
+def existing_store(path: Path | None) -> Path:
+    """Return where R̄_ref is kept; raises UserError if there is no such file."""
     if path is None:
-        raise UserError(f"--backend verl takes R_ref from a store; {advice}")
+        raise UserError(f"--backend verl takes R_ref from a store; {advice(Path('ref.jsonl'))}")
     if not path.is_file():
-        raise UserError(f"no reference store '{path}', which --backend verl takes R_ref from; {advice}")
-    policy = load_policy(config.model, think_opener=config.think_opener, device="cpu")
+        raise UserError(f"no reference store '{path}', which --backend verl takes R_ref from; {advice(path)}")
+    return path
+
+
+def advice(store: Path) -> str:
+    """Say how a reference store is made."""
+    return f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
+
+
+def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
+    """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
+    policy = load_policy(config.model, think_opener=config.think_opener, device="cpu", dtype="auto")
     rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), id_numbers(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
-        raise UserError(f"'{path}' lacks {missing} of {len(problems)} problems; {advice} (it goes on where it stopped)")
+        raise UserError(
+            f"'{path}' lacks {missing} of {len(problems)} problems; {advice(path)} (it goes on where it stopped)"
+        )
     return References(path, rows, ids_N)
 
 
-def problems_in_order(
-    problems: Sequence[Problem], reference: Mapping[str, Any], config: VerlConfig
-) -> Iterator[Problem]:
-    """Return the problems of all steps, in the order in which the native trainer takes them.
-
-    Those that cannot be graded are left out, as there.
-    """
+def gradable_problems(
+    problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
+) -> Sequence[Problem]:
+    """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
     gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
     chosen = Selection(problems, np.flatnonzero(gradable_N))
     if len(chosen) < config.problems_per_step:
@@ -165,6 +183,24 @@ def problems_in_order(
             f"{len(chosen)} problems can be graded, fewer than problems_per_step = {config.problems_per_step}; give "
             "more problems, or fewer a step"
         )
+    return chosen
+
+
+def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
+    """Raise UserError for a prompt that is longer than verl keeps room for: it would end a training in the middle."""
+    tokenizer = load_tokenizer(config.model)
+    template = probe(tokenizer, think_opener=config.think_opener)
+    for problem in problems:
+        num_tokens = len(prompt_ids(tokenizer, template, problem.prompt))
+        if num_tokens > config.max_prompt_tokens:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "
+                f"{config.max_prompt_tokens}; give a larger one, or leave the problem out"
+            )
+
+
+def problems_in_order(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
+    """Return the problems of all steps, in the order in which the native trainer takes them."""
     for step in range(1, config.steps + 1):
         yield from problems_of_step(chosen, config.problems_per_step, config.seed, step)
 
@@ -213,10 +249,10 @@ def find_reason(lines: Sequence[str]) -> str | None:
 def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str], look: Callable[[], None]) -> int:
     """Run a command, its output appended to a file, and `look` now and then; return its exit status.
 
-    However it ends, all that it started has ended too. An interruption, or SIGTERM, stops it first.
+    However it ends, all that it started has ended too. An interruption, SIGTERM or SIGHUP, stops it first.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output, terminated_as_interrupted():
+    with log.open("ab") as output, ended_as_interrupted():
         process = subprocess.Popen(
             command,
             stdout=output,
@@ -236,7 +272,10 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
             look()
             return process.returncode
         finally:
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)  # a second one must not leave anything behind
             if process.poll() is None:
+                console.print(f"stopping it, which takes up to {STOP_SECONDS:.0f} seconds")
                 family |= descendants(started)
                 process.send_signal(signal.SIGINT)
                 try:
@@ -252,13 +291,20 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does meanwhile: a scheduler that ends a job must not leave its GPUs taken."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def ended_as_interrupted() -> Iterator[None]:
+    """Let what ends a program do what Ctrl-C does meanwhile: a job that ends must not leave its GPUs taken.
+
+    What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def descendants(process: psutil.Process) -> set[psutil.Process]:

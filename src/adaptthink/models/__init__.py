@@ -9,7 +9,7 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
@@ -91,12 +91,17 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_policy(
-    name: str, *, think_opener: str = "Alright", device: str = "auto", dtype: torch.dtype | None = None
+    name: str,
+    *,
+    think_opener: str = "Alright",
+    device: str = "auto",
+    dtype: torch.dtype | Literal["auto"] | None = None,
 ) -> Policy:
     """Load a model after its template has been probed.
 
-    The weights are in `dtype`; if that is not given, float32 on a CPU and as they were saved on a GPU. Raises UserError
-    for a device that is not there, and when the model cannot be loaded or its template cannot work (`modes.probe`).
+    The weights are in `dtype` ("auto": as they were saved); if that is not given, float32 on a CPU and as they were
+    saved on a GPU. Raises UserError for a device that is not there, and when the model cannot be loaded or its template
+    cannot work (`modes.probe`).
     """
     place = choose_device(device)
     tokenizer = load_tokenizer(name)
