@@ -54,8 +54,33 @@ def test_a_lock_ends_with_its_block_an_error_included(tmp_path):
     path = tmp_path / "ref.jsonl"
     with pytest.raises(ZeroDivisionError), locked(path, "it"):
         raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
     with locked(path, "it"), another_holds(tmp_path / "other.jsonl"):
         pass
+
+
+TAKE_TURNS = """
+import os, sys
+from pathlib import Path
+from adaptthink.errors import UserError
+from adaptthink.locks import locked
+path, turns = Path(sys.argv[1]), 0
+while turns < 50:
+    try:
+        with locked(path, "it"):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))  # an error if another is in here
+            path.unlink()
+            turns += 1
+    except UserError:
+        pass
+"""
+
+
+def test_never_two_in_many_turns_though_the_file_goes_with_each(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", TAKE_TURNS, str(tmp_path / "ref.jsonl")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def fault(monkeypatch, code):

@@ -17,7 +17,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of `path`, the empty file `<name>.lock` beside it, which stays; `what` is its name for people.
+    """Hold the lock of `path`, the empty file `<name>.lock` beside it; `what` is its name for people.
 
     Raises UserError at once if it is held already. On a file system without locks it warns, and holds nobody off.
     """
@@ -37,4 +37,6 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if lock.is_locked:  # only its holder may delete it; who opened it before sees that and has no lock
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -4,8 +4,8 @@ Arithmetic on a model's shape, a recipe and data sheets; nothing is loaded. Work
 by peaks times an efficiency. Generation is gone through in time: which rows run, how much they look back at, who waits
 for room in the cache, and how long the longest is alone. One device is the native trainer, more are verl (FSDP, vLLM).
 
-Left out: time that validation and checkpoints take, faults of the network, prompts that share work in the update, and
-samples without an advantage, which are not updated on: these two make a run shorter than planned.
+Left out: time that validation and checkpoints take, faults of the network, and what the native trainer saves: prompts
+that share work in the update, and samples without an advantage, which it does not update on.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def update(
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise FloatingPointError(
             f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; "
-            "the last checkpoint is intact, try a smaller learning_rate"
+            "the last checkpoint is intact; begin anew with a smaller learning_rate"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

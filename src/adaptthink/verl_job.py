@@ -52,8 +52,8 @@ MODULES = "VERL_USE_EXTERNAL_MODULES"
 OURS, ANY = re.compile(r"UserError: (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
 RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
 INSTALL = (
-    "install it (see docs/verl.md): pip install 'adaptthink[verl]', or name the Python of an environment that has it "
-    "with --verl-python"
+    "install it (see docs/verl.md): pip install '.[verl]' in the project's folder, or name the Python of an "
+    "environment that has it with --verl-python"
 )
 
 

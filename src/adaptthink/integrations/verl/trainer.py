@@ -85,7 +85,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         if not (math.isfinite(self.row["loss"]) and math.isfinite(self.row["grad_norm"])):
             raise UserError(
                 f"step {self.global_steps}: loss {self.row['loss']} and gradient norm {self.row['grad_norm']} are not "
-                "finite; the last checkpoint is intact, try a smaller learning_rate"
+                "finite; the last checkpoint is intact; begin anew with a smaller learning_rate"
             )
         if self.global_steps in (1, self.settings.steps) or self.global_steps % self.settings.probe_every == 0:
             with marked_timer("probe", timing_raw):
