@@ -12,7 +12,7 @@ import pytest
 import torch
 
 if importlib.util.find_spec("trl") is None:
-    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+    pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset

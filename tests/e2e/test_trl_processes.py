@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 if importlib.util.find_spec("trl") is None:
-    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+    pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 from adaptthink.models import TINY, load_policy
 from adaptthink.tasks.sources import reading_of, training_problems
