@@ -19,6 +19,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
+from trl.distributed import DistributedBackend
 from trl.trainer import grpo_trainer
 
 from adaptthink.engines.base import ScriptedEngine
@@ -248,7 +249,8 @@ def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
 
     def run(name, *, resume=None, **values):
         dataset = Dataset.from_list(rows)
-        args = settings(tmp_path / name, save_strategy="steps", save_steps=stop, **({"max_steps": 7} | values))
+        saved = {"save_strategy": "steps", "save_steps": stop, "save_total_limit": None}
+        args = settings(tmp_path / name, **(saved | {"max_steps": 7} | values))
         trainer = AdaptThinkTrainer("tiny", args, dataset)
         engine = script(trainer, None)
         engine.script = lambda prompt, prefix: trainer._eos_ids
@@ -396,6 +398,20 @@ def test_defaults_are_the_papers(tmp_path):
     assert changed == {"dtype": "float32", "problems_per_step": 1, "seed": 42}
 
 
+def test_by_default_one_epoch_and_a_checkpoint_every_twenty_steps(tmp_path):
+    """Each of 22 problems once, one a step; the last checkpoint is that of the end."""
+    rows = [{"prompt": f"{a}+{a}=?", "answer": f"{2 * a}", "reference_reward": 0.5} for a in range(22)]
+    own = {name: value for name, value in LOCAL.items() if name != "save_strategy"}
+    args = AdaptThinkConfig(str(tmp_path), per_device_train_batch_size=4, **SMALL, **own)
+    trainer = AdaptThinkTrainer("tiny", args, Dataset.from_list(rows))
+    engine = script(trainer, None)
+    engine.script = lambda prompt, prefix: trainer._eos_ids
+    trainer.train()
+    assert len(engine.requests) == 22 * 4
+    assert len({one.prompt_ids for one in engine.requests}) == 22
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-22"}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -470,7 +486,8 @@ def test_references_from_a_store(tmp_path):
     ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
     verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
     fingerprint = load_policy("tiny", device="cpu").fingerprint
-    lines = [{"settings": {"samples": 2, "model_fingerprint": fingerprint}}]
+    made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 24, "boxed_only": True}
+    lines = [{"settings": made_with}]
     lines += [{"id": id_, "verdicts": own, "tokens": [3, 4]} for id_, own in zip(ids, verdicts, strict=True)]
     store.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert {id_: one.reward for id_, one in open_references(store).items()} == {ids[0]: 0.5, ids[1]: None}
@@ -488,3 +505,48 @@ def test_references_from_a_store(tmp_path):
     with pytest.raises(UserError, match="holds the thoughts of another model"):
         make_trainer(tmp_path, reference=store)
     assert store.read_bytes() == before, "another program may be writing it"
+
+
+@pytest.fixture
+def strange_store(tmp_path):
+    """A store of another model's thoughts on our rows."""
+    store = tmp_path / "ref.jsonl"
+    made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
+    made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own
+    lines = [{"settings": made_with}]
+    lines += [{"id": problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS]
+    store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return store
+
+
+@pytest.mark.parametrize("backend", ["fsdp", "zero2"])
+def test_a_store_of_another_model_is_refused_where_the_main_process_has_the_weights(
+    tmp_path, strange_store, fake_vllm, monkeypatch, backend
+):
+    monkeypatch.setattr(DistributedBackend, "is_fsdp", backend == "fsdp")
+    under_deepspeed = property(lambda self: backend == "zero2", lambda self, value: None)
+    monkeypatch.setattr(AdaptThinkTrainer, "is_deepspeed_enabled", under_deepspeed, raising=False)
+    with pytest.raises(UserError, match=r"another model \(fingerprint 0123456789abcdef, this one has"):
+        make_trainer(tmp_path, reference=strange_store, use_vllm=True)
+
+
+def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_compared(
+    tmp_path, strange_store, monkeypatch
+):
+    monkeypatch.setattr(DistributedBackend, "is_zero3", True)
+    with pytest.warns(UserWarning, match=r"ref\.jsonl' .* fingerprint 0123456789abcdef; .* could not be compared"):
+        make_trainer(tmp_path, reference=strange_store)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_completion_length": 48}, "made with other settings: max_tokens 24, now 48"),
+        ({"boxed_only": False}, "made with other settings: boxed_only True, now False"),
+    ],
+)
+def test_a_store_that_was_cut_or_graded_otherwise_is_refused_before_the_model_is_loaded(
+    tmp_path, strange_store, changed, message
+):
+    with pytest.raises(UserError, match=message):
+        make_trainer(tmp_path, model="org/never-loaded", reference=strange_store, **changed)
