@@ -521,13 +521,13 @@ def strange_store(tmp_path):
 
 @pytest.mark.parametrize("backend", ["fsdp", "zero2"])
 def test_a_store_of_another_model_is_refused_where_the_main_process_has_the_weights(
-    tmp_path, strange_store, fake_vllm, monkeypatch, backend
+    tmp_path, strange_store, monkeypatch, backend
 ):
+    trainer = make_trainer(tmp_path)
     monkeypatch.setattr(DistributedBackend, "is_fsdp", backend == "fsdp")
-    under_deepspeed = property(lambda self: backend == "zero2", lambda self, value: None)
-    monkeypatch.setattr(AdaptThinkTrainer, "is_deepspeed_enabled", under_deepspeed, raising=False)
+    trainer.is_deepspeed_enabled = backend == "zero2"
     with pytest.raises(UserError, match=r"another model \(fingerprint 0123456789abcdef, this one has"):
-        make_trainer(tmp_path, reference=strange_store, use_vllm=True)
+        trainer._check_model(strange_store)
 
 
 def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_compared(
