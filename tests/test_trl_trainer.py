@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import re
+import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,8 @@ from adaptthink.rollout import Sampler
 from adaptthink.step_metrics import Response
 from adaptthink.tasks import make_problem, problem_id
 
+ROOT = Path(__file__).parents[1]
+EXAMPLE = "examples/train_with_trl.py"
 SMALL = {"num_generations": 4, "max_completion_length": 24, "max_no_think_tokens": 9, "temperature": 1.0}
 LOCAL = {
     "use_cpu": True,
@@ -387,8 +391,40 @@ def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm
 
 @pytest.mark.parametrize(("name", "kind"), [("zero2", "DEEPSPEED"), ("fsdp", "FSDP")])
 def test_accelerate_knows_our_files(name, kind):
-    config = load_config_from_file(str(Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"))
+    config = load_config_from_file(str(ROOT / "examples" / "accelerate" / f"{name}.yaml"))
     assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
+
+
+def documented_commands():
+    """The commands of docs/trl.md that start the example, each as one line."""
+    blocks = (ROOT / "docs" / "trl.md").read_text().split("```")[1::2]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return sorted({" ".join(line.split()) for line in lines if EXAMPLE in line})
+
+
+def test_there_are_commands_for_every_launcher():
+    found = "".join(documented_commands())
+    assert all(part in found for part in ("python", "torchrun", "accelerate launch", "--vllm_mode server"))
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_read_and_take_a_whole_step(command):
+    """Their flags are the example's, and micro-batch, accumulation and processes make the recipe's step."""
+    launcher, _, flags = command.partition(EXAMPLE)
+    if config_file := re.search(r"--config_file (\S+)", launcher):
+        processes = load_config_from_file(str(ROOT / config_file[1])).num_processes
+    else:
+        processes = int(dict(re.findall(r"(--nproc_per_node) (\d+)", launcher)).get("--nproc_per_node", 1))
+    spec = importlib.util.spec_from_file_location("example", ROOT / EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    _, recipe, args = example.parse([*shlex.split(flags), *("--use_cpu", "True", "--bf16", "False")])
+    responses = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    assert responses == recipe.problems_per_step * recipe.samples_per_problem
+    # what the trainer would be given is what the recipe's own commands pre-sample and train with
+    same = ("delta", "no_think_share", "samples_per_problem", "max_think_tokens", "max_no_think_tokens", "temperature")
+    own = args.train_config()
+    assert {name: getattr(own, name) for name in same} == {name: getattr(recipe, name) for name in same}
 
 
 def test_defaults_are_the_papers(tmp_path):
