@@ -1,11 +1,10 @@
-"""AdaptThink with TRL, on the embedded reasoner: the whole script.
+"""AdaptThink with TRL, on the embedded reasoner unless a recipe names another model: the whole script.
 
     adaptthink presample toy_cpu --output ref.jsonl
     python examples/train_with_trl.py --reference ref.jsonl --output runs/trl --use_cpu True --bf16 False
 
-Several processes: `torchrun --nproc_per_node 2` (on CPUs with ACCELERATE_USE_CPU=true), or
-`accelerate launch --config_file examples/accelerate/zero2.yaml` (or fsdp.yaml), before the same script. Flags that are
-not named below are those of AdaptThinkConfig: --max_steps, --delta, --use_vllm, … . docs/trl.md has more.
+In several processes each takes its part of a step: docs/trl.md has the commands, on CPUs and on GPUs. Flags that are
+not named below are those of AdaptThinkConfig: --max_steps, --delta, --use_vllm, … .
 """
 
 from __future__ import annotations
@@ -22,31 +21,37 @@ from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
 from adaptthink.tasks.sources import reading_of, training_problems
 
-# The miniature's settings, as in the recipe toy_cpu; on a real model the defaults are the paper's.
+EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of any size holds whole groups
+
+# The miniature's settings, those of the recipe toy_cpu but for its schedule. On a real model the defaults are right.
 MINIATURE = [
     *("--temperature", "1.0", "--num_generations", "2", "--max_completion_length", "128"),
     *("--max_no_think_tokens", "16", "--delta", "0.075", "--force_opener", "False"),
     *("--learning_rate", "1e-4", "--max_grad_norm", "0.1", "--gradient_checkpointing", "False"),
-    *("--per_device_train_batch_size", "160", "--per_device_eval_batch_size", "80", "--num_generations_eval", "1"),
+    *("--per_device_train_batch_size", "320", "--per_device_eval_batch_size", "80"),
     *("--max_steps", "165", "--logging_steps", "1", "--save_steps", "50", "--report_to", "none"),
 ]
 
 
-def main(arguments: list[str]) -> None:
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, TrainConfig, AdaptThinkConfig]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, required=True, help="store made by 'adaptthink presample'")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the model")
-    parser.add_argument("--recipe", default="toy_cpu", help="recipe that the store was made with")
-    parser.add_argument("--model", default="tiny", help="'tiny', a folder or a hub id")
+    parser.add_argument("--recipe", default="toy_cpu", help="recipe that the store was made with: problems and model")
+    parser.add_argument("--model", help="'tiny', a folder or a hub id, in place of the recipe's")
     parser.add_argument("--lora-rank", type=int, default=0, help="rank of LoRA adapters; 0: train all weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     own, rest = parser.parse_known_args(arguments)
-    miniature = MINIATURE if own.model == "tiny" else []
+    recipe = resolve("train", TrainConfig, recipes=[own.recipe], flags={"model": own.model} if own.model else {})
+    miniature = MINIATURE if recipe.model == "tiny" else []
     [settings] = HfArgumentParser(cast(Any, AdaptThinkConfig)).parse_args_into_dataclasses(
-        ["--output_dir", str(own.output), *miniature, *rest]
+        ["--output_dir", str(own.output), *EVALUATION, *miniature, *rest]
     )
+    return own, recipe, settings
 
-    recipe = resolve("train", TrainConfig, recipes=[own.recipe])
+
+def main(arguments: list[str]) -> None:
+    own, recipe, settings = parse(arguments)
     chosen = training_problems(
         recipe.problems,
         per_level=recipe.problems_per_level,
@@ -55,7 +60,7 @@ def main(arguments: list[str]) -> None:
         reading=reading_of(recipe),
     )
     trainer = AdaptThinkTrainer(
-        own.model,
+        recipe.model,
         settings,
         train_dataset=problem_dataset(chosen.problems),
         eval_dataset=problem_dataset(chosen.held_out),

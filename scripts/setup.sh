@@ -33,9 +33,5 @@ say "installing pinned versions (a few minutes the first time)"
 torch="$(grep '^torch==' constraints.txt)"
 pip install "$torch"  # first and alone, so that a local or CPU-only wheel is taken where there is one
 pip install -c constraints.txt -e ".${extra:+[$extra]}"
-if [ "$extra" = dev ]; then
-  # Its wheel carries the chat templates of real model families, on which modes.py is tested; nothing of it is run.
-  pip install --no-deps trl==1.16.0
-fi
 echo "$wanted" > "$stamp"
 say "environment ready: .venv"

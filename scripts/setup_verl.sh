@@ -8,7 +8,7 @@ python="${PYTHON:-python3}"
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
   { echo "verl 0.9.1 needs Python 3.11 or 3.12, found $("$python" --version); set PYTHON=/path/to/python" >&2; exit 2; }
 stamp=.venv-verl/installed
-wanted="$(cat pyproject.toml scripts/setup_verl.sh | sha256sum)"
+wanted="$(cat pyproject.toml constraints.txt scripts/setup_verl.sh | sha256sum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 [ -x .venv-verl/bin/pip ] || "$python" -m venv .venv-verl
 

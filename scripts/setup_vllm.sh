@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 stamp=.venv-vllm/installed
-wanted="$(cat pyproject.toml scripts/setup_vllm.sh | sha256sum)"
+wanted="$(cat pyproject.toml constraints.txt scripts/setup_vllm.sh | sha256sum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 [ -x .venv-vllm/bin/pip ] || "$python" -m venv .venv-vllm
 

@@ -229,7 +229,7 @@ def test_the_reference_of_the_plain_model_serves_a_run_with_an_adapter(trained, 
 
 def test_without_peft_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"lora_rank = 4 needs PEFT.*pip install 'adaptthink\[lora\]'.*--lora-rank 0"):
+    with pytest.raises(UserError, match=r"lora_rank = 4 needs PEFT.*pip install '\.\[lora\]'.*--lora-rank 0"):
         load_trainee(config())
 
 

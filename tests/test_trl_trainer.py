@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import re
+import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,14 @@ import pytest
 import torch
 
 if importlib.util.find_spec("trl") is None:
-    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+    pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
+from trl.distributed import DistributedBackend
 from trl.trainer import grpo_trainer
 
 from adaptthink.engines.base import ScriptedEngine
@@ -33,6 +36,8 @@ from adaptthink.rollout import Sampler
 from adaptthink.step_metrics import Response
 from adaptthink.tasks import make_problem, problem_id
 
+ROOT = Path(__file__).parents[1]
+EXAMPLE = "examples/train_with_trl.py"
 SMALL = {"num_generations": 4, "max_completion_length": 24, "max_no_think_tokens": 9, "temperature": 1.0}
 LOCAL = {
     "use_cpu": True,
@@ -248,7 +253,8 @@ def test_a_resumed_run_asks_for_what_it_would_have_asked(tmp_path, stop):
 
     def run(name, *, resume=None, **values):
         dataset = Dataset.from_list(rows)
-        args = settings(tmp_path / name, save_strategy="steps", save_steps=stop, **({"max_steps": 7} | values))
+        saved = {"save_strategy": "steps", "save_steps": stop, "save_total_limit": None}
+        args = settings(tmp_path / name, **(saved | {"max_steps": 7} | values))
         trainer = AdaptThinkTrainer("tiny", args, dataset)
         engine = script(trainer, None)
         engine.script = lambda prompt, prefix: trainer._eos_ids
@@ -385,8 +391,40 @@ def test_a_server_that_leaves_out_the_temperature_is_refused(tmp_path, fake_vllm
 
 @pytest.mark.parametrize(("name", "kind"), [("zero2", "DEEPSPEED"), ("fsdp", "FSDP")])
 def test_accelerate_knows_our_files(name, kind):
-    config = load_config_from_file(str(Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"))
+    config = load_config_from_file(str(ROOT / "examples" / "accelerate" / f"{name}.yaml"))
     assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
+
+
+def documented_commands():
+    """The commands of docs/trl.md that start the example, each as one line."""
+    blocks = (ROOT / "docs" / "trl.md").read_text().split("```")[1::2]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return sorted({" ".join(line.split()) for line in lines if EXAMPLE in line})
+
+
+def test_there_are_commands_for_every_launcher():
+    found = "".join(documented_commands())
+    assert all(part in found for part in ("python", "torchrun", "accelerate launch", "--vllm_mode server"))
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_read_and_take_a_whole_step(command):
+    """Their flags are the example's, and micro-batch, accumulation and processes make the recipe's step."""
+    launcher, _, flags = command.partition(EXAMPLE)
+    if config_file := re.search(r"--config_file (\S+)", launcher):
+        processes = load_config_from_file(str(ROOT / config_file[1])).num_processes
+    else:
+        processes = int(dict(re.findall(r"(--nproc_per_node) (\d+)", launcher)).get("--nproc_per_node", 1))
+    spec = importlib.util.spec_from_file_location("example", ROOT / EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    _, recipe, args = example.parse([*shlex.split(flags), *("--use_cpu", "True", "--bf16", "False")])
+    responses = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    assert responses == recipe.problems_per_step * recipe.samples_per_problem
+    # what the trainer would be given is what the recipe's own commands pre-sample and train with
+    same = ("delta", "no_think_share", "samples_per_problem", "max_think_tokens", "max_no_think_tokens", "temperature")
+    own = args.train_config()
+    assert {name: getattr(own, name) for name in same} == {name: getattr(recipe, name) for name in same}
 
 
 def test_defaults_are_the_papers(tmp_path):
@@ -394,6 +432,20 @@ def test_defaults_are_the_papers(tmp_path):
     changed = args.train_config().model_dump(exclude_defaults=True)
     # bf16 is off, and the number of problems follows from TRL's batch sizes
     assert changed == {"dtype": "float32", "problems_per_step": 1, "seed": 42}
+
+
+def test_by_default_one_epoch_and_a_checkpoint_every_twenty_steps(tmp_path):
+    """Each of 22 problems once, one a step; the last checkpoint is that of the end."""
+    rows = [{"prompt": f"{a}+{a}=?", "answer": f"{2 * a}", "reference_reward": 0.5} for a in range(22)]
+    own = {name: value for name, value in LOCAL.items() if name != "save_strategy"}
+    args = AdaptThinkConfig(str(tmp_path), per_device_train_batch_size=4, **SMALL, **own)
+    trainer = AdaptThinkTrainer("tiny", args, Dataset.from_list(rows))
+    engine = script(trainer, None)
+    engine.script = lambda prompt, prefix: trainer._eos_ids
+    trainer.train()
+    assert len(engine.requests) == 22 * 4
+    assert len({one.prompt_ids for one in engine.requests}) == 22
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-22"}
 
 
 @pytest.mark.parametrize(
@@ -470,7 +522,8 @@ def test_references_from_a_store(tmp_path):
     ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
     verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
     fingerprint = load_policy("tiny", device="cpu").fingerprint
-    lines = [{"settings": {"samples": 2, "model_fingerprint": fingerprint}}]
+    made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 24, "boxed_only": True}
+    lines = [{"settings": made_with}]
     lines += [{"id": id_, "verdicts": own, "tokens": [3, 4]} for id_, own in zip(ids, verdicts, strict=True)]
     store.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert {id_: one.reward for id_, one in open_references(store).items()} == {ids[0]: 0.5, ids[1]: None}
@@ -488,3 +541,48 @@ def test_references_from_a_store(tmp_path):
     with pytest.raises(UserError, match="holds the thoughts of another model"):
         make_trainer(tmp_path, reference=store)
     assert store.read_bytes() == before, "another program may be writing it"
+
+
+@pytest.fixture
+def strange_store(tmp_path):
+    """A store of another model's thoughts on our rows."""
+    store = tmp_path / "ref.jsonl"
+    made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
+    made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own
+    lines = [{"settings": made_with}]
+    lines += [{"id": problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS]
+    store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return store
+
+
+@pytest.mark.parametrize("backend", ["fsdp", "zero2"])
+def test_a_store_of_another_model_is_refused_where_the_main_process_has_the_weights(
+    tmp_path, strange_store, monkeypatch, backend
+):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(DistributedBackend, "is_fsdp", backend == "fsdp")
+    trainer.is_deepspeed_enabled = backend == "zero2"
+    with pytest.raises(UserError, match=r"another model \(fingerprint 0123456789abcdef, this one has"):
+        trainer._check_model(strange_store)
+
+
+def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_compared(
+    tmp_path, strange_store, monkeypatch
+):
+    monkeypatch.setattr(DistributedBackend, "is_zero3", True)
+    with pytest.warns(UserWarning, match=r"ref\.jsonl' .* fingerprint 0123456789abcdef; .* could not be compared"):
+        make_trainer(tmp_path, reference=strange_store)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_completion_length": 48}, "made with other settings: max_tokens 24, now 48"),
+        ({"boxed_only": False}, "made with other settings: boxed_only True, now False"),
+    ],
+)
+def test_a_store_that_was_cut_or_graded_otherwise_is_refused_before_the_model_is_loaded(
+    tmp_path, strange_store, changed, message
+):
+    with pytest.raises(UserError, match=message):
+        make_trainer(tmp_path, model="org/never-loaded", reference=strange_store, **changed)

@@ -135,7 +135,7 @@ def start():
 
 def test_vllm_that_is_not_installed_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install 'adaptthink\[vllm\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[vllm\]'"):
         start()
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 if importlib.util.find_spec("trl") is None:
-    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+    pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 from adaptthink.models import TINY, load_policy
 from adaptthink.tasks.sources import reading_of, training_problems
@@ -44,7 +44,9 @@ def given(tmp_path_factory):
     chosen = training_problems(
         config.problems, per_level=4, held_out_per_level=2, seed=config.seed, reading=reading_of(config)
     )
-    lines = [{"settings": {"samples": 2, "model_fingerprint": load_policy("tiny", device="cpu").fingerprint}}]
+    fingerprint = load_policy("tiny", device="cpu").fingerprint
+    made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 48, "boxed_only": True}
+    lines = [{"settings": made_with}]
     lines += [{"id": one.id, "verdicts": ["correct", "wrong"], "tokens": [20, 30]} for one in chosen.problems]
     (folder / "ref.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return "--recipe", str(recipe), "--reference", str(folder / "ref.jsonl")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 if importlib.util.find_spec("trl") is None:
-    pytest.skip("TRL is not installed here; pip install 'adaptthink[trl]'", allow_module_level=True)
+    pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 import recorded
 

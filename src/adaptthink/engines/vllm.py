@@ -39,8 +39,8 @@ def start_vllm(
         from vllm import LLM  # noqa: PLC0415  (not installed everywhere, and slow to import)
     except ImportError as error:
         raise UserError(
-            f"the vllm engine needs vLLM, which cannot be imported ({error}); install it with "
-            "pip install 'adaptthink[vllm]', or use --engine native"
+            f"the vllm engine needs vLLM, which cannot be imported ({error}); install it in "
+            "the project's folder with pip install '.[vllm]', or use --engine native"
         ) from None
     try:
         llm = LLM(

@@ -12,6 +12,7 @@ that have no place in the method; each is refused by name. Training forces modes
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from adaptthink.config import TrainConfig, check
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.openai import START_SERVER, connect
+from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
@@ -43,7 +44,7 @@ from adaptthink.models import Policy, eos_ids, model_path
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.reference import open_references, store_fingerprint
+from adaptthink.reference import check_settings, open_references, store_fingerprint, store_settings
 from adaptthink.rollout import (
     Asked,
     Caps,
@@ -118,7 +119,10 @@ class AdaptThinkConfig(GRPOConfig):
         default=1024, metadata={"help": "Responses that a process generates at the same time; bounds memory."}
     )
 
-    # TRL's own, with the paper's values
+    # TRL's own, with the paper's values, and checkpoints as `adaptthink train` keeps them
+    num_train_epochs: float = 1.0
+    save_steps: float = 20
+    save_total_limit: int | None = 2
     max_completion_length: int = 16384
     num_generations: int = 16
     temperature: float = 0.6
@@ -227,6 +231,8 @@ class AdaptThinkTrainer(GRPOTrainer):
         if not isinstance(args, AdaptThinkConfig):
             raise UserError(f"args is a {type(args).__name__}; give an AdaptThinkConfig, which takes the same settings")
         self._rewards = read_rewards(reference)
+        if isinstance(reference, str | Path):
+            check_store(Path(reference), args)
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
         super().__init__(
@@ -380,13 +386,24 @@ class AdaptThinkTrainer(GRPOTrainer):
             yield NativeEngine(model, self._eos_ids, max_rows=self.args.max_rows, dtype=dtype)
 
     def _check_model(self, store: Path) -> None:
-        """Raise UserError if a store holds another model's thoughts, where this process has the whole model."""
-        if self._dist.is_fsdp or self.is_deepspeed_enabled:
+        """Raise UserError if a store holds another model's thoughts; warn where no process has all weights to say so.
+
+        Under FSDP, weights are not divided before the training starts; the main process always has them whole.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        made_with = store_fingerprint(store)
+        if self._dist.is_zero3:
+            warnings.warn(
+                f"reference store '{store}' holds the thoughts of the model with fingerprint {made_with}; whether that "
+                "is the model that is trained could not be compared, because under DeepSpeed ZeRO-3 no process has all "
+                "weights; make sure of it, or start once without ZeRO-3",
+                stacklevel=3,
+            )
             return
         adapter = self.model if hasattr(self.model, "get_base_model") else None
         base = adapter.get_base_model() if adapter else self.model
         policy = Policy("", base, self.processing_class, self._template, self._eos_ids, adapter)
-        made_with = store_fingerprint(store)
         if made_with != policy.fingerprint:
             raise UserError(
                 f"reference store '{store}' holds the thoughts of another model (fingerprint {made_with}, this one has "
@@ -400,7 +417,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             if mode != "processed_logprobs":
                 raise UserError(
                     f"the vLLM server returns {mode}, without the temperature that it draws with; "
-                    f"start it with: {START_SERVER}"
+                    "start it with --logprobs-mode processed_logprobs too"
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
         return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
@@ -468,6 +485,16 @@ def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> M
     if isinstance(reference, str | Path):
         return {id_: one.reward for id_, one in open_references(Path(reference)).items()}
     return reference
+
+
+def check_store(store: Path, args: AdaptThinkConfig) -> None:
+    """Raise UserError if a store's rewards are not those of the training: cut at another length, or graded otherwise.
+
+    Its temperature, top_p and seed are its own (the paper draws the reference with top_p 0.95), and any K will do.
+    """
+    settings = store_settings(args.train_config(), "")
+    with store.open("rb") as file:
+        check_settings(store, file.readline(), {name: settings[name] for name in ("max_tokens", "boxed_only")})
 
 
 def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:

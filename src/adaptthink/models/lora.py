@@ -24,8 +24,8 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         from peft import LoraConfig, PeftModel, TaskType, get_peft_model  # noqa: PLC0415  (not installed everywhere)
     except ImportError as error:
         raise UserError(
-            f"lora_rank = {config.lora_rank} needs PEFT, which cannot be imported ({error}); install it with "
-            "pip install 'adaptthink[lora]', or train all weights with --lora-rank 0"
+            f"lora_rank = {config.lora_rank} needs PEFT, which cannot be imported ({error}); install it in "
+            "the project's folder with pip install '.[lora]', or train all weights with --lora-rank 0"
         ) from None
     targets = config.lora_targets
     settings = LoraConfig(
