@@ -20,7 +20,7 @@ def load_library() -> Any:
         import reasoning_gym  # noqa: PLC0415  (optional, and it takes a second)
     except ImportError:
         raise UserError(
-            "reasoning_gym problems need the package reasoning-gym: pip install 'adaptthink[gym]'"
+            "reasoning_gym problems need the package reasoning-gym: pip install '.[gym]' in the project's folder"
         ) from None
     return reasoning_gym
 
