@@ -23,7 +23,8 @@ def serve_job(config: ServeConfig) -> None:
         from adaptthink.serve.app import Served, make_app  # noqa: PLC0415
         from adaptthink.serve.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise UserError(f"serving needs {error.name}; install it with: pip install '.[serve]' in the project's folder") from None
+        advice = "install it with: pip install '.[serve]' in the project's folder"
+        raise UserError(f"serving needs {error.name}; {advice}") from None
     with listen(config.host, config.port) as listening:
         policy = load_configured(config)
         threshold = stored_threshold(policy) if config.threshold is None else config.threshold

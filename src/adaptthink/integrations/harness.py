@@ -17,7 +17,8 @@ def main() -> None:
 
         import adaptthink.integrations.lm_eval  # noqa: F401, PLC0415  (registers the model)
     except ModuleNotFoundError as error:
-        print(f"adaptthink: needs {error.name}; install it with: pip install '.[harness]' in the project's folder", file=sys.stderr)
+        advice = "install it with: pip install '.[harness]' in the project's folder"
+        print(f"adaptthink: needs {error.name}; {advice}", file=sys.stderr)
         sys.exit(2)
     try:
         cli_evaluate()
