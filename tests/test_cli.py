@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, one-line complaints, exit codes, files."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -359,14 +360,36 @@ def test_an_error_of_our_own_is_not_hidden(run, monkeypatch):
         run("train")
 
 
-def test_interruption(run, monkeypatch):
+REPEATED = "; what is done is kept: repeat the command to go on"
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (("train",), "; a training run goes on from its last checkpoint with --resume"),
+        (("demo",), "; a training run goes on from its last checkpoint with --resume"),
+        (("presample",), REPEATED),
+        (("evaluate", "tiny"), REPEATED),
+        (("calibrate", "tiny", "--problems", "arithmetic"), REPEATED),
+        (("serve", "tiny"), ""),
+    ],
+)
+def test_interruption(run, monkeypatch, args, advice):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "resolve", interrupt)
-    status, out, err = run("train")
+    status, out, err = run(*args)
     assert (status, out) == (130, "")
-    assert only_line(err) == "interrupted; a training run goes on from its last checkpoint with --resume"
+    assert only_line(err) == f"interrupted{advice}"
+
+
+def test_who_is_told_to_resume_can_do_that():
+    assert set(cli.GOES_ON) <= set(cli.COMMANDS)
+    for command, advice in cli.GOES_ON.items():
+        taken = inspect.signature(getattr(commands, command)).parameters
+        assert ("--resume" in advice) == ("resume" in taken), command
+        assert ("--clean" in advice) <= ("clean" in taken), command
 
 
 def test_servers_are_enough_to_presample_a_shipped_recipe_on_them(run, complaint, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -301,6 +302,50 @@ def test_an_endpoint_is_stronger_than_an_engine_from_below_it(recipe, monkeypatc
     assert (found.engine, found.endpoint) == ("openai", URLS)
     with pytest.raises(UserError, match="engine = 'vllm' has no endpoint"):
         resolve("presample", PresampleConfig, recipes=[shipped], flags={"engine": "vllm"})
+
+
+def shown_in_docs():
+    """The recipe with servers that docs/presampling.md shows."""
+    text = (Path(__file__).parents[1] / "docs" / "presampling.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    return block
+
+
+def test_servers_in_the_presample_table_are_for_presampling_alone_as_the_docs_show(recipe):
+    shipped = find_recipe("r1_distill_1.5b").read_text(encoding="utf-8")
+    table, line = shown_in_docs().split("\n", 1)
+    assert table == "[presample]"
+    inside = recipe(shipped.replace("[presample]\n", f"[presample]\n{line}"), "inside.toml")
+    beside = recipe(shown_in_docs(), "beside.toml")
+    for recipes in ([inside], ["r1_distill_1.5b", beside]):
+        found = resolve("presample", PresampleConfig, recipes=recipes)
+        assert (found.engine, found.endpoint) == ("openai", tuple(tomllib.loads(line)["endpoint"]))
+        assert len(found.endpoint) == 3
+        for command in ("train", "verl", "evaluate"):
+            other = resolve(command, COMMANDS[command], recipes=recipes)
+            assert (other.engine, other.endpoint) == ("vllm", ())
+
+
+def test_an_engine_named_beside_servers_or_over_them_counts(recipe):
+    mine = recipe(f'engine = "vllm"\n[presample]\nendpoint = "{URLS[0]}"\nengine = "native"\n')
+    with pytest.raises(UserError, match="engine = 'native' has no endpoint"):
+        resolve("presample", PresampleConfig, recipes=[mine])
+    assert resolve("train", TrainConfig, recipes=[mine]).engine == "vllm"
+    mine = recipe(f'engine = "vllm"\n[presample]\nendpoint = {list(URLS)}\n[train]\nendpoint = "{URLS[1]}"\n')
+    assert resolve("presample", PresampleConfig, recipes=[mine]).endpoint == URLS
+    trained = resolve("train", TrainConfig, recipes=[mine])
+    assert (trained.engine, trained.endpoint) == ("openai", URLS[1:])
+
+
+def test_errors_about_an_endpoint_name_the_variable_that_may_have_given_it(monkeypatch):
+    two_servers = "training sends its weights to one server, and endpoint names 2"
+    with pytest.raises(UserError, match=f"{two_servers}; give one or none"):
+        resolve("train", TrainConfig, flags={"endpoint": URLS})
+    monkeypatch.setenv("ADAPTTHINK_ENDPOINT", ",".join(URLS))
+    with pytest.raises(UserError, match=rf"{two_servers} \(ADAPTTHINK_ENDPOINT is set\); give one or none"):
+        resolve("train", TrainConfig)
+    with pytest.raises(UserError, match=r"has no endpoint, .* \(ADAPTTHINK_ENDPOINT is set\); give --engine openai"):
+        resolve("train", TrainConfig, flags={"engine": "vllm"})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from lock_holder import another_holds
 
 from adaptthink.config import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish, ScriptedEngine
@@ -26,7 +27,7 @@ from adaptthink.evaluate import (
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.rollout import Sampler
-from adaptthink.samples import Outcome, grade_folder, read_decisions, read_outcomes, read_samples
+from adaptthink.samples import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
 from adaptthink.tasks import make_problem
 
 
@@ -162,6 +163,31 @@ def test_another_setting_is_refused_by_name(sampler, tmp_path):
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no evaluation"):
         evaluate(sampler, tmp_path / "other", ("auto",))
+
+
+def test_a_second_process_is_refused_and_touches_nothing(sampler, tmp_path):
+    folder = tmp_path / "e"
+    evaluate(sampler, folder, ("auto",))
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write('{"half a li')  # as if the other one were just writing
+    config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4)
+    setting = policy_setting("random", "weights", config)
+    with another_holds(folder / "samples.jsonl"):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with (
+            pytest.raises(UserError, match=r"evaluation folder '.*e' is in use by another process"),
+            writing(folder, setting),
+        ):
+            pytest.fail("both write it")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    other = tmp_path / "other"
+    with writing(other, setting):
+        evaluate(sampler, other, ("auto",))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no evaluation"), writing(tmp_path / "mine", setting):
+        pytest.fail("it is none")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
 def test_decisions_are_the_models_own_at_temperature_1(sampler, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
 
 from adaptthink import jobs
-from adaptthink.config import PresampleConfig, TrainConfig, check
+from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, check
 from adaptthink.engines import fleet as fleet_module
 from adaptthink.engines import openai
 from adaptthink.engines.base import Request, ScriptedEngine
@@ -545,6 +545,28 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
     assert rows(path) == rows(tmp_path / "whole.jsonl")
     assert pair[1].url in ran.stdout
     assert "failed calls" in ran.stdout
+
+
+def evaluate(pair, folder):
+    size = {"problems_per_level": 1, "max_think_tokens": 24, "max_no_think_tokens": 8, "max_rows": 3}
+    config = check(EvaluateConfig, size | {"endpoint": [server.url for server in pair]})
+    return jobs.evaluate_job(config, ("auto", "no_think"), folder)
+
+
+def test_an_evaluation_says_what_each_server_did(pair, tmp_path, capfd):
+    result = evaluate(pair, tmp_path / "e")
+    assert [server["url"] for server in result["servers"]] == [server.url for server in pair]
+    assert sum(server["responses"] for server in result["servers"]) >= 10
+    assert "servers" not in json.loads((tmp_path / "e" / "summary.json").read_text())  # of this call, not of the folder
+    assert "failed calls" in capfd.readouterr().out
+
+
+def test_an_evaluation_that_fails_says_what_each_server_did(pair, tmp_path, capfd):
+    for server in pair:  # no draw of a response is answered
+        server.meets = lambda path, call: (400, {}) if call and "logprob_token_ids" not in call else None
+    with pytest.raises(UserError, match="answered 400"):
+        evaluate(pair, tmp_path / "e")
+    assert "failed calls" in capfd.readouterr().out
 
 
 def test_the_embedded_model_is_not_taken_for_another(pair, random_model, tmp_path):

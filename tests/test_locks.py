@@ -1,35 +1,13 @@
 """Locks between processes that are really two."""
 
 import errno
-import subprocess
-import sys
-from contextlib import contextmanager
 
 import filelock
 import pytest
+from lock_holder import another_holds
 
 from adaptthink.errors import UserError
 from adaptthink.locks import locked
-
-HOLD = """
-import sys
-from pathlib import Path
-from adaptthink.locks import locked
-with locked(Path(sys.argv[1]), "it"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def another_holds(path):
-    """Let another process hold the lock of `path`; yields the process."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
 
 
 def test_a_second_process_is_refused_in_one_line(tmp_path):

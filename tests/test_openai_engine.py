@@ -1,9 +1,12 @@
 """The server engine against a small server in this program that speaks vLLM's format, and misbehaves when asked to."""
 
+import asyncio
 import math
 import socket
+import threading
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, running
 from tenacity import wait_none
@@ -130,6 +133,33 @@ def test_nobody_at_the_endpoint_is_said(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match="is the server running there"):
             connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_rows=1)
+
+
+def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypatch):
+    monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(0.1))
+    for asked in ("draw", "models"):
+        later = threading.Event()
+        threading.Timer(0.5, later.set).start()
+        server.faults.append(later)
+        if asked == "draw":
+            [done] = ask(engine)
+            assert done.token_ids == (7, 7, 7)
+            assert len(server.calls) == 1  # and it was not drawn again
+        else:
+            with pytest.raises(UserError, match=r"no answer from .*ReadTimeout"):
+                connect(server.url, [EOS], name="tiny", max_rows=1)
+
+
+def test_a_machine_that_is_gone_is_noticed(server):
+    """A draw has no time limit, so the connection itself must say that nobody is there."""
+
+    async def options():
+        async with openai.make_client(server.url) as client, client.stream("GET", "/v1/models") as answer:
+            there = answer.extensions["network_stream"].get_extra_info("socket")
+            return [there.getsockopt(level, name) for level, name, _ in openai.KEEP_ALIVE]
+
+    assert asyncio.run(options()) == [value for _, _, value in openai.KEEP_ALIVE]
+    assert openai.KEEP_ALIVE[0] == (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def test_an_endpoint_that_is_no_url_is_said():

@@ -1,9 +1,15 @@
 """The reference store: graded right, and an interruption anywhere neither loses nor doubles work."""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from adaptthink import reference
 from adaptthink.config import PresampleConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
@@ -331,6 +337,96 @@ def test_folder_is_refused(parts, tmp_path):
     with pytest.raises(UserError) as caught:
         run(parts, tmp_path)
     assert str(caught.value) == f"'{tmp_path}' is a folder; a reference store is a JSONL file"
+
+
+PRESAMPLE = """
+import json, sys, time
+from pathlib import Path
+import test_reference as here
+from adaptthink.models.make_tiny import make_tokenizer
+from adaptthink.modes import probe
+
+tokenizer = make_tokenizer()
+engine = here.ByStream((tokenizer, probe(tokenizer)))
+generate, engine.calls_left = engine.generate, 1
+
+def slowly(requests, **options):
+    if not engine.calls_left:
+        print("in the middle", flush=True)
+        sys.stdin.read()  # until the test says so
+    engine.calls_left -= 1
+    return generate(requests, **options)
+
+engine.generate = slowly
+here.presample(engine.sampler, here.PROBLEMS, here.CONFIG, fingerprint="f00d", path=Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process in the middle of making the store r.jsonl, with one problem of three done."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))}
+    command = [sys.executable, "-c", PRESAMPLE, str(tmp_path / "r.jsonl")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout.readline() == "in the middle\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_and_touches_nothing(parts, tmp_path, whole, writer):
+    path = tmp_path / "r.jsonl"
+    half_line = b'{"id": "00'
+    with path.open("ab") as file:  # as if the other one were just writing
+        file.write(half_line)
+    content = path.read_bytes()
+    assert content.count(b"\n") == 2
+    assert run(parts, path, problems=PROBLEMS[:1])[1].requests == []  # what is there can be read meanwhile
+    engine = ByStream(parts)
+    with pytest.raises(UserError, match=r"reference store '.*r\.jsonl' is in use by another process") as caught:
+        presample(engine.sampler, PROBLEMS, CONFIG, fingerprint="f00d", path=path)
+    assert "\n" not in str(caught.value)
+    assert engine.requests == []
+    assert path.read_bytes() == content
+    path.write_bytes(content.removesuffix(half_line))
+    writer.communicate("")
+    assert writer.returncode == 0
+    assert path.read_bytes() == whole
+
+
+def test_a_killed_process_leaves_no_lock(parts, tmp_path, whole, writer):
+    writer.kill()
+    writer.wait()
+    _, engine = run(parts, tmp_path / "r.jsonl")
+    assert len(engine.requests) == 8
+    assert (tmp_path / "r.jsonl").read_bytes() == whole
+
+
+def test_a_finished_store_is_read_without_a_lock_and_without_leave_to_write(parts, tmp_path, whole):
+    path = tmp_path / "shared" / "r.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(whole)
+    path.chmod(0o444)
+    first, _ = run(parts, path)
+    second, _ = run(parts, path)
+    assert first == second == run(parts, path)[0]
+    assert [one.name for one in path.parent.iterdir()] == ["r.jsonl"]
+
+
+def test_what_another_process_added_until_the_lock_was_had_is_not_drawn_again(parts, tmp_path, whole, monkeypatch):
+    path = tmp_path / "r.jsonl"
+
+    @contextmanager
+    def late(*_):
+        path.write_bytes(whole)  # as the other one left it
+        yield
+
+    monkeypatch.setattr(reference, "locked", late)
+    found, engine = run(parts, path)
+    assert engine.requests == []
+    assert [found[problem.id].reward for problem in PROBLEMS] == [1.0, 0.5, 0.25]
+    assert path.read_bytes() == whole
 
 
 def test_reward_is_the_mean():

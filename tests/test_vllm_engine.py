@@ -128,9 +128,7 @@ def test_the_ram_disk_is_taken_only_if_the_weights_fit(monkeypatch, tmp_path):
 
 
 def start():
-    return start_vllm(
-        "some/model", [EOS], dtype=torch.float32, device=torch.device("cpu"), max_rows=8, memory_share=0.5
-    )
+    return start_vllm("some/model", [EOS], dtype=torch.float32, max_rows=8, memory_share=0.5)
 
 
 def test_vllm_that_is_not_installed_is_said_in_one_line(monkeypatch):

@@ -52,7 +52,6 @@ def vllm_engine(policy):
         str(TINY),
         policy.eos_ids,
         dtype=policy.model.dtype,
-        device=policy.model.device,
         max_rows=64,
         memory_share=MEMORY_SHARE,
     )

@@ -33,6 +33,11 @@ COMMANDS = {
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }
+GOES_ON = {  # after an interruption
+    **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
+    **dict.fromkeys(("presample", "evaluate", "calibrate"), "what is done is kept: repeat the command to go on"),
+    "reproduce": "what is done is kept: repeat the command, without --clean, to go on",
+}
 DATA_COMMANDS = {
     "check": "Count problems, repeats, unreadable golds and rows, and leaks into other sets.",
     "show": "Print a few problems as the model sees them, with gold, kind and level.",
@@ -70,9 +75,8 @@ def readable_errors() -> Iterator[None]:
     except CycloptsError as error:
         sys.exit(complain(parse_fault(error), EXIT_BAD_INPUT))
     except KeyboardInterrupt:
-        sys.exit(
-            complain("interrupted; a training run goes on from its last checkpoint with --resume", EXIT_INTERRUPTED)
-        )
+        advice = GOES_ON.get(next(iter(sys.argv[1:]), ""))
+        sys.exit(complain(f"interrupted; {advice}" if advice else "interrupted", EXIT_INTERRUPTED))
 
 
 def parse_fault(error: CycloptsError) -> str:

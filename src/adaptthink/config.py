@@ -2,7 +2,7 @@
 
 A recipe is a TOML file. Keys at its top are shared by every command that has them; a table named after a command
 (`[presample]`, `[train]`, `[evaluate]`) holds keys for that command alone, but that training, which pre-samples what is
-missing, reads `[presample]` too. Unknown keys are errors that name the nearest known key.
+missing, reads `[presample]` too, all but the engine. Unknown keys are errors that name the nearest known key.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from adaptthink.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 PREFIX = "ADAPTTHINK_"  # of environment variables
+ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than training
 
 # How a training runs, and not what it is: these may change when it is resumed, and a model's card leaves them out.
 HOW = frozenset(
@@ -91,8 +92,8 @@ class EngineConfig(Config):
             raise UserError("engine = 'openai' needs to know where its server is; give --endpoint URL")
         if self.engine != "openai" and self.endpoint:
             raise UserError(
-                f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}; give --engine "
-                "openai, or no endpoint"
+                f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}"
+                f"{said_by_variable()}; give --engine openai, or no endpoint"
             )
 
 
@@ -194,8 +195,8 @@ class TrainConfig(PresampleConfig):
         super().check_together()
         if len(self.endpoint) > 1:
             raise UserError(
-                f"training sends its weights to one server, and endpoint names {len(self.endpoint)}; give one, or "
-                "presample on all of them first and train with --reference"
+                f"training sends its weights to one server, and endpoint names {len(self.endpoint)}"
+                f"{said_by_variable()}; give one or none, or presample on all of them first and train with --reference"
             )
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
@@ -352,10 +353,12 @@ def read_recipe(path: Path, command: str) -> dict[str, Any]:
             if key not in schema.model_fields:
                 raise unknown_key(f"{path} [{table}]", key, schema.model_fields)
     schema = COMMANDS[command]
-    tables = [content.get(table, {}) for table, other in COMMANDS.items() if issubclass(schema, other)]
     values = {key: value for key, value in shared.items() if key in schema.model_fields}
-    for table in tables:  # a command's own table comes last
-        values |= table
+    for table, other in COMMANDS.items():  # a command's own table comes last
+        if issubclass(schema, other):
+            foreign = ENGINE_KEYS if table == "presample" and table != command else ()
+            own = {key: value for key, value in content.get(table, {}).items() if key not in foreign}
+            values = lay_over(values, own)
     return values
 
 
@@ -381,6 +384,12 @@ def resolve(
         values = lay_over(values, read_recipe(find_recipe(name), command))
     values = lay_over(values, from_environment(schema))
     return check(schema, lay_over(values, flags or {}))
+
+
+def said_by_variable() -> str:
+    """What errors about an endpoint add where one may come from the environment, unseen."""
+    variable = f"{PREFIX}ENDPOINT"
+    return f" ({variable} is set)" if os.environ.get(variable) else ""
 
 
 def lay_over(values: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:

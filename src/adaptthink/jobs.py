@@ -51,7 +51,7 @@ from adaptthink.reference import Reference, References, presample
 from adaptthink.rollout import Sampler
 from adaptthink.roofline import measure_machine
 from adaptthink.runs import check_store_outside, open_run, read_metrics, write_json
-from adaptthink.samples import ASKED, Setting, grade_folder, read_outcomes, read_samples, read_setting
+from adaptthink.samples import ASKED, Setting, grade_folder, read_outcomes, read_samples, read_setting, writing
 from adaptthink.screen import (
     Price,
     StepPrinter,
@@ -111,22 +111,27 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
         "problems": len(rewards),
         "skipped": skipped,
         "mean_reward": fmean(rewards),
-        "servers": [
-            {
-                "url": server.url,
-                "responses": server.responses,
-                "tokens": server.tokens,
-                "faults": server.faults,
-                "aside_seconds": round(server.seconds_aside, 1),
-            }
-            for server in servers_of(engine)
-        ],
+        "servers": servers_record(servers_of(engine)),
     }
 
 
 def servers_of(engine: Engine) -> list[Server]:
     """The servers of an engine that has some, with what each did."""
     return engine.servers if isinstance(engine, Fleet) else []
+
+
+def servers_record(servers: Sequence[Server]) -> list[dict[str, Any]]:
+    """What each server did, for the result as JSON."""
+    return [
+        {
+            "url": server.url,
+            "responses": server.responses,
+            "tokens": server.tokens,
+            "faults": server.faults,
+            "aside_seconds": round(server.seconds_aside, 1),
+        }
+        for server in servers
+    ]
 
 
 def train_job(
@@ -239,9 +244,10 @@ def evaluate_policy(
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder` and summarise it: one row for each asked mode."""
     setting = policy_setting(config.model, policy.fingerprint, config)
-    sample_into(folder, policy_respond(sampler, config), setting, problems, asked, config)
-    decide_missing(sampler, folder, problems)
-    return summarise_folder(folder, problems, asked, config)
+    with writing(folder, setting):
+        sample_into(folder, policy_respond(sampler, config), setting, problems, asked, config)
+        decide_missing(sampler, folder, problems)
+        return summarise_folder(folder, problems, asked, config)
 
 
 def evaluate_chat(
@@ -256,16 +262,18 @@ def evaluate_chat(
             raise UserError(
                 "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
             )
-    price = partial(cost, prices=endpoint.prices)
-    sample_into(folder, chat_respond(endpoint, config), chat_setting(endpoint, config), problems, asked, config, price)
-    samples = list(read_samples(folder))
-    prices = [price(sample) for sample in samples]
-    known = [one for one in prices if one is not None]
-    if known:
-        console.print(f"cost of all samples in {folder}: {sum(known):.2f}, of {len(samples) - len(known)} not known")
-    if any(sample.tokens_estimated for sample in samples):
-        console.print("lengths are estimates, one token for every four characters: the endpoint counts none")
-    return summarise_folder(folder, problems, asked, config)
+    price, setting = partial(cost, prices=endpoint.prices), chat_setting(endpoint, config)
+    with writing(folder, setting):
+        sample_into(folder, chat_respond(endpoint, config), setting, problems, asked, config, price)
+        samples = list(read_samples(folder))
+        prices = [price(sample) for sample in samples]
+        known = [one for one in prices if one is not None]
+        if known:
+            unknown = len(samples) - len(known)
+            console.print(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
+        if any(sample.tokens_estimated for sample in samples):
+            console.print("lengths are estimates, one token for every four characters: the endpoint counts none")
+        return summarise_folder(folder, problems, asked, config)
 
 
 def sample_into(
@@ -327,19 +335,22 @@ def evaluate_job(
         read_setting(reference)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
     convention = None
+    servers: list[Server] = []
     if config.chat:
         evaluations = evaluate_chat(problems, asked, config, folder)
     else:
         policy = load_configured(config)
         engine = make_engine(policy, config, say=console.print)
-        sampler = make_sampler(policy, engine, config)
-        evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
-        show_servers(servers_of(engine))
+        sampler, servers = make_sampler(policy, engine, config), servers_of(engine)
+        try:
+            evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
+        finally:
+            show_servers(servers)
         convention = sampler.template.convention
     show_table(evaluations)
     quality_job(folder, convention, reference=reference, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
-    return evaluation_summary(config, evaluations)
+    return evaluation_summary(config, evaluations) | {"servers": servers_record(servers)}
 
 
 def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:

@@ -4,7 +4,7 @@ The store is an append-only JSONL file. Its first line holds the settings that m
 problem, by id, in whatever order. A line is written only when all K samples of its problem are done, so a store that
 was interrupted is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same
 random streams as it would have been without the interruption. Rows are looked up in the file when they are needed; in
-memory are a few numbers of each.
+memory are a few numbers of each. One process at a time writes a store, and any number read one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from adaptthink.config import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, mean_reward
+from adaptthink.locks import locked
 from adaptthink.rollout import Caps, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
 from adaptthink.tasks import Problem
 from adaptthink.tasks.table import Selection, id_number, id_numbers
@@ -71,11 +72,36 @@ def presample(
     """Return the reference of every problem, sampling those that `path` does not hold yet.
 
     `on_finish` is called with numbers of finished responses and of the tokens that were drawn for them; those found in
-    the store count at once. Raises UserError if the store was made with other settings.
+    the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
+    and another process writes it.
     """
-    settings = store_settings(config, fingerprint)
-    rows, ids_N = read_store(path, settings), id_numbers(problems)
-    missing = Selection(problems, np.flatnonzero(~np.isin(ids_N, np.array(rows.ids))))
+    settings, ids_N = store_settings(config, fingerprint), id_numbers(problems)
+    rows = read_store(path, settings)
+    if missing_from(rows, ids_N).any():
+        with locked(path, f"reference store '{path}'"):
+            rows = read_store(path, settings, mend=True)  # anew: another process may have written until now
+            complete_store(sampler, problems, config, path, rows, ids_N, on_finish)
+    elif on_finish:
+        on_finish(len(problems) * config.reference_samples, 0)
+    return References(path, rows, ids_N)
+
+
+def missing_from(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
+    """Say of each problem whether a store lacks it."""
+    return ~np.isin(ids_N, np.array(rows.ids))
+
+
+def complete_store(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: PresampleConfig,
+    path: Path,
+    rows: Rows,
+    ids_N: np.ndarray,
+    on_finish: OnFinished | None,
+) -> None:
+    """Sample what the store at `path` lacks, and add it there and to `rows`."""
+    missing = Selection(problems, np.flatnonzero(missing_from(rows, ids_N)))
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
     caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
@@ -98,7 +124,6 @@ def presample(
 
         draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
         os.fsync(store.fileno())
-    return References(path, rows, ids_N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +182,7 @@ def open_references(path: Path) -> References:
     if not path.is_file():
         raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample … --output {path}")
     with path.open("rb") as file:
-        rows = read_store(path, read_settings(path, file.readline()), mend=False)
+        rows = read_store(path, read_settings(path, file.readline()))
     return References(path, rows, np.unique(np.array(rows.ids)))
 
 
@@ -167,20 +192,20 @@ def store_fingerprint(path: Path) -> str | None:
         return read_settings(path, file.readline()).get("model_fingerprint")
 
 
-def read_store(path: Path, settings: Mapping[str, Any], *, mend: bool = True) -> Rows:
-    """Check the rows of a store made with `settings` and say where they are; make an empty one if there is none.
+def read_store(path: Path, settings: Mapping[str, Any], *, mend: bool = False) -> Rows:
+    """Check the rows of a store made with `settings` and say where they are; none if there is no store.
 
-    A last line without its end was cut by an interruption and is removed from the file, unless `mend` is False: it may
-    be one that is being written. Raises UserError for a
-    store made with other settings, naming the difference, and for a file that is no store.
+    A last line without its end counts for nothing. Who holds the store's lock may `mend` it: make an empty one if there
+    is none, and remove such a line, which an interruption cut. Raises UserError for a store made with other settings,
+    naming the difference, and for a file that is no store.
     """
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
     header = (json.dumps({"settings": dict(settings)}) + "\n").encode()
     rows = Rows()
     if not path.is_file() or is_beginning(path, header):  # none yet, or one that was cut in its first line
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header)
+        if mend:
+            path.write_bytes(header)
         return rows
     whole = 0  # bytes of lines that have their end
     with path.open("rb") as file:

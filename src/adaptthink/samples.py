@@ -7,7 +7,7 @@ verdicts.jsonl    what the grader says about each; made again when the grader ch
 decisions.jsonl   P(no_think) and P(think) of each problem, where the model shows them
 
 Nothing is generated twice: a folder that was interrupted, or from which more is asked, is completed. A line that an
-interruption cut is dropped, and its sample drawn again.
+interruption cut is dropped, and its sample drawn again. One process at a time writes a folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade_all
 from adaptthink.grading.identity import grader_id
+from adaptthink.locks import locked
 from adaptthink.modes import Mode
 from adaptthink.runs import write_json
 from adaptthink.tasks import Problem
@@ -101,12 +102,19 @@ class Outcome:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
-    """Make an evaluation folder or go on with one; return the keys of the samples it holds.
+@contextmanager
+def writing(folder: Path, setting: Setting) -> Iterator[None]:
+    """Make an evaluation folder or go on with one, and keep other processes from writing into it meanwhile.
 
-    Problems that are new to it are added. Raises UserError if the folder was made with another setting, or is
-    something else.
+    Raises UserError if one does, or if the folder was made with another setting or is something else.
     """
+    claim_folder(folder, setting)
+    with locked(folder / "samples.jsonl", f"evaluation folder '{folder}'"):
+        yield
+
+
+def claim_folder(folder: Path, setting: Setting) -> None:
+    """Make an evaluation folder; raises UserError if there is one with another setting, or something else."""
     path = folder / "evaluation.json"
     if path.is_file():
         check_setting(folder, read_setting(folder), setting)
@@ -115,6 +123,14 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(setting))
+
+
+def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
+    """Make an evaluation folder or go on with one (see `claim_folder`); return the keys of the samples it holds.
+
+    Problems that are new to it are added.
+    """
+    claim_folder(folder, setting)
     for name in ("problems.jsonl", "samples.jsonl", "decisions.jsonl"):
         drop_cut_line(folder / name)
     known = read_problems(folder)

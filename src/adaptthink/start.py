@@ -28,7 +28,6 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
             model_path(policy.name),
             policy.eos_ids,
             dtype=dtype,
-            device=policy.model.device,
             max_rows=config.max_rows,
             memory_share=config.engine_memory,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,7 +26,13 @@ from adaptthink.errors import UserError
 from adaptthink.web import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
-TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds; a response comes in one piece, after its turn and its last token
+TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of calls that are no draws; weights may take a while
+PATIENT = httpx.Timeout(None, connect=10)  # of draws: a response comes in one piece, and may be as long as it likes
+KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [  # so a machine that is gone is noticed in four minutes
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}.items()
+    if hasattr(socket, name)  # where it is not: two hours or so, the system's own
+]
 HALF = 0.5  # the temperature that is compared with 1
 MODEL_TOLERANCE = 0.5  # nats between a server's log-probabilities and ours; half precision stays far below
 M = TypeVar("M", bound=BaseModel)
@@ -194,7 +201,8 @@ class OpenAIEngine:
 
     async def ask(self, client: httpx.AsyncClient, draw: Draw, *, attempts: int = ATTEMPTS) -> Drawn:
         """Carry out one draw; raises UnansweredError, RefusedError, or UserError for an answer that is not one."""
-        return self._read(draw, await call(client, "POST", "/v1/completions", self._body(draw), attempts=attempts))
+        body = self._body(draw)
+        return self._read(draw, await call(client, "POST", "/v1/completions", body, attempts=attempts, patient=True))
 
     async def check(self, probe: Probe) -> None:
         """Measure that the server has the model of `probe` and returns log-probabilities of what it draws from.
@@ -273,12 +281,12 @@ def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int]
 
 
 def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
-    """Return a client of one server, with the key from the environment if there is one."""
+    """Return a client of one server, with the key from the environment if there is one; proxies play no part."""
     key = os.environ.get(KEY_VARIABLE)
+    limits = httpx.Limits(max_connections=max_connections)
     return httpx.AsyncClient(
         base_url=url,
-        timeout=TIMEOUT,
-        limits=httpx.Limits(max_connections=max_connections),
+        transport=httpx.AsyncHTTPTransport(limits=limits, socket_options=KEEP_ALIVE),
         headers={"Authorization": f"Bearer {key}"} if key else {},
     )
 
@@ -292,10 +300,17 @@ async def call_one(
 
 
 async def call(
-    client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int = ATTEMPTS
+    client: httpx.AsyncClient,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    attempts: int = ATTEMPTS,
+    patient: bool = False,
 ) -> bytes:
     """Return the body of a server's answer; raises UnansweredError when there is none after all attempts.
 
+    A `patient` call waits for its answer as long as there is a connection.
     RefusedError is raised for a call that is at fault itself, UserError for one that is not allowed or not known.
     """
     where = f"{client.base_url.join(path)}"
@@ -304,7 +319,7 @@ async def call(
             stop=stop_after_attempt(attempts), wait=pause, retry=retry_if_exception(is_passing), reraise=True
         ):
             with attempt:
-                response = await client.request(method, path, json=body)
+                response = await client.request(method, path, json=body, timeout=PATIENT if patient else TIMEOUT)
                 response.raise_for_status()
     except httpx.HTTPStatusError as error:
         status = error.response.status_code

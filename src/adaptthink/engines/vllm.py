@@ -25,12 +25,13 @@ from adaptthink.errors import UserError
 
 
 def start_vllm(
-    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, device: torch.device, max_rows: int, memory_share: float
+    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, max_rows: int, memory_share: float
 ) -> VllmEngine:
     """Start vLLM with the model at `path` (a folder or hub id). Takes half a minute or more.
 
-    `memory_share` of the device's memory (of the machine's, on a CPU) is taken for weights and key/value cache. Raises
-    UserError if vLLM is not installed or does not start.
+    It runs on one GPU, or on the CPU where there is none, wherever the policy is. `memory_share` of the device's memory
+    (of the machine's, on a CPU) is taken for weights and key/value cache. Raises UserError if vLLM is not installed or
+    does not start.
     """
     # Set before vLLM is imported, and only where nothing was set: its logs would drown ours; nothing is sent anywhere.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -52,7 +53,7 @@ def start_vllm(
             max_model_len=-1,  # as long as the model allows and the memory holds
             max_num_seqs=max_rows,
             gpu_memory_utilization=memory_share,
-            enforce_eager=device.type == "cpu",
+            enforce_eager=not torch.cuda.is_available(),
             use_tqdm_on_load=False,
             worker_extension_cls=EXTENSION,
         )
