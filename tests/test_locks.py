@@ -1,6 +1,8 @@
 """Locks between processes that are really two."""
 
 import errno
+import subprocess
+import sys
 
 import filelock
 import pytest

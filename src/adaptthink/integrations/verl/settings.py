@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config import VerlConfig
+from adaptthink.config import VerlConfig, said_by_variable
 from adaptthink.errors import UserError
 from adaptthink.objective import Ratio
 
@@ -75,8 +75,8 @@ def check_config(config: VerlConfig) -> None:
             )
     if config.engine == "openai":
         raise UserError(
-            "engine = 'openai' and its endpoint are not for --backend verl, which generates with a vLLM of its own; "
-            "leave both out"
+            f"engine = 'openai' and its endpoint are not for --backend verl{said_by_variable()}, which generates with "
+            "a vLLM of its own; leave both out"
         )
     if config.nodes > 1 and config.ray_address is None:
         raise UserError(
