@@ -19,6 +19,7 @@ FILES = [
     "evaluation.json",
     "problems.jsonl",
     "samples.jsonl",
+    "samples.jsonl.lock",
     "summary.json",
     "verdicts.jsonl",
 ]
