@@ -427,5 +427,5 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
-    with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install 'adaptthink\[serve\]'"):
+    with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install '\.\[serve\]'"):
         serve_job(ServeConfig())
