@@ -65,14 +65,14 @@ def run_step(point: Point) -> dict[str, Any]:
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, Qwen2Config  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.reference import Reference  # noqa: PLC0415
-    from adaptthink.rollout import Sampler  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
+    from adaptthink.training.reference import Reference  # noqa: PLC0415
+    from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
 
     policy = load_policy(str(model_folder("tiny")))
     shape = Qwen2Config.from_pretrained(model_folder("tiny"))
@@ -111,12 +111,12 @@ def run_step(point: Point) -> dict[str, Any]:
 
 def run_problems(point: Point) -> dict[str, Any]:
     """Time what a job does with all problems; the model answers at once, and every prompt is the same to it."""
-    from adaptthink.config import EvaluateConfig, TrainConfig  # noqa: PLC0415
+    from adaptthink.cli.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.config.schema import EvaluateConfig, TrainConfig  # noqa: PLC0415
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
-    from adaptthink.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.rollout import Sampler  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
+    from adaptthink.training.train import collect_step, step_advantages  # noqa: PLC0415
 
     class Unread(Sampler):
         def prompt(self, problem: Any) -> tuple[int, ...]:

@@ -29,11 +29,11 @@ def run_point(num_samples: int) -> dict[str, Any]:
     """Measure one point in this process."""
     import httpx2 as httpx  # noqa: PLC0415
 
-    from adaptthink.config import PresampleConfig, check  # noqa: PLC0415
+    from adaptthink.cli.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.config.schema import PresampleConfig, check  # noqa: PLC0415
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
-    from adaptthink.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
 
     policy = load_policy("tiny")
     answer = [*policy.tokenizer.encode("</think>\\boxed{7}", add_special_tokens=False), policy.eos_ids[0]]

@@ -52,7 +52,7 @@ def make_work(model: str, num_prompts: int) -> tuple[list[Work], list[int]]:
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
 
     from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
 
     folder = model_folder(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)

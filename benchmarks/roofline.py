@@ -19,15 +19,15 @@ import torch
 from models import model_folder
 from record import shown, spread, surroundings, write_result
 
-from adaptthink.config import TrainConfig
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
-from adaptthink.models import load_policy
-from adaptthink.reference import Reference
-from adaptthink.rollout import Sampler
-from adaptthink.roofline import generation_bound, measure_machine, shape_of, update_bound
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import collect_step, step_advantages, update
+from adaptthink.models.loading import load_policy
+from adaptthink.planning.roofline import generation_bound, measure_machine, shape_of, update_bound
+from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.reference import Reference
+from adaptthink.training.train import collect_step, step_advantages, update
 
 CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
 

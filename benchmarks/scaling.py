@@ -17,11 +17,19 @@ import matplotlib as mpl
 import numpy as np
 from record import surroundings, write_result
 
-from adaptthink.architecture import Architecture, architecture_of
-from adaptthink.config import VerlConfig, resolve
-from adaptthink.hardware import NODE_GPUS, read_cluster
-from adaptthink.plan import Lengths, Platform, cluster_platform, element_bytes, generate, make_plan, step_rows
-from adaptthink.plan_job import PROMPT_TOKENS, find_lengths
+from adaptthink.cli.plan import PROMPT_TOKENS, find_lengths
+from adaptthink.config.schema import VerlConfig, resolve
+from adaptthink.planning.architecture import Architecture, architecture_of
+from adaptthink.planning.estimate import (
+    Lengths,
+    Platform,
+    cluster_platform,
+    element_bytes,
+    generate,
+    make_plan,
+    step_rows,
+)
+from adaptthink.planning.hardware import NODE_GPUS, read_cluster
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

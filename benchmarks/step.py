@@ -51,14 +51,14 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     """Steps of our trainer, without its probe and checkpoints."""
     import torch  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.reference import Reference  # noqa: PLC0415
-    from adaptthink.rollout import Caps, Sampler, Sampling, draw  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Caps, Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.training.reference import Reference  # noqa: PLC0415
+    from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
 
     think, no_think = CAPS[model]
     config = TrainConfig(
@@ -96,7 +96,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     from adaptthink.grading import Submission, grade_all, reward, text_after_thought  # noqa: PLC0415
     from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
 
     folder = str(model_folder(model))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

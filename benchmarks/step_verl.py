@@ -58,9 +58,9 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import problems_of_step  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.training.train import problems_of_step  # noqa: PLC0415
 
     asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [

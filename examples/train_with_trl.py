@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from transformers import HfArgumentParser
 
-from adaptthink.config import TrainConfig, resolve
+from adaptthink.config.schema import TrainConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.tasks.sources import reading_of, training_problems
+from adaptthink.problems.sources import reading_of, training_problems
 
 EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of any size holds whole groups
 

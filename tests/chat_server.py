@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from tenacity import wait_none
 
-from adaptthink import web
+from adaptthink.engines import http_retry as web
 
 CUT, HANG = object(), object()  # instead of a piece of an answer: close the connection; send nothing more
 

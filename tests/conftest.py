@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptthink.models import Policy, eos_ids
+from adaptthink.models.loading import Policy, eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 

@@ -1,9 +1,7 @@
 """Outcomes and evaluation folders made by hand, for the tests of what reads them."""
 
 from adaptthink.engines.base import Finish
-from adaptthink.grading import Verdict
-from adaptthink.modes import Mode
-from adaptthink.samples import (
+from adaptthink.evaluation.store import (
     Decision,
     Outcome,
     Sample,
@@ -13,7 +11,9 @@ from adaptthink.samples import (
     sample_writer,
     write_decisions,
 )
-from adaptthink.tasks import make_problem
+from adaptthink.grading import Verdict
+from adaptthink.modes import Mode
+from adaptthink.problems import make_problem
 
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from adaptthink import allocation
-from adaptthink.allocation import LEAST, Moments, chance_of, observe, probabilities, remember
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
-from adaptthink.reference import Reference
-from adaptthink.rollout import Caps, Rollout, Sampler, Sampling, collect
-from adaptthink.tasks import make_problem
-from adaptthink.train import update
+from adaptthink.problems import make_problem
+from adaptthink.sampling.sampler import Caps, Rollout, Sampler, Sampling, collect
+from adaptthink.training import allocation
+from adaptthink.training.allocation import LEAST, Moments, chance_of, observe, probabilities, remember
+from adaptthink.training.reference import Reference
+from adaptthink.training.train import update
 
 PROBLEMS = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(40)]
 HALF = (Verdict.CORRECT, Verdict.WRONG)

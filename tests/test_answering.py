@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-from adaptthink.answering import (
+from adaptthink.engines.base import Completion, Finish, ScriptedEngine
+from adaptthink.engines.native import NativeEngine
+from adaptthink.modes import Message, Mode, probe, prompt_ids
+from adaptthink.sampling.responses import (
     GREEDY_TOP_P,
     Ask,
     Decided,
@@ -12,10 +15,7 @@ from adaptthink.answering import (
     inline,
     read_reply,
 )
-from adaptthink.engines.base import Completion, Finish, ScriptedEngine
-from adaptthink.engines.native import NativeEngine
-from adaptthink.modes import Message, Mode, probe, prompt_ids
-from adaptthink.rollout import Caps
+from adaptthink.sampling.sampler import Caps
 
 CAPS = Caps(think=20, no_think=8)
 ONE, OTHER = (5, 6), (7, 8)

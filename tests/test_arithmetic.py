@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from adaptthink.tasks import make_problem, problem_id
-from adaptthink.tasks.arithmetic import (
+from adaptthink.problems import make_problem, problem_id
+from adaptthink.problems.arithmetic import (
     OPERATIONS_BY_LEVEL,
     Chain,
     Kind,

@@ -13,10 +13,10 @@ import pytest
 from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, stream, text, text_event, thinking, total
 from tenacity import wait_none
 
-from adaptthink import web
 from adaptthink.chat import client
 from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch, cost
 from adaptthink.chat.client import ask_all
+from adaptthink.engines import http_retry as web
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode

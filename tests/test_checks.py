@@ -5,10 +5,10 @@ import random
 import pytest
 
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import checks, make_problem
-from adaptthink.tasks.checks import build_index, check_problems, nearest
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sources import Purpose, Reading, every_problem
+from adaptthink.problems import checks, make_problem
+from adaptthink.problems.checks import build_index, check_problems, nearest
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sources import Purpose, Reading, every_problem
 
 LONG = "A farmer has twelve hens and each of them lays three eggs a day so how many eggs are there in a week?"
 

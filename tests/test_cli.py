@@ -10,8 +10,9 @@ import tomllib
 import pytest
 from transformers import Qwen2Tokenizer
 
-from adaptthink import cli, commands, jobs
-from adaptthink.config import COMMANDS, RECIPES, EvaluateConfig, TrainConfig, resolve
+from adaptthink.cli import app as cli
+from adaptthink.cli import commands, jobs
+from adaptthink.config.schema import COMMANDS, RECIPES, EvaluateConfig, TrainConfig, resolve
 from adaptthink.models.make_tiny import make_model
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
@@ -174,7 +175,7 @@ def test_version_is_our_own(run, args):
 
 @pytest.mark.parametrize(
     "program",
-    ["import adaptthink, adaptthink.cli", "import runpy; runpy.run_module('adaptthink', run_name='__main__')"],
+    ["import adaptthink, adaptthink.cli.app", "import runpy; runpy.run_module('adaptthink', run_name='__main__')"],
 )
 def test_import_and_help_load_nothing_heavy(program):
     code = (
@@ -191,7 +192,7 @@ def test_import_and_help_load_nothing_heavy(program):
 def test_checking_settings_loads_no_torch():
     code = (
         "import sys; sys.argv = ['adaptthink', 'train', 'toy_cpu', '--dry-run']\n"
-        "from adaptthink.cli import main\n"
+        "from adaptthink.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
     )
@@ -523,7 +524,7 @@ def test_comparing_loads_no_torch(run, tmp_path, model_folder):
     run("evaluate", model_folder, "--problems-per-level", "1", "--max-think-tokens", "2", "--output", "e")
     code = (
         f"import sys; sys.argv = ['adaptthink', 'compare', '{tmp_path}/e', '{tmp_path}/e:think']\n"
-        "from adaptthink.cli import main\n"
+        "from adaptthink.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
     )

@@ -7,13 +7,13 @@ import pytest
 from evaluations import SETTING, make_folder, outcomes
 from statsmodels.stats.multitest import multipletests
 
-from adaptthink.compare import Row, check_alike, compare, differences, read_rows, sets_of
-from adaptthink.compare_jobs import compare_job, comparison_sheets
+from adaptthink.cli.compare import compare_job, comparison_sheets
+from adaptthink.cli.markdown import Sheet, markdown
 from adaptthink.errors import UserError
+from adaptthink.evaluation.compare import Row, check_alike, compare, differences, read_rows, sets_of
+from adaptthink.evaluation.statistics import plain, share_difference
 from adaptthink.modes import Mode
-from adaptthink.sheets import Sheet, markdown
-from adaptthink.statistics import plain, share_difference
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
 
 A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
 B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]

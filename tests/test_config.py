@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adaptthink.config import (
+from adaptthink.config.schema import (
     COMMANDS,
     RECIPES,
     EvaluateConfig,

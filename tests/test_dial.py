@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptthink import dial, statistics
-from adaptthink.dial import (
+from adaptthink.dial import curve as dial
+from adaptthink.dial.curve import (
     ALWAYS_THINK,
     HeldOutVerdict,
     Kind,
@@ -36,9 +36,10 @@ from adaptthink.dial import (
 )
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
+from adaptthink.evaluation import statistics
+from adaptthink.evaluation.store import Decision, Outcome, Setting
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, prompt_ids
-from adaptthink.samples import Decision, Outcome, Setting
 
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from adaptthink import cli
-from adaptthink.dial import ALWAYS_THINK, Kind, read_dial, stored_threshold
-from adaptthink.dial_jobs import place_of
-from adaptthink.models import load_policy
+from adaptthink.cli import app as cli
+from adaptthink.cli.dial import place_of
+from adaptthink.dial.curve import ALWAYS_THINK, Kind, read_dial, stored_threshold
+from adaptthink.models.loading import load_policy
 from adaptthink.models.make_tiny import make_model
 
 SMALL = ["--problems-per-level", "4", "--max-think-tokens", "24", "--max-no-think-tokens", "8"]

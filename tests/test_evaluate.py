@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from lock_holder import another_holds
 
-from adaptthink.config import EvaluateConfig
+from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluate import (
+from adaptthink.evaluation.run import (
     Evaluation,
     Query,
     Scores,
@@ -24,11 +24,11 @@ from adaptthink.evaluate import (
     sample_missing,
     summarise,
 )
+from adaptthink.evaluation.store import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
-from adaptthink.rollout import Sampler
-from adaptthink.samples import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.sampler import Sampler
 
 
 def outcome(level, tokens, verdict=Verdict.CORRECT, mode=Mode.THINK, *, problem=None, index=0):

@@ -6,7 +6,7 @@ import re
 import pytest
 from chat_server import claude, serving, stream, text, thinking
 
-from adaptthink import cli
+from adaptthink.cli import app as cli
 
 SMALL = ("--problems-per-level", "2", "--max-think-tokens", "64", "--max-no-think-tokens", "16", "--concurrency", "2")
 

@@ -13,7 +13,7 @@ import torch
 
 from adaptthink import objective
 from adaptthink.modes import prompt_ids
-from adaptthink.tasks import arithmetic
+from adaptthink.problems import arithmetic
 
 PATH = Path(__file__).resolve().parents[1] / "examples" / "adaptthink_in_one_file.py"
 

@@ -9,9 +9,9 @@ from pyarrow import parquet
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import Problem, arithmetic, problem_id, sources
-from adaptthink.tasks.files import Fields, parse_fields, read_problems
-from adaptthink.tasks.sources import Reading, evaluation_problems, training_problems
+from adaptthink.problems import Problem, arithmetic, problem_id, sources
+from adaptthink.problems.files import Fields, parse_fields, read_problems
+from adaptthink.problems.sources import Reading, evaluation_problems, training_problems
 
 GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -321,7 +321,7 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
 
 def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
     """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
-    monkeypatch.setattr("adaptthink.tasks.table.SPOOL_BYTES", 2**16)
+    monkeypatch.setattr("adaptthink.problems.table.SPOOL_BYTES", 2**16)
     monkeypatch.setattr(sources, "readable_golds", lambda golds: [True] * len(golds))
     path = tmp_path / "p.jsonl"
     with path.open("w") as file:

@@ -13,8 +13,8 @@ import time
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
 
-from adaptthink import jobs
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, check
 from adaptthink.engines import fleet as fleet_module
 from adaptthink.engines import openai
 from adaptthink.engines.base import Request, ScriptedEngine
@@ -23,8 +23,8 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import OpenAIEngine, UnansweredError, make_probe
 from adaptthink.engines.rounds import Draw
 from adaptthink.errors import UserError
-from adaptthink.models import TINY, load_configured, load_policy
-from adaptthink.start import make_engine
+from adaptthink.models.loading import TINY, load_configured, load_policy
+from adaptthink.sampling.engine import make_engine
 
 PROMPT = (5, 9, 17)
 TOTAL = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))

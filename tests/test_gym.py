@@ -9,9 +9,9 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading import gym as grading_gym
 from adaptthink.grading.gym import family_scorer, gold_json, gold_scores, score_entry
-from adaptthink.tasks import gym
-from adaptthink.tasks.arithmetic import Split
-from adaptthink.tasks.sources import BOXED, evaluation_problems, training_problems
+from adaptthink.problems import gym
+from adaptthink.problems.arithmetic import Split
+from adaptthink.problems.sources import BOXED, evaluation_problems, training_problems
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs the extra 'gym'")
 

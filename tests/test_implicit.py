@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from adaptthink.implicit import Signs, medians_of_others, read_signs, repetition, thinks_implicitly
+from adaptthink.grading.implicit_thinking import Signs, medians_of_others, read_signs, repetition, thinks_implicitly
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adaptthink.config import ServeConfig
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode, prompt_ids
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, problems
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm_eval is not installed here; scripts/setup_harness.sh, .venv-harness", allow_module_level=True)

@@ -10,23 +10,23 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from adaptthink import jobs
-from adaptthink.checkpoint import MODEL, load_checkpoint
-from adaptthink.config import TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import TINY, load_policy, load_trainee
+from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.models.scoring import checkpoint_gradients, response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.rollout import Rollout
-from adaptthink.roofline import shape_of
-from adaptthink.runs import read_metrics
-from adaptthink.start import make_engine
-from adaptthink.tasks import make_problem
-from adaptthink.train import batch_loss
+from adaptthink.planning.roofline import shape_of
+from adaptthink.problems import make_problem
+from adaptthink.sampling.engine import make_engine
+from adaptthink.sampling.sampler import Rollout
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.checkpoint import MODEL, load_checkpoint
+from adaptthink.training.train import batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
 
@@ -234,6 +234,8 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch):
 
 
 def test_peft_is_not_loaded_where_it_is_not_asked_for():
-    code = "import sys, adaptthink.jobs, adaptthink.models as m; m.load_policy('tiny'); print('peft' in sys.modules)"
+    code = (
+        "import sys, adaptthink.cli.jobs, adaptthink.models as m; m.load_policy('tiny'); print('peft' in sys.modules)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout.strip().lower()) is False

@@ -3,8 +3,8 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from adaptthink.config import TrainConfig
-from adaptthink.model_card import write_card
+from adaptthink.config.schema import TrainConfig
+from adaptthink.models.card import write_card
 
 
 @pytest.mark.parametrize(

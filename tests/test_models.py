@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from adaptthink import models
-from adaptthink.config import EngineConfig, TrainConfig, check
+from adaptthink.config.schema import EngineConfig, TrainConfig, check
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import arithmetic_dtype, choose_device, load_configured, load_policy, load_trainee
+from adaptthink.models import loading as models
+from adaptthink.models.loading import arithmetic_dtype, choose_device, load_configured, load_policy, load_trainee
 from adaptthink.models.scoring import response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.rollout import Rollout
-from adaptthink.tasks import make_problem
-from adaptthink.train import update
+from adaptthink.problems import make_problem
+from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.train import update
 
 ACCELERATOR = torch.device("meta")  # stands for one: anything that is not the CPU
 

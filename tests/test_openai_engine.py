@@ -11,7 +11,7 @@ import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, running
 from tenacity import wait_none
 
-from adaptthink import web
+from adaptthink.engines import http_retry as web
 from adaptthink.engines import openai
 from adaptthink.engines.base import Completion, Finish, Request, ScriptedEngine
 from adaptthink.engines.openai import OpenAIEngine, check_server, connect

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptthink.phases import Clock, profile
-from adaptthink.roofline import Machine, Shape, generation_bound, shape_of, update_bound
+from adaptthink.planning.roofline import Machine, Shape, generation_bound, shape_of, update_bound
+from adaptthink.timing import Clock, profile
 
 SLOW_PRODUCTS = Machine(flops_per_second=1.0, bytes_per_second=1e30)
 SLOW_MEMORY = Machine(flops_per_second=1e30, bytes_per_second=1.0)

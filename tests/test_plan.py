@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
-from adaptthink.config import RECIPES, VerlConfig, resolve
+from adaptthink.cli.plan import MEANS, find_lengths, plan_job
+from adaptthink.config.schema import RECIPES, VerlConfig, resolve
 from adaptthink.errors import UserError
-from adaptthink.hardware import GPUS, read_cluster
 from adaptthink.integrations.verl.settings import check_config, verl_settings
-from adaptthink.plan import (
+from adaptthink.planning.architecture import PUBLISHED, Architecture, architecture_of
+from adaptthink.planning.estimate import (
     CPU_EFFICIENCY,
     Efficiency,
     Lengths,
@@ -41,8 +41,8 @@ from adaptthink.plan import (
     spread,
     step_rows,
 )
-from adaptthink.plan_job import MEANS, find_lengths, plan_job
-from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
+from adaptthink.planning.hardware import GPUS, read_cluster
+from adaptthink.planning.roofline import Machine, generation_bound, shape_of, update_bound
 
 SMALL = Architecture(layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True)
 IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
@@ -83,7 +83,7 @@ def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
         raise OSError(f"no connection for {name}\nmuch advice")
 
     with monkeypatch.context() as patch:
-        patch.setattr("adaptthink.architecture.AutoConfig.from_pretrained", offline)
+        patch.setattr("adaptthink.planning.architecture.AutoConfig.from_pretrained", offline)
         with pytest.raises(UserError, match=r"no shape of 'some/where': .*had \(no connection for some/where\); give"):
             architecture_of("some/where")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral", "num_local_experts": 8}))
@@ -446,7 +446,7 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
 
 
 def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
-    monkeypatch.setattr("adaptthink.plan_job.console.width", 80, raising=False)
+    monkeypatch.setattr("adaptthink.cli.plan.console.width", 80, raising=False)
     config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
     result = json.loads(json.dumps(plan_job(config, "8xH100", price=2.0), allow_nan=False))
     out = capsys.readouterr().out

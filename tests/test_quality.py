@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from evaluations import make_folder, outcome, outcomes
 
-from adaptthink.compare_jobs import quality_job
+from adaptthink.cli.compare import quality_job
 from adaptthink.errors import UserError
-from adaptthink.modes import Convention, Mode
-from adaptthink.quality import (
+from adaptthink.evaluation.mode_choice import (
     against_better_mode,
     against_think,
     assess,
@@ -25,7 +24,8 @@ from adaptthink.quality import (
     pass_rates,
     rates_of,
 )
-from adaptthink.samples import Decision
+from adaptthink.evaluation.store import Decision
+from adaptthink.modes import Convention, Mode
 
 
 def think(rights, tokens=20):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from adaptthink import reference
-from adaptthink.config import PresampleConfig
+from adaptthink.config.schema import PresampleConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import probe
-from adaptthink.reference import Reference, presample, read_store, store_settings
-from adaptthink.rollout import Sampler, stream_seed
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.sampler import Sampler, stream_seed
+from adaptthink.training import reference
+from adaptthink.training.reference import Reference, presample, read_store, store_settings
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1),

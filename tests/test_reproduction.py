@@ -8,16 +8,16 @@ from html import unescape
 
 import pytest
 
-from adaptthink import reproduce_jobs
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+from adaptthink.cli import reproduce as reproduce_jobs
+from adaptthink.cli.reproduce import FULL, QUICK, Command, Design, Job, reproduce_job, run_jobs, stages
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, resolve
 from adaptthink.errors import UserError
+from adaptthink.evaluation.statistics import Interval, difference_of_groups, plain
+from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.report import write_report
-from adaptthink.reproduce_jobs import FULL, QUICK, Command, Design, Job, reproduce_job, run_jobs, stages
-from adaptthink.reproduction import MAIN, Claim, Runs, claims, implicit_claim, over_seeds, pilot_claims, tables
-from adaptthink.samples import Outcome
-from adaptthink.statistics import Interval, difference_of_groups, plain
+from adaptthink.reproduction.claims import MAIN, Claim, Runs, claims, implicit_claim, over_seeds, pilot_claims, tables
 
 SEEDS = (0, 1, 2)
 

@@ -10,8 +10,8 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
-from adaptthink.rollout import Caps, Sampler, Sampling, collect, draw, stream_seed
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.sampler import Caps, Sampler, Sampling, collect, draw, stream_seed
 
 PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
 SAMPLING = Sampling(Caps(think=20, no_think=8), temperature=1.0)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from adaptthink import runs
 from adaptthink.errors import UserError
-from adaptthink.runs import MetricsLog, open_run, read_metrics, write_json
+from adaptthink.storage import runs
+from adaptthink.storage.runs import MetricsLog, open_run, read_metrics, write_json
 
 CONFIG = {"steps": 3, "delta": 0.05, "model": "tiny", "schedule": "größer"}
 

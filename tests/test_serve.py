@@ -9,16 +9,16 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from server import running
 
-from adaptthink import serve_job as serve_job_module
-from adaptthink.config import ServeConfig
+from adaptthink.cli import serve as serve_job_module
+from adaptthink.cli.serve import serve_job
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode, probe, prompt_ids
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
-from adaptthink.serve_job import serve_job
 
 QUESTION = "47+8-3=?"
 ASKED = [{"role": "user", "content": QUESTION}]
@@ -405,8 +405,8 @@ def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
 
 
 def test_a_closed_worker_has_answered_what_waited(tokenizer):
-    from adaptthink.answering import Ask
-    from adaptthink.rollout import Caps
+    from adaptthink.sampling.responses import Ask
+    from adaptthink.sampling.sampler import Caps
 
     worker = Worker(scripted(tokenizer), probe(tokenizer))
     waiting = [worker.submit(Ask((5,), (1,), Caps(9, 9))) for _ in range(3)]

@@ -9,9 +9,9 @@ import pytest
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import Problem
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sets import GROUP_OF, GROUPS, SETS, boxed_gold, gold, set_problems
+from adaptthink.problems import Problem
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, boxed_gold, gold, set_problems
 
 MATH_LEVELS = {1: 43, 2: 90, 3: 105, 4: 128, 5: 134}
 AIME_LEVELS = dict.fromkeys(range(1, 16), 2)

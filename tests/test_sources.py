@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from adaptthink.config import PresampleConfig
+from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import sources
-from adaptthink.tasks.files import Fields, read_problems
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sources import (
+from adaptthink.problems import sources
+from adaptthink.problems.files import Fields, read_problems
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sources import (
     BOXED,
     BOXED_LETTER,
     ArithmeticSource,

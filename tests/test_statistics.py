@@ -16,8 +16,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from adaptthink import statistics
-from adaptthink.statistics import (
+from adaptthink.evaluation import statistics
+from adaptthink.evaluation.statistics import (
     Difference,
     Interval,
     calibration,

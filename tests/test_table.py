@@ -7,9 +7,9 @@ import pytest
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import make_problem, sources, table
-from adaptthink.tasks.sources import Reading, evaluation_problems
-from adaptthink.tasks.table import Selection, Spool, first_of_each, id_number, id_numbers
+from adaptthink.problems import make_problem, sources, table
+from adaptthink.problems.sources import Reading, evaluation_problems
+from adaptthink.problems.table import Selection, Spool, first_of_each, id_number, id_numbers
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1, source="a"),

@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from adaptthink.config import EvaluateConfig, resolve
+from adaptthink.config.schema import EvaluateConfig, resolve
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluate import policy_respond, policy_setting, sample_missing, summarise
-from adaptthink.models import TINY, load_policy
-from adaptthink.rollout import Sampler
-from adaptthink.samples import grade_folder, read_outcomes, read_samples
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing, summarise
+from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptthink import jobs
-from adaptthink.config import TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import Policy, eos_ids
+from adaptthink.models.loading import Policy, eos_ids
 from adaptthink.models.make_tiny import make_model
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
-from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout, Sampler
-from adaptthink.roofline import Machine
-from adaptthink.runs import read_metrics
-from adaptthink.tasks import make_problem
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import (
+from adaptthink.planning.roofline import Machine
+from adaptthink.problems import make_problem
+from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.sampling.sampler import Rollout, Sampler
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.reference import Reference
+from adaptthink.training.train import (
     batch_loss,
     check_grading,
     implicit_share,
@@ -141,7 +141,7 @@ def test_the_half_survives_to_the_loss(random_policy, monkeypatch, tmp_path):
         seen.extend(behavior_BT[:, 0].tolist())
         return policy_loss(logprob_BT, behavior_BT, *args, **kwargs)
 
-    monkeypatch.setattr("adaptthink.train.policy_loss", spy)
+    monkeypatch.setattr("adaptthink.training.train.policy_loss", spy)
     run_training(random_policy, config(steps=2), tmp_path)
     assert len(seen) > 0
     assert seen == pytest.approx([-math.log(2)] * len(seen))
@@ -232,9 +232,9 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
         seen.extend(advantages.tolist())
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
-    monkeypatch.setattr("adaptthink.train.update", spy)
+    monkeypatch.setattr("adaptthink.training.train.update", spy)
     monkeypatch.setattr(
-        "adaptthink.train.collect_step",
+        "adaptthink.training.train.collect_step",
         lambda sampler, pool, *_: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
     )
     run_training(random_policy, config(steps=1, implicit_thinking=choice), tmp_path / "run")
@@ -321,7 +321,9 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
 
 @pytest.mark.parametrize("token_share", [1.0, 0.6])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
-    monkeypatch.setattr("adaptthink.allocation.FIRST_STEPS", 2)  # what step 5 draws depends on the log of steps 1 to 4
+    monkeypatch.setattr(
+        "adaptthink.training.allocation.FIRST_STEPS", 2
+    )  # what step 5 draws depends on the log of steps 1 to 4
     settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
     run_training(straight, settings, tmp_path / "straight")

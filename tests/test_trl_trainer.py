@@ -29,12 +29,12 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations import trl
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
-from adaptthink.models import TINY, load_policy
+from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
-from adaptthink.reference import open_references
-from adaptthink.rollout import Sampler
-from adaptthink.step_metrics import Response
-from adaptthink.tasks import make_problem, problem_id
+from adaptthink.problems import make_problem, problem_id
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.metrics import Response
+from adaptthink.training.reference import open_references
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = "examples/train_with_trl.py"

@@ -18,7 +18,7 @@ os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_
 from adaptthink.engines.vllm_worker import FreshWeights
 from adaptthink.engines.weights import weights_folder
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, problems
 
 K = 4
 CLOSE = 0.005  # nats on average, between vLLM's log-probability of a drawn token, in half precision, and the trainer's

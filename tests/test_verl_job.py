@@ -14,16 +14,16 @@ import psutil
 import pytest
 from pyarrow import parquet
 
-from adaptthink.cli import main
-from adaptthink.config import VerlConfig, check
+from adaptthink.cli.app import main
+from adaptthink.cli.jobs import load_training_problems, presample_job
+from adaptthink.cli.verl import find_reason, run_process, verl_job
+from adaptthink.config.schema import VerlConfig, check
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
-from adaptthink.jobs import load_training_problems, presample_job
-from adaptthink.locks import locked
-from adaptthink.models import TINY, load_policy
-from adaptthink.runs import read_metrics
-from adaptthink.train import problems_of_step
-from adaptthink.verl_job import find_reason, run_process, verl_job
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.storage.locks import locked
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.train import problems_of_step
 
 SETTINGS = {
     "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,
@@ -245,7 +245,7 @@ def test_whatever_a_process_started_ends_with_it(tmp_path):
 
 
 def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptthink.verl_job.STOP_SECONDS", 2.0)
+    monkeypatch.setattr("adaptthink.cli.verl.STOP_SECONDS", 2.0)
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     log = tmp_path / "log.txt"
     again = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))  # while it waits for the process

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from adaptthink.config import TrainConfig, VerlConfig, check, resolve
+from adaptthink.config.schema import TrainConfig, VerlConfig, check, resolve
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, read_row, write_problems
@@ -23,8 +23,8 @@ from adaptthink.integrations.verl.settings import (
     quoted,
     verl_settings,
 )
-from adaptthink.reference import Reference
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.training.reference import Reference
 
 ROOT = Path(__file__).parent.parent
 OTHER = {  # a value that is not the default, for each key

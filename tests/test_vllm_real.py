@@ -15,7 +15,7 @@ import time
 import pytest
 import torch
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine, nucleus
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
@@ -23,13 +23,13 @@ from adaptthink.engines.vllm import start_vllm
 from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import TINY, load_policy, load_trainee
+from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.modes import Mode, prompt_ids
-from adaptthink.reference import Reference
-from adaptthink.rollout import Caps, Sampler, Sampling, collect
-from adaptthink.runs import read_metrics
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import train
+from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.sampling.sampler import Caps, Sampler, Sampling, collect
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.reference import Reference
+from adaptthink.training.train import train
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; scripts/setup_vllm.sh, .venv-vllm"

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
-from adaptthink.models import TINY, load_policy
-from adaptthink.tasks.sources import reading_of, training_problems
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.problems.sources import reading_of, training_problems
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -35,7 +35,7 @@ PLAIN = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0", "-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A recipe, and a store with made-up references of its problems."""
-    from adaptthink.config import TrainConfig, resolve
+    from adaptthink.config.schema import TrainConfig, resolve
 
     folder = tmp_path_factory.mktemp("given")
     recipe = folder / "small.toml"

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.grading import Verdict
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
-from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout
-from adaptthink.tasks import Problem
-from adaptthink.train import step_advantages, update
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.reference import Reference
+from adaptthink.training.train import step_advantages, update
 
 FILE = Path(__file__).parent / "rollouts.json"
 PROBLEMS, SAMPLES, REFERENCE_SAMPLES = 8, 4, 4
@@ -102,9 +102,9 @@ def native_loss_and_gradient(settings: TrainConfig) -> tuple[float, dict[str, Te
 def record() -> None:
     """Draw the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
-    from adaptthink.rollout import Sampler
-    from adaptthink.tasks.arithmetic import Split, problems
-    from adaptthink.train import collect_step
+    from adaptthink.problems.arithmetic import Split, problems
+    from adaptthink.sampling.sampler import Sampler
+    from adaptthink.training.train import collect_step
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_rows=64)

@@ -15,9 +15,9 @@ if importlib.util.find_spec("trl") is None:
 import recorded
 
 from adaptthink.integrations import trl
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, problems
 
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
 SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}

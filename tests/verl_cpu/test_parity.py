@@ -22,13 +22,13 @@ from verl.utils import tensordict_utils
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from adaptthink.config import VerlConfig, check
+from adaptthink.config.schema import VerlConfig, check
 from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value
 from adaptthink.integrations.verl.settings import verl_settings
 from adaptthink.models.scoring import response_logprobs
-from adaptthink.train import step_advantages
+from adaptthink.training.train import step_advantages
 
 RATIOS = ("sequence_mean", "sequence", "token")
 BOUND = 1e-5  # of the relative difference, all in float32

@@ -8,13 +8,13 @@ pytest.importorskip("verl")  # in .venv-verl
 from parity.recorded import config
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from adaptthink.config import VerlConfig, check
+from adaptthink.cli.console import StepPrinter
+from adaptthink.config.schema import VerlConfig, check
 from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.modes import Mode
-from adaptthink.runs import read_metrics
-from adaptthink.screen import StepPrinter
-from adaptthink.step_metrics import Response, response_metrics
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.metrics import Response, response_metrics
 
 UPDATE = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-4, "clip_share": 0.0, "behavior_decision": 0.5}
 

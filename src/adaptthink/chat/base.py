@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from adaptthink.engines.base import Finish
+from adaptthink.engines.http_retry import check_url
 from adaptthink.errors import UserError
 from adaptthink.modes import MARKERS, Mode, split_text
-from adaptthink.web import check_url
 
 SMALLEST_BUDGET = 1024  # tokens, of Anthropic's thinking budget
 CHARACTERS_PER_TOKEN = 4  # English text; only where a server does not count

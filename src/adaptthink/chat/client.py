@@ -27,9 +27,9 @@ from adaptthink.chat.base import (
     reply_of,
 )
 from adaptthink.engines.base import Finish
+from adaptthink.engines.http_retry import ATTEMPTS, is_passing, pause, short
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
-from adaptthink.web import ATTEMPTS, is_passing, pause, short
 
 ADAPTERS = {Dialect.OPENAI: completions.ADAPTER, Dialect.ANTHROPIC: messages.ADAPTER}
 CONNECT_SECONDS = 10.0

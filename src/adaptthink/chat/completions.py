@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, unreadable
 from adaptthink.engines.base import Finish
+from adaptthink.engines.http_retry import is_passing_status
 from adaptthink.modes import Mode
-from adaptthink.web import is_passing_status
 
 LAST = "[DONE]"
 PATH = "/chat/completions"

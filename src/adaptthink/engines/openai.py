@@ -19,11 +19,11 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
+from adaptthink.engines.http_retry import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
 from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, read_scores, score, scoring_draws
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
-from adaptthink.web import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of calls that are no draws; weights may take a while

@@ -23,15 +23,15 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from pydantic import Field
 from tqdm import tqdm
 
-from adaptthink.answering import GREEDY_TOP_P, Ask, answer_all, read_reply
-from adaptthink.config import EngineConfig, Share, check
-from adaptthink.dial import stored_threshold
+from adaptthink.config.schema import EngineConfig, Share, check
+from adaptthink.dial.curve import stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
-from adaptthink.models import load_configured
+from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
-from adaptthink.rollout import Caps, stream_seed
-from adaptthink.start import make_engine
+from adaptthink.sampling.engine import make_engine
+from adaptthink.sampling.responses import GREEDY_TOP_P, Ask, answer_all, read_reply
+from adaptthink.sampling.sampler import Caps, stream_seed
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
 ASKED: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}

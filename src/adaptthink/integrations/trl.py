@@ -32,20 +32,20 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
-from adaptthink.model_card import write_card
-from adaptthink.models import Policy, eos_ids, model_path
+from adaptthink.models.card import write_card
+from adaptthink.models.loading import Policy, eos_ids, model_path
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.reference import check_settings, open_references, store_fingerprint, store_settings
-from adaptthink.rollout import (
+from adaptthink.problems import Problem, problem_id
+from adaptthink.sampling.sampler import (
     Asked,
     Caps,
     Rollout,
@@ -57,8 +57,8 @@ from adaptthink.rollout import (
     stream_seed,
     with_behavior,
 )
-from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
-from adaptthink.tasks import Problem, problem_id
+from adaptthink.training.metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
+from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
 
 Metrics = dict[str, float]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from adaptthink.config import TrainConfig
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:

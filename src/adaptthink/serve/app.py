@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from adaptthink.answering import Answer, Ask, Reply, cut, inline, read_reply, without_end
-from adaptthink.config import ServeConfig
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Completion
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode, ThinkTemplate, encode, is_rendered, prompt_ids, rendered_ids
-from adaptthink.rollout import Caps, stream_seed
+from adaptthink.sampling.responses import Answer, Ask, Reply, cut, inline, read_reply, without_end
+from adaptthink.sampling.sampler import Caps, stream_seed
 from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, asked_mode, read_call
 from adaptthink.serve.worker import Worker
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adaptthink.config import Positive
+from adaptthink.config.schema import Positive
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from adaptthink.answering import Answer, Ask, answer_all
 from adaptthink.engines.base import Engine
 from adaptthink.modes import ThinkTemplate
+from adaptthink.sampling.responses import Answer, Ask, answer_all
 
 
 @dataclass(frozen=True, slots=True)

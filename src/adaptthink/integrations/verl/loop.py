@@ -20,17 +20,17 @@ import torch
 from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
 
-from adaptthink.config import VerlConfig
+from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
 from adaptthink.grading import Limits, Submission, Verdict, grade_all, reward
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
-from adaptthink.models import end_tokens
+from adaptthink.models.loading import end_tokens
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import advantage
-from adaptthink.rollout import Asked, Caps, Rollout, Sampler, forced_modes, make_request, with_behavior
-from adaptthink.step_metrics import Response
+from adaptthink.sampling.sampler import Asked, Caps, Rollout, Sampler, forced_modes, make_request, with_behavior
+from adaptthink.training.metrics import Response
 
 BAN = -100.0  # added to a logit: the token is never drawn
 GRADING_WORKERS = 2  # of each of verl's agent loop processes

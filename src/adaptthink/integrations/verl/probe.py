@@ -16,9 +16,9 @@ from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.workers.utils.padding import response_from_nested
 
-from adaptthink.rollout import Sampler
-from adaptthink.step_metrics import mode_choice_metrics
-from adaptthink.tasks import Problem
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.metrics import mode_choice_metrics
 
 PARTITION = "probe"  # of verl's queue, beside "train" and "val"
 

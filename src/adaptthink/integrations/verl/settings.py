@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config import VerlConfig, said_by_variable
+from adaptthink.config.schema import VerlConfig, said_by_variable
 from adaptthink.errors import UserError
 from adaptthink.objective import Ratio
 

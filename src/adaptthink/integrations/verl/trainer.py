@@ -21,8 +21,8 @@ from adaptthink.integrations.verl.loop import make_sampler, read_config
 from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
 from adaptthink.modes import Mode
-from adaptthink.runs import MetricsLog
-from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
+from adaptthink.storage.runs import MetricsLog
+from adaptthink.training.metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
 
 POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time

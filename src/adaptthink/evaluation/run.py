@@ -1,0 +1,322 @@
+"""Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder, summarised by level.
+
+auto is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
+from adaptthink.chat.client import ask_all
+from adaptthink.config.schema import EvaluateConfig
+from adaptthink.engines.base import Completion, Finish
+from adaptthink.evaluation.statistics import mean_interval, share_interval
+from adaptthink.evaluation.store import (
+    ASKED,
+    Decision,
+    Outcome,
+    Sample,
+    Setting,
+    by_problem,
+    gradable,
+    level_order,
+    open_folder,
+    read_decisions,
+    sample_writer,
+    write_decisions,
+)
+from adaptthink.grading import Verdict
+from adaptthink.modes import Mode
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Caps, Sampler, make_request, stream_seed
+
+CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
+DECISIONS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One sample to draw."""
+
+    problem: Problem
+    asked: str
+    index: int
+
+
+Respond = Callable[[Sequence[Query], Callable[[Sample], None]], None]  # draw all; hand over each sample as it ends
+Ends = tuple[float, float]  # of a 95% interval
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a set of responses came to; shares and accuracy in [0, 1], `n` responses; intervals clustered by problem."""
+
+    accuracy: float
+    accuracy_interval: Ends
+    mean_tokens: float
+    tokens_interval: Ends | None  # None for a single problem
+    no_think_share: float
+    no_think_interval: Ends
+    truncated_share: float
+    n: int
+    verdicts: dict[str, int]  # how many responses got each verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores by level (as text, "1" to "5"; "all" where problems have no level) and over everything."""
+
+    levels: dict[str, Scores]
+    overall: Scores
+    ungradable: int = 0  # responses to problems whose gold cannot be read; they count nowhere else
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dictionaries."""
+        return asdict(self)
+
+
+# ---- sampling -------------------------------------------------------------------------------------------------------
+
+
+def sample_missing(
+    respond: Respond,
+    folder: Path,
+    setting: Setting,
+    problems: Sequence[Problem],
+    asked: Sequence[str],
+    count: int,
+    *,
+    on_sample: Callable[[Sample | None], None] = lambda sample: None,
+) -> None:
+    """Draw what `folder` lacks of `count` samples of every problem in each asked mode.
+
+    `on_sample` gets each new sample, and None for each that was found. Raises UserError for a folder that was made
+    with another setting.
+    """
+    found = open_folder(folder, setting, problems)
+    missing = []
+    for mode in asked:
+        for problem in problems:
+            for index in range(count):
+                if (problem.id, mode, index) in found:
+                    on_sample(None)
+                else:
+                    missing.append(Query(problem, mode, index))
+    with sample_writer(folder) as write:
+
+        def take(sample: Sample) -> None:
+            write(sample)
+            on_sample(sample)
+
+        respond(missing, take)
+
+
+def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
+    """The setting of an evaluation whose tokens we see."""
+    return Setting(
+        name,
+        fingerprint,
+        config.temperature,
+        config.top_p,
+        config.max_think_tokens,
+        config.max_no_think_tokens,
+        config.seed,
+    )
+
+
+def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
+    """Answer through an engine.
+
+    Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
+    """
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    chunk = CHUNK_ROWS * config.max_rows
+
+    def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
+        for asked, group in groupby(queries, key=lambda query: query.asked):
+            seed = stream_seed(config.seed, "evaluate", asked)
+            same = list(group)
+            for start in range(0, len(same), chunk):
+                part = same[start : start + chunk]
+                prompts = {query.problem.id: sampler.prompt(query.problem) for query in part}
+                requests = [
+                    make_request(
+                        sampler.template, query.problem, prompts[query.problem.id], ASKED[asked], query.index, caps
+                    )
+                    for query in part
+                ]
+
+                def ended(place: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
+                    take(read_completion(sampler, part[place], completion, seed))
+
+                sampler.engine.generate(
+                    requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
+                )
+
+    return respond
+
+
+def make_endpoint(config: EvaluateConfig) -> Endpoint:
+    """The chat endpoint that a config describes; raises UserError where its settings do not go together."""
+    assert config.chat is not None
+    return Endpoint(
+        url=config.chat,
+        model=config.model,
+        dialect=Dialect(config.dialect),
+        switch=Switch(config.switch),
+        key_variable=config.key_variable,
+        concurrency=config.concurrency,
+        effort=config.effort,
+        no_think_effort=config.no_think_effort,
+        budget_tokens=config.budget_tokens,
+        completion_cap=config.completion_cap,
+        inline_thoughts=config.inline_thoughts,
+        prices=Prices(config.price_input, config.price_output),
+    )
+
+
+def chat_setting(endpoint: Endpoint, config: EvaluateConfig) -> Setting:
+    """The setting of an evaluation behind a chat endpoint: its model stands for weights that nobody can look at."""
+    details = [endpoint.effort, endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens"]
+    details.append("the server's sampling" if config.server_sampling else None)
+    details.append(f"no_think is {endpoint.no_think_effort}" if endpoint.no_think_effort != "none" else None)
+    said = ", ".join(str(detail) for detail in details if detail)
+    fingerprint = f"{endpoint.model} at {endpoint.url}"
+    setting = policy_setting(endpoint.model, fingerprint, config)
+    return replace(setting, switch=f"{endpoint.switch} ({said})" if said else str(endpoint.switch))
+
+
+def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
+    """Answer through a chat endpoint, many questions at a time; samples come in the order in which they end."""
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+
+    def question(query: Query) -> Question:
+        return Question(
+            query.problem.prompt,
+            ASKED[query.asked],
+            caps.of(ASKED[query.asked]),
+            temperature=None if config.server_sampling else config.temperature,
+            top_p=None if config.server_sampling else config.top_p,
+            seed=chat_seed(config.seed, query),
+        )
+
+    def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
+        def heard(place: int, _: Question, reply: Reply) -> None:
+            take(read_reply(queries[place], reply, chat_seed(config.seed, queries[place])))
+
+        ask_all(endpoint, map(question, queries), heard)
+
+    return respond
+
+
+def chat_seed(seed: int, query: Query) -> int:
+    """The seed sent with one question: 31 bits, as some servers take no more."""
+    return stream_seed(seed, "evaluate", query.asked, query.problem.id, query.index) >> 33
+
+
+def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
+    """Turn a chat's reply into the sample that is kept."""
+    return Sample(
+        problem_id=query.problem.id,
+        asked=query.asked,
+        index=query.index,
+        mode=reply.mode,
+        thought=reply.thought,
+        answer=reply.answer,
+        finish=reply.finish,
+        tokens=reply.tokens,
+        thought_tokens=reply.thought_tokens,
+        seed=seed,
+        prompt_tokens=reply.prompt_tokens,
+        tokens_estimated=reply.tokens_estimated,
+    )
+
+
+def read_completion(sampler: Sampler, query: Query, completion: Completion, seed: int) -> Sample:
+    """Turn tokens into the sample that is kept."""
+    template, ids = sampler.template, completion.token_ids
+    closes = [place for place, token in enumerate(ids) if token == template.close_id]
+    thought_tokens = closes[-1] if closes else len(ids)
+    end = len(ids) - (completion.finish is Finish.STOP)
+    thought = sampler.text(ids[:thought_tokens] if closes else ids[:end]).lstrip().removeprefix(template.open)
+    return Sample(
+        problem_id=query.problem.id,
+        asked=query.asked,
+        index=query.index,
+        mode=template.mode_of(ids),
+        thought=thought if thought.strip() else None,
+        answer=sampler.text(ids[closes[-1] + 1 : end]) if closes else None,
+        finish=completion.finish,
+        tokens=len(ids),
+        thought_tokens=thought_tokens,
+        seed=seed,
+    )
+
+
+def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) -> None:
+    """Store the decision of every problem that has none in `folder`."""
+    known = read_decisions(folder)
+    missing = [problem for problem in problems if problem.id not in known]
+    for start in range(0, len(missing), DECISIONS_AT_ONCE):
+        part = missing[start : start + DECISIONS_AT_ONCE]
+        write_decisions(folder, dict(zip((one.id for one in part), decisions(sampler, part), strict=True)))
+
+
+def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
+    """The first-token probabilities of each problem at temperature 1, from one prefill each."""
+    ids = (sampler.template.no_think_id, sampler.template.think_id)
+    rows = sampler.engine.next_token_logprobs([sampler.prompt(problem) for problem in problems], ids)
+    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+
+
+# ---- summaries ------------------------------------------------------------------------------------------------------
+
+
+def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
+    """Score responses by level and over all; raises ValueError for none that could be graded."""
+    everything = list(outcomes)
+    graded = gradable(everything)
+    if not graded:
+        raise ValueError("no graded responses to summarise")
+    by_level: dict[str, list[Outcome]] = {}
+    for outcome in graded:
+        by_level.setdefault(outcome.level, []).append(outcome)
+    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
+    return Evaluation(levels, score(graded), len(everything) - len(graded))
+
+
+def score(outcomes: Sequence[Outcome]) -> Scores:
+    """Score one non-empty group of responses."""
+    accuracy = share_interval(by_problem(outcomes, lambda one: one.correct))
+    no_think = share_interval(by_problem(outcomes, lambda one: one.mode is Mode.NO_THINK))
+    tokens = by_problem(outcomes, lambda one: one.tokens)
+    spread = mean_interval(tokens) if len(tokens) > 1 else None
+    return Scores(
+        accuracy=fmean(one.correct for one in outcomes),
+        accuracy_interval=(accuracy.low, accuracy.high),
+        mean_tokens=fmean(one.tokens for one in outcomes),
+        tokens_interval=(spread.low, spread.high) if spread else None,
+        no_think_share=fmean(one.mode is Mode.NO_THINK for one in outcomes),
+        no_think_interval=(no_think.low, no_think.high),
+        truncated_share=fmean(one.verdict is Verdict.TRUNCATED for one in outcomes),
+        n=len(outcomes),
+        verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
+    )
+
+
+def delta_accuracy_points(new: Evaluation, old: Evaluation) -> float:
+    """ΔAcc of the paper: mean over levels of the accuracy difference, in points."""
+    return fmean(100 * (new.levels[level].accuracy - old.levels[level].accuracy) for level in old.levels)
+
+
+def delta_length_percent(new: Evaluation, old: Evaluation) -> float:
+    """ΔLength of the paper: mean over levels of the relative change of the mean response length, in percent."""
+    return fmean(100 * (new.levels[level].mean_tokens / old.levels[level].mean_tokens - 1) for level in old.levels)

@@ -1,0 +1,50 @@
+"""Starting the engine that a config names: in this program, vLLM beside it, or a server that is already running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from adaptthink.config.schema import EngineConfig, PresampleConfig
+from adaptthink.engines.base import Engine
+from adaptthink.engines.fleet import open_fleet
+from adaptthink.engines.native import NativeEngine
+from adaptthink.engines.openai import check_server, connect, make_probe
+from adaptthink.engines.vllm import start_vllm
+from adaptthink.models.loading import Policy, arithmetic_dtype, model_path
+from adaptthink.modes import prompt_ids
+
+PROBE_QUESTION = "47+8=?"
+
+
+def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], None] = lambda text: None) -> Engine:
+    """Start the engine that a config names with the policy's weights; one is enough for a job.
+
+    Several servers are one engine, and so is one that is only asked for thoughts, of which there may be many: a fleet
+    waits for servers that were lost, and `say` hears of those.
+    """
+    dtype = arithmetic_dtype(policy.model, config)
+    if config.engine == "vllm":
+        return start_vllm(
+            model_path(policy.name),
+            policy.eos_ids,
+            dtype=dtype,
+            max_rows=config.max_rows,
+            memory_share=config.engine_memory,
+        )
+    native = NativeEngine(policy.plain(), policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
+    if config.engine == "native":
+        return native
+    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
+    ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
+    if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
+        server = connect(config.endpoint[0], policy.eos_ids, name=config.model, max_rows=config.max_rows)
+        check_server(server, native, prompt, ids)
+        return server
+    return open_fleet(
+        config.endpoint,
+        policy.eos_ids,
+        name=config.model,
+        max_rows=config.max_rows,
+        probe=make_probe(native, prompt, ids),
+        say=say,
+    )

@@ -1,0 +1,259 @@
+"""The reference: K free thoughts per problem from the model before training, graded once and kept.
+
+The store is an append-only JSONL file. Its first line holds the settings that made it; every other line holds one
+problem, by id, in whatever order. A line is written only when all K samples of its problem are done, so a store that
+was interrupted is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same
+random streams as it would have been without the interruption. Rows are looked up in the file when they are needed; in
+memory are a few numbers of each. One process at a time writes a store, and any number read one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptthink.config.schema import PresampleConfig
+from adaptthink.errors import UserError
+from adaptthink.grading import Verdict, mean_reward
+from adaptthink.problems import Problem
+from adaptthink.problems.table import Selection, id_number, id_numbers
+from adaptthink.sampling.sampler import Caps, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
+from adaptthink.storage.locks import locked
+
+SYNC_SECONDS = 1.0  # between two times that rows are forced to the disk
+RECENT = 4096  # references that are kept after they were looked up
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the reference model did on one problem; the tuples run over its K samples."""
+
+    id: str
+    verdicts: tuple[Verdict, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def reward(self) -> float | None:
+        """R̄_ref(x), the mean reward; None for a problem that cannot be graded."""
+        return mean_reward(self.verdicts)
+
+
+def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
+    """Everything that the content of a store depends on."""
+    return {
+        "model_fingerprint": fingerprint,
+        "samples": config.reference_samples,
+        "temperature": config.reference_temperature,
+        "top_p": config.reference_top_p,
+        "max_tokens": max(config.max_think_tokens, config.max_no_think_tokens),
+        "seed": config.seed,
+        "boxed_only": config.boxed_only,
+    }
+
+
+def presample(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: PresampleConfig,
+    *,
+    fingerprint: str,
+    path: Path,
+    on_finish: OnFinished | None = None,
+) -> References:
+    """Return the reference of every problem, sampling those that `path` does not hold yet.
+
+    `on_finish` is called with numbers of finished responses and of the tokens that were drawn for them; those found in
+    the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
+    and another process writes it.
+    """
+    settings, ids_N = store_settings(config, fingerprint), id_numbers(problems)
+    rows = read_store(path, settings)
+    if missing_from(rows, ids_N).any():
+        with locked(path, f"reference store '{path}'"):
+            rows = read_store(path, settings, mend=True)  # anew: another process may have written until now
+            complete_store(sampler, problems, config, path, rows, ids_N, on_finish)
+    elif on_finish:
+        on_finish(len(problems) * config.reference_samples, 0)
+    return References(path, rows, ids_N)
+
+
+def missing_from(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
+    """Say of each problem whether a store lacks it."""
+    return ~np.isin(ids_N, np.array(rows.ids))
+
+
+def complete_store(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: PresampleConfig,
+    path: Path,
+    rows: Rows,
+    ids_N: np.ndarray,
+    on_finish: OnFinished | None,
+) -> None:
+    """Sample what the store at `path` lacks, and add it there and to `rows`."""
+    missing = Selection(problems, np.flatnonzero(missing_from(rows, ids_N)))
+    if on_finish and len(missing) < len(problems):
+        on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
+    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    seed = stream_seed(config.seed, "reference")
+    sampling = Sampling(caps, config.reference_temperature, config.reference_top_p, seed)
+    at_once = max(1, config.max_rows // config.reference_samples)
+    with path.open("ab") as store:
+        synced = time.monotonic()
+
+        def keep(problem: Problem, group: list[Rollout]) -> None:
+            nonlocal synced
+            verdicts = tuple(rollout.verdict for rollout in group)
+            tokens = tuple(len(rollout.response_ids) for rollout in group)
+            rows.add(problem.id, store.tell())
+            store.write(json.dumps(asdict(Reference(problem.id, verdicts, tokens))).encode() + b"\n")
+            store.flush()  # a process that is killed loses none
+            if time.monotonic() - synced > SYNC_SECONDS:  # and a machine that stops, few
+                os.fsync(store.fileno())
+                synced = time.monotonic()
+
+        draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
+        os.fsync(store.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows of a store are: ids as numbers, and the bytes before each row."""
+
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    starts: array[int] = field(default_factory=lambda: array("Q"))
+
+    def add(self, id_: str, start: int) -> None:
+        """Note one more row; raises ValueError for an id that is none."""
+        self.ids.append(id_number(id_))
+        self.starts.append(start)
+
+
+class References(Mapping[str, Reference]):
+    """The references of problems by id, in the problems' order, read from a store when they are asked for."""
+
+    def __init__(self, path: Path, rows: Rows, ids_N: np.ndarray) -> None:
+        self.path, self.file, self.ids_N = path, path.open("rb"), ids_N
+        order = np.argsort(np.array(rows.ids), kind="stable")
+        row_N = order[np.searchsorted(np.array(rows.ids), ids_N, side="right", sorter=order) - 1]  # the last of an id
+        self.start_N = np.array(rows.starts)[row_N]
+        self.order_N = np.argsort(ids_N)
+        self.recent = lru_cache(RECENT)(self.look_up)  # a step asks for each of its problems once a sample
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{id_:016x}" for id_ in self.ids_N)
+
+    def __getitem__(self, id_: str) -> Reference:
+        return self.recent(id_)
+
+    def look_up(self, id_: str) -> Reference:
+        """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
+        key = np.uint64(id_number(id_))
+        place = np.searchsorted(self.ids_N, key, sorter=self.order_N)
+        if place == len(self) or self.ids_N[self.order_N[place]] != key:
+            raise KeyError(id_)
+        self.file.seek(self.start_N[self.order_N[place]])
+        try:
+            reference = parse_row(self.file.readline())
+            if reference.id != id_:
+                raise ValueError(f"the row of {reference.id} stands there")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"reference store '{self.path}' was changed while it was in use; leave it alone and start again"
+            ) from None
+        return reference
+
+
+def open_references(path: Path) -> References:
+    """Open a store that is there, for reading, whatever made it; raises UserError for a path that is none."""
+    if not path.is_file():
+        raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample … --output {path}")
+    with path.open("rb") as file:
+        rows = read_store(path, read_settings(path, file.readline()))
+    return References(path, rows, np.unique(np.array(rows.ids)))
+
+
+def store_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the model whose thoughts a store holds; raises UserError for a path that is none."""
+    with path.open("rb") as file:
+        return read_settings(path, file.readline()).get("model_fingerprint")
+
+
+def read_store(path: Path, settings: Mapping[str, Any], *, mend: bool = False) -> Rows:
+    """Check the rows of a store made with `settings` and say where they are; none if there is no store.
+
+    A last line without its end counts for nothing. Who holds the store's lock may `mend` it: make an empty one if there
+    is none, and remove such a line, which an interruption cut. Raises UserError for a store made with other settings,
+    naming the difference, and for a file that is no store.
+    """
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
+    header = (json.dumps({"settings": dict(settings)}) + "\n").encode()
+    rows = Rows()
+    if not path.is_file() or is_beginning(path, header):  # none yet, or one that was cut in its first line
+        if mend:
+            path.write_bytes(header)
+        return rows
+    whole = 0  # bytes of lines that have their end
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                check_settings(path, line, settings)
+            elif line.endswith(b"\n"):
+                try:
+                    reference = parse_row(line)
+                    if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
+                        raise ValueError("samples are missing")
+                    rows.add(reference.id, whole)
+                except (ValueError, KeyError, TypeError, OverflowError):  # the last: an id of more than 16 digits
+                    raise UserError(
+                        f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
+                    ) from None
+            else:
+                break
+            whole += len(line)
+    if mend and whole < path.stat().st_size:
+        os.truncate(path, whole)
+    return rows
+
+
+def is_beginning(path: Path, content: bytes) -> bool:
+    """Say whether a file holds nothing but the beginning of `content`, or all of it."""
+    with path.open("rb") as file:
+        return content.startswith(file.read(len(content) + 1))
+
+
+def parse_row(line: bytes) -> Reference:
+    """Read one row; raises ValueError, KeyError or TypeError for anything else."""
+    row = json.loads(line)
+    return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
+
+
+def check_settings(path: Path, header: bytes, settings: Mapping[str, Any]) -> None:
+    """Compare a store's first line with the settings asked for."""
+    made_with = read_settings(path, header)
+    changed = [key for key in settings if made_with.get(key) != settings[key]]
+    if changed:
+        differences = ", ".join(f"{key} {made_with.get(key)!r}, now {settings[key]!r}" for key in changed)
+        raise UserError(f"reference store '{path}' was made with other settings: {differences}; give another path")
+
+
+def read_settings(path: Path, header: bytes) -> dict[str, Any]:
+    """The settings that a store's first line says it was made with; raises UserError for another line."""
+    try:
+        return dict(json.loads(header)["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None
