@@ -57,8 +57,8 @@ def make_work(model: str, num_prompts: int) -> tuple[list[Work], list[int]]:
     folder = model_folder(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     template = probe(tokenizer)
-    asked = problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
-    prompts = [list(prompt_ids(tokenizer, template, problem.prompt)) for problem in asked]
+    requested = problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
+    prompts = [list(prompt_ids(tokenizer, template, problem.prompt)) for problem in requested]
     think, no_think = CAPS[model]
     parts = [(template.prefix_ids(Mode.THINK), think), (template.prefix_ids(Mode.NO_THINK), no_think)]
     ends = AutoConfig.from_pretrained(folder).eos_token_id
@@ -284,7 +284,7 @@ def main() -> None:
         "dtype": arguments.dtype,
         "device": device_name(DEVICE),
         "rows": arguments.prompts * SAMPLES,
-        "caps": CAPS[arguments.model],
+        "max_tokens": CAPS[arguments.model],
         "tokens": {name: spread([row["tokens"] for row in rows[name]]) for name in names},
         "tokens_per_second": {name: spread(rates[name]) for name in names},
         "sync_seconds": {name: spread([row["sync"] for row in rows[name]]) for name in names},

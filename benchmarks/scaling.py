@@ -94,7 +94,7 @@ def asynchronous(
     updating = max(1, platform.devices // 4)
     for _ in range(20):  # the share of GPUs that update, until both sides take the same time
         generating = max(1, platform.devices - updating)
-        at_once = max(1, min(config.max_rows, STALENESS * len(drawn) // generating))
+        at_once = max(1, min(config.max_concurrent_sequences, STALENESS * len(drawn) // generating))
         stream = np.random.default_rng(1).choice(drawn, 16 * at_once)
         part = generate(
             architecture, architecture.shape(element_bytes(config, platform)), platform, stream, lengths.prompt,

@@ -56,7 +56,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.grading import Verdict  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.sampling.sampler import Caps, Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, draw  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
 
@@ -67,14 +67,14 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
     policy.model.to(DEVICE, torch.float32)
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
-    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in asked}
+    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in requested}
     engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     if sample_reference:
-        settings = Sampling(Caps(think, no_think), config.temperature)
-        for problem in asked:
+        settings = Sampling(MaxTokens(think, no_think), config.temperature)
+        for problem in requested:
             [rollouts] = draw(sampler, [problem], [None] * SAMPLES, settings)
             verdicts = tuple(rollout.verdict for rollout in rollouts)
             reference[problem.id] = Reference(problem.id, verdicts, tuple(len(one.response_ids) for one in rollouts))
@@ -82,7 +82,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     for step in range(1, steps + 2):
         wait_for_turn()
         started = time.perf_counter()
-        rollouts = collect_step(sampler, asked, config, step)
+        rollouts = collect_step(sampler, requested, config, step)
         update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 
@@ -94,7 +94,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     from transformers import AutoTokenizer, TrainerCallback  # noqa: PLC0415
     from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
 
-    from adaptthink.grading import Submission, grade_all, reward, text_after_thought  # noqa: PLC0415
+    from adaptthink.grading import Submission, grade_all, reward, text_after_thinking  # noqa: PLC0415
     from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
 
@@ -107,9 +107,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         nonlocal tokens
-        asked = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
-        forced = [list(prefixes[place % SAMPLES >= SAMPLES // 2]) for place in range(len(prompts))]
-        rows = [ids + prefix for ids, prefix in zip(asked, forced, strict=True)]
+        requested = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        forced = [list(prefixes[index % SAMPLES >= SAMPLES // 2]) for index in range(len(prompts))]
+        rows = [ids + prefix for ids, prefix in zip(requested, forced, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
@@ -121,12 +121,15 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         ends = [row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row) for row in out]
         responses = [prefix + row[:end] for prefix, row, end in zip(forced, out, ends, strict=True)]
         tokens = sum(map(len, responses))
-        return {"prompt_ids": asked, "completion_ids": responses, "logprobs": None}
+        return {"prompt_ids": requested, "completion_ids": responses, "logprobs": None}
 
     def score(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
         grades = grade_all(
-            [Submission(text_after_thought(text), gold) for text, gold in zip(texts, answer, strict=True)]
+            [
+                Submission(text_after_thinking(text), reference_answer)
+                for text, reference_answer in zip(texts, answer, strict=True)
+            ]
         )
         return [reward(grade.verdict) for grade in grades]
 
@@ -138,8 +141,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             report(self.started, tokens)
 
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
-    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in asked]
+    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in requested]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16",
@@ -209,7 +212,7 @@ def main() -> None:
         "device": device_name(DEVICE),
         "dtype": DTYPE,
         "responses_per_step": arguments.prompts * SAMPLES,
-        "caps": CAPS[arguments.model],
+        "max_tokens": CAPS[arguments.model],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "tokens_per_step": {name: spread([row["tokens"] for row in rows[name]]) for name in RUNS},
         "peak_mb": {name: rows[name][-1]["peak_mb"] for name in RUNS},

@@ -62,7 +62,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
     from adaptthink.training.train import problems_of_step  # noqa: PLC0415
 
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [
         {
             "data_source": "arithmetic",
@@ -73,7 +73,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
         for index, problem in enumerate(
             problem
             for step in range(1, num_steps + 1)
-            for problem in problems_of_step(asked, num_prompts, TrainConfig().seed, step)
+            for problem in problems_of_step(requested, num_prompts, TrainConfig().seed, step)
         )
     ]
     parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -251,7 +251,7 @@ def main() -> None:
         "threads": threads,
         "model": MODEL,
         "responses_per_step": num_prompts * SAMPLES,
-        "caps": CAPS[MODEL],
+        "max_tokens": CAPS[MODEL],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "seconds_of_parts_of_verl": {
             part: spread([row["parts"][part] for row in warm["verl"]]) for part in warm["verl"][0]["parts"]

@@ -18,15 +18,15 @@ from adaptthink.problems import make_problem
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 
 
-def outcome(problem, right, *, asked="auto", index=0, mode=Mode.THINK, tokens=10, level="1"):
+def outcome(problem, right, *, requested="auto", index=0, mode=Mode.THINK, tokens=10, level="1"):
     verdict = Verdict.CORRECT if right else Verdict.WRONG
-    return Outcome(problem, level, asked, index, mode, verdict, tokens, None)
+    return Outcome(problem, level, requested, index, mode, verdict, tokens, None)
 
 
-def outcomes(rights, *, asked="auto", mode=Mode.THINK, tokens=10, level="1"):
+def outcomes(rights, *, requested="auto", mode=Mode.THINK, tokens=10, level="1"):
     """Outcomes from {"p": [1, 0]}: one for each response, all alike but for being right."""
     return [
-        outcome(problem, right, asked=asked, index=index, mode=mode, tokens=tokens, level=level)
+        outcome(problem, right, requested=requested, index=index, mode=mode, tokens=tokens, level=level)
         for problem, values in rights.items()
         for index, right in enumerate(values)
     ]
@@ -41,22 +41,22 @@ def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
     problems = problems or [make_problem(f"{n}+1=?", str(n + 1), level=1, source="sums/test") for n in range(6)]
     open_folder(path, setting, problems)
     with sample_writer(path) as write:
-        for asked, answers in rows.items():
+        for requested, answers in rows.items():
             for place, texts in answers.items():
                 for index, text in enumerate(texts):
-                    thought, _, answer = text.rpartition("thought:")
+                    thinking, _, answer = text.rpartition("thought:")
                     mode = Mode.THINK if text.startswith("thought:") else Mode.NO_THINK
                     write(
                         Sample(
                             problem_id=problems[place].id,
-                            asked=asked,
+                            requested=requested,
                             index=index,
                             mode=mode,
-                            thought=thought or None,
+                            thinking=thinking or None,
                             answer=answer,
                             finish=Finish.STOP,
                             tokens=20 if mode is Mode.THINK else 5,
-                            thought_tokens=15 if mode is Mode.THINK else 0,
+                            thinking_tokens=15 if mode is Mode.THINK else 0,
                             seed=0,
                         )
                     )

@@ -83,30 +83,30 @@ def samples() -> list[dict[str, Any]]:
     records = []
     for level in range(1, 6):
         for chosen, verdict in KINDS:
-            thought = "" if chosen == "no_think" else "Alright\n47+8=55\n55-3=52\n" * level
+            thinking = "" if chosen == "no_think" else "Alright\n47+8=55\n55-3=52\n" * level
             records.append({
-                "asked": "auto", "index": 0, "problem_id": f"chain-{level}-{verdict}-{chosen}", "level": level,
-                "prompt": "47+8-3=?", "gold": "52", "mode": chosen, "thought": thought or None,
-                "answer": None if verdict == "truncated" else "\n\\boxed{52}", "tokens": 6 + len(thought) // 2,
+                "requested": "auto", "index": 0, "problem_id": f"chain-{level}-{verdict}-{chosen}", "level": level,
+                "prompt": "47+8-3=?", "gold": "52", "mode": chosen, "thinking": thinking or None,
+                "answer": None if verdict == "truncated" else "\n\\boxed{52}", "tokens": 6 + len(thinking) // 2,
                 "verdict": verdict, "no_think_probability": None if verdict == "wrong" else 0.9123,
             })  # fmt: skip
     records[0]["prompt"] = HOSTILE
-    records[1] |= {"thought": f"Alright ``` {HOSTILE}", "answer": "52"}
-    forced = {**records[0], "asked": "think", "index": 1, "thought": "asked to think"}
+    records[1] |= {"thinking": f"Alright ``` {HOSTILE}", "answer": "52"}
+    forced = {**records[0], "requested": "think", "index": 1, "thinking": "asked to think"}
     return [forced, *records]
 
 
 def write_samples(folder: Path, records: list[dict[str, Any]]) -> None:
     """Write an evaluation folder's four files, as far as the report reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    keys = ("problem_id", "asked", "index")
+    keys = ("problem_id", "requested", "index")
     problems = {row["problem_id"]: row for row in records}.values()
     write_lines(
         folder / "problems.jsonl",
         [{"id": r["problem_id"], "level": r["level"], "prompt": r["prompt"], "answer": r["gold"]} for r in problems],
     )
     columns = {
-        "samples": (*keys, "mode", "thought", "answer", "tokens"),
+        "samples": (*keys, "mode", "thinking", "answer", "tokens"),
         "verdicts": (*keys, "verdict"),
         "decisions": ("problem_id", "no_think_probability"),
     }
@@ -144,7 +144,7 @@ def make_evaluation(folder: Path, *, extras: bool = True, **setting: Any) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(SETTING | setting))
     modes = summary()["modes"]
-    rows = {asked: modes[row] | {"ungradable": 0} for asked, row in ROWS.items()}
+    rows = {requested: modes[row] | {"ungradable": 0} for requested, row in ROWS.items()}
     (folder / "summary.json").write_text(json.dumps({"model": "tiny", "config": {"kind": "chain"}, "modes": rows}))
     write_samples(folder, samples())
     if extras:

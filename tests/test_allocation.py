@@ -12,9 +12,16 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import Caps, Rollout, Sampler, Sampling, collect
+from adaptthink.sampling.sampler import MaxTokens, Rollout, Sampler, Sampling, collect
 from adaptthink.training import allocation
-from adaptthink.training.allocation import LEAST, Moments, chance_of, observe, probabilities, remember
+from adaptthink.training.allocation import (
+    LEAST,
+    RunningStatistics,
+    keep_probability_of,
+    observe,
+    probabilities,
+    update_statistics,
+)
 from adaptthink.training.reference import Reference
 from adaptthink.training.train import update
 
@@ -25,10 +32,10 @@ REFERENCE = {
     for number, problem in enumerate(PROBLEMS)
 }
 MOMENTS = {  # worth: 0.5, 0.05, 0.025 and 0.0075, up to the imagined sample
-    "no_think/always": Moments(1e6, 0.25e6, 1e6),
-    "no_think/often": Moments(1e6, 0.25e6, 10e6),
-    "think/often": Moments(1e6, 0.25e6, 20e6),
-    "think/always": Moments(1e6, 0.09e6, 40e6),
+    "no_think/always": RunningStatistics(1e6, 0.25e6, 1e6),
+    "no_think/often": RunningStatistics(1e6, 0.25e6, 10e6),
+    "think/often": RunningStatistics(1e6, 0.25e6, 20e6),
+    "think/always": RunningStatistics(1e6, 0.09e6, 40e6),
 }
 
 
@@ -38,7 +45,7 @@ def tokens_of(drawn):
 
 def test_worth_by_hand():
     # (3 + 0.25) / (12 + 1) = 0.25, its root 0.5, over 60 / 12 = 5 tokens.
-    assert Moments(12, 3, 60).worth == pytest.approx(0.1)
+    assert RunningStatistics(12, 3, 60).worth == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("token_share", [0.2, 0.4, 0.6, 0.9])
@@ -53,7 +60,7 @@ def test_the_expected_tokens_are_the_share_that_was_asked_for(token_share):
 
 def test_the_allocation_has_less_variance_than_any_other_of_the_same_cost():
     """Σ n·V/q over cells with V = E[A²]/E[T], against 2,000 random allocations scaled to the same tokens."""
-    moments = {cell: Moments(m.samples, m.squares, m.tokens) for cell, m in MOMENTS.items()}
+    moments = {cell: RunningStatistics(m.samples, m.squares, m.tokens) for cell, m in MOMENTS.items()}
     drawn = probabilities(moments, 0.6)
     assert all(share > LEAST for share in drawn.values())
 
@@ -75,12 +82,12 @@ def test_extremes_of_the_share():
 
 def test_nothing_is_left_out_by_default_nor_in_the_first_steps():
     for share, step in ((1.0, 100), (0.5, allocation.FIRST_STEPS)):
-        chance = chance_of(MOMENTS, share, REFERENCE, step)
-        assert {chance(problem, mode) for problem in PROBLEMS for mode in Mode} == {1.0}
-    chance = chance_of({"think/always": MOMENTS["think/always"]}, 0.5, REFERENCE, 100)
-    assert chance(PROBLEMS[1], Mode.THINK) == pytest.approx(0.5)
-    assert chance(PROBLEMS[1], Mode.NO_THINK) == 1.0  # a cell that was never seen
-    assert chance(PROBLEMS[1], None) == 1.0
+        keep_probability = keep_probability_of(MOMENTS, share, REFERENCE, step)
+        assert {keep_probability(problem, mode) for problem in PROBLEMS for mode in Mode} == {1.0}
+    keep_probability = keep_probability_of({"think/always": MOMENTS["think/always"]}, 0.5, REFERENCE, 100)
+    assert keep_probability(PROBLEMS[1], Mode.THINK) == pytest.approx(0.5)
+    assert keep_probability(PROBLEMS[1], Mode.NO_THINK) == 1.0  # a cell that was never seen
+    assert keep_probability(PROBLEMS[1], None) == 1.0
 
 
 def test_observations_by_hand():
@@ -94,19 +101,22 @@ def test_observations_by_hand():
         rollout(PROBLEMS[0], Mode.NO_THINK, 3, 1.0),
     ]
     seen = observe(rollouts, [0.0, -1.0, 0.5], REFERENCE)
-    assert seen == {"think/always": Moments(5.0, 1.0, 60.0), "no_think/often": Moments(1.0, 0.25, 3.0)}
-    assert remember({"think/always": Moments(10, 10, 10)}, seen) == {
-        "think/always": Moments(14.0, 10.0, 69.0),
-        "no_think/often": Moments(1.0, 0.25, 3.0),
+    assert seen == {
+        "think/always": RunningStatistics(5.0, 1.0, 60.0),
+        "no_think/often": RunningStatistics(1.0, 0.25, 3.0),
+    }
+    assert update_statistics({"think/always": RunningStatistics(10, 10, 10)}, seen) == {
+        "think/always": RunningStatistics(14.0, 10.0, 69.0),
+        "no_think/often": RunningStatistics(1.0, 0.25, 3.0),
     }
 
 
 def test_cells_are_in_one_order_in_every_process():
     """Sums over cells depend on their order in the last bit, and sets of texts have another in each process."""
     cells = [f"{mode}/{often}" for mode in Mode for often in ("always", "often", "seldom", "never")]
-    one = Moments(1.0, 1.0, 1.0)
+    one = RunningStatistics(1.0, 1.0, 1.0)
     past, seen = dict.fromkeys(cells[:5], one), dict.fromkeys(reversed(cells[3:]), one)
-    assert list(remember(past, seen)) == list(remember(seen, past)) == sorted(cells)
+    assert list(update_statistics(past, seen)) == list(update_statistics(seen, past)) == sorted(cells)
 
 
 @pytest.fixture
@@ -115,30 +125,32 @@ def sampler(tokenizer):
     template = probe(tokenizer)
 
     def script(prompt, prefix):
-        thought = "" if template.close_id in prefix else "\n47+8=55\n" * 2 + "</think>"
-        return tokenizer.encode(f"{thought}\\boxed{{7}}<|eos|>", add_special_tokens=False)
+        thinking = "" if template.close_id in prefix else "\n47+8=55\n" * 2 + "</think>"
+        return tokenizer.encode(f"{thinking}\\boxed{{7}}<|eos|>", add_special_tokens=False)
 
     return Sampler(ScriptedEngine(script), tokenizer, template)
 
 
-def design(sampler, seed, chance):
-    sampling = Sampling(Caps(64, 16), temperature=1.0, seed=seed)
-    return collect(sampler, PROBLEMS, samples=2, no_think_share=0.5, sampling=sampling, chance=chance)
+def design(sampler, seed, keep_probability):
+    sampling = Sampling(MaxTokens(64, 16), temperature=1.0, seed=seed)
+    return collect(
+        sampler, PROBLEMS, samples=2, no_think_share=0.5, sampling=sampling, keep_probability=keep_probability
+    )
 
 
 def test_the_expected_gradient_is_that_of_the_uniform_design(sampler):
     """Lots drawn 400 times; every sample has a gradient of its own (random here, the same each time, as the responses
     are). Each component of the weighted sum must lie within 4.5 standard errors of the uniform design's, and without
     the weights it must not."""
-    chance = chance_of(MOMENTS, 0.4, REFERENCE, 100)
-    assert LEAST < chance(PROBLEMS[1], Mode.THINK) < chance(PROBLEMS[0], Mode.THINK) < 1
+    keep_probability = keep_probability_of(MOMENTS, 0.4, REFERENCE, 100)
+    assert LEAST < keep_probability(PROBLEMS[1], Mode.THINK) < keep_probability(PROBLEMS[0], Mode.THINK) < 1
     whole = design(sampler, 0, lambda problem, mode: 1.0)
     generator = np.random.default_rng(0)
     gradients = {(one.problem.id, one.mode): generator.normal(loc=1.0, size=8) for one in whole}
     exact = sum(gradients.values())
     weighted, plain, tokens = [], [], []
     for seed in range(400):
-        drawn = design(sampler, seed, chance)
+        drawn = design(sampler, seed, keep_probability)
         weighted.append(sum(one.weight * gradients[one.problem.id, one.mode] for one in drawn))
         plain.append(sum(gradients[one.problem.id, one.mode] for one in drawn))
         tokens.append(sum(len(one.response_ids) for one in drawn))

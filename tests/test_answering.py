@@ -15,9 +15,9 @@ from adaptthink.sampling.responses import (
     inline,
     read_reply,
 )
-from adaptthink.sampling.sampler import Caps
+from adaptthink.sampling.sampler import MaxTokens
 
-CAPS = Caps(think=20, no_think=8)
+CAPS = MaxTokens(think=20, no_think=8)
 ONE, OTHER = (5, 6), (7, 8)
 
 
@@ -83,11 +83,11 @@ def test_asks_that_are_sampled_alike_are_one_batch_and_answers_keep_their_order(
         Ask((2,), (5,), CAPS, temperature=0, top_p=0.5),
     ]
     handed = []
-    answers = answer_all(engine, template, asks, on_answer=lambda place, answer: handed.append((place, answer)))
+    answers = answer_all(engine, template, asks, on_answer=lambda index, answer: handed.append((index, answer)))
     assert engine.calls == [(3, 0.7, 0.9, 0), (2, 1.0, GREEDY_TOP_P, 0)]
     assert [request.stream for request in engine.requests] == [1, 2, 4, 3, 5]
     assert [[c.token_ids[0] for c in answer.completions] for answer in answers] == [[5, 5], [7], [1], [2]]
-    assert handed == [(place, answers[place]) for place in (0, 2, 1, 3)]
+    assert handed == [(index, answers[index]) for index in (0, 2, 1, 3)]
 
 
 def test_temperature_0_is_the_most_likely_token(random_policy):
@@ -108,7 +108,7 @@ def completion(tokenizer, text, finish=Finish.STOP):
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "thought", "answer", "tokens", "thought_tokens", "ended"),
+    ("text", "finish", "thinking", "answer", "tokens", "thinking_tokens", "ended"),
     [
         ("Alright\n1+1=2\n</think>2<|eos|>", "stop", "Alright\n1+1=2\n", "2", 11, 8, "stop"),
         ("Alright\n1+1=2\n</think>\n\n2;3", "length", "Alright\n1+1=2\n", "2;3", None, 8, "length"),
@@ -117,16 +117,21 @@ def completion(tokenizer, text, finish=Finish.STOP):
         ("Alright</think><|eos|>", "stop", "Alright", "", 3, 1, "stop"),
     ],
 )
-def test_reading(tokenizer, template, text, finish, thought, answer, tokens, thought_tokens, ended):
+def test_reading(tokenizer, template, text, finish, thinking, answer, tokens, thinking_tokens, ended):
     reply = read_reply(tokenizer, template, completion(tokenizer, text, Finish(finish)), forced=0)
-    assert (reply.thought, reply.answer, reply.finish, reply.thought_tokens) == (thought, answer, ended, thought_tokens)
+    assert (reply.thinking, reply.answer, reply.finish, reply.thinking_tokens) == (
+        thinking,
+        answer,
+        ended,
+        thinking_tokens,
+    )
     assert reply.tokens == (tokens or len(tokenizer.encode(text)))
     assert reply.mode is (Mode.NO_THINK if text.startswith("</think>") else Mode.THINK)
 
 
 def test_forced_tokens_are_not_counted_as_generated(tokenizer, template):
     reply = read_reply(tokenizer, template, completion(tokenizer, "</think>2<|eos|>"), forced=1)
-    assert (reply.tokens, reply.thought_tokens, reply.answer) == (2, 0, "2")
+    assert (reply.tokens, reply.thinking_tokens, reply.answer) == (2, 0, "2")
 
 
 @pytest.mark.parametrize(

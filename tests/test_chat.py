@@ -34,8 +34,8 @@ def ask(server, *questions, **settings):
     """Return the replies in the order of the questions."""
     replies = {}
     endpoint = Endpoint(url=server.url, model="m", **settings)
-    ask_all(endpoint, questions or [PLAIN], lambda place, question, reply: replies.setdefault(place, reply))
-    return [replies[place] for place in sorted(replies)]
+    ask_all(endpoint, questions or [PLAIN], lambda index, question, reply: replies.setdefault(index, reply))
+    return [replies[index] for index in sorted(replies)]
 
 
 def ask_claude(server, *questions, **settings):
@@ -225,11 +225,11 @@ def test_a_thought_in_a_field_of_its_own(server, field):
 
 def test_both_names_of_the_field_are_one_thought(server):
     server.default = stream({"reasoning": "Hm", "reasoning_content": "Hm"}, {"content": "2"})
-    assert ask(server)[0].thought == "Hm"
+    assert ask(server)[0].thinking == "Hm"
 
 
 @pytest.mark.parametrize(
-    ("content", "thought", "answer"),
+    ("content", "thinking", "answer"),
     [
         ("<think>\nHm\n</think>\n\n2", "\nHm\n", "\n\n2"),
         ("Hm</think>2", "Hm", "2"),  # the prompt ended in the open marker
@@ -242,15 +242,15 @@ def test_both_names_of_the_field_are_one_thought(server):
         ("<think>Hm</think>  ", "Hm", None),
     ],
 )
-def test_a_thought_inside_the_text(server, content, thought, answer):
+def test_a_thought_inside_the_text(server, content, thinking, answer):
     server.default = stream(*({"content": character} for character in content), finish="length")
     [reply] = ask(server)
-    assert (reply.thought, reply.answer, reply.finish) == (thought, answer, Finish.LENGTH)
-    assert reply.mode is (Mode.NO_THINK if thought is None else Mode.THINK)
+    assert (reply.thinking, reply.answer, reply.finish) == (thinking, answer, Finish.LENGTH)
+    assert reply.mode is (Mode.NO_THINK if thinking is None else Mode.THINK)
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "finish", "thought", "answer"),
+    ("content", "mode", "finish", "thinking", "answer"),
     [
         ("Alright, one and", None, "length", "Alright, one and", None),
         ("Alright, one and", Mode.THINK, "length", "Alright, one and", None),
@@ -258,10 +258,10 @@ def test_a_thought_inside_the_text(server, content, thought, answer):
         ("Hm</think>2", None, "stop", "Hm", "2"),
     ],
 )
-def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, finish, thought, answer):
+def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, finish, thinking, answer):
     server.default = stream({"content": content}, finish=finish)
-    [reply] = ask(server, Question("?", mode, 9), inline_thoughts=True, switch=Switch.ENABLE_THINKING)
-    assert (reply.thought, reply.answer) == (thought, answer)
+    [reply] = ask(server, Question("?", mode, 9), inline_thinking=True, switch=Switch.ENABLE_THINKING)
+    assert (reply.thinking, reply.answer) == (thinking, answer)
     assert server.calls[0].body["skip_special_tokens"] is False  # else a server may take the markers away
 
 
@@ -289,7 +289,7 @@ def test_a_cut_thought_has_no_answer(server):
 def test_refusals_of_openai(server):
     server.default = stream({"refusal": "I cannot "}, {"refusal": "help."})
     [reply] = ask(server)
-    assert (reply.answer, reply.refused, reply.thought) == ("I cannot help.", True, None)
+    assert (reply.answer, reply.refused, reply.thinking) == ("I cannot help.", True, None)
     server.default = stream({"content": "As"}, finish="content_filter")
     assert [(reply.answer, reply.refused) for reply in ask(server)] == [("As", True)]
 
@@ -330,11 +330,11 @@ def test_a_withheld_thought_of_anthropics(server):
     for block in ([{"type": "redacted_thinking", "data": "EmwK"}], thinking()):  # thinking(): display omitted
         server.default = list(claude(block, text("2")))
         [reply] = ask_claude(server)
-        assert (reply.thought, reply.answer, reply.mode) == ("", "2", Mode.THINK)
+        assert (reply.thinking, reply.answer, reply.mode) == ("", "2", Mode.THINK)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "stop", "thought", "answer", "finish", "refusal"),
+    ("blocks", "stop", "thinking", "answer", "finish", "refusal"),
     [
         ([thinking("Hm")], "max_tokens", "Hm", None, Finish.LENGTH, False),
         ([text("1 and")], "model_context_window_exceeded", None, "1 and", Finish.LENGTH, False),
@@ -343,10 +343,10 @@ def test_a_withheld_thought_of_anthropics(server):
         ([text("2")], "stop_sequence", None, "2", Finish.STOP, False),
     ],
 )
-def test_stop_reasons_of_anthropics(server, blocks, stop, thought, answer, finish, refusal):
+def test_stop_reasons_of_anthropics(server, blocks, stop, thinking, answer, finish, refusal):
     server.default = list(claude(*blocks, stop=stop))
     [reply] = ask_claude(server)
-    assert (reply.thought, reply.answer, reply.finish, reply.refused) == (thought, answer, finish, refusal)
+    assert (reply.thinking, reply.answer, reply.finish, reply.refused) == (thinking, answer, finish, refusal)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_anthropics_passing_errors_in_mid_stream_are_tried_again(server, kind):
     begun = list(claude(thinking("Hm"), text("wro")))[:6]
     server.default = list(claude(text("2")))
     server.plans += [[*begun, fault], [*begun, CUT], begun, list(claude(text("2")))[:-1]]
-    assert [(reply.thought, reply.answer) for reply in ask_claude(server)] == [(None, "2")]
+    assert [(reply.thinking, reply.answer) for reply in ask_claude(server)] == [(None, "2")]
     assert len(server.calls) == 5
 
 
@@ -561,13 +561,13 @@ def test_answers_that_all_come_as_thoughts_are_noticed(server, mode):
 def test_a_server_that_takes_the_markers_away_is_noticed(server, mode):
     server.default = stream({"content": "Alright, 1+1=2. 2"})
     said = "finished 3 replies with a thought and none with an answer: no thought was closed; the server may leave"
-    refused(server, said, *[Question("?", mode, 9)] * 3, inline_thoughts=True, switch=Switch.ENABLE_THINKING)
+    refused(server, said, *[Question("?", mode, 9)] * 3, inline_thinking=True, switch=Switch.ENABLE_THINKING)
 
 
 def test_one_answer_in_the_right_field_clears_the_others_of_its_mode(server):
     server.plans += [misplaced("first"), stream({"content": "2"}), misplaced("third")]
     replies = ask(server, *[Question("?", Mode.NO_THINK, 9)] * 3, switch=Switch.ENABLE_THINKING, concurrency=1)
-    assert [(reply.thought, reply.answer) for reply in replies] == [
+    assert [(reply.thinking, reply.answer) for reply in replies] == [
         ("The answer, first", None),
         (None, "2"),
         ("The answer, third", None),
@@ -591,7 +591,7 @@ def test_an_answer_of_another_mode_clears_nothing(server):
 def test_where_thoughts_are_surely_thoughts_one_without_an_answer_is_a_reply(server, mode, settings):
     server.default = misplaced()
     [reply] = ask(server, Question("?", mode, 9), **settings)
-    assert (reply.thought, reply.answer, reply.finish) == ("The answer, lost", None, Finish.STOP)
+    assert (reply.thinking, reply.answer, reply.finish) == ("The answer, lost", None, Finish.STOP)
 
 
 # Many questions
@@ -609,7 +609,7 @@ def test_questions_are_taken_as_they_are_asked_and_at_most_so_many_at_once(serve
 
     server.default = lambda body: stream({"content": body["messages"][0]["content"]})
     endpoint = Endpoint(url=server.url, model="m", concurrency=4)
-    ask_all(endpoint, questions(), lambda place, question, reply: done.append((place, question.prompt, reply.answer)))
+    ask_all(endpoint, questions(), lambda index, question, reply: done.append((index, question.prompt, reply.answer)))
     assert sorted(done) == [(number, f"{number}", f"{number}") for number in range(60)]
     assert most <= 4
     assert 1 < server.most_together <= 4
@@ -621,7 +621,7 @@ def test_what_came_before_a_refusal_has_been_handed_over(server):
     answers = []
     endpoint = Endpoint(url=server.url, model="m", concurrency=1)
     with pytest.raises(UserError, match="gone"):
-        ask_all(endpoint, [PLAIN] * 100, lambda place, question, reply: answers.append((place, reply.answer)))
+        ask_all(endpoint, [PLAIN] * 100, lambda index, question, reply: answers.append((index, reply.answer)))
     assert answers == [(number, str(number)) for number in range(5)]
     assert len(server.calls) == 6
 
@@ -632,7 +632,7 @@ def test_one_refusal_ends_calls_that_still_run(server):
 
 
 def test_an_error_of_the_caller_goes_through(server):
-    def full(place, question, reply):
+    def full(index, question, reply):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -655,8 +655,8 @@ def test_memory_does_not_grow_with_the_number_of_questions(server):
     def live_replies(number):
         held = []
 
-        def count(place, question, reply):
-            if place == number - 1:
+        def count(index, question, reply):
+            if index == number - 1:
                 gc.collect()
                 held.append(sum(type(thing) in (Reply, Question) for thing in gc.get_objects()))
 

@@ -145,9 +145,9 @@ def test_help_shows_every_setting_with_its_default(run, command):
             "calibrate",
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
-        ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-opener STR"]),
+        ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-start STR"]),
         ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
-        ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
+        ("doctor", ["MODEL", "--think-start STR", "[default: Alright]"]),
         ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
     ],
 )
@@ -414,10 +414,10 @@ def test_servers_are_enough_to_presample_a_shipped_recipe_on_them(run, complaint
     ],
 )
 def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, command, args):
-    monkeypatch.setenv("ADAPTTHINK_MAX_ROWS", "77")
+    monkeypatch.setenv("ADAPTTHINK_MAX_CONCURRENT_SEQUENCES", "77")
     status, out, err = run(command, *args, "--dry-run")
     assert (status, err) == (0, "")
-    monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
+    monkeypatch.delenv("ADAPTTHINK_MAX_CONCURRENT_SEQUENCES")
     content = tomllib.loads(out)
     not_set = {name for name, field in COMMANDS[command].model_fields.items() if field.default is None}
     of_problems = {"data", "fields", "instruction", "max_problems"}
@@ -425,7 +425,7 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     empty = {"serve": {"name", "threshold"}, "evaluate": of_problems | of_chat}
     assert not_set == empty.get(command, of_problems)
     assert list(content) == [name for name in COMMANDS[command].model_fields if name not in not_set]
-    assert content["max_rows"] == 77
+    assert content["max_concurrent_sequences"] == 77
     (tmp_path / "again.toml").write_text(out, encoding="utf-8")
     config = resolve(command, COMMANDS[command], recipes=["again.toml"])
     assert config.model_dump(mode="json") == content | dict.fromkeys(not_set)
@@ -445,14 +445,14 @@ def test_a_flag_wins_even_with_the_value_of_the_default(run):
     ("variable", "args", "seed"), [(None, [], 0), ("3", [], 3), ("3", ["--seed", "5"], 5), (None, ["--seed", "0"], 0)]
 )
 def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
-    asked = []
+    requested = []
     monkeypatch.setattr(
-        jobs, "demo_job", lambda config, evaluation, *rest, **options: asked.append((config, evaluation))
+        jobs, "demo_job", lambda config, evaluation, *rest, **options: requested.append((config, evaluation))
     )
     if variable:
         monkeypatch.setenv("ADAPTTHINK_SEED", variable)
     assert run("demo", *args)[0] == 0
-    ((config, evaluation),) = asked
+    ((config, evaluation),) = requested
     assert (config.seed, evaluation.seed) == (seed, seed)
     assert config == resolve("train", TrainConfig, recipes=["toy_cpu"], flags={"seed": seed})
     assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu"], flags={"seed": seed})
@@ -481,7 +481,7 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     assert result["config"]["max_think_tokens"] == 4
     samples = (tmp_path / "e/samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in samples.splitlines()]
-    assert sorted(row["asked"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
+    assert sorted(row["requested"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
     assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
     assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
     status, _, err = run(*command, "--temperature", "0.9")

@@ -19,12 +19,12 @@ A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
 B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]
 
 
-def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), asked="auto", setting=SETTING, grader="g"):
+def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), requested="auto", setting=SETTING, grader="g"):
     """A row from one list of right and wrong for each problem; `tokens` one number for each."""
     made = []
     for problem, values, count in zip(problems, rights, tokens, strict=True):
-        made += outcomes({problem.id: values}, asked=asked, mode=mode, tokens=count)
-    return Row(name, asked, setting, grader, {problem.id: problem for problem in problems}, made)
+        made += outcomes({problem.id: values}, requested=requested, mode=mode, tokens=count)
+    return Row(name, requested, setting, grader, {problem.id: problem for problem in problems}, made)
 
 
 BASE = row(
@@ -127,7 +127,7 @@ def test_decoding_must_be_alike(change, named):
 
 
 def test_how_the_mode_is_told_matters_where_it_is_told():
-    forced = replace(NEW, asked="think", setting=replace(SETTING, switch="enable_thinking"))
+    forced = replace(NEW, requested="think", setting=replace(SETTING, switch="enable_thinking"))
     assert differences(BASE, forced) == ["switch is None in base and enable_thinking in new"]
 
 
@@ -167,7 +167,7 @@ def test_rows_are_read_and_named_apart(folders, monkeypatch):
     monkeypatch.chdir(folders)
     rows = read_rows(["a/ev", "b/ev:auto", "a/ev:think"])
     assert [one.name for one in rows] == ["a/ev", "b/ev", "a/ev:think"]
-    assert [one.asked for one in rows] == ["auto", "auto", "think"]
+    assert [one.requested for one in rows] == ["auto", "auto", "think"]
     assert [sum(out.correct for out in one.outcomes) for one in rows] == [0, 2, 0]
     assert [one.name for one in read_rows(["a/ev", "a/ev:think"])] == ["ev", "ev:think"]
     assert len(rows[0].problems) == 2  # of six in the folder, those that were asked

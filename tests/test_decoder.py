@@ -137,7 +137,9 @@ def test_both_passes_generate_the_same_responses(monkeypatch):
     requests = [Request(PROMPTS[i % 4], 3 + i % 9, i, (8,) * (i % 3), (9,) * (i % 2)) for i in range(30)]
 
     def generate():
-        return NativeEngine(model, [210], max_rows=7).generate(requests, temperature=1.0, top_p=0.9, seed=1)
+        return NativeEngine(model, [210], max_concurrent_sequences=7).generate(
+            requests, temperature=1.0, top_p=0.9, seed=1
+        )
 
     lean = generate()
     monkeypatch.setattr("adaptthink.engines.native.make_forward", ModuleForward)

@@ -119,13 +119,13 @@ def test_thresholds_are_distinct_after_rounding():
 # ---- putting samples together ---------------------------------------------------------------------------------------
 
 
-def outcome(problem, asked, verdict=Verdict.CORRECT, tokens=5, index=0):
-    mode = Mode.NO_THINK if asked == "no_think" else Mode.THINK
-    return Outcome(problem, "1", asked, index, mode, verdict, tokens, None)
+def outcome(problem, requested, verdict=Verdict.CORRECT, tokens=5, index=0):
+    mode = Mode.NO_THINK if requested == "no_think" else Mode.THINK
+    return Outcome(problem, "1", requested, index, mode, verdict, tokens, None)
 
 
 def world_of(names="abcd"):
-    outcomes = [outcome(name, asked) for name in names for asked in ("auto", "think", "no_think")]
+    outcomes = [outcome(name, requested) for name in names for requested in ("auto", "think", "no_think")]
     return outcomes, {name: Decision(0.5, 0.4) for name in names}
 
 
@@ -138,12 +138,12 @@ def test_samples_and_decisions_are_put_together():
 
 def test_problems_without_a_readable_gold_are_left_out():
     outcomes, decisions = world_of()
-    unreadable = [outcome("x", asked, Verdict.GOLD_UNPARSABLE) for asked in ("think", "no_think")]
+    unreadable = [outcome("x", requested, Verdict.REFERENCE_UNPARSABLE) for requested in ("think", "no_think")]
     assert [one.problem_id for one in measure([*outcomes, *unreadable], decisions)] == list("abcd")
 
 
 @pytest.mark.parametrize(
-    ("asked", "decided", "message"),
+    ("requested", "decided", "message"),
     [
         ("no_think", True, "problem 'c' has no forced no_think sample; complete the folder"),
         ("think", True, "problem 'c' has no forced think sample; complete the folder"),
@@ -151,9 +151,9 @@ def test_problems_without_a_readable_gold_are_left_out():
         ("think", False, r"problem 'c' has no forced think sample and no decision"),
     ],
 )
-def test_what_is_missing_is_refused_by_name(asked, decided, message):
+def test_what_is_missing_is_refused_by_name(requested, decided, message):
     outcomes, decisions = world_of()
-    outcomes = [one for one in outcomes if (one.problem_id, one.asked) != ("c", asked)]
+    outcomes = [one for one in outcomes if (one.problem_id, one.requested) != ("c", requested)]
     if not decided:
         del decisions["c"]
     with pytest.raises(UserError, match=message):
@@ -209,16 +209,16 @@ def test_a_p_value_is_one_exactly_counted(means, spread):
     chances = [(max(0, -mean) + spread / 2, max(0, mean) + spread / 2) for mean in means]
     reached = []
     for losses in itertools.product((-1, 0, 1), repeat=6):
-        chance = math.prod(
+        keep_probability = math.prod(
             {-1: minus, 1: plus, 0: 1 - minus - plus}[loss] for loss, (minus, plus) in zip(losses, chances, strict=True)
         )
-        if chance > 0:
+        if keep_probability > 0:
             [*_, p] = p_values(np.array(losses, float), np.zeros(6), 0.2, 1.0)
-            reached.append((p, chance))
-    assert math.fsum(chance for _, chance in reached) == pytest.approx(1)
-    assert math.fsum(chance * math.exp(bet_sum(p)) for p, chance in reached) <= 1 + 1e-9
+            reached.append((p, keep_probability))
+    assert math.fsum(keep_probability for _, keep_probability in reached) == pytest.approx(1)
+    assert math.fsum(keep_probability * math.exp(bet_sum(p)) for p, keep_probability in reached) <= 1 + 1e-9
     for alpha in (0.01, 0.05, 0.2, 0.4, 0.6):
-        assert math.fsum(chance for p, chance in reached if p <= alpha) <= alpha
+        assert math.fsum(keep_probability for p, keep_probability in reached if p <= alpha) <= alpha
 
 
 def bet_sum(p):
@@ -353,8 +353,8 @@ def test_the_choice_is_that_of_the_procedure_as_it_is_told(monkeypatch):
 def heavy(rng, count=400):
     """Answers take 30 tokens on average with a tail up to the cap of 1,000; thoughts twice that: any choice is over."""
     think, no_think = (np.where(rng.random(count) < share, 1000.0, 10.0) for share in (0.05, 0.0207))
-    chance = rng.random(count)
-    problems = problems_of(chance, np.ones(count), np.ones(count), think.tolist(), no_think.tolist())
+    keep_probability = rng.random(count)
+    problems = problems_of(keep_probability, np.ones(count), np.ones(count), think.tolist(), no_think.tolist())
     return problems, lambda threshold: 10 + 990 * (0.05 - 0.0293 * (1 - min(threshold, 1)))
 
 
@@ -388,12 +388,12 @@ def test_a_token_budget_is_kept_where_a_naive_choice_exceeds_it(monkeypatch):
 
 def graded(count, loses_below, *, probability=lambda n, count: (n + 0.5) / count):
     """Problems that no_think answers as well as think if P(no_think) is above `loses_below`, and never below it."""
-    chance = [probability(n, count) for n in range(count)]
+    keep_probability = [probability(n, count) for n in range(count)]
     return problems_of(
-        chance,
+        keep_probability,
         [1] * count,
-        [p > loses_below for p in chance],
-        [40.0 if p < 0.5 else 20.0 for p in chance],
+        [p > loses_below for p in keep_probability],
+        [40.0 if p < 0.5 else 20.0 for p in keep_probability],
         [5.0] * count,
     )
 
@@ -520,7 +520,9 @@ def test_decisions_follow_the_threshold(random_policy, monkeypatch):
     assert {one.mode for one in found} == {Mode.NO_THINK}
     middle = sorted(one.no_think_probability for one in found)[1]
     modes = [one.mode for one in decide(random_policy, texts, middle * 0.9999)]
-    assert modes == [Mode.NO_THINK if chance >= middle * 0.9999 else Mode.THINK for chance in expected]
+    assert modes == [
+        Mode.NO_THINK if keep_probability >= middle * 0.9999 else Mode.THINK for keep_probability in expected
+    ]
     assert modes.count(Mode.NO_THINK) == 2
     assert {one.mode for one in decide(random_policy, texts, ALWAYS_THINK)} == {Mode.THINK}
     assert decide(random_policy, [], 0.5) == []

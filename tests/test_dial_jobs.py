@@ -95,7 +95,7 @@ def test_a_second_call_draws_nothing_and_a_larger_one_completes(run, model_folde
     assert run(*command)[0] == 0
     before = {name: (tmp_path / "c" / name).read_bytes() for name in FILES if name != "dial.json"}
     rows = [json.loads(line) for line in before["samples.jsonl"].splitlines()]
-    assert sorted(row["asked"] for row in rows) == ["no_think"] * 20 + ["think"] * 20
+    assert sorted(row["requested"] for row in rows) == ["no_think"] * 20 + ["think"] * 20
     assert run(*command, "--tolerance", 60, "--token-budget", 20)[0] == 0
     assert {name: (tmp_path / "c" / name).read_bytes() for name in before} == before
     dial = read_dial(tmp_path / "c/dial.json")

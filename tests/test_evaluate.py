@@ -70,13 +70,15 @@ def test_intervals_are_clustered_by_problem():
 
 
 def test_nothing_to_summarise_is_an_error():
-    for outcomes in ([], [outcome(1, 3, Verdict.GOLD_UNPARSABLE)]):
+    for outcomes in ([], [outcome(1, 3, Verdict.REFERENCE_UNPARSABLE)]):
         with pytest.raises(ValueError, match="no graded responses"):
             summarise(outcomes)
 
 
 def test_responses_that_cannot_be_graded_are_counted_and_left_out():
-    evaluation = summarise([outcome(1, 10), outcome(1, 90, Verdict.GOLD_UNPARSABLE), outcome(2, 90, Verdict.TIMEOUT)])
+    evaluation = summarise(
+        [outcome(1, 10), outcome(1, 90, Verdict.REFERENCE_UNPARSABLE), outcome(2, 90, Verdict.TIMEOUT)]
+    )
     assert evaluation.ungradable == 1
     assert evaluation.levels["1"].n == 1
     assert evaluation.levels["1"].tokens_interval is None  # of a single problem
@@ -112,13 +114,13 @@ def sampler(random_policy):
     return Sampler(engine, random_policy.tokenizer, random_policy.template)
 
 
-def evaluate(sampler, folder, asked, **settings):
+def evaluate(sampler, folder, requested, **settings):
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
     seen = []
     setting = policy_setting("random", "weights", config)
     respond = policy_respond(sampler, config)
     count = config.samples_per_problem
-    sample_missing(respond, folder, setting, POOL, asked, count, on_sample=seen.append)
+    sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
     return seen
 
 
@@ -126,11 +128,11 @@ def test_asked_modes_are_obeyed(sampler, tmp_path):
     evaluate(sampler, tmp_path / "e", ("think", "no_think"), samples_per_problem=2)
     samples = list(read_samples(tmp_path / "e"))
     assert {sample.key for sample in samples} == {
-        (problem.id, asked, index) for problem in POOL for asked in ("think", "no_think") for index in (0, 1)
+        (problem.id, requested, index) for problem in POOL for requested in ("think", "no_think") for index in (0, 1)
     }
     for sample in samples:
-        assert sample.mode == sample.asked
-        assert sample.tokens <= (4 if sample.asked == "no_think" else 9)
+        assert sample.mode == sample.requested
+        assert sample.tokens <= (4 if sample.requested == "no_think" else 9)
     assert len({sample.seed for sample in samples}) == 2  # one for each asked mode
 
 
@@ -212,18 +214,18 @@ def read(random_policy, text, finish=Finish.STOP):
 
 
 def test_a_response_is_kept_in_its_two_parts(random_policy):
-    thought = read(random_policy, "1+1=2</think>\\boxed{2}")
-    assert (thought.thought, thought.answer, thought.mode) == ("1+1=2", "\\boxed{2}", Mode.THINK)
-    assert thought.tokens - thought.thought_tokens == 2 + len(
+    thinking = read(random_policy, "1+1=2</think>\\boxed{2}")
+    assert (thinking.thinking, thinking.answer, thinking.mode) == ("1+1=2", "\\boxed{2}", Mode.THINK)
+    assert thinking.tokens - thinking.thinking_tokens == 2 + len(
         random_policy.tokenizer("\\boxed{2}", add_special_tokens=False)["input_ids"]
     )
     answered = read(random_policy, "</think>\\boxed{2}")
-    assert (answered.thought, answered.answer, answered.mode) == (None, "\\boxed{2}", Mode.NO_THINK)
-    assert answered.thought_tokens == 0
+    assert (answered.thinking, answered.answer, answered.mode) == (None, "\\boxed{2}", Mode.NO_THINK)
+    assert answered.thinking_tokens == 0
     cut = read(random_policy, "1+1=", Finish.LENGTH)
-    assert (cut.thought, cut.answer, cut.thought_tokens) == ("1+1=", None, cut.tokens)
+    assert (cut.thinking, cut.answer, cut.thinking_tokens) == ("1+1=", None, cut.tokens)
     cut = read(random_policy, "1+1=2</think>\\box", Finish.LENGTH)
-    assert (cut.thought, cut.answer) == ("1+1=2", "\\box")
+    assert (cut.thinking, cut.answer) == ("1+1=2", "\\box")
 
 
 def write(folder, answers):

@@ -65,8 +65,8 @@ def test_a_switched_model_stands_in_the_same_table(run, server, tmp_path):
     assert {name: modes[name]["overall"]["mean_tokens"] for name in modes} == {"auto": 7, "think": 7, "no_think": 3}
     # 30 prompts of 11 tokens at 0.001, 20 replies of 7 and 10 of 3 tokens at 0.01
     assert f"cost of all samples in e: {30 * 11 / 1000 + (20 * 7 + 10 * 3) / 100:.2f}, of 0 not known" in out
-    asked = [call.body.get("chat_template_kwargs") for call in server.calls]
-    assert sorted(map(str, asked)) == sorted(
+    requested = [call.body.get("chat_template_kwargs") for call in server.calls]
+    assert sorted(map(str, requested)) == sorted(
         map(str, [None] * 10 + [{"enable_thinking": True}] * 10 + [{"enable_thinking": False}] * 10)
     )
     assert len({call.body["seed"] for call in server.calls}) == 30

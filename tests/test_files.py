@@ -322,7 +322,7 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
 def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
     """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
     monkeypatch.setattr("adaptthink.problems.table.SPOOL_BYTES", 2**16)
-    monkeypatch.setattr(sources, "readable_golds", lambda golds: [True] * len(golds))
+    monkeypatch.setattr(sources, "parsable_references", lambda reference_answers: [True] * len(reference_answers))
     path = tmp_path / "p.jsonl"
     with path.open("w") as file:
         for n in range(20_000):

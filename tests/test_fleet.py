@@ -72,22 +72,22 @@ def servers():
 def make(servers, said=None, **options):
     urls = [getattr(server, "url", server) for server in servers]
     say = (lambda text: None) if said is None else said.append
-    return open_fleet(urls, [EOS], name="tiny", max_rows=ROWS, probe=PROBE, say=say, **options)
+    return open_fleet(urls, [EOS], name="tiny", max_concurrent_sequences=ROWS, probe=PROBE, say=say, **options)
 
 
 def requests(count=60):
     return [Request(PROMPT, 2, stream) for stream in range(count)]
 
 
-def stream(fleet, asked):
+def stream(fleet, requested):
     """Completions by place; fails if one comes twice."""
     done = {}
 
-    def finish(place, completion):
-        assert place not in done
-        done[place] = completion
+    def finish(index, completion):
+        assert index not in done
+        done[index] = completion
 
-    fleet.stream(iter(asked), temperature=1.0, top_p=1.0, seed=3, on_finish=finish)
+    fleet.stream(iter(requested), temperature=1.0, top_p=1.0, seed=3, on_finish=finish)
     return done
 
 
@@ -95,7 +95,7 @@ def stream(fleet, asked):
 def expected():
     """What an undisturbed server answers, alone and in its own order."""
     with running(Seeded()) as server:
-        engine = OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=1)
+        engine = OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_concurrent_sequences=1)
         return dict(enumerate(engine.generate(requests(), temperature=1.0, seed=3)))
 
 
@@ -113,13 +113,13 @@ def test_responses_do_not_depend_on_who_answers(servers, expected, count):
 def test_requests_are_taken_only_as_there_is_room(servers):
     taken, ended, ahead = [], [], []
 
-    def asked():
+    def requested():
         for request in requests(100):
             taken.append(request)
             ahead.append(len(taken) - len(ended))
             yield request
 
-    make(servers).stream(asked(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: ended.append(one))
+    make(servers).stream(requested(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: ended.append(one))
     assert len(ended) == 100
     assert max(ahead) <= 3 * ROWS
 
@@ -267,13 +267,13 @@ def test_a_draw_that_no_server_survives_comes_last_and_is_given_up(servers, coun
 
     for server in servers:
         server.bad = bad
-    asked = [
+    requested = [
         Request(PROMPT * (3 if request.stream in poison else 1), request.max_tokens, request.stream)
         for request in requests()
     ]
     with pytest.raises(UserError) as caught:
         make(servers[:count]).stream(
-            asked, temperature=1.0, top_p=1.0, seed=3, on_finish=lambda place, _: done.append(place)
+            requested, temperature=1.0, top_p=1.0, seed=3, on_finish=lambda index, _: done.append(index)
         )
     assert str(caught.value).startswith(
         f"a draw with a context of 9 tokens and a cap of 2 failed {3 * (1 + count)} times on servers that were fit "
@@ -282,7 +282,7 @@ def test_a_draw_that_no_server_survives_comes_last_and_is_given_up(servers, coun
     assert "answered 500" in str(caught.value)
     assert "lower max_think_tokens" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert sorted(done) == [place for place in range(60) if place not in poison]
+    assert sorted(done) == [index for index in range(60) if index not in poison]
     assert len(tried) == 2 * 3 * (1 + count)
 
 
@@ -401,8 +401,8 @@ def test_a_prompt_that_no_server_holds_is_said(servers):
 def test_an_error_of_who_takes_the_responses_ends_the_call(servers, first):
     done = []
 
-    def full(place, completion):
-        done.append(place)
+    def full(index, completion):
+        done.append(index)
         if len(done) > first:
             raise OSError("disk full")
 
@@ -443,7 +443,7 @@ def test_the_last_answer_ends_the_call_though_no_server_is_left():
 
     async def see():
         one, two, done = Server("one"), Server("two"), []
-        work = Work([Draw(PROMPT, 1, 1.0)] * 2, lambda place, _: done.append(place), 2)
+        work = Work([Draw(PROMPT, 1, 1.0)] * 2, lambda index, _: done.append(index), 2)
         first = work.take(one)
         work.finish(first, None)
         assert not work.over.done()
@@ -462,7 +462,7 @@ def test_the_last_answer_ends_the_call_though_no_server_is_left():
 # ---- presample over servers that have the embedded model ------------------------------------------------------------
 
 SIZE = {"problems_per_level": 3, "reference_samples": 2, "max_think_tokens": 24, "max_no_think_tokens": 8}
-SIZE |= {"max_rows": 3}
+SIZE |= {"max_concurrent_sequences": 3}
 
 
 @pytest.fixture(scope="module")
@@ -548,7 +548,7 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
 
 
 def evaluate(pair, folder):
-    size = {"problems_per_level": 1, "max_think_tokens": 24, "max_no_think_tokens": 8, "max_rows": 3}
+    size = {"problems_per_level": 1, "max_think_tokens": 24, "max_no_think_tokens": 8, "max_concurrent_sequences": 3}
     config = check(EvaluateConfig, size | {"endpoint": [server.url for server in pair]})
     return jobs.evaluate_job(config, ("auto", "no_think"), folder)
 

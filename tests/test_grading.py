@@ -19,12 +19,12 @@ from adaptthink.grading import (
     grade_all,
     last_boxed,
     mean_reward,
-    readable_golds,
+    parsable_references,
     reward,
-    text_after_thought,
+    text_after_thinking,
 )
 from adaptthink.grading.choice import find_letter
-from adaptthink.grading.extract import find_answer, find_gold
+from adaptthink.grading.extract import find_answer, find_reference_answer
 from adaptthink.grading.lines import Tally, grade_lines
 
 
@@ -41,13 +41,13 @@ from adaptthink.grading.lines import Tally, grade_lines
     ],
 )
 def test_text_after_thought(response, after):
-    assert text_after_thought(response) == after
+    assert text_after_thinking(response) == after
 
 
 def test_a_boxed_answer_in_the_thought_does_not_count():
-    assert grade(text_after_thought("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
-    assert grade(text_after_thought("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
-    assert grade(text_after_thought("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
+    assert grade(text_after_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
+    assert grade(text_after_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
+    assert grade(text_after_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_find_answer(text, found):
 
 
 @pytest.mark.parametrize(
-    ("gold", "found"),
+    ("reference_answer", "found"),
     [
         ("72", "72"),
         ("Natalia sold 48/2.\n#### 72", "72"),
@@ -86,8 +86,8 @@ def test_find_answer(text, found):
         ("A, B", "A, B"),
     ],
 )
-def test_a_gold_may_be_a_whole_solution(gold, found):
-    assert find_gold(gold) == found
+def test_a_gold_may_be_a_whole_solution(reference_answer, found):
+    assert find_reference_answer(reference_answer) == found
 
 
 SAME = [
@@ -146,10 +146,10 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("found", "gold", "rule"), SAME)
-def test_same_answers_and_the_rule_that_finds_it(found, gold, rule):
-    assert grade(f"\\boxed{{{found}}}", gold) == Grade(Verdict.CORRECT, found, rule)
-    assert grade(f"\\boxed{{{gold}}}", found).verdict is Verdict.CORRECT
+@pytest.mark.parametrize(("found", "reference_answer", "rule"), SAME)
+def test_same_answers_and_the_rule_that_finds_it(found, reference_answer, rule):
+    assert grade(f"\\boxed{{{found}}}", reference_answer) == Grade(Verdict.CORRECT, found, rule)
+    assert grade(f"\\boxed{{{reference_answer}}}", found).verdict is Verdict.CORRECT
 
 
 DIFFERENT = [
@@ -193,25 +193,25 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("found", "gold"), DIFFERENT)
-def test_different_answers(found, gold):
-    assert grade(f"\\boxed{{{found}}}", gold).verdict is Verdict.WRONG
-    assert grade(f"\\boxed{{{gold}}}", found).verdict is Verdict.WRONG
+@pytest.mark.parametrize(("found", "reference_answer"), DIFFERENT)
+def test_different_answers(found, reference_answer):
+    assert grade(f"\\boxed{{{found}}}", reference_answer).verdict is Verdict.WRONG
+    assert grade(f"\\boxed{{{reference_answer}}}", found).verdict is Verdict.WRONG
 
 
-@pytest.mark.parametrize("gold", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
-def test_a_gold_that_cannot_be_read_is_never_scored(gold):
+@pytest.mark.parametrize("reference_answer", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
+def test_a_gold_that_cannot_be_read_is_never_scored(reference_answer):
     for answer in ("\\boxed{5}", "nothing", None):
-        assert grade(answer, gold) == Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
+        assert grade(answer, reference_answer) == Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     with pytest.raises(ValueError, match="leave it out"):
-        reward(Verdict.GOLD_UNPARSABLE)
+        reward(Verdict.REFERENCE_UNPARSABLE)
 
 
 def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
-    gold = "\\frac{}{}+\\int"
-    assert grade("\\boxed{y+1}", gold).verdict is Verdict.GOLD_UNPARSABLE
+    reference_answer = "\\frac{}{}+\\int"
+    assert grade("\\boxed{y+1}", reference_answer).verdict is Verdict.REFERENCE_UNPARSABLE
     kinds = [
-        (gold, AnswerKind.MATH),
+        (reference_answer, AnswerKind.MATH),
         ("\\sin^2 t", AnswerKind.MATH),
         ("5", AnswerKind.MATH),
         ("", AnswerKind.MATH),
@@ -219,7 +219,7 @@ def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
         ("Paris", AnswerKind.CHOICE),
         ("{", AnswerKind.CHOICE),
     ]
-    assert readable_golds(kinds) == [False, True, True, False, True, False, False]
+    assert parsable_references(kinds) == [False, True, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("answer", ["\\boxed{}", "\\boxed{\\frac{1}{}+}", "\\boxed{ }", "\\boxed{" + "x+" * 800 + "x}"])
@@ -266,15 +266,15 @@ def test_find_letter(text, letter):
 
 
 def test_choices_are_graded_by_their_letter():
-    def verdict(answer, gold):
-        return grade(answer, gold, AnswerKind.CHOICE)
+    def verdict(answer, reference_answer):
+        return grade(answer, reference_answer, AnswerKind.CHOICE)
 
     assert verdict("\\boxed{C}", "C") == Grade(Verdict.CORRECT, "C", Rule.CHOICE)
     assert verdict("\\boxed{C}", "(c)").verdict is Verdict.CORRECT
     assert verdict("\\boxed{D}", "C").verdict is Verdict.WRONG
     assert verdict("\\boxed{42}", "C").verdict is Verdict.UNPARSED
     assert verdict(None, "C").verdict is Verdict.TRUNCATED
-    assert verdict("\\boxed{C}", "Paris").verdict is Verdict.GOLD_UNPARSABLE
+    assert verdict("\\boxed{C}", "Paris").verdict is Verdict.REFERENCE_UNPARSABLE
 
 
 @pytest.mark.parametrize("kind", [AnswerKind.MATH, AnswerKind.CHOICE])
@@ -289,15 +289,15 @@ def test_boxed_only(kind):
 
 
 def test_reward_maps_every_verdict():
-    gradable = [verdict for verdict in Verdict if verdict is not Verdict.GOLD_UNPARSABLE]
+    gradable = [verdict for verdict in Verdict if verdict is not Verdict.REFERENCE_UNPARSABLE]
     assert [verdict for verdict in gradable if reward(verdict) == 1.0] == [Verdict.CORRECT]
     assert {reward(verdict) for verdict in gradable} == {0.0, 1.0}
 
 
 def test_means_leave_out_what_cannot_be_graded():
-    verdicts = [Verdict.CORRECT, Verdict.GOLD_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
+    verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
     assert mean_reward(verdicts) == 0.5
-    assert mean_reward([Verdict.GOLD_UNPARSABLE]) is None
+    assert mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
     assert failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
     assert failed_share([]) == 0.0
 

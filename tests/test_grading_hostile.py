@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, readable_golds
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, parsable_references
 from adaptthink.grading import pool as pools
 from adaptthink.grading.notation import read_answer
 
@@ -215,9 +215,9 @@ def mixed_with_normal(submissions):
     for position, submission in enumerate(submissions):
         mixed.append(submission)
         if position % 10 == 0:
-            answer, gold, kind, verdict = NORMAL[next(turn) % len(NORMAL)]
+            answer, reference_answer, kind, verdict = NORMAL[next(turn) % len(NORMAL)]
             known[len(mixed)] = verdict
-            mixed.append(Submission(answer, gold, kind))
+            mixed.append(Submission(answer, reference_answer, kind))
     return mixed, known
 
 
@@ -265,7 +265,7 @@ def test_hostile_golds(kind):
     grades = check(submissions, never_correct=kind is AnswerKind.MATH)
     if kind is AnswerKind.CHOICE:
         for submission, result in zip(submissions, grades, strict=True):
-            assert result.verdict is not Verdict.CORRECT or "J" in submission.gold.upper()
+            assert result.verdict is not Verdict.CORRECT or "J" in submission.reference_answer.upper()
 
 
 def test_hostile_choices():
@@ -279,22 +279,22 @@ def test_hostile_answers_equal_themselves_or_fail():
     """A gold that can be read is equal to itself; no other verdict but the gold's own fault."""
     for text in hostile_strings("themselves", 30):
         verdict = grade(rf"\boxed{{{text}}}", rf"\boxed{{{text}}}", limits=LIMITS).verdict
-        assert verdict in (Verdict.CORRECT, Verdict.GOLD_UNPARSABLE, Verdict.UNPARSED), text
+        assert verdict in (Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.UNPARSED), text
 
 
 def test_hostile_golds_are_readable_or_not():
-    golds = [(text, AnswerKind.CHOICE) for text in hostile_strings("readable", 40)]
-    golds += [(text, AnswerKind.MATH) for text in hostile_strings("readable", 2)]
-    golds += [("12", AnswerKind.MATH), ("C", AnswerKind.CHOICE)]
-    outcome = readable_golds(golds, limits=LIMITS)
+    reference_answers = [(text, AnswerKind.CHOICE) for text in hostile_strings("readable", 40)]
+    reference_answers += [(text, AnswerKind.MATH) for text in hostile_strings("readable", 2)]
+    reference_answers += [("12", AnswerKind.MATH), ("C", AnswerKind.CHOICE)]
+    outcome = parsable_references(reference_answers, limits=LIMITS)
     assert set(map(type, outcome)) == {bool}
     assert outcome[-2:] == [True, True]
 
 
 def test_heavy_formulas_and_memory():
     """Formulas without end: workers are killed again and again, and neither they nor this process grow."""
-    gold = r"x+\sqrt{2}"
-    grade("x+1", gold, limits=LIMITS)  # starts the workers
+    reference_answer = r"x+\sqrt{2}"
+    grade("x+1", reference_answer, limits=LIMITS)  # starts the workers
     me, limit = psutil.Process(), LIMITS.memory_mb + 200  # what a worker needs to start is below 200 MiB
     before, largest, done = me.memory_info().rss / 2**20, [0.0], threading.Event()
 
@@ -305,7 +305,7 @@ def test_heavy_formulas_and_memory():
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        check([Submission(text, gold) for text in HEAVY])
+        check([Submission(text, reference_answer) for text in HEAVY])
         check([Submission(r"\boxed{x+1}", text) for text in HEAVY[:3]])
     finally:
         done.set()

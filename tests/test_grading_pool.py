@@ -21,7 +21,7 @@ import pytest
 
 from adaptthink import grading
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, readable_golds
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, parsable_references
 from adaptthink.grading import pool as pools
 
 SOURCES = str(Path(grading.__file__).parents[2])
@@ -335,12 +335,22 @@ def test_asyncio(stand_in):
     ]  # fmt: skip
 
 
-def test_readable_golds(stand_in):
+def test_parsable_references(stand_in):
     limits = Limits(seconds=1, workers=1)
-    golds = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
-    golds += [("x+2", AnswerKind.MATH), ("die+1", AnswerKind.MATH), ("C", AnswerKind.CHOICE), ("7", AnswerKind.CHOICE)]
-    assert readable_golds(golds, limits=limits) == [True, True, False, False, True, False, True, False]
-    assert readable_golds([], limits=limits) == []
+    reference_answers = [
+        ("5", AnswerKind.MATH),
+        ("x+1", AnswerKind.MATH),
+        ("hang+1", AnswerKind.MATH),
+        ("{", AnswerKind.MATH),
+    ]
+    reference_answers += [
+        ("x+2", AnswerKind.MATH),
+        ("die+1", AnswerKind.MATH),
+        ("C", AnswerKind.CHOICE),
+        ("7", AnswerKind.CHOICE),
+    ]
+    assert parsable_references(reference_answers, limits=limits) == [True, True, False, False, True, False, True, False]
+    assert parsable_references([], limits=limits) == []
 
 
 PLAIN = """
@@ -510,7 +520,7 @@ def test_interrupt_from_the_keyboard(tmp_path, moment):
 FAST = r"""
 import sys
 import psutil
-from adaptthink.grading import AnswerKind, Submission, grade_all, pool, readable_golds
+from adaptthink.grading import AnswerKind, Submission, grade_all, parsable_references, pool
 pairs = [
     ("\\boxed{1{,}234.50}", "1234.5"), ("so \\boxed{\\dfrac12}", "0.5"), ("Answer: 1 1/2", "\\frac{3}{2}"),
     ("\\boxed{\\left(3, \\tfrac{1}{2}\\right)}", "(3,0.5)"), ("\\boxed{\\{2,1\\}}", "\\{1,2\\}"),
@@ -521,7 +531,8 @@ pairs = [
 submissions = [Submission(*pair) for pair in pairs]
 submissions += [Submission("The answer is (C).", "C", AnswerKind.CHOICE)]
 print({str(result.verdict) for result in grade_all(submissions)})
-print(all(readable_golds([(one.gold, one.kind) for one in submissions if "infty" not in one.gold])))
+pairs = [(one.reference_answer, one.kind) for one in submissions if "infty" not in one.reference_answer]
+print(all(parsable_references(pairs)))
 print([name for name in ("sympy", "math_verify", "latex2sympy2_extended", "antlr4", "torch") if name in sys.modules])
 print(pool._pools, psutil.Process().children())
 """

@@ -92,9 +92,9 @@ def test_sources_of_a_family():
 def test_golds_survive_json(family):
     """The scorer gives 1 to the family's own answer and less to nonsense."""
     for problem in draw(family, per_level=1):
-        gold = json.loads(problem.answer)
-        assert "question" not in gold
-        assert score_entry(gold["answer"], problem.answer) == 1
+        reference_answer = json.loads(problem.answer)
+        assert "question" not in reference_answer
+        assert score_entry(reference_answer["answer"], problem.answer) == 1
         assert gold_scores(problem.answer)
         assert score_entry("certainly not this", problem.answer) < 1
 
@@ -102,8 +102,8 @@ def test_golds_survive_json(family):
 def test_scorer_is_the_familys_own():
     """Countdown takes any expression that gives the target, not the one that is written down."""
     problem = draw("countdown", per_level=1)[0]
-    gold = json.loads(problem.answer)
-    assert score_entry(f"({gold['answer']})", problem.answer) == 1
+    reference_answer = json.loads(problem.answer)
+    assert score_entry(f"({reference_answer['answer']})", problem.answer) == 1
 
 
 def test_gold_that_does_not_score():
@@ -111,10 +111,10 @@ def test_gold_that_does_not_score():
     assert not gold_scores(gold_json(entry))
 
 
-@pytest.mark.parametrize("gold", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
-def test_gold_that_is_no_entry(gold):
+@pytest.mark.parametrize("reference_answer", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
+def test_gold_that_is_no_entry(reference_answer):
     with pytest.raises(ValueError, match="the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'"):
-        score_entry("1", gold)
+        score_entry("1", reference_answer)
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,9 @@ def test_given_answers_are_scored_behind_the_no_think_prefix(policy):
         size = len(policy.tokenizer.encode(answer.strip(), add_special_tokens=False))
         with torch.inference_mode():
             rows = policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places = range(len(ids) - size, len(ids))
-        assert logprob == pytest.approx(sum(rows[place - 1, ids[place]].item() for place in places), abs=1e-3)
-        assert greedy == all(rows[place - 1].argmax().item() == ids[place] for place in places)
+        indices = range(len(ids) - size, len(ids))
+        assert logprob == pytest.approx(sum(rows[index - 1, ids[index]].item() for index in indices), abs=1e-3)
+        assert greedy == all(rows[index - 1].argmax().item() == ids[index] for index in indices)
     assert [greedy for _, greedy in found] == [True, False, True, False, True, True]
 
 
@@ -212,8 +212,10 @@ def test_what_a_model_with_modes_cannot_give_is_refused():
 
 
 def test_reading_generation_kwargs():
-    asked = read_generation({"until": ["\n"], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_gen_toks": 9})
-    assert (asked.max_tokens, asked.temperature, asked.top_p, asked.stops) == (9, 0.6, 0.9, ("\n",))
+    requested = read_generation(
+        {"until": ["\n"], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_gen_toks": 9}
+    )
+    assert (requested.max_tokens, requested.temperature, requested.top_p, requested.stops) == (9, 0.6, 0.9, ("\n",))
     greedy = read_generation({"until": "\n", "do_sample": False, "num_beams": 1, "top_k": -1})
     assert (greedy.max_tokens, greedy.temperature, greedy.stops) == (None, 0.0, ("\n",))
     with pytest.raises(UserError, match="asks for num_beams=4, which is not offered here; change it with --gen_kwargs"):

@@ -30,7 +30,7 @@ def dtypes(model):
 
 
 def on_accelerator(monkeypatch):
-    monkeypatch.setattr(models, "choose_device", lambda asked: ACCELERATOR)
+    monkeypatch.setattr(models, "choose_device", lambda requested: ACCELERATOR)
 
 
 def test_on_a_cpu_everything_is_float32(halved):
@@ -64,11 +64,13 @@ def test_the_fingerprint_does_not_depend_on_the_dtype_that_the_device_asks_for(h
     assert load_policy(halved).fingerprint != load_policy("tiny").fingerprint
 
 
-@pytest.mark.parametrize("asked", ["cuda", "cuda:0", "cuda:7"])
-def test_a_gpu_that_is_not_there_is_said(asked, monkeypatch):
+@pytest.mark.parametrize("requested", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_said(requested, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match=rf"device = '{asked}' is not there: PyTorch .* sees 0 GPUs; .*--device cpu"):
-        load_configured(EngineConfig(device=asked))
+    with pytest.raises(
+        UserError, match=rf"device = '{requested}' is not there: PyTorch .* sees 0 GPUs; .*--device cpu"
+    ):
+        load_configured(EngineConfig(device=requested))
 
 
 def test_devices_that_are_there(monkeypatch):
@@ -81,10 +83,10 @@ def test_devices_that_are_there(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("asked", ["gpu", "cuda:", "cuda:x", "mps", ""])
-def test_a_device_by_another_name_is_said(asked):
+@pytest.mark.parametrize("requested", ["gpu", "cuda:", "cuda:x", "mps", ""])
+def test_a_device_by_another_name_is_said(requested):
     with pytest.raises(UserError, match="device = "):
-        check(EngineConfig, {"device": asked})
+        check(EngineConfig, {"device": requested})
 
 
 def moved_share(policy, dtype, steps=3):

@@ -293,7 +293,7 @@ def test_bos_is_never_doubled(writes_bos, adds_bos):
 
 def test_a_long_opener_gives_its_first_token():
     tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
-    template = probe(tokenizer, think_opener="Okay, so")
+    template = probe(tokenizer, think_start="Okay, so")
     assert_sound(tokenizer, template)
     assert decode(tokenizer, template.think_prefix_ids) == ["Okay"]
 
@@ -309,8 +309,8 @@ def refusal(tokenizer, **options) -> str:
 
 @pytest.mark.parametrize("opener", ["", " \n", "</think>", "<think>", "<|im_end|>", "日本", "\nAlright"])
 def test_openers_refused(opener):
-    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_opener=opener)
-    assert f"think_opener {opener!r}" in message
+    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_start=opener)
+    assert f"think_start {opener!r}" in message
     assert ("it is blank" in message) == (not opener.strip())
 
 
@@ -365,12 +365,12 @@ def word_level(*words: str) -> PreTrainedTokenizerFast:
 def test_markers_may_be_ordinary_words():
     template = probe(word_level(*MARKERS))
     assert (template.think_prefix_ids, template.no_think_prefix_ids, template.close_id) == ((1,), (3,), 3)
-    assert "no_think begins with the same token" in refusal(word_level(*MARKERS), think_opener="</think>")
+    assert "no_think begins with the same token" in refusal(word_level(*MARKERS), think_start="</think>")
 
 
 def test_what_is_unknown_is_neither_marker_nor_opener():
     assert "does not know the markers" in refusal(word_level("<think>"))
-    assert "its first token is '<unk>' (0)" in refusal(word_level(*MARKERS), think_opener="Hmm")
+    assert "its first token is '<unk>' (0)" in refusal(word_level(*MARKERS), think_start="Hmm")
 
 
 def test_tokens_that_depend_on_the_question_are_refused():
@@ -419,7 +419,7 @@ def test_mode_of(tiny):
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "answer"),
+    ("text", "thinking", "answer"),
     [
         ("Alright\n1+1=2\n</think>\\boxed{2}", "Alright\n1+1=2\n", "\\boxed{2}"),
         ("</think>\\boxed{2}", None, "\\boxed{2}"),
@@ -434,8 +434,8 @@ def test_mode_of(tiny):
         ("", None, None),
     ],
 )
-def test_split_response(tiny, text, thought, answer):
-    assert split_response(text, tiny) == (thought, answer)
+def test_split_response(tiny, text, thinking, answer):
+    assert split_response(text, tiny) == (thinking, answer)
 
 
 TURNS = [

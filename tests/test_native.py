@@ -44,8 +44,10 @@ def test_near_greedy_sampling_equals_transformers_generate(random_model):
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_logprobs_are_those_of_a_full_forward_pass(random_model, temperature):
-    asked = requests(prefix_ids=(41, 42))
-    for request, completion in zip(asked, engine(random_model).generate(asked, temperature=temperature), strict=True):
+    requested = requests(prefix_ids=(41, 42))
+    for request, completion in zip(
+        requested, engine(random_model).generate(requested, temperature=temperature), strict=True
+    ):
         assert completion.token_ids[:2] == (41, 42)
         expected = recomputed_logprobs(random_model, request, completion, temperature)
         assert list(completion.logprobs) == pytest.approx(expected, abs=2e-4)
@@ -58,15 +60,15 @@ def test_a_response_does_not_depend_on_the_rest_of_the_batch(random_model):
 
 
 def test_rows_are_refilled_while_others_go_on(random_model):
-    asked = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
-    wide = engine(random_model).generate(asked, temperature=1.0, seed=1)
+    requested = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
+    wide = engine(random_model).generate(requested, temperature=1.0, seed=1)
     finished = []
-    narrow = engine(random_model, max_rows=3).generate(
-        asked, temperature=1.0, seed=1, on_finish=lambda *ended: finished.append(ended)
+    narrow = engine(random_model, max_concurrent_sequences=3).generate(
+        requested, temperature=1.0, seed=1, on_finish=lambda *ended: finished.append(ended)
     )
     assert [c.token_ids for c in wide] == [c.token_ids for c in narrow]
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(narrow))
-    assert [place for place, _ in finished] != list(range(40))  # as they end
+    assert [index for index, _ in finished] != list(range(40))  # as they end
 
 
 def test_seed_and_stream_decide(random_model):
@@ -95,8 +97,8 @@ def test_a_forced_end_token_does_not_stop(random_model):
 def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_model):
     free = engine(random_model).next_token_logprobs([PROMPTS[0]], range(300))[0]
     favourite = int(np.argmax(free))
-    asked = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
-    for completion in engine(random_model).generate(asked, temperature=1.0):
+    requested = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
+    for completion in engine(random_model).generate(requested, temperature=1.0):
         token = completion.token_ids[0]
         assert token != favourite
         expected = free[token] - math.log1p(-math.exp(free[favourite]))
@@ -107,8 +109,8 @@ def test_sampled_frequencies_match_the_distribution(random_model):
     """4,000 draws of the first token against the model's probabilities: every frequency within 4.5 standard errors."""
     num = 4000
     probability = np.exp(engine(random_model).next_token_logprobs([PROMPTS[1]], range(300))[0])
-    asked = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
-    drawn = engine(random_model).generate(asked, temperature=1.0, seed=11)
+    requested = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
+    drawn = engine(random_model).generate(requested, temperature=1.0, seed=11)
     count = np.bincount([c.token_ids[0] for c in drawn], minlength=300)
     error = np.sqrt(num * probability * (1 - probability)) + 1e-9
     common = probability > 0.005
@@ -205,11 +207,11 @@ def test_draw_inverts_the_distribution_across_blocks():
     probabilities[0, 300:520] = 0
     cumulative = (probabilities / probabilities.sum()).cumsum(-1)[0]
     logprobs = (probabilities / probabilities.sum()).log().float()
-    for place in (0, 1, 255, 256, 257, 299, 520, 698, 699):
-        before = cumulative[place - 1].item() if place else 0.0
-        middle = (before + cumulative[place].item()) / 2
-        if cumulative[place].item() - before > 1e-6:
-            assert draw(logprobs, torch.tensor([middle], dtype=torch.float64)).item() == place
+    for index in (0, 1, 255, 256, 257, 299, 520, 698, 699):
+        before = cumulative[index - 1].item() if index else 0.0
+        middle = (before + cumulative[index].item()) / 2
+        if cumulative[index].item() - before > 1e-6:
+            assert draw(logprobs, torch.tensor([middle], dtype=torch.float64)).item() == index
     assert draw(logprobs, torch.tensor([0.0], dtype=torch.float64)).item() == 0
     last = draw(logprobs, torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item()
     assert probabilities[0, last] > 0

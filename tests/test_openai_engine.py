@@ -30,7 +30,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def engine(server):
-    return OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=4)
+    return OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_concurrent_sequences=4)
 
 
 def ask(engine, *requests, **extra):
@@ -44,8 +44,8 @@ def native():
 
 def test_everything_that_shapes_the_distribution_is_said(engine, server):
     finished = []
-    asked = [Request(PROMPT, 4, 3, (41,), (12,)), Request((*PROMPT, 8), 6, 4)]
-    done = ask(engine, *asked, temperature=0.5, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended))
+    requested = [Request(PROMPT, 4, 3, (41,), (12,)), Request((*PROMPT, 8), 6, 4)]
+    done = ask(engine, *requested, temperature=0.5, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended))
     assert done[0].token_ids == (41, 7, 7, 7)
     assert done[0].logprobs[0] - done[0].logprobs[1] == pytest.approx(-(41 - 7) / 10 / 0.5)
     assert (done[1].token_ids, done[1].finish) == ((EOS,), Finish.STOP)
@@ -132,22 +132,22 @@ def test_nobody_at_the_endpoint_is_said(monkeypatch):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match="is the server running there"):
-            connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_rows=1)
+            connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypatch):
     monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(0.1))
-    for asked in ("draw", "models"):
+    for requested in ("draw", "models"):
         later = threading.Event()
         threading.Timer(0.5, later.set).start()
         server.faults.append(later)
-        if asked == "draw":
+        if requested == "draw":
             [done] = ask(engine)
             assert done.token_ids == (7, 7, 7)
             assert len(server.calls) == 1  # and it was not drawn again
         else:
             with pytest.raises(UserError, match=r"no answer from .*ReadTimeout"):
-                connect(server.url, [EOS], name="tiny", max_rows=1)
+                connect(server.url, [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_a_machine_that_is_gone_is_noticed(server):
@@ -165,18 +165,18 @@ def test_a_machine_that_is_gone_is_noticed(server):
 def test_an_endpoint_that_is_no_url_is_said():
     for endpoint in ("localhost:8000", "ftp://host"):
         with pytest.raises(UserError, match="give one like http://localhost:8000"):
-            connect(endpoint, [EOS], name="tiny", max_rows=1)
+            connect(endpoint, [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_the_servers_model_is_taken_and_the_key_is_sent(server, monkeypatch):
     monkeypatch.setenv(openai.KEY_VARIABLE, "secret")
-    engine = connect(server.url + "/v1/", [EOS], name="other-name", max_rows=1)
+    engine = connect(server.url + "/v1/", [EOS], name="other-name", max_concurrent_sequences=1)
     assert (engine.model, engine.capacity_tokens, engine.url) == ("tiny", 64, server.url)
     assert server.keys == ["Bearer secret"]
     server.models = [{"id": "a", "max_model_len": 8}, {"id": "b", "max_model_len": 9}]
-    assert connect(server.url, [EOS], name="b", max_rows=1).capacity_tokens == 9
+    assert connect(server.url, [EOS], name="b", max_concurrent_sequences=1).capacity_tokens == 9
     with pytest.raises(UserError, match=r"no model 'tiny' but a, b; start it with --served-model-name tiny"):
-        connect(server.url, [EOS], name="tiny", max_rows=1)
+        connect(server.url, [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_the_check_passes_a_server_as_it_should_be(engine):

@@ -18,7 +18,8 @@ def test_a_profile_by_hand():
     rows = [
         {
             "rollout_seconds": 3.0, "generate_seconds": 2.0, "grade_seconds": 0.5, "update_seconds": 1.0,
-            "response_tokens": 600, "update_tokens": 50, "generate_bound_seconds": 1.0, "update_bound_seconds": 0.25,
+            "response_tokens": 600, "update_tokens": 50,
+            "generate_roofline_seconds": 1.0, "update_roofline_seconds": 0.25,
         },
         {
             "rollout_seconds": 3.0, "generate_seconds": 2.0, "grade_seconds": 0.5, "update_seconds": 1.0,
@@ -30,10 +31,10 @@ def test_a_profile_by_hand():
     assert lines["rollout"].seconds == 6.0
     assert lines["rollout"].share == 0.6  # of 6 + 2 + 2: what is within the rollout does not count twice
     assert lines["generate"].tokens_per_second == 200
-    assert lines["generate"].bound_share == 0.25
+    assert lines["generate"].roofline_share == 0.25
     assert lines["update"].tokens == 100
     assert lines["probe"].tokens is None
-    assert lines["probe"].bound_share is None
+    assert lines["probe"].roofline_share is None
 
 
 def test_a_clock_adds_up_and_begins_again():

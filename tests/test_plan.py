@@ -225,7 +225,7 @@ def test_memory_under_an_adapter_by_hand():
 def test_an_adapter_on_7b_does_not_fit_into_40_gb():
     """7.62e9 weights, three times in bfloat16: 45.7 GB before anything is computed."""
     architecture, config, lengths = paper("r1_distill_7b")
-    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_rows": 1})
+    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_concurrent_sequences": 1})
     memory = estimate_memory(architecture, tried, on("A100-40"), lengths)
     assert memory.rollout > 6 * 7.6e9
     assert not fits(architecture, tried, on("A100-40"), lengths)
@@ -285,7 +285,7 @@ def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(mo
     assert {key: getattr(architecture.shape(4), key) for key in found["shape"]} == found["shape"]
     machine = Machine(found["gflops_per_second"]["median"] * 1e9, found["gbytes_per_second"]["median"] * 1e9)
     platform = Platform("cpu", 1, 25e9, machine, math.inf, CPU_EFFICIENCY)
-    think, no_think = found["caps"]
+    think, no_think = found["max_tokens"]
     config = VerlConfig(
         problems_per_step=found["responses"] // 16, max_think_tokens=think, max_no_think_tokens=no_think
     )
@@ -415,10 +415,10 @@ def test_recipes_hold_the_papers_settings(name):
     assert (config.learning_rate, config.schedule, config.warmup_steps) == (2e-6, "constant", 0)
     assert (config.temperature, config.delta, config.clip, config.steps) == (0.6, 0.05, 0.2, 314)
     assert (config.reference_samples, config.reference_temperature, config.reference_top_p) == (16, 0.6, 0.95)
-    assert (config.advantage, config.problems, config.force_opener) == ("reference", "deepscaler", True)
+    assert (config.advantage, config.problems, config.force_think_start) == ("reference", "deepscaler", True)
     assert config.model in PUBLISHED
     opener = "Alright" if name.startswith("r1") else "Okay"
-    assert config.think_opener == opener
+    assert config.think_start == opener
     assert f"--gpus {'8' if '1.' in name else ''}" in (RECIPES / f"{name}.toml").read_text()
 
 

@@ -29,11 +29,11 @@ from adaptthink.modes import Convention, Mode
 
 
 def think(rights, tokens=20):
-    return outcomes(rights, asked="think", tokens=tokens)
+    return outcomes(rights, requested="think", tokens=tokens)
 
 
 def no_think(rights, tokens=5):
-    return outcomes(rights, asked="no_think", mode=Mode.NO_THINK, tokens=tokens)
+    return outcomes(rights, requested="no_think", mode=Mode.NO_THINK, tokens=tokens)
 
 
 def auto(choices, level="1"):
@@ -210,7 +210,7 @@ def test_implicit_thinking_by_level_with_examples(tmp_path):
 RIGHT, WRONG = [f"\\boxed{{{n + 1}}}" for n in range(6)], "\\boxed{77}"
 
 
-def thought(answer):
+def thinking(answer):
     return f"thought: so thought:{answer}"
 
 
@@ -219,8 +219,8 @@ def folder(tmp_path):
     make_folder(
         tmp_path / "e",
         {
-            "auto": {0: [RIGHT[0]] * 2, 1: [thought(RIGHT[1])] * 2},
-            "think": {0: [thought(RIGHT[0])] * 2, 1: [thought(RIGHT[1]), thought(WRONG)]},
+            "auto": {0: [RIGHT[0]] * 2, 1: [thinking(RIGHT[1])] * 2},
+            "think": {0: [thinking(RIGHT[0])] * 2, 1: [thinking(RIGHT[1]), thinking(WRONG)]},
             "no_think": {0: [RIGHT[0]] * 2, 1: [WRONG] * 2},
         },
         decisions={0: (0.9, 0.1), 1: (0.2, 0.1)},
@@ -242,7 +242,7 @@ def test_a_whole_folder(folder):
 
 def test_the_reference_is_another_folder_and_never_the_own_auto_row(folder, tmp_path):
     make_folder(
-        tmp_path / "r", {"auto": {0: [thought(WRONG)], 1: [thought(RIGHT[1])]}, "think": {0: [thought(RIGHT[0])]}}
+        tmp_path / "r", {"auto": {0: [thinking(WRONG)], 1: [thinking(RIGHT[1])]}, "think": {0: [thinking(RIGHT[0])]}}
     )
     rates = assess(folder, reference=tmp_path / "r").no_think_by_pass_rate
     assert rates.reference == f"auto of {tmp_path / 'r'}"
@@ -263,13 +263,13 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
         "the model shows no probabilities of its first token",
         "no forced think and no --reference",
     ]
-    make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}})
+    make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thinking(WRONG)]}})
     quality = assess(tmp_path / "two")
     assert quality.against_think.accuracy.interval.estimate == 1
     assert quality.notes[0] == "no forced no_think: no better mode or calibration; evaluate with all --modes"
     make_folder(
         tmp_path / "one",
-        {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}, "no_think": {0: [RIGHT[0]]}},
+        {"auto": {0: [RIGHT[0]]}, "think": {0: [thinking(WRONG)]}, "no_think": {0: [RIGHT[0]]}},
         decisions={0: (0.5, 0.5)},
     )
     quality = assess(tmp_path / "one")

@@ -42,7 +42,7 @@ VERDICTS = {
 REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
 # \boxed is one token, and so are </think>, the opener, the end token, every digit, sign, brace and line break.
 TOKENS = {"1+1=?": [14, 7, 6, 8], "2+3=?": [7, 6, 3, 6], "9-4=?": [20, 6, 6, 4]}
-CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_rows=4)
+CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_concurrent_sequences=4)
 STREAM_STRIDE = 0x9E3779B97F4A7C15
 
 
@@ -66,10 +66,10 @@ class ByStream(ScriptedEngine):
             raise RuntimeError("power cut")
         self.calls.append(options | {"requests": len(requests)})
         completions = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             self.answer = self.answers[request.stream]
             completions += super().generate([request], **options)
-            on_finish(place, completions[-1])
+            on_finish(index, completions[-1])
         return completions
 
 
@@ -135,10 +135,16 @@ def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("max_rows", "calls"), [(1, [4, 4, 4]), (4, [4, 4, 4]), (11, [8, 4]), (100, [12])])
-def test_memory_bounds_what_is_asked_at_once_and_changes_nothing(parts, tmp_path, whole, max_rows, calls):
+@pytest.mark.parametrize(
+    ("max_concurrent_sequences", "calls"), [(1, [4, 4, 4]), (4, [4, 4, 4]), (11, [8, 4]), (100, [12])]
+)
+def test_memory_bounds_what_is_asked_at_once_and_changes_nothing(
+    parts, tmp_path, whole, max_concurrent_sequences, calls
+):
     path = tmp_path / "r.jsonl"
-    _, engine = run(parts, path, config=CONFIG.model_copy(update={"max_rows": max_rows}))
+    _, engine = run(
+        parts, path, config=CONFIG.model_copy(update={"max_concurrent_sequences": max_concurrent_sequences})
+    )
     assert [call["requests"] for call in engine.calls] == calls
     assert path.read_bytes() == whole
 
@@ -225,7 +231,12 @@ def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
 def test_settings_that_change_no_sample_do_not_matter(parts, tmp_path, whole):
     path = tmp_path / "r.jsonl"
     path.write_bytes(whole)
-    change = {"max_rows": 7, "max_no_think_tokens": 3, "problems_per_level": 5, "problems": "other.jsonl"}
+    change = {
+        "max_concurrent_sequences": 7,
+        "max_no_think_tokens": 3,
+        "problems_per_level": 5,
+        "problems": "other.jsonl",
+    }
     assert run(parts, path, config=CONFIG.model_copy(update=change))[1].requests == []
 
 

@@ -167,7 +167,7 @@ def test_figures_take_every_colour_from_the_page_and_share_no_ids(run):
 
 
 def test_long_transcripts_are_clipped(run):
-    write_samples(run / TRAINED, [record | {"thought": "<" * 100_000} for record in samples()])
+    write_samples(run / TRAINED, [record | {"thinking": "<" * 100_000} for record in samples()])
     html, markdown = write_report(run)
     assert html.stat().st_size < MOST_BYTES
     assert "characters left out" in markdown.read_text()
@@ -197,7 +197,7 @@ def test_levels_come_in_natural_order_and_half_a_character_does_no_harm(run):
     (run / "summary.json").write_text(json.dumps(content))
     names = ["Level 2", "Level 10", "GSM8K"]
     levels = ("GSM8K", 10, 2)
-    odd = [samples()[1] | {"problem_id": f"at {level}", "level": level, "thought": "cut \ud83d"} for level in levels]
+    odd = [samples()[1] | {"problem_id": f"at {level}", "level": level, "thinking": "cut \ud83d"} for level in levels]
     write_samples(run / TRAINED, odd)
     html, markdown = (path.read_text() for path in write_report(run))
     assert re.findall(r"<h3>(.*?)</h3>", html) == names

@@ -121,7 +121,7 @@ def test_a_folder_without_auto_shows_what_it_has(tmp_path):
     content = json.loads((folder / "summary.json").read_text())
     del content["modes"]["auto"]
     (folder / "summary.json").write_text(json.dumps(content))
-    write_samples(folder, [row | {"asked": "think", "index": 0} for row in samples()[1:]])
+    write_samples(folder, [row | {"requested": "think", "index": 0} for row in samples()[1:]])
     html = write_report(folder)[0].read_text()
     assert "forced to think" in html
     assert html.count('<article class="card"') == 20

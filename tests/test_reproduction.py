@@ -58,11 +58,11 @@ def test_a_difference_of_groups_by_hand():
     assert found.high == pytest.approx(0.4 + math.hypot(0.2, 0.1))
 
 
-def outcomes(asked, mode_of, right, tokens, *, per_level=100):
+def outcomes(requested, mode_of, right, tokens, *, per_level=100):
     """One outcome a problem; `mode_of`, `right` and `tokens` are functions of the level (and the problem's number)."""
     return [
         Outcome(
-            f"{level}-{number}", str(level), asked, 0, mode_of(level),
+            f"{level}-{number}", str(level), requested, 0, mode_of(level),
             Verdict.CORRECT if right(level, number) else Verdict.WRONG, tokens(level) + number % 3, 0,
         )
         for level, number in itertools.product(range(1, 6), range(per_level))

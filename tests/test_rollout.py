@@ -11,10 +11,10 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import Caps, Sampler, Sampling, collect, draw, stream_seed
+from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, collect, draw, stream_seed
 
 PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
-SAMPLING = Sampling(Caps(think=20, no_think=8), temperature=1.0)
+SAMPLING = Sampling(MaxTokens(think=20, no_think=8), temperature=1.0)
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def template(tokenizer):
     return probe(tokenizer)
 
 
-def scripted(tokenizer, template, *, thought="\n47+8=55\n", answer="55", cut=False):
+def scripted(tokenizer, template, *, thinking="\n47+8=55\n", answer="55", cut=False):
     """A sampler whose model always writes the same thought and answer, whatever is asked."""
 
     def script(prompt, prefix):
         closed = template.close_id in prefix
-        text = ("" if closed else thought + "</think>") + f"\\boxed{{{answer}}}" + ("" if cut else "<|eos|>")
+        text = ("" if closed else thinking + "</think>") + f"\\boxed{{{answer}}}" + ("" if cut else "<|eos|>")
         ids = tokenizer.encode(text, add_special_tokens=False)
         return [*ids, *ids, *ids] if cut else ids
 
@@ -62,7 +62,7 @@ def test_the_decision_token_carries_the_log_of_its_share_and_no_other_token_does
 
 def test_a_free_opener_is_drawn_without_no_think_and_keeps_its_probability(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS[:1], samples=4, no_think_share=0.5, sampling=SAMPLING, force_opener=False)
+    rollouts = collect(sampler, PROBLEMS[:1], samples=4, no_think_share=0.5, sampling=SAMPLING, force_think_start=False)
     assert [request.banned_first_ids for request in engine.requests] == [()] * 2 + [(template.no_think_id,)] * 2
     assert [rollout.behavior_logprobs[0] for rollout in rollouts] == pytest.approx(
         [math.log(0.5)] * 2 + [math.log(0.5) - 0.5] * 2
@@ -142,8 +142,8 @@ def test_responses_are_graded_while_others_are_generated(tokenizer, template, mo
             done = engine.generate(requests, **options)
             on_finish(1, done[1])
             waited.append(graded.wait(timeout=30))
-            for place in (3, 0, 2):
-                on_finish(place, done[place])
+            for index in (3, 0, 2):
+                on_finish(index, done[index])
             return done
 
     monkeypatch.setattr(grading, "grade_fast", spy)

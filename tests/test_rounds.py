@@ -23,8 +23,8 @@ class Continuer:
         self.batches.append(list(draws))
         results = [self.one(draw) for draw in draws]
         if on_drawn:
-            for place in reversed(range(len(draws))):
-                on_drawn(place, results[place])
+            for index in reversed(range(len(draws))):
+                on_drawn(index, results[index])
         return results
 
     def one(self, draw):
@@ -113,11 +113,11 @@ def test_a_drawn_end_token_stops_and_a_forced_one_does_not(random_model):
 
 def test_the_longest_caps_start_first_and_answers_keep_their_order(random_model):
     continuer, finished = Continuer(random_model), []
-    caps = [3, 9, 1, 9]
+    max_tokens = [3, 9, 1, 9]
     done = answer(
-        continuer, [Request(PROMPT, cap, cap) for cap in caps], on_finish=lambda *ended: finished.append(ended)
+        continuer, [Request(PROMPT, cap, cap) for cap in max_tokens], on_finish=lambda *ended: finished.append(ended)
     )
-    assert [len(completion.token_ids) for completion in done] == caps
+    assert [len(completion.token_ids) for completion in done] == max_tokens
     assert [draw.max_tokens for draw in continuer.batches[0]] == [9, 9, 3, 1]
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config
 
-from adaptthink.models.loading import scoring
+from adaptthink.models import scoring
 from adaptthink.models.scoring import SHARING, can_share, checkpoint_gradients, has_plain_head, response_logprobs
 from adaptthink.objective import policy_logprobs
 

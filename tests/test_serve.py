@@ -21,7 +21,7 @@ from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
 
 QUESTION = "47+8-3=?"
-ASKED = [{"role": "user", "content": QUESTION}]
+REQUESTED_MODES = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,12 @@ def client(url):
         yield client
 
 
-def scripted(tokenizer, *, thought="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
+def scripted(tokenizer, *, thinking="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
     """A model that writes the same thought and answer whatever is asked, with a known P(no_think)."""
     close = tokenizer.convert_tokens_to_ids("</think>")
 
     def script(prompt, prefix):
-        text = ("" if close in prefix else f"Alright{thought}</think>") + answer + "<|eos|>"
+        text = ("" if close in prefix else f"Alright{thinking}</think>") + answer + "<|eos|>"
         return tokenizer.encode(text, add_special_tokens=False)
 
     return ScriptedEngine(script, next_token=lambda prompt, token: math.log(no_think))
@@ -75,7 +75,7 @@ def served(tokenizer):
         stack.append(server)
 
         def post(path="/v1/chat/completions", **body):
-            said = {"model": "tiny"} | ({"messages": ASKED} if "chat" in path else {}) | body
+            said = {"model": "tiny"} | ({"messages": REQUESTED_MODES} if "chat" in path else {}) | body
             return httpx.post(url + path, json=said, timeout=30)
 
         return engine, post
@@ -110,25 +110,25 @@ def direct(policy, native, mode):
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_mode_by_the_models_name(client, policy, native, mode):
-    done = client.chat.completions.create(model=f"tiny:{mode}", messages=ASKED, temperature=0)
+    done = client.chat.completions.create(model=f"tiny:{mode}", messages=REQUESTED_MODES, temperature=0)
     [choice] = done.choices
-    thought, answer = direct(policy, native, mode)
-    assert (choice.message.reasoning, choice.message.reasoning_content) == (thought, thought)
+    thinking, answer = direct(policy, native, mode)
+    assert (choice.message.reasoning, choice.message.reasoning_content) == (thinking, thinking)
     assert (choice.message.content, choice.finish_reason, choice.mode) == (answer, "stop", mode)
     assert answer == "\\boxed{52}"
-    encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thought or "", answer)]
+    encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thinking or "", answer)]
     usage = done.usage
     # The thought's white space at its end and its marker, the answer's end token.
-    between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thought else 0
+    between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thinking else 0
     assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
-    assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thought else 0)
+    assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thinking else 0)
     forced = len(policy.template.no_think_prefix_ids) if mode is Mode.NO_THINK else 0
     assert usage.prompt_tokens == len(prompt_ids(policy.tokenizer, policy.template, QUESTION)) + forced
     assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
 
 
 def test_a_stream_says_the_same_in_pieces(client):
-    options = {"model": "tiny:think", "messages": ASKED, "temperature": 0}
+    options = {"model": "tiny:think", "messages": REQUESTED_MODES, "temperature": 0}
     whole = client.chat.completions.create(**options)
     pieces = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
@@ -141,7 +141,7 @@ def test_a_stream_says_the_same_in_pieces(client):
 
 
 def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
-    options = {"model": "tiny", "messages": ASKED, "temperature": 1.5, "top_p": 1.0, "n": 3}
+    options = {"model": "tiny", "messages": REQUESTED_MODES, "temperature": 1.5, "top_p": 1.0, "n": 3}
 
     def draw(seed):
         done = client.chat.completions.create(**options, seed=seed)
@@ -163,7 +163,7 @@ def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
 
 
 def test_texts_are_continued_as_they_are(client, policy):
-    rendered = policy.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    rendered = policy.tokenizer.apply_chat_template(REQUESTED_MODES, tokenize=False, add_generation_prompt=True)
     think = client.completions.create(model="tiny:think", prompt=rendered, temperature=0, max_tokens=100)
     assert think.choices[0].text.startswith("Alright\n47+8=55")
     assert think.choices[0].text.endswith("</think>\\boxed{52}")
@@ -180,7 +180,7 @@ def test_texts_are_continued_as_they_are(client, policy):
 
 def test_another_model_is_not_found(client):
     with pytest.raises(NotFoundError, match="no model 'gpt'; there are: tiny, tiny:think, tiny:no_think") as caught:
-        client.chat.completions.create(model="gpt", messages=ASKED)
+        client.chat.completions.create(model="gpt", messages=REQUESTED_MODES)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
@@ -221,8 +221,8 @@ def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
     _, post = served(threshold=threshold)
     found = post().json()["adaptthink"]
     assert found == {"mode": mode, "no_think_probability": pytest.approx(0.25), "threshold": threshold}
-    asked = post(model="tiny:think").json()["adaptthink"]
-    assert asked == {"mode": "think", "no_think_probability": None, "threshold": None}
+    requested = post(model="tiny:think").json()["adaptthink"]
+    assert requested == {"mode": "think", "no_think_probability": None, "threshold": None}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
     answer = post().json()["choices"][0]["message"]
     inline = post(reasoning_format="inline").json()["choices"][0]["message"]
     for earlier in (answer, inline):
-        post(messages=[*ASKED, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
+        post(messages=[*REQUESTED_MODES, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
         said = tokenizer.decode(engine.requests[-1].prompt_ids)
         assert said == (f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n")
 
@@ -366,7 +366,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     worker = Worker(engine, template)
     app = make_app(Served("tiny", tokenizer, template, None, None), worker, ServeConfig())
     with running(app) as url:
-        body = {"model": "tiny", "messages": ASKED}
+        body = {"model": "tiny", "messages": REQUESTED_MODES}
         answers = []
 
         def post():
@@ -406,10 +406,10 @@ def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
 
 def test_a_closed_worker_has_answered_what_waited(tokenizer):
     from adaptthink.sampling.responses import Ask
-    from adaptthink.sampling.sampler import Caps
+    from adaptthink.sampling.sampler import MaxTokens
 
     worker = Worker(scripted(tokenizer), probe(tokenizer))
-    waiting = [worker.submit(Ask((5,), (1,), Caps(9, 9))) for _ in range(3)]
+    waiting = [worker.submit(Ask((5,), (1,), MaxTokens(9, 9))) for _ in range(3)]
     assert waiting[0].cancel()
     worker.start()
     worker.close()

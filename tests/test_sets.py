@@ -11,7 +11,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem
 from adaptthink.problems.rows import BadRow
-from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, boxed_gold, gold, set_problems
+from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, boxed_gold, reference_answer, set_problems
 
 MATH_LEVELS = {1: 43, 2: 90, 3: 105, 4: 128, 5: 134}
 AIME_LEVELS = dict.fromkeys(range(1, 16), 2)
@@ -150,16 +150,16 @@ READ = {
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that gives each set two rows per config; returns what it was asked for."""
-    asked = []
+    requested = []
     by_id = {named.hub_id: HUB_ROWS[name] for name, named in SETS.items()}
 
     def load_dataset(path, config=None, *, split, streaming):
         assert streaming
-        asked.append((path, config, split))
+        requested.append((path, config, split))
         return iter([by_id[path], by_id[path]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -262,4 +262,4 @@ def test_boxed_gold(solution, answer):
     ("value", "text"), [(27.0, "27"), ("-3.0", "-3"), (0.5, "0.5"), ("1.00", "1.00"), (" x ", "x"), (None, "")]
 )
 def test_gold(value, text):
-    assert gold(value) == text
+    assert reference_answer(value) == text

@@ -168,9 +168,9 @@ def test_own_instructions(data, tmp_path):
 @pytest.mark.parametrize("name", ["gsm8k", "arithmetic"])
 def test_given_instructions(data, name):
     bare = evaluate(name, data, instruction="").problems
-    asked = evaluate(name, data, instruction="Say it.").problems
-    assert [problem.prompt for problem in asked] == [f"{problem.prompt}\nSay it." for problem in bare]
-    assert not {problem.id for problem in asked} & {problem.id for problem in bare}  # another text, another id
+    requested = evaluate(name, data, instruction="Say it.").problems
+    assert [problem.prompt for problem in requested] == [f"{problem.prompt}\nSay it." for problem in bare]
+    assert not {problem.id for problem in requested} & {problem.id for problem in bare}  # another text, another id
     assert "\n" not in bare[0].prompt
 
 

@@ -350,8 +350,8 @@ def test_the_error_of_a_calibrated_model_is_what_chance_makes_it():
     probability = rng.random(400)
     think = named(np.ones((400, 1)))
 
-    def measured(chance):
-        pays = named((rng.random(400) < chance).astype(float)[:, None])
+    def measured(keep_probability):
+        pays = named((rng.random(400) < keep_probability).astype(float)[:, None])
         return calibration(named(probability), think, pays, 0.0)
 
     runs = [measured(probability) for _ in range(40)]

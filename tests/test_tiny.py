@@ -44,7 +44,10 @@ def folder(sampler, config, fresh, tmp_path_factory):
 def levels(folder):
     """Scores by asked mode and level."""
     outcomes = read_outcomes(folder)
-    return {asked: summarise(o for o in outcomes if o.asked == asked).levels for asked in ("auto", "no_think")}
+    return {
+        requested: summarise(o for o in outcomes if o.requested == requested).levels
+        for requested in ("auto", "no_think")
+    }
 
 
 def test_it_is_small():
@@ -66,8 +69,8 @@ def test_left_free_it_always_thinks(sampler, fresh, temperature):
 
 
 def test_it_over_thinks(folder):
-    thoughts = [sample.thought for sample in read_samples(folder) if sample.asked == "auto"]
-    assert sum("Wait" in (thought or "") for thought in thoughts) > 0.3 * len(thoughts)
+    thinkings = [sample.thinking for sample in read_samples(folder) if sample.requested == "auto"]
+    assert sum("Wait" in (thinking or "") for thinking in thinkings) > 0.3 * len(thinkings)
 
 
 def test_thinking_works_nearly_everywhere(levels):

@@ -31,10 +31,10 @@ from adaptthink.training.train import (
     implicit_share,
     implicit_thinkers,
     learning_rate,
-    least_seconds,
     probe_responses,
     problems_of_step,
     rollout_metrics,
+    roofline_seconds,
     step_advantages,
     train,
     update,
@@ -161,9 +161,9 @@ def test_step_advantages_by_hand():
 
 
 def test_a_rollout_that_cannot_be_graded_has_no_advantage():
-    rollouts = [rollout([1], [0.0], verdict=Verdict.GOLD_UNPARSABLE), rollout([1], [0.0])]
+    rollouts = [rollout([1], [0.0], verdict=Verdict.REFERENCE_UNPARSABLE), rollout([1], [0.0])]
     reference = {
-        PROBLEM.id: Reference(PROBLEM.id, (Verdict.GOLD_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
+        PROBLEM.id: Reference(PROBLEM.id, (Verdict.REFERENCE_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
     }
     assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
     assert step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
@@ -207,7 +207,7 @@ def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
         in_words("Wait, 47+8 is \\boxed{55}"),
         in_words("Hmm, \\boxed{54}", verdict=Verdict.WRONG),
         replace(rollout([1], [0.0]), text="Wait</think>Wait, \\boxed{55}"),  # it thinks openly
-        in_words("Wait", verdict=Verdict.GOLD_UNPARSABLE),
+        in_words("Wait", verdict=Verdict.REFERENCE_UNPARSABLE),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
     implicit = implicit_thinkers(rollouts, random_policy.template)
@@ -347,7 +347,7 @@ def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):
     run_training(fresh_policy(tokenizer), config(steps=2), tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
     rows = read_metrics(log)
-    del rows[1]["cells"]
+    del rows[1]["strata"]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError) as caught:
         run_training(fresh_policy(tokenizer), config(steps=3), tmp_path / "run")
@@ -407,8 +407,8 @@ def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
     machine = Machine(flops_per_second=math.inf, bytes_per_second=1.0)
 
     def bound(dtype):
-        metrics = least_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
-        return metrics["generate_bound_seconds"]
+        metrics = roofline_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
+        return metrics["generate_roofline_seconds"]
 
     assert 0 < bound("bfloat16") == bound("float32") / 2
 
@@ -417,14 +417,14 @@ def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
 def test_the_machine_is_measured_in_the_arithmetic_that_generates(
     random_policy, tmp_path, monkeypatch, dtype, measured
 ):
-    class Asked(Exception):  # noqa: N818
+    class Pending(Exception):  # noqa: N818
         pass
 
     def spy(device, dtype):
-        raise Asked(dtype)
+        raise Pending(dtype)
 
     monkeypatch.setattr(jobs, "measure_machine", spy)
-    with pytest.raises(Asked) as caught:
+    with pytest.raises(Pending) as caught:
         jobs.train_and_save(random_policy, None, [], {}, [], config(dtype=dtype), tmp_path, profiled=True)
     assert caught.value.args == (measured,)
 

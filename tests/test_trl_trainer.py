@@ -116,7 +116,7 @@ def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, mon
 
 
 def test_an_opener_of_the_models_own(tmp_path):
-    trainer = make_trainer(tmp_path, force_opener=False)
+    trainer = make_trainer(tmp_path, force_think_start=False)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     batch = rows_of(trainer, ROWS[:1])
     template = trainer._template
@@ -212,7 +212,7 @@ def test_metrics_by_hand():
         Seen(Response(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
         Seen(Response(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
         Seen(Response(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        Seen(Response(Mode.THINK, Verdict.GOLD_UNPARSABLE, 10, 0.0), None),
+        Seen(Response(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
     found = trl.seen_metrics(responses, training=True)
     shares = dict.fromkeys(Verdict, 0.0) | {one.response.verdict: 0.25 for one in responses}
@@ -352,17 +352,17 @@ class FakeVllm:
 def fake_vllm(monkeypatch):
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeVllm)
     FakeVllm.mode = "processed_logprobs"
-    asked = []
+    requested = []
 
     def engine_of(*arguments, **named):
-        asked.append((arguments, named))
+        requested.append((arguments, named))
         tokenizer = AutoTokenizer.from_pretrained(TINY)
         ids = tokenizer.encode("\\boxed{2}<|eos|>", add_special_tokens=False)
         return ScriptedEngine(lambda prompt, prefix: ids, logprob=-2.0)
 
     monkeypatch.setattr(trl, "VllmEngine", engine_of)
     monkeypatch.setattr(trl, "connect", engine_of)
-    return asked
+    return requested
 
 
 def test_vllm_in_the_trainers_process(tmp_path, fake_vllm):
@@ -376,10 +376,12 @@ def test_vllm_in_the_trainers_process(tmp_path, fake_vllm):
 
 
 def test_a_vllm_server(tmp_path, fake_vllm):
-    trainer = make_trainer(tmp_path, use_vllm=True, vllm_mode="server", vllm_server_port=8123, max_steps=2, max_rows=7)
+    trainer = make_trainer(
+        tmp_path, use_vllm=True, vllm_mode="server", vllm_server_port=8123, max_steps=2, max_concurrent_sequences=7
+    )
     trainer.train()
     [[[url, eos], named]] = fake_vllm
-    assert (url, eos, named["max_rows"]) == ("http://0.0.0.0:8123", trainer._eos_ids, 7)
+    assert (url, eos, named["max_concurrent_sequences"]) == ("http://0.0.0.0:8123", trainer._eos_ids, 7)
     assert trainer.vllm_generation.num_syncs == 2
 
 
@@ -520,7 +522,7 @@ def test_our_problems_as_rows_and_back():
 def test_references_from_a_store(tmp_path):
     store = tmp_path / "ref.jsonl"
     ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
-    verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
+    verdicts = (["correct", "wrong"], ["reference_unparsable", "reference_unparsable"])
     fingerprint = load_policy("tiny", device="cpu").fingerprint
     made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 24, "boxed_only": True}
     lines = [{"settings": made_with}]

@@ -213,7 +213,7 @@ def test_what_would_end_a_training_in_the_middle_is_found_before_it(tmp_path, st
         train(run, store, python, max_prompt_tokens=5)
     spoilt = tmp_path / "spoilt.jsonl"
     head, *rows = store.read_text().splitlines()
-    unreadable = [json.loads(row) | {"verdicts": ["gold_unparsable"] * 2} for row in rows[:5]]
+    unreadable = [json.loads(row) | {"verdicts": ["reference_unparsable"] * 2} for row in rows[:5]]
     spoilt.write_text("\n".join([head, *map(json.dumps, unreadable), *rows[5:], ""]))
     with pytest.raises(UserError, match="problems can be graded, fewer than problems_per_step = 8"):
         train(run, spoilt, python)

@@ -26,7 +26,7 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.modes import Mode, prompt_ids
 from adaptthink.problems.arithmetic import Split, problems
-from adaptthink.sampling.sampler import Caps, Sampler, Sampling, collect
+from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, collect
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
 from adaptthink.training.train import train
@@ -38,7 +38,16 @@ pytestmark = pytest.mark.skipif(
 MEMORY_SHARE = 0.1
 START_SECONDS = 480  # half a minute on an idle machine, many times that on a busy one
 QUESTIONS = ("47+8=?", "9-3+77=?", "12+34+56-7=?")
-SMALL = ("--problems-per-level", "2", "--max-think-tokens", "48", "--max-no-think-tokens", "16", "--max-rows", "64")
+SMALL = (
+    "--problems-per-level",
+    "2",
+    "--max-think-tokens",
+    "48",
+    "--max-no-think-tokens",
+    "16",
+    "--max-concurrent-sequences",
+    "64",
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def vllm_engine(policy):
         str(TINY),
         policy.eos_ids,
         dtype=policy.model.dtype,
-        max_rows=64,
+        max_concurrent_sequences=64,
         memory_share=MEMORY_SHARE,
     )
     yield engine
@@ -105,7 +114,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def server_engine(server, policy, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "secret")
-    return connect(server, policy.eos_ids, name="tiny", max_rows=32)
+    return connect(server, policy.eos_ids, name="tiny", max_concurrent_sequences=32)
 
 
 @pytest.fixture(params=["vllm", "openai"])
@@ -149,12 +158,12 @@ def mixed_requests(policy):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.6, 1.0), (0.6, 0.95), (1.0, 0.8)])
 def test_logprobs_are_those_of_the_distribution_drawn_from(engine, policy, temperature, top_p):
-    asked, finished = mixed_requests(policy), []
+    requested, finished = mixed_requests(policy), []
     done = engine.generate(
-        asked, temperature=temperature, top_p=top_p, seed=7, on_finish=lambda *ended: finished.append(ended)
+        requested, temperature=temperature, top_p=top_p, seed=7, on_finish=lambda *ended: finished.append(ended)
     )
     gaps = []
-    for request, completion in zip(asked, done, strict=True):
+    for request, completion in zip(requested, done, strict=True):
         forced = len(request.prefix_ids)
         assert completion.token_ids[:forced] == request.prefix_ids
         assert len(completion.logprobs) == len(completion.token_ids) <= request.max_tokens
@@ -177,8 +186,8 @@ def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, to
     num, prompt = 2000, (*prompts(policy)[1], policy.template.think_id, 198)
     free = distribution(policy, prompt, 2.0)
     banned = (int(free.argmax()),) if ban else ()
-    asked = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
-    drawn = [c.token_ids[0] for c in vllm_engine.generate(asked, temperature=2.0, top_p=top_p, seed=5)]
+    requested = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
+    drawn = [c.token_ids[0] for c in vllm_engine.generate(requested, temperature=2.0, top_p=top_p, seed=5)]
     expected = num * distribution(policy, prompt, 2.0, top_p, banned).exp().double()
     count = torch.bincount(torch.tensor(drawn), minlength=len(expected)).double()
     assert count[expected == 0].sum() == 0
@@ -192,12 +201,12 @@ def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, to
 
 
 def test_a_response_does_not_depend_on_the_rest_of_the_batch(engine, policy):
-    asked = mixed_requests(policy)
-    together = engine.generate(asked, temperature=1.0, seed=3)
+    requested = mixed_requests(policy)
+    together = engine.generate(requested, temperature=1.0, seed=3)
     for index in (0, 3, 4):
-        [alone] = engine.generate([asked[index]], temperature=1.0, seed=3)
+        [alone] = engine.generate([requested[index]], temperature=1.0, seed=3)
         assert alone.token_ids == together[index].token_ids
-    others = engine.generate(asked, temperature=1.0, seed=4)
+    others = engine.generate(requested, temperature=1.0, seed=4)
     assert [c.token_ids for c in others] != [c.token_ids for c in together]
 
 
@@ -241,14 +250,14 @@ def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
 
 def test_rollouts_keep_each_modes_cap(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
-    sampling = Sampling(Caps(think=24, no_think=5), 1.0, seed=2)
+    sampling = Sampling(MaxTokens(think=24, no_think=5), 1.0, seed=2)
     rollouts = collect(
         sampler,
         problems(2, seed=1, split=Split.TRAIN),
         samples=4,
         no_think_share=0.5,
         sampling=sampling,
-        force_opener=False,
+        force_think_start=False,
     )
     for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
@@ -271,14 +280,14 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
             "max_think_tokens": 64,
             "max_no_think_tokens": 16,
         }
-        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_opener": forced},
+        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_think_start": forced},
     )
     no_think = []
 
     def on_step(metrics):
         ids = (trained.template.no_think_id,)
-        asked = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
-        exact = native(trained).next_token_logprobs(asked, ids, temperature=1.0)
+        requested = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        exact = native(trained).next_token_logprobs(requested, ids, temperature=1.0)
         assert metrics["probe_no_think_logprob"] == pytest.approx(sum(row[0] for row in exact) / 2, abs=1e-3)
         no_think.append(metrics["probe_no_think_logprob"])
 
@@ -379,23 +388,23 @@ def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
 
 
 def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, random_model, monkeypatch):
-    asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
-    check_server(server_engine, native(policy), *asked)
+    requested = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+    check_server(server_engine, native(policy), *requested)
     with pytest.raises(UserError, match="another model than --model"):
-        check_server(server_engine, NativeEngine(random_model, policy.eos_ids), *asked)
+        check_server(server_engine, NativeEngine(random_model, policy.eos_ids), *requested)
     monkeypatch.setenv(KEY_VARIABLE, "wrong")
     with pytest.raises(UserError, match=f"answered 401: .*set {KEY_VARIABLE}"):
-        connect(server, policy.eos_ids, name="tiny", max_rows=1)
+        connect(server, policy.eos_ids, name="tiny", max_concurrent_sequences=1)
 
 
 def test_a_server_with_raw_logprobs_or_without_our_extension_is_refused(policy, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "secret")
     process, url = start_server(tmp_path)
     try:
-        engine = connect(url, policy.eos_ids, name="tiny", max_rows=1)
-        asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+        engine = connect(url, policy.eos_ids, name="tiny", max_concurrent_sequences=1)
+        requested = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
         with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
-            check_server(engine, native(policy), *asked)
+            check_server(engine, native(policy), *requested)
         with pytest.raises(UserError, match="--worker-extension-cls"):
             engine.load_weights(policy.model)
     finally:

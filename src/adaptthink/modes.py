@@ -109,19 +109,19 @@ class Check:
     ok: bool
 
 
-def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") -> ThinkTemplate:
+def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -> ThinkTemplate:
     """Derive the `ThinkTemplate` from the tokenizer's own chat template, then verify it on a second question.
 
-    `think_opener` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). Raises
+    `think_start` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). Raises
     `UserError` with what was found, what is needed and what to do instead.
     """
-    if not think_opener.strip():
-        raise _bad_opener(think_opener, "it is blank")
+    if not think_start.strip():
+        raise _bad_opener(think_start, "it is blank")
     opening, closing, close_id = _markers(tokenizer)
     switch = _switch(tokenizer)
     endings = [_ending(tokenizer, switch, mode) for mode in Mode]
     convention, cut, think_text, no_think_text = _compare(
-        *endings, opening=opening, closing=closing, opener=think_opener, switched=switch is not None
+        *endings, opening=opening, closing=closing, opener=think_start, switched=switch is not None
     )
     prompt = _render(tokenizer, QUESTION, switch).removesuffix(cut)
     if QUESTION not in prompt:
@@ -133,8 +133,8 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
     start, stop = _shared(think_ids, no_think_ids), len(think_ids)
     if convention is not Convention.SWITCH:
         # The opener's first token is the first one that the opener changes, also where it merges with what precedes.
-        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_opener)), think_ids) + 1
-        _check_word(tokenizer, think_opener, think_ids[:stop][-1])
+        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids) + 1
+        _check_word(tokenizer, think_start, think_ids[:stop][-1])
     template = ThinkTemplate(
         convention=convention,
         open=opening,
@@ -148,7 +148,7 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
         no_think_text=no_think_text,
     )
     if not template.think_prefix_ids or close_id not in template.no_think_prefix_ids:
-        raise _bad_opener(think_opener, "no_think begins with the same token, so nothing tells the modes apart")
+        raise _bad_opener(think_start, "no_think begins with the same token, so nothing tells the modes apart")
     if not all(check.ok for check in _check_prefixes(tokenizer, template, SECOND_QUESTION)):
         raise UserError(
             f"the tokens after the question change with the question (its prompts end in {endings[0]!r}); needed: a"
@@ -158,13 +158,13 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]
+    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, requested: str | Sequence[Message]
 ) -> tuple[int, ...]:
     """Return the ids of the rendered chat prompt up to, but excluding, the decision token; with BOS never doubled.
 
     `asked` is one question, or a conversation that ends in one; thoughts in its earlier answers are dropped.
     """
-    return rendered_ids(tokenizer, template, _prompt(tokenizer, template, asked))
+    return rendered_ids(tokenizer, template, _prompt(tokenizer, template, requested))
 
 
 def rendered_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
@@ -189,7 +189,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 def render(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, messages: Sequence[Message]) -> str:
     """Return the text of a conversation's prompt, in the form that leads into a thought; earlier thoughts dropped."""
-    return _render(tokenizer, without_thoughts(template, messages), template.switch)
+    return _render(tokenizer, without_thinking(template, messages), template.switch)
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, text: str) -> bool:
@@ -198,7 +198,7 @@ def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, tex
     return text.removesuffix(template.cut).endswith(ending)
 
 
-def without_thoughts(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
+def without_thinking(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
     """Return the messages with the answers alone where the assistant's texts hold a thought too."""
     answers = []
     for message in messages:
@@ -222,11 +222,11 @@ def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str 
 def split_text(text: str, opening: str, closing: str) -> tuple[str | None, str | None]:
     """Return (thought, answer) by a pair of markers (see `split_response`)."""
     before, closed, after = text.rpartition(closing)
-    thought, answer = (before, after) if closed else (text, None)
-    head, opened, rest = thought.partition(opening)
+    thinking, answer = (before, after) if closed else (text, None)
+    head, opened, rest = thinking.partition(opening)
     if opened and not head.strip():
-        thought = rest
-    return (thought if thought.strip() else None), answer
+        thinking = rest
+    return (thinking if thinking.strip() else None), answer
 
 
 def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> list[Check]:
@@ -322,22 +322,22 @@ def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode) 
     return text[len(before) :] if text != before and text.startswith(before) else text.rpartition(QUESTION)[2]
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]) -> str:
+def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, requested: str | Sequence[Message]) -> str:
     """Return the text that both modes share."""
-    messages = [Message("user", asked)] if isinstance(asked, str) else asked
+    messages = [Message("user", requested)] if isinstance(requested, str) else requested
     return render(tokenizer, template, messages).removesuffix(template.cut)
 
 
 def _render(
     tokenizer: PreTrainedTokenizerBase,
-    asked: str | Sequence[Message],
+    requested: str | Sequence[Message],
     switch: str | None,
     *,
     mode: Mode = Mode.THINK,
     answering: bool = True,
 ) -> str:
     """Render one question or a conversation. The switch is always said, since some templates default to no_think."""
-    turns = [Message("user", asked)] if isinstance(asked, str) else asked
+    turns = [Message("user", requested)] if isinstance(requested, str) else requested
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     shown = "one user message" if len(turns) == 1 else f"messages of {', '.join(turn.role for turn in turns)}"
     options: dict[str, Any] = {switch: mode is Mode.THINK} if switch else {}
@@ -381,7 +381,7 @@ def _check_word(tokenizer: PreTrainedTokenizerBase, opener: str, token: int) -> 
 
 def _bad_opener(opener: str, found: str) -> UserError:
     return UserError(
-        f"think_opener {opener!r}: {found}; needed: an opener whose first token is an ordinary word; set think_opener"
+        f"think_start {opener!r}: {found}; needed: an opener whose first token is an ordinary word; set think_start"
         " to how the model's thoughts begin, such as 'Alright' or 'Okay'"
     )
 

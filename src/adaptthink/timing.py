@@ -44,7 +44,7 @@ class Phase:
     seconds: float
     share: float  # of the seconds of all phases
     tokens: int | None
-    bound_share: float | None
+    roofline_share: float | None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -64,7 +64,7 @@ def profile(rows: Sequence[Mapping[str, Any]]) -> list[Phase]:
         seconds = total(f"{name}_seconds")
         if not seconds:
             continue
-        bound = total(f"{name}_bound_seconds")
+        bound = total(f"{name}_roofline_seconds")
         phases.append(
             Phase(
                 name,

@@ -67,10 +67,10 @@ def references() -> dict[str, Reference]:
     return {
         id_: Reference(
             id_,
-            tuple(Verdict.CORRECT if k < place % 5 else Verdict.WRONG for k in range(REFERENCE_SAMPLES)),
+            tuple(Verdict.CORRECT if k < index % 5 else Verdict.WRONG for k in range(REFERENCE_SAMPLES)),
             (20,) * REFERENCE_SAMPLES,
         )
-        for place, id_ in enumerate(ids)
+        for index, id_ in enumerate(ids)
     }
 
 
@@ -107,12 +107,12 @@ def record() -> None:
     from adaptthink.training.train import collect_step
 
     policy = load_policy("tiny", device="cpu")
-    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=64)
+    engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
     chosen = problems(2, seed=5, split=Split.TRAIN)
     drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
     rows = [{key: value for key, value in asdict(one).items() if key != "weight"} for one in drawn]
     for row in rows[::SAMPLES]:
-        row["in_loss"] = [place != 1 for place in range(len(row["in_loss"]))]
+        row["in_loss"] = [index != 1 for index in range(len(row["in_loss"]))]
     FILE.write_text(json.dumps(rows, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
 
 

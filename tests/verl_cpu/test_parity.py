@@ -60,8 +60,8 @@ class Queue:
         )
 
     def kv_batch_put(self, keys, partition_id, fields):
-        for place, key in enumerate(keys):
-            self.rows[key] |= {name: fields[name][place] for name in fields.keys()}  # noqa: SIM118
+        for index, key in enumerate(keys):
+            self.rows[key] |= {name: fields[name][index] for name in fields.keys()}  # noqa: SIM118
 
 
 class Batch:
@@ -75,10 +75,10 @@ class Batch:
 def queue_of(recipe):
     """The recorded rollouts as the agent loop hands them over."""
     rows = {}
-    for place, one in enumerate(rollouts()):
+    for index, one in enumerate(rollouts()):
         level = None if one.problem.level is None else str(one.problem.level)
         extra = Extra(
-            place,
+            index,
             TRAIN,
             one.problem.id,
             level,
@@ -89,7 +89,7 @@ def queue_of(recipe):
         response_mask = torch.tensor(one.in_loss, dtype=torch.int64)
         scores = torch.zeros(len(one.response_ids))
         scores[-1] = learning_value(recipe, one, extra)
-        rows[f"{one.problem.id}_{place}_0"] = {
+        rows[f"{one.problem.id}_{index}_0"] = {
             "uid": one.problem.id,
             "prompts": torch.tensor(one.prompt_ids),
             "responses": torch.tensor(one.response_ids),
@@ -158,7 +158,7 @@ def verl_loss_and_gradient(monkeypatch, folder, *, micro_batches=1, ranks=1, byp
     fields = ["prompts", "responses", "input_ids", "response_mask", "old_log_probs", "advantages"]
     total, seen = 0.0, []
     for part in np.array_split(np.arange(len(keys)), micro_batches * ranks):
-        data = queue.kv_batch_get([keys[place] for place in part], TRAIN, fields)
+        data = queue.kv_batch_get([keys[index] for index in part], TRAIN, fields)
         tensordict_utils.assign_non_tensor(
             data, dp_size=ranks, global_batch_size=len(keys), batch_num_tokens=1, max_response_len=-1
         )

@@ -65,7 +65,7 @@ class Endpoint:
     `url` is the server's, with or without /v1. `effort` is the level of thinking where a switch knows levels, None for
     the server's own (with `reasoning_effort` medium); `no_think_effort` is the level that stands for no_think.
     `budget_tokens` caps a thought for the switches `budget` and `reasoning`. `completion_cap` sends the cap as
-    max_completion_tokens, which OpenAI's reasoning models ask for. `inline_thoughts` says that prompts end inside an
+    max_completion_tokens, which OpenAI's reasoning models ask for. `inline_thinking` says that prompts end inside an
     opened thought and that the server leaves thoughts in the text (vLLM without a reasoning parser): what never closes
     is then a thought. `silence_seconds` is how long a server may send nothing at all.
     """
@@ -80,7 +80,7 @@ class Endpoint:
     no_think_effort: str = "none"
     budget_tokens: int | None = None
     completion_cap: bool = False
-    inline_thoughts: bool = False
+    inline_thinking: bool = False
     silence_seconds: float = 900.0
     prices: Prices = Prices()
 
@@ -127,11 +127,11 @@ class Reply:
     characters and `tokens_estimated` is True.
     """
 
-    thought: str | None
+    thinking: str | None
     answer: str | None
     finish: Finish
     tokens: int  # of thought and answer
-    thought_tokens: int | None  # None: not told
+    thinking_tokens: int | None  # None: not told
     prompt_tokens: int | None  # None: not told
     tokens_estimated: bool = False
     refused: bool = False
@@ -139,7 +139,7 @@ class Reply:
     @property
     def mode(self) -> Mode:
         """The mode in which the model answered, whatever was asked for."""
-        return Mode.NO_THINK if self.thought is None else Mode.THINK
+        return Mode.NO_THINK if self.thinking is None else Mode.THINK
 
 
 class Counted(Protocol):
@@ -179,14 +179,14 @@ def unreadable(error: ValidationError, wanted: str) -> ServerFault:
 class Draft:
     """A reply while it arrives."""
 
-    thoughts: list[str] = field(default_factory=list)
+    thinkings: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     thought_withheld: bool = False  # something was thought, whatever text came of it
     refused: bool = False
     finish: Finish | None = None
     complete: bool = False  # the dialect's last event has come
     tokens: int | None = None
-    thought_tokens: int | None = None
+    thinking_tokens: int | None = None
     prompt_tokens: int | None = None
 
 
@@ -207,18 +207,18 @@ def reply_of(draft: Draft, *, opened: bool) -> Reply:
     """
     if draft.finish is None:
         raise ServerFault("the answer came without the reason of its end", passing=True)
-    reasoning, content = "".join(draft.thoughts), "".join(draft.answers)
-    thought, answer = (reasoning, content) if reasoning.strip() else split_inline(content, opened=opened)
-    if thought is None and (draft.thought_withheld or draft.thought_tokens):
-        thought = ""
+    reasoning, content = "".join(draft.thinkings), "".join(draft.answers)
+    thinking, answer = (reasoning, content) if reasoning.strip() else split_inline(content, opened=opened)
+    if thinking is None and (draft.thought_withheld or draft.thinking_tokens):
+        thinking = ""
     estimate = -(-len(reasoning + content) // CHARACTERS_PER_TOKEN)
     return Reply(
-        thought=thought,
+        thinking=thinking,
         answer=answer if answer and answer.strip() else None,
         finish=draft.finish,
         tokens=estimate if draft.tokens is None else draft.tokens,
         # Some servers write 0 under every reply; beside a thought that can be read it says nothing.
-        thought_tokens=None if thought and not draft.thought_tokens else draft.thought_tokens,
+        thinking_tokens=None if thinking and not draft.thinking_tokens else draft.thinking_tokens,
         prompt_tokens=draft.prompt_tokens,
         tokens_estimated=draft.tokens is None,
         refused=draft.refused,

@@ -54,8 +54,8 @@ async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_reply: 
     doubts = _Doubts(endpoint, on_reply)
 
     async def work(client: httpx.AsyncClient) -> None:
-        for place, question in numbered:  # all workers take from the one iterator
-            doubts.hand_over(place, question, await ask(client, endpoint, question))
+        for index, question in numbered:  # all workers take from the one iterator
+            doubts.hand_over(index, question, await ask(client, endpoint, question))
 
     try:
         async with make_client(endpoint) as client, asyncio.TaskGroup() as group:
@@ -81,11 +81,11 @@ class _Doubts:
     answered: set[Mode | None] = field(default_factory=set)
     held: list[tuple[int, Question, Reply]] = field(default_factory=list)
 
-    def hand_over(self, place: int, question: Question, reply: Reply) -> None:
+    def hand_over(self, index: int, question: Question, reply: Reply) -> None:
         """Pass a reply on, or hold it. Raises UserError if too many are held."""
         if reply.answer is not None:
             self.answered.add(question.mode)
-        self.held.append((place, question, reply))
+        self.held.append((index, question, reply))
         clear = [item for item in self.held if not self._is_doubtful(*item[1:])]
         self.held = [item for item in self.held if self._is_doubtful(*item[1:])]
         for item in clear:
@@ -98,10 +98,10 @@ class _Doubts:
         if not self.held:
             return
         found = f"{place_of(self.endpoint)} finished {len(self.held)} replies with a thought and none with an answer"
-        if self.endpoint.inline_thoughts:
+        if self.endpoint.inline_thinking:
             raise UserError(
                 f"{found}: no thought was closed; the server may leave the marker out of its text, or the prompt may "
-                "open no thought; start the server with a reasoning parser, or leave out inline_thoughts"
+                "open no thought; start the server with a reasoning parser, or leave out inline_thinking"
             )
         raise UserError(
             f"{found}: its reasoning parser may take answers for thoughts; start the server with the parser of its "
@@ -110,9 +110,9 @@ class _Doubts:
 
     def _is_doubtful(self, question: Question, reply: Reply) -> bool:
         # A template that was told to think has closed no thought, and hosted APIs set thoughts apart by themselves.
-        told = question.mode is Mode.THINK and not self.endpoint.inline_thoughts
+        told = question.mode is Mode.THINK and not self.endpoint.inline_thinking
         local = self.endpoint.dialect is Dialect.OPENAI and self.endpoint.switch not in HOSTED_SWITCHES
-        bare = bool(reply.thought) and reply.answer is None and reply.finish is Finish.STOP
+        bare = bool(reply.thinking) and reply.answer is None and reply.finish is Finish.STOP
         return local and bare and not told and not reply.refused and question.mode not in self.answered
 
 
@@ -134,7 +134,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
             with attempt:
                 async with asyncio.timeout(LONGEST_REPLY_SECONDS):
                     draft = await _listen(client, endpoint, body)
-                opened = endpoint.inline_thoughts and question.mode is not Mode.NO_THINK
+                opened = endpoint.inline_thinking and question.mode is not Mode.NO_THINK
                 reply = reply_of(draft, opened=opened)
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None

@@ -85,7 +85,7 @@ def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
         **{name: value for name, value in settings.items() if value is not None},
         **(_mode(endpoint, thinks=question.mode is Mode.THINK) if question.mode else {}),
         # Where the markers are special tokens, vLLM and SGLang would take them out of the text.
-        **({"skip_special_tokens": False} if endpoint.inline_thoughts else {}),
+        **({"skip_special_tokens": False} if endpoint.inline_thinking else {}),
     }
 
 
@@ -122,7 +122,7 @@ def hear(draft: Draft, data: str) -> None:
     if chunk.usage:
         draft.tokens, draft.prompt_tokens = chunk.usage.completion_tokens, chunk.usage.prompt_tokens
         details = chunk.usage.completion_tokens_details
-        draft.thought_tokens = details.reasoning_tokens if details else None
+        draft.thinking_tokens = details.reasoning_tokens if details else None
     for choice in chunk.choices or ():
         _hear_choice(draft, choice)
 
@@ -130,7 +130,7 @@ def hear(draft: Draft, data: str) -> None:
 def _hear_choice(draft: Draft, choice: _Choice) -> None:
     message = choice.delta or choice.message or _Message()
     # Servers that write both fields write the same text into both.
-    draft.thoughts.append(message.reasoning_content or message.reasoning or "")
+    draft.thinkings.append(message.reasoning_content or message.reasoning or "")
     draft.answers.append(message.content or message.refusal or "")
     draft.refused = draft.refused or bool(message.refusal) or choice.finish_reason == "content_filter"
     if choice.finish_reason in PASSING_FINISHES:

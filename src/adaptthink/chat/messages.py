@@ -158,7 +158,7 @@ def _hear_block(draft: Draft, block: _Block) -> None:
     """Add a block or a delta. Newer models send thinking blocks without their text, older ones redacted blocks."""
     if block.type in ("thinking", "redacted_thinking", "thinking_delta"):
         draft.thought_withheld = True
-    draft.thoughts.append(block.thinking)
+    draft.thinkings.append(block.thinking)
     draft.answers.append(block.text)
 
 

@@ -316,7 +316,7 @@ def decide(
     dial: Annotated[
         Path | None, Parameter(help="An adaptthink.json from calibrate [default: the one in the model's folder].")
     ] = None,
-    think_opener: ThinkOpener = "Alright",
+    think_start: ThinkOpener = "Alright",
     json: Json = None,
 ) -> None:
     """Say which mode the dial gives each prompt: its P(no_think), the mode, the threshold."""
@@ -324,7 +324,7 @@ def decide(
         raise UserError("no prompt to decide on; give one or more: adaptthink decide MODEL PROMPT...")
     from adaptthink.cli.dial import decide_job
 
-    result = decide_job(model, prompts, threshold=threshold, dial_file=dial, think_opener=think_opener)
+    result = decide_job(model, prompts, threshold=threshold, dial_file=dial, think_start=think_start)
     write_result(json, result)
 
 
@@ -351,13 +351,13 @@ def doctor(
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
     /,
     *,
-    think_opener: ThinkOpener = "Alright",
+    think_start: ThinkOpener = "Alright",
     json: Json = None,
 ) -> None:
     """Check how a model opens and closes a thought, and whether AdaptThink can train it."""
     from adaptthink.cli.jobs import doctor_job
 
-    write_result(json, doctor_job(model, think_opener))
+    write_result(json, doctor_job(model, think_start))
 
 
 def grade(

@@ -174,7 +174,7 @@ def quality_sheet(quality: Quality) -> Sheet:
         chosen = quality.chosen_accuracy
         rows.append(("accuracy % where it thought", f"{number(chosen.think, 100)} ({chosen.label})"))
         rows.append(("accuracy % where it did not", f"{number(chosen.no_think, 100)} ({chosen.label})"))
-    for asked, one in quality.implicit_thinking.items():
-        rows.append((f"no_think answers that think, {asked}, %", number(one.share, 100)))
+    for requested, one in quality.implicit_thinking.items():
+        rows.append((f"no_think answers that think, {requested}, %", number(one.share, 100)))
         rows.append(("  by keywords alone", number(one.by_keywords, 100)))
     return Sheet(f"mode quality, delta {quality.delta:g}", ("", ""), tuple(rows))

@@ -161,15 +161,15 @@ def show_dial(dial: Dial) -> None:
     """Print a calibrated dial: about a dozen points of its curve, then what was chosen and how it was checked."""
     chosen = {choice.no_think_probability for choice in dial.choices}
     last = len(dial.curve) - 1
-    places = {round(last * step / 10) for step in range(11)}
+    indices = {round(last * step / 10) for step in range(11)}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("threshold", "no_think %", "accuracy %", "tokens", "Δ points", "Δ tokens %"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for place, point in enumerate(dial.curve):
-        if place not in places and point.threshold not in chosen:
+    for index, point in enumerate(dial.curve):
+        if index not in indices and point.threshold not in chosen:
             continue
         table.add_row(
-            "think" if place == 0 else f"{point.threshold:g}",
+            "think" if index == 0 else f"{point.threshold:g}",
             f"{100 * point.no_think_share:.1f}",
             f"{100 * point.accuracy:.1f}",
             f"{point.mean_tokens:.1f}",
@@ -254,7 +254,7 @@ def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
             f"{phase.share:.1%}",
             "" if phase.tokens is None else f"{phase.tokens:,}",
             "" if phase.tokens_per_second is None else f"{phase.tokens_per_second:,.0f}",
-            "" if phase.bound_share is None else f"{phase.bound_share:.0%}",
+            "" if phase.roofline_share is None else f"{phase.roofline_share:.0%}",
         )
     console.print(table)
     console.print(

@@ -70,7 +70,7 @@ def place_of(model: str, folder: Path) -> Path:
 
 
 def decide_job(
-    model: str, prompts: Sequence[str], *, threshold: float | None, dial_file: Path | None, think_opener: str
+    model: str, prompts: Sequence[str], *, threshold: float | None, dial_file: Path | None, think_start: str
 ) -> dict[str, Any]:
     """Print which mode the dial gives each prompt: one line each."""
     if threshold is not None and dial_file is not None:
@@ -82,7 +82,7 @@ def decide_job(
         )
     path = dial_file or Path(model) / STORED
     dial = read_dial(path) if threshold is None else None
-    policy = load_policy(model, think_opener=think_opener)
+    policy = load_policy(model, think_start=think_start)
     if dial:
         check_weights(dial, policy.fingerprint, path)
     chosen = dial.threshold.no_think_probability if dial else threshold

@@ -54,7 +54,15 @@ from adaptthink.evaluation.run import (
     sample_missing,
     summarise,
 )
-from adaptthink.evaluation.store import ASKED, Setting, grade_folder, read_outcomes, read_samples, read_setting, writing
+from adaptthink.evaluation.store import (
+    REQUESTED_MODES,
+    Setting,
+    grade_folder,
+    read_outcomes,
+    read_samples,
+    read_setting,
+    writing,
+)
 from adaptthink.grading import Limits, mean_reward
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import (
@@ -245,33 +253,33 @@ def evaluate_policy(
     policy: Policy,
     sampler: Sampler,
     problems: Sequence[Problem],
-    asked: Sequence[str],
+    requested: Sequence[str],
     config: EvaluateConfig,
     folder: Path,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder` and summarise it: one row for each asked mode."""
     setting = policy_setting(config.model, policy.fingerprint, config)
     with writing(folder, setting):
-        sample_into(folder, policy_respond(sampler, config), setting, problems, asked, config)
+        sample_into(folder, policy_respond(sampler, config), setting, problems, requested, config)
         decide_missing(sampler, folder, problems)
-        return summarise_folder(folder, problems, asked, config)
+        return summarise_folder(folder, problems, requested, config)
 
 
 def evaluate_chat(
-    problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig, folder: Path
+    problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig, folder: Path
 ) -> dict[str, Evaluation]:
     """Complete the evaluation of a model behind a chat endpoint; it shows no probabilities."""
     endpoint = make_endpoint(config)
-    if endpoint.switch is Switch.NONE and (left_out := [mode for mode in asked if ASKED[mode]]):
-        asked = [mode for mode in asked if ASKED[mode] is None]
+    if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
+        requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
         console.print(f"{' and '.join(left_out)} left out: no --switch says how this endpoint is told a mode")
-        if not asked:
+        if not requested:
             raise UserError(
                 "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
             )
     price, setting = partial(cost, prices=endpoint.prices), chat_setting(endpoint, config)
     with writing(folder, setting):
-        sample_into(folder, chat_respond(endpoint, config), setting, problems, asked, config, price)
+        sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, price)
         samples = list(read_samples(folder))
         prices = [price(sample) for sample in samples]
         known = [one for one in prices if one is not None]
@@ -280,7 +288,7 @@ def evaluate_chat(
             console.print(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
         if any(sample.tokens_estimated for sample in samples):
             console.print("lengths are estimates, one token for every four characters: the endpoint counts none")
-        return summarise_folder(folder, problems, asked, config)
+        return summarise_folder(folder, problems, requested, config)
 
 
 def sample_into(
@@ -288,21 +296,21 @@ def sample_into(
     respond: Respond,
     setting: Setting,
     problems: Sequence[Problem],
-    asked: Sequence[str],
+    requested: Sequence[str],
     config: EvaluateConfig,
     price: Price = lambda sample: None,
 ) -> None:
     """Draw what `folder` lacks, and show how it goes."""
     count = config.samples_per_problem
     console.print(
-        f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(asked)}; into {folder}"
+        f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}; into {folder}"
     )
-    with sample_bar("responses", len(problems) * len(asked) * count, price) as advance:
-        sample_missing(respond, folder, setting, problems, asked, count, on_sample=advance)
+    with sample_bar("responses", len(problems) * len(requested) * count, price) as advance:
+        sample_missing(respond, folder, setting, problems, requested, count, on_sample=advance)
 
 
 def summarise_folder(
-    folder: Path, problems: Sequence[Problem], asked: Sequence[str], config: EvaluateConfig
+    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig
 ) -> dict[str, Evaluation]:
     """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
 
@@ -314,10 +322,12 @@ def summarise_folder(
     outcomes = [
         one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
     ]
-    held = {one.asked for one in outcomes}
-    evaluations = {mode: summarise(one for one in outcomes if one.asked == mode) for mode in ASKED if mode in held}
+    held = {one.requested for one in outcomes}
+    evaluations = {
+        mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
+    }
     write_json(folder / "summary.json", evaluation_summary(config, evaluations))
-    return {mode: evaluations[mode] for mode in asked}
+    return {mode: evaluations[mode] for mode in requested}
 
 
 def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
@@ -331,7 +341,7 @@ def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation
 
 def evaluate_job(
     config: EvaluateConfig,
-    asked: Sequence[str],
+    requested: Sequence[str],
     folder: Path,
     *,
     reference: Path | None = None,
@@ -344,13 +354,13 @@ def evaluate_job(
     convention = None
     servers: list[Server] = []
     if config.chat:
-        evaluations = evaluate_chat(problems, asked, config, folder)
+        evaluations = evaluate_chat(problems, requested, config, folder)
     else:
         policy = load_configured(config)
         engine = make_engine(policy, config, say=console.print)
         sampler, servers = make_sampler(policy, engine, config), servers_of(engine)
         try:
-            evaluations = evaluate_policy(policy, sampler, problems, asked, config, folder)
+            evaluations = evaluate_policy(policy, sampler, problems, requested, config, folder)
         finally:
             show_servers(servers)
         convention = sampler.template.convention
@@ -373,13 +383,13 @@ def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
     return chosen.problems
 
 
-def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
+def doctor_job(model: str, think_start: str) -> dict[str, Any]:
     """Print how a model opens and closes a thought; then load it and look at its mode choice."""
     tokenizer = load_tokenizer(model)
-    template = probe(tokenizer, think_opener=think_opener)
+    template = probe(tokenizer, think_start=think_start)
     checks = describe(tokenizer, template)
-    policy = load_policy(model, think_opener=think_opener)
-    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=1)
+    policy = load_policy(model, think_start=think_start)
+    engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=1)
     prompt = prompt_ids(tokenizer, template, PROBE_QUESTION)
     ids = (template.no_think_id, template.think_id)
     no_think, think = engine.next_token_logprobs([prompt], ids)[0]
@@ -394,7 +404,7 @@ def doctor_job(model: str, think_opener: str) -> dict[str, Any]:
         "ok": ok,
         "checks": [{"name": check.name, "value": check.value, "ok": check.ok} for check in checks],
         "no_think_probability": math.exp(no_think),
-        "think_opener_probability": math.exp(think),
+        "think_start_probability": math.exp(think),
     }
 
 
@@ -408,7 +418,7 @@ def evaluate_rows(
 ) -> dict[str, Evaluation]:
     """Evaluate with names of the rows' own; `rows` maps them to auto, think or no_think."""
     evaluations = evaluate_policy(policy, sampler, problems, list(rows.values()), config, folder)
-    return {name: evaluations[asked] for name, asked in rows.items()}
+    return {name: evaluations[requested] for name, requested in rows.items()}
 
 
 def demo_job(
@@ -473,9 +483,9 @@ def changes_of_run(run: Path) -> dict[str, dict[str, Any]]:
     """Each row of a run against the original model thinking on the same problems: means over levels, and intervals."""
     rows = {
         name: row
-        for folder, asked in (("original", ORIGINAL), ("adaptthink", TRAINED))
+        for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
         for name, row in zip(
-            asked, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in asked.values()]), strict=True
+            requested, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in requested.values()]), strict=True
         )
     }
     base = rows.pop("original_think")

@@ -31,9 +31,9 @@ def show_sheet(sheet: Sheet) -> None:
     listed = not any(sheet.headings)
     console.print(escape(sheet.title), style="bold", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_header=not listed)
-    for place, heading in enumerate(sheet.headings[sheet.grouped :]):
-        fixed = sheet.grouped == bool(place)  # where the terminal is narrow, group names fold, else the cells do
-        justify: Literal["left", "right"] = "right" if place and not listed else "left"
+    for index, heading in enumerate(sheet.headings[sheet.grouped :]):
+        fixed = sheet.grouped == bool(index)  # where the terminal is narrow, group names fold, else the cells do
+        justify: Literal["left", "right"] = "right" if index and not listed else "left"
         table.add_column(escape(heading), justify=justify, no_wrap=fixed, overflow="fold")
     group = None
     for row in sheet.rows:
@@ -56,7 +56,7 @@ def write_markdown(path: Path, sheets: Iterable[Sheet]) -> None:
 def markdown(sheet: Sheet) -> str:
     """A sheet as Markdown."""
     names = 1 + sheet.grouped
-    rule = ["---" if place < names else "---:" for place in range(len(sheet.headings))]
+    rule = ["---" if index < names else "---:" for index in range(len(sheet.headings))]
     lines = ["| " + " | ".join(map(cell, row)) + " |" for row in (sheet.headings, rule, *sheet.rows)]
     return "\n".join([f"**{cell(sheet.title)}**", "", *lines, *(["", cell(sheet.note)] if sheet.note else [])])
 

@@ -148,10 +148,10 @@ def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     arguments = ("train", *recipes, *flags, *reference, "--output", f"{folder}", "--json", f"{done}")
     train = Command(arguments, done, folder / "config.json")
     modes = ("auto", "think", "no_think") if name == MAIN else ("auto",)
-    asked = ("--modes", *modes, *design.flags("evaluate"))
-    commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), asked)]
+    requested = ("--modes", *modes, *design.flags("evaluate"))
+    commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
     if name == MAIN:
-        commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}_story"), asked))
+        commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}_story"), requested))
     shorter = {"steps": design.steps} if design.steps else {}
     steps = resolve("train", TrainConfig, recipes=recipes, flags=shorter).steps
     return Job(f"{name} {seed}", tuple(commands), folder / "metrics.jsonl", steps)
@@ -263,7 +263,7 @@ def read_runs(run: Path, design: Design) -> Runs:
 
 def implicit_thinking(folder: Path) -> Values:
     """1 for each no_think answer of a model left to choose that thinks after all, by problem."""
-    answers = [one for one in read_samples(folder) if one.asked == "auto" and one.mode is Mode.NO_THINK]
+    answers = [one for one in read_samples(folder) if one.requested == "auto" and one.mode is Mode.NO_THINK]
     levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
     signs = read_signs((levels[one.problem_id], one.answer or "") for one in answers)
     found: dict[str, list[float]] = {}

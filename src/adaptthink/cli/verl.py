@@ -162,7 +162,7 @@ def advice(store: Path) -> str:
 
 def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
     """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
-    policy = load_policy(config.model, think_opener=config.think_opener, device="cpu", dtype="auto")
+    policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
     rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), id_numbers(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
@@ -189,7 +189,7 @@ def gradable_problems(
 def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
     """Raise UserError for a prompt that is longer than verl keeps room for: it would end a training in the middle."""
     tokenizer = load_tokenizer(config.model)
-    template = probe(tokenizer, think_opener=config.think_opener)
+    template = probe(tokenizer, think_start=config.think_start)
     for problem in problems:
         num_tokens = len(prompt_ids(tokenizer, template, problem.prompt))
         if num_tokens > config.max_prompt_tokens:
@@ -241,7 +241,7 @@ def find_reason(lines: Sequence[str]) -> str | None:
     for line in lines:
         if found := OURS.search(line):
             return found[1]
-    announced = next((place for place, line in enumerate(lines) if RESPONSE_FAILED in line), None)
+    announced = next((index for index, line in enumerate(lines) if RESPONSE_FAILED in line), None)
     errors = [found[1] for line in lines[announced or 0 :] if (found := ANY.search(line))]
     return None if not errors else errors[0 if announced is not None else -1]
 

@@ -26,8 +26,8 @@ ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than 
 HOW = frozenset(
     {
         "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
-        "max_failed_grades", "max_prompt_tokens", "max_rows", "micro_batch_tokens", "offload", "overrides",
-        "ray_address", "tensor_parallel",
+        "max_concurrent_sequences", "max_failed_grades", "max_prompt_tokens", "micro_batch_tokens", "offload",
+        "overrides", "ray_address", "tensor_parallel",
     }
 )  # fmt: skip
 
@@ -51,7 +51,7 @@ class EngineConfig(Config):
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
     max_think_tokens: Positive = Field(16384, description="Response cap in think mode, thought included.")
     max_no_think_tokens: Positive = Field(4096, description="Response cap in no_think mode.")
-    think_opener: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
+    think_start: str = Field("Alright", description="w_start: the first token of a thought that is forced open.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU where there is one)."
     )
@@ -60,7 +60,7 @@ class EngineConfig(Config):
         description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
         "Weights that are trained are float32 whatever it says.",
     )
-    max_rows: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
+    max_concurrent_sequences: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     engine: Literal["native", "vllm", "openai"] = Field(
         "native", description="What generates: this program, vLLM beside it, or a running server of vLLM."
     )
@@ -143,8 +143,8 @@ class TrainConfig(PresampleConfig):
         description="Share of the uniform design's tokens to sample (ours): below 1, a lot leaves out samples that "
         "teach little for their length, and the others weigh more.",
     )
-    force_opener: bool = Field(
-        True, description="Open thoughts with think_opener (the paper); else with any token, drawn from the policy."
+    force_think_start: bool = Field(
+        True, description="Open thoughts with think_start (the paper); else with any token, drawn from the policy."
     )
     ratio: Literal["sequence_mean", "sequence", "token"] = Field(
         "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
@@ -268,7 +268,7 @@ class EvaluateConfig(PolicyConfig):
         None, description="Tokens of thought at the chat endpoint, for the switch budget."
     )
     completion_cap: bool = Field(False, description="Send the cap as max_completion_tokens (OpenAI's own models).")
-    inline_thoughts: bool = Field(
+    inline_thinking: bool = Field(
         False,
         description="The chat endpoint leaves thoughts in the text, and its prompts open them (vLLM without a parser).",
     )

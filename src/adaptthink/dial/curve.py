@@ -177,7 +177,7 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
         )
     measured = []
     for problem_id, rows in by_problem.items():
-        forced = {mode: [row for row in rows if row.asked == mode] for mode in Mode}
+        forced = {mode: [row for row in rows if row.requested == mode] for mode in Mode}
         lacking = [f"forced {mode} sample" for mode in Mode if not forced[mode]]
         decision = decisions.get(problem_id, Decision(math.nan, math.nan))
         if not math.isfinite(decision.no_think_probability):
@@ -208,10 +208,10 @@ def halves(problems: Sequence[Measured]) -> tuple[list[Measured], list[Measured]
     Returns those to choose on and those held out; no problem's outcome has a part in where it goes.
     """
 
-    def place(problem: Measured) -> tuple[str, str]:
+    def order(problem: Measured) -> tuple[str, str]:
         return problem.level, hashlib.sha256(f"dial/{problem.problem_id}".encode()).hexdigest()
 
-    ordered = sorted(problems, key=place)
+    ordered = sorted(problems, key=order)
     return ordered[::2], ordered[1::2]
 
 
@@ -286,9 +286,11 @@ def _ends(limits: Sequence[Array]) -> list[Ends]:
 
 def thin(whole: Sequence[Point], keep: Iterable[float], count: int = STORED_POINTS) -> tuple[Point, ...]:
     """About `count` points, spread evenly over the problems that a threshold moves, and those at thresholds `keep`."""
-    places = set(np.linspace(0, len(whole) - 1, count).round().astype(int)) if len(whole) > count else range(len(whole))
+    indices = (
+        set(np.linspace(0, len(whole) - 1, count).round().astype(int)) if len(whole) > count else range(len(whole))
+    )
     wanted = set(keep)
-    return tuple(point for place, point in enumerate(whole) if place in places or point.threshold in wanted)
+    return tuple(point for index, point in enumerate(whole) if index in indices or point.threshold in wanted)
 
 
 # ---- the guarantee --------------------------------------------------------------------------------------------------

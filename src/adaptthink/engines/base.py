@@ -123,14 +123,14 @@ class ScriptedEngine:
     ) -> list[Completion]:
         """Answer every request from the script."""
         completions = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             self.requests.append(request)
             ids = (*request.prefix_ids, *self.script(request.prompt_ids, request.prefix_ids))
             finish = Finish.STOP if len(ids) <= request.max_tokens else Finish.LENGTH
             ids = ids[: request.max_tokens]
             completions.append(Completion(ids, (self.logprob,) * len(ids), finish))
             if on_finish:
-                on_finish(place, completions[-1])
+                on_finish(index, completions[-1])
         return completions
 
     def next_token_logprobs(

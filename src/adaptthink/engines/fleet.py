@@ -80,7 +80,7 @@ class Server:
 class Job:
     """A draw on its way: who carries it out since when, and how often that failed."""
 
-    place: int
+    index: int
     draw: Draw
     servers: list[Server] = field(default_factory=list)
     started: float = 0.0  # by the last of them
@@ -106,8 +106,8 @@ class Work:
 
     def jobs(self, draws: Iterable[Draw]) -> Iterator[Job]:
         """Take the draws one by one, and note that there are no more."""
-        for place, draw in enumerate(draws):
-            yield Job(place, draw)
+        for index, draw in enumerate(draws):
+            yield Job(index, draw)
         self.exhausted = True
 
     def take(self, server: Server) -> Job | None:
@@ -120,7 +120,7 @@ class Work:
             return None
         job.started = time.monotonic()
         job.servers.append(server)
-        self.running[job.place] = job
+        self.running[job.index] = job
         return job
 
     def late(self, server: Server) -> Job | None:
@@ -134,8 +134,8 @@ class Work:
         if not job.done:
             job.done = True
             self.longest = max(self.longest, time.monotonic() - job.started)
-            self.on_drawn(job.place, drawn)
-            del self.running[job.place]
+            self.on_drawn(job.index, drawn)
+            del self.running[job.index]
             self.end_if_done()  # here too: there may be no server left that would ask for more
 
     def give_back(self, job: Job, server: Server, error: UserError) -> None:
@@ -146,7 +146,7 @@ class Work:
             job.last_fault = str(error)
         if job.done or job.servers:
             return
-        del self.running[job.place]
+        del self.running[job.index]
         if job.faults >= self.most_faults:
             self.hopeless.append(job)
             self.end_if_done()
@@ -182,7 +182,7 @@ def given_up(jobs: Sequence[Job]) -> UserError:
     return UserError(
         f"a draw with a context of {context_tokens} tokens and a cap of {max_tokens} failed {jobs[0].faults} times on "
         f"servers that were fit before{others} ({jobs[0].last_fault}); what is done is kept: see the servers' "
-        "logs, lower max_think_tokens or max_rows or leave its problem out, and repeat the command"
+        "logs, lower max_think_tokens or max_concurrent_sequences or leave its problem out, and repeat the command"
     )
 
 
@@ -191,7 +191,7 @@ def open_fleet(
     eos_ids: Sequence[int],
     *,
     name: str,
-    max_rows: int,
+    max_concurrent_sequences: int,
     probe: Probe,
     say: Callable[[str], None] = lambda text: None,
 ) -> Fleet:
@@ -199,25 +199,31 @@ def open_fleet(
 
     Raises UserError if none answers, or if one that answers is not as it should be.
     """
-    fleet = Fleet(list(dict.fromkeys(map(base_url, endpoints))), eos_ids, name, max_rows, probe, say)
+    fleet = Fleet(list(dict.fromkeys(map(base_url, endpoints))), eos_ids, name, max_concurrent_sequences, probe, say)
     asyncio.run(fleet.start())
     return fleet
 
 
 class Fleet:
-    """Generates on several servers, `max_rows` responses at a time on each; `eos_ids` end a response."""
+    """Generates on several servers, `max_concurrent_sequences` at a time on each; `eos_ids` end a completion."""
 
     def __init__(
         self,
         urls: Sequence[str],
         eos_ids: Sequence[int],
         name: str,
-        max_rows: int,
+        max_concurrent_sequences: int,
         probe: Probe,
         say: Callable[[str], None],
     ) -> None:
         self.servers = [Server(url) for url in urls]
-        self.eos_ids, self.name, self.max_rows, self.probe, self.say = tuple(eos_ids), name, max_rows, probe, say
+        self.eos_ids, self.name, self.max_concurrent_sequences, self.probe, self.say = (
+            tuple(eos_ids),
+            name,
+            max_concurrent_sequences,
+            probe,
+            say,
+        )
         self.capacity_tokens = 0  # of one sequence on every server; known once they have been looked at
 
     async def start(self) -> None:
@@ -258,7 +264,7 @@ class Fleet:
         """Complete requests as servers have room for them (see `Streaming`)."""
         check_temperature(temperature)
         draws = (free_draw(request, temperature, top_p, seed, self.capacity_tokens) for request in requests)
-        asyncio.run(self._run(draws, lambda place, drawn: on_finish(place, completion(drawn))))
+        asyncio.run(self._run(draws, lambda index, drawn: on_finish(index, completion(drawn))))
 
     def next_token_logprobs(
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
@@ -276,13 +282,13 @@ class Fleet:
     def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
         results: dict[int, Drawn] = {}
 
-        def keep(place: int, drawn: Drawn) -> None:
-            results[place] = drawn
+        def keep(index: int, drawn: Drawn) -> None:
+            results[index] = drawn
             if on_drawn:
-                on_drawn(place, drawn)
+                on_drawn(index, drawn)
 
         asyncio.run(self._run(draws, keep))
-        return [results[place] for place in range(len(draws))]
+        return [results[index] for index in range(len(draws))]
 
     async def _run(self, draws: Iterable[Draw], on_drawn: Callable[[int, Drawn], None]) -> None:
         """Carry out all draws; raises UserError for those that no server can do, and if all are away for too long."""
@@ -300,24 +306,24 @@ class Fleet:
 
     async def _feed(self, server: Server, work: Work) -> None:
         """Give one server draws, as many at a time as it may have, until it is cancelled."""
-        places = asyncio.Semaphore(self.max_rows)
+        indices = asyncio.Semaphore(self.max_concurrent_sequences)
         calls: set[asyncio.Task[None]] = set()
 
         def ended(call: asyncio.Task[None]) -> None:
             calls.discard(call)
-            places.release()
+            indices.release()
             work.watch(call)
 
-        async with make_client(server.url, self.max_rows) as client:
+        async with make_client(server.url, self.max_concurrent_sequences) as client:
             try:
                 while True:
-                    await places.acquire()
+                    await indices.acquire()
                     engine = server.engine or await self._look(server, work)
                     if job := work.take(server):
                         calls.add(call := asyncio.create_task(self._answer(server, engine, client, job, work)))
                         call.add_done_callback(ended)
                     else:
-                        places.release()
+                        indices.release()
                     await asyncio.sleep(0 if job else IDLE_SECONDS)  # the other servers' turn
             finally:
                 for call in calls:
@@ -360,7 +366,13 @@ class Fleet:
         """Look at a server and take it in; raises UserError if it is not as it should be."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                engine = await find_server(server.url, self.eos_ids, name=self.name, max_rows=self.max_rows, attempts=1)
+                engine = await find_server(
+                    server.url,
+                    self.eos_ids,
+                    name=self.name,
+                    max_concurrent_sequences=self.max_concurrent_sequences,
+                    attempts=1,
+                )
                 await engine.check(self.probe)
         except TimeoutError:
             raise UnansweredError(
@@ -383,10 +395,10 @@ class Fleet:
         """Leave a server alone for a while, longer each time."""
         now = time.monotonic()
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**server.failures) * random.uniform(0.5, 1)
-        asked = error.wait_seconds if isinstance(error, UnansweredError) else None
+        requested = error.wait_seconds if isinstance(error, UnansweredError) else None
         server.engine = None
         server.last_fault = str(error)
-        server.rests_until = now + (pause if asked is None else asked)
+        server.rests_until = now + (pause if requested is None else requested)
         server.failures += 1
         if server.aside_since is None:
             server.aside_since = now

@@ -37,14 +37,14 @@ def is_passing_status(status: int) -> bool:
 
 def pause(state: RetryCallState) -> float:
     """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
-    asked = asked_wait(state.outcome.exception() if state.outcome else None)
-    return BACKOFF(state) if asked is None else asked
+    requested = asked_wait(state.outcome.exception() if state.outcome else None)
+    return BACKOFF(state) if requested is None else requested
 
 
 def asked_wait(error: BaseException | None) -> float | None:
     """Seconds that a server asks to wait in Retry-After, within limits; None if it does not ask."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else None
+    requested = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
+    return min(float(requested), LONGEST_WAIT) if requested.isdecimal() else None
 
 
 def short(text: str) -> str:

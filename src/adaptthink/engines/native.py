@@ -47,12 +47,12 @@ class NativeEngine:
         model: PreTrainedModel,
         eos_ids: Sequence[int],
         *,
-        max_rows: int = 1024,
+        max_concurrent_sequences: int = 1024,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(sorted(set(eos_ids)))
-        self.max_rows = max_rows
+        self.max_concurrent_sequences = max_concurrent_sequences
         self.dtype = dtype or model.dtype
         layers = set(getattr(model.config.get_text_config(), "layer_types", None) or {"full_attention"})
         if layers != {"full_attention"}:
@@ -135,7 +135,11 @@ class _Generation:
     ) -> None:
         self.forward, self.requests = forward, requests
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
-        self.device, self.eos_ids, self.max_rows = engine.model.device, engine.eos_ids, engine.max_rows
+        self.device, self.eos_ids, self.max_concurrent_sequences = (
+            engine.model.device,
+            engine.eos_ids,
+            engine.max_concurrent_sequences,
+        )
         self.cap_N = np.array([request.max_tokens for request in requests], np.int64)
         self.forced_N = np.array([len(request.prefix_ids) for request in requests], np.int64)
         self.stream_N = np.array([request.stream % 2**64 for request in requests], np.uint64)
@@ -151,8 +155,8 @@ class _Generation:
         cache = SlotCache(self.forward.num_layers)
         logits_BV = torch.empty(0, 0, device=self.device)
         while waiting or len(rows.index_B):
-            if waiting and len(rows.index_B) <= REFILL_SHARE * self.max_rows:
-                count = min(len(waiting), self.max_rows - len(rows.index_B))
+            if waiting and len(rows.index_B) <= REFILL_SHARE * self.max_concurrent_sequences:
+                count = min(len(waiting), self.max_concurrent_sequences - len(rows.index_B))
                 admitted = np.array([waiting.pop() for _ in range(count)])
                 new_logits_BV = self.prefill(admitted, cache)
                 logits_BV = torch.cat([logits_BV, new_logits_BV]) if len(rows.index_B) else new_logits_BV

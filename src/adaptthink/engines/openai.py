@@ -96,12 +96,16 @@ class _Reset(BaseModel):
     success: bool
 
 
-def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_rows: int) -> OpenAIEngine:
+def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_concurrent_sequences: int) -> OpenAIEngine:
     """Return an engine for the server at `endpoint`, such as http://localhost:8000.
 
     The server's only model is taken, or of several the one called `name`. Raises UserError if there is none.
     """
-    return asyncio.run(find_server(base_url(endpoint), eos_ids, name=name, max_rows=max_rows, attempts=ATTEMPTS))
+    return asyncio.run(
+        find_server(
+            base_url(endpoint), eos_ids, name=name, max_concurrent_sequences=max_concurrent_sequences, attempts=ATTEMPTS
+        )
+    )
 
 
 def base_url(endpoint: str) -> str:
@@ -111,7 +115,9 @@ def base_url(endpoint: str) -> str:
     return url
 
 
-async def find_server(url: str, eos_ids: Sequence[int], *, name: str, max_rows: int, attempts: int) -> OpenAIEngine:
+async def find_server(
+    url: str, eos_ids: Sequence[int], *, name: str, max_concurrent_sequences: int, attempts: int
+) -> OpenAIEngine:
     """Look at what the server at `url` has (see `connect`)."""
     answer = await call_one(url, "GET", "/v1/models", attempts=attempts)
     models = read(_Models, answer, url, "its models with their lengths").data
@@ -121,21 +127,29 @@ async def find_server(url: str, eos_ids: Sequence[int], *, name: str, max_rows: 
             f"the server at {url} has no model '{name}' but {', '.join(model.id for model in models) or 'none'}; "
             f"start it with --served-model-name {name}"
         )
-    return OpenAIEngine(url, eos_ids, model=chosen[0].id, capacity_tokens=chosen[0].max_model_len, max_rows=max_rows)
+    return OpenAIEngine(
+        url,
+        eos_ids,
+        model=chosen[0].id,
+        capacity_tokens=chosen[0].max_model_len,
+        max_concurrent_sequences=max_concurrent_sequences,
+    )
 
 
 class OpenAIEngine:
-    """Generates with `model` on the server at `url`, `max_rows` responses at a time; `eos_ids` end a response.
+    """Generates with `model` on the server at `url`, `max_concurrent_sequences` at a time; `eos_ids` end a completion.
 
     Each draw is a call of its own, with its own seed. Calls are tried again after broken connections, 429 and 5xx.
     """
 
-    def __init__(self, url: str, eos_ids: Sequence[int], *, model: str, capacity_tokens: int, max_rows: int) -> None:
+    def __init__(
+        self, url: str, eos_ids: Sequence[int], *, model: str, capacity_tokens: int, max_concurrent_sequences: int
+    ) -> None:
         self.url = url
         self.eos_ids = tuple(sorted(set(eos_ids)))
         self.model = model
         self.capacity_tokens = capacity_tokens
-        self.max_rows = max_rows
+        self.max_concurrent_sequences = max_concurrent_sequences
 
     def generate(
         self,
@@ -187,17 +201,17 @@ class OpenAIEngine:
         return asyncio.run(self._draw_together(draws, on_drawn))
 
     async def _draw_together(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
-        slots = asyncio.Semaphore(self.max_rows)
+        slots = asyncio.Semaphore(self.max_concurrent_sequences)
 
-        async def draw_one(client: httpx.AsyncClient, place: int, draw: Draw) -> Drawn:
+        async def draw_one(client: httpx.AsyncClient, index: int, draw: Draw) -> Drawn:
             async with slots:
                 drawn = await self.ask(client, draw)
             if on_drawn:
-                on_drawn(place, drawn)
+                on_drawn(index, drawn)
             return drawn
 
-        async with make_client(self.url, self.max_rows) as client:
-            return await asyncio.gather(*(draw_one(client, place, draw) for place, draw in enumerate(draws)))
+        async with make_client(self.url, self.max_concurrent_sequences) as client:
+            return await asyncio.gather(*(draw_one(client, index, draw) for index, draw in enumerate(draws)))
 
     async def ask(self, client: httpx.AsyncClient, draw: Draw, *, attempts: int = ATTEMPTS) -> Drawn:
         """Carry out one draw; raises UnansweredError, RefusedError, or UserError for an answer that is not one."""

@@ -25,7 +25,7 @@ from adaptthink.errors import UserError
 
 
 def start_vllm(
-    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, max_rows: int, memory_share: float
+    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, max_concurrent_sequences: int, memory_share: float
 ) -> VllmEngine:
     """Start vLLM with the model at `path` (a folder or hub id). Takes half a minute or more.
 
@@ -51,7 +51,7 @@ def start_vllm(
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             max_model_len=-1,  # as long as the model allows and the memory holds
-            max_num_seqs=max_rows,
+            max_num_seqs=max_concurrent_sequences,
             gpu_memory_utilization=memory_share,
             enforce_eager=not torch.cuda.is_available(),
             use_tqdm_on_load=False,
@@ -130,16 +130,16 @@ class VllmEngine:
             use_tqdm=False,
         )
         # Requests are numbered; vLLM returns the number with a random tail, and its outputs carry the number alone.
-        place_of = {name.partition("-")[0]: place for place, name in enumerate(names)}
+        place_of = {name.partition("-")[0]: index for index, name in enumerate(names)}
         drawn: dict[int, Drawn] = {}
         while self.llm.llm_engine.has_unfinished_requests():
             for output in self.llm.llm_engine.step():
                 if output.finished:
-                    place = place_of[output.request_id]
-                    drawn[place] = self._read(draws[place], output.outputs[0])
+                    index = place_of[output.request_id]
+                    drawn[index] = self._read(draws[index], output.outputs[0])
                     if on_drawn:
-                        on_drawn(place, drawn[place])
-        return [drawn[place] for place in range(len(draws))]
+                        on_drawn(index, drawn[index])
+        return [drawn[index] for index in range(len(draws))]
 
     def _read(self, draw: Draw, output: Any) -> Drawn:
         """Read what vLLM returned for one draw: `output.logprobs[t]` maps token ids to log-probabilities."""

@@ -27,7 +27,7 @@ from adaptthink.evaluation.statistics import (
     share_interval,
 )
 from adaptthink.evaluation.store import (
-    ASKED,
+    REQUESTED_MODES,
     Outcome,
     Setting,
     by_problem,
@@ -50,7 +50,7 @@ class Row:
     """What one model answered, asked in one way."""
 
     name: str
-    asked: str
+    requested: str
     setting: Setting
     grader: str | None
     problems: Mapping[str, Problem]  # those with a response that could be graded, by id
@@ -81,7 +81,7 @@ class Compared:
 
     name: str
     model: str
-    asked: str
+    requested: str
     samples: tuple[int, int]  # of a problem: the least and the most
     sets: dict[str, Scores]
     changes: dict[str, Change]  # by set
@@ -102,49 +102,50 @@ class Comparison:
 
 def read_rows(names: Sequence[str]) -> list[Row]:
     """Read rows given as FOLDER, which is its auto row, or FOLDER:ASKED; raises UserError for what is not there."""
-    places = [split_name(name) for name in names]
-    titles = titles_of(places)
+    sources = [split_name(name) for name in names]
+    titles = titles_of(sources)
     if len(set(titles)) < len(titles):
         raise UserError(f"a row is given twice ({', '.join(titles)}); give each once, such as FOLDER:think and FOLDER")
-    outcomes = {folder: gradable(read_outcomes(folder)) for folder, _ in places}
+    outcomes = {folder: gradable(read_outcomes(folder)) for folder, _ in sources}
     return [
-        make_row(title, folder, asked, outcomes[folder]) for title, (folder, asked) in zip(titles, places, strict=True)
+        make_row(title, folder, requested, outcomes[folder])
+        for title, (folder, requested) in zip(titles, sources, strict=True)
     ]
 
 
 def split_name(name: str) -> tuple[Path, str]:
     """Tell a folder from the asked mode behind it."""
-    folder, colon, asked = name.rpartition(":")
+    folder, colon, requested = name.rpartition(":")
     if not colon or Path(name).exists():
         return Path(name), "auto"
-    if asked not in ASKED and Path(folder).exists():
-        raise UserError(f"'{name}': a folder holds {', '.join(ASKED)}, not '{asked}'")
-    return (Path(folder), asked) if asked in ASKED else (Path(name), "auto")
+    if requested not in REQUESTED_MODES and Path(folder).exists():
+        raise UserError(f"'{name}': a folder holds {', '.join(REQUESTED_MODES)}, not '{requested}'")
+    return (Path(folder), requested) if requested in REQUESTED_MODES else (Path(name), "auto")
 
 
-def titles_of(places: Sequence[tuple[Path, str]]) -> list[str]:
+def titles_of(sources: Sequence[tuple[Path, str]]) -> list[str]:
     """Name rows by their folders, with as many of the folders above as tell them apart."""
-    parts = [folder.resolve().parts for folder, _ in places]
+    parts = [folder.resolve().parts for folder, _ in sources]
     depth = 1
     while len({own[-depth:] for own in parts}) < len(set(parts)):
         depth += 1
     return [
-        "/".join(own[-depth:]) + ("" if asked == "auto" else f":{asked}")
-        for own, (_, asked) in zip(parts, places, strict=True)
+        "/".join(own[-depth:]) + ("" if requested == "auto" else f":{requested}")
+        for own, (_, requested) in zip(parts, sources, strict=True)
     ]
 
 
-def make_row(title: str, folder: Path, asked: str, outcomes: Iterable[Outcome]) -> Row:
+def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcome]) -> Row:
     """Take one asked mode out of a folder."""
     everything = list(outcomes)
-    own = [one for one in everything if one.asked == asked]
+    own = [one for one in everything if one.requested == requested]
     if not own:
-        there = sorted({one.asked for one in everything})
+        there = sorted({one.requested for one in everything})
         found = f"it has {', '.join(f'{folder}:{one}' for one in there)}" if there else "none of its golds can be read"
-        raise UserError(f"'{folder}' holds no graded {asked} responses: {found}")
+        raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
-    return Row(title, asked, read_setting(folder), grader_of(folder / "verdicts.jsonl"), answered, own)
+    return Row(title, requested, read_setting(folder), grader_of(folder / "verdicts.jsonl"), answered, own)
 
 
 # ---- what stands against a comparison -------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def differences(base: Row, row: Row) -> list[str]:
 
 def free(name: str, base: Row, row: Row) -> bool:
     """Whether a setting plays no part: how the mode is told, where nobody tells it."""
-    return name == "switch" and base.asked == row.asked == "auto"
+    return name == "switch" and base.requested == row.requested == "auto"
 
 
 def check_alike(rows: Sequence[Row]) -> None:
@@ -232,7 +233,7 @@ def compared_row(base: Row, row: Row, sets: Mapping[str, Sequence[str]], set_of:
     return Compared(
         name=row.name,
         model=row.setting.model,
-        asked=row.asked,
+        requested=row.requested,
         samples=(min(counts), max(counts)),
         sets={name: score(outcomes, min(counts)) for name, outcomes in own.items()},
         changes=changes,

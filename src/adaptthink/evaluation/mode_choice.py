@@ -138,7 +138,9 @@ def assess(
     cannot be read or do not go together.
     """
     outcomes = gradable(read_outcomes(folder))
-    auto, think, no_think = ([one for one in outcomes if one.asked == asked] for asked in ("auto", "think", "no_think"))
+    auto, think, no_think = (
+        [one for one in outcomes if one.requested == requested] for requested in ("auto", "think", "no_think")
+    )
     decisions = read_decisions(folder)
     if reference and reference.resolve() == folder.resolve():
         reference = None  # its auto row would explain itself
@@ -148,7 +150,7 @@ def assess(
     notes = []
     if not auto:
         notes.append("no auto responses: nothing can be said about the model's choice; evaluate with --modes auto")
-    missing = [asked for asked, row in (("think", think), ("no_think", no_think)) if not row]
+    missing = [requested for requested, row in (("think", think), ("no_think", no_think)) if not row]
     if missing:
         lost = "better mode or calibration" if think else "baseline, better mode or calibration"
         notes.append(f"no forced {' and no forced '.join(missing)}: no {lost}; evaluate with all --modes")
@@ -197,10 +199,10 @@ def reference_rates(reference: Path | None, own_think: Sequence[Outcome]) -> tup
     if reference is None:
         return "forced think of the same model", rates_of(own_think)
     outcomes = gradable(read_outcomes(reference))
-    for asked in ("auto", "think"):
-        row = [one for one in outcomes if one.asked == asked]
+    for requested in ("auto", "think"):
+        row = [one for one in outcomes if one.requested == requested]
         if row:
-            return f"{asked} of {reference}", rates_of(row)
+            return f"{requested} of {reference}", rates_of(row)
     raise UserError(f"'{reference}' holds neither auto nor think responses; evaluate it with --modes auto")
 
 
@@ -292,7 +294,7 @@ def cross_fitted(think: Group, no_think: Group, delta: float) -> list[Outcome]:
     num_folds = min(len(think), len(no_think))
     for fold in range(num_folds):
         rest, other_rest = (
-            [one for place, one in enumerate(group) if place % num_folds != fold] for group in (think, no_think)
+            [one for index, one in enumerate(group) if index % num_folds != fold] for group in (think, no_think)
         )
         mode = better_mode(rest, other_rest, delta)
         scored += (think if mode is Mode.THINK else no_think)[fold::num_folds]
@@ -340,16 +342,16 @@ def implicit_thinking(folder: Path) -> dict[str, ImplicitThinking]:
     def answers() -> Iterable[tuple[str, str]]:
         for sample in read_samples(folder):
             if sample.mode is Mode.NO_THINK and sample.answer is not None:
-                names.append((sample.asked, sample.problem_id))
-                yield f"{sample.asked}/{levels[sample.problem_id]}", sample.answer
+                names.append((sample.requested, sample.problem_id))
+                yield f"{sample.requested}/{levels[sample.problem_id]}", sample.answer
 
     signs = read_signs(answers())
     found = {}
-    for asked in sorted({asked for asked, _ in names}):
+    for requested in sorted({requested for requested, _ in names}):
         implicit: dict[str, list[float]] = {}
         worded: dict[str, list[float]] = {}
         for (row, problem), one in zip(names, signs, strict=True):
-            if row == asked:
+            if row == requested:
                 implicit.setdefault(problem, []).append(float(thinks_implicitly(one)))
                 worded.setdefault(problem, []).append(float(bool(one.keywords)))
         by_level = {
@@ -359,7 +361,7 @@ def implicit_thinking(folder: Path) -> dict[str, ImplicitThinking]:
         thinking = sorted(
             (problem for problem in implicit if any(implicit[problem])), key=lambda p: -fmean(implicit[p])
         )
-        found[asked] = ImplicitThinking(
+        found[requested] = ImplicitThinking(
             share_interval(implicit), share_interval(worded), by_level, tuple(thinking[:EXAMPLES])
         )
     return found

@@ -20,7 +20,7 @@ from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish
 from adaptthink.evaluation.statistics import mean_interval, share_interval
 from adaptthink.evaluation.store import (
-    ASKED,
+    REQUESTED_MODES,
     Decision,
     Outcome,
     Sample,
@@ -36,7 +36,7 @@ from adaptthink.evaluation.store import (
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
-from adaptthink.sampling.sampler import Caps, Sampler, make_request, stream_seed
+from adaptthink.sampling.sampler import MaxTokens, Sampler, make_request, stream_seed
 
 CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
 DECISIONS_AT_ONCE = 512
@@ -47,7 +47,7 @@ class Query:
     """One sample to draw."""
 
     problem: Problem
-    asked: str
+    requested: str
     index: int
 
 
@@ -91,7 +91,7 @@ def sample_missing(
     folder: Path,
     setting: Setting,
     problems: Sequence[Problem],
-    asked: Sequence[str],
+    requested: Sequence[str],
     count: int,
     *,
     on_sample: Callable[[Sample | None], None] = lambda sample: None,
@@ -103,7 +103,7 @@ def sample_missing(
     """
     found = open_folder(folder, setting, problems)
     missing = []
-    for mode in asked:
+    for mode in requested:
         for problem in problems:
             for index in range(count):
                 if (problem.id, mode, index) in found:
@@ -137,25 +137,30 @@ def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
 
     Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
     """
-    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
-    chunk = CHUNK_ROWS * config.max_rows
+    max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
+    chunk = CHUNK_ROWS * config.max_concurrent_sequences
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
-        for asked, group in groupby(queries, key=lambda query: query.asked):
-            seed = stream_seed(config.seed, "evaluate", asked)
+        for requested, group in groupby(queries, key=lambda query: query.requested):
+            seed = stream_seed(config.seed, "evaluate", requested)
             same = list(group)
             for start in range(0, len(same), chunk):
                 part = same[start : start + chunk]
                 prompts = {query.problem.id: sampler.prompt(query.problem) for query in part}
                 requests = [
                     make_request(
-                        sampler.template, query.problem, prompts[query.problem.id], ASKED[asked], query.index, caps
+                        sampler.template,
+                        query.problem,
+                        prompts[query.problem.id],
+                        REQUESTED_MODES[requested],
+                        query.index,
+                        max_tokens,
                     )
                     for query in part
                 ]
 
-                def ended(place: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
-                    take(read_completion(sampler, part[place], completion, seed))
+                def ended(index: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
+                    take(read_completion(sampler, part[index], completion, seed))
 
                 sampler.engine.generate(
                     requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
@@ -178,7 +183,7 @@ def make_endpoint(config: EvaluateConfig) -> Endpoint:
         no_think_effort=config.no_think_effort,
         budget_tokens=config.budget_tokens,
         completion_cap=config.completion_cap,
-        inline_thoughts=config.inline_thoughts,
+        inline_thinking=config.inline_thinking,
         prices=Prices(config.price_input, config.price_output),
     )
 
@@ -196,21 +201,21 @@ def chat_setting(endpoint: Endpoint, config: EvaluateConfig) -> Setting:
 
 def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
     """Answer through a chat endpoint, many questions at a time; samples come in the order in which they end."""
-    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
     def question(query: Query) -> Question:
         return Question(
             query.problem.prompt,
-            ASKED[query.asked],
-            caps.of(ASKED[query.asked]),
+            REQUESTED_MODES[query.requested],
+            max_tokens.of(REQUESTED_MODES[query.requested]),
             temperature=None if config.server_sampling else config.temperature,
             top_p=None if config.server_sampling else config.top_p,
             seed=chat_seed(config.seed, query),
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
-        def heard(place: int, _: Question, reply: Reply) -> None:
-            take(read_reply(queries[place], reply, chat_seed(config.seed, queries[place])))
+        def heard(index: int, _: Question, reply: Reply) -> None:
+            take(read_reply(queries[index], reply, chat_seed(config.seed, queries[index])))
 
         ask_all(endpoint, map(question, queries), heard)
 
@@ -219,21 +224,21 @@ def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
 
 def chat_seed(seed: int, query: Query) -> int:
     """The seed sent with one question: 31 bits, as some servers take no more."""
-    return stream_seed(seed, "evaluate", query.asked, query.problem.id, query.index) >> 33
+    return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 
 
 def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
     """Turn a chat's reply into the sample that is kept."""
     return Sample(
         problem_id=query.problem.id,
-        asked=query.asked,
+        requested=query.requested,
         index=query.index,
         mode=reply.mode,
-        thought=reply.thought,
+        thinking=reply.thinking,
         answer=reply.answer,
         finish=reply.finish,
         tokens=reply.tokens,
-        thought_tokens=reply.thought_tokens,
+        thinking_tokens=reply.thinking_tokens,
         seed=seed,
         prompt_tokens=reply.prompt_tokens,
         tokens_estimated=reply.tokens_estimated,
@@ -243,20 +248,20 @@ def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
 def read_completion(sampler: Sampler, query: Query, completion: Completion, seed: int) -> Sample:
     """Turn tokens into the sample that is kept."""
     template, ids = sampler.template, completion.token_ids
-    closes = [place for place, token in enumerate(ids) if token == template.close_id]
-    thought_tokens = closes[-1] if closes else len(ids)
+    closes = [index for index, token in enumerate(ids) if token == template.close_id]
+    thinking_tokens = closes[-1] if closes else len(ids)
     end = len(ids) - (completion.finish is Finish.STOP)
-    thought = sampler.text(ids[:thought_tokens] if closes else ids[:end]).lstrip().removeprefix(template.open)
+    thinking = sampler.text(ids[:thinking_tokens] if closes else ids[:end]).lstrip().removeprefix(template.open)
     return Sample(
         problem_id=query.problem.id,
-        asked=query.asked,
+        requested=query.requested,
         index=query.index,
         mode=template.mode_of(ids),
-        thought=thought if thought.strip() else None,
+        thinking=thinking if thinking.strip() else None,
         answer=sampler.text(ids[closes[-1] + 1 : end]) if closes else None,
         finish=completion.finish,
         tokens=len(ids),
-        thought_tokens=thought_tokens,
+        thinking_tokens=thinking_tokens,
         seed=seed,
     )
 

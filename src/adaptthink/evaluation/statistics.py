@@ -319,32 +319,32 @@ def calibration(
         raise ValueError(f"a reliability table needs at least one bin, got {num_bins}")
     [(with_thought, without, per_trial)] = _pairs(think, no_think, None, unit=True, names=("think", "no_think"))
     _same_problems(probabilities, think, ("probabilities", "think"))
-    chance = np.array([probabilities[problem] for problem in think], dtype=float)
-    if not ((chance >= 0) & (chance <= 1)).all():
+    keep_probability = np.array([probabilities[problem] for problem in think], dtype=float)
+    if not ((keep_probability >= 0) & (keep_probability <= 1)).all():
         raise ValueError("P(no_think) must lie in [0, 1]: give probabilities, not their logarithms")
     pays = (without + delta - with_thought >= -1e-12).astype(float)
-    places = np.minimum((chance * num_bins).astype(int), num_bins - 1)
-    draws = np.random.default_rng(SEED).random((2_000, len(chance))) < chance
+    indices = np.minimum((keep_probability * num_bins).astype(int), num_bins - 1)
+    draws = np.random.default_rng(SEED).random((2_000, len(keep_probability))) < keep_probability
     bins, error, by_chance = [], 0.0, 0.0
-    for place in np.unique(places):
-        here = places == place
-        error += abs((chance[here] - pays[here]).sum())
-        by_chance += np.abs((chance[here] - draws[:, here]).sum(1)).mean()
+    for index in np.unique(indices):
+        here = indices == index
+        error += abs((keep_probability[here] - pays[here]).sum())
+        by_chance += np.abs((keep_probability[here] - draws[:, here]).sum(1)).mean()
         low, high = share_difference_limits(with_thought[here], without[here], per_trial, _checked(confidence))
         num_here = int(here.sum())
         bins.append(
             Bin(
-                low=float(place / num_bins),
-                high=float((place + 1) / num_bins),
+                low=float(index / num_bins),
+                high=float((index + 1) / num_bins),
                 num_problems=num_here,
-                probability=float(chance[here].mean()),
+                probability=float(keep_probability[here].mean()),
                 pays=_share(pays[here], 1.0, confidence),
                 gap=Interval(
                     float((with_thought - without)[here].mean()), float(low), float(high), confidence, num_here
                 ),
             )
         )
-    return Calibration(float(error / len(chance)), float(by_chance / len(chance)), tuple(bins))
+    return Calibration(float(error / len(keep_probability)), float(by_chance / len(keep_probability)), tuple(bins))
 
 
 # ---- the limits, on arrays of problem means (..., P) ----------------------------------------------------------------

@@ -29,7 +29,7 @@ from adaptthink.problems import Problem
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import write_json
 
-ASKED: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 GRADED_AT_ONCE = 4096  # samples whose texts are held in memory
 Key = tuple[str, str, int]  # problem id, asked mode, index
 T = TypeVar("T")
@@ -54,14 +54,14 @@ class Sample:
     """One response as it was generated. `index` counts the samples of a problem in an asked mode from 0."""
 
     problem_id: str
-    asked: str  # auto, think or no_think
+    requested: str  # auto, think or no_think
     index: int
     mode: Mode  # what the response did
-    thought: str | None
+    thinking: str | None
     answer: str | None  # what follows the thought, end token excluded; None if it never came to that
     finish: Finish
     tokens: int  # of the whole response
-    thought_tokens: int | None
+    thinking_tokens: int | None
     seed: int
     prompt_tokens: int | None = None  # where a chat endpoint counts them
     tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
@@ -69,7 +69,7 @@ class Sample:
     @property
     def key(self) -> Key:
         """What names a sample within its folder."""
-        return self.problem_id, self.asked, self.index
+        return self.problem_id, self.requested, self.index
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class Outcome:
 
     problem_id: str
     level: str  # "all" where the problem has none
-    asked: str
+    requested: str
     index: int
     mode: Mode
     verdict: Verdict
     tokens: int
-    thought_tokens: int | None
+    thinking_tokens: int | None
 
     @property
     def correct(self) -> float:
@@ -193,7 +193,7 @@ def grade_folder(
             submissions = [submission(sample, problems[sample.problem_id], boxed_only) for sample in batch]
             grades = grade_all(submissions, limits=chosen, on_finish=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
-                row = dict(zip(("problem_id", "asked", "index"), sample.key, strict=True))
+                row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
                 file.write(json.dumps(row | asdict(grade)) + "\n")
             file.flush()
     if target is work:
@@ -268,7 +268,7 @@ def read_verdicts(path: Path) -> Iterator[tuple[Key, Verdict]]:
     rows = read_rows(
         path,
         lambda row: (
-            None if "grader" in row else ((row["problem_id"], row["asked"], row["index"]), Verdict(row["verdict"]))
+            None if "grader" in row else ((row["problem_id"], row["requested"], row["index"]), Verdict(row["verdict"]))
         ),
     )
     return (row for row in rows if row is not None)
@@ -295,12 +295,12 @@ def read_outcomes(folder: Path) -> list[Outcome]:
             Outcome(
                 sample.problem_id,
                 levels[sample.problem_id],
-                sample.asked,
+                sample.requested,
                 sample.index,
                 sample.mode,
                 verdicts[sample.key],
                 sample.tokens,
-                sample.thought_tokens,
+                sample.thinking_tokens,
             )
         )
     if not outcomes:
@@ -346,4 +346,4 @@ def by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -
 
 def gradable(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The outcomes on problems whose gold can be read; the others count nowhere."""
-    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.GOLD_UNPARSABLE]
+    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

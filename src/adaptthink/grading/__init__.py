@@ -12,16 +12,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adaptthink.grading.choice import find_letter, read_gold_letter
+from adaptthink.grading.choice import find_letter, read_reference_letter
 from adaptthink.grading.compare import compare, leaves
-from adaptthink.grading.extract import find_answer, find_gold, last_boxed, tagged_answer, text_after_thought
+from adaptthink.grading.extract import (
+    find_answer,
+    find_reference_answer,
+    last_boxed,
+    tagged_answer,
+    text_after_thinking,
+)
 from adaptthink.grading.notation import MAX_ANSWER
 from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
 from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
 
 __all__ = [
     "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
-    "last_boxed", "mean_reward", "readable_golds", "reward", "text_after_thought",
+    "last_boxed", "mean_reward", "parsable_references", "reward", "text_after_thinking",
 ]  # fmt: skip
 
 FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
@@ -32,7 +38,7 @@ class Submission:
     """What is to be graded."""
 
     answer: str | None  # the response without its thought (`text_after_thought`); None if it never came to an answer
-    gold: str
+    reference_answer: str
     kind: AnswerKind = AnswerKind.MATH
     boxed_only: bool = False  # whether an answer outside of a box (or of the tags of reasoning-gym) counts as none
 
@@ -45,9 +51,11 @@ class Task:
     extracted: str
 
 
-def grade(answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None) -> Grade:
+def grade(
+    answer: str | None, reference_answer: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None
+) -> Grade:
     """Grade one answer; takes `limits.seconds` at the worst, once the workers have started."""
-    return grade_all([Submission(answer, gold, kind)], limits=limits)[0]
+    return grade_all([Submission(answer, reference_answer, kind)], limits=limits)[0]
 
 
 def grade_all(
@@ -77,9 +85,9 @@ def grade_all(
 
 def grade_fast(submission: Submission) -> Grade | Task:
     """Grade without sympy, or say what a worker has to do."""
-    answer, gold, kind = submission.answer, submission.gold, submission.kind
-    if gold_status(gold, kind) is False:
-        return Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
+    answer, reference_answer, kind = submission.answer, submission.reference_answer, submission.kind
+    if reference_status(reference_answer, kind) is False:
+        return Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     if answer is None:
         return Grade(Verdict.TRUNCATED, None, Rule.FORM)
     if submission.boxed_only and not holds_box(answer):
@@ -88,20 +96,20 @@ def grade_fast(submission: Submission) -> Grade | Task:
         letter = find_letter(answer)
         if letter is None:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
-        return Grade(_verdict(letter == read_gold_letter(gold)), letter, Rule.CHOICE)
+        return Grade(_verdict(letter == read_reference_letter(reference_answer)), letter, Rule.CHOICE)
     found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
     found = found or find_answer(answer)
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.REASONING_GYM:
-        return Task(("score", found, gold), found)
-    gold = find_gold(gold)
+        return Task(("score", found, reference_answer), found)
+    reference_answer = find_reference_answer(reference_answer)
     try:
-        result = compare(found, gold)
+        result = compare(found, reference_answer)
     except ValueError:
         return Grade(Verdict.UNPARSED, found[:MAX_ANSWER], Rule.FORM)
     if result.same is None:
-        return Task(("judge", found, gold), found)
+        return Task(("judge", found, reference_answer), found)
     return Grade(_verdict(result.same), found, result.rule)
 
 
@@ -136,29 +144,35 @@ def perform(limits: Limits, *task: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=65_536)
-def gold_status(gold: str, kind: AnswerKind) -> bool | None:
+def reference_status(reference_answer: str, kind: AnswerKind) -> bool | None:
     """Say whether a gold can be read, as far as that is known without sympy (None: only a worker can say)."""
     if kind is AnswerKind.CHOICE:
-        return read_gold_letter(gold) is not None
+        return read_reference_letter(reference_answer) is not None
     if kind is AnswerKind.REASONING_GYM:
-        return None if gold.strip() else False
+        return None if reference_answer.strip() else False
     try:
-        return None if leaves(find_gold(gold)) else True
+        return None if leaves(find_reference_answer(reference_answer)) else True
     except ValueError:
         return False
 
 
-def readable_golds(golds: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
+def parsable_references(
+    reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None
+) -> list[bool]:
     """Say of each gold answer whether responses can be graded against it."""
     chosen = limits or Limits()
-    statuses = [gold_status(gold, kind) for gold, kind in golds]
-    open_golds = [item for item, status in zip(golds, statuses, strict=True) if status is None]
+    statuses = [reference_status(reference_answer, kind) for reference_answer, kind in reference_answers]
+    open_golds = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
     if not open_golds:
         return [bool(status) for status in statuses]
 
     def readable(item: tuple[str, AnswerKind]) -> bool:
-        gold, kind = item
-        task = ("readable", find_gold(gold)) if kind is AnswerKind.MATH else ("score_gold", gold)
+        reference_answer, kind = item
+        task = (
+            ("readable", find_reference_answer(reference_answer))
+            if kind is AnswerKind.MATH
+            else ("score_gold", reference_answer)
+        )
         try:
             return perform(chosen, *task)[0] == "yes"
         except (OverrunError, BreakdownError):

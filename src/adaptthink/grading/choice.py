@@ -48,9 +48,9 @@ def boxed_letter(content: str) -> str | None:
     return match[1].upper() if match else None
 
 
-def read_gold_letter(gold: str) -> str | None:
+def read_reference_letter(reference_answer: str) -> str | None:
     """Return the letter of a gold such as ``C``, ``(C)`` or ``c``; None if it is not one."""
-    return boxed_letter(gold.strip())
+    return boxed_letter(reference_answer.strip())
 
 
 def _first_option(line: str) -> re.Match[str] | None:

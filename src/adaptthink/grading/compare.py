@@ -51,55 +51,55 @@ def undecided(_found: str, _gold: str) -> bool | None:
     return None
 
 
-def compare(found: str, gold: str, leaf: Leaf = undecided) -> Comparison:
+def compare(found: str, reference_answer: str, leaf: Leaf = undecided) -> Comparison:
     """Compare two raw answers; raises ValueError if one of them cannot be read."""
-    if found.strip() == gold.strip():
+    if found.strip() == reference_answer.strip():
         return Comparison(True, Rule.EXACT)
-    return compare_answers(read_answer(found), read_answer(gold), leaf)
+    return compare_answers(read_answer(found), read_answer(reference_answer), leaf)
 
 
-def compare_answers(found: Answer, gold: Answer, leaf: Leaf) -> Comparison:
+def compare_answers(found: Answer, reference_answer: Answer, leaf: Leaf) -> Comparison:
     """Compare two answers in one notation."""
-    if found.unit and gold.unit and found.unit != gold.unit:
+    if found.unit and reference_answer.unit and found.unit != reference_answer.unit:
         return Comparison(False, Rule.STRUCTURE)
-    if found.text == gold.text:
+    if found.text == reference_answer.text:
         return Comparison(True, Rule.EXACT)
-    number = compare_numbers(found, gold)
+    number = compare_numbers(found, reference_answer)
     if number is not None:
         return Comparison(number, Rule.NUMBER)
-    if gold.is_words or found.is_words:
-        return Comparison(found.words == gold.words, Rule.WORDS)
-    return compare_formulas(found.text, gold.text, leaf)
+    if reference_answer.is_words or found.is_words:
+        return Comparison(found.words == reference_answer.words, Rule.WORDS)
+    return compare_formulas(found.text, reference_answer.text, leaf)
 
 
-def compare_numbers(found: Answer, gold: Answer) -> bool | None:
+def compare_numbers(found: Answer, reference_answer: Answer) -> bool | None:
     """Compare two plain numbers exactly. A percentage equals its number with and without the sign's factor of 100."""
-    left, right = read_number(found.text), read_number(gold.text)
+    left, right = read_number(found.text), read_number(reference_answer.text)
     if left is None or right is None:
-        return False if _HUGE.fullmatch(found.text) or _HUGE.fullmatch(gold.text) else None
-    if found.percent != gold.percent:
+        return False if _HUGE.fullmatch(found.text) or _HUGE.fullmatch(reference_answer.text) else None
+    if found.percent != reference_answer.percent:
         percent, plain = (left, right) if found.percent else (right, left)
         return percent in (plain, 100 * plain)
     return left == right
 
 
-def compare_formulas(found: str, gold: str, leaf: Leaf) -> Comparison:
+def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
     """Compare two formulas: as numbers, as structures part by part, by their base, or as leaves."""
-    if found == gold:
+    if found == reference_answer:
         return Comparison(True, Rule.EXACT)
-    left, right = read_number(found), read_number(gold)
+    left, right = read_number(found), read_number(reference_answer)
     if left is not None and right is not None:
         return Comparison(left == right, Rule.NUMBER)
-    left_base, right_base = read_base(found), read_base(gold)
+    left_base, right_base = read_base(found), read_base(reference_answer)
     if left_base and right_base and (left_base[1] is not None or right_base[1] is not None):
         same_base = left_base[1] == right_base[1] or None in (left_base[1], right_base[1])
         return Comparison(same_base and left_base[0] == right_base[0], Rule.NUMBER)
-    mine, other = read_structure(found), read_structure(gold)
+    mine, other = read_structure(found), read_structure(reference_answer)
     if mine is None and other is None:
-        same = leaf(found, gold)
+        same = leaf(found, reference_answer)
         return Comparison(same, Rule.SYMBOLIC)
     if mine is None or other is None:
-        return _compare_with_single(found, gold, mine, other, leaf)
+        return _compare_with_single(found, reference_answer, mine, other, leaf)
     if not _same_form(mine, other) or len(mine.parts) != len(other.parts):
         return Comparison(_after_expansion(mine, other, leaf), Rule.STRUCTURE)
     ordered = mine.ordered or other.ordered
@@ -107,18 +107,22 @@ def compare_formulas(found: str, gold: str, leaf: Leaf) -> Comparison:
     return Comparison(same, Rule.STRUCTURE)
 
 
-def _same_form(found: Structure, gold: Structure) -> bool:
+def _same_form(found: Structure, reference_answer: Structure) -> bool:
     """Brackets must agree, but a bare list may stand for a tuple or a set."""
-    return found.form == gold.form or ("," in (found.form, gold.form) and {found.form, gold.form} <= {",", "{}", "()"})
+    return found.form == reference_answer.form or (
+        "," in (found.form, reference_answer.form) and {found.form, reference_answer.form} <= {",", "{}", "()"}
+    )
 
 
-def _after_expansion(found: Structure, gold: Structure, leaf: Leaf) -> bool | None:
+def _after_expansion(found: Structure, reference_answer: Structure, leaf: Leaf) -> bool | None:
     """Compare once more with every ± written out as two values."""
-    if "pm" not in (found.form, gold.form) and not any("\\pm" in part for part in (*found.parts, *gold.parts)):
+    if "pm" not in (found.form, reference_answer.form) and not any(
+        "\\pm" in part for part in (*found.parts, *reference_answer.parts)
+    ):
         return False
-    if not {found.form, gold.form} <= {"pm", ",", "{}"}:
+    if not {found.form, reference_answer.form} <= {"pm", ",", "{}"}:
         return False
-    return any_order_same(_expanded(found), _expanded(gold), leaf)
+    return any_order_same(_expanded(found), _expanded(reference_answer), leaf)
 
 
 def _expanded(structure: Structure) -> tuple[str, ...]:
@@ -130,43 +134,45 @@ def _expanded(structure: Structure) -> tuple[str, ...]:
 
 
 def _compare_with_single(
-    found: str, gold: str, mine: Structure | None, other: Structure | None, leaf: Leaf
+    found: str, reference_answer: str, mine: Structure | None, other: Structure | None, leaf: Leaf
 ) -> Comparison:
     """Compare a structure with what has none: a set of one with its element, an interval with an inequality."""
     structure = mine or other
     assert structure is not None
     if structure.form == "{}" and len(structure.parts) == 1:
-        single, rest = structure.parts[0], gold if mine else found
+        single, rest = structure.parts[0], reference_answer if mine else found
         same = compare_formulas(single, rest, leaf).same if mine else compare_formulas(rest, single, leaf).same
         return Comparison(same, Rule.STRUCTURE)
     single_forms = ("()", "[]", "(]", "[)", "cup")
-    if structure.form not in single_forms or not re.search("[<>]|\\\\[lg]eq|\\\\neq", found + gold):
+    if structure.form not in single_forms or not re.search("[<>]|\\\\[lg]eq|\\\\neq", found + reference_answer):
         return Comparison(False, Rule.STRUCTURE)
-    return Comparison(leaf(found, gold), Rule.SYMBOLIC)
+    return Comparison(leaf(found, reference_answer), Rule.SYMBOLIC)
 
 
 @lru_cache(maxsize=65_536)
-def surely_same(found: str, gold: str) -> bool | None:
+def surely_same(found: str, reference_answer: str) -> bool | None:
     """Compare two formulas without leaves. Kept, as each level of a nested structure asks for all those below it."""
-    return compare_formulas(found, gold, undecided).same
+    return compare_formulas(found, reference_answer, undecided).same
 
 
-def all_same(found: Sequence[str], gold: Sequence[str], leaf: Leaf) -> bool | None:
+def all_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
     """Whether parts agree in order; False as soon as one pair surely differs, whatever is undecided."""
-    certain = [surely_same(left, right) for left, right in zip(found, gold, strict=True)]
+    certain = [surely_same(left, right) for left, right in zip(found, reference_answer, strict=True)]
     if False in certain:
         return False
-    open_pairs = [pair for pair, same in zip(zip(found, gold, strict=True), certain, strict=True) if same is None]
+    open_pairs = [
+        pair for pair, same in zip(zip(found, reference_answer, strict=True), certain, strict=True) if same is None
+    ]
     outcomes = [compare_formulas(*pair, leaf).same for pair in open_pairs]
     return False if False in outcomes else None if None in outcomes else True
 
 
-def any_order_same(found: Sequence[str], gold: Sequence[str], leaf: Leaf) -> bool | None:
+def any_order_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
     """Whether parts agree in some order: each gold part is taken by the first part found that equals it."""
-    if len(found) != len(gold):
+    if len(found) != len(reference_answer):
         return False
-    left, right = list(found), list(gold)
-    for part in gold:  # what is certain first, so that few pairs are left
+    left, right = list(found), list(reference_answer)
+    for part in reference_answer:  # what is certain first, so that few pairs are left
         match = next((other for other in left if surely_same(other, part)), None)
         if match is not None:
             left.remove(match)

@@ -22,7 +22,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)")
 _MARKS = " \t*_`\"'"
 
 
-def text_after_thought(response: str, *, opener: str = "<think>", close: str = "</think>") -> str | None:
+def text_after_thinking(response: str, *, opener: str = "<think>", close: str = "</think>") -> str | None:
     """Return what follows the last close marker; None if a thought was opened and never closed.
 
     A response with neither marker is an answer as it stands.
@@ -103,14 +103,14 @@ def last_value(line: str) -> str | None:
     return numbers[-1].rstrip(",") if numbers else None
 
 
-def find_gold(gold: str) -> str:
+def find_reference_answer(reference_answer: str) -> str:
     r"""Return the answer in a gold that may be a whole solution: ``\boxed{…}``, ``#### 5``; else the gold itself."""
-    boxed = last_boxed(gold)
+    boxed = last_boxed(reference_answer)
     if boxed is not None:
         return boxed
-    if "####" in gold or "\n" in gold.strip():
-        return announced_answer(gold[-TAIL:]) or gold
-    return gold
+    if "####" in reference_answer or "\n" in reference_answer.strip():
+        return announced_answer(reference_answer[-TAIL:]) or reference_answer
+    return reference_answer
 
 
 def tagged_answer(text: str) -> str | None:

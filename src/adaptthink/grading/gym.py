@@ -44,18 +44,18 @@ def family_scorer(family: str) -> Callable[[str, dict[str, Any]], float]:
     return scorer
 
 
-def score_entry(response_answer: str, gold: str) -> float:
+def score_entry(response_answer: str, reference_answer: str) -> float:
     """Score an answer from 0 to 1 with its family's scorer.
 
     The scorers are other people's programs: they may take long, and raise anything on an answer of an odd form.
     Raises ValueError for a gold that is no entry.
     """
-    entry = json.loads(gold)
+    entry = json.loads(reference_answer)
     if not isinstance(entry, dict) or not isinstance(entry.get("metadata"), dict):
         raise ValueError("the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'")
     return float(family_scorer(str(entry["metadata"].get("source_dataset")))(response_answer, entry))
 
 
-def gold_scores(gold: str) -> bool:
+def gold_scores(reference_answer: str) -> bool:
     """Say whether a gold's own answer scores 1 against it; raises as `score_entry`."""
-    return score_entry(json.loads(gold)["answer"], gold) == 1
+    return score_entry(json.loads(reference_answer)["answer"], reference_answer) == 1

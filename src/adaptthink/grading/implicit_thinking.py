@@ -49,16 +49,16 @@ def read_signs(answers: Iterable[tuple[str, str]]) -> list[Signs]:
     """
     found = []
     lengths: dict[str, list[int]] = {}
-    places = []  # of each answer within its group
+    indices = []  # of each answer within its group
     for group, text in answers:
         same = lengths.setdefault(group, [])
-        places.append((group, len(same)))
+        indices.append((group, len(same)))
         same.append(len(text))
         found.append(Signs(tuple(KEYWORD.findall(text)), repetition(text), None))
     typical = {group: medians_of_others(same) for group, same in lengths.items()}
     return [
-        replace(signs, relative_length=lengths[group][place] / median if (median := typical[group][place]) else None)
-        for signs, (group, place) in zip(found, places, strict=True)
+        replace(signs, relative_length=lengths[group][index] / median if (median := typical[group][index]) else None)
+        for signs, (group, index) in zip(found, indices, strict=True)
     ]
 
 

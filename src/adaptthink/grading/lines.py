@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, grade_all, text_after_thought
+from adaptthink.grading import AnswerKind, Limits, Submission, grade_all, text_after_thinking
 
 CHUNK = 1_000  # lines in memory at once
 
@@ -80,16 +80,16 @@ def read_line(line: bytes) -> Submission | str:
         return f"not valid JSON: {getattr(error, 'msg', 'nested too deeply')}"
     if not isinstance(row, dict):
         return f"expected a JSON object with 'response' and 'gold', found {type(row).__name__}"
-    response, gold, kind = row.get("response"), row.get("gold"), row.get("kind", AnswerKind.MATH)
+    response, reference_answer, kind = row.get("response"), row.get("gold"), row.get("kind", AnswerKind.MATH)
     if not isinstance(response, str):
         return "'response' is missing or no text"
-    if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = repr(gold)
-    if not isinstance(gold, str):
+    if isinstance(reference_answer, int | float) and not isinstance(reference_answer, bool):
+        reference_answer = repr(reference_answer)
+    if not isinstance(reference_answer, str):
         return "'gold' is missing or no text"
     if kind not in list(AnswerKind):
         return f"unknown kind {kind!r}; choose {', '.join(AnswerKind)}"
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         return f"'finished' must be true or false, found {finished!r}"
-    return Submission(text_after_thought(response) if finished else None, gold, AnswerKind(kind))
+    return Submission(text_after_thinking(response) if finished else None, reference_answer, AnswerKind(kind))

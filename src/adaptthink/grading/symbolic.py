@@ -31,22 +31,22 @@ class UnreadableGoldError(Exception):
     """The gold is nothing that can be compared with."""
 
 
-def judge(found: str, gold: str) -> tuple[Verdict, Rule]:
+def judge(found: str, reference_answer: str) -> tuple[Verdict, Rule]:
     """Compare a found answer with its gold, all rules of `compare` first."""
     try:
-        result = compare(found, gold, leaf=same_value)
+        result = compare(found, reference_answer, leaf=same_value)
     except UnreadableGoldError:
-        return Verdict.GOLD_UNPARSABLE, Rule.SYMBOLIC
+        return Verdict.REFERENCE_UNPARSABLE, Rule.SYMBOLIC
     except ValueError:
         return Verdict.UNPARSED, Rule.SYMBOLIC
     return Verdict.CORRECT if result.same else Verdict.WRONG, result.rule
 
 
-def same_value(found: str, gold: str) -> bool:
+def same_value(found: str, reference_answer: str) -> bool:
     """Say whether two formulas have one value; raises ValueError or UnreadableGoldError if one cannot be read."""
-    gold_value, found_value = read_formula(gold), read_formula(found)
+    gold_value, found_value = read_formula(reference_answer), read_formula(found)
     if gold_value is None:
-        raise UnreadableGoldError(gold)
+        raise UnreadableGoldError(reference_answer)
     if found_value is None:
         raise ValueError(found)
     if isinstance(gold_value, Symbol) or isinstance(found_value, Symbol):
@@ -55,14 +55,14 @@ def same_value(found: str, gold: str) -> bool:
     return bool(same) and not surely_apart(found_value, gold_value)
 
 
-def surely_apart(found: Any, gold: Any) -> bool:
+def surely_apart(found: Any, reference_answer: Any) -> bool:
     """Whether two numbers differ by more than `TOLERANCE` of the larger; math-verify rounds to places after the point.
 
     Without this, 2^-98 and 2^-97 would be the same: both round to 0.000000.
     """
-    if not (getattr(found, "is_number", False) and getattr(gold, "is_number", False)):
+    if not (getattr(found, "is_number", False) and getattr(reference_answer, "is_number", False)):
         return False
-    left, right = found.evalf(), gold.evalf()
+    left, right = found.evalf(), reference_answer.evalf()
     return bool((Abs(left - right) > TOLERANCE * Max(Abs(left), Abs(right))) == True)  # noqa: E712  (may be symbolic)
 
 
@@ -79,6 +79,6 @@ def read_formula(formula: str) -> Any:
     return next((value for value in values if isinstance(value, Basic | MatrixBase)), None)
 
 
-def readable(gold: str) -> bool:
+def readable(reference_answer: str) -> bool:
     """Say whether every formula in a gold can be read."""
-    return all(read_formula(leaf) is not None for leaf in leaves(gold))
+    return all(read_formula(leaf) is not None for leaf in leaves(reference_answer))

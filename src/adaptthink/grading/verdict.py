@@ -23,7 +23,9 @@ class Verdict(StrEnum):
     UNPARSED = "unparsed"  # an answer was given, but none could be found or read in it
     TRUNCATED = "truncated"  # the response ended inside its thought, or the cap came before the end
     TIMEOUT = "timeout"  # the comparison took too long and was stopped
-    GOLD_UNPARSABLE = "gold_unparsable"  # the problem's own answer cannot be read: no response to it can be graded
+    REFERENCE_UNPARSABLE = (
+        "reference_unparsable"  # the problem's own answer cannot be read: no response to it can be graded
+    )
     ERROR = "error"  # the comparison broke down, for example for lack of memory
 
 
@@ -51,7 +53,7 @@ class Grade:
 
 def reward(verdict: Verdict) -> float:
     """R(x, y) of the paper: 1 for a correct answer, else 0; ValueError for a problem that cannot be graded."""
-    if verdict is Verdict.GOLD_UNPARSABLE:
+    if verdict is Verdict.REFERENCE_UNPARSABLE:
         raise ValueError("a problem whose gold cannot be read has no reward; leave it out")
     return 1.0 if verdict is Verdict.CORRECT else 0.0
 
@@ -60,7 +62,7 @@ def mean_reward(verdicts: Iterable[Verdict]) -> float | None:
     """Return the mean reward of what could be graded; None if nothing could."""
     total, count = 0.0, 0
     for verdict in verdicts:
-        if verdict is not Verdict.GOLD_UNPARSABLE:
+        if verdict is not Verdict.REFERENCE_UNPARSABLE:
             total, count = total + reward(verdict), count + 1
     return total / count if count else None
 

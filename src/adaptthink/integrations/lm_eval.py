@@ -31,10 +31,10 @@ from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.responses import GREEDY_TOP_P, Ask, answer_all, read_reply
-from adaptthink.sampling.sampler import Caps, stream_seed
+from adaptthink.sampling.sampler import MaxTokens, stream_seed
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
-ASKED: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 # What a task may say beside its own limits, with the values that leave the sampling as it is.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (True, False),
@@ -68,7 +68,7 @@ class Generation:
 
 @register_model("adaptthink")
 class AdaptThinkLM(LM):
-    """Answers the harness's requests. Rows at a time follow from `max_rows`; the harness's batch size changes nothing.
+    """Answers the harness's requests, `max_concurrent_sequences` at a time; the harness's batch size changes nothing.
 
     Raises UserError for unknown model_args, and for what a model with modes cannot give.
     """
@@ -82,7 +82,7 @@ class AdaptThinkLM(LM):
     ) -> None:
         super().__init__()
         self.args = check(ModelArgs, model_args)
-        self.mode = ASKED[self.args.mode]
+        self.mode = REQUESTED_MODES[self.args.mode]
         if device and torch.cuda.is_available():  # the harness says cuda:0 by itself, on any machine
             self.args = self.args.model_copy(update={"device": device})
         policy = load_configured(self.args)
@@ -117,19 +117,19 @@ class AdaptThinkLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the answers, without their thoughts; stop texts hold for the answer only."""
-        asked = [
+        requested = [
             (str(context), read_generation(options)) for context, options in (request.args for request in requests)
         ]
         seen: Counter[str] = Counter()
         asks = []
-        for context, generation in asked:
-            caps = [self.args.max_think_tokens, self.args.max_no_think_tokens]
-            most = generation.max_tokens or max(caps)
+        for context, generation in requested:
+            max_tokens = [self.args.max_think_tokens, self.args.max_no_think_tokens]
+            most = generation.max_tokens or max(max_tokens)
             asks.append(
                 Ask(
                     prompt_ids=rendered_ids(self.tokenizer, self.template, self.prompt(context)),
                     streams=(stream_seed(self.args.seed, context, seen[context]),),
-                    caps=Caps(*(min(most, cap) for cap in caps)),
+                    max_tokens=MaxTokens(*(min(most, cap) for cap in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
                     temperature=generation.temperature,
@@ -145,7 +145,7 @@ class AdaptThinkLM(LM):
             read_reply(
                 self.tokenizer, self.template, answer.completions[0], forced=answer.forced, stops=generation.stops
             )
-            for answer, (_, generation) in zip(answers, asked, strict=True)
+            for answer, (_, generation) in zip(answers, requested, strict=True)
         ]
         unanswered = sum(reply.answer is None for reply in replies)
         if unanswered:

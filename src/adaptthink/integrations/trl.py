@@ -46,8 +46,8 @@ from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
 from adaptthink.problems import Problem, problem_id
 from adaptthink.sampling.sampler import (
-    Asked,
-    Caps,
+    MaxTokens,
+    Pending,
     Rollout,
     Sampler,
     Sampling,
@@ -101,12 +101,12 @@ class AdaptThinkConfig(GRPOConfig):
         metadata={"help": "Importance ratio: sequence_mean (official code), sequence (Eq. 9 literally) or token."},
     )
     max_no_think_tokens: int = field(default=4096, metadata={"help": "Response cap in no_think mode, in tokens."})
-    think_opener: str = field(
+    think_start: str = field(
         default="Alright", metadata={"help": "w_start: the first token of a thought that is forced open."}
     )
-    force_opener: bool = field(
+    force_think_start: bool = field(
         default=True,
-        metadata={"help": "Open thoughts with think_opener; else with any token, drawn from the policy."},
+        metadata={"help": "Open thoughts with think_start; else with any token, drawn from the policy."},
     )
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
@@ -115,7 +115,7 @@ class AdaptThinkConfig(GRPOConfig):
     max_failed_grades: float = field(
         default=0.05, metadata={"help": "Stop if grading failed on more than this share of the last responses."}
     )
-    max_rows: int = field(
+    max_concurrent_sequences: int = field(
         default=1024, metadata={"help": "Responses that a process generates at the same time; bounds memory."}
     )
 
@@ -145,8 +145,8 @@ class AdaptThinkConfig(GRPOConfig):
 
     def train_config(self, **more: Any) -> TrainConfig:
         """The same settings in the words of `adaptthink train`; raises UserError for values out of their range."""
-        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_opener", "force_opener")
-        graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_rows")
+        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_start", "force_think_start")
+        graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
         same = {name: getattr(self, name) for name in (*shared, *graded, "temperature", "learning_rate", "seed")}
         samples = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         return check(
@@ -250,7 +250,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             raise UserError(
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
-        self._template = probe(self.processing_class, think_opener=args.think_opener)
+        self._template = probe(self.processing_class, think_start=args.think_start)
         self._eos_ids = eos_ids(self.model, self.processing_class)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
@@ -272,7 +272,7 @@ class AdaptThinkTrainer(GRPOTrainer):
                 f"holds no whole groups of num_generations_eval = {copies}; change per_device_eval_batch_size"
             )
         first = self.accelerator.process_index * len(inputs)
-        positions = [(first + place) % copies for place in range(len(inputs))]
+        positions = [(first + index) % copies for index in range(len(inputs))]
         with self._engine() as engine:
             limits = Limits(self.args.grading_seconds)
             sampler = Sampler(engine, self.processing_class, self._template, limits, self.args.boxed_only)
@@ -280,7 +280,7 @@ class AdaptThinkTrainer(GRPOTrainer):
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
         share = self.args.no_think_share if training else 0
-        rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
+        rollouts = [with_behavior(rollout, share, self.args.force_think_start) for rollout in drawn]
         if not training:
             self._seen[training] += gather_object([seen(one, 0.0, forced=False) for one in drawn])
             return {}
@@ -383,7 +383,9 @@ class AdaptThinkTrainer(GRPOTrainer):
         ) as whole:
             model = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # adapters stay in its layers
             dtype = torch.bfloat16 if self.args.bf16 else model.dtype
-            yield NativeEngine(model, self._eos_ids, max_rows=self.args.max_rows, dtype=dtype)
+            yield NativeEngine(
+                model, self._eos_ids, max_concurrent_sequences=self.args.max_concurrent_sequences, dtype=dtype
+            )
 
     def _check_model(self, store: Path) -> None:
         """Raise UserError if a store holds another model's thoughts; warn where no process has all weights to say so.
@@ -420,7 +422,12 @@ class AdaptThinkTrainer(GRPOTrainer):
                     "start it with --logprobs-mode processed_logprobs too"
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
-        return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
+        return connect(
+            url,
+            self._eos_ids,
+            name=self.model.name_or_path,
+            max_concurrent_sequences=self.args.max_concurrent_sequences,
+        )
 
     def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
@@ -539,9 +546,9 @@ def draw_rows(
     after a resumption.
     """
     modes = forced_modes(args.num_generations, args.no_think_share)
-    caps = Caps(args.max_completion_length, args.max_no_think_tokens)
+    max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
     seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
-    requests, asked = [], []
+    requests, requested = [], []
     for problem, position in zip(problems, positions, strict=True):
         request = make_request(
             sampler.template,
@@ -549,19 +556,19 @@ def draw_rows(
             sampler.prompt(problem),
             modes[position] if training else None,
             position,
-            caps,
-            force_opener=args.force_opener,
+            max_tokens,
+            force_think_start=args.force_think_start,
         )
         requests.append(request)
-        asked.append(Asked(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
-    return generate_and_grade(sampler, requests, asked, Sampling(caps, args.temperature, seed=seed), None)
+        requested.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
+    return generate_and_grade(sampler, requests, requested, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
 def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
     """A(x, y) of every response, (B,); 0, and so no gradient, where the response or its problem cannot be graded."""
     gradable_B = torch.tensor(
         [
-            rollout.verdict is not Verdict.GOLD_UNPARSABLE and value is not None
+            rollout.verdict is not Verdict.REFERENCE_UNPARSABLE and value is not None
             for rollout, value in zip(rollouts, reference, strict=True)
         ]
     )

@@ -21,7 +21,7 @@ BATCH_COST = 256  # tokens that one more batch is worth
 class Batch(NamedTuple):
     """Responses to run together, by their places, and whether each different prompt among theirs is run once."""
 
-    places: list[int]
+    indices: list[int]
     shared: bool
 
 

@@ -93,7 +93,7 @@ def load_tokenizer(name: str) -> Any:
 def load_policy(
     name: str,
     *,
-    think_opener: str = "Alright",
+    think_start: str = "Alright",
     device: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
 ) -> Policy:
@@ -105,7 +105,7 @@ def load_policy(
     """
     place = choose_device(device)
     tokenizer = load_tokenizer(name)
-    template = probe(tokenizer, think_opener=think_opener)
+    template = probe(tokenizer, think_start=think_start)
     transformers_logging.disable_progress_bar()  # ours are the only bars on the screen
     weights = dtype or (torch.float32 if place.type == "cpu" else "auto")
     try:
@@ -126,7 +126,7 @@ def load_policy(
 def load_configured(config: EngineConfig) -> Policy:
     """Load the model that a config names, to generate with (see `load_policy`)."""
     dtype = torch.float32 if config.dtype == "float32" else None
-    return load_policy(config.model, think_opener=config.think_opener, device=config.device, dtype=dtype)
+    return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=dtype)
 
 
 def load_trainee(config: TrainConfig) -> Policy:
@@ -136,22 +136,22 @@ def load_trainee(config: TrainConfig) -> Policy:
     that steps of the paper's 0.000002 would be rounded away. An adapter's own weights are float32 always.
     """
     if not config.lora_rank:
-        return load_policy(config.model, think_opener=config.think_opener, device=config.device, dtype=torch.float32)
+        return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=torch.float32)
     policy = load_configured(config)
     adapter = add_adapter(policy.model, config)
     return replace(policy, adapter=adapter)
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(requested: str) -> torch.device:
     """Return the device asked for, of "auto" a GPU where there is one; raises UserError if it is not there."""
-    if asked == "auto":
+    if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(asked)
+    device = torch.device(requested)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(
-            f"device = '{asked}' is not there: PyTorch {torch.__version__} sees {count} GPUs; give one of these, or "
-            "--device cpu; nvidia-smi shows what the machine has"
+            f"device = '{requested}' is not there: PyTorch {torch.__version__} sees {count} GPUs; give one of these, "
+            "or --device cpu; nvidia-smi shows what the machine has"
         )
     return device
 

@@ -108,7 +108,7 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     )
 
 
-def thought(chain: Chain, rechecks: int) -> str:
+def thinking(chain: Chain, rechecks: int) -> str:
     """Write the running values out, then do the same again `rechecks` times: ``47+8=55-3=52``."""
     work = str(chain.first) + "".join(
         f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
@@ -139,7 +139,7 @@ def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Itera
             rechecks += 1
         messages = [{"role": "user", "content": question(chain, kind)}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        opening = "Alright" + thought(chain, rechecks) if thinks else ""
+        opening = "Alright" + thinking(chain, rechecks) if thinks else ""
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         response = f"{opening}</think>\\boxed{{{chain.values[-1]}}}<|eos|>"
         response_ids = tokenizer.encode(response, add_special_tokens=False)

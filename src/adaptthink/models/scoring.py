@@ -80,7 +80,7 @@ def shared_hidden(
     body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
 ) -> Tensor:
     """Return what `hidden` does, each different prompt run once and its keys and values given to its responses."""
-    place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    place_of = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     source_B = torch.tensor([place_of[prompt] for prompt in prompts], device=device)
     prompt_PL = pad(list(place_of), device)
     length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -121,8 +121,8 @@ def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) 
 def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: type[np.generic] = np.int64) -> Tensor:
     """Return rows of numbers as a tensor, zeros at the right."""
     padded = np.zeros((len(rows), max(map(len, rows), default=0)), dtype)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
     return torch.from_numpy(padded).to(device)
 
 

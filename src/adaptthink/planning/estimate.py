@@ -216,8 +216,8 @@ def step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
 
 
 def generate(
-    architecture: Architecture, shape: Shape, platform: Platform, rows: np.ndarray, prompt: int, max_rows: int,
-    cache_tokens: float, tensor_parallel: int = 1,
+    architecture: Architecture, shape: Shape, platform: Platform, rows: np.ndarray, prompt: int,
+    max_concurrent_sequences: int, cache_tokens: float, tensor_parallel: int = 1,
 ) -> Generation:  # fmt: skip
     """Go through the generation of `rows` (lengths in order of arrival) on one replica of the engine.
 
@@ -236,7 +236,7 @@ def generate(
     while entered < len(rows) or len(left_R):
         free = cache_tokens - (left_R + context_R).sum()
         count = 0
-        for length in rows[entered : entered + max_rows - len(left_R)]:
+        for length in rows[entered : entered + max_concurrent_sequences - len(left_R)]:
             free -= length + prompt
             if free < 0:
                 break
@@ -330,7 +330,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         share = config.engine_memory * platform.memory_bytes
         engine, idle = share + merged, 0.0 if many else share
     elif config.engine == "native":
-        rows = step_rows(lengths, config)[: config.max_rows] + lengths.prompt
+        rows = step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
         laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
         engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
     else:
@@ -397,7 +397,9 @@ def estimate_step(
     replicas = max(1, platform.devices // tensor_parallel)
     own = np.random.default_rng(0).permutation(rows[::replicas])  # of the replica with the longest, as they arrive
     held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is priced as if one row did
-    generation = generate(architecture, shape, platform, own, lengths.prompt, config.max_rows, held, tensor_parallel)
+    generation = generate(
+        architecture, shape, platform, own, lengths.prompt, config.max_concurrent_sequences, held, tensor_parallel
+    )
     flops_N = forward_flops(shape, rows, lengths.prompt) * passes(config)
     reached = peak(number, platform) * platform.efficiency.update
     update = max(flops_N.sum() / platform.devices, flops_N[0]) / reached  # a response is not cut into pieces
@@ -440,14 +442,14 @@ def reference_hours(
     samples = config.steps * config.problems_per_step * config.reference_samples
     replicas = max(1, platform.devices // size)
     longest = lengths.prompt + lengths.think[-1]
-    at_once = max(1, int(min(config.max_rows, 2 * cache / longest)))
+    at_once = max(1, int(min(config.max_concurrent_sequences, 2 * cache / longest)))
     count = min(math.ceil(samples / replicas), 4 * at_once)
     rows = np.quantile(
         np.asarray(lengths.think), np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
     )
     shape = architecture.shape(element_bytes(config, platform))
     held = max(cache, longest)
-    part = generate(architecture, shape, platform, rows, lengths.prompt, config.max_rows, held, size)
+    part = generate(architecture, shape, platform, rows, lengths.prompt, config.max_concurrent_sequences, held, size)
     full = part.seconds - part.tail_seconds
     return (full * max(1.0, samples / replicas / count) + part.tail_seconds) / 3600
 
@@ -529,7 +531,7 @@ def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -
     elif not config.lora_rank:
         yield {"lora_rank": 32}
     if platform.devices == 1:
-        yield {"engine": "native", "max_rows": 16}
+        yield {"engine": "native", "max_concurrent_sequences": 16}
     halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
     least = math.ceil(longest_response(halved, platform, cut(lengths, halved)))
     smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}

@@ -100,9 +100,9 @@ def generation_bound(
     prompt_N = np.array([len(ids) for ids in prompts])
     length_N = np.array([len(ids) for ids in responses])
     seconds = prefill / machine.flops_per_second
-    for place in range(int(length_N.max(initial=1)) - 1):  # the first token comes from the prefill
-        running_N = length_N > place + 1
-        rows, context = int(running_N.sum()), int((prompt_N[running_N] + place + 1).sum())
+    for index in range(int(length_N.max(initial=1)) - 1):  # the first token comes from the prefill
+        running_N = length_N > index + 1
+        rows, context = int(running_N.sum()), int((prompt_N[running_N] + index + 1).sum())
         flops = 2 * rows * (shape.body + shape.head) + 4 * shape.attention * context
         moved = shape.element_bytes * (shape.body + shape.head + shape.kv * context)
         seconds += max(flops / machine.flops_per_second, moved / machine.bytes_per_second)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from adaptthink.grading import readable_golds
+from adaptthink.grading import parsable_references
 from adaptthink.problems import Problem
 from adaptthink.problems.rows import BadRow
 
@@ -165,7 +165,7 @@ def check_problems(name: str, problems: Iterable[Problem | BadRow], indexes: Ite
         tally.num_rows += len(batch)
         tally.num_bad += len(bad)
         tally.bad_rows += [str(row) for row in bad[: SHOWN - len(tally.bad_rows)]]
-        readable = readable_golds([(problem.answer, problem.kind) for problem in good])
+        readable = parsable_references([(problem.answer, problem.kind) for problem in good])
         for problem, ok in zip(good, readable, strict=True):
             _count(tally, problem, readable=ok)
     return Check(

@@ -155,11 +155,11 @@ def prompt_text(value: object) -> str:
     """Return the question: a text, or the one user message of a chat (a system message is left out)."""
     if isinstance(value, list):
         messages = [item for item in value if isinstance(item, Mapping)]
-        asked = [item.get("content") for item in messages if item.get("role") == "user"]
+        requested = [item.get("content") for item in messages if item.get("role") == "user"]
         others = {item.get("role") for item in messages} - {"user", "system"}
-        if len(messages) != len(value) or len(asked) != 1 or others:
+        if len(messages) != len(value) or len(requested) != 1 or others:
             raise RowError("'prompt' is a list; expected chat messages with one from the user and no answers")
-        value = asked[0]
+        value = requested[0]
     if not isinstance(value, str) or not value.strip():
         raise RowError("'prompt' is missing or empty; every problem needs a question")
     return value

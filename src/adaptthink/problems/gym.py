@@ -43,9 +43,11 @@ def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Pr
     for level, config in level_configs(family).items():
         for entry in distinct_entries(family, level, config, per_level, seed=seed, split=split, prompts=prompts):
             source = f"reasoning_gym/{family}/{split}"
-            gold = checked_gold(entry, family, level)
+            reference_answer = checked_gold(entry, family, level)
             found.append(
-                make_problem(entry["question"], gold, level=level, source=source, kind=AnswerKind.REASONING_GYM)
+                make_problem(
+                    entry["question"], reference_answer, level=level, source=source, kind=AnswerKind.REASONING_GYM
+                )
             )
     return found
 
@@ -142,8 +144,8 @@ def named(family: str, level: int | None) -> str:
 def checked_gold(entry: Mapping[str, Any], family: str, level: int | None) -> str:
     """Return an entry's gold; raises UserError unless its own answer scores 1 against it."""
     try:
-        gold = gold_json(entry)
-        score = score_entry(entry["answer"], gold)
+        reference_answer = gold_json(entry)
+        score = score_entry(entry["answer"], reference_answer)
     except Exception as error:  # as above
         raise family_fault(family, level, error) from error
     if score != 1:
@@ -151,4 +153,4 @@ def checked_gold(entry: Mapping[str, Any], family: str, level: int | None) -> st
             f"reasoning_gym: the scorer of '{family}' gives {score:g} to the family's own answer, so no response to "
             "it could be graded; choose another family"
         )
-    return gold
+    return reference_answer

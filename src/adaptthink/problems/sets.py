@@ -113,7 +113,7 @@ def question(row: Row, *names: str) -> str:
     return text.strip()
 
 
-def gold(answer: object) -> str:
+def reference_answer(answer: object) -> str:
     """Return a gold answer as text, whole numbers without ``.0``. A missing one is empty: it cannot be read."""
     if answer is None:
         return ""
@@ -135,7 +135,9 @@ def read_gsm8k(row: Row) -> Content:
 def read_math(row: Row) -> Content:
     """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" are no level."""
     level = re.search(r"[1-5]", str(value(row, "level", "difficulty")))
-    answer = gold(row.values["answer"]) if "answer" in row.values else boxed_gold(str(value(row, "solution")))
+    answer = (
+        reference_answer(row.values["answer"]) if "answer" in row.values else boxed_gold(str(value(row, "solution")))
+    )
     return Content(question(row, "problem"), answer, int(level[0]) if level else None)
 
 
@@ -146,17 +148,19 @@ def read_aime(row: Row) -> Content:
     """
     from_url = re.search(r"Problem_(\d+)", str(row.values.get("url", "")))
     at = int(row.values.get("problem_number", int(from_url[1]) if from_url else row.number))
-    return Content(question(row, "problem", "question"), gold(value(row, "answer")), (at - 1) % AIME_PROBLEMS + 1)
+    return Content(
+        question(row, "problem", "question"), reference_answer(value(row, "answer")), (at - 1) % AIME_PROBLEMS + 1
+    )
 
 
 def read_plain(row: Row) -> Content:
     """Read a row that has a problem (or question) and an answer."""
-    return Content(question(row, "problem", "question"), gold(value(row, "answer")))
+    return Content(question(row, "problem", "question"), reference_answer(value(row, "answer")))
 
 
 def read_svamp(row: Row) -> Content:
     """Read a row of SVAMP: a body and a question about it."""
-    return Content(f"{question(row, 'Body')} {question(row, 'Question')}", gold(value(row, "Answer")))
+    return Content(f"{question(row, 'Body')} {question(row, 'Question')}", reference_answer(value(row, "Answer")))
 
 
 def read_mmlu(row: Row) -> Content:

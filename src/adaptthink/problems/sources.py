@@ -22,7 +22,7 @@ import numpy as np
 
 from adaptthink.config.schema import PolicyConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, readable_golds
+from adaptthink.grading import AnswerKind, parsable_references
 from adaptthink.problems import Problem, arithmetic, gym, make_problem
 from adaptthink.problems.arithmetic import Kind, Split
 from adaptthink.problems.files import Fields, file_problems, parse_fields
@@ -186,7 +186,7 @@ def every_problem(
             yield from drawn_problems(source, per_level, seed, split, reading)
         else:
             for problem in rows_of(source, reading):
-                yield problem if isinstance(problem, BadRow) else asked(problem, source, reading)
+                yield problem if isinstance(problem, BadRow) else requested(problem, source, reading)
 
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
@@ -273,7 +273,7 @@ def drawn_problems(
             drawn = arithmetic.problems(per_level, seed=seed, split=split, kind=kind)
         except ValueError as error:
             raise UserError(str(error)) from None
-    return [asked(problem, source, reading) for problem in drawn]
+    return [requested(problem, source, reading) for problem in drawn]
 
 
 def rows_of(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
@@ -303,7 +303,7 @@ def stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -
             if id_ > largest:
                 continue
             ids.append(id_)
-            spool.append(asked(problem, source, reading))
+            spool.append(requested(problem, source, reading))
             if reading.max_problems and len(ids) > look:  # so that what will not be kept is not written either
                 kept = first_of_each(np.array(ids))[: reading.max_problems]
                 largest = ids[kept[-1]] if len(kept) == reading.max_problems else largest
@@ -318,7 +318,7 @@ def with_readable_golds(spool: Spool, numbers: np.ndarray) -> Found:
     for start in range(0, len(in_order), GOLDS_AT_A_TIME):
         part = in_order[start : start + GOLDS_AT_A_TIME]
         problems = [spool[number] for number in part]
-        readable[part] = readable_golds([(problem.answer, problem.kind) for problem in problems])
+        readable[part] = parsable_references([(problem.answer, problem.kind) for problem in problems])
         levels |= {problem.level for number, problem in zip(part, problems, strict=True) if readable[number]}
     kept = numbers[readable[numbers]]
     return Found(kept, len(levels), len(numbers) - len(kept))
@@ -331,7 +331,7 @@ def smallest(problems: Selection, count: int | None) -> Selection:
     return Selection(problems, np.sort(first_of_each(id_numbers(problems))[:count]))
 
 
-def asked(problem: Problem, source: Source, reading: Reading) -> Problem:
+def requested(problem: Problem, source: Source, reading: Reading) -> Problem:
     """Put the instruction after a prompt; with none, the problem stays as it is."""
     instruction = own_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
     if not instruction:

@@ -72,13 +72,13 @@ class Selection(Sequence[Problem]):
         return len(self.numbers)
 
     @overload
-    def __getitem__(self, place: int) -> Problem: ...
+    def __getitem__(self, index: int) -> Problem: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Problem]: ...
-    def __getitem__(self, place: int | slice) -> Problem | list[Problem]:
-        if isinstance(place, slice):
-            return [self.problems[number] for number in self.numbers[place]]
-        return self.problems[self.numbers[place]]
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self.problems[number] for number in self.numbers[index]]
+        return self.problems[self.numbers[index]]
 
     def __eq__(self, other: object) -> bool:
         """Compare with any sequence: the same problems in the same order."""

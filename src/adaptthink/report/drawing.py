@@ -155,8 +155,8 @@ def for_papers(plot: Plot, ending: str) -> bytes:
         height = plot.size[1] + head
         title = plot.title + (f", {plot.unit}" if plot.unit else "")
         figure.text(8 / plot.size[0], 1 - 6 / height, title, va="top", weight="bold", color=LIGHT["ink"])
-        for place, key in enumerate(plot.keys):
-            row, column = divmod(place, per_row)
+        for index, key in enumerate(plot.keys):
+            row, column = divmod(index, per_row)
             left, middle = 8 + column * (plot.size[0] - 16) / per_row, height - 12 - LINE * (row + 1)
             mark = {"marker": key.mark or "s", "markerfacecolor": "none" if key.hollow else LIGHT[key.colour]}
             x, y = (left + 4) / plot.size[0], middle / height

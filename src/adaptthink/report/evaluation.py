@@ -158,7 +158,7 @@ def thin(points: Sequence[DialPoint], count: int) -> tuple[DialPoint, ...]:
     """About `count` points, both ends and what was chosen among them."""
     step = max(1, len(points) // count)
     last = len(points) - 1
-    return tuple(point for place, point in enumerate(points) if place % step == 0 or place == last or point.chosen)
+    return tuple(point for index, point in enumerate(points) if index % step == 0 or index == last or point.chosen)
 
 
 def read_bin(record: Any) -> Reliability | None:

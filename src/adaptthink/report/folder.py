@@ -38,7 +38,7 @@ class Transcript:
     problem_id: str
     prompt: str
     answer: str
-    thought: str
+    thinking: str
     closed: bool
     solution: str
     tokens: float | None
@@ -90,17 +90,17 @@ def level_order(level: str) -> tuple[bool, int, str]:
 # ---- transcripts ----------------------------------------------------------------------------------------------------
 
 
-def read_transcripts(folder: Path, asked: str = "auto") -> Iterator[Transcript]:
+def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcript]:
     """Read the responses of an evaluation in one asked mode, with what else its folder knows of each."""
     problems = {row.get("id"): row for _, row in read_lines(folder / "problems.jsonl")}
     places = {name: place for place, name in enumerate(problems)}
     decisions = {row.get("problem_id"): row for _, row in read_lines(folder / "decisions.jsonl")}
     verdicts = {sample_key(row): row.get("verdict") for _, row in read_lines(folder / "verdicts.jsonl")}
     for _, sample in read_lines(folder / "samples.jsonl"):
-        if sample.get("asked") == asked:
+        if sample.get("requested") == requested:
             name = sample.get("problem_id")
             problem, decision = as_object(problems.get(name)), as_object(decisions.get(name))
-            thought, answer = sample.get("thought"), sample.get("answer")
+            thinking, answer = sample.get("thinking"), sample.get("answer")
             yield Transcript(
                 level=shown(problem.get("level")),
                 mode=shown(sample.get("mode")),
@@ -108,7 +108,7 @@ def read_transcripts(folder: Path, asked: str = "auto") -> Iterator[Transcript]:
                 problem_id=shown(name),
                 prompt=shown(problem.get("prompt")),
                 answer=shown(problem.get("answer")),
-                thought=str(thought or "").strip(),
+                thinking=str(thinking or "").strip(),
                 closed=answer is not None,
                 solution=str(answer or "").strip(),
                 tokens=number(sample.get("tokens")),
@@ -132,7 +132,7 @@ def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, .
 
 def sample_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What names a sample within an evaluation."""
-    return row.get("problem_id"), row.get("asked"), row.get("index")
+    return row.get("problem_id"), row.get("requested"), row.get("index")
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

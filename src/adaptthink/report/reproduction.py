@@ -157,18 +157,18 @@ def delta_plots(deltas: Sequence[Sweep]) -> list[Plot]:
             ("where", "delta", "value", "low", "high"),
             (
                 *(("here", one.delta, *ends) for one, ends in zip(deltas, found, strict=True)),
-                *(("paper", delta, figures[place], None, None) for delta, figures in PAPER.items()),
+                *(("paper", delta, figures[index], None, None) for delta, figures in PAPER.items()),
             ),
-            partial(draw_deltas, deltas, found, place),
+            partial(draw_deltas, deltas, found, index),
         )
-        for place, (name, title, unit, found) in enumerate(shown)
+        for index, (name, title, unit, found) in enumerate(shown)
     ]
 
 
-def draw_deltas(deltas: Sequence[Sweep], found: Sequence[Ends], place: int, axes: Axes, paint: Paint) -> None:
+def draw_deltas(deltas: Sequence[Sweep], found: Sequence[Ends], index: int, axes: Axes, paint: Paint) -> None:
     """Draw one plot of `delta_plots`."""
     x = [one.delta for one in deltas]
-    theirs = [figures[place] for figures in PAPER.values()]
+    theirs = [figures[index] for figures in PAPER.values()]
     look: dict[str, Any] = {"color": paint["muted"], "linewidth": 1.0, "ms": 5.5}
     axes.plot(list(PAPER), theirs, "o", linestyle=(0, (4, 3)), markerfacecolor=paint["page"], **look)
     ours = np.array(found)
@@ -178,7 +178,7 @@ def draw_deltas(deltas: Sequence[Sweep], found: Sequence[Ends], place: int, axes
     axes.set_xlabel("δ")
     axes.set_xticks([0, 0.02, 0.05, 0.075, 0.1])
     axes.margins(0.05, 0.12)
-    if not place:
+    if not index:
         axes.axhline(0, color=paint["rule"], linewidth=1)
 
 

@@ -123,9 +123,9 @@ def is_no_think(one: Outcome) -> float:
     return float(one.mode is Mode.NO_THINK)
 
 
-def pick(outcomes: Outcomes, asked: str, levels: frozenset[str] = EASY | HARD) -> list[Outcome]:
+def pick(outcomes: Outcomes, requested: str, levels: frozenset[str] = EASY | HARD) -> list[Outcome]:
     """The outcomes of one asked mode on some levels."""
-    return [one for one in outcomes if one.asked == asked and one.level in levels]
+    return [one for one in outcomes if one.requested == requested and one.level in levels]
 
 
 def values(outcomes: Outcomes, number: Number) -> dict[str, list[float]]:
@@ -136,9 +136,9 @@ def values(outcomes: Outcomes, number: Number) -> dict[str, list[float]]:
     return found
 
 
-def pooled(by_seed: BySeed, asked: str, levels: frozenset[str] = EASY | HARD) -> list[Outcome]:
+def pooled(by_seed: BySeed, requested: str, levels: frozenset[str] = EASY | HARD) -> list[Outcome]:
     """The outcomes of all seeds together."""
-    return [one for outcomes in by_seed.values() for one in pick(outcomes, asked, levels)]
+    return [one for outcomes in by_seed.values() for one in pick(outcomes, requested, levels)]
 
 
 def level_of(outcomes: Outcomes) -> dict[str, str]:
@@ -175,8 +175,8 @@ def tables(runs: Runs) -> Tables:
     main = {MAIN: "auto", f"{MAIN}_think": "think", f"{MAIN}_no_think": "no_think"}
 
     def rows(untrained: Outcomes, trained: BySeed) -> dict[str, Evaluation]:
-        found = {name: summarise(pick(untrained, asked)) for name, asked in original.items()}
-        asked_of = {name: pooled(trained, asked) for name, asked in main.items()}
+        found = {name: summarise(pick(untrained, requested)) for name, requested in original.items()}
+        asked_of = {name: pooled(trained, requested) for name, requested in main.items()}
         return found | {name: summarise(outcomes) for name, outcomes in asked_of.items() if outcomes}
 
     chain = rows(runs.original_chain, runs.chain[MAIN])
@@ -243,9 +243,9 @@ def pilot_claims(original: Outcomes) -> list[Claim]:
     """The pilot study: the untrained model in both forced modes."""
     gaps = {}
     for name, levels in (("easy", EASY), ("hard", HARD)):
-        think, no_think = (pick(original, asked, levels) for asked in ("think", "no_think"))
+        think, no_think = (pick(original, requested, levels) for requested in ("think", "no_think"))
         gaps[name] = share_difference(values(think, correct), values(no_think, correct)).interval
-    think, no_think = (pick(original, asked, EASY) for asked in ("think", "no_think"))
+    think, no_think = (pick(original, requested, EASY) for requested in ("think", "no_think"))
     change = relative_change(values(no_think, tokens), values(think, tokens)).interval
     easy = gaps["easy"]
     loss = Interval(-easy.estimate, -easy.high, -easy.low, easy.confidence, easy.num_problems)

@@ -28,23 +28,30 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
             model_path(policy.name),
             policy.eos_ids,
             dtype=dtype,
-            max_rows=config.max_rows,
+            max_concurrent_sequences=config.max_concurrent_sequences,
             memory_share=config.engine_memory,
         )
-    native = NativeEngine(policy.plain(), policy.eos_ids, max_rows=config.max_rows, dtype=dtype)
+    native = NativeEngine(
+        policy.plain(), policy.eos_ids, max_concurrent_sequences=config.max_concurrent_sequences, dtype=dtype
+    )
     if config.engine == "native":
         return native
     prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
     ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
     if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
-        server = connect(config.endpoint[0], policy.eos_ids, name=config.model, max_rows=config.max_rows)
+        server = connect(
+            config.endpoint[0],
+            policy.eos_ids,
+            name=config.model,
+            max_concurrent_sequences=config.max_concurrent_sequences,
+        )
         check_server(server, native, prompt, ids)
         return server
     return open_fleet(
         config.endpoint,
         policy.eos_ids,
         name=config.model,
-        max_rows=config.max_rows,
+        max_concurrent_sequences=config.max_concurrent_sequences,
         probe=make_probe(native, prompt, ids),
         say=say,
     )

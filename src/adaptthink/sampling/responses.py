@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
 from adaptthink.modes import Mode, ThinkTemplate, split_response
-from adaptthink.sampling.sampler import Caps
+from adaptthink.sampling.sampler import MaxTokens
 
 GREEDY_TOP_P = 1e-9  # keeps the most likely token alone, on every engine
 
@@ -27,7 +27,7 @@ class Ask:
 
     prompt_ids: tuple[int, ...]
     streams: tuple[int, ...]
-    caps: Caps
+    max_tokens: MaxTokens
     mode: Mode | None = None
     threshold: float | None = None
     temperature: float = 1.0
@@ -56,17 +56,17 @@ class Reply:
     """One completion as text, without the token that ends it.
 
     The thought is None where nothing was thought, the answer is None if the thought never closed. `head` is all that
-    stands before the answer, as written, forced tokens included. Of `tokens` generated, `thought_tokens` are the
+    stands before the answer, as written, forced tokens included. Of `tokens` generated, `thinking_tokens` are the
     thought's.
     """
 
     mode: Mode
     head: str
-    thought: str | None
+    thinking: str | None
     answer: str | None
     finish: Finish
     tokens: int
-    thought_tokens: int
+    thinking_tokens: int
 
 
 OnAnswer = Callable[[int, Answer], None]  # called as each ask is answered, with its place among the asks
@@ -144,7 +144,7 @@ def request_of(template: ThinkTemplate, ask: Ask, decision: Decided, index: int)
     """Return the engine's request for one of an ask's streams."""
     prefix = template.no_think_prefix_ids if decision.mode is Mode.NO_THINK else ()
     banned = (template.no_think_id,) if decision.mode is Mode.THINK else ()
-    max_tokens = ask.caps.of(decision.mode) + len(prefix)
+    max_tokens = ask.max_tokens.of(decision.mode) + len(prefix)
     return Request(ask.prompt_ids, max_tokens, ask.streams[index], prefix, banned)
 
 
@@ -158,22 +158,22 @@ def read_reply(
     """
     ids = without_end(completion)
     text = str(tokenizer.decode(ids, skip_special_tokens=False))
-    thought, after = split_response(text, template)
+    thinking, after = split_response(text, template)
     tokens = len(completion.token_ids) - forced
     mode = template.mode_of(completion.token_ids)
     if after is None:
-        return Reply(mode, text, thought, None, completion.finish, tokens, tokens)
+        return Reply(mode, text, thinking, None, completion.finish, tokens, tokens)
     after = after.lstrip()
     answer = cut(after, stops)
     closes = [place for place, token in enumerate(ids) if token == template.close_id]
     return Reply(
         mode=mode,
         head=text[: len(text) - len(after)],
-        thought=thought,
+        thinking=thinking,
         answer=answer,
         finish=completion.finish if answer == after else Finish.STOP,
         tokens=tokens,
-        thought_tokens=0 if thought is None else max(closes, default=len(ids)) - forced,
+        thinking_tokens=0 if thinking is None else max(closes, default=len(ids)) - forced,
     )
 
 

@@ -46,7 +46,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class MaxTokens:
     """Response caps in tokens, one per mode; a free response may use the larger."""
 
     think: int
@@ -61,17 +61,19 @@ class Caps:
 class Sampling:
     """How responses are drawn."""
 
-    caps: Caps
+    max_tokens: MaxTokens
     temperature: float
     top_p: float = 1.0
     seed: int = 0
 
 
-Chance = Callable[[Problem, Mode | None], float]  # with which a sample of a problem in a mode is drawn, in (0, 1]
+KeepProbability = Callable[
+    [Problem, Mode | None], float
+]  # with which a sample of a problem in a mode is drawn, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Pending:
     """What a completion answers."""
 
     problem: Problem
@@ -110,18 +112,18 @@ class Sampler:
         _, closed, answer = written.rpartition(self.template.close)
         return written + self.text(completion.token_ids[-1:]), answer if closed else None
 
-    def rollout(self, asked: Asked, completion: Completion, text: str, verdict: Verdict) -> Rollout:
+    def rollout(self, requested: Pending, completion: Completion, text: str, verdict: Verdict) -> Rollout:
         """Put a graded completion down, log-probabilities as they came."""
         return Rollout(
-            problem=asked.problem,
+            problem=requested.problem,
             mode=self.template.mode_of(completion.token_ids),
-            prompt_ids=asked.prompt_ids,
+            prompt_ids=requested.prompt_ids,
             response_ids=completion.token_ids,
             behavior_logprobs=completion.logprobs,
-            in_loss=tuple(index == 0 or index >= asked.forced for index in range(len(completion.token_ids))),
+            in_loss=tuple(index == 0 or index >= requested.forced for index in range(len(completion.token_ids))),
             text=text,
             verdict=verdict,
-            weight=asked.weight,
+            weight=requested.weight,
         )
 
 
@@ -131,7 +133,7 @@ def stream_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def always(_: Problem, __: Mode | None) -> float:
+def keep_all(_: Problem, __: Mode | None) -> float:
     """The uniform design: every sample is drawn."""
     return 1.0
 
@@ -143,20 +145,28 @@ def collect(
     samples: int,
     no_think_share: float,
     sampling: Sampling,
-    force_opener: bool = True,
-    chance: Chance = always,
+    force_think_start: bool = True,
+    keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[Rollout]:
     """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
 
     `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix; without
-    `force_opener` the others open their thought with any token but the no_think one, drawn from the policy. A share
-    of 0 forces nothing: all responses come from the policy itself, decision included. With a `chance` below 1 a
-    response is left out by lot, and those that are drawn weigh more (`draw`).
+    `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
+    forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
+    responses are dropped at random, and those that are kept are reweighted by its inverse (`draw`).
     """
     modes = forced_modes(samples, no_think_share)
-    drawn = draw(sampler, problems, modes, sampling, force_opener=force_opener, chance=chance, on_finish=on_finish)
-    return [with_behavior(rollout, no_think_share, force_opener) for group in drawn for rollout in group]
+    drawn = draw(
+        sampler,
+        problems,
+        modes,
+        sampling,
+        force_think_start=force_think_start,
+        keep_probability=keep_probability,
+        on_finish=on_finish,
+    )
+    return [with_behavior(rollout, no_think_share, force_think_start) for group in drawn for rollout in group]
 
 
 def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
@@ -167,7 +177,7 @@ def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
     return [Mode.NO_THINK] * num_no_think + [Mode.THINK] * (samples - num_no_think)
 
 
-def with_behavior(rollout: Rollout, no_think_share: float, force_opener: bool) -> Rollout:
+def with_behavior(rollout: Rollout, no_think_share: float, force_think_start: bool) -> Rollout:
     """Write π_IS of the decision token into the rollout: the lines that are the paper's importance sampling.
 
     Where nothing was forced (a share of 0), the policy's own value stays.
@@ -175,7 +185,7 @@ def with_behavior(rollout: Rollout, no_think_share: float, force_opener: bool) -
     if no_think_share == 0:
         return rollout
     sampled, *rest = rollout.behavior_logprobs
-    within_mode = 0.0 if force_opener or rollout.mode is Mode.NO_THINK else sampled
+    within_mode = 0.0 if force_think_start or rollout.mode is Mode.NO_THINK else sampled
     decision = decision_logprob(rollout.mode is Mode.NO_THINK, no_think_share, within_mode)
     return replace(rollout, behavior_logprobs=(decision, *rest))
 
@@ -186,32 +196,34 @@ def draw(
     modes: Sequence[Mode | None],
     sampling: Sampling,
     *,
-    force_opener: bool = False,
-    chance: Chance = always,
+    force_think_start: bool = False,
+    keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
     """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
 
-    Think mode is forced by its prefix if `force_opener`, else by banning the no_think decision token, so that the
+    Think mode is forced by its prefix if `force_think_start`, else by banning the no_think decision token, so that the
     model opens its thought in its own way. Log-probabilities are the engine's own. Random streams follow from the
     problem's id and the position in `modes`, so a response does not depend on what else is drawn. Each is drawn with
     the probability that `chance` gives, and its weight is the inverse of that.
     """
     template = sampler.template
     requests: list[Request] = []
-    asked: list[Asked] = []
+    requested: list[Pending] = []
     sizes = []  # of each problem's group
     for problem in problems:
-        prompt, before = sampler.prompt(problem), len(asked)
+        prompt, before = sampler.prompt(problem), len(requested)
         for position, mode in enumerate(modes):
-            share = chance(problem, mode)
+            share = keep_probability(problem, mode)
             if share < 1 and random.Random(stream_seed(sampling.seed, problem.id, position)).random() >= share:
                 continue
-            request = make_request(template, problem, prompt, mode, position, sampling.caps, force_opener=force_opener)
+            request = make_request(
+                template, problem, prompt, mode, position, sampling.max_tokens, force_think_start=force_think_start
+            )
             requests.append(request)
-            asked.append(Asked(problem, prompt, len(request.prefix_ids), 1 / share))
-        sizes.append(len(asked) - before)
-    groups = iter(generate_and_grade(sampler, requests, asked, sampling, on_finish))
+            requested.append(Pending(problem, prompt, len(request.prefix_ids), 1 / share))
+        sizes.append(len(requested) - before)
+    groups = iter(generate_and_grade(sampler, requests, requested, sampling, on_finish))
     return [list(islice(groups, size)) for size in sizes]
 
 
@@ -251,35 +263,35 @@ def stream_free(
     on_finish: OnFinished | None,
 ) -> None:
     """Do what `draw_free` does with an engine that streams; problems are read, graded and taken beside it."""
-    begun: dict[int, tuple[Asked, dict[int, Completion]]] = {}  # by the problem's number: what has ended, by position
+    begun: dict[int, tuple[Pending, dict[int, Completion]]] = {}  # by the problem's number: what has ended, by position
     ended: deque[Future[None]] = deque()
 
     def requests() -> Iterator[Request]:
         for number, problem in enumerate(problems):
             prompt = sampler.prompt(problem)
-            begun[number] = Asked(problem, prompt, 0, 1.0), {}
+            begun[number] = Pending(problem, prompt, 0, 1.0), {}
             for position in range(samples):
-                yield make_request(sampler.template, problem, prompt, None, position, sampling.caps)
+                yield make_request(sampler.template, problem, prompt, None, position, sampling.max_tokens)
 
-    def grade_and_take(asked: Asked, completions: list[Completion]) -> None:
+    def grade_and_take(requested: Pending, completions: list[Completion]) -> None:
         read = [sampler.read(completion) for completion in completions]
-        problem = asked.problem
+        problem = requested.problem
         submissions = [Submission(answer, problem.answer, problem.kind, sampler.boxed_only) for _, answer in read]
         grades = grade_all(submissions, limits=sampler.limits)
         rows = zip(completions, read, grades, strict=True)
-        take(problem, [sampler.rollout(asked, one, text, grade.verdict) for one, (text, _), grade in rows])
+        take(problem, [sampler.rollout(requested, one, text, grade.verdict) for one, (text, _), grade in rows])
 
     with ThreadPoolExecutor(1) as thread:
 
-        def finish(place: int, completion: Completion) -> None:
-            number, position = divmod(place, samples)
-            asked, completions = begun[number]
+        def finish(index: int, completion: Completion) -> None:
+            number, position = divmod(index, samples)
+            requested, completions = begun[number]
             completions[position] = completion
             if on_finish:
                 on_finish(1, len(completion.token_ids))
             if len(completions) == samples:
                 del begun[number]
-                ended.append(thread.submit(grade_and_take, asked, [completions[k] for k in range(samples)]))
+                ended.append(thread.submit(grade_and_take, requested, [completions[k] for k in range(samples)]))
                 while len(ended) > UNGRADED or (ended and ended[0].done()):
                     ended.popleft().result()
 
@@ -301,24 +313,24 @@ def make_request(
     prompt: tuple[int, ...],
     mode: Mode | None,
     position: int,
-    caps: Caps,
+    max_tokens: MaxTokens,
     *,
-    force_opener: bool = False,
+    force_think_start: bool = False,
 ) -> Request:
     """Ask for the response at `position` among those of a problem, in a forced mode or in none (see `draw`)."""
     return Request(
         prompt,
-        caps.of(mode),
+        max_tokens.of(mode),
         stream=int(problem.id, 16) + position * STREAM_STEP,
-        prefix_ids=template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_opener) else (),
-        banned_first_ids=(template.no_think_id,) if mode is Mode.THINK and not force_opener else (),
+        prefix_ids=template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_think_start) else (),
+        banned_first_ids=(template.no_think_id,) if mode is Mode.THINK and not force_think_start else (),
     )
 
 
 def generate_and_grade(
     sampler: Sampler,
     requests: Sequence[Request],
-    asked: Sequence[Asked],
+    requested: Sequence[Pending],
     sampling: Sampling,
     on_finish: OnFinished | None,
 ) -> list[Rollout]:
@@ -326,15 +338,15 @@ def generate_and_grade(
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
     texts: dict[int, str] = {}  # by place, in the order in which they ended
 
-    def take(place: int, completion: Completion) -> None:
-        ended.put((place, completion))
+    def take(index: int, completion: Completion) -> None:
+        ended.put((index, completion))
         if on_finish:
             on_finish(1, len(completion.token_ids))
 
     def submissions() -> Iterator[Submission]:
-        for place, completion in iter(ended.get, None):
-            texts[place], answer = sampler.read(completion)
-            problem = asked[place].problem
+        for index, completion in iter(ended.get, None):
+            texts[index], answer = sampler.read(completion)
+            problem = requested[index].problem
             yield Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
 
     with ThreadPoolExecutor(1) as thread:
@@ -349,6 +361,6 @@ def generate_and_grade(
         with sampler.clock.phase("grade"):
             grades = dict(zip(texts, grading.result(), strict=True))
     return [
-        sampler.rollout(asked[place], completion, texts[place], grades[place].verdict)
-        for place, completion in enumerate(completions)
+        sampler.rollout(requested[index], completion, texts[index], grades[index].verdict)
+        for index, completion in enumerate(completions)
     ]

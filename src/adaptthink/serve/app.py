@@ -23,7 +23,7 @@ from adaptthink.engines.base import Completion
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode, ThinkTemplate, encode, is_rendered, prompt_ids, rendered_ids
 from adaptthink.sampling.responses import Answer, Ask, Reply, cut, inline, read_reply, without_end
-from adaptthink.sampling.sampler import Caps, stream_seed
+from adaptthink.sampling.sampler import MaxTokens, stream_seed
 from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, asked_mode, read_call
 from adaptthink.serve.worker import Worker
 
@@ -69,7 +69,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         finishes = [str(reply.finish) for reply in replies]
         head = head_of("chatcmpl", call)
         usage = usage_of(answer, prompt) | {
-            "completion_tokens_details": {"reasoning_tokens": sum(reply.thought_tokens for reply in replies)}
+            "completion_tokens_details": {"reasoning_tokens": sum(reply.thinking_tokens for reply in replies)}
         }
         extra = {"adaptthink": decision_of(ask, answer)}
         if call.stream:
@@ -153,7 +153,7 @@ def make_ask(
     return Ask(
         prompt_ids=prompt,
         streams=tuple(stream_seed(seed, "choice", index) for index in range(call.n)),
-        caps=Caps(min(most, config.max_think_tokens), min(most, config.max_no_think_tokens)),
+        max_tokens=MaxTokens(min(most, config.max_think_tokens), min(most, config.max_no_think_tokens)),
         mode=mode,
         threshold=None if mode else threshold,
         temperature=config.temperature if call.temperature is None else call.temperature,
@@ -165,8 +165,8 @@ def message_of(served: Served, prompt: Sequence[int], reply: Reply, *, as_pair: 
     """Return a reply as a message: the thought in both of the fields that clients look for, or within the content."""
     if as_pair:
         return {"role": "assistant", "content": inline(served.tokenizer, served.template, prompt, reply)}
-    thought = reply.thought.strip() if reply.thought else None
-    return {"role": "assistant", "content": reply.answer, "reasoning": thought, "reasoning_content": thought}
+    thinking = reply.thinking.strip() if reply.thinking else None
+    return {"role": "assistant", "content": reply.answer, "reasoning": thinking, "reasoning_content": thinking}
 
 
 def read_text(tokenizer: Any, completion: Completion, forced: int, stops: Sequence[str]) -> tuple[str, str]:
@@ -202,8 +202,8 @@ def chat_pieces(
 ) -> Iterator[dict[str, Any]]:
     """Yield each message as deltas: the role, the thought, the answer, the end."""
     for index, (message, mode, finish) in enumerate(zip(messages, modes, finishes, strict=True)):
-        thought = {name: text for name, text in message.items() if name.startswith("reasoning") and text}
-        deltas = [{"role": "assistant"}, thought, {"content": message["content"]} if message["content"] else {}]
+        thinking = {name: text for name, text in message.items() if name.startswith("reasoning") and text}
+        deltas = [{"role": "assistant"}, thinking, {"content": message["content"]} if message["content"] else {}]
         for delta in filter(None, deltas):
             yield {"index": index, "delta": delta, "finish_reason": None}
         yield {"index": index, "delta": {}, "mode": mode, "finish_reason": finish}

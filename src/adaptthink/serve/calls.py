@@ -142,8 +142,8 @@ class ChatCall(Call):
     @property
     def switches(self) -> dict[str, Mode]:
         """The modes that are asked for, by what asks for them."""
-        asked = self.chat_template_kwargs
-        flags = {"enable_thinking": asked.enable_thinking, "thinking": asked.thinking}
+        requested = self.chat_template_kwargs
+        flags = {"enable_thinking": requested.enable_thinking, "thinking": requested.thinking}
         switches = {name: Mode.THINK if on else Mode.NO_THINK for name, on in flags.items() if on is not None}
         return switches | ({"reasoning_effort": Mode.NO_THINK} if self.reasoning_effort else {})
 
@@ -205,8 +205,8 @@ def asked_mode(call: Call, name: str) -> Mode | None:
         )
     switches = call.switches if isinstance(call, ChatCall) else {}
     named = known[call.model]
-    asked = switches | ({"model": named} if named else {})
-    if len(set(asked.values())) > 1:
-        said = " and ".join(f"{source} for {mode}" for source, mode in asked.items())
-        raise CallError(f"the call asks by {said}; ask for one mode", param=next(iter(asked)), code="invalid_value")
-    return next(iter(asked.values()), None)
+    requested = switches | ({"model": named} if named else {})
+    if len(set(requested.values())) > 1:
+        said = " and ".join(f"{source} for {mode}" for source, mode in requested.items())
+        raise CallError(f"the call asks by {said}; ask for one mode", param=next(iter(requested)), code="invalid_value")
+    return next(iter(requested.values()), None)

@@ -67,7 +67,7 @@ class Worker:
                 self.template,
                 [job.ask for job in jobs],
                 seed=self.seed,
-                on_answer=lambda place, answer: jobs[place].answer.set_result(answer),
+                on_answer=lambda index, answer: jobs[index].answer.set_result(answer),
             )
         except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must hear of it, and others go on)
             for job in jobs:

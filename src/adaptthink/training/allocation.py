@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
-from adaptthink.sampling.sampler import Chance, Rollout, always
+from adaptthink.sampling.sampler import KeepProbability, Rollout, keep_all
 from adaptthink.training.reference import Reference
 
 LEAST = 0.1  # of a probability, so that no weight is beyond 10
@@ -28,11 +28,11 @@ FIRST_STEPS = 5  # that draw everything
 MEMORY = 0.9  # what a step's observations are still worth one step later
 PRIOR_SQUARE = 0.25  # of one imagined sample per cell: no cell is taken for certain
 
-Cell = str  # "think/always"
+Stratum = str  # "think/always"
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class RunningStatistics:
     """What was seen in one cell, as sums over the uniform design: number of samples, A², tokens."""
 
     samples: float
@@ -46,7 +46,7 @@ class Moments:
         return math.sqrt(square) * self.samples / self.tokens
 
 
-def cell_of(mode: Mode, reference: Reference) -> Cell:
+def stratum_of(mode: Mode, reference: Reference) -> Stratum:
     """The cell of a sample: its mode, and how often the reference was right."""
     reward = reference.reward
     assert reward is not None  # such problems are not trained on
@@ -56,13 +56,13 @@ def cell_of(mode: Mode, reference: Reference) -> Cell:
 
 def observe(
     rollouts: Sequence[Rollout], advantages: Iterable[float], reference: Mapping[str, Reference]
-) -> dict[Cell, Moments]:
+) -> dict[Stratum, RunningStatistics]:
     """Sum up what a step saw, each sample weighing as it does in the loss."""
-    seen: dict[Cell, Moments] = {}
+    seen: dict[Stratum, RunningStatistics] = {}
     for rollout, advantage in zip(rollouts, advantages, strict=True):
-        cell, weight = cell_of(rollout.mode, reference[rollout.problem.id]), rollout.weight
-        old = seen.get(cell, Moments(0, 0, 0))
-        seen[cell] = Moments(
+        cell, weight = stratum_of(rollout.mode, reference[rollout.problem.id]), rollout.weight
+        old = seen.get(cell, RunningStatistics(0, 0, 0))
+        seen[cell] = RunningStatistics(
             old.samples + weight,
             old.squares + weight * advantage**2,
             old.tokens + weight * len(rollout.response_ids),
@@ -70,13 +70,15 @@ def observe(
     return seen
 
 
-def remember(past: Mapping[Cell, Moments], seen: Mapping[Cell, Moments]) -> dict[Cell, Moments]:
+def update_statistics(
+    past: Mapping[Stratum, RunningStatistics], seen: Mapping[Stratum, RunningStatistics]
+) -> dict[Stratum, RunningStatistics]:
     """Add what a step saw to what is remembered of those before it."""
-    nothing = Moments(0, 0, 0)
+    nothing = RunningStatistics(0, 0, 0)
     result = {}
     for cell in sorted(past.keys() | seen.keys()):  # sums over cells must not depend on how this process hashes
         old, new = past.get(cell, nothing), seen.get(cell, nothing)
-        result[cell] = Moments(
+        result[cell] = RunningStatistics(
             MEMORY * old.samples + new.samples,
             MEMORY * old.squares + new.squares,
             MEMORY * old.tokens + new.tokens,
@@ -84,7 +86,7 @@ def remember(past: Mapping[Cell, Moments], seen: Mapping[Cell, Moments]) -> dict
     return result
 
 
-def probabilities(moments: Mapping[Cell, Moments], token_share: float) -> dict[Cell, float]:
+def probabilities(moments: Mapping[Stratum, RunningStatistics], token_share: float) -> dict[Stratum, float]:
     """Return q of each cell, in [LEAST, 1], such that `token_share` of the uniform design's tokens are expected.
 
     Where even LEAST everywhere costs more than that, LEAST is drawn everywhere.
@@ -93,7 +95,7 @@ def probabilities(moments: Mapping[Cell, Moments], token_share: float) -> dict[C
 
     total = sum(cell.tokens for cell in moments.values())
 
-    def drawn(scale: float) -> dict[Cell, float]:
+    def drawn(scale: float) -> dict[Stratum, float]:
         return {name: min(1.0, max(LEAST, scale * cell.worth)) for name, cell in moments.items()}
 
     def excess(scale: float) -> float:
@@ -105,15 +107,15 @@ def probabilities(moments: Mapping[Cell, Moments], token_share: float) -> dict[C
     return drawn(float(brentq(excess, 0.0, enough)))
 
 
-def chance_of(
-    moments: Mapping[Cell, Moments], token_share: float, reference: Mapping[str, Reference], step: int
-) -> Chance:
+def keep_probability_of(
+    moments: Mapping[Stratum, RunningStatistics], token_share: float, reference: Mapping[str, Reference], step: int
+) -> KeepProbability:
     """Return the probability with which each sample of a step is drawn."""
     if token_share == 1 or step <= FIRST_STEPS:
-        return always
+        return keep_all
     drawn = probabilities(moments, token_share)
 
-    def chance(problem: Problem, mode: Mode | None) -> float:
-        return 1.0 if mode is None else drawn.get(cell_of(mode, reference[problem.id]), 1.0)
+    def keep_probability(problem: Problem, mode: Mode | None) -> float:
+        return 1.0 if mode is None else drawn.get(stratum_of(mode, reference[problem.id]), 1.0)
 
-    return chance
+    return keep_probability

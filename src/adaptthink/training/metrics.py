@@ -40,7 +40,7 @@ def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
         metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in responses)
     for mode in Mode:
         own = [one for one in responses if one.mode is mode]
-        gradable = [one for one in own if one.verdict is not Verdict.GOLD_UNPARSABLE]
+        gradable = [one for one in own if one.verdict is not Verdict.REFERENCE_UNPARSABLE]
         metrics[f"reward_{mode}"] = weighted_mean((reward(one.verdict), one.weight) for one in gradable)
         metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
         metrics[f"truncated_share_{mode}"] = weighted_mean(

@@ -26,7 +26,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, mean_reward
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection, id_number, id_numbers
-from adaptthink.sampling.sampler import Caps, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
+from adaptthink.sampling.sampler import MaxTokens, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
 from adaptthink.storage.locks import locked
 
 SYNC_SECONDS = 1.0  # between two times that rows are forced to the disk
@@ -104,10 +104,10 @@ def complete_store(
     missing = Selection(problems, np.flatnonzero(missing_from(rows, ids_N)))
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
-    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+    max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     seed = stream_seed(config.seed, "reference")
-    sampling = Sampling(caps, config.reference_temperature, config.reference_top_p, seed)
-    at_once = max(1, config.max_rows // config.reference_samples)
+    sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
+    at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
     with path.open("ab") as store:
         synced = time.monotonic()
 
@@ -162,10 +162,10 @@ class References(Mapping[str, Reference]):
     def look_up(self, id_: str) -> Reference:
         """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
         key = np.uint64(id_number(id_))
-        place = np.searchsorted(self.ids_N, key, sorter=self.order_N)
-        if place == len(self) or self.ids_N[self.order_N[place]] != key:
+        index = np.searchsorted(self.ids_N, key, sorter=self.order_N)
+        if index == len(self) or self.ids_N[self.order_N[index]] != key:
             raise KeyError(id_)
-        self.file.seek(self.start_N[self.order_N[place]])
+        self.file.seek(self.start_N[self.order_N[index]])
         try:
             reference = parse_row(self.file.readline())
             if reference.id != id_:

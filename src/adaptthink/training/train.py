@@ -34,9 +34,19 @@ from adaptthink.objective import PolicyLoss, advantage, group_advantage, policy_
 from adaptthink.planning.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.sampling.sampler import Caps, Chance, Rollout, Sampler, Sampling, always, collect, draw, stream_seed
+from adaptthink.sampling.sampler import (
+    KeepProbability,
+    MaxTokens,
+    Rollout,
+    Sampler,
+    Sampling,
+    collect,
+    draw,
+    keep_all,
+    stream_seed,
+)
 from adaptthink.storage.runs import MetricsLog, read_metrics
-from adaptthink.training.allocation import Cell, Moments, chance_of, observe, remember
+from adaptthink.training.allocation import RunningStatistics, Stratum, keep_probability_of, observe, update_statistics
 from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint, trained
 from adaptthink.training.metrics import (
     GRADED_STEPS,
@@ -84,12 +94,12 @@ def train(
     problems = Selection(problems, np.flatnonzero(gradable_N))
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
-    moments = recall(read_metrics(run / "metrics.jsonl"))
+    moments = restore_statistics(read_metrics(run / "metrics.jsonl"))
     clock = sampler.clock
     for step in range(done + 1, config.steps + 1):
-        chance = chance_of(moments, config.token_share, reference, step)
+        keep_probability = keep_probability_of(moments, config.token_share, reference, step)
         with clock.phase("rollout"):
-            rollouts = collect_step(sampler, problems, config, step, chance)
+            rollouts = collect_step(sampler, problems, config, step, keep_probability)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
         implicit = implicit_thinkers(rollouts, sampler.template)
@@ -102,10 +112,10 @@ def train(
         metrics |= {"step": step} | rollout_metrics(rollouts, advantages)
         metrics["implicit_share_no_think"] = implicit_share(rollouts, implicit)
         seen = observe(rollouts, advantages.tolist(), reference)
-        moments = remember(moments, seen)
-        metrics["cells"] = {cell: asdict(value) for cell, value in seen.items()}
+        moments = update_statistics(moments, seen)
+        metrics["strata"] = {cell: asdict(value) for cell, value in seen.items()}
         if machine:
-            metrics |= least_seconds(policy.model, machine, rollouts, advantages, config)
+            metrics |= roofline_seconds(policy.model, machine, rollouts, advantages, config)
         if step == 1 or step % config.probe_every == 0 or step == config.steps:
             with clock.phase("probe"):
                 metrics |= probe_mode_choice(sampler, held_out, config.temperature)
@@ -119,28 +129,32 @@ def train(
     log.close()
 
 
-def recall(rows: Iterable[Metrics]) -> dict[Cell, Moments]:
+def restore_statistics(rows: Iterable[Metrics]) -> dict[Stratum, RunningStatistics]:
     """What the steps of a log saw, as `remember` would have it after them.
 
     Raises UserError for a log of a version that did not note it: a run would go on with other samples in silence.
     """
-    moments: dict[Cell, Moments] = {}
+    moments: dict[Stratum, RunningStatistics] = {}
     for row in rows:
-        if "cells" not in row:
+        if "strata" not in row:
             raise UserError(
                 f"cannot resume: step {row['step']} was logged by an older version, without what later steps are drawn "
                 "by; resume with that version, or begin anew with --clean or another --output"
             )
-        moments = remember(moments, {cell: Moments(**sums) for cell, sums in row["cells"].items()})
+        moments = update_statistics(moments, {cell: RunningStatistics(**sums) for cell, sums in row["strata"].items()})
     return moments
 
 
 def collect_step(
-    sampler: Sampler, problems: Sequence[Problem], config: TrainConfig, step: int, chance: Chance = always
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: TrainConfig,
+    step: int,
+    keep_probability: KeepProbability = keep_all,
 ) -> list[Rollout]:
     """Draw this step's rollouts from π_IS."""
     sampling = Sampling(
-        Caps(config.max_think_tokens, config.max_no_think_tokens),
+        MaxTokens(config.max_think_tokens, config.max_no_think_tokens),
         config.temperature,
         seed=stream_seed(config.seed, "rollout", step),
     )
@@ -150,8 +164,8 @@ def collect_step(
         samples=config.samples_per_problem,
         no_think_share=config.no_think_share,
         sampling=sampling,
-        force_opener=config.force_opener,
-        chance=chance,
+        force_think_start=config.force_think_start,
+        keep_probability=keep_probability,
     )
 
 
@@ -179,12 +193,12 @@ def epoch_order(size: int, seed: int, epoch: int) -> array[int]:
 
 def implicit_thinkers(rollouts: Sequence[Rollout], template: ThinkTemplate) -> frozenset[int]:
     """Places of the no_think rollouts that think all the same; lengths are compared within the step, by level."""
-    places = [place for place, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
+    indices = [index for index, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
     answers = (
-        (str(rollouts[place].problem.level), rollouts[place].text.rpartition(template.close)[2]) for place in places
+        (str(rollouts[index].problem.level), rollouts[index].text.rpartition(template.close)[2]) for index in indices
     )
     return frozenset(
-        place for place, signs in zip(places, read_signs(answers), strict=True) if thinks_implicitly(signs)
+        index for index, signs in zip(indices, read_signs(answers), strict=True) if thinks_implicitly(signs)
     )
 
 
@@ -205,12 +219,12 @@ def step_advantages(
 
     The rollouts at the places `unrewarded` have R = 0 whatever their verdict.
     """
-    gradable_N = torch.tensor([rollout.verdict is not Verdict.GOLD_UNPARSABLE for rollout in rollouts])
+    gradable_N = torch.tensor([rollout.verdict is not Verdict.REFERENCE_UNPARSABLE for rollout in rollouts])
     no_think_N = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
     reward_N = torch.tensor(
         [
-            float(rollout.verdict is Verdict.CORRECT and place not in unrewarded)
-            for place, rollout in enumerate(rollouts)
+            float(rollout.verdict is Verdict.CORRECT and index not in unrewarded)
+            for index, rollout in enumerate(rollouts)
         ]
     )
     if config.advantage == "group":
@@ -243,7 +257,7 @@ def update(
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
     for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
-        indices = [chosen[place] for place in batch.places]
+        indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
         result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
         micro_loss = result.loss_B.sum() / num_samples
@@ -313,7 +327,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metric
     )
 
 
-def least_seconds(
+def roofline_seconds(
     model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
 ) -> Metrics:
     """The least time that this machine could take for a step's generation and update."""
@@ -321,8 +335,8 @@ def least_seconds(
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {
-        "generate_bound_seconds": generation_bound(shape, machine, prompts, responses),
-        "update_bound_seconds": update_bound(
+        "generate_roofline_seconds": generation_bound(shape, machine, prompts, responses),
+        "update_roofline_seconds": update_bound(
             shape, machine, [prompts[index] for index in chosen], [responses[index] for index in chosen]
         ),
     }
@@ -343,8 +357,8 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     """Answer held-out problems as the model chooses, always with the same random streams; nothing is learned."""
     if config.probe_samples == 0:
         return {}
-    caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
-    sampling = Sampling(caps, config.temperature, seed=stream_seed(config.seed, "probe"))
+    max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
+    sampling = Sampling(max_tokens, config.temperature, seed=stream_seed(config.seed, "probe"))
     groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
     return {

@@ -29,7 +29,7 @@ from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import end_tokens
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import advantage
-from adaptthink.sampling.sampler import Asked, Caps, Rollout, Sampler, forced_modes, make_request, with_behavior
+from adaptthink.sampling.sampler import MaxTokens, Pending, Rollout, Sampler, forced_modes, make_request, with_behavior
 from adaptthink.training.metrics import Response
 
 BAN = -100.0  # added to a logit: the token is never drawn
@@ -51,7 +51,7 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
         tokenizer=tokenizer,
-        template=probe(tokenizer, think_opener=config.think_opener),
+        template=probe(tokenizer, think_start=config.think_start),
         limits=Limits(config.grading_seconds, workers=GRADING_WORKERS),
         boxed_only=config.boxed_only,
     )
@@ -72,7 +72,7 @@ def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
 
     Of a response that cannot be graded it is 0, and so is its gradient.
     """
-    if rollout.verdict is Verdict.GOLD_UNPARSABLE:
+    if rollout.verdict is Verdict.REFERENCE_UNPARSABLE:
         return 0.0
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
@@ -106,9 +106,9 @@ class AdaptThinkLoop(AgentLoopBase):
                 f"the prompt of problem {problem.id} has {len(prompt)} tokens, more than max_prompt_tokens = "
                 f"{config.max_prompt_tokens}; give a larger one"
             )
-        caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+        max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
         request = make_request(
-            sampler.template, problem, prompt, mode, session_id, caps, force_opener=config.force_opener
+            sampler.template, problem, prompt, mode, session_id, max_tokens, force_think_start=config.force_think_start
         )
         started = time.perf_counter()
         completion, fields = await self.complete(request, sampling_params)
@@ -116,10 +116,10 @@ class AdaptThinkLoop(AgentLoopBase):
         text, answer = sampler.read(completion)
         submission = Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
         [grade] = await asyncio.to_thread(grade_all, [submission], limits=sampler.limits)
-        asked = Asked(problem, prompt, len(request.prefix_ids), weight=1.0)
-        rollout = sampler.rollout(asked, completion, text, grade.verdict)
+        requested = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
+        rollout = sampler.rollout(requested, completion, text, grade.verdict)
         if mode is not None:
-            rollout = with_behavior(rollout, config.no_think_share, config.force_opener)
+            rollout = with_behavior(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = learning_value(config, rollout, extra) if learning else correct
         response = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)

@@ -165,7 +165,7 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         f"{rollout}.seed": config.seed,
         f"{rollout}.full_determinism": False,
         f"{rollout}.max_model_len": longest,
-        f"{rollout}.max_num_seqs": config.max_rows,
+        f"{rollout}.max_num_seqs": config.max_concurrent_sequences,
         f"{rollout}.gpu_memory_utilization": config.engine_memory,
         f"{rollout}.tensor_model_parallel_size": config.tensor_parallel,
         f"{rollout}.agent.default_agent_loop": NAME,
