@@ -234,7 +234,9 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch):
 
 
 def test_peft_is_not_loaded_where_it_is_not_asked_for():
-    code = "import sys, adaptthink.cli.jobs, adaptthink.models.loading as m; m.load_policy('tiny'); "
+    code = (
+        "import sys, adaptthink.cli.jobs, adaptthink.models.loading as m; m.load_policy('tiny'); "
         "print('peft' in sys.modules)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout.strip().lower()) is False
