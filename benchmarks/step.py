@@ -56,7 +56,8 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.grading import Verdict  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
 

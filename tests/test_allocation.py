@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rollouts import correct, make_rollout
 
 from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import MaxTokens, Rollout, Sampler, Sampling, collect
+from adaptthink.sampling.requests import MaxTokens
+from adaptthink.sampling.sampler import Sampler, Sampling, collect
 from adaptthink.training import allocation
 from adaptthink.training.allocation import (
     LEAST,
@@ -93,7 +95,7 @@ def test_nothing_is_left_out_by_default_nor_in_the_first_steps():
 def test_observations_by_hand():
     def rollout(problem, mode, length, weight):
         ids = (1,) * length
-        return Rollout(problem, mode, (1,), ids, (0.0,) * length, (True,) * length, "", Verdict.CORRECT, weight)
+        return replace(correct(problem, mode, (1,), ids, (0.0,) * length), weight=weight)
 
     rollouts = [
         rollout(PROBLEMS[1], Mode.THINK, 10, 4.0),
@@ -176,9 +178,8 @@ def test_what_is_drawn_does_not_depend_on_what_is_left_out(sampler):
 def test_the_update_weighs_what_was_drawn(random_model):
     """A weight of 3 is three times the advantage, and the divisor is the size of the uniform design."""
     config = check(TrainConfig, {"problems_per_step": 4, "samples_per_problem": 2, "max_grad_norm": 1e9})
-    one = Rollout(
-        PROBLEMS[0], Mode.THINK, (5, 9), (60, 61, 62), (math.log(0.5), -5.0, -5.5), (True,) * 3, "", Verdict.WRONG
-    )
+    logprobs, learned = (math.log(0.5), -5.0, -5.5), (True,) * 3
+    one = make_rollout(PROBLEMS[0], Mode.THINK, (5, 9), (60, 61, 62), logprobs, learned, Verdict.WRONG)
 
     def gradient(rollout, advantage):
         model = random_model

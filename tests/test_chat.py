@@ -233,7 +233,7 @@ def test_both_names_of_the_field_are_one_thought(server):
     [
         ("<think>\nHm\n</think>\n\n2", "\nHm\n", "\n\n2"),
         ("Hm</think>2", "Hm", "2"),  # the prompt ended in the open marker
-        ("Hm </think> no, </think>2", "Hm </think> no, ", "2"),
+        ("Hm</think>2 follows </think>", "Hm", "2 follows </think>"),
         ("<think>\n\n</think>\n\n2", None, "\n\n2"),  # Qwen3's empty block
         ("</think>2", None, "2"),  # AdaptThink's own way
         ("<seed:think>Hm</seed:think>2", "Hm", "2"),
@@ -255,6 +255,7 @@ def test_a_thought_inside_the_text(server, content, thinking, answer):
         ("Alright, one and", None, "length", "Alright, one and", None),
         ("Alright, one and", Mode.THINK, "length", "Alright, one and", None),
         ("2", Mode.NO_THINK, "stop", None, "2"),  # that prompt's thought is closed
+        ("2, as </think> says", Mode.NO_THINK, "stop", None, "2, as </think> says"),
         ("Hm</think>2", None, "stop", "Hm", "2"),
     ],
 )

@@ -18,9 +18,9 @@ from adaptthink.evaluation.run import (
     decide_missing,
     delta_accuracy_points,
     delta_length_percent,
+    make_sample,
     policy_respond,
     policy_setting,
-    read_completion,
     sample_missing,
     summarise,
 )
@@ -210,7 +210,8 @@ def read(random_policy, text, finish=Finish.STOP):
     ids = tuple(random_policy.tokenizer(text, add_special_tokens=False)["input_ids"])
     if finish is Finish.STOP:
         ids = (*ids, random_policy.eos_ids[0])
-    return read_completion(sampler, Query(POOL[0], "auto", 0), Completion(ids, (0.0,) * len(ids), finish), 7)
+    response = sampler.read(Completion(ids, (0.0,) * len(ids), finish))
+    return make_sample(Query(POOL[0], "auto", 0), response, 7)
 
 
 def test_a_response_is_kept_in_its_two_parts(random_policy):

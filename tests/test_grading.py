@@ -32,7 +32,7 @@ from adaptthink.grading.lines import Tally, grade_lines
     ("response", "after"),
     [
         ("a</think>b", "b"),
-        ("a</think>b</think>c", "c"),
+        ("a</think>b</think>c", "b</think>c"),
         ("<think>a</think>b", "b"),
         ("</think>", ""),
         ("<think>a, so 5", None),

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from rollouts import correct
 from transformers import AutoModelForCausalLM
 
 from adaptthink.cli import jobs
@@ -16,14 +17,12 @@ from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.weights import weights_folder
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.models.scoring import checkpoint_gradients, response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.planning.roofline import shape_of
 from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
-from adaptthink.sampling.sampler import Rollout
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import MODEL, load_checkpoint
 from adaptthink.training.train import batch_loss
@@ -126,9 +125,7 @@ def test_weights_for_other_engines_are_merged():
 
 def test_the_gradient_reaches_the_adapter_with_activations_made_again():
     response = (60, 61, 62)
-    one = Rollout(
-        make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3, (True,) * 3, "", Verdict.CORRECT
-    )
+    one = correct(make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3)
 
     def gradient(*, again):
         policy = filled()

@@ -427,7 +427,7 @@ def test_mode_of(tiny):
         ("<think>\nso</think>2", "\nso", "2"),
         ("\n<think>so</think>2", "so", "2"),
         ("<think></think>", None, ""),
-        ("a</think>b</think>c", "a</think>b", "c"),
+        ("a</think>b</think>c", "a", "b</think>c"),
         ("a <think> b</think>c", "a <think> b", "c"),
         ("never closed", "never closed", None),
         ("<think>never closed", "never closed", None),

@@ -15,7 +15,8 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import Sampler, stream_seed
+from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.sampler import Sampler
 from adaptthink.training import reference
 from adaptthink.training.reference import Reference, presample, read_store, store_settings
 

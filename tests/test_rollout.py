@@ -11,7 +11,8 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, collect, draw, stream_seed
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.sampler import Sampler, Sampling, collect, draw
 
 PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
 SAMPLING = Sampling(MaxTokens(think=20, no_think=8), temperature=1.0)
@@ -80,8 +81,8 @@ def test_responses_are_graded(tokenizer, template):
     sampler, _ = scripted(tokenizer, template)
     rollouts = collect(sampler, PROBLEMS, samples=2, no_think_share=0.5, sampling=SAMPLING)
     assert [rollout.verdict for rollout in rollouts] == [Verdict.CORRECT] * 2 + [Verdict.WRONG] * 2
-    assert rollouts[0].text == "</think>\\boxed{55}<|eos|>"
-    assert rollouts[1].text == "Alright\n47+8=55\n</think>\\boxed{55}<|eos|>"
+    read = [(one.response.thinking, one.response.answer) for one in rollouts[:2]]
+    assert read == [(None, "\\boxed{55}"), ("Alright\n47+8=55\n", "\\boxed{55}")]
 
 
 def test_a_response_that_meets_its_cap_is_truncated(tokenizer, template):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rollouts import make_rollout
 
 from adaptthink.cli import jobs
 from adaptthink.config.schema import TrainConfig, check
@@ -22,7 +23,7 @@ from adaptthink.objective import policy_loss
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import make_problem
 from adaptthink.problems.arithmetic import Split, problems
-from adaptthink.sampling.sampler import Rollout, Sampler
+from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
 from adaptthink.training.train import (
@@ -54,7 +55,7 @@ def config(**values):
 
 def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), in_loss=None):
     in_loss = in_loss or (True,) * len(response)
-    return Rollout(PROBLEM, mode, prompt, tuple(response), tuple(logprobs), in_loss, "", verdict)
+    return make_rollout(PROBLEM, mode, prompt, response, logprobs, in_loss, verdict)
 
 
 def batch():
@@ -196,9 +197,15 @@ def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy
     assert probe_responses(sampler, pool, config()) == {}
 
 
+def thinking_openly(text):
+    one = rollout([1], [0.0])
+    return replace(one, response=replace(one.response, answer=text))
+
+
 def in_words(text, **values):
-    """A rollout that says `text` after an empty thought."""
-    return replace(rollout([1], [0.0], mode=Mode.NO_THINK, **values), text=f"</think>{text}")
+    """A rollout that answers with `text` and did not think."""
+    one = rollout([1], [0.0], mode=Mode.NO_THINK, **values)
+    return replace(one, response=replace(one.response, answer=text))
 
 
 def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
@@ -206,11 +213,11 @@ def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
         in_words("\\boxed{55}"),
         in_words("Wait, 47+8 is \\boxed{55}"),
         in_words("Hmm, \\boxed{54}", verdict=Verdict.WRONG),
-        replace(rollout([1], [0.0]), text="Wait</think>Wait, \\boxed{55}"),  # it thinks openly
+        thinking_openly("Wait, \\boxed{55}"),
         in_words("Wait", verdict=Verdict.REFERENCE_UNPARSABLE),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    implicit = implicit_thinkers(rollouts, random_policy.template)
+    implicit = implicit_thinkers(rollouts)
     assert implicit == {1, 2, 4}
     assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
         [0.30, 0.30, -0.70, 0.25, 0.0]

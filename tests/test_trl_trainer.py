@@ -276,7 +276,7 @@ def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
 
     def with_timeouts(*args, **kwargs):
         first, second, *others = graded(*args, **kwargs)
-        return [replace(one, verdict=Verdict.TIMEOUT) for one in (first, second)] + others
+        return [replace(one, grade=replace(one.grade, verdict=Verdict.TIMEOUT)) for one in (first, second)] + others
 
     monkeypatch.setattr(trl, "generate_and_grade", with_timeouts)
     with pytest.raises(UserError, match=r"step 1: grading timed out or failed on 25\.0%"):

@@ -26,7 +26,8 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.modes import Mode, prompt_ids
 from adaptthink.problems.arithmetic import Split, problems
-from adaptthink.sampling.sampler import MaxTokens, Sampler, Sampling, collect
+from adaptthink.sampling.requests import MaxTokens
+from adaptthink.sampling.sampler import Sampler, Sampling, collect
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
 from adaptthink.training.train import train

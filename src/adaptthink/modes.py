@@ -37,6 +37,11 @@ class Mode(StrEnum):
     NO_THINK = "no_think"
 
 
+def choose_mode(no_think_probability: float, threshold: float) -> Mode:
+    """Return the mode that a threshold on P(no_think) chooses: no_think from the threshold on, think below it."""
+    return Mode.NO_THINK if no_think_probability >= threshold else Mode.THINK
+
+
 class Convention(StrEnum):
     """Where the decision was found. The examples show: …prompt [decision] rest of the prefix."""
 
@@ -211,8 +216,9 @@ def without_thinking(template: ThinkTemplate, messages: Sequence[Message]) -> li
 
 
 def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str | None]:
-    """Return (thought, answer), both as written: what stands before and after the last close marker.
+    """Return (thinking, answer) of a text, both as written: what stands before and after the first close marker.
 
+    For texts alone, such as a conversation's earlier turns; a completion is read by its tokens (`sampling.reading`).
     A leading open marker is dropped. The thought is None where nothing was thought, the answer is None if the thought
     never closed. Decode `text` with its special tokens: some tokenizers count the markers among them.
     """
@@ -221,7 +227,7 @@ def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str 
 
 def split_text(text: str, opening: str, closing: str) -> tuple[str | None, str | None]:
     """Return (thought, answer) by a pair of markers (see `split_response`)."""
-    before, closed, after = text.rpartition(closing)
+    before, closed, after = text.partition(closing)
     thinking, answer = (before, after) if closed else (text, None)
     head, opened, rest = thinking.partition(opening)
     if opened and not head.strip():

@@ -6,7 +6,7 @@ as forced, as where a family's no_think prefix has several tokens: it is no deci
 that is updated is the embedded one with noise on its weights, as a policy that has moved since: ratios lie on both
 sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows.
 
-To record again: `python tests/parity/recorded.py`.
+To record again: `PYTHONPATH=tests python tests/parity/recorded.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from rollouts import make_rollout
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -47,15 +48,14 @@ def config(**values: object) -> TrainConfig:
 def rollouts() -> list[Rollout]:
     """The recorded responses, problem by problem, no_think first."""
     return [
-        Rollout(
-            problem=Problem(**row["problem"]),
-            mode=Mode(row["mode"]),
-            prompt_ids=tuple(row["prompt_ids"]),
-            response_ids=tuple(row["response_ids"]),
-            behavior_logprobs=tuple(row["behavior_logprobs"]),
-            in_loss=tuple(row["in_loss"]),
-            text=row["text"],
-            verdict=Verdict(row["verdict"]),
+        make_rollout(
+            Problem(**row["problem"]),
+            Mode(row["mode"]),
+            tuple(row["prompt_ids"]),
+            row["response_ids"],
+            row["behavior_logprobs"],
+            row["in_loss"],
+            Verdict(row["verdict"]),
         )
         for row in json.loads(FILE.read_text(encoding="utf-8"))
     ]
@@ -100,7 +100,7 @@ def native_loss_and_gradient(settings: TrainConfig) -> tuple[float, dict[str, Te
 
 
 def record() -> None:
-    """Draw the rollouts and write them down."""
+    """Sample the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
     from adaptthink.problems.arithmetic import Split, problems
     from adaptthink.sampling.sampler import Sampler
@@ -110,7 +110,18 @@ def record() -> None:
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
     chosen = problems(2, seed=5, split=Split.TRAIN)
     drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
-    rows = [{key: value for key, value in asdict(one).items() if key != "weight"} for one in drawn]
+    rows = [
+        {
+            "problem": asdict(one.problem),
+            "mode": one.mode,
+            "prompt_ids": one.prompt_ids,
+            "response_ids": one.response_ids,
+            "behavior_logprobs": one.behavior_logprobs,
+            "in_loss": one.in_loss,
+            "verdict": one.verdict,
+        }
+        for one in drawn
+    ]
     for row in rows[::SAMPLES]:
         row["in_loss"] = [index != 1 for index in range(len(row["in_loss"]))]
     FILE.write_text(json.dumps(rows, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")

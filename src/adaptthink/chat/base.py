@@ -200,7 +200,7 @@ class Adapter:
     hear: Callable[[Draft, str], None]  # raises ServerFault
 
 
-def reply_of(draft: Draft, *, opened: bool) -> Reply:
+def reply_of(draft: Draft, requested: Mode | None, *, opened: bool) -> Reply:
     """Make the reply of a complete draft; `opened`: its prompt ended inside a thought that the server leaves in place.
 
     Raises ServerFault if the draft has no finish.
@@ -208,7 +208,7 @@ def reply_of(draft: Draft, *, opened: bool) -> Reply:
     if draft.finish is None:
         raise ServerFault("the answer came without the reason of its end", passing=True)
     reasoning, content = "".join(draft.thinkings), "".join(draft.answers)
-    thinking, answer = (reasoning, content) if reasoning.strip() else split_inline(content, opened=opened)
+    thinking, answer = (reasoning, content) if reasoning.strip() else split_inline(content, requested, opened=opened)
     if thinking is None and (draft.thought_withheld or draft.thinking_tokens):
         thinking = ""
     estimate = -(-len(reasoning + content) // CHARACTERS_PER_TOKEN)
@@ -225,12 +225,15 @@ def reply_of(draft: Draft, *, opened: bool) -> Reply:
     )
 
 
-def split_inline(text: str, *, opened: bool) -> tuple[str | None, str | None]:
-    """Return (thought, answer) of a text that may hold both: what stands before and after the last close marker.
+def split_inline(text: str, requested: Mode | None, *, opened: bool) -> tuple[str | None, str | None]:
+    """Return (thinking, answer) of a text that may hold both: what stands before and after the first close marker.
 
-    The open marker may be missing, as some prompts end in it; `opened` says that this one did.
+    The open marker may be missing, as some prompts end in it; `opened` says that such prompts do. Where no_think was
+    requested the prompt has closed the thinking: a marker further on stands in the answer, which may mention it.
     """
+    closed = requested is Mode.NO_THINK
     for opening, closing in MARKERS:
-        if closing in text or text.lstrip().startswith(opening):
+        marked = text.lstrip().startswith((opening, closing)) or (closing in text and not closed)
+        if marked:
             return split_text(text, opening, closing)
-    return (text if text.strip() else None, None) if opened else (None, text)
+    return (text if text.strip() else None, None) if opened and not closed else (None, text)

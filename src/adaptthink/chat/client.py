@@ -134,8 +134,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
             with attempt:
                 async with asyncio.timeout(LONGEST_REPLY_SECONDS):
                     draft = await _listen(client, endpoint, body)
-                opened = endpoint.inline_thinking and question.mode is not Mode.NO_THINK
-                reply = reply_of(draft, opened=opened)
+                reply = reply_of(draft, question.mode, opened=endpoint.inline_thinking)
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:

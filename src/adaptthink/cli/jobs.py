@@ -78,6 +78,7 @@ from adaptthink.planning.roofline import measure_machine
 from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
+from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
 from adaptthink.timing import profile
@@ -90,7 +91,7 @@ TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_thi
 
 def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sampler:
     """Put an engine under a policy, with the config's way of grading."""
-    return Sampler(engine, policy.tokenizer, policy.template, Limits(config.grading_seconds), config.boxed_only)
+    return Sampler(engine, policy.tokenizer, policy.template, make_grader(config))
 
 
 def sample_reference(

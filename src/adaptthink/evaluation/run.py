@@ -17,7 +17,7 @@ from typing import Any
 from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
 from adaptthink.chat.client import ask_all
 from adaptthink.config.schema import EvaluateConfig
-from adaptthink.engines.base import Completion, Finish
+from adaptthink.engines.base import Completion
 from adaptthink.evaluation.statistics import mean_interval, share_interval
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
@@ -36,7 +36,9 @@ from adaptthink.evaluation.store import (
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
-from adaptthink.sampling.sampler import MaxTokens, Sampler, make_request, stream_seed
+from adaptthink.sampling.reading import Response
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.sampler import Sampler
 
 CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
 DECISIONS_AT_ONCE = 512
@@ -150,17 +152,16 @@ def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
                 requests = [
                     make_request(
                         sampler.template,
-                        query.problem,
                         prompts[query.problem.id],
                         REQUESTED_MODES[requested],
-                        query.index,
+                        stream_of(query.problem, query.index),
                         max_tokens,
                     )
                     for query in part
                 ]
 
                 def ended(index: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
-                    take(read_completion(sampler, part[index], completion, seed))
+                    take(make_sample(part[index], sampler.read(completion), seed))
 
                 sampler.engine.generate(
                     requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
@@ -245,23 +246,18 @@ def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
     )
 
 
-def read_completion(sampler: Sampler, query: Query, completion: Completion, seed: int) -> Sample:
-    """Turn tokens into the sample that is kept."""
-    template, ids = sampler.template, completion.token_ids
-    closes = [index for index, token in enumerate(ids) if token == template.close_id]
-    thinking_tokens = closes[-1] if closes else len(ids)
-    end = len(ids) - (completion.finish is Finish.STOP)
-    thinking = sampler.text(ids[:thinking_tokens] if closes else ids[:end]).lstrip().removeprefix(template.open)
+def make_sample(query: Query, response: Response, seed: int) -> Sample:
+    """Return what is kept of a response."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,
         index=query.index,
-        mode=template.mode_of(ids),
-        thinking=thinking if thinking.strip() else None,
-        answer=sampler.text(ids[closes[-1] + 1 : end]) if closes else None,
-        finish=completion.finish,
-        tokens=len(ids),
-        thinking_tokens=thinking_tokens,
+        mode=response.mode,
+        thinking=response.thinking,
+        answer=response.answer,
+        finish=response.finish,
+        tokens=response.tokens,
+        thinking_tokens=response.thinking_tokens,
         seed=seed,
     )
 

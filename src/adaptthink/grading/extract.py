@@ -23,11 +23,11 @@ _MARKS = " \t*_`\"'"
 
 
 def text_after_thinking(response: str, *, opener: str = "<think>", close: str = "</think>") -> str | None:
-    """Return what follows the last close marker; None if a thought was opened and never closed.
+    """Return what follows the first close marker; None if a thought was opened and never closed.
 
-    A response with neither marker is an answer as it stands.
+    A response with neither marker is an answer as it stands. Later markers stand in the answer: it may mention them.
     """
-    _, found, answer = response.rpartition(close)
+    _, found, answer = response.partition(close)
     if found:
         return answer
     return None if opener in response else response

@@ -39,6 +39,7 @@ class Rule(StrEnum):
     SYMBOLIC = "symbolic"  # math-verify
     CHOICE = "choice"  # the letter of an option
     SCORER = "scorer"  # the scorer that belongs to a reasoning-gym family
+    REWARD = "reward"  # a reward function of the user's own
     FORM = "form"  # never compared: truncated, no answer found, no readable gold
 
 
@@ -49,6 +50,12 @@ class Grade:
     verdict: Verdict
     extracted: str | None  # the answer as it stands in the response
     rule: Rule
+    own_reward: float | None = None  # what a reward function of the user's own returned as a number
+
+    @property
+    def reward(self) -> float:
+        """R(x, y); raises ValueError for a problem that cannot be graded."""
+        return reward(self.verdict) if self.own_reward is None else self.own_reward
 
 
 def reward(verdict: Verdict) -> float:

@@ -30,8 +30,9 @@ from adaptthink.errors import UserError
 from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
 from adaptthink.sampling.engine import make_engine
-from adaptthink.sampling.responses import GREEDY_TOP_P, Ask, answer_all, read_reply
-from adaptthink.sampling.sampler import MaxTokens, stream_seed
+from adaptthink.sampling.reading import apply_stops, read_response
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.responses import GREEDY_TOP_P, PromptRequest, complete_prompts
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
@@ -121,12 +122,12 @@ class AdaptThinkLM(LM):
             (str(context), read_generation(options)) for context, options in (request.args for request in requests)
         ]
         seen: Counter[str] = Counter()
-        asks = []
+        prompts = []
         for context, generation in requested:
             max_tokens = [self.args.max_think_tokens, self.args.max_no_think_tokens]
             most = generation.max_tokens or max(max_tokens)
-            asks.append(
-                Ask(
+            prompts.append(
+                PromptRequest(
                     prompt_ids=rendered_ids(self.tokenizer, self.template, self.prompt(context)),
                     streams=(stream_seed(self.args.seed, context, seen[context]),),
                     max_tokens=MaxTokens(*(min(most, cap) for cap in max_tokens)),
@@ -137,27 +138,25 @@ class AdaptThinkLM(LM):
                 )
             )
             seen[context] += 1  # a repeat of a request is another draw
-        with tqdm(total=len(asks), desc="responses", disable=disable_tqdm) as bar:
-            answers = answer_all(
-                self.engine, self.template, asks, seed=self.args.seed, on_answer=lambda *_: bar.update()
+        with tqdm(total=len(prompts), desc="responses", disable=disable_tqdm) as bar:
+            completed = complete_prompts(
+                self.engine, self.template, prompts, seed=self.args.seed, on_completed=lambda *_: bar.update()
             )
-        replies = [
-            read_reply(
-                self.tokenizer, self.template, answer.completions[0], forced=answer.forced, stops=generation.stops
-            )
-            for answer, (_, generation) in zip(answers, requested, strict=True)
+        responses = [
+            apply_stops(read_response(self.tokenizer, self.template, one.completions[0]), generation.stops)
+            for one, (_, generation) in zip(completed, requested, strict=True)
         ]
-        unanswered = sum(reply.answer is None for reply in replies)
+        unanswered = sum(response.answer is None for response in responses)
         if unanswered:
             logger.warning(
                 "%d of %d responses reached their cap before an answer and count as empty; raise max_gen_toks "
                 "(--gen_kwargs) or max_think_tokens (--model_args)",
                 unanswered,
-                len(replies),
+                len(responses),
             )
-        no_think = sum(reply.mode is Mode.NO_THINK for reply in replies)
-        logger.info("%d of %d responses without thinking", no_think, len(replies))
-        texts = [reply.answer or "" for reply in replies]
+        no_think = sum(response.mode is Mode.NO_THINK for response in responses)
+        logger.info("%d of %d responses without thinking", no_think, len(responses))
+        texts = [response.answer or "" for response in responses]
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts

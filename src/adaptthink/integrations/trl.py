@@ -45,16 +45,16 @@ from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
 from adaptthink.problems import Problem, problem_id
+from adaptthink.sampling.grader import AnswerGrader
+from adaptthink.sampling.reading import decode
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
 from adaptthink.sampling.sampler import (
-    MaxTokens,
     Pending,
     Rollout,
     Sampler,
     Sampling,
     forced_modes,
     generate_and_grade,
-    make_request,
-    stream_seed,
     with_behavior,
 )
 from adaptthink.training.metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
@@ -274,8 +274,8 @@ class AdaptThinkTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(inputs)
         positions = [(first + index) % copies for index in range(len(inputs))]
         with self._engine() as engine:
-            limits = Limits(self.args.grading_seconds)
-            sampler = Sampler(engine, self.processing_class, self._template, limits, self.args.boxed_only)
+            grader = AnswerGrader(Limits(self.args.grading_seconds), self.args.boxed_only)
+            sampler = Sampler(engine, self.processing_class, self._template, grader)
             drawn = draw_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
@@ -429,12 +429,15 @@ class AdaptThinkTrainer(GRPOTrainer):
             max_concurrent_sequences=self.args.max_concurrent_sequences,
         )
 
+    def _text(self, rollout: Rollout) -> str:
+        return decode(self.processing_class, rollout.response_ids)
+
     def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
         if not self.log_completions:
             return
         self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
-        self._logs["completion"].extend(gather_object([rollout.text for rollout in rollouts]))
+        self._logs["completion"].extend(gather_object([self._text(one) for one in rollouts]))
         verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
         self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
         self._logs["extra"]["verdict"].extend(map(str, verdicts))
@@ -548,20 +551,19 @@ def draw_rows(
     modes = forced_modes(args.num_generations, args.no_think_share)
     max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
     seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
-    requests, requested = [], []
+    requests, pending = [], []
     for problem, position in zip(problems, positions, strict=True):
         request = make_request(
             sampler.template,
-            problem,
             sampler.prompt(problem),
             modes[position] if training else None,
-            position,
+            stream_of(problem, position),
             max_tokens,
             force_think_start=args.force_think_start,
         )
         requests.append(request)
-        requested.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
-    return generate_and_grade(sampler, requests, requested, Sampling(max_tokens, args.temperature, seed=seed), None)
+        pending.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
+    return generate_and_grade(sampler, requests, pending, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
 def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:

@@ -7,7 +7,6 @@ written here, once, and never recomputed.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +16,16 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
-from adaptthink.engines.base import Completion, Engine, Finish, Request, Streaming
-from adaptthink.grading import Limits, Submission, Verdict, grade_all
+from adaptthink.engines.base import Completion, Engine, Request, Streaming
+from adaptthink.grading import Grade, Verdict
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
 from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
+from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
+from adaptthink.sampling.reading import Response, read_response
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
 from adaptthink.timing import Clock
 
-STREAM_STEP = 0x9E3779B97F4A7C15  # between the random streams of one problem's responses
 UNGRADED = 256  # problems whose responses wait to be graded, before no more are drawn
 
 OnFinished = Callable[[int, int], None]  # called with numbers of responses that ended and of their tokens
@@ -35,26 +36,23 @@ class Rollout:
     """One graded response. The three tuples run over the response's tokens."""
 
     problem: Problem
-    mode: Mode
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     behavior_logprobs: tuple[float, ...]
     in_loss: tuple[bool, ...]  # False for forced tokens that are not the decision
-    text: str
-    verdict: Verdict
+    response: Response
+    grade: Grade
     weight: float = 1.0  # in the loss: 1 / the probability with which this sample was drawn at all
 
+    @property
+    def mode(self) -> Mode:
+        """The mode of the response."""
+        return self.response.mode
 
-@dataclass(frozen=True, slots=True)
-class MaxTokens:
-    """Response caps in tokens, one per mode; a free response may use the larger."""
-
-    think: int
-    no_think: int
-
-    def of(self, mode: Mode | None) -> int:
-        """The cap of a mode; None stands for a free choice."""
-        return self.no_think if mode is Mode.NO_THINK else max(self.think, self.no_think)
+    @property
+    def verdict(self) -> Verdict:
+        """What the grader found."""
+        return self.grade.verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,48 +87,29 @@ class Sampler:
     engine: Engine
     tokenizer: Any
     template: ThinkTemplate
-    limits: Limits = field(default_factory=Limits)  # of grading
-    boxed_only: bool = True
+    grader: Grader = field(default_factory=AnswerGrader)
     clock: Clock = field(default_factory=Clock)
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of a problem's prompt, up to the decision token."""
         return prompt_ids(self.tokenizer, self.template, problem.prompt)
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """The text of a response, special tokens included."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+    def read(self, completion: Completion) -> Response:
+        """The response that a completion is."""
+        return read_response(self.tokenizer, self.template, completion)
 
-    def read(self, completion: Completion) -> tuple[str, str | None]:
-        """The text of a response, and of it what follows the thought, without the token that ends the response.
-
-        The latter is None for a response that never came to that.
-        """
-        if completion.finish is not Finish.STOP:
-            return self.text(completion.token_ids), None
-        written = self.text(completion.token_ids[:-1])
-        _, closed, answer = written.rpartition(self.template.close)
-        return written + self.text(completion.token_ids[-1:]), answer if closed else None
-
-    def rollout(self, requested: Pending, completion: Completion, text: str, verdict: Verdict) -> Rollout:
+    def make_rollout(self, pending: Pending, completion: Completion, response: Response, grade: Grade) -> Rollout:
         """Put a graded completion down, log-probabilities as they came."""
         return Rollout(
-            problem=requested.problem,
-            mode=self.template.mode_of(completion.token_ids),
-            prompt_ids=requested.prompt_ids,
+            problem=pending.problem,
+            prompt_ids=pending.prompt_ids,
             response_ids=completion.token_ids,
             behavior_logprobs=completion.logprobs,
-            in_loss=tuple(index == 0 or index >= requested.forced for index in range(len(completion.token_ids))),
-            text=text,
-            verdict=verdict,
-            weight=requested.weight,
+            in_loss=tuple(index == 0 or index >= pending.forced for index in range(len(completion.token_ids))),
+            response=response,
+            grade=grade,
+            weight=pending.weight,
         )
-
-
-def stream_seed(seed: int, *purpose: str | int) -> int:
-    """Derive the seed of one purpose (for example a training step) from the run's seed."""
-    text = "/".join(str(part) for part in (seed, *purpose))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def keep_all(_: Problem, __: Mode | None) -> float:
@@ -209,21 +188,22 @@ def draw(
     """
     template = sampler.template
     requests: list[Request] = []
-    requested: list[Pending] = []
+    pending: list[Pending] = []
     sizes = []  # of each problem's group
     for problem in problems:
-        prompt, before = sampler.prompt(problem), len(requested)
+        prompt, before = sampler.prompt(problem), len(pending)
         for position, mode in enumerate(modes):
             share = keep_probability(problem, mode)
             if share < 1 and random.Random(stream_seed(sampling.seed, problem.id, position)).random() >= share:
                 continue
+            stream = stream_of(problem, position)
             request = make_request(
-                template, problem, prompt, mode, position, sampling.max_tokens, force_think_start=force_think_start
+                template, prompt, mode, stream, sampling.max_tokens, force_think_start=force_think_start
             )
             requests.append(request)
-            requested.append(Pending(problem, prompt, len(request.prefix_ids), 1 / share))
-        sizes.append(len(requested) - before)
-    groups = iter(generate_and_grade(sampler, requests, requested, sampling, on_finish))
+            pending.append(Pending(problem, prompt, len(request.prefix_ids), 1 / share))
+        sizes.append(len(pending) - before)
+    groups = iter(generate_and_grade(sampler, requests, pending, sampling, on_finish))
     return [list(islice(groups, size)) for size in sizes]
 
 
@@ -271,27 +251,25 @@ def stream_free(
             prompt = sampler.prompt(problem)
             begun[number] = Pending(problem, prompt, 0, 1.0), {}
             for position in range(samples):
-                yield make_request(sampler.template, problem, prompt, None, position, sampling.max_tokens)
+                yield make_request(sampler.template, prompt, None, stream_of(problem, position), sampling.max_tokens)
 
-    def grade_and_take(requested: Pending, completions: list[Completion]) -> None:
-        read = [sampler.read(completion) for completion in completions]
-        problem = requested.problem
-        submissions = [Submission(answer, problem.answer, problem.kind, sampler.boxed_only) for _, answer in read]
-        grades = grade_all(submissions, limits=sampler.limits)
-        rows = zip(completions, read, grades, strict=True)
-        take(problem, [sampler.rollout(requested, one, text, grade.verdict) for one, (text, _), grade in rows])
+    def grade_and_take(pending: Pending, completions: list[Completion]) -> None:
+        responses = [sampler.read(completion) for completion in completions]
+        grades = sampler.grader.grade((pending.problem, response) for response in responses)
+        rows = zip(completions, responses, grades, strict=True)
+        take(pending.problem, [sampler.make_rollout(pending, *row) for row in rows])
 
     with ThreadPoolExecutor(1) as thread:
 
         def finish(index: int, completion: Completion) -> None:
             number, position = divmod(index, samples)
-            requested, completions = begun[number]
+            pending, completions = begun[number]
             completions[position] = completion
             if on_finish:
                 on_finish(1, len(completion.token_ids))
             if len(completions) == samples:
                 del begun[number]
-                ended.append(thread.submit(grade_and_take, requested, [completions[k] for k in range(samples)]))
+                ended.append(thread.submit(grade_and_take, pending, [completions[k] for k in range(samples)]))
                 while len(ended) > UNGRADED or (ended and ended[0].done()):
                     ended.popleft().result()
 
@@ -307,50 +285,29 @@ def stream_free(
             one.result()
 
 
-def make_request(
-    template: ThinkTemplate,
-    problem: Problem,
-    prompt: tuple[int, ...],
-    mode: Mode | None,
-    position: int,
-    max_tokens: MaxTokens,
-    *,
-    force_think_start: bool = False,
-) -> Request:
-    """Ask for the response at `position` among those of a problem, in a forced mode or in none (see `draw`)."""
-    return Request(
-        prompt,
-        max_tokens.of(mode),
-        stream=int(problem.id, 16) + position * STREAM_STEP,
-        prefix_ids=template.prefix_ids(mode) if mode is Mode.NO_THINK or (mode and force_think_start) else (),
-        banned_first_ids=(template.no_think_id,) if mode is Mode.THINK and not force_think_start else (),
-    )
-
-
 def generate_and_grade(
     sampler: Sampler,
     requests: Sequence[Request],
-    requested: Sequence[Pending],
+    pending: Sequence[Pending],
     sampling: Sampling,
     on_finish: OnFinished | None,
 ) -> list[Rollout]:
     """Complete and grade all requests; what has ended is read and graded while the others are still generated."""
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
-    texts: dict[int, str] = {}  # by place, in the order in which they ended
+    responses: dict[int, Response] = {}  # by index, in the order in which they ended
 
     def take(index: int, completion: Completion) -> None:
         ended.put((index, completion))
         if on_finish:
             on_finish(1, len(completion.token_ids))
 
-    def submissions() -> Iterator[Submission]:
+    def read() -> Iterator[Graded]:
         for index, completion in iter(ended.get, None):
-            texts[index], answer = sampler.read(completion)
-            problem = requested[index].problem
-            yield Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
+            responses[index] = sampler.read(completion)
+            yield pending[index].problem, responses[index]
 
     with ThreadPoolExecutor(1) as thread:
-        grading = thread.submit(grade_all, submissions(), limits=sampler.limits)
+        grading = thread.submit(sampler.grader.grade, read())
         try:
             with sampler.clock.phase("generate"):
                 completions = sampler.engine.generate(
@@ -359,8 +316,8 @@ def generate_and_grade(
         finally:
             ended.put(None)
         with sampler.clock.phase("grade"):
-            grades = dict(zip(texts, grading.result(), strict=True))
+            grades = dict(zip(responses, grading.result(), strict=True))
     return [
-        sampler.rollout(requested[index], completion, texts[index], grades[index].verdict)
+        sampler.make_rollout(pending[index], completion, responses[index], grades[index])
         for index, completion in enumerate(completions)
     ]

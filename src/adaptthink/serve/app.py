@@ -1,4 +1,7 @@
-"""The routes: calls in, asks to the worker, OpenAI-style answers out. Text and tokens meet here, on the event loop."""
+"""The routes: calls in, requests to the worker, OpenAI-style answers out.
+
+Text and tokens meet here, on the event loop.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,10 @@ from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Completion
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode, ThinkTemplate, encode, is_rendered, prompt_ids, rendered_ids
-from adaptthink.sampling.responses import Answer, Ask, Reply, cut, inline, read_reply, without_end
-from adaptthink.sampling.sampler import MaxTokens, stream_seed
+from adaptthink.sampling import reading
+from adaptthink.sampling.reading import apply_stops, cut_at, decode, drop_end, join_response, read_response
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.responses import PromptCompletions, PromptRequest
 from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, asked_mode, read_call
 from adaptthink.serve.worker import Worker
 
@@ -58,26 +63,26 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
             raise CallError("the last message must be the user's: no answer is begun for the model", param="messages")
         prompt = prompt_ids(served.tokenizer, served.template, [turn.message for turn in call.messages])
         max_tokens = call.max_completion_tokens or call.max_tokens
-        ask = make_ask(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)
-        answer = await asyncio.wrap_future(worker.submit(ask))
-        replies = [
-            read_reply(served.tokenizer, served.template, completion, forced=answer.forced, stops=call.stops)
-            for completion in answer.completions
+        wanted = make_prompt_request(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)
+        done = await asyncio.wrap_future(worker.submit(wanted))
+        responses = [
+            apply_stops(read_response(served.tokenizer, served.template, completion), call.stops)
+            for completion in done.completions
         ]
         as_pair = (call.reasoning_format or config.reasoning_format) == "inline"
-        messages = [message_of(served, prompt, reply, as_pair=as_pair) for reply in replies]
-        finishes = [str(reply.finish) for reply in replies]
+        messages = [message_of(served, prompt, response, as_pair=as_pair) for response in responses]
+        finishes = [str(response.finish) for response in responses]
         head = head_of("chatcmpl", call)
-        usage = usage_of(answer, prompt) | {
-            "completion_tokens_details": {"reasoning_tokens": sum(reply.thinking_tokens for reply in replies)}
+        usage = usage_of(done, prompt) | {
+            "completion_tokens_details": {"reasoning_tokens": sum(response.thinking_tokens for response in responses)}
         }
-        extra = {"adaptthink": decision_of(ask, answer)}
+        extra = {"adaptthink": decision_of(wanted, done)}
         if call.stream:
-            pieces = chat_pieces(messages, [reply.mode for reply in replies], finishes)
+            pieces = chat_pieces(messages, [response.mode for response in responses], finishes)
             return stream(head | {"object": "chat.completion.chunk"} | extra, pieces, usage, call)
         choices = [
-            {"index": index, "message": message, "mode": reply.mode, "finish_reason": finish, "logprobs": None}
-            for index, (message, reply, finish) in enumerate(zip(messages, replies, finishes, strict=True))
+            {"index": index, "message": message, "mode": response.mode, "finish_reason": finish, "logprobs": None}
+            for index, (message, response, finish) in enumerate(zip(messages, responses, finishes, strict=True))
         ]
         return JSONResponse(head | {"object": "chat.completion", "choices": choices, "usage": usage} | extra)
 
@@ -95,13 +100,12 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         read = rendered_ids(served.tokenizer, served.template, call.prompt) if decides else None
         prompt = read or encode(served.tokenizer, call.prompt)
         threshold = served.threshold if decides else None
-        ask = make_ask(served, config, call, prompt, mode, call.max_tokens, threshold=threshold)
-        answer = await asyncio.wrap_future(worker.submit(ask))
-        written = [
-            read_text(served.tokenizer, completion, answer.forced, call.stops) for completion in answer.completions
-        ]
-        head = head_of("cmpl", call) | {"object": "text_completion", "adaptthink": decision_of(ask, answer)}
-        usage = usage_of(answer, prompt)
+        wanted = make_prompt_request(served, config, call, prompt, mode, call.max_tokens, threshold=threshold)
+        done = await asyncio.wrap_future(worker.submit(wanted))
+        forced = len(served.template.no_think_prefix_ids) if done.decision.mode is Mode.NO_THINK else 0
+        written = [read_text(served.tokenizer, completion, forced, call.stops) for completion in done.completions]
+        head = head_of("cmpl", call) | {"object": "text_completion", "adaptthink": decision_of(wanted, done)}
+        usage = usage_of(done, prompt)
         choices = [
             {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
             for index, (text, finish) in enumerate(written)
@@ -128,7 +132,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     )
 
 
-def make_ask(
+def make_prompt_request(
     served: Served,
     config: ServeConfig,
     call: Call,
@@ -137,20 +141,20 @@ def make_ask(
     max_tokens: int | None,
     *,
     threshold: float | None,
-) -> Ask:
-    """Return what the worker is asked; raises CallError for a prompt that leaves no room for a response."""
+) -> PromptRequest:
+    """Return the request to the worker; raises CallError for a prompt that leaves no context for a response."""
     most = max_tokens or max(config.max_think_tokens, config.max_no_think_tokens)
     if served.context_tokens is not None:
-        room = served.context_tokens - len(prompt) - len(served.template.no_think_prefix_ids)
-        if room < 1:
+        left = served.context_tokens - len(prompt)
+        if left <= len(served.template.no_think_prefix_ids):
             raise CallError(
-                f"the prompt has {len(prompt)} tokens, which leaves no room for an answer in the "
-                f"{served.context_tokens} that the model holds; shorten it",
+                f"the prompt has {len(prompt)} tokens, which leaves no tokens for a response in the model's context "
+                f"of {served.context_tokens}; shorten it",
                 code="context_length_exceeded",
             )
-        most = min(most, room)
+        most = min(most, left)
     seed = secrets.randbits(63) if call.seed is None else call.seed
-    return Ask(
+    return PromptRequest(
         prompt_ids=prompt,
         streams=tuple(stream_seed(seed, "choice", index) for index in range(call.n)),
         max_tokens=MaxTokens(min(most, config.max_think_tokens), min(most, config.max_no_think_tokens)),
@@ -161,18 +165,19 @@ def make_ask(
     )
 
 
-def message_of(served: Served, prompt: Sequence[int], reply: Reply, *, as_pair: bool) -> dict[str, Any]:
-    """Return a reply as a message: the thought in both of the fields that clients look for, or within the content."""
+def message_of(served: Served, prompt: Sequence[int], response: reading.Response, *, as_pair: bool) -> dict[str, Any]:
+    """Return a response as a message: the thinking in both fields that clients look for, or within the content."""
     if as_pair:
-        return {"role": "assistant", "content": inline(served.tokenizer, served.template, prompt, reply)}
-    thinking = reply.thinking.strip() if reply.thinking else None
-    return {"role": "assistant", "content": reply.answer, "reasoning": thinking, "reasoning_content": thinking}
+        text = join_response(response, served.template, decode(served.tokenizer, prompt))
+        return {"role": "assistant", "content": text}
+    thinking = response.thinking.strip() if response.thinking else None
+    return {"role": "assistant", "content": response.answer, "reasoning": thinking, "reasoning_content": thinking}
 
 
 def read_text(tokenizer: Any, completion: Completion, forced: int, stops: Sequence[str]) -> tuple[str, str]:
-    """Return what was generated as it was written, up to a stop text, and why it ended."""
-    written = str(tokenizer.decode(without_end(completion)[forced:], skip_special_tokens=False))
-    text = cut(written, stops)
+    """Return a completion behind its forced tokens as it was written, up to a stop text, and why it ended."""
+    written = decode(tokenizer, drop_end(completion)[forced:])
+    text = cut_at(written, stops)
     return text, str(completion.finish) if text == written else "stop"
 
 
@@ -181,20 +186,19 @@ def head_of(kind: str, call: Call) -> dict[str, Any]:
     return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": call.model}
 
 
-def decision_of(ask: Ask, answer: Answer) -> dict[str, Any]:
-    """Say how the mode came about; "auto": the model drew it, and each choice names its own."""
+def decision_of(request: PromptRequest, done: PromptCompletions) -> dict[str, Any]:
+    """Report how the mode came about; "auto": the model sampled it, and each choice names its own."""
     return {
-        "mode": answer.decision.mode or "auto",
-        "no_think_probability": answer.decision.no_think_probability,
-        "threshold": ask.threshold,
+        "mode": done.decision.mode or "auto",
+        "no_think_probability": done.decision.no_think_probability,
+        "threshold": request.threshold,
     }
 
 
-def usage_of(answer: Answer, prompt: Sequence[int]) -> dict[str, Any]:
-    """Count tokens; forced ones are read, not generated, and so count to the prompt."""
-    read = len(prompt) + answer.forced
-    generated = sum(len(completion.token_ids) - answer.forced for completion in answer.completions)
-    return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
+def usage_of(done: PromptCompletions, prompt: Sequence[int]) -> dict[str, Any]:
+    """Count tokens; forced ones belong to the response, as they do where the model chose the mode itself."""
+    completed = sum(len(completion.token_ids) for completion in done.completions)
+    return {"prompt_tokens": len(prompt), "completion_tokens": completed, "total_tokens": len(prompt) + completed}
 
 
 def chat_pieces(

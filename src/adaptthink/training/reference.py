@@ -26,7 +26,8 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, mean_reward
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection, id_number, id_numbers
-from adaptthink.sampling.sampler import MaxTokens, OnFinished, Rollout, Sampler, Sampling, draw_free, stream_seed
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, draw_free
 from adaptthink.storage.locks import locked
 
 SYNC_SECONDS = 1.0  # between two times that rows are forced to the disk

@@ -29,22 +29,13 @@ from adaptthink.grading.implicit_thinking import read_signs, thinks_implicitly
 from adaptthink.models.batches import micro_batches
 from adaptthink.models.loading import Policy, arithmetic_dtype
 from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
-from adaptthink.modes import Mode, ThinkTemplate
+from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, group_advantage, policy_loss
 from adaptthink.planning.roofline import Machine, generation_bound, shape_of, update_bound
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.sampling.sampler import (
-    KeepProbability,
-    MaxTokens,
-    Rollout,
-    Sampler,
-    Sampling,
-    collect,
-    draw,
-    keep_all,
-    stream_seed,
-)
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.sampler import KeepProbability, Rollout, Sampler, Sampling, collect, draw, keep_all
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.allocation import RunningStatistics, Stratum, keep_probability_of, observe, update_statistics
 from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint, trained
@@ -102,7 +93,7 @@ def train(
             rollouts = collect_step(sampler, problems, config, step, keep_probability)
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
-        implicit = implicit_thinkers(rollouts, sampler.template)
+        implicit = implicit_thinkers(rollouts)
         unrewarded = implicit if config.implicit_thinking == "no_reward" else frozenset()
         advantages = step_advantages(rollouts, reference, config, unrewarded)
         with clock.phase("update"):
@@ -191,12 +182,10 @@ def epoch_order(size: int, seed: int, epoch: int) -> array[int]:
     return order
 
 
-def implicit_thinkers(rollouts: Sequence[Rollout], template: ThinkTemplate) -> frozenset[int]:
+def implicit_thinkers(rollouts: Sequence[Rollout]) -> frozenset[int]:
     """Places of the no_think rollouts that think all the same; lengths are compared within the step, by level."""
     indices = [index for index, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
-    answers = (
-        (str(rollouts[index].problem.level), rollouts[index].text.rpartition(template.close)[2]) for index in indices
-    )
+    answers = ((str(rollouts[index].problem.level), rollouts[index].response.answer or "") for index in indices)
     return frozenset(
         index for index, signs in zip(indices, read_signs(answers), strict=True) if thinks_implicitly(signs)
     )

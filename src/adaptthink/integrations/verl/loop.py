@@ -23,13 +23,15 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
-from adaptthink.grading import Limits, Submission, Verdict, grade_all, reward
+from adaptthink.grading import Verdict, reward
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import end_tokens
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import advantage
-from adaptthink.sampling.sampler import MaxTokens, Pending, Rollout, Sampler, forced_modes, make_request, with_behavior
+from adaptthink.sampling.grader import make_grader
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
+from adaptthink.sampling.sampler import Pending, Rollout, Sampler, forced_modes, with_behavior
 from adaptthink.training.metrics import Response
 
 BAN = -100.0  # added to a logit: the token is never drawn
@@ -52,8 +54,7 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
         engine=None,  # type: ignore[arg-type]  # verl generates
         tokenizer=tokenizer,
         template=probe(tokenizer, think_start=config.think_start),
-        limits=Limits(config.grading_seconds, workers=GRADING_WORKERS),
-        boxed_only=config.boxed_only,
+        grader=make_grader(config, workers=GRADING_WORKERS),
     )
 
 
@@ -107,22 +108,22 @@ class AdaptThinkLoop(AgentLoopBase):
                 f"{config.max_prompt_tokens}; give a larger one"
             )
         max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
+        stream = stream_of(problem, session_id)
         request = make_request(
-            sampler.template, problem, prompt, mode, session_id, max_tokens, force_think_start=config.force_think_start
+            sampler.template, prompt, mode, stream, max_tokens, force_think_start=config.force_think_start
         )
         started = time.perf_counter()
         completion, fields = await self.complete(request, sampling_params)
         seconds = time.perf_counter() - started
-        text, answer = sampler.read(completion)
-        submission = Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
-        [grade] = await asyncio.to_thread(grade_all, [submission], limits=sampler.limits)
-        requested = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
-        rollout = sampler.rollout(requested, completion, text, grade.verdict)
+        response = sampler.read(completion)
+        [grade] = await asyncio.to_thread(sampler.grader.grade, [(problem, response)])
+        pending = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
+        rollout = sampler.make_rollout(pending, completion, response, grade)
         if mode is not None:
             rollout = with_behavior(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = learning_value(config, rollout, extra) if learning else correct
-        response = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)
+        described = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),
@@ -135,7 +136,7 @@ class AdaptThinkLoop(AgentLoopBase):
             | {
                 "turn_scores": [],
                 "tool_rewards": [],
-                NAME: asdict(response),
+                NAME: asdict(described),
                 "reward_extra_info": {
                     "acc": correct,
                     "no_think": float(rollout.mode is Mode.NO_THINK),
