@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
@@ -103,13 +105,13 @@ def load_policy(
     saved on a GPU. Raises UserError for a device that is not there, and when the model cannot be loaded or its template
     cannot work (`modes.probe`).
     """
-    place = choose_device(device)
+    chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
     template = probe(tokenizer, think_start=think_start)
-    transformers_logging.disable_progress_bar()  # ours are the only bars on the screen
-    weights = dtype or (torch.float32 if place.type == "cpu" else "auto")
+    weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=weights)
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=weights)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
     embeddings = model.config.get_text_config().vocab_size
@@ -119,8 +121,20 @@ def load_policy(
             f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
         )
     model = model.eval()
-    model.to(place)
+    model.to(chosen)
     return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from showing bars of its own meanwhile; the setting is the process's, so it is put back."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def load_configured(config: EngineConfig) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from adaptthink.problems.choices import choice_letter, choice_prompt
 from adaptthink.problems.rows import BadRow, Row, RowError, read_rows
 
 KINDS = ", ".join(AnswerKind)
+EXAMPLE = '{"prompt": "1+1=?", "answer": "2"}'
 MISSING = object()  # a row has no such column; None stands for a column that is empty
 EXPECTED = {
     ".csv": "a first line that names the columns, with 'prompt' and 'answer'",
@@ -106,10 +107,38 @@ def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:
     return list(found.values())
 
 
-def row_problem(row: Row, mapping: Fields, *, source: str) -> Problem:
+def mapping_problems(
+    rows: Iterable[Mapping[str, Any] | Problem], mapping: Fields = Fields(), *, needs_answer: bool = True
+) -> list[Problem]:
+    """Make problems of mappings (or take `Problem`s as they are), each once and in order.
+
+    Without `needs_answer` a row may have none, as where a reward function needs none. Raises UserError that names the
+    first row that cannot be used.
+    """
+    found: dict[str, Problem] = {}
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Problem):
+            problem = row
+        elif isinstance(row, Mapping):
+            where = f"problem {number}"
+            try:
+                named = Row(where, number, dict(row))
+                problem = row_problem(named, mapping, source="", needs_answer=needs_answer)
+            except RowError as error:
+                raise UserError(f"{where}: {error}") from None
+        else:
+            raise UserError(f"problem {number} is {type(row).__name__}; give a Problem, or a dict such as {EXAMPLE}")
+        found.setdefault(problem.id, problem)
+    if not found:
+        raise UserError(f"no problems were given; give a list of dicts such as {EXAMPLE}")
+    return list(found.values())
+
+
+def row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
     """Make the problem of one row; raises RowError."""
     prompt = prompt_text(lookup(row, mapping.prompt, "prompt"))
-    answer = answer_text(lookup(row, mapping.answer, "answer"))
+    value = lookup(row, mapping.answer, "answer")
+    answer = "" if value is None and not needs_answer else answer_text(value)
     level = level_of(optional(row, mapping.level, "level"))
     kind = kind_of(optional(row, mapping.kind, "kind"))
     choices = choices_of(optional(row, mapping.choices, "choices"))
