@@ -151,9 +151,15 @@ def load_trainee(config: TrainConfig) -> Policy:
     """
     if not config.lora_rank:
         return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=torch.float32)
-    policy = load_configured(config)
-    adapter = add_adapter(policy.model, config)
-    return replace(policy, adapter=adapter)
+    return prepare_trainee(load_configured(config), config)
+
+
+def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
+    """Return a loaded policy as it is trained (see `load_trainee`): its weights in float32, or under a LoRA adapter."""
+    if config.lora_rank:
+        return replace(policy, adapter=add_adapter(policy.model, config))
+    policy.model.float()
+    return policy
 
 
 def choose_device(requested: str) -> torch.device:
