@@ -20,7 +20,7 @@ command -v apt-get >/dev/null || fail "needs Debian or one of its kin: there is 
 # Mounts in a namespace of our own: whatever ends this script, none of them stays, and nothing is deleted through one.
 if [ "${1:-}" != --in-namespace ]; then
   unshare --mount true 2>/dev/null || fail "may not mount here (a container without the right to?); run it elsewhere"
-  exec unshare --mount --propagation private "$0" --in-namespace
+  exec unshare --mount --propagation private "$PWD/scripts/bare_root.sh" --in-namespace
 fi
 
 if ! command -v debootstrap >/dev/null; then
@@ -30,6 +30,7 @@ if ! command -v debootstrap >/dev/null; then
 fi
 
 root="$(mktemp -d "${TMPDIR:-/tmp}/bare-root.XXXXXX")"
+chmod 755 "$root"  # apt inside downloads as a user of its own
 leave() {
   status=$?
   awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | sort -r |
@@ -69,6 +70,7 @@ if [ -d /usr/local/share/ca-certificates ]; then
 fi
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
+mount -t devpts devpts "$root/dev/pts"
 mount -t tmpfs tmpfs "$root/dev/shm"  # below it the host's own /dev/shm is not seen
 mount --bind -o ro /sys "$root/sys"
 
