@@ -2,10 +2,12 @@
 .PHONY: help demo test check model picture clean
 
 SEED ?= 0
+RECIPE ?= toy_cpu
+TESTS ?=
 
 help:
-	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo)"
-	@echo "make test    lint, types and tests"
+	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo); SEED=1, RECIPE=my.toml"
+	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
 	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
 	@echo "make picture photograph runs/demo/report.html for the README (docs/demo-report.png)"
@@ -13,7 +15,7 @@ help:
 
 demo:
 	@scripts/setup.sh
-	@.venv/bin/adaptthink demo --seed $(SEED) --output runs/demo --clean --json runs/demo/summary.json
+	@.venv/bin/adaptthink demo --seed $(SEED) --recipe $(RECIPE) --output runs/demo --clean --json runs/demo/summary.json
 
 check:
 	@scripts/setup.sh dev
@@ -22,7 +24,7 @@ check:
 	.venv/bin/mypy
 
 test: check
-	.venv/bin/python -m pytest -n auto
+	.venv/bin/python -m pytest -n auto $(TESTS)
 
 model:
 	@scripts/setup.sh

@@ -17,7 +17,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 if [ ! -x .venv/bin/pip ]; then
   say "making the environment .venv"
-  if ! "$python" -m venv .venv 2>/dev/null; then
+  if ! "$python" -m venv .venv >/dev/null 2>&1; then
     # Debian ships venv without ensurepip; the missing half is a package of its own.
     say "python's venv is incomplete here; installing python3-venv"
     rm -rf .venv

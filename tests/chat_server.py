@@ -6,6 +6,7 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+from patience import PATIENCE
 from tenacity import wait_none
 
 from adaptthink.engines import http_retry as web
@@ -132,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             if piece is HANG:
-                self.server.released.wait(60)
+                self.server.released.wait(PATIENCE)
                 return
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from patience import PATIENCE
+
 from adaptthink.engines.base import Finish, Request
 
 EOS, VOCABULARY = 299, 300
@@ -84,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             server.most_together = max(server.most_together, server.together)
             fault = server.meets(self.path, call)
         if isinstance(fault, threading.Event):
-            fault.wait(60)
+            fault.wait(PATIENCE)
             fault = None
         if fault == "drop":
             self.close_connection = True

@@ -1,18 +1,45 @@
 """Fixtures: a small random model with the embedded tokenizer, so that tests need no trained weights."""
 
+import importlib.util
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE
 
+from adaptthink.grading import pool
 from adaptthink.models.loading import Policy, eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 
 # A job that a shell starts in the background ignores SIGINT, and so would the programs that tests start to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machine would break
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_grading():
+    """Take the default limits from symbolic grading: 2 s for an easy answer may be too little on a busy machine.
+
+    Tests about limits set their own.
+    """
+    default, start = pool.Limits().seconds, pool.Worker.__init__
+
+    def start_patiently(self, limits):
+        start(self, replace(limits, seconds=PATIENCE) if limits.seconds == default else limits)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool.Worker, "__init__", start_patiently)
+        patch.setattr(pool, "START_SECONDS", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, stream, text, text_event, thinking, total
+from patience import PATIENCE, wait_until
 from tenacity import wait_none
 
 from adaptthink.chat import client
@@ -521,10 +521,12 @@ def test_nobody_at_the_endpoint_is_said(monkeypatch):
 
 def test_silence_is_broken_off_and_tried_again(server, monkeypatch):
     server.plans.append([event(delta(content="2")), HANG])
-    assert [reply.answer for reply in ask(server, silence_seconds=0.2)] == ["2"]
+    monkeypatch.setattr(client, "ATTEMPTS", 1000)  # a busy machine may be as slow more often than once
+    assert [reply.answer for reply in ask(server, silence_seconds=0.5)] == ["2"]
+    assert len(server.calls) > 1
     monkeypatch.setattr(client, "ATTEMPTS", 2)
     server.default = [event(delta(content="2")), HANG]
-    refused(server, r"sent nothing for 0\.2 s, 2 times over", silence_seconds=0.2)
+    refused(server, r"sent nothing for 0\.5 s, 2 times over", silence_seconds=0.5)
 
 
 def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypatch):
@@ -535,7 +537,7 @@ def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypat
     monkeypatch.setattr(client, "LONGEST_REPLY_SECONDS", 0.3)
     server.default = lambda body: comments()
     refused(server, "had not ended after 0 s; lower its cap of 64 tokens")
-    assert len(server.calls) == 1
+    assert len(server.calls) <= 1  # not tried again; on a busy machine the time may have gone before it was asked
 
 
 # Answers in the field of thoughts
@@ -608,7 +610,12 @@ def test_questions_are_taken_as_they_are_asked_and_at_most_so_many_at_once(serve
             most = max(most, taken - len(done))
             yield Question(f"{number}", None, 9)
 
-    server.default = lambda body: stream({"content": body["messages"][0]["content"]})
+    def answer(body):
+        if len(server.calls) == 1:
+            wait_until(lambda: server.together > 1)  # the first waits until it is not alone
+        return stream({"content": body["messages"][0]["content"]})
+
+    server.default = answer
     endpoint = Endpoint(url=server.url, model="m", concurrency=4)
     ask_all(endpoint, questions(), lambda index, question, reply: done.append((index, question.prompt, reply.answer)))
     assert sorted(done) == [(number, f"{number}", f"{number}") for number in range(60)]
@@ -681,12 +688,9 @@ def test_an_interrupt_leaves_nothing_hanging(server):
     server.default = [event(delta(content="2")), HANG]
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, server.url], stderr=subprocess.PIPE, text=True)
     try:
-        for _ in range(3000):
-            if server.together == 8:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: server.together == 8 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert server.most_together == 8

@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import pytest
+from patience import PATIENCE
 from transformers import Qwen2Tokenizer
 
 from adaptthink.cli import app as cli
@@ -65,7 +66,7 @@ def only_line(err):
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=120):
+def process(*args, timeout=PATIENCE):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(

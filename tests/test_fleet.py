@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
+from patience import PATIENCE, wait_until
 
 from adaptthink.cli import jobs
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, check
@@ -141,32 +142,40 @@ def test_what_a_server_fails_on_goes_to_others_and_it_comes_back(servers, expect
     assert 1 <= fleet.servers[0].faults <= 5
     assert fleet.servers[1].faults == fleet.servers[2].faults == 0
     assert said[0].startswith(f"{servers[0].url} is set aside: ")
-    stream(fleet, requests(300))  # enough time to be looked at
-    assert f"{servers[0].url} is back" in said
-    assert fleet.servers[0].responses > 0
+
+    def is_back():
+        stream(fleet, requests())
+        return f"{servers[0].url} is back" in said and fleet.servers[0].responses > 0
+
+    wait_until(is_back)
     assert fleet.servers[0].seconds_aside > 0
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_asks(servers):
+@pytest.fixture
+def stopped(monkeypatch):
+    """Time stands still for the fleet."""
+    monkeypatch.setattr(fleet_module, "time", SimpleNamespace(monotonic=lambda: 50.0))
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks(servers, stopped):
     servers[0].bad = lambda call: (429, {"Retry-After": "77"})
     fleet = make(servers[:2])
     looks = servers[0].looks
     assert len(stream(fleet, requests())) == 60
-    assert 60 < fleet.servers[0].rests_until - time.monotonic() <= 77
+    assert fleet.servers[0].rests_until == 50 + 77
     assert servers[0].looks == looks
 
 
-def test_pauses_grow_until_a_draw_is_answered():
+def test_pauses_grow_until_a_draw_is_answered(stopped):
     fleet, server = Fleet(["http://one"], [EOS], "tiny", 1, PROBE, lambda text: None), Server("http://one")
     pauses = []
     for _ in range(5):
-        before = time.monotonic()
         fleet._set_aside(server, UserError("no"))
-        pauses.append(server.rests_until - before)
+        pauses.append(server.rests_until - 50)
     for pause, full in zip(pauses, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
-        assert full / 2 <= pause <= full + 0.005
+        assert full / 2 - 1e-9 <= pause <= full + 1e-9
     fleet._set_aside(server, UnansweredError("busy", 9.0))
-    assert server.rests_until - time.monotonic() == pytest.approx(9, abs=0.5)
+    assert server.rests_until == 50 + 9
 
 
 def test_a_server_that_hangs_holds_nothing_up(servers, expected):
@@ -180,14 +189,21 @@ def test_a_server_that_hangs_holds_nothing_up(servers, expected):
 
 
 def test_a_slow_server_takes_less(servers, expected):
+    """It answers only when the others have drawn 24 more, or all is done."""
+    done = threading.Event()
+
+    def drawn():
+        return sum(len(server.drawn) for server in servers[1:])
+
     class Slowly(threading.Event):
         def wait(self, timeout=None):
-            time.sleep(0.05)
-            return True
+            before = drawn()
+            wait_until(lambda: drawn() >= before + 24 or done.is_set())
 
     servers[0].bad = lambda call: Slowly()
     fleet = make(servers)
     assert stream(fleet, requests()) == expected
+    done.set()
     assert fleet.servers[0].responses < min(server.responses for server in fleet.servers[1:])
     assert all(server.faults == 0 for server in fleet.servers)
 
@@ -527,14 +543,12 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
         def late(call, complete=complete, calls=calls):
             calls.append(call)
             if len(calls) > 10:
-                held.wait(60)
+                held.wait(PATIENCE)
             return complete(call)
 
         server.complete = late
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while (not path.is_file() or path.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     held.set()

@@ -7,10 +7,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from adaptthink.grading import (
     AnswerKind,
     Grade,
+    Limits,
     Rule,
     Submission,
     Verdict,
@@ -228,7 +230,7 @@ def test_an_answer_that_cannot_be_read(answer):
 
 
 def test_an_overrun_is_a_timeout():
-    assert grade("\\boxed{9^{9^{9^{9}}}+x}", "y").verdict is Verdict.TIMEOUT
+    assert grade("\\boxed{9^{9^{9^{9}}}+x}", "y", limits=Limits(seconds=0.5)).verdict is Verdict.TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -355,8 +357,6 @@ def test_boxing_balanced_text_returns_it(before, inside, after):
 
 def graded(*lines):
     tally = Tally()
-    from adaptthink.grading import Limits
-
     rows = list(grade_lines(enumerate((line.encode() for line in lines), 1), Limits(), tally))
     return rows, tally
 
@@ -400,7 +400,7 @@ def run_grade(*arguments):
 def test_the_command_writes_a_verdict_a_line_and_names_bad_lines(tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "new/out.jsonl"
     source.write_bytes(b'{"response": "\\\\boxed{x(x+1)}", "gold": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}\n')
-    done = run_grade(source, "--json", target)
+    done = run_grade(source, "--json", target, "--seconds", PATIENCE)
     assert (done.returncode, done.stderr) == (
         0,
         f"{source}, line 3: not UTF-8 text (invalid start byte at byte 0 of the line)\n",

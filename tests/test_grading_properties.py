@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from adaptthink import grading
 from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, grade, text_after_thinking
@@ -19,7 +20,7 @@ from adaptthink.grading.numbers import read_number
 
 quick = settings(max_examples=150, deadline=None)
 few = settings(max_examples=25, deadline=None)
-LIMITS = Limits(seconds=60, workers=1)
+LIMITS = Limits(seconds=PATIENCE, workers=1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from adaptthink.problems import gym
 from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.sources import BOXED, evaluation_problems, training_problems
 
-reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs the extra 'gym'")
+reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: scripts/setup_gym.sh")
 
 
 def draw(family, per_level=4, seed=0, split=Split.TRAIN):

@@ -4,6 +4,7 @@ import math
 import threading
 
 import pytest
+from patience import PATIENCE
 
 from adaptthink import grading
 from adaptthink.engines.base import ScriptedEngine
@@ -142,7 +143,7 @@ def test_responses_are_graded_while_others_are_generated(tokenizer, template, mo
         def generate(self, requests, *, on_finish, **options):
             done = engine.generate(requests, **options)
             on_finish(1, done[1])
-            waited.append(graded.wait(timeout=30))
+            waited.append(graded.wait(timeout=PATIENCE))
             for index in (3, 0, 2):
                 on_finish(index, done[index])
             return done

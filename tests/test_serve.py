@@ -7,6 +7,7 @@ import threading
 import httpx2 as httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
+from patience import PATIENCE, wait_until
 from server import running
 
 from adaptthink.cli import serve as serve_job_module
@@ -54,7 +55,7 @@ def url(policy, native):
 
 @pytest.fixture
 def client(url):
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
         yield client
 
 
@@ -82,7 +83,7 @@ def served(tokenizer):
 
         def post(path="/v1/chat/completions", **body):
             said = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
-            return httpx.post(url + path, json=said, timeout=30)
+            return httpx.post(url + path, json=said, timeout=PATIENCE)
 
         return engine, post
 
@@ -96,7 +97,7 @@ def served(tokenizer):
 
 def test_the_models_are_listed_with_their_modes(client, url):
     assert [model.id for model in client.models.list()] == ["tiny", "tiny:think", "tiny:no_think"]
-    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/health", timeout=PATIENCE).json() == {"status": "ok"}
 
 
 def direct(policy, native, mode):
@@ -156,7 +157,11 @@ def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
     first = draw(11)
     assert len(set(first)) > 1
     others = [
-        threading.Thread(target=httpx.post, args=(f"{url}/v1/chat/completions",), kwargs={"json": options | {"n": 5}})
+        threading.Thread(
+            target=httpx.post,
+            args=(f"{url}/v1/chat/completions",),
+            kwargs={"json": options | {"n": 5}, "timeout": PATIENCE},
+        )
         for _ in range(3)
     ]
     for other in others:
@@ -337,11 +342,11 @@ def test_what_changes_nothing_is_ignored(served):
 
 def test_bodies_that_are_no_calls(url):
     for body in (b"", b"{", b"[]", b"\xff"):
-        answer = httpx.post(f"{url}/v1/chat/completions", content=body)
+        answer = httpx.post(f"{url}/v1/chat/completions", content=body, timeout=PATIENCE)
         assert answer.status_code == 400
         assert "JSON" in answer.json()["error"]["message"]
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
-        answer = httpx.request(method, url + path)
+        answer = httpx.request(method, url + path, timeout=PATIENCE)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
 
 
@@ -363,7 +368,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     def held(requests, **options):
         sizes.append(len(requests))
         entered.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return generate(requests, **options)
 
     engine.generate = held
@@ -375,15 +380,14 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
         answers = []
 
         def post():
-            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code)
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).status_code)
 
         calls = [threading.Thread(target=post) for _ in range(4)]
         calls[0].start()
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         for call in calls[1:]:
             call.start()
-        while worker.waiting.qsize() < 3:
-            threading.Event().wait(0.005)
+        wait_until(lambda: worker.waiting.qsize() == 3)
         go_on.set()
         for call in calls:
             call.join()

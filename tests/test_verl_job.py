@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-import threading
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -248,16 +248,19 @@ def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, mo
     monkeypatch.setattr("adaptthink.cli.verl.STOP_SECONDS", 2.0)
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     log = tmp_path / "log.txt"
-    again = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))  # while it waits for the process
+
+    def again(text):
+        assert "stopping it" in text
+        os.kill(os.getpid(), signal.SIGTERM)  # while it is being stopped
+
+    monkeypatch.setattr("adaptthink.verl_job.console", SimpleNamespace(print=again))
 
     def close_terminal():
         if log.read_text():
-            again.start()
             os.kill(os.getpid(), signal.SIGHUP)
 
     with pytest.raises(KeyboardInterrupt):
         run_process([sys.executable, "-c", code], log, os.environ, close_terminal)
-    again.join()
     assert [one for one in psutil.Process().children() if code in one.cmdline()] == []
 
 

@@ -14,6 +14,7 @@ import time
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import Finish, Request
@@ -338,7 +339,7 @@ def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
 def adaptthink(*arguments, **environment):
     command = [sys.executable, "-m", "adaptthink", *arguments]
     ran = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=600, check=False
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=PATIENCE, check=False
     )
     return ran.returncode, ran.stdout, ran.stderr
 

@@ -2,7 +2,8 @@
 
 verl's part is real: its queue's columns, the old log-probabilities, DataProto and the advantage, its `ppo_loss` with
 the loss from its registry. What Ray and FSDP would be needed for is not: a dictionary stands for the queue, and the
-forward pass is the native trainer's, in verl's layout.
+forward pass is the native trainer's, in verl's layout. None of verl's part changes the type of the log-probabilities,
+so a model in float64 is compared in float64.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 pytest.importorskip("verl")  # in .venv-verl
 
 from omegaconf import OmegaConf
-from parity.recorded import config, moved_model, native_loss_and_gradient, references, rollouts
+from parity.recorded import BOUNDS, all_in_float64, config, moved_model, native_loss_and_gradient, references, rollouts
 from tensordict import NonTensorStack, TensorDict
 from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
 from verl.utils import tensordict_utils
@@ -31,7 +32,7 @@ from adaptthink.models.scoring import response_logprobs
 from adaptthink.training.train import step_advantages
 
 RATIOS = ("sequence_mean", "sequence", "token")
-BOUND = 1e-5  # of the relative difference, all in float32
+DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 
 
 def settings_of(folder, **values):
@@ -113,11 +114,15 @@ def forward(model, data, temperature):
     return torch.cat(rows)
 
 
-def verl_loss_and_gradient(monkeypatch, folder, *, micro_batches=1, ranks=1, bypass=True, **values):
+def verl_loss_and_gradient(
+    monkeypatch, folder, *, micro_batches=1, ranks=1, bypass=True, dtype=torch.float64, **values
+):
     """One step on the recorded rollouts as verl would do it on `ranks` ranks, with the gradient that it would have."""
+    if dtype == torch.float64:
+        all_in_float64(monkeypatch)
     recipe, settings = settings_of(folder, **values)
     settings.algorithm.rollout_correction.bypass_mode = bypass
-    queue, model = queue_of(recipe), moved_model()
+    queue, model = queue_of(recipe), moved_model(dtype)
     keys = list(queue.rows)
     monkeypatch.setattr(trainer_base, "tq", queue)
 
@@ -182,22 +187,23 @@ def difference(found, expected):
     return length({name: found[name] - value for name, value in expected.items()}) / length(expected)
 
 
+@DTYPES
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize(("micro_batches", "ranks"), [(1, 1), (5, 1), (3, 2)])
-def test_loss_and_gradient_are_the_native_trainers(monkeypatch, tmp_path, ratio, micro_batches, ranks):
-    expected_loss, expected = native_loss_and_gradient(config(ratio=ratio))
+def test_loss_and_gradient_are_the_native_trainers(monkeypatch, tmp_path, ratio, micro_batches, ranks, dtype):
     loss, gradient, _ = verl_loss_and_gradient(
-        monkeypatch, tmp_path, ratio=ratio, micro_batches=micro_batches, ranks=ranks
+        monkeypatch, tmp_path, ratio=ratio, micro_batches=micro_batches, ranks=ranks, dtype=dtype
     )
-    assert loss == pytest.approx(expected_loss, rel=BOUND)
-    assert difference(gradient, expected) < BOUND
+    expected_loss, expected = native_loss_and_gradient(config(ratio=ratio), dtype)
+    assert loss == pytest.approx(expected_loss, rel=BOUNDS[dtype])
+    assert difference(gradient, expected) < BOUNDS[dtype]
 
 
 def test_grpo_is_the_native_trainers(monkeypatch, tmp_path):
-    expected_loss, expected = native_loss_and_gradient(config(advantage="group"))
     loss, gradient, _ = verl_loss_and_gradient(monkeypatch, tmp_path, advantage="group")
-    assert loss == pytest.approx(expected_loss, rel=BOUND, abs=1e-7)
-    assert difference(gradient, expected) < BOUND
+    expected_loss, expected = native_loss_and_gradient(config(advantage="group"), torch.float64)
+    assert loss == pytest.approx(expected_loss, rel=BOUNDS[torch.float64])
+    assert difference(gradient, expected) < BOUNDS[torch.float64]
 
 
 def test_the_half_survives_to_the_loss(monkeypatch, tmp_path):
@@ -206,8 +212,8 @@ def test_the_half_survives_to_the_loss(monkeypatch, tmp_path):
 
 
 def test_without_bypass_the_half_is_lost_and_the_gradient_is_another(monkeypatch, tmp_path):
-    _, expected = native_loss_and_gradient(config())
     _, gradient, decision = verl_loss_and_gradient(monkeypatch, tmp_path, bypass=False)
+    _, expected = native_loss_and_gradient(config(), torch.float64)
     assert abs(decision - 0.5) > 0.01
     assert difference(gradient, expected) > 0.01
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -95,6 +96,10 @@ class Worker:
                     raise BreakdownError("out of memory")
             reply: list[str] = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(START_SECONDS)
+            if self.process.returncode == -signal.SIGXCPU:  # its own limit on processor time came before our look
+                raise OverrunError(f"stopped after {self.limits.seconds:g} s") from error
             raise BreakdownError("the worker died") from error
         if reply[0] == "exhausted":
             raise BreakdownError("out of memory")
