@@ -6,6 +6,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+# Test workers beside each other, each with a thread for each core, would spend their time waiting for each other.
+# Set before torch is imported, which reads it then; programs that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from patience import PATIENCE
