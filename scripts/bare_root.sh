@@ -4,13 +4,14 @@
 #
 # Makes such a Debian in a temporary folder with debootstrap (installed if it is missing), puts a clone of HEAD into it,
 # and there runs `make demo` with three steps, `make test` with a few test files, an install check of every extra, and
-# scripts/setup_gym.sh with its tests. The folder goes at the end, however that comes.
+# scripts/setup_gym.sh with its tests: some six minutes of two cores, and 6 GB of disk. The folder goes at the end,
+# however that comes.
 #
 # Inside, apt has the mirror and pip the configuration, the cache and the local folders of the machine outside. SUITE
-# (default bookworm) and MIRROR override what apt says. About 1.5 GB are downloaded where pip's cache is empty.
+# (default bookworm) and MIRROR override what apt says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-say() { printf '== %s\n' "$*"; }
+say() { printf '== %s (after %d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 fail() { echo "bare_root.sh: $*" >&2; exit 2; }
 
 [ "$(uname -s)" = Linux ] || fail "needs Linux; this is $(uname -s)"

@@ -323,7 +323,7 @@ UNITS = [
     r"\(", r"\(x\)", "$x$", "<think>", "</think>", "<answer>", "</answer>", "1,", "1/", ". ", "? A", "aa ", "a b ",
     "**", "- ", "> ", "\r\n", "\u2028",
 ]  # fmt: skip
-LINEAR_SECONDS = 900  # of processor time for all of it: some 40 on an AMD EPYC and an Intel Xeon
+LINEAR_SECONDS = 900  # of processor time for all of it: 15 on an Intel Xeon
 MILLION = r"""
 import resource, sys
 from adaptthink.grading import AnswerKind, grade, text_after_thought

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from patience import PATIENCE
 from PIL import Image
 from report_folders import ACCURACY, BINS, DIAL, TOKENS, make_evaluation, make_run
 
@@ -23,7 +24,7 @@ from adaptthink.report import write_report
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: scripts/setup_browser.sh")
 
 PAGES = ("run", "one", "several", "bare")
-CLICKS, CLICK_SECONDS = 5, 12
+CLICKS, CLICK_SECONDS = 7, 12  # twice as long each time, 25 minutes together
 INSTALLED = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1200, "height": 900}
 
@@ -96,6 +97,7 @@ def show(browser, pages):
 
     def open_page(name: str, viewport: dict[str, int] = DESK, scheme: str = "light") -> Any:
         context = browser.new_context(viewport=viewport, color_scheme=scheme, accept_downloads=True)
+        context.set_default_timeout(PATIENCE * 1000)
         opened.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -216,7 +218,7 @@ def download(page: Any, name: str) -> bytes:
     """
     for left in reversed(range(CLICKS)):
         try:
-            with page.expect_download(timeout=CLICK_SECONDS * 1000) as started:
+            with page.expect_download(timeout=CLICK_SECONDS * 1000 * 2 ** (CLICKS - 1 - left)) as started:
                 page.locator(f"a[download='{name}']").click()
             break
         except api.TimeoutError:
