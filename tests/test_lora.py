@@ -26,7 +26,7 @@ from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.sampler import Rollout
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import MODEL, load_checkpoint
-from adaptthink.training.train import batch_loss
+from adaptthink.training.update import batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
 
@@ -126,9 +126,7 @@ def test_weights_for_other_engines_are_merged():
 
 def test_the_gradient_reaches_the_adapter_with_activations_made_again():
     response = (60, 61, 62)
-    one = Rollout(
-        make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3, (True,) * 3, "", Verdict.CORRECT
-    )
+    one = Rollout(make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3, 1, "", Verdict.CORRECT)
 
     def gradient(*, again):
         policy = filled()

@@ -12,7 +12,7 @@ from adaptthink.models.scoring import response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.sampling.sampler import Rollout
-from adaptthink.training.train import update
+from adaptthink.training.update import update
 
 ACCELERATOR = torch.device("meta")  # stands for one: anything that is not the CPU
 
@@ -95,9 +95,7 @@ def moved_share(policy, dtype, steps=3):
     prompt, response = (5, 9, 17), (60, 61, 62, 63)
     with torch.no_grad():
         [own] = response_logprobs(policy.model, [prompt], [response], settings.temperature).tolist()
-    one = Rollout(
-        make_problem("1+1=?", "2"), Mode.THINK, prompt, response, tuple(own), (True,) * 4, "", Verdict.CORRECT
-    )
+    one = Rollout(make_problem("1+1=?", "2"), Mode.THINK, prompt, response, tuple(own), 1, "", Verdict.CORRECT)
     before = [parameter.detach().clone() for parameter in policy.model.parameters()]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     for step in range(1, steps + 1):

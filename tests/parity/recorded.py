@@ -1,7 +1,7 @@
 """Rollouts that were recorded once, and what the native trainer makes of them: what every backend is compared with.
 
-`rollouts.json` holds responses of the embedded model with the log-probabilities that they were drawn with, four to
-each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
+`rollouts.json` holds responses of the embedded model with the log-probabilities that they were sampled with, four
+to each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
 as forced, as where a family's no_think prefix has several tokens: it is no decision and carries no loss. The model
 that is updated is the embedded one with noise on its weights, as a policy that has moved since: ratios lie on both
 sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows.
@@ -23,11 +23,12 @@ from transformers import PreTrainedModel
 from adaptthink.config.schema import TrainConfig, check
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Mode
+from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.reference import Reference
-from adaptthink.training.train import step_advantages, update
+from adaptthink.training.update import update
 
 FILE = Path(__file__).parent / "rollouts.json"
 PROBLEMS, SAMPLES, REFERENCE_SAMPLES = 8, 4, 4
@@ -53,7 +54,7 @@ def rollouts() -> list[Rollout]:
             prompt_ids=tuple(row["prompt_ids"]),
             response_ids=tuple(row["response_ids"]),
             behavior_logprobs=tuple(row["behavior_logprobs"]),
-            in_loss=tuple(row["in_loss"]),
+            num_forced=row["num_forced"],
             text=row["text"],
             verdict=Verdict(row["verdict"]),
         )
@@ -72,6 +73,12 @@ def references() -> dict[str, Reference]:
         )
         for index, id_ in enumerate(ids)
     }
+
+
+@cache
+def template() -> ThinkTemplate:
+    """How the embedded model's modes begin and end."""
+    return load_policy("tiny", device="cpu").template
 
 
 def moved_model() -> PreTrainedModel:
@@ -94,25 +101,26 @@ def native_loss_and_gradient(settings: TrainConfig) -> tuple[float, dict[str, Te
             named = model.named_parameters()
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
-    advantages_N = step_advantages(rollouts(), references(), settings)
+    advantages_N = compute_step_advantages(rollouts(), references(), settings, template())
     metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), advantages_N, settings, step=1)
     return metrics["loss"], gradients
 
 
 def record() -> None:
-    """Draw the rollouts and write them down."""
+    """Sample the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
     from adaptthink.problems.arithmetic import Split, problems
     from adaptthink.sampling.sampler import Sampler
-    from adaptthink.training.train import collect_step
+    from adaptthink.training.rollout import collect
+    from adaptthink.training.train import choose_problems
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
-    chosen = problems(2, seed=5, split=Split.TRAIN)
-    drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
-    rows = [{key: value for key, value in asdict(one).items() if key != "weight"} for one in drawn]
+    chosen = choose_problems(problems(2, seed=5, split=Split.TRAIN), PROBLEMS, config().seed, step=1)
+    sampled = collect(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
+    rows = [{key: value for key, value in asdict(one).items() if key != "weight"} for one in sampled]
     for row in rows[::SAMPLES]:
-        row["in_loss"] = [index != 1 for index in range(len(row["in_loss"]))]
+        row["num_forced"] = 2
     FILE.write_text(json.dumps(rows, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
