@@ -71,8 +71,11 @@ def run_step(point: Point) -> dict[str, Any]:
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
-    from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
+    from adaptthink.training.update import update  # noqa: PLC0415
 
     policy = load_policy(str(model_folder("tiny")))
     shape = Qwen2Config.from_pretrained(model_folder("tiny"))
@@ -96,10 +99,11 @@ def run_step(point: Point) -> dict[str, Any]:
     seconds = []
     for step in (1, 2):
         started = time.perf_counter()
-        rollouts = collect_step(sampler, requested, config, step)
-        drawn = time.perf_counter()
-        update(model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
-        seconds.append((drawn - started, time.perf_counter() - drawn))
+        rollouts = collect(sampler, choose_problems(requested, point.prompts, config.seed, step), config, step)
+        sampled = time.perf_counter()
+        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        update(model, optimizer, rollouts, advantages_N, config, step)
+        seconds.append((sampled - started, time.perf_counter() - sampled))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
     return {
         "value": parameters if point.axis == "million parameters" else point.value,
@@ -116,7 +120,9 @@ def run_problems(point: Point) -> dict[str, Any]:
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
-    from adaptthink.training.train import collect_step, step_advantages  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
     class Unread(Sampler):
         def prompt(self, problem: Any) -> tuple[int, ...]:
@@ -149,7 +155,9 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("read")
         reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl")
         done("presample")
-        step_advantages(collect_step(sampler, problems, config, step=1), reference, config)
+        chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
+        rollouts = collect(sampler, chosen, config, step=1)
+        compute_step_advantages(rollouts, reference, config, sampler.template)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
         evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation")

@@ -26,8 +26,11 @@ from adaptthink.models.loading import load_policy
 from adaptthink.planning.roofline import generation_bound, measure_machine, shape_of, update_bound
 from adaptthink.problems.arithmetic import Split, problems
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.reference import Reference
-from adaptthink.training.train import collect_step, step_advantages, update
+from adaptthink.training.rollout import collect
+from adaptthink.training.train import choose_problems
+from adaptthink.training.update import update
 
 CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
 
@@ -56,11 +59,12 @@ def main() -> None:
     for step in range(1, arguments.repetitions + 2):
         machine = measure_machine(policy.model.device, dtype)
         sampler.clock.take()
-        rollouts = collect_step(sampler, requested, config, step)
+        rollouts = collect(sampler, choose_problems(requested, arguments.prompts, config.seed, step), config, step)
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
+        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        update(policy.model, optimizer, rollouts, advantages_N, config, step)
         updated = time.perf_counter() - started
         row = {
             "gflops_per_second": machine.flops_per_second / 1e9,

@@ -58,8 +58,11 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
-    from adaptthink.training.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
+    from adaptthink.training.update import update  # noqa: PLC0415
 
     think, no_think = CAPS[model]
     config = TrainConfig(
@@ -83,8 +86,9 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     for step in range(1, steps + 2):
         wait_for_turn()
         started = time.perf_counter()
-        rollouts = collect_step(sampler, requested, config, step)
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
+        rollouts = collect(sampler, choose_problems(requested, num_prompts, config.seed, step), config, step)
+        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        update(policy.model, optimizer, rollouts, advantages_N, config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 
 

@@ -144,7 +144,7 @@ def test_the_checker_catches_a_module_without_a_layer():
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("adaptthink.training.train", "from adaptthink.sampling.sampler import collect"),
+        ("adaptthink.training.train", "from adaptthink.sampling.sampler import Sampler"),
         ("adaptthink.training.train", "from adaptthink.training.checkpoint import save_checkpoint"),
         ("adaptthink.engines.native", "from adaptthink.engines.base import Engine\nfrom adaptthink.objective import x"),
         ("adaptthink.report.tables", "from adaptthink.errors import UserError\nfrom .folder import RunFolder"),

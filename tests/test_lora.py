@@ -25,7 +25,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import MODEL, load_checkpoint
-from adaptthink.training.train import batch_loss
+from adaptthink.training.update import batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
 

@@ -11,7 +11,7 @@ from adaptthink.models.loading import arithmetic_dtype, choose_device, load_conf
 from adaptthink.models.scoring import response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
-from adaptthink.training.train import update
+from adaptthink.training.update import update
 
 ACCELERATOR = torch.device("meta")  # stands for one: anything that is not the CPU
 

@@ -25,21 +25,14 @@ from adaptthink.problems import make_problem
 from adaptthink.problems.arithmetic import Split, problems
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
+from adaptthink.training import describe
+from adaptthink.training.advantages import compute_advantages, compute_step_advantages, find_implicit_thinkers
+from adaptthink.training.describe import implicit_share, measure_roofline, probe_responses, roofline_seconds
+from adaptthink.training.metrics import check_grading, describe_rollouts, summarise_rollout
 from adaptthink.training.reference import Reference
-from adaptthink.training.train import (
-    batch_loss,
-    check_grading,
-    implicit_share,
-    implicit_thinkers,
-    learning_rate,
-    probe_responses,
-    problems_of_step,
-    rollout_metrics,
-    roofline_seconds,
-    step_advantages,
-    train,
-    update,
-)
+from adaptthink.training.rollout import make_loss_mask
+from adaptthink.training.train import Reporting, TrainingData, choose_problems, select_gradable, train
+from adaptthink.training.update import batch_loss, learning_rate, update
 
 PROBLEM = make_problem("47+8=?", "55", level=1)
 
@@ -53,9 +46,8 @@ def config(**values):
     return check(TrainConfig, small | values)
 
 
-def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), in_loss=None):
-    in_loss = in_loss or (True,) * len(response)
-    return make_rollout(PROBLEM, mode, prompt, response, logprobs, in_loss, verdict)
+def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), num_forced=1):
+    return make_rollout(PROBLEM, mode, prompt, response, logprobs, num_forced, verdict)
 
 
 def batch():
@@ -63,10 +55,15 @@ def batch():
     return [
         rollout([60, 61, 62, 63], [-math.log(2), -5.0, -5.5, -6.0]),
         rollout([70, 71], [-math.log(2), -5.2], mode=Mode.NO_THINK, prompt=(5, 9, 17, 33, 34)),
-        rollout([80, 81, 82], [-math.log(2), -1.0, -5.1], mode=Mode.NO_THINK, in_loss=(True, False, True)),
+        rollout([80, 81, 82], [-math.log(2), -1.0, -5.1], mode=Mode.NO_THINK, num_forced=2),
         rollout([90], [-5.0], prompt=(4,)),
         rollout([60, 65, 66, 67, 68], [-math.log(2), -5.0, -5.5, -6.0, -4.0], prompt=(7, 8)),
     ]
+
+
+@pytest.fixture
+def template(tokenizer):
+    return probe(tokenizer)
 
 
 ADVANTAGES = torch.tensor([0.3, -0.7, 0.05, 0.0, -1.0])
@@ -96,7 +93,7 @@ def test_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
         chosen = torch.stack([logprobs[start + t - 1, token] for t, token in enumerate(one.response_ids)])
         expected = policy_loss(
             chosen[None], torch.tensor([one.behavior_logprobs]), ADVANTAGES[index : index + 1],
-            torch.tensor([one.in_loss]), clip=0.2, ratio="sequence_mean",
+            torch.tensor([make_loss_mask(one)]), clip=0.2, ratio="sequence_mean",
         )  # fmt: skip
         assert together[index].item() == pytest.approx(expected.loss_B.item(), abs=1e-5)
 
@@ -142,13 +139,13 @@ def test_the_half_survives_to_the_loss(random_policy, monkeypatch, tmp_path):
         seen.extend(behavior_BT[:, 0].tolist())
         return policy_loss(logprob_BT, behavior_BT, *args, **kwargs)
 
-    monkeypatch.setattr("adaptthink.training.train.policy_loss", spy)
+    monkeypatch.setattr("adaptthink.training.update.policy_loss", spy)
     run_training(random_policy, config(steps=2), tmp_path)
     assert len(seen) > 0
     assert seen == pytest.approx([-math.log(2)] * len(seen))
 
 
-def test_step_advantages_by_hand():
+def test_step_advantages_by_hand(template):
     rollouts = [
         rollout([1], [0.0], mode=Mode.NO_THINK),
         rollout([1], [0.0], mode=Mode.NO_THINK, verdict=Verdict.WRONG),
@@ -156,21 +153,25 @@ def test_step_advantages_by_hand():
         rollout([1], [0.0], verdict=Verdict.TRUNCATED),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
-        [0.30, -0.70, 0.25, -0.75]
-    )
+    found = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    assert found.tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
 
 
-def test_a_rollout_that_cannot_be_graded_has_no_advantage():
+def test_a_rollout_that_cannot_be_graded_has_no_advantage(template):
     rollouts = [rollout([1], [0.0], verdict=Verdict.REFERENCE_UNPARSABLE), rollout([1], [0.0])]
     reference = {
         PROBLEM.id: Reference(PROBLEM.id, (Verdict.REFERENCE_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
     }
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
-    assert step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
+    assert compute_step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
+    assert compute_step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
 
 
-def test_group_advantages_by_hand():
+def test_a_problem_without_a_reference_reward_has_no_advantage():
+    rollouts = [rollout([1], [0.0]), rollout([1], [0.0]), rollout([1], [0.0], verdict=Verdict.WRONG)]
+    assert compute_advantages(rollouts, [None, 0.0, 0.25], delta=0.05).tolist() == [0.0, 1.0, -0.25]
+
+
+def test_group_advantages_by_hand(template):
     """Two groups of three: rewards 1, 0, 1 (with delta on the first), and all alike."""
     verdicts = (Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3)
     modes = (Mode.NO_THINK, *[Mode.THINK] * 5)
@@ -179,7 +180,9 @@ def test_group_advantages_by_hand():
     values = [1.1, 0.0, 1.0]
     mean, deviation = statistics.mean(values), statistics.stdev(values)
     expected = [(value - mean) / deviation for value in values] + [0.0] * 3
-    assert step_advantages(rollouts, {}, grouped).tolist() == pytest.approx(expected, abs=1e-5)
+    reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,), (1,))}
+    found = compute_step_advantages(rollouts, reference, grouped)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_group_advantages_need_a_group():
@@ -208,7 +211,7 @@ def in_words(text, **values):
     return replace(one, response=replace(one.response, answer=text))
 
 
-def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
+def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(template):
     rollouts = [
         in_words("\\boxed{55}"),
         in_words("Wait, 47+8 is \\boxed{55}"),
@@ -217,16 +220,14 @@ def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
         in_words("Wait", verdict=Verdict.REFERENCE_UNPARSABLE),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    implicit = implicit_thinkers(rollouts)
-    assert implicit == {1, 2, 4}
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
-        [0.30, 0.30, -0.70, 0.25, 0.0]
-    )
-    unrewarded = step_advantages(rollouts, reference, config(delta=0.05), implicit)
+    assert find_implicit_thinkers(rollouts) == {1, 2, 4}
+    allowed = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    assert allowed.tolist() == pytest.approx([0.30, 0.30, -0.70, 0.25, 0.0])
+    unrewarded = compute_step_advantages(rollouts, reference, config(delta=0.05, implicit_thinking="no_reward"))
     assert unrewarded.tolist() == pytest.approx([0.30, -0.70, -0.70, 0.25, 0.0])
-    assert implicit_share(rollouts, implicit) == 0.75
-    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]], {1}) == 0.25
-    assert implicit_share([rollouts[3]], set()) is None
+    assert implicit_share(rollouts) == 0.75
+    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]]) == 0.25
+    assert implicit_share([rollouts[3]]) is None
 
 
 @pytest.mark.parametrize(("choice", "reward_of_no_think"), [("allowed", 1.0), ("no_reward", 0.0)])
@@ -241,7 +242,7 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
 
     monkeypatch.setattr("adaptthink.training.train.update", spy)
     monkeypatch.setattr(
-        "adaptthink.training.train.collect_step",
+        "adaptthink.training.train.collect",
         lambda sampler, pool, *_: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
     )
     run_training(random_policy, config(steps=1, implicit_thinking=choice), tmp_path / "run")
@@ -260,7 +261,7 @@ def test_training_stops_when_grading_fails_too_often():
 
 def test_rollout_metrics_by_hand():
     rollouts = [rollout([1, 2], [0, 0]), rollout([1, 2, 3, 4], [0] * 4, verdict=Verdict.TRUNCATED)]
-    metrics = rollout_metrics(rollouts, torch.tensor([0.0, -1.0]))
+    metrics = describe_rollouts([summarise_rollout(rollouts[0], 0.0), summarise_rollout(rollouts[1], -1.0)])
     assert metrics["reward_think"] == 0.5
     assert metrics["mean_tokens_think"] == 3
     assert metrics["truncated_share_think"] == 0.5
@@ -273,16 +274,23 @@ def test_rollout_metrics_by_hand():
 
 def test_every_epoch_sees_every_problem_once_in_its_own_order():
     pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(7)]
-    drawn = [problem for step in range(1, 8) for problem in problems_of_step(pool, 3, seed=0, step=step)]
-    epochs = [drawn[:7], drawn[7:14], drawn[14:21]]
+    chosen = [problem for step in range(1, 8) for problem in choose_problems(pool, 3, seed=0, step=step)]
+    epochs = [chosen[:7], chosen[7:14], chosen[14:21]]
     for epoch in epochs:
         assert sorted(problem.id for problem in epoch) == sorted(problem.id for problem in pool)
     assert epochs[0] != epochs[1]
 
 
+def test_problems_that_cannot_be_graded_are_left_out():
+    pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(4)]
+    verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.WRONG, Verdict.REFERENCE_UNPARSABLE]
+    reference = {p.id: Reference(p.id, (verdict,), (1,)) for p, verdict in zip(pool, verdicts, strict=True)}
+    assert list(select_gradable(pool, reference)) == [pool[0], pool[2]]
+
+
 def test_more_problems_per_step_than_there_are():
     pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(3)]
-    assert len(problems_of_step(pool, 8, seed=0, step=2)) == 8
+    assert len(choose_problems(pool, 8, seed=0, step=2)) == 8
 
 
 def test_learning_rate_by_hand():
@@ -312,24 +320,15 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
             raise KeyboardInterrupt
 
     warnings = []
-    train(
-        policy,
-        sampler or native_sampler(policy),
-        pool,
-        reference,
-        pool[:2],
-        settings,
-        folder,
-        on_step=on_step,
-        warn=warnings.append,
-    )
+    data = TrainingData(pool, reference, held_out=pool[:2])
+    train(policy, sampler or native_sampler(policy), data, settings, folder, Reporting(on_step, warnings.append))
     return warnings
 
 
 @pytest.mark.parametrize("token_share", [1.0, 0.6])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
     monkeypatch.setattr(
-        "adaptthink.training.allocation.FIRST_STEPS", 2
+        "adaptthink.training.allocation.UNIFORM_STEPS", 2
     )  # what step 5 draws depends on the log of steps 1 to 4
     settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
@@ -375,6 +374,13 @@ def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokeniz
     assert engine.num_loads == 3
 
 
+def test_held_out_problems_are_probed_at_the_first_step_the_last_and_every_few(tokenizer, tmp_path):
+    run_training(fresh_policy(tokenizer), config(steps=5, probe_every=2, probe_samples=1), tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    for key in ("probe_no_think_logprob", "probe_accuracy", "probe_seconds"):
+        assert [row["step"] for row in rows if key in row] == [1, 2, 4, 5]
+
+
 def test_a_finished_run_has_nothing_left_to_do(tokenizer, tmp_path):
     settings = config(steps=2)
     run_training(fresh_policy(tokenizer), settings, tmp_path / "run")
@@ -405,17 +411,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
     with torch.no_grad():
         next(random_model.parameters()).fill_(float("nan"))
     optimizer = torch.optim.AdamW(random_model.parameters())
-    with pytest.raises(FloatingPointError, match="step 1: loss nan"):
+    with pytest.raises(UserError, match="step 1: loss nan"):
         update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
 
 
-def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
+def test_the_bound_is_of_the_arithmetic_that_generates(random_model, monkeypatch):
     """Where memory alone counts, half the bytes take half the time; the model's own weights are float32."""
     machine = Machine(flops_per_second=math.inf, bytes_per_second=1.0)
+    monkeypatch.setattr(describe, "measure_machine", lambda device, dtype: machine)
 
     def bound(dtype):
-        metrics = roofline_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
-        return metrics["generate_roofline_seconds"]
+        roofline = measure_roofline(random_model, config(dtype=dtype))
+        return roofline_seconds(roofline, batch(), ADVANTAGES)["generate_roofline_seconds"]
 
     assert 0 < bound("bfloat16") == bound("float32") / 2
 
@@ -430,9 +437,9 @@ def test_the_machine_is_measured_in_the_arithmetic_that_generates(
     def spy(device, dtype):
         raise Pending(dtype)
 
-    monkeypatch.setattr(jobs, "measure_machine", spy)
+    monkeypatch.setattr(describe, "measure_machine", spy)
     with pytest.raises(Pending) as caught:
-        jobs.train_and_save(random_policy, None, [], {}, [], config(dtype=dtype), tmp_path, profiled=True)
+        jobs.train_and_save(random_policy, None, TrainingData([], {}, []), config(dtype=dtype), tmp_path, profiled=True)
     assert caught.value.args == (measured,)
 
 

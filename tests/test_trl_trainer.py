@@ -33,7 +33,7 @@ from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem, problem_id
 from adaptthink.sampling.sampler import Sampler
-from adaptthink.training.metrics import Response
+from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.reference import open_references
 
 ROOT = Path(__file__).parents[1]
@@ -208,14 +208,14 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 
 def test_metrics_by_hand():
-    responses = [
-        Seen(Response(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
-        Seen(Response(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
-        Seen(Response(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        Seen(Response(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
+    seen = [
+        Seen(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
+        Seen(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
+        Seen(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
+        Seen(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
-    found = trl.seen_metrics(responses, training=True)
-    shares = dict.fromkeys(Verdict, 0.0) | {one.response.verdict: 0.25 for one in responses}
+    found = trl.seen_metrics(seen, training=True)
+    shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
     assert found == pytest.approx(
         {
             "responses": 4, "response_tokens": 44, "update_tokens": 26, "mean_tokens": 11,
@@ -226,7 +226,7 @@ def test_metrics_by_hand():
         }
         | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
     )  # fmt: skip
-    evaluated = trl.seen_metrics(responses, training=False)
+    evaluated = trl.seen_metrics(seen, training=False)
     assert set(found) - set(evaluated) == {"update_tokens", "zero_advantage_share"}
     assert trl.seen_metrics([], training=True) == {}
     assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {

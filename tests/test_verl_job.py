@@ -23,7 +23,7 @@ from adaptthink.integrations.verl.data import read_row
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.train import problems_of_step
+from adaptthink.training.train import choose_problems
 
 SETTINGS = {
     "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,
@@ -105,7 +105,7 @@ def test_verl_gets_the_native_trainers_problems_in_its_order_with_their_referenc
     problems, held_out = load_training_problems(config)
     rows = [read_row(row) for row in parquet.read_table(run / "verl" / "train.parquet").to_pylist()]
     assert [one.id for one, _ in rows] == [
-        one.id for step in (1, 2, 3) for one in problems_of_step(problems, 8, config.seed, step)
+        one.id for step in (1, 2, 3) for one in choose_problems(problems, 8, config.seed, step)
     ]
     verdicts = {row["id"]: row["verdicts"] for row in map(json.loads, store.read_text().splitlines()[1:])}
     for one, extra in rows:

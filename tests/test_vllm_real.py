@@ -27,11 +27,11 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
 from adaptthink.modes import Mode, prompt_ids
 from adaptthink.problems.arithmetic import Split, problems
-from adaptthink.sampling.requests import MaxTokens
-from adaptthink.sampling.sampler import Sampler, Sampling, collect
+from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
-from adaptthink.training.train import train
+from adaptthink.training.rollout import collect
+from adaptthink.training.train import Reporting, TrainingData, train
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; scripts/setup_vllm.sh, .venv-vllm"
@@ -252,15 +252,9 @@ def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
 
 def test_rollouts_keep_each_modes_cap(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
-    sampling = Sampling(MaxTokens(think=24, no_think=5), 1.0, seed=2)
-    rollouts = collect(
-        sampler,
-        problems(2, seed=1, split=Split.TRAIN),
-        samples=4,
-        no_think_share=0.5,
-        sampling=sampling,
-        force_think_start=False,
-    )
+    settings = {"max_think_tokens": 24, "max_no_think_tokens": 5, "samples_per_problem": 4, "temperature": 1.0}
+    config = check(TrainConfig, settings | {"force_think_start": False, "seed": 2})
+    rollouts = collect(sampler, problems(2, seed=1, split=Split.TRAIN), config, step=1)
     for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
         assert len(lengths) == len(rollouts) / 2
@@ -295,7 +289,8 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
 
     sampler = Sampler(vllm_engine, trained.tokenizer, trained.template)
     try:
-        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+        data = TrainingData(pool, reference, held_out=pool[:2])
+        train(trained, sampler, data, settings, tmp_path, Reporting(on_step, warn=print))
     finally:
         vllm_engine.load_weights(policy.model)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
@@ -325,7 +320,8 @@ def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
 
     sampler = Sampler(engine, trained.tokenizer, trained.template)
     try:
-        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+        data = TrainingData(pool, reference, held_out=pool[:2])
+        train(trained, sampler, data, settings, tmp_path, Reporting(on_step, warn=print))
     finally:
         engine.load_weights(policy.model)
     assert abs(no_think[1] - no_think[0]) > 0.01

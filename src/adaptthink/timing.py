@@ -30,7 +30,7 @@ class Clock:
             self.seconds[name] += time.perf_counter() - started
 
     def take(self) -> dict[str, float]:
-        """Return the seconds since the last time, as metrics, and begin again."""
+        """Return the seconds of each phase since the last call, as metrics, and start again at 0."""
         taken = {f"{name}_seconds": seconds for name, seconds in self.seconds.items()}
         self.seconds.clear()
         return taken
@@ -38,13 +38,13 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One line of a profile, over all steps; `bound_share` is the share of the measured roofline, if that is known."""
+    """One line of a profile, over all steps."""
 
     name: str
     seconds: float
     share: float  # of the seconds of all phases
     tokens: int | None
-    roofline_share: float | None
+    roofline_share: float | None  # of the seconds: what the roofline allows, where that was measured
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -64,14 +64,14 @@ def profile(rows: Sequence[Mapping[str, Any]]) -> list[Phase]:
         seconds = total(f"{name}_seconds")
         if not seconds:
             continue
-        bound = total(f"{name}_roofline_seconds")
+        roofline = total(f"{name}_roofline_seconds")
         phases.append(
             Phase(
                 name,
                 seconds,
                 seconds / whole,
                 int(total(TOKENS[name])) if name in TOKENS else None,
-                bound / seconds if bound else None,
+                roofline / seconds if roofline else None,
             )
         )
     return phases

@@ -1,7 +1,7 @@
 """Rollouts that were recorded once, and what the native trainer makes of them: what every backend is compared with.
 
-`rollouts.json` holds responses of the embedded model with the log-probabilities that they were drawn with, four to
-each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
+`rollouts.json` holds responses of the embedded model with the log-probabilities that they were sampled with, four
+to each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
 as forced, as where a family's no_think prefix has several tokens: it is no decision and carries no loss. The model
 that is updated is the embedded one with noise on its weights, as a policy that has moved since: ratios lie on both
 sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows.
@@ -40,8 +40,9 @@ from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.reference import Reference
-from adaptthink.training.train import step_advantages, update
+from adaptthink.training.update import update
 
 FILE = Path(__file__).parent / "rollouts.json"
 PROBLEMS, SAMPLES, REFERENCE_SAMPLES = 8, 4, 4
@@ -70,7 +71,7 @@ def rollouts() -> list[Rollout]:
             tuple(row["prompt_ids"]),
             row["response_ids"],
             row["behavior_logprobs"],
-            row["in_loss"],
+            row["num_forced"],
             Verdict(row["verdict"]),
         )
         for row in json.loads(FILE.read_text(encoding="utf-8"))
@@ -128,7 +129,7 @@ def native_loss_and_gradient(
             named = model.named_parameters()
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
-    advantages_N = step_advantages(rollouts(), references(), settings)
+    advantages_N = compute_step_advantages(rollouts(), references(), settings)
     metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), advantages_N, settings, step=1)
     return metrics["loss"], gradients
 
@@ -138,12 +139,13 @@ def record() -> None:
     from adaptthink.engines.native import NativeEngine
     from adaptthink.problems.arithmetic import Split, problems
     from adaptthink.sampling.sampler import Sampler
-    from adaptthink.training.train import collect_step
+    from adaptthink.training.rollout import collect
+    from adaptthink.training.train import choose_problems
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
-    chosen = problems(2, seed=5, split=Split.TRAIN)
-    drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
+    chosen = choose_problems(problems(2, seed=5, split=Split.TRAIN), PROBLEMS, config().seed, step=1)
+    sampled = collect(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
     rows = [
         {
             "problem": asdict(one.problem),
@@ -151,13 +153,13 @@ def record() -> None:
             "prompt_ids": one.prompt_ids,
             "response_ids": one.response_ids,
             "behavior_logprobs": one.behavior_logprobs,
-            "in_loss": one.in_loss,
+            "num_forced": one.num_forced,
             "verdict": one.verdict,
         }
-        for one in drawn
+        for one in sampled
     ]
     for row in rows[::SAMPLES]:
-        row["in_loss"] = [index != 1 for index in range(len(row["in_loss"]))]
+        row["num_forced"] = 2
     FILE.write_text(json.dumps(rows, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import adaptthink.training.train
+import adaptthink.training.rollout
 from adaptthink.cli.jobs import presample_job, train_job
 from adaptthink.cli.verl import latest_step
 from adaptthink.config.schema import TrainConfig, check
@@ -127,7 +127,7 @@ def native_metrics(store, folder, salt, monkeypatch):
         return seed_of(seed + 1000 * salt if purpose[0] == "rollout" else seed, *purpose)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptthink.training.train, "stream_seed", salted)
+        patch.setattr(adaptthink.training.rollout, "stream_seed", salted)
         train_job(check(TrainConfig, RECIPE), folder, reference_store=store, resume=False, clean=False)
     return read_metrics(folder / "metrics.jsonl")
 

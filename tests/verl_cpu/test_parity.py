@@ -29,7 +29,8 @@ from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value
 from adaptthink.integrations.verl.settings import verl_settings
 from adaptthink.models.scoring import response_logprobs
-from adaptthink.training.train import step_advantages
+from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.rollout import make_loss_mask
 
 RATIOS = ("sequence_mean", "sequence", "token")
 DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
@@ -87,7 +88,7 @@ def queue_of(recipe):
             one.problem.kind,
             references()[one.problem.id].reward,
         )
-        response_mask = torch.tensor(one.in_loss, dtype=torch.int64)
+        response_mask = torch.tensor(make_loss_mask(one), dtype=torch.int64)
         scores = torch.zeros(len(one.response_ids))
         scores[-1] = learning_value(recipe, one, extra)
         rows[f"{one.problem.id}_{index}_0"] = {
@@ -221,7 +222,7 @@ def test_without_bypass_the_half_is_lost_and_the_gradient_is_another(monkeypatch
 def test_the_learning_value_is_the_native_advantage(tmp_path):
     recipe, _ = settings_of(tmp_path)
     queue = queue_of(recipe)
-    expected = step_advantages(rollouts(), references(), config())
+    expected = compute_step_advantages(rollouts(), references(), config())
     assert [row["rm_scores"].sum().item() for row in queue.rows.values()] == expected.tolist()
     assert not math.isclose(expected.abs().sum().item(), 0)
 

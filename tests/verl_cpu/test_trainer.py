@@ -14,7 +14,7 @@ from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.modes import Mode
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.metrics import Response, response_metrics
+from adaptthink.training.metrics import RolloutSummary, describe_rollouts
 
 UPDATE = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-4, "clip_share": 0.0, "behavior_decision": 0.5}
 
@@ -34,7 +34,7 @@ def trainer_of(folder, monkeypatch, **update):
     trainer = object.__new__(AdaptThinkTrainer)
     trainer.folder, trainer.global_steps = folder, 1
     trainer.settings = check(VerlConfig, config(steps=1).model_dump() | {"gpus_per_node": 1})
-    trainer.described = response_metrics([Response(mode, Verdict.CORRECT, 5, 1.0) for mode in Mode])
+    trainer.described = describe_rollouts([RolloutSummary(mode, Verdict.CORRECT, 5, 1.0) for mode in Mode])
     trainer.probe = lambda: {"probe_no_think_logprob": -1.0, "probe_mode_mass": 1.0, "probe_no_think_by_level": {}}
     trainer.on_train_begin()
     return trainer

@@ -64,7 +64,7 @@ def readable_errors() -> Iterator[None]:
     """Turn bad input into one line and status 2, an interruption into one line and status 130."""
     try:
         yield
-    except (UserError, FloatingPointError) as error:
+    except UserError as error:
         sys.exit(complain(str(error), EXIT_BAD_INPUT))
     except OSError as error:
         sys.exit(

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -67,14 +67,12 @@ from adaptthink.grading import Limits, mean_reward
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import (
     Policy,
-    arithmetic_dtype,
     load_configured,
     load_policy,
     load_tokenizer,
     load_trainee,
 )
 from adaptthink.modes import Check, describe, probe, prompt_ids
-from adaptthink.planning.roofline import measure_machine
 from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen, evaluation_problems, reading_of, training_problems
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
@@ -82,8 +80,9 @@ from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
 from adaptthink.timing import profile
-from adaptthink.training.reference import Reference, References, presample
-from adaptthink.training.train import train
+from adaptthink.training.describe import measure_roofline
+from adaptthink.training.reference import References, presample
+from adaptthink.training.train import Reporting, TrainingData, train
 
 ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
@@ -160,7 +159,8 @@ def train_job(
     open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
-    seconds = train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
+    data = TrainingData(problems, reference, held_out)
+    seconds = train_and_save(policy, sampler, data, config, run, profiled=profiled)
     return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
@@ -198,18 +198,10 @@ def say_skipped(chosen: Chosen) -> None:
 
 
 def train_and_save(
-    policy: Policy,
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    reference: Mapping[str, Reference],
-    held_out: Sequence[Problem],
-    config: TrainConfig,
-    run: Path,
-    *,
-    profiled: bool,
+    policy: Policy, sampler: Sampler, data: TrainingData, config: TrainConfig, run: Path, *, profiled: bool
 ) -> float:
     """Train `policy` in place, save it under `run`; return the seconds it took."""
-    machine = measure_machine(policy.model.device, arithmetic_dtype(policy.model, config)) if profiled else None
+    roofline = measure_roofline(policy.model, config) if profiled else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
     console.print(
@@ -217,24 +209,13 @@ def train_and_save(
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
     )
     printer = StepPrinter(config.steps)
-    train(
-        policy,
-        sampler,
-        problems,
-        reference,
-        held_out,
-        config,
-        run,
-        on_step=printer.show,
-        warn=console.print,
-        machine=machine,
-    )
+    train(policy, sampler, data, config, run, Reporting(printer.show, console.print, roofline))
     save(policy, config, run)
-    if machine:
+    if roofline:
         phases = profile(read_metrics(run / "metrics.jsonl"))
-        show_profile(phases, machine)
+        show_profile(phases, roofline.machine)
         lines = [asdict(phase) for phase in phases]
-        write_json(run / "profile.json", {"machine": asdict(machine), "phases": lines})
+        write_json(run / "profile.json", {"machine": asdict(roofline.machine), "phases": lines})
     return time.monotonic() - started
 
 
@@ -448,7 +429,7 @@ def demo_job(
     with phase("evaluate_original"):
         rows = evaluate_rows(policy, evaluation_sampler, ORIGINAL, fresh, evaluation, run / "evaluations" / "original")
     with phase("train"):
-        train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
+        train_and_save(policy, sampler, TrainingData(problems, reference, held_out), config, run, profiled=profiled)
     with phase("evaluate_trained"):
         rows |= evaluate_rows(
             policy, evaluation_sampler, TRAINED, fresh, evaluation, run / "evaluations" / "adaptthink"

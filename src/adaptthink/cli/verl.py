@@ -38,10 +38,10 @@ from adaptthink.models.card import write_card
 from adaptthink.models.loading import load_policy, load_tokenizer, model_path
 from adaptthink.modes import probe, prompt_ids
 from adaptthink.problems import Problem
-from adaptthink.problems.table import Selection, id_numbers
+from adaptthink.problems.table import id_numbers
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.reference import Reference, References, read_store, store_settings
-from adaptthink.training.train import problems_of_step
+from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
 LOOK_SECONDS = 0.5  # between two looks at the metrics
@@ -176,8 +176,7 @@ def gradable_problems(
     problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
 ) -> Sequence[Problem]:
     """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
-    gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
-    chosen = Selection(problems, np.flatnonzero(gradable_N))
+    chosen = select_gradable(problems, reference)
     if len(chosen) < config.problems_per_step:
         raise UserError(
             f"{len(chosen)} problems can be graded, fewer than problems_per_step = {config.problems_per_step}; give "
@@ -202,7 +201,7 @@ def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
 def problems_in_order(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
     """Return the problems of all steps, in the order in which the native trainer takes them."""
     for step in range(1, config.steps + 1):
-        yield from problems_of_step(chosen, config.problems_per_step, config.seed, step)
+        yield from choose_problems(chosen, config.problems_per_step, config.seed, step)
 
 
 def latest_step(run: Path) -> int:

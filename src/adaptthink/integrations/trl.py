@@ -1,9 +1,9 @@
 """AdaptThink in TRL: `AdaptThinkTrainer` where a script has `GRPOTrainer`, `AdaptThinkConfig` for `GRPOConfig`.
 
 What stays TRL's: the model and its adapters, data loading, launchers (DDP, DeepSpeed, FSDP), gradient accumulation, the
-optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is drawn from π_IS and
-graded (`rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods of TRL's
-are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
+optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is sampled from π_IS and
+graded (`training/rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods
+of TRL's are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
 Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
 that have no place in the method; each is refused by name. Training forces modes; evaluation lets the model choose.
@@ -43,7 +43,7 @@ from adaptthink.models.card import write_card
 from adaptthink.models.loading import Policy, eos_ids, model_path
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
-from adaptthink.objective import Ratio, advantage, policy_loss
+from adaptthink.objective import Ratio, policy_loss
 from adaptthink.problems import Problem, problem_id
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.reading import decode
@@ -53,12 +53,19 @@ from adaptthink.sampling.sampler import (
     Rollout,
     Sampler,
     Sampling,
-    forced_modes,
     generate_and_grade,
-    with_behavior,
 )
-from adaptthink.training.metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
+from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.metrics import (
+    ADVANTAGE_METRICS,
+    GRADED_STEPS,
+    RolloutSummary,
+    check_grading,
+    describe_rollouts,
+    summarise_rollout,
+)
 from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
+from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 Metrics = dict[str, float]
 
@@ -166,9 +173,9 @@ class AdaptThinkConfig(GRPOConfig):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the metrics need of one response; small, because those of all processes are sent to each."""
+    """What the metrics need of one rollout; those of all processes are sent to each."""
 
-    response: Response
+    summary: RolloutSummary
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
@@ -280,16 +287,16 @@ class AdaptThinkTrainer(GRPOTrainer):
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
         share = self.args.no_think_share if training else 0
-        rollouts = [with_behavior(rollout, share, self.args.force_think_start) for rollout in drawn]
+        rollouts = [replace_decision_logprob(rollout, share, self.args.force_think_start) for rollout in drawn]
         if not training:
             self._seen[training] += gather_object([seen(one, 0.0, forced=False) for one in drawn])
             return {}
         reference = [reference_reward(row, self._rewards) for row in inputs]
-        advantage_B = row_advantages(rollouts, reference, self.args.delta)
+        advantage_B = compute_advantages(rollouts, reference, self.args.delta)
         pairs = zip(drawn, advantage_B.tolist(), strict=True)
         everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
         self._seen[training] += everywhere
-        self._graded.append([one.response.verdict for one in everywhere])
+        self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
@@ -548,7 +555,7 @@ def draw_rows(
     Random streams follow from seed, step, problem and position, so they are the same for any number of processes, and
     after a resumption.
     """
-    modes = forced_modes(args.num_generations, args.no_think_share)
+    modes = assign_modes(args.num_generations, args.no_think_share)
     max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
     seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
     requests, pending = [], []
@@ -566,20 +573,6 @@ def draw_rows(
     return generate_and_grade(sampler, requests, pending, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
-def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
-    """A(x, y) of every response, (B,); 0, and so no gradient, where the response or its problem cannot be graded."""
-    gradable_B = torch.tensor(
-        [
-            rollout.verdict is not Verdict.REFERENCE_UNPARSABLE and value is not None
-            for rollout, value in zip(rollouts, reference, strict=True)
-        ]
-    )
-    no_think_B = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
-    reward_B = torch.tensor([float(rollout.verdict is Verdict.CORRECT) for rollout in rollouts])
-    reference_B = torch.tensor([value or 0.0 for value in reference])
-    return torch.where(gradable_B, advantage(no_think_B, reward_B, reference_B, delta), 0.0)
-
-
 def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.device) -> dict[str, Tensor]:
     """Return what the loss needs of rollouts, prompts and responses in one row, padded at the right.
 
@@ -595,7 +588,9 @@ def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.d
         "behavior_logprobs": pad(
             [(0.0,) * (len(one.prompt_ids) - 1) + one.behavior_logprobs for one in rollouts], device, np.float32
         ),
-        "in_loss": pad([(False,) * (len(one.prompt_ids) - 1) + one.in_loss for one in rollouts], device, np.bool_),
+        "in_loss": pad(
+            [(False,) * (len(one.prompt_ids) - 1) + make_loss_mask(one) for one in rollouts], device, np.bool_
+        ),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
         "advantages": advantage_B.to(device),
     }
@@ -605,24 +600,24 @@ def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
     """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
     known = forced and drawn.mode is Mode.NO_THINK
     logprob = drawn.behavior_logprobs[0] if known else None
-    return Seen(Response(drawn.mode, drawn.verdict, len(drawn.response_ids), advantage_), logprob)
+    return Seen(summarise_rollout(drawn, advantage_), logprob)
 
 
 def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     """Describe responses under the names that every trainer has; what there is nothing of has no entry."""
     if not seen:
         return {}
-    responses = [one.response for one in seen]
+    summaries = [one.summary for one in seen]
     metrics: dict[str, Any] = {
-        "mean_tokens": fmean(one.tokens for one in responses),
-        "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
-        "reward": mean_reward(one.verdict for one in responses),
+        "mean_tokens": fmean(one.tokens for one in summaries),
+        "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
+        "reward": mean_reward(one.verdict for one in summaries),
     }
-    metrics |= response_metrics(responses)
+    metrics |= describe_rollouts(summaries)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
     if logprobs:
         metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
-    left_out = () if training else OF_THE_ADVANTAGE
+    left_out = () if training else ADVANTAGE_METRICS
     return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 

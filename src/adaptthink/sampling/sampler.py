@@ -1,8 +1,6 @@
-"""Rollouts: responses with the log-probability that each token had under the policy that really drew it.
+"""Sampling: problems in, graded responses out, with the log-probabilities that the engine sampled their tokens with.
 
-That number, `behavior_logprobs`, is the whole of the paper's importance sampling. For the decision token it is the
-log of its mode's share (log 0.5 by default); for every other token it is the sampling policy's own value. It is
-written here, once, and never recomputed.
+What training makes of forced tokens is in `training/rollout.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -19,7 +17,6 @@ from typing import Any
 from adaptthink.engines.base import Completion, Engine, Request, Streaming
 from adaptthink.grading import Grade, Verdict
 from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
-from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
 from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
 from adaptthink.sampling.reading import Response, read_response
@@ -33,13 +30,13 @@ OnFinished = Callable[[int, int], None]  # called with numbers of responses that
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One graded response. The three tuples run over the response's tokens."""
+    """One graded response. `behavior_logprobs` runs over its tokens: under the policy that sampled them."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     behavior_logprobs: tuple[float, ...]
-    in_loss: tuple[bool, ...]  # False for forced tokens that are not the decision
+    num_forced: int  # of the response's first tokens
     response: Response
     grade: Grade
     weight: float = 1.0  # in the loss: 1 / the probability with which this sample was drawn at all
@@ -105,7 +102,7 @@ class Sampler:
             prompt_ids=pending.prompt_ids,
             response_ids=completion.token_ids,
             behavior_logprobs=completion.logprobs,
-            in_loss=tuple(index == 0 or index >= pending.forced for index in range(len(completion.token_ids))),
+            num_forced=pending.forced,
             response=response,
             grade=grade,
             weight=pending.weight,
@@ -115,58 +112,6 @@ class Sampler:
 def keep_all(_: Problem, __: Mode | None) -> float:
     """The uniform design: every sample is drawn."""
     return 1.0
-
-
-def collect(
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    *,
-    samples: int,
-    no_think_share: float,
-    sampling: Sampling,
-    force_think_start: bool = True,
-    keep_probability: KeepProbability = keep_all,
-    on_finish: OnFinished | None = None,
-) -> list[Rollout]:
-    """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
-
-    `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix; without
-    `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
-    forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
-    responses are dropped at random, and those that are kept are reweighted by its inverse (`draw`).
-    """
-    modes = forced_modes(samples, no_think_share)
-    drawn = draw(
-        sampler,
-        problems,
-        modes,
-        sampling,
-        force_think_start=force_think_start,
-        keep_probability=keep_probability,
-        on_finish=on_finish,
-    )
-    return [with_behavior(rollout, no_think_share, force_think_start) for group in drawn for rollout in group]
-
-
-def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
-    """The modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
-    if no_think_share == 0:
-        return [None] * samples
-    num_no_think = round(samples * no_think_share)
-    return [Mode.NO_THINK] * num_no_think + [Mode.THINK] * (samples - num_no_think)
-
-
-def with_behavior(rollout: Rollout, no_think_share: float, force_think_start: bool) -> Rollout:
-    """Write π_IS of the decision token into the rollout: the lines that are the paper's importance sampling.
-
-    Where nothing was forced (a share of 0), the policy's own value stays.
-    """
-    if no_think_share == 0:
-        return rollout
-    sampled, *rest = rollout.behavior_logprobs
-    within_mode = 0.0 if force_think_start or rollout.mode is Mode.NO_THINK else sampled
-    decision = decision_logprob(rollout.mode is Mode.NO_THINK, no_think_share, within_mode)
-    return replace(rollout, behavior_logprobs=(decision, *rest))
 
 
 def draw(

@@ -28,7 +28,7 @@ def save_checkpoint(
     temporary = folder / f".writing-{step:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    parameters = {name: parameter.detach().contiguous() for name, parameter in trained(model)}
+    parameters = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model)}
     save_file(parameters, temporary / MODEL)
     torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
     hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)}
@@ -48,7 +48,7 @@ def load_checkpoint(
 ) -> int:
     """Load the newest checkpoint whose hashes hold and return its step; 0 and nothing loaded if there is none.
 
-    `warn` is told of each damaged checkpoint that was passed over.
+    `warn` is called with a message for each damaged checkpoint that was passed over.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = find_fault(path)
@@ -56,14 +56,14 @@ def load_checkpoint(
             warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
             continue
         saved = load_file(path / MODEL)
-        for name, parameter in trained(model):
+        for name, parameter in trained_parameters(model):
             parameter.data.copy_(saved[name])
         optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
         return int(read_manifest(path)["step"])
     return 0
 
 
-def trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """The parameters that training changes, by name: all, or those of an adapter."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 

@@ -1,4 +1,4 @@
-"""What a training step says of its responses, under the same names for every trainer, and when it must stop."""
+"""What is logged of a training step, under the same names for every trainer, and when a step must end the training."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, failed_share, reward
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Rollout
+
+Metrics = dict[str, Any]
 
 GRADED_STEPS = 10  # over which the share of failed grades is taken
-OF_THE_ADVANTAGE = ("update_tokens", "zero_advantage_share")  # metrics that mean nothing without it
+ADVANTAGE_METRICS = ("update_tokens", "zero_advantage_share")  # mean nothing where no advantage is known
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """One graded response of a step. `advantage` is A(x, y); it weighs `weight` in the loss."""
+class RolloutSummary:
+    """What the metrics need of one rollout; small, so that it can be sent between processes."""
 
     mode: Mode
     verdict: Verdict
     tokens: int
     advantage: float
-    weight: float = 1.0
+    weight: float = 1.0  # in the loss
 
 
-def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
-    """Describe a step's responses by mode, each weighing as it does in the loss."""
-    metrics: dict[str, Any] = {
-        "responses": len(responses),
-        "response_tokens": sum(one.tokens for one in responses),
-        "update_tokens": sum(one.tokens for one in responses if one.advantage != 0),
-        "zero_advantage_share": weighted_mean((one.advantage == 0, one.weight) for one in responses),
+def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
+    """Keep of a rollout what the metrics need."""
+    return RolloutSummary(rollout.mode, rollout.verdict, len(rollout.response_ids), advantage, rollout.weight)
+
+
+def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
+    """Describe a step's rollouts by mode, each weighing as it does in the loss; None stands for a mean of nothing."""
+    metrics: Metrics = {
+        "responses": len(rollouts),
+        "response_tokens": sum(one.tokens for one in rollouts),
+        "update_tokens": sum(one.tokens for one in rollouts if one.advantage != 0),
+        "zero_advantage_share": weighted_mean((one.advantage == 0, one.weight) for one in rollouts),
     }
     for verdict in Verdict:
-        metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in responses)
+        metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in rollouts)
     for mode in Mode:
-        own = [one for one in responses if one.mode is mode]
+        own = [one for one in rollouts if one.mode is mode]
         gradable = [one for one in own if one.verdict is not Verdict.REFERENCE_UNPARSABLE]
         metrics[f"reward_{mode}"] = weighted_mean((reward(one.verdict), one.weight) for one in gradable)
         metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
@@ -49,7 +58,7 @@ def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
     return metrics
 
 
-def mode_choice_metrics(problems: Sequence[Problem], logprobs: Sequence[Sequence[float]]) -> dict[str, Any]:
+def describe_mode_choice(problems: Sequence[Problem], logprobs: Sequence[Sequence[float]]) -> Metrics:
     """Describe the decision token on held-out problems, each given as its log-probabilities of (no_think, think)."""
     by_level: dict[str, list[float]] = {}
     for problem, (no_think, _) in zip(problems, logprobs, strict=True):
@@ -68,12 +77,26 @@ def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | None:
     return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
 
 
+def is_probe_due(config: TrainConfig, step: int) -> bool:
+    """Say whether held-out problems are probed after a step: the first, the last, and every `probe_every`-th."""
+    return step in (1, config.steps) or step % config.probe_every == 0
+
+
 def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) -> None:
     """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
     share = failed_share(verdict for verdicts in recent for verdict in verdicts)
     if share > limit:
         raise UserError(
             f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
-            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Look at the answers "
-            "that 'adaptthink evaluate' keeps, or raise grading_seconds"
+            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Read the answers that "
+            "'adaptthink evaluate' keeps, or raise grading_seconds"
+        )
+
+
+def check_finite(loss: float, grad_norm: float, step: int) -> None:
+    """Raise UserError if the loss or the norm of the gradient is not finite."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(
+            f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; the last checkpoint is intact; "
+            "begin anew with a smaller learning_rate"
         )

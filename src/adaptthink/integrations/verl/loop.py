@@ -1,6 +1,6 @@
 """One response for verl: its mode forced as π_IS says, capped by its mode, graded, with π_IS written down as data.
 
-The rules are those of `rollout.py`; what differs is that verl's servers generate, one request at a time.
+The rules are those of `training/rollout.py`; what differs is that verl's servers generate, one request at a time.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
 
 from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, reward
+from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import end_tokens
 from adaptthink.modes import Mode, probe
-from adaptthink.objective import advantage
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
-from adaptthink.sampling.sampler import Pending, Rollout, Sampler, forced_modes, with_behavior
-from adaptthink.training.metrics import Response
+from adaptthink.sampling.sampler import Pending, Rollout, Sampler
+from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.metrics import summarise_rollout
+from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 BAN = -100.0  # added to a logit: the token is never drawn
 GRADING_WORKERS = 2  # of each of verl's agent loop processes
@@ -73,13 +73,10 @@ def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
 
     Of a response that cannot be graded it is 0, and so is its gradient.
     """
-    if rollout.verdict is Verdict.REFERENCE_UNPARSABLE:
-        return 0.0
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
     base = 0.0 if config.advantage == "group" else extra.reference_reward
-    no_think = torch.tensor(rollout.mode is Mode.NO_THINK)
-    return advantage(no_think, torch.tensor(reward(rollout.verdict)), torch.tensor(base), config.delta).item()
+    return compute_advantages([rollout], [base], config.delta).item()
 
 
 @register(NAME)
@@ -99,7 +96,7 @@ class AdaptThinkLoop(AgentLoopBase):
         config, sampler = self.settings, self.sampler
         problem, extra = read_row(columns)
         learning = extra.split == TRAIN
-        modes = forced_modes(config.samples_per_problem, config.no_think_share)
+        modes = assign_modes(config.samples_per_problem, config.no_think_share)
         mode = modes[session_id] if learning else None
         prompt = sampler.prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
@@ -120,14 +117,13 @@ class AdaptThinkLoop(AgentLoopBase):
         pending = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
         rollout = sampler.make_rollout(pending, completion, response, grade)
         if mode is not None:
-            rollout = with_behavior(rollout, config.no_think_share, config.force_think_start)
+            rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = learning_value(config, rollout, extra) if learning else correct
-        described = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),
-            response_mask=[int(inside) for inside in rollout.in_loss],
+            response_mask=[int(inside) for inside in make_loss_mask(rollout)],
             response_logprobs=list(rollout.behavior_logprobs),
             reward_score=value,
             num_turns=2,
@@ -136,7 +132,7 @@ class AdaptThinkLoop(AgentLoopBase):
             | {
                 "turn_scores": [],
                 "tool_rewards": [],
-                NAME: asdict(described),
+                NAME: asdict(summarise_rollout(rollout, value)),
                 "reward_extra_info": {
                     "acc": correct,
                     "no_think": float(rollout.mode is Mode.NO_THINK),

@@ -18,7 +18,7 @@ from verl.workers.utils.padding import response_from_nested
 
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Sampler
-from adaptthink.training.metrics import mode_choice_metrics
+from adaptthink.training.metrics import describe_mode_choice
 
 PARTITION = "probe"  # of verl's queue, beside "train" and "val"
 
@@ -47,7 +47,7 @@ def probe_mode_choice(
         logprob_N1 = response_from_nested(found["log_probs"], found["response_mask"]).to_padded_tensor(0.0)
     finally:
         transfer_queue.kv_clear(keys=keys, partition_id=PARTITION)
-    return mode_choice_metrics(problems, logprob_N1[: len(requested), 0].view(-1, 2).tolist())
+    return describe_mode_choice(problems, logprob_N1[: len(requested), 0].view(-1, 2).tolist())
 
 
 def one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
