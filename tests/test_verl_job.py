@@ -14,9 +14,10 @@ import psutil
 import pytest
 from pyarrow import parquet
 
+from adaptthink.callbacks import Callback
 from adaptthink.cli.app import main
 from adaptthink.cli.jobs import load_training_problems, presample_job
-from adaptthink.cli.verl import find_reason, run_process, verl_job
+from adaptthink.cli.verl import find_reason, finished_steps, run_process, train_with_verl, verl_job
 from adaptthink.config.schema import VerlConfig, check
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
@@ -144,6 +145,67 @@ def test_a_fault_in_verl_is_told_in_one_line_and_the_run_goes_on(tmp_path, store
 )
 def test_the_reason_of_a_failure_is_found_in_the_log(lines, reason):
     assert find_reason(lines) == reason
+
+
+class Steps(Callback):
+    """Keeps the lines, and what came at the end."""
+
+    def __init__(self):
+        self.rows, self.result = [], "not ended"
+
+    def on_step(self, metrics):
+        self.rows.append(metrics)
+
+    def on_end(self, result):
+        self.result = result
+
+
+def test_callbacks_are_told_of_each_step_once_and_of_the_end(tmp_path, store, python, monkeypatch):
+    run, steps, resumed = tmp_path / "run", Steps(), Steps()
+    monkeypatch.setenv("FAKE_FAULT", "3")
+    config = check(VerlConfig, SETTINGS)
+    options = {"reference_store": store, "python": python, "clean": False}
+    with pytest.raises(UserError, match="verl stopped"):
+        verl_job(config, run, resume=False, callbacks=[steps], **options)
+    assert ([row["step"] for row in steps.rows], steps.result) == ([1, 2], None)
+    monkeypatch.delenv("FAKE_FAULT")
+    result = verl_job(config, run, resume=True, callbacks=[resumed], **options)
+    assert [row["step"] for row in resumed.rows] == [3]
+    assert resumed.result == result
+    assert steps.rows + resumed.rows == read_metrics(run / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_step_is_reported_with_what_verl_adds_to_its_line_later(tmp_path, status):
+    """The validation comes behind the checkpoint; where verl ends before it, the line is reported as it is."""
+    script = tmp_path / "verl.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        from adaptthink.storage.runs import MetricsLog
+        log = MetricsLog(Path({str(tmp_path / "metrics.jsonl")!r}))
+        for step in (1, 2):
+            log.write({{"step": step}})
+            time.sleep(1.2)  # the launcher reads the file meanwhile
+            if step == 2 and {status}:
+                sys.exit({status})
+            log.replace_last({{"step": step, "probe_accuracy": 0.5}} | ({{"step_seconds": 1.0}} if step == 2 else {{}}))
+    """)
+    )
+    steps = Steps()
+    with contextlib.suppress(UserError):
+        train_with_verl([sys.executable, str(script)], tmp_path, steps)
+    second = {"step": 2} if status else {"step": 2, "probe_accuracy": 0.5, "step_seconds": 1.0}
+    assert steps.rows == [{"step": 1, "probe_accuracy": 0.5}, second]
+
+
+def test_which_lines_are_finished():
+    open_, timed = {"step": 2}, {"step": 2, "step_seconds": 1.0}
+    assert finished_steps([], ended=False) == finished_steps([{"step": 1}], ended=False) == []
+    assert finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
+    assert finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
+    assert finished_steps([open_], ended=True) == [open_]
 
 
 def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_step_can_be_shown_as_soon_as_it_is_written(tmp_path, monkeypatch, cap
     assert trainer.step(metrics, timing) == "batch"
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert (row["rollout_seconds"], row["update_seconds"]) == (3.0, 2.0)
-    StepPrinter(steps=1).show(row)
+    StepPrinter(steps=1).on_step(row)
     assert "1/1" in capsys.readouterr().out
     timing |= {"save_checkpoint": 7.0, "step": 13.0}
     trainer._compute_metrics("batch", metrics, timing, 1, 0)

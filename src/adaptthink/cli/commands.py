@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
+from adaptthink.callbacks import Callback
 from adaptthink.config.schema import (
     Config,
     EvaluateConfig,
@@ -30,6 +32,10 @@ Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --out
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
 Profile = Annotated[
     bool, Parameter(help="Say where the time went, against what this machine could do at best.", negative="")
+]
+Track = Annotated[
+    tuple[str, ...],
+    Parameter(help="Also log to wandb, trackio, tensorboard or mlflow; options: wandb:project=mine,group=a."),
 ]
 Recipes = Annotated[
     tuple[str, ...],
@@ -81,10 +87,14 @@ def train(
     resume: Resume = False,
     clean: Clean = False,
     profile: Profile = False,
+    track: Track = (),
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
     """Train a model to choose when to think."""
+    from adaptthink.integrations.trackers import parse_trackers
+
+    trackers = parse_trackers(track)
     if backend == "verl":
         return train_on_verl(
             resolve("verl", VerlConfig, recipes=recipes, flags=given(config)),
@@ -94,6 +104,7 @@ def train(
             resume=resume,
             clean=clean,
             profile=profile,
+            callbacks=trackers,
             dry_run=dry_run,
             json=json,
         )
@@ -108,7 +119,15 @@ def train(
     from adaptthink.cli.jobs import train_job
 
     with locked(output, f"run folder '{output}'"):
-        result = train_job(resolved, output, reference_store=reference, resume=resume, clean=clean, profiled=profile)
+        result = train_job(
+            resolved,
+            output,
+            reference_store=reference,
+            resume=resume,
+            clean=clean,
+            profiled=profile,
+            callbacks=trackers,
+        )
     return write_result(json, result)
 
 
@@ -121,6 +140,7 @@ def train_on_verl(
     resume: bool,
     clean: bool,
     profile: bool,
+    callbacks: Sequence[Callback],
     dry_run: bool,
     json: Path | None,
 ) -> None:
@@ -132,7 +152,15 @@ def train_on_verl(
     if dry_run:
         return show_command(config, output, python)
     with locked(output, f"run folder '{output}'"):
-        result = verl_job(config, output, reference_store=reference, python=python, resume=resume, clean=clean)
+        result = verl_job(
+            config,
+            output,
+            reference_store=reference,
+            python=python,
+            resume=resume,
+            clean=clean,
+            callbacks=callbacks,
+        )
     return write_result(json, result)
 
 

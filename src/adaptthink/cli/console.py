@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from adaptthink.callbacks import Callback
 from adaptthink.timing import WITHIN, Phase
 
 if TYPE_CHECKING:
@@ -99,15 +100,19 @@ def show_servers(servers: Sequence[Server]) -> None:
     console.print(table)
 
 
-class StepPrinter:
-    """Prints training steps: a heading now and then, the figures that matter, and the time left."""
+class StepPrinter(Callback):
+    """Prints messages and training steps: a heading now and then, the figures that matter, and the time left."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.seconds: list[float] = []
         self.lines = 0
 
-    def show(self, metrics: Mapping[str, Any]) -> None:
+    def on_message(self, message: str) -> None:
+        """Print a message."""
+        console.print(message, markup=False, soft_wrap=True)
+
+    def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step on which the held-out problems were looked at."""
         self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
         if "probe_no_think_logprob" not in metrics:

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from adaptthink import __version__
+from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.chat.base import Switch, cost
 from adaptthink.cli.compare import quality_job
 from adaptthink.cli.console import (
@@ -150,18 +151,29 @@ def servers_record(servers: Sequence[Server]) -> list[dict[str, Any]]:
 
 
 def train_job(
-    config: TrainConfig, run: Path, *, reference_store: Path | None, resume: bool, clean: bool, profiled: bool = False
+    config: TrainConfig,
+    run: Path,
+    *,
+    reference_store: Path | None,
+    resume: bool,
+    clean: bool,
+    profiled: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
     check_store_outside(reference_store, run, clean=clean)
     problems, held_out = load_training_problems(config)
     policy = load_trainee(config)
-    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
-    sampler = make_sampler(policy, make_engine(policy, config), config)
-    reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
-    data = TrainingData(problems, reference, held_out)
-    seconds = train_and_save(policy, sampler, data, config, run, profiled=profiled)
-    return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
+    settings = config.model_dump(mode="json")
+    open_run(run, settings, resume=resume, clean=clean)
+    observers = Callbacks([StepPrinter(config.steps), *callbacks])
+    with observers.reporting("train", settings, run) as result:
+        sampler = make_sampler(policy, make_engine(policy, config), config)
+        reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
+        data = TrainingData(problems, reference, held_out)
+        seconds = train_and_save(policy, sampler, data, config, run, profiled=profiled, observer=observers)
+        result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
+    return result
 
 
 def load_training_problems(config: TrainConfig) -> tuple[Sequence[Problem], list[Problem]]:
@@ -198,7 +210,14 @@ def say_skipped(chosen: Chosen) -> None:
 
 
 def train_and_save(
-    policy: Policy, sampler: Sampler, data: TrainingData, config: TrainConfig, run: Path, *, profiled: bool
+    policy: Policy,
+    sampler: Sampler,
+    data: TrainingData,
+    config: TrainConfig,
+    run: Path,
+    *,
+    profiled: bool,
+    observer: Callback | None = None,
 ) -> float:
     """Train `policy` in place, save it under `run`; return the seconds it took."""
     roofline = measure_roofline(policy.model, config) if profiled else None
@@ -208,8 +227,8 @@ def train_and_save(
         f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
     )
-    printer = StepPrinter(config.steps)
-    train(policy, sampler, data, config, run, Reporting(printer.show, console.print, roofline))
+    observer = observer or StepPrinter(config.steps)
+    train(policy, sampler, data, config, run, Reporting(observer.on_step, observer.on_message, roofline))
     save(policy, config, run)
     if roofline:
         phases = profile(read_metrics(run / "metrics.jsonl"))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.console import StepPrinter, console
 from adaptthink.cli.jobs import load_training_problems
 from adaptthink.config.schema import VerlConfig
@@ -81,7 +82,14 @@ def show_command(config: VerlConfig, run: Path, python: str) -> None:
 
 
 def verl_job(
-    config: VerlConfig, run: Path, *, reference_store: Path | None, python: str, resume: bool, clean: bool
+    config: VerlConfig,
+    run: Path,
+    *,
+    reference_store: Path | None,
+    python: str,
+    resume: bool,
+    clean: bool,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train with verl in the run folder, and leave there what the native trainer leaves: metrics, model, report."""
     from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
@@ -103,27 +111,37 @@ def verl_job(
         open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
         write_problems(held_out_file, held_out, split=HELD_OUT)
         write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
-    started = time.monotonic()
+    observers = Callbacks([StepPrinter(config.steps), *callbacks])
+    with observers.reporting("train", config.model_dump(mode="json"), run) as result:
+        started = time.monotonic()
+        train_and_export(command, run, config, version=version, python=python, observer=observers)
+        seconds = time.monotonic() - started
+        shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
+        write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
+        write_card(run / "model", config, backend=f"verl {version}")
+        write_report(run)
+        console.print(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
+        result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
+    return result
+
+
+def train_and_export(
+    command: Sequence[str], run: Path, config: VerlConfig, *, version: str, python: str, observer: Callback
+) -> None:
+    """Take the steps that are left and export the model; raises UserError with the reason if verl fails."""
     if latest_step(run) < config.steps:
         console.print(
             f"training on verl {version}: {config.steps} steps of {config.problems_per_step} problems x "
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
-        train_with_verl(command, run, config.steps)
+        train_with_verl(command, run, observer)
     if latest_step(run) < config.steps:
         raise UserError(
             f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
             "and go on with --resume"
         )
     export(run, config, python)
-    seconds = time.monotonic() - started
-    shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
-    write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
-    write_card(run / "model", config, backend=f"verl {version}")
-    write_report(run)
-    console.print(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
-    return {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
 
 
 def absolute(python: str) -> str:
@@ -212,27 +230,34 @@ def latest_step(run: Path) -> int:
         return 0
 
 
-def train_with_verl(command: Sequence[str], run: Path, steps: int) -> None:
-    """Run verl and show its steps; raises UserError with the reason if it fails."""
+def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> None:
+    """Run verl and report its steps; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
-    printer = StepPrinter(steps)
-    shown = latest_step(run)
-    MetricsLog(run / "metrics.jsonl", keep_steps=shown).close()  # what was done after the checkpoint is done again
+    reported = latest_step(run)
+    MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
 
-    def look() -> None:
-        nonlocal shown
-        for row in read_metrics(run / "metrics.jsonl"):
-            if row["step"] > shown:
-                printer.show(row)
-                shown = row["step"]
+    def look(*, ended: bool = False) -> None:
+        nonlocal reported
+        for row in finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
+            if row["step"] > reported:
+                reported = row["step"]
+                observer.on_step(row)
 
     before = log.stat().st_size if log.is_file() else 0
-    status = run_process(command, log, os.environ | {MODULES: modules()}, look)
+    try:
+        status = run_process(command, log, os.environ | {MODULES: modules()}, look)
+    finally:
+        look(ended=True)
     if status:
         lines = tail(log, before)
         console.print("\n".join(lines[-SHOWN_LINES:]), markup=False, soft_wrap=True)
         reason = find_reason(lines) or f"exit status {status}"
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
+
+
+def finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
+    """Return the lines to which verl adds nothing more: to the newest it adds the validation, unless it has `ended`."""
+    return rows if ended or (rows and "step_seconds" in rows[-1]) else rows[:-1]
 
 
 def find_reason(lines: Sequence[str]) -> str | None:
