@@ -67,7 +67,7 @@ def make_tracker(kind: str, options: Mapping[str, object]) -> Tracker:
     """Return a tracker with the options that are given; raises UserError if its package is not installed."""
     spec = find_spec(kind)
     if spec is None or spec.origin is None:  # a folder of that name, such as wandb's own, is no package
-        raise UserError(f"{kind} is not installed; install it: pip install 'adaptthink[{kind}]'")
+        raise UserError(f"{kind} is not installed; install it: pip install '.[{kind}]' in the project's folder")
     return Tracker(kind, {name: value for name, value in options.items() if value is not None})
 
 
