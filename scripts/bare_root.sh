@@ -8,7 +8,7 @@
 # however that comes.
 #
 # Inside, apt has the mirror and pip the configuration, the cache and the local folders of the machine outside. SUITE
-# (default bookworm) and MIRROR override what apt says.
+# (default bookworm) and MIRROR override what apt says; TESTS names other test files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf '== %s (after %d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
@@ -148,7 +148,8 @@ in_root '! command -v cc && ! command -v gcc && ! ls /usr/include/python3*/Pytho
 say "make demo, three steps"
 in_root 'make demo RECIPE=few_steps.toml && test -s runs/demo/report.html'
 say "make test, a few files"
-in_root 'make test TESTS="tests/test_objective.py tests/test_modes.py tests/test_arithmetic.py tests/test_gym.py -rs"'
+tests="${TESTS:-tests/test_objective.py tests/test_modes.py tests/test_arithmetic.py tests/test_gym.py}"
+in_root "make test TESTS='$tests -rs'"
 
 say "every extra: are there wheels for all that it needs?"
 in_root '
