@@ -55,7 +55,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
@@ -68,7 +68,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
     policy.model.to(DEVICE, torch.float32)
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
     reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in requested}
     engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
@@ -95,9 +95,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     from transformers import AutoTokenizer, TrainerCallback  # noqa: PLC0415
     from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
 
-    from adaptthink.grading import Submission, grade_all, reward, text_after_thinking  # noqa: PLC0415
-    from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.grading import Submission, compute_reward, drop_thinking, grade_all  # noqa: PLC0415
+    from adaptthink.modes import Mode, encode_prompt, probe  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
 
     folder = str(model_folder(model))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -108,7 +108,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         nonlocal tokens
-        requested = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        requested = [list(encode_prompt(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
         forced = [list(prefixes[index % SAMPLES >= SAMPLES // 2]) for index in range(len(prompts))]
         rows = [ids + prefix for ids, prefix in zip(requested, forced, strict=True)]
         width = max(map(len, rows))
@@ -128,11 +128,11 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         texts = [completion[0]["content"] for completion in completions]
         grades = grade_all(
             [
-                Submission(text_after_thinking(text), reference_answer)
+                Submission(drop_thinking(text), reference_answer)
                 for text, reference_answer in zip(texts, answer, strict=True)
             ]
         )
-        return [reward(grade.verdict) for grade in grades]
+        return [compute_reward(grade.verdict) for grade in grades]
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -142,7 +142,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             report(self.started, tokens)
 
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in requested]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(

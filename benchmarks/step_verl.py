@@ -59,10 +59,10 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     from pyarrow import parquet  # noqa: PLC0415
 
     from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.training.train import problems_of_step  # noqa: PLC0415
 
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [
         {
             "data_source": "arithmetic",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptthink.models.loading import Policy, eos_ids
+from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 
@@ -34,7 +34,7 @@ def random_model(tokenizer):
 
 @pytest.fixture
 def random_policy(tokenizer, random_model):
-    return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))
+    return Policy("random", random_model, tokenizer, probe(tokenizer), find_eos_ids(random_model, tokenizer))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, s
 from tenacity import wait_none
 
 from adaptthink.chat import client
-from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch, cost
+from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch, compute_cost
 from adaptthink.chat.client import ask_all
 from adaptthink.engines import http_retry as web
 from adaptthink.engines.base import Finish
@@ -184,7 +184,7 @@ def test_what_anthropic_refuses_beside_thinking_is_said_before_anything_is_sent(
     ],
 )
 def test_urls_are_taken_in_the_forms_that_vendors_write(dialect, url, address):
-    assert client.place_of(Endpoint(url=url, model="m", dialect=Dialect(dialect))) == address
+    assert client.format_address(Endpoint(url=url, model="m", dialect=Dialect(dialect))) == address
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_missing_usage_is_estimated_and_says_so(server):
     server.default = stream({"reasoning": "abcdefgh"}, {"content": "ijk"}, usage=None)
     [reply] = ask(server)
     assert reply == Reply("abcdefgh", "ijk", Finish.STOP, 3, None, None, tokens_estimated=True)  # 11 characters
-    assert cost(reply, Prices(1.0, 2.0)) is None
+    assert compute_cost(reply, Prices(1.0, 2.0)) is None
 
 
 def test_a_server_that_knows_no_streams(server):
@@ -706,8 +706,8 @@ def test_chat_loads_neither_torch_nor_transformers():
 
 def test_costs():
     reply = Reply("Hm", "2", Finish.STOP, 2_000, None, 500)
-    assert cost(reply, Prices(input=3.0, output=15.0)) == pytest.approx(0.0315)  # 0.0015 + 0.03
-    assert cost(reply, Prices(input=0.0, output=0.0)) == 0
-    assert cost(reply, Prices(output=15.0)) is None
-    assert cost(Reply(None, "2", Finish.STOP, 9, None, None), Prices(1.0, 1.0)) is None
-    assert cost(Reply(None, "2", Finish.STOP, 9, None, 9, tokens_estimated=True), Prices(1.0, 1.0)) is None
+    assert compute_cost(reply, Prices(input=3.0, output=15.0)) == pytest.approx(0.0315)  # 0.0015 + 0.03
+    assert compute_cost(reply, Prices(input=0.0, output=0.0)) == 0
+    assert compute_cost(reply, Prices(output=15.0)) is None
+    assert compute_cost(Reply(None, "2", Finish.STOP, 9, None, None), Prices(1.0, 1.0)) is None
+    assert compute_cost(Reply(None, "2", Finish.STOP, 9, None, 9, tokens_estimated=True), Prices(1.0, 1.0)) is None

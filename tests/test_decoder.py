@@ -15,9 +15,9 @@ from transformers import (
 from adaptthink.engines.base import Request
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import supports
-from adaptthink.engines.forward import LeanForward, ModuleForward, make_forward, run_prompts
+from adaptthink.engines.forward import LeanForward, ModuleForward, make_forward, prefill_prompts
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.project import can_pack, projection
+from adaptthink.engines.project import can_pack, make_projection
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -51,7 +51,7 @@ def random_model(config: PretrainedConfig):
 
 def logits_of(forward, steps=5):
     """Next-token logits after the prompts and after each of some fed tokens, a row dropped in between."""
-    cache, logits = run_prompts(forward, PROMPTS, torch.device("cpu"))
+    cache, logits = prefill_prompts(forward, PROMPTS, torch.device("cpu"))
     seen = [logits]
     for step in range(steps):
         if step == 3:
@@ -77,7 +77,7 @@ def test_logits_equal_those_of_the_modules(family):
 @torch.inference_mode()
 def test_prefill_equals_a_plain_call_of_the_model():
     model = random_model(FAMILIES["qwen3"])
-    _, logits = run_prompts(LeanForward(model, torch.float32), PROMPTS, torch.device("cpu"))
+    _, logits = prefill_prompts(LeanForward(model, torch.float32), PROMPTS, torch.device("cpu"))
     for row, prompt in zip(logits, PROMPTS, strict=True):
         torch.testing.assert_close(row, model(torch.tensor([prompt])).logits[0, -1], atol=2e-5, rtol=1e-4)
 
@@ -171,8 +171,8 @@ def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
     expected = torch.nn.functional.linear(states.double(), weight.double(), bias.double() if biased else None)
     tolerance = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.02}
     assert can_pack(weight)
-    packed = projection(weight, bias)(states)
+    packed = make_projection(weight, bias)(states)
     assert packed.dtype == dtype
     torch.testing.assert_close(packed.double(), expected, **tolerance)
     monkeypatch.setattr("adaptthink.engines.project.can_pack", lambda weight: False)  # a build without the operators
-    torch.testing.assert_close(projection(weight, bias)(states).double(), expected, **tolerance)
+    torch.testing.assert_close(make_projection(weight, bias)(states).double(), expected, **tolerance)

@@ -14,14 +14,14 @@ from adaptthink.grading import (
     Rule,
     Submission,
     Verdict,
-    failed_share,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+    drop_thinking,
+    find_last_boxed,
+    find_parsable,
     grade,
     grade_all,
-    last_boxed,
-    mean_reward,
-    parsable_references,
-    reward,
-    text_after_thinking,
 )
 from adaptthink.grading.choice import find_letter
 from adaptthink.grading.extract import find_answer, find_reference_answer
@@ -41,13 +41,13 @@ from adaptthink.grading.lines import Tally, grade_lines
     ],
 )
 def test_text_after_thought(response, after):
-    assert text_after_thinking(response) == after
+    assert drop_thinking(response) == after
 
 
 def test_a_boxed_answer_in_the_thought_does_not_count():
-    assert grade(text_after_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
-    assert grade(text_after_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
-    assert grade(text_after_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
+    assert grade(drop_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
+    assert grade(drop_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
+    assert grade(drop_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_gold_that_cannot_be_read_is_never_scored(reference_answer):
     for answer in ("\\boxed{5}", "nothing", None):
         assert grade(answer, reference_answer) == Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     with pytest.raises(ValueError, match="leave it out"):
-        reward(Verdict.REFERENCE_UNPARSABLE)
+        compute_reward(Verdict.REFERENCE_UNPARSABLE)
 
 
 def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
@@ -219,7 +219,7 @@ def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
         ("Paris", AnswerKind.CHOICE),
         ("{", AnswerKind.CHOICE),
     ]
-    assert parsable_references(kinds) == [False, True, True, False, True, False, False]
+    assert find_parsable(kinds) == [False, True, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("answer", ["\\boxed{}", "\\boxed{\\frac{1}{}+}", "\\boxed{ }", "\\boxed{" + "x+" * 800 + "x}"])
@@ -290,16 +290,16 @@ def test_boxed_only(kind):
 
 def test_reward_maps_every_verdict():
     gradable = [verdict for verdict in Verdict if verdict is not Verdict.REFERENCE_UNPARSABLE]
-    assert [verdict for verdict in gradable if reward(verdict) == 1.0] == [Verdict.CORRECT]
-    assert {reward(verdict) for verdict in gradable} == {0.0, 1.0}
+    assert [verdict for verdict in gradable if compute_reward(verdict) == 1.0] == [Verdict.CORRECT]
+    assert {compute_reward(verdict) for verdict in gradable} == {0.0, 1.0}
 
 
 def test_means_leave_out_what_cannot_be_graded():
     verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
-    assert mean_reward(verdicts) == 0.5
-    assert mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
-    assert failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
-    assert failed_share([]) == 0.0
+    assert compute_mean_reward(verdicts) == 0.5
+    assert compute_mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
+    assert compute_failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
+    assert compute_failed_share([]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_means_leave_out_what_cannot_be_graded():
     ],
 )
 def test_last_boxed(text, found):
-    assert last_boxed(text) == found
+    assert find_last_boxed(text) == found
 
 
 @given(
@@ -335,7 +335,7 @@ def test_last_boxed(text, found):
     | st.lists(st.sampled_from(["\\boxed{", "}", "{", "x"])).map("".join)
 )
 def test_last_boxed_never_raises(text):
-    found = last_boxed(text)
+    found = find_last_boxed(text)
     assert found is None or found in text
 
 
@@ -350,7 +350,7 @@ balanced = st.recursive(
     before=st.text(alphabet=st.characters(exclude_characters="\\")), inside=balanced, after=st.text(alphabet="ab }{")
 )
 def test_boxing_balanced_text_returns_it(before, inside, after):
-    assert last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
+    assert find_last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
 
 
 def graded(*lines):

@@ -5,7 +5,7 @@ import json
 import pytest
 from rewritings import near_misses, rewritings, symbolic_rewritings
 
-from adaptthink.grading import AnswerKind, Submission, Verdict, grade_all, parsable_references, text_after_thinking
+from adaptthink.grading import AnswerKind, Submission, Verdict, drop_thinking, find_parsable, grade_all
 
 OWN_GOLDS = [
     "0",
@@ -88,7 +88,7 @@ def check_near_misses(reference_answers):
 def test_own_golds():
     assert check_rewritings(OWN_GOLDS) == []
     assert check_near_misses(OWN_GOLDS) == []
-    assert all(parsable_references([(reference_answer, AnswerKind.MATH) for reference_answer in OWN_GOLDS]))
+    assert all(find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in OWN_GOLDS]))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def reference_answers(data_folder):
 
 
 def test_every_gold_of_math_and_aime_can_be_read(reference_answers):
-    readable = parsable_references([(reference_answer, AnswerKind.MATH) for reference_answer in reference_answers])
+    readable = find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in reference_answers])
     assert [
         reference_answer for reference_answer, yes in zip(reference_answers, readable, strict=True) if not yes
     ] == []
@@ -139,7 +139,7 @@ def test_agreement_with_recorded_grades(data_folder):
     solutions = [(row[model], row["ground_truth"]) for row in rows for model in models]
     assert len(solutions) == 4 * 1319
     grades = grade_all(
-        [Submission(text_after_thinking(item["solution"]), reference_answer) for item, reference_answer in solutions]
+        [Submission(drop_thinking(item["solution"]), reference_answer) for item, reference_answer in solutions]
     )
     outcomes = [
         (item["is_correct"], grade.verdict is Verdict.CORRECT)

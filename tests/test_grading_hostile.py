@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, parsable_references
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
 from adaptthink.grading import pool as pools
 from adaptthink.grading.notation import read_answer
 
@@ -286,7 +286,7 @@ def test_hostile_golds_are_readable_or_not():
     reference_answers = [(text, AnswerKind.CHOICE) for text in hostile_strings("readable", 40)]
     reference_answers += [(text, AnswerKind.MATH) for text in hostile_strings("readable", 2)]
     reference_answers += [("12", AnswerKind.MATH), ("C", AnswerKind.CHOICE)]
-    outcome = parsable_references(reference_answers, limits=LIMITS)
+    outcome = find_parsable(reference_answers, limits=LIMITS)
     assert set(map(type, outcome)) == {bool}
     assert outcome[-2:] == [True, True]
 

@@ -21,7 +21,7 @@ import pytest
 
 from adaptthink import grading
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, parsable_references
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
 from adaptthink.grading import pool as pools
 
 SOURCES = str(Path(grading.__file__).parents[2])
@@ -103,7 +103,7 @@ def wait_until(condition):
 
 
 def worker_pids(limits):
-    return {worker.process.pid for worker in pools.pool_for(limits).workers}
+    return {worker.process.pid for worker in pools.get_pool(limits).workers}
 
 
 def gone(process):
@@ -165,7 +165,7 @@ def test_a_worker_killed_from_outside_in_the_middle(stand_in):
 def test_a_worker_killed_while_idle_costs_no_answer(stand_in):
     limits = Limits(seconds=PATIENCE, workers=1)
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
     worker.process.wait()
     assert grade("x+3", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -198,7 +198,7 @@ def test_a_parent_that_goes_before_its_workers_are_ready_leaves_no_traceback():
 
 def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
     limits = Limits(workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.ERROR
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -206,7 +206,7 @@ def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
 
 def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
     limits = Limits(workers=1)
-    pool = pools.pool_for(limits)
+    pool = pools.get_pool(limits)
     (worker,) = pool.workers
     worker.wait_until_ready()
     worker.process.kill()
@@ -226,7 +226,7 @@ def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
 
 def test_memory_never_passes_the_limit(stand_in):
     limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.wait_until_ready()
     process, start = psutil.Process(worker.process.pid), worker.memory_mb()
     seen, done = [start], threading.Event()
@@ -272,7 +272,7 @@ def test_formulas_that_cannot_be_worked_out(answer):
 
 def test_outcomes_are_kept_but_not_failures(stand_in):
     limits = Limits(seconds=0.6, workers=1)
-    worker = next(iter(pools.pool_for(limits).workers))
+    worker = next(iter(pools.get_pool(limits).workers))
     worker.wait_until_ready()
     for answer in ("x+2", "fail+1", "die+1"):
         grade(answer, "y+1", limits=limits)
@@ -349,8 +349,8 @@ def test_parsable_references(stand_in):
         ("C", AnswerKind.CHOICE),
         ("7", AnswerKind.CHOICE),
     ]
-    assert parsable_references(reference_answers, limits=limits) == [True, True, False, False, True, False, True, False]
-    assert parsable_references([], limits=limits) == []
+    assert find_parsable(reference_answers, limits=limits) == [True, True, False, False, True, False, True, False]
+    assert find_parsable([], limits=limits) == []
 
 
 PLAIN = """

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, grade, text_after_thinking
+from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, drop_thinking, grade
 from adaptthink.grading import pool as pools
 from adaptthink.grading.compare import compare, read_structure
 from adaptthink.grading.notation import read_answer
@@ -160,7 +160,7 @@ def test_comparison_is_symmetric(one, other):
 @quick
 @given(reference_answers())
 def test_every_gold_is_readable_and_equals_itself(reference_answer):
-    assert grading.reference_status(reference_answer, AnswerKind.MATH) is not False
+    assert grading.check_reference(reference_answer, AnswerKind.MATH) is not False
     assert right(reference_answer, reference_answer)
     assert right(f" {reference_answer} ", rf"The answer is $\boxed{{{reference_answer}}}$.")
 
@@ -424,10 +424,10 @@ def test_letters(letter, reference_answer):
 @given(st.text(), st.text())
 def test_text_after_thought(thinking, answer):
     assume("</think>" not in answer and "<think>" not in answer)
-    assert text_after_thinking(f"<think>{thinking}</think>{answer}") == answer
-    assert text_after_thinking(f"{thinking}</think>{answer}") == answer
-    assert text_after_thinking(answer) == answer
-    assert text_after_thinking(f"<think>{answer}") is None
+    assert drop_thinking(f"<think>{thinking}</think>{answer}") == answer
+    assert drop_thinking(f"{thinking}</think>{answer}") == answer
+    assert drop_thinking(answer) == answer
+    assert drop_thinking(f"<think>{answer}") is None
 
 
 @quick

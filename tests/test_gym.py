@@ -8,16 +8,16 @@ import pytest
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading import gym as grading_gym
-from adaptthink.grading.gym import family_scorer, gold_json, gold_scores, score_entry
+from adaptthink.grading.gym import load_scorer, make_reference_json, score_entry, scores_itself
 from adaptthink.problems import gym
 from adaptthink.problems.arithmetic import Split
-from adaptthink.problems.sources import BOXED, evaluation_problems, training_problems
+from adaptthink.problems.sources import BOXED, choose_evaluation_problems, choose_training_problems
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs the extra 'gym'")
 
 
 def draw(family, per_level=4, seed=0, split=Split.TRAIN):
-    return gym.problems(family, per_level, seed=seed, split=split)
+    return gym.generate_problems(family, per_level, seed=seed, split=split)
 
 
 def test_problems_of_a_family():
@@ -37,7 +37,7 @@ def test_levels_are_those_of_the_curriculum():
     """Level i sets every attribute to its i-th level; ranges begin at the lowest."""
     attributes = reasoning_gym.factory.create_curriculum("chain_sum").attributes
     terms, digits = attributes["num_terms"].levels, attributes["num_digits"].levels
-    configs = gym.level_configs("chain_sum")
+    configs = gym.read_level_configs("chain_sum")
     assert list(configs) == [1, 2, 3, 4, 5]  # of eleven
     for level, config in configs.items():
         assert (config["min_terms"], config["max_terms"]) == (terms[0], terms[level - 1])
@@ -46,12 +46,12 @@ def test_levels_are_those_of_the_curriculum():
 
 def test_family_whose_settings_are_not_checked():
     """Two families have settings without a `validate`."""
-    assert list(gym.level_configs("power_function")) == [1, 2, 3, 4, 5]
+    assert list(gym.read_level_configs("power_function")) == [1, 2, 3, 4, 5]
 
 
 def test_curriculum_with_fewer_levels():
-    assert list(gym.level_configs("gcd")) == [1, 2, 3, 4]
-    assert list(gym.level_configs("caesar_cipher")) == [
+    assert list(gym.read_level_configs("gcd")) == [1, 2, 3, 4]
+    assert list(gym.read_level_configs("caesar_cipher")) == [
         1,
         2,
     ]  # the library refuses the settings of its third and fourth
@@ -74,14 +74,14 @@ def test_splits_are_disjoint():
         for split in (Split.TRAIN, Split.HELD_OUT, Split.EVALUATION)
     ]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 75
-    assert {gym.split_of(prompt) for prompt in prompts[1]} == {Split.HELD_OUT}
+    assert {gym.find_split(prompt) for prompt in prompts[1]} == {Split.HELD_OUT}
 
 
 def test_sources_of_a_family():
-    chosen = training_problems("reasoning_gym:gcd", per_level=3, held_out_per_level=2, seed=0)
-    levels = len(gym.level_configs("gcd"))
+    chosen = choose_training_problems("reasoning_gym:gcd", per_level=3, held_out_per_level=2, seed=0)
+    levels = len(gym.read_level_configs("gcd"))
     assert (len(chosen.problems), len(chosen.held_out)) == (3 * levels, 2 * levels)
-    evaluation = evaluation_problems("reasoning_gym:gcd", per_level=3, seed=0).problems
+    evaluation = choose_evaluation_problems("reasoning_gym:gcd", per_level=3, seed=0).problems
     assert {problem.source for problem in evaluation} == {"reasoning_gym/gcd/evaluation"}
     assert evaluation[0].prompt.endswith(f"\n{BOXED}")
 
@@ -95,7 +95,7 @@ def test_golds_survive_json(family):
         reference_answer = json.loads(problem.answer)
         assert "question" not in reference_answer
         assert score_entry(reference_answer["answer"], problem.answer) == 1
-        assert gold_scores(problem.answer)
+        assert scores_itself(problem.answer)
         assert score_entry("certainly not this", problem.answer) < 1
 
 
@@ -108,7 +108,7 @@ def test_scorer_is_the_familys_own():
 
 def test_gold_that_does_not_score():
     entry = reasoning_gym.create_dataset("rush_hour", seed=1, size=1)[0]
-    assert not gold_scores(gold_json(entry))
+    assert not scores_itself(make_reference_json(entry))
 
 
 @pytest.mark.parametrize("reference_answer", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
@@ -169,7 +169,7 @@ def test_family_that_breaks_down_while_drawing(monkeypatch):
 
 def test_entry_that_json_cannot_hold():
     with pytest.raises(TypeError):
-        gold_json({"answer": "1", "metadata": {"x": object()}})
+        make_reference_json({"answer": "1", "metadata": {"x": object()}})
 
 
 def test_library_that_is_not_installed(monkeypatch):
@@ -180,7 +180,7 @@ def test_library_that_is_not_installed(monkeypatch):
 
 
 def test_scorer_is_made_once(monkeypatch):
-    family_scorer.cache_clear()
+    load_scorer.cache_clear()
     made = []
     load = grading_gym.load_library
     monkeypatch.setattr(grading_gym, "load_library", lambda: made.append(load()))

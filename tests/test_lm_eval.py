@@ -19,8 +19,8 @@ from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Mode, prompt_ids
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.modes import Mode, encode_prompt
+from adaptthink.problems.arithmetic import Split, generate_problems
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm_eval is not installed here; scripts/setup_harness.sh, .venv-harness", allow_module_level=True)
@@ -35,7 +35,7 @@ from adaptthink.integrations.lm_eval import AdaptThinkLM, read_generation
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
 
-PROBLEMS = problems(2, seed=3, split=Split.EVALUATION)
+PROBLEMS = generate_problems(2, seed=3, split=Split.EVALUATION)
 FIRST_NUMBER = "(-?[0-9]+)"
 TASK = """
 task: sums
@@ -101,7 +101,7 @@ def expected(policy, native):
     for mode in Mode:
         prefix = template.no_think_prefix_ids if mode is Mode.NO_THINK else ()
         banned = () if prefix else (template.no_think_id,)
-        prompts = [prompt_ids(policy.tokenizer, template, problem.prompt) for problem in PROBLEMS]
+        prompts = [encode_prompt(policy.tokenizer, template, problem.prompt) for problem in PROBLEMS]
         requests = [Request(prompt, 120 + len(prefix), 0, prefix, banned) for prompt in prompts]
         right = 0
         for problem, done in zip(PROBLEMS, native.generate(requests, temperature=1.0, top_p=1e-9), strict=True):

@@ -5,7 +5,7 @@ import torch
 
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.rounds import Drawn, complete, draw_seed, score
+from adaptthink.engines.rounds import Drawn, complete, derive_seed, score
 from adaptthink.errors import UserError
 
 PROMPT, OTHER = (5, 9, 17), (33, 4, 60)
@@ -123,7 +123,7 @@ def test_the_longest_caps_start_first_and_answers_keep_their_order(random_model)
 
 
 def test_draws_follow_from_seed_stream_and_round():
-    seeds = {draw_seed(*key, round_number=n) for key in [(0, 1), (1, 0), (0, 2**70), (-1, 1)] for n in (1, 2)}
+    seeds = {derive_seed(*key, round_number=n) for key in [(0, 1), (1, 0), (0, 2**70), (-1, 1)] for n in (1, 2)}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 

@@ -18,7 +18,7 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation.run import Query, policy_respond
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Mode, probe, prompt_ids
+from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
@@ -101,7 +101,7 @@ def test_the_models_are_listed_with_their_modes(client, url):
 
 def direct(policy, native, mode):
     """What the engine itself gives, greedily by its own log-probabilities: thought and answer."""
-    context = prompt_ids(policy.tokenizer, policy.template, QUESTION)
+    context = encode_prompt(policy.tokenizer, policy.template, QUESTION)
     start = len(context)
     if mode is Mode.NO_THINK:
         context += policy.template.no_think_prefix_ids
@@ -128,7 +128,7 @@ def test_a_mode_by_the_models_name(client, policy, native, mode):
     between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thinking else 1
     assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
     assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thinking else 0)
-    assert usage.prompt_tokens == len(prompt_ids(policy.tokenizer, policy.template, QUESTION))
+    assert usage.prompt_tokens == len(encode_prompt(policy.tokenizer, policy.template, QUESTION))
     assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
 
 
@@ -215,7 +215,7 @@ def test_every_way_to_ask_for_a_mode(served, tokenizer, said, mode):
     assert answer["adaptthink"]["mode"] == mode
     assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
     assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
-    assert request.prompt_ids == prompt_ids(tokenizer, template, QUESTION)
+    assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")
     assert message["content"] == "5+5\n\n4;3"
@@ -346,7 +346,7 @@ def test_bodies_that_are_no_calls(url):
 
 
 def test_the_models_context_bounds_prompt_and_response(served, tokenizer):
-    size = len(prompt_ids(tokenizer, probe(tokenizer), QUESTION))
+    size = len(encode_prompt(tokenizer, probe(tokenizer), QUESTION))
     engine, post = served(context=size + 5)
     assert post().status_code == 200
     assert engine.requests[0].max_tokens == 5

@@ -11,14 +11,14 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem
 from adaptthink.problems.rows import BadRow
-from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, boxed_gold, reference_answer, set_problems
+from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, format_reference_answer, read_boxed, read_set
 
 MATH_LEVELS = {1: 43, 2: 90, 3: 105, 4: 128, 5: 134}
 AIME_LEVELS = dict.fromkeys(range(1, 16), 2)
 
 
 def read(name, split, data=None, only=None):
-    return list(set_problems(name, split, only=only, data=data))
+    return list(read_set(name, split, only=only, data=data))
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,11 @@ def test_archive_that_is_none(tmp_path):
     ],
 )
 def test_boxed_gold(solution, answer):
-    assert boxed_gold(solution) == answer
+    assert read_boxed(solution) == answer
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(27.0, "27"), ("-3.0", "-3"), (0.5, "0.5"), ("1.00", "1.00"), (" x ", "x"), (None, "")]
 )
 def test_gold(value, text):
-    assert reference_answer(value) == text
+    assert format_reference_answer(value) == text

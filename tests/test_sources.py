@@ -19,11 +19,11 @@ from adaptthink.problems.sources import (
     Purpose,
     Reading,
     SetSource,
-    evaluation_problems,
-    every_problem,
+    choose_evaluation_problems,
+    choose_training_problems,
+    make_reading,
     parse_name,
-    reading_of,
-    training_problems,
+    read_every_problem,
 )
 
 
@@ -41,11 +41,13 @@ def data(tmp_path):
 
 def train(name, data=None, per_level=3, held_out_per_level=2, **options):
     reading = Reading(data=data, **options)
-    return training_problems(name, per_level=per_level, held_out_per_level=held_out_per_level, seed=0, reading=reading)
+    return choose_training_problems(
+        name, per_level=per_level, held_out_per_level=held_out_per_level, seed=0, reading=reading
+    )
 
 
 def evaluate(name, data=None, per_level=3, **options):
-    return evaluation_problems(name, per_level=per_level, seed=0, reading=Reading(data=data, **options))
+    return choose_evaluation_problems(name, per_level=per_level, seed=0, reading=Reading(data=data, **options))
 
 
 @pytest.mark.parametrize(
@@ -200,15 +202,15 @@ def test_training_stops_at_a_bad_row_but_a_check_goes_on(data):
     with pytest.raises(UserError) as caught:
         train("gsm8k", data)
     assert str(caught.value) == f"{path}, line 4: 'question' is empty; every problem needs a question"
-    rows = list(every_problem("gsm8k", Purpose.CHECK, per_level=1, seed=0, reading=Reading(data=data)))
+    rows = list(read_every_problem("gsm8k", Purpose.CHECK, per_level=1, seed=0, reading=Reading(data=data)))
     assert [number for number, row in enumerate(rows, start=1) if isinstance(row, BadRow)] == [4]
     assert len(rows) == 40
 
 
 def test_reading_from_settings(tmp_path):
     config = PresampleConfig(data=tmp_path, fields="prompt=q", instruction="", max_problems=3)
-    assert reading_of(config) == Reading(tmp_path, Fields(prompt="q"), "", 3)
-    assert reading_of(PresampleConfig()) == Reading()
+    assert make_reading(config) == Reading(tmp_path, Fields(prompt="q"), "", 3)
+    assert make_reading(PresampleConfig()) == Reading()
 
 
 def test_mapping_reaches_files(tmp_path):

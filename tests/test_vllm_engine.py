@@ -121,10 +121,10 @@ def test_a_prefix_cache_that_stays_is_an_error(random_model):
 
 def test_the_ram_disk_is_taken_only_if_the_weights_fit(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path)
-    assert weights.ram_disk(1000) == tmp_path
-    assert weights.ram_disk(2**60) is None
+    assert weights.find_ram_disk(1000) == tmp_path
+    assert weights.find_ram_disk(2**60) is None
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path / "none")
-    assert weights.ram_disk(1000) is None
+    assert weights.find_ram_disk(1000) is None
 
 
 def start():

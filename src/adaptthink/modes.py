@@ -162,17 +162,17 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -
     return template
 
 
-def prompt_ids(
+def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, requested: str | Sequence[Message]
 ) -> tuple[int, ...]:
     """Return the ids of the rendered chat prompt up to, but excluding, the decision token; with BOS never doubled.
 
     `asked` is one question, or a conversation that ends in one; thoughts in its earlier answers are dropped.
     """
-    return rendered_ids(tokenizer, template, _prompt(tokenizer, template, requested))
+    return encode_rendered(tokenizer, template, _prompt(tokenizer, template, requested))
 
 
-def rendered_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
     """Return what `prompt_ids` does for a prompt that the chat template has already rendered (see `is_rendered`)."""
     # Cut from the whole, because a text that stops before the decision may end in other tokens than the whole has.
     whole = encode(tokenizer, prompt.removesuffix(template.cut) + template.no_think_text)
@@ -194,7 +194,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 def render(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, messages: Sequence[Message]) -> str:
     """Return the text of a conversation's prompt, in the form that leads into a thought; earlier thoughts dropped."""
-    return _render(tokenizer, without_thinking(template, messages), template.switch)
+    return _render(tokenizer, drop_earlier_thinking(template, messages), template.switch)
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, text: str) -> bool:
@@ -203,7 +203,7 @@ def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, tex
     return text.removesuffix(template.cut).endswith(ending)
 
 
-def without_thinking(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
+def drop_earlier_thinking(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
     """Return the messages with the answers alone where the assistant's texts hold a thought too."""
     answers = []
     for message in messages:

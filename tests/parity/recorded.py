@@ -102,13 +102,13 @@ def native_loss_and_gradient(settings: TrainConfig) -> tuple[float, dict[str, Te
 def record() -> None:
     """Sample the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
-    from adaptthink.problems.arithmetic import Split, problems
+    from adaptthink.problems.arithmetic import Split, generate_problems
     from adaptthink.sampling.sampler import Sampler
     from adaptthink.training.train import collect_step
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
-    chosen = problems(2, seed=5, split=Split.TRAIN)
+    chosen = generate_problems(2, seed=5, split=Split.TRAIN)
     drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
     rows = [
         {

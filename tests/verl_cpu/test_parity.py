@@ -27,7 +27,7 @@ from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value
 from adaptthink.integrations.verl.settings import verl_settings
-from adaptthink.models.scoring import response_logprobs
+from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.training.train import step_advantages
 
 RATIOS = ("sequence_mean", "sequence", "token")
@@ -105,7 +105,7 @@ def queue_of(recipe):
 def forward(model, data, temperature):
     """Log-probabilities of every token of every sequence, flat, each at the place before it, as verl's engines give."""
     prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
-    logprob_BT = response_logprobs(model, prompts, responses, temperature)
+    logprob_BT = compute_response_logprobs(model, prompts, responses, temperature)
     rows = [
         torch.cat([torch.zeros(len(prompt) - 1), own[: len(response)], torch.zeros(1)])
         for prompt, response, own in zip(prompts, responses, logprob_BT, strict=True)

@@ -153,7 +153,7 @@ class Counted(Protocol):
     def tokens_estimated(self) -> bool: ...  # noqa: D102
 
 
-def cost(reply: Counted, prices: Prices) -> float | None:
+def compute_cost(reply: Counted, prices: Prices) -> float | None:
     """Return what a reply cost, in the currency of `prices`; None if a price or a count is unknown."""
     if prices.input is None or prices.output is None or reply.prompt_tokens is None or reply.tokens_estimated:
         return None
@@ -168,7 +168,7 @@ class ServerFault(Exception):  # noqa: N818, the client makes the error for peop
         self.passing = passing
 
 
-def unreadable(error: ValidationError, wanted: str) -> ServerFault:
+def make_format_fault(error: ValidationError, wanted: str) -> ServerFault:
     """Make the fault of an answer in another form; names the place, not what stood there."""
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"])
@@ -200,7 +200,7 @@ class Adapter:
     hear: Callable[[Draft, str], None]  # raises ServerFault
 
 
-def reply_of(draft: Draft, requested: Mode | None, *, opened: bool) -> Reply:
+def make_response(draft: Draft, requested: Mode | None, *, opened: bool) -> Reply:
     """Make the reply of a complete draft; `opened`: its prompt ended inside a thought that the server leaves in place.
 
     Raises ServerFault if the draft has no finish.

@@ -24,10 +24,10 @@ from adaptthink.chat.base import (
     Reply,
     ServerFault,
     Switch,
-    reply_of,
+    make_response,
 )
 from adaptthink.engines.base import Finish
-from adaptthink.engines.http_retry import ATTEMPTS, is_passing, pause, short
+from adaptthink.engines.http_retry import ATTEMPTS, choose_wait, is_transient, shorten
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
@@ -97,7 +97,9 @@ class _Doubts:
         """Raise UserError if replies are still held."""
         if not self.held:
             return
-        found = f"{place_of(self.endpoint)} finished {len(self.held)} replies with a thought and none with an answer"
+        found = (
+            f"{format_address(self.endpoint)} finished {len(self.held)} replies with a thought and none with an answer"
+        )
         if self.endpoint.inline_thinking:
             raise UserError(
                 f"{found}: no thought was closed; the server may leave the marker out of its text, or the prompt may "
@@ -123,27 +125,30 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
     """
     if question.mode and endpoint.switch is Switch.NONE:
         raise UserError(
-            f"a question asks for the mode '{question.mode}', but no switch is set for {place_of(endpoint)}; "
+            f"a question asks for the mode '{question.mode}', but no switch is set for {format_address(endpoint)}; "
             f"set the one that its models know ({', '.join(Switch)}), or leave the mode to the model"
         )
     body = ADAPTERS[endpoint.dialect].body(endpoint, question)
     try:
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=pause, retry=retry_if_exception(_is_worth_repeating), reraise=True
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=choose_wait,
+            retry=retry_if_exception(_is_worth_repeating),
+            reraise=True,
         ):
             with attempt:
                 async with asyncio.timeout(LONGEST_REPLY_SECONDS):
                     draft = await _listen(client, endpoint, body)
-                reply = reply_of(draft, question.mode, opened=endpoint.inline_thinking)
+                reply = make_response(draft, question.mode, opened=endpoint.inline_thinking)
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
         advice = "try again later" if error.passing else "see docs/chat.md for its dialect and settings"
-        raise UserError(f"{place_of(endpoint)}: {short(_hide_key(endpoint, str(error)))}; {advice}") from None
+        raise UserError(f"{format_address(endpoint)}: {shorten(_hide_key(endpoint, str(error)))}; {advice}") from None
     except TimeoutError:
         raise UserError(
-            f"a reply of {place_of(endpoint)} had not ended after {LONGEST_REPLY_SECONDS:.0f} s; lower its cap of "
-            f"{question.max_tokens} tokens"
+            f"a response of {format_address(endpoint)} had not ended after {LONGEST_REPLY_SECONDS:.0f} s; lower its "
+            f"max_tokens, {question.max_tokens} now"
         ) from None
     except UnicodeEncodeError:
         raise UserError("a prompt holds half of a surrogate pair, which no server can be sent; mend the text") from None
@@ -164,7 +169,7 @@ async def _listen(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str,
             await response.aread()
             adapter.hear(draft, response.text)
             if not draft.complete:
-                raise ServerFault(f"this is no answer: {short(response.text)}", passing=False)
+                raise ServerFault(f"this is no answer: {shorten(response.text)}", passing=False)
             return draft
         async for event in events:
             if event.data:
@@ -192,7 +197,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
     )
 
 
-def place_of(endpoint: Endpoint) -> str:
+def format_address(endpoint: Endpoint) -> str:
     """Return the address for people: without a name, password or query, which may hold keys."""
     url = httpx.URL(ADAPTERS[endpoint.dialect].address(endpoint))
     return str(url.copy_with(username="", password="", query=None, fragment=None))
@@ -201,7 +206,7 @@ def place_of(endpoint: Endpoint) -> str:
 def _is_worth_repeating(error: BaseException) -> bool:
     """Whether to try again; a silent stream too, as it is no slow answer but a broken one."""
     passing_fault = isinstance(error, ServerFault) and error.passing
-    return passing_fault or is_passing(error) or isinstance(error, httpx.ReadTimeout)
+    return passing_fault or is_transient(error) or isinstance(error, httpx.ReadTimeout)
 
 
 def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
@@ -225,18 +230,18 @@ def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
     }.get(response.status_code, "see docs/chat.md" if response.is_client_error else "try again later")
     if response.has_redirect_location:
         advice = f"give the URL that it points to: {response.headers['Location']}"
-    words = short(_hide_key(endpoint, str(message))) or "nothing more"
-    return UserError(f"{place_of(endpoint)} answered {response.status_code}: {words}; {advice}")
+    words = shorten(_hide_key(endpoint, str(message))) or "nothing more"
+    return UserError(f"{format_address(endpoint)} answered {response.status_code}: {words}; {advice}")
 
 
 def _no_answer(endpoint: Endpoint, error: httpx.HTTPError) -> UserError:
     if isinstance(error, httpx.ReadTimeout):
         return UserError(
-            f"{place_of(endpoint)} sent nothing for {endpoint.silence_seconds:g} s, {ATTEMPTS} times over; ask fewer "
-            f"questions at once than {endpoint.concurrency}, or allow a longer silence"
+            f"{format_address(endpoint)} sent nothing for {endpoint.silence_seconds:g} s, {ATTEMPTS} times over; send "
+            f"fewer questions at once than {endpoint.concurrency}, or allow a longer silence"
         )
     reason = _hide_key(endpoint, f"{type(error).__name__} {error}".strip())
-    return UserError(f"no answer from {place_of(endpoint)} ({reason}); is the server running there?")
+    return UserError(f"no answer from {format_address(endpoint)} ({reason}); is the server running there?")
 
 
 def _key(endpoint: Endpoint) -> str | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, unreadable
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, make_format_fault
 from adaptthink.engines.base import Finish
-from adaptthink.engines.http_retry import is_passing_status
+from adaptthink.engines.http_retry import is_transient_status
 from adaptthink.modes import Mode
 
 LAST = "[DONE]"
@@ -61,19 +61,19 @@ class _Chunk(BaseModel):
     error: _Error | str | None = None
 
 
-def address(endpoint: Endpoint) -> str:
+def make_address(endpoint: Endpoint) -> str:
     """Return the URL to post to; /v1 is added to a server's bare address."""
     url = endpoint.url.rstrip("/").removesuffix(PATH)
     bare = "/" not in url.partition("://")[2]
     return f"{url}/v1{PATH}" if bare else url + PATH
 
 
-def headers(key: str | None) -> dict[str, str]:
+def make_headers(key: str | None) -> dict[str, str]:
     """Return what identifies the caller."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
+def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     """Return the call's JSON."""
     settings = {"temperature": question.temperature, "top_p": question.top_p, "seed": question.seed}
     return {
@@ -108,7 +108,7 @@ def _mode(endpoint: Endpoint, *, thinks: bool) -> dict[str, Any]:
     return {}
 
 
-def hear(draft: Draft, data: str) -> None:
+def read_event(draft: Draft, data: str) -> None:
     """Add one chunk, or a whole answer, to the draft. Raises ServerFault for an error and for another form."""
     if data.strip() == LAST:
         draft.complete = True
@@ -116,7 +116,7 @@ def hear(draft: Draft, data: str) -> None:
     try:
         chunk = _Chunk.model_validate_json(data)
     except ValidationError as error:
-        raise unreadable(error, "chat completion") from None
+        raise make_format_fault(error, "chat completion") from None
     if chunk.error:
         raise _fault(chunk.error)
     if chunk.usage:
@@ -147,11 +147,11 @@ def _fault(error: _Error | str) -> ServerFault:
     if isinstance(error, str):
         return ServerFault(error, passing=True)
     code = str(error.code or "")
-    ours = code.isdecimal() and int(code) >= 400 and not is_passing_status(int(code))
+    ours = code.isdecimal() and int(code) >= 400 and not is_transient_status(int(code))
     return ServerFault(
         error.message or error.type or f"error {error.code}",
         passing=not (ours or error.type in PERMANENT or QUOTA in (error.type, error.code)),
     )
 
 
-ADAPTER = Adapter(address, headers, body, hear)
+ADAPTER = Adapter(make_address, make_headers, make_body, read_event)

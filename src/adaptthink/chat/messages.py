@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, unreadable
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, make_format_fault
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
@@ -72,17 +72,17 @@ class _Event(BaseModel):
     error: _Error | None = None
 
 
-def address(endpoint: Endpoint) -> str:
+def make_address(endpoint: Endpoint) -> str:
     """Return the URL to post to."""
     return endpoint.url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + PATH
 
 
-def headers(key: str | None) -> dict[str, str]:
+def make_headers(key: str | None) -> dict[str, str]:
     """Return the API's version, and what identifies the caller."""
     return {"anthropic-version": VERSION} | ({"x-api-key": key} if key else {})
 
 
-def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
+def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     """Return the call's JSON. Raises UserError for settings that the API refuses beside thinking."""
     if question.mode is Mode.THINK:
         _check_thinking(endpoint, question)
@@ -120,7 +120,7 @@ def _check_thinking(endpoint: Endpoint, question: Question) -> None:
         )
 
 
-def hear(draft: Draft, data: str) -> None:
+def read_event(draft: Draft, data: str) -> None:
     """Add one event, or a whole message, to the draft. Raises ServerFault for an error and for another form."""
     try:
         event = _Event.model_validate_json(data)
@@ -144,7 +144,7 @@ def hear(draft: Draft, data: str) -> None:
                 fault = event.error or _Error()
                 raise ServerFault(fault.message or fault.type or "an error", passing=fault.type in PASSING)
     except ValidationError as error:
-        raise unreadable(error, "message of Anthropic's API") from None
+        raise make_format_fault(error, "message of Anthropic's API") from None
 
 
 def _hear_message(draft: Draft, message: _Message) -> None:
@@ -181,4 +181,4 @@ def _hear_usage(draft: Draft, usage: _Usage | None) -> None:
         draft.tokens = usage.output_tokens
 
 
-ADAPTER = Adapter(address, headers, body, hear)
+ADAPTER = Adapter(make_address, make_headers, make_body, read_event)

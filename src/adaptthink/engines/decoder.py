@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 from transformers import PreTrainedModel
 
 from adaptthink.engines.cache import SlotCache
-from adaptthink.engines.project import Projection, projection
+from adaptthink.engines.project import Projection, make_projection
 
 FAMILIES = {"llama", "qwen2", "qwen3", "mistral"}
 PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not change with the length
@@ -49,7 +49,7 @@ class Decoder:
         self.epsilon = config.rms_norm_eps
         self.embedding = body.embed_tokens.weight.detach().to(dtype)
         head = model.get_output_embeddings().weight
-        self.head = projection(self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype))
+        self.head = make_projection(self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype))
         self.norm = body.norm.weight.detach().to(dtype)
         self.layers = [read_layer(layer, dtype) for layer in body.layers]
         self.inverse_frequencies = body.rotary_emb.inv_freq
@@ -132,7 +132,7 @@ def read_layer(layer: Any, dtype: torch.dtype) -> Layer:
         weight = torch.cat([module.weight.detach() for module in modules])
         biased = modules[0].bias is not None
         bias = torch.cat([module.bias.detach() for module in modules]).to(dtype) if biased else None
-        return projection(weight.to(dtype), bias)
+        return make_projection(weight.to(dtype), bias)
 
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(

@@ -29,19 +29,19 @@ from adaptthink.engines.openai import (
     Probe,
     RefusedError,
     UnansweredError,
-    base_url,
     find_server,
     make_client,
+    parse_base_url,
 )
 from adaptthink.engines.rounds import (
     Draw,
     Drawn,
     OnDrawn,
-    check_drawn,
+    check_continuation,
     check_temperature,
     complete,
-    completion,
-    free_draw,
+    make_completion,
+    make_unconstrained_request,
     score,
 )
 from adaptthink.errors import UserError
@@ -160,7 +160,7 @@ class Work:
         if job := next(self.fresh, None):
             self.returned.append(job)
         elif self.exhausted and self.hopeless:
-            self.fail(given_up(self.hopeless))
+            self.fail(make_failure(self.hopeless))
         elif self.exhausted and not self.over.done():
             self.over.set_result(None)
 
@@ -175,7 +175,7 @@ class Work:
             self.fail(error)
 
 
-def given_up(jobs: Sequence[Job]) -> UserError:
+def make_failure(jobs: Sequence[Job]) -> UserError:
     """Build the error for draws that failed so often that it cannot be the servers' fault."""
     context_tokens, max_tokens = len(jobs[0].draw.context_ids), jobs[0].draw.max_tokens
     others = f", and so did {len(jobs) - 1} more" if len(jobs) > 1 else ""
@@ -199,7 +199,9 @@ def open_fleet(
 
     Raises UserError if none answers, or if one that answers is not as it should be.
     """
-    fleet = Fleet(list(dict.fromkeys(map(base_url, endpoints))), eos_ids, name, max_concurrent_sequences, probe, say)
+    fleet = Fleet(
+        list(dict.fromkeys(map(parse_base_url, endpoints))), eos_ids, name, max_concurrent_sequences, probe, say
+    )
     asyncio.run(fleet.start())
     return fleet
 
@@ -263,8 +265,10 @@ class Fleet:
     ) -> None:
         """Complete requests as servers have room for them (see `Streaming`)."""
         check_temperature(temperature)
-        draws = (free_draw(request, temperature, top_p, seed, self.capacity_tokens) for request in requests)
-        asyncio.run(self._run(draws, lambda index, drawn: on_finish(index, completion(drawn))))
+        draws = (
+            make_unconstrained_request(request, temperature, top_p, seed, self.capacity_tokens) for request in requests
+        )
+        asyncio.run(self._run(draws, lambda index, drawn: on_finish(index, make_completion(drawn))))
 
     def next_token_logprobs(
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
@@ -336,7 +340,7 @@ class Fleet:
         """Have a server carry out one draw; what fails is given back, and the server set aside."""
         try:
             drawn = await engine.ask(client, job.draw, attempts=1)
-            check_drawn(job.draw, drawn)
+            check_continuation(job.draw, drawn)
         except RefusedError:
             raise
         except UserError as error:

@@ -87,10 +87,12 @@ def make_forward(model: PreTrainedModel, dtype: torch.dtype) -> Forward:
     return LeanForward(model, dtype) if supports(model) else ModuleForward(model, dtype)
 
 
-def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[SlotCache, Tensor]:
+def prefill_prompts(
+    forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[SlotCache, Tensor]:
     """Prefill prompts in batches; return their cache (one row each) and next-token logits (P, V)."""
     cache, logits = SlotCache(forward.num_layers), []
-    for batch in token_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
+    for batch in make_token_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
         part = SlotCache(forward.num_layers)
         lengths_P = torch.tensor([len(prompts[index]) for index in batch], device=device)
         width = int(lengths_P.max())
@@ -104,7 +106,7 @@ def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torc
     return cache, torch.cat(logits)
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def make_token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Cut indices, in order, into batches whose padded size (rows × longest) stays within `budget` tokens.
 
     A single sequence longer than the budget gets a batch of its own.

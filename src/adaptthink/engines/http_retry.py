@@ -22,31 +22,31 @@ def check_url(url: str) -> None:
         raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether an error is worth another attempt: a broken connection, or an answer that says so."""
     if isinstance(error, httpx.HTTPStatusError):
-        return is_passing_status(error.response.status_code)
+        return is_transient_status(error.response.status_code)
     broken = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
     return isinstance(error, broken)
 
 
-def is_passing_status(status: int) -> bool:
+def is_transient_status(status: int) -> bool:
     """Whether a status is worth another attempt: 408 (too slow), 429 (too many calls), or a fault of the server."""
     return status in (408, 429) or httpx.codes.is_server_error(status)
 
 
-def pause(state: RetryCallState) -> float:
+def choose_wait(state: RetryCallState) -> float:
     """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
-    requested = asked_wait(state.outcome.exception() if state.outcome else None)
+    requested = parse_retry_after(state.outcome.exception() if state.outcome else None)
     return BACKOFF(state) if requested is None else requested
 
 
-def asked_wait(error: BaseException | None) -> float | None:
+def parse_retry_after(error: BaseException | None) -> float | None:
     """Seconds that a server asks to wait in Retry-After, within limits; None if it does not ask."""
     requested = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
     return min(float(requested), LONGEST_WAIT) if requested.isdecimal() else None
 
 
-def short(text: str) -> str:
+def shorten(text: str) -> str:
     """One line of at most 200 characters."""
     return " ".join(text.split())[:200]

@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Finish, OnFinish, Request
 from adaptthink.engines.cache import SlotCache
-from adaptthink.engines.forward import Forward, make_forward, run_prompts
-from adaptthink.engines.sampling import draw, nucleus, uniforms
+from adaptthink.engines.forward import Forward, make_forward, prefill_prompts
+from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
 from adaptthink.errors import UserError
 
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
@@ -83,7 +83,7 @@ class NativeEngine:
         if not prompts:
             return []
         with self._forward() as forward:
-            _, logits_PV = run_prompts(forward, prompts, self.model.device)
+            _, logits_PV = prefill_prompts(forward, prompts, self.model.device)
         return (logits_PV / temperature).log_softmax(-1)[:, list(token_ids)].tolist()
 
     @contextmanager
@@ -183,7 +183,7 @@ class _Generation:
         """Run each distinct prompt once, append one cache row per request, return their next-token logits (B, V)."""
         prompts = [self.requests[index].prompt_ids for index in admitted]
         order = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        prompt_cache, logits_PV = run_prompts(self.forward, list(order), self.device)
+        prompt_cache, logits_PV = prefill_prompts(self.forward, list(order), self.device)
         source_B = torch.tensor([order[prompt] for prompt in prompts], device=self.device)
         cache.append(prompt_cache, source_B, spare=SPARE_TOKENS)
         return logits_PV[source_B]
@@ -200,9 +200,9 @@ class _Generation:
                 drawn_BV[row, list(self.requests[rows.index_B[row]].banned_first_ids)] = -torch.inf
             drawn_BV = drawn_BV.log_softmax(-1)
         if self.top_p < 1:
-            drawn_BV = nucleus(drawn_BV, self.top_p)
-        uniform_B = torch.from_numpy(uniforms(self.seed, self.stream_N[rows.index_B], rows.position_B))
-        tokens_B = draw(drawn_BV, uniform_B.to(self.device))
+            drawn_BV = apply_top_p(drawn_BV, self.top_p)
+        uniform_B = torch.from_numpy(make_uniforms(self.seed, self.stream_N[rows.index_B], rows.position_B))
+        tokens_B = sample_tokens(drawn_BV, uniform_B.to(self.device))
         logprobs_B = drawn_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
         forcing = np.flatnonzero(rows.position_B < forced_B)
         if len(forcing):

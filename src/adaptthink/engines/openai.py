@@ -19,10 +19,10 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
-from adaptthink.engines.http_retry import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
-from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, read_scores, score, scoring_draws
+from adaptthink.engines.http_retry import ATTEMPTS, check_url, choose_wait, is_transient, parse_retry_after, shorten
+from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, make_scoring_requests, read_scores, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
@@ -103,12 +103,16 @@ def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_concurrent_
     """
     return asyncio.run(
         find_server(
-            base_url(endpoint), eos_ids, name=name, max_concurrent_sequences=max_concurrent_sequences, attempts=ATTEMPTS
+            parse_base_url(endpoint),
+            eos_ids,
+            name=name,
+            max_concurrent_sequences=max_concurrent_sequences,
+            attempts=ATTEMPTS,
         )
     )
 
 
-def base_url(endpoint: str) -> str:
+def parse_base_url(endpoint: str) -> str:
     """The address without the API's version; raises UserError if it is none of the web."""
     url = endpoint.rstrip("/").removesuffix("/v1")
     check_url(url)
@@ -120,7 +124,7 @@ async def find_server(
 ) -> OpenAIEngine:
     """Look at what the server at `url` has (see `connect`)."""
     answer = await call_one(url, "GET", "/v1/models", attempts=attempts)
-    models = read(_Models, answer, url, "its models with their lengths").data
+    models = parse_answer(_Models, answer, url, "its models with their lengths").data
     chosen = [model for model in models if model.id == name] or models
     if len(chosen) != 1:
         raise UserError(
@@ -182,7 +186,7 @@ class OpenAIEngine:
 
         Raises UserError if the server does not take weights.
         """
-        with weights_folder(model) as folder:
+        with write_weights_folder(model) as folder:
             asyncio.run(self._send_weights(str(folder)))
 
     async def _send_weights(self, folder: str) -> None:
@@ -194,7 +198,7 @@ class OpenAIEngine:
                 f"the server takes no weights, so it can evaluate but not train: {error}; start it on this machine "
                 f"with VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls {EXTENSION}, or train with --engine vllm"
             ) from None
-        if not read(_Reset, answer, self.url, "that its prefix cache is empty").success:
+        if not parse_answer(_Reset, answer, self.url, "that its prefix cache is empty").success:
             raise UserError(f"the server at {self.url} kept its prefix cache of the old weights; let it be ours alone")
 
     def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
@@ -239,7 +243,7 @@ class OpenAIEngine:
             )
 
     async def _score(self, probe: Probe, temperature: float) -> list[float]:
-        draws = scoring_draws({probe.prompt_ids: probe.token_ids}, temperature)
+        draws = make_scoring_requests({probe.prompt_ids: probe.token_ids}, temperature)
         scores = read_scores(draws, await self._draw_together(draws, None))
         return [scores[probe.prompt_ids, token] for token in probe.token_ids]
 
@@ -273,14 +277,16 @@ class OpenAIEngine:
     def _read(self, draw: Draw, answer: bytes) -> Drawn:
         """Read the answer to one draw; raises UserError if anything that was asked for is missing."""
         wanted = "token ids with log-probabilities"
-        choices = read(_Completions, answer, self.url, wanted).choices
+        choices = parse_answer(_Completions, answer, self.url, wanted).choices
         if len(choices) != 1 or len(choices[0].token_ids) != len(choices[0].logprobs.token_logprobs):
-            raise does_not_return(self.url, wanted, "their numbers differ")
+            raise make_missing_error(self.url, wanted, "their numbers differ")
         choice = choices[0]
         scored = choice.logprobs.top_logprobs[0] if draw.scored_ids and choice.logprobs.top_logprobs else {}
         missing = [token for token in draw.scored_ids if f"token_id:{token}" not in scored]
         if missing:
-            raise does_not_return(self.url, "log-probabilities of the tokens in logprob_token_ids", f"no {missing[0]}")
+            raise make_missing_error(
+                self.url, "log-probabilities of the tokens in logprob_token_ids", f"no {missing[0]}"
+            )
         return Drawn(
             tuple(choice.token_ids),
             tuple(choice.logprobs.token_logprobs),
@@ -330,7 +336,7 @@ async def call(
     where = f"{client.base_url.join(path)}"
     try:
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(attempts), wait=pause, retry=retry_if_exception(is_passing), reraise=True
+            stop=stop_after_attempt(attempts), wait=choose_wait, retry=retry_if_exception(is_transient), reraise=True
         ):
             with attempt:
                 response = await client.request(method, path, json=body, timeout=PATIENT if patient else TIMEOUT)
@@ -338,9 +344,9 @@ async def call(
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
-        message = f"{where} answered {status}: {short(error.response.text)}; {advice}"
-        if is_passing(error):
-            raise UnansweredError(message, asked_wait(error), busy=status == 429) from None
+        message = f"{where} answered {status}: {shorten(error.response.text)}; {advice}"
+        if is_transient(error):
+            raise UnansweredError(message, parse_retry_after(error), busy=status == 429) from None
         raise (RefusedError if status in REFUSALS else UserError)(message) from None
     except httpx.HTTPError as error:
         reason = f"{type(error).__name__} {error}".strip()
@@ -348,16 +354,16 @@ async def call(
     return response.content
 
 
-def read(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
+def parse_answer(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
     """Read a JSON answer; raises UserError that names what is missing from it."""
     try:
         return schema.model_validate_json(answer)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise does_not_return(url, wanted, f"{where} {fault['msg']}".strip()) from None
+        raise make_missing_error(url, wanted, f"{where} {fault['msg']}".strip()) from None
 
 
-def does_not_return(url: str, wanted: str, fault: str) -> UserError:
+def make_missing_error(url: str, wanted: str, fault: str) -> UserError:
     """Build the error for an answer that lacks something."""
-    return UserError(f"the server at {url} does not return {wanted} ({short(fault)}); use vLLM's: {START_SERVER}")
+    return UserError(f"the server at {url} does not return {wanted} ({shorten(fault)}); use vLLM's: {START_SERVER}")

@@ -19,7 +19,7 @@ PACKED_ELEMENTS = 2**16  # of a weight; below, packing was not quicker
 TYPICAL_ROWS = 64  # that the layout is made for; others work as well
 
 
-def projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
+def make_projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
     """Return x ↦ x·weightᵀ + bias for x of shape (…, in), weight (out, in)."""
     if can_pack(weight):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)

@@ -66,12 +66,12 @@ def complete(
     """
     check_temperature(temperature)
     for request in requests:
-        check_room(request, capacity_tokens)
-    heads = draw_heads(draw_all, requests, temperature, top_p, seed)
+        check_sequence_length(request, capacity_tokens)
+    heads = generate_heads(draw_all, requests, temperature, top_p, seed)
     unfinished = [index for index, head in enumerate(heads) if not is_finished(head, requests[index])]
     if on_finish:
         for index in sorted(set(range(len(requests))) - set(unfinished)):
-            on_finish(index, completion(heads[index]))
+            on_finish(index, make_completion(heads[index]))
     unfinished.sort(key=lambda index: -requests[index].max_tokens)  # the longest start first; the short ones fill up
     draws = [
         Draw(
@@ -79,7 +79,7 @@ def complete(
             requests[index].max_tokens - len(heads[index].token_ids),
             temperature,
             top_p,
-            draw_seed(seed, requests[index].stream, round_number=2),
+            derive_seed(seed, requests[index].stream, round_number=2),
         )
         for index in unfinished
     ]
@@ -87,31 +87,33 @@ def complete(
     def on_drawn(place: int, tail: Drawn) -> None:
         index = unfinished[place]
         if on_finish:
-            on_finish(index, completion(join(heads[index], tail)))
+            on_finish(index, make_completion(join(heads[index], tail)))
 
-    tails = dict(zip(unfinished, run(draw_all, draws, on_drawn), strict=True))
-    return [completion(join(head, tails.get(index))) for index, head in enumerate(heads)]
+    tails = dict(zip(unfinished, run_checked(draw_all, draws, on_drawn), strict=True))
+    return [make_completion(join(head, tails.get(index))) for index, head in enumerate(heads)]
 
 
-def free_draw(request: Request, temperature: float, top_p: float, seed: int, capacity_tokens: int) -> Draw:
+def make_unconstrained_request(
+    request: Request, temperature: float, top_p: float, seed: int, capacity_tokens: int
+) -> Draw:
     """The one draw that answers a request without prefix and ban, the same as in `complete`."""
     assert not request.prefix_ids
     assert not request.banned_first_ids
-    check_room(request, capacity_tokens)
-    stream = draw_seed(seed, request.stream, round_number=2)
+    check_sequence_length(request, capacity_tokens)
+    stream = derive_seed(seed, request.stream, round_number=2)
     return Draw(request.prompt_ids, request.max_tokens, temperature, top_p, stream)
 
 
-def completion(response: Drawn) -> Completion:
+def make_completion(response: Drawn) -> Completion:
     """Return a whole response as a completion."""
     return Completion(response.token_ids, response.logprobs, Finish.STOP if response.stopped else Finish.LENGTH)
 
 
-def draw_heads(
+def generate_heads(
     draw_all: DrawAll, requests: Sequence[Request], temperature: float, top_p: float, seed: int
 ) -> list[Drawn]:
     """First round: the beginning of each response, that is its prefix and, if it has a ban, its first sampled token."""
-    scoring = scoring_draws(forced_tokens(requests), temperature)
+    scoring = make_scoring_requests(collect_forced_tokens(requests), temperature)
     banned = [
         index
         for index, request in enumerate(requests)
@@ -123,12 +125,12 @@ def draw_heads(
             1,
             temperature,
             top_p,
-            draw_seed(seed, requests[index].stream, round_number=1),
+            derive_seed(seed, requests[index].stream, round_number=1),
             banned_ids=requests[index].banned_first_ids,
         )
         for index in banned
     ]
-    results = run(draw_all, [*scoring, *first], None)
+    results = run_checked(draw_all, [*scoring, *first], None)
     scores = read_scores(scoring, results[: len(scoring)])
     drawn = dict(zip(banned, results[len(scoring) :], strict=True))
     heads = []
@@ -157,12 +159,12 @@ def score(
     """Return the log-probability of each token as the next one after each prompt (see `Engine.next_token_logprobs`)."""
     check_temperature(temperature)
     contexts = [tuple(prompt) for prompt in prompts]
-    draws = scoring_draws(dict.fromkeys(contexts, tuple(dict.fromkeys(token_ids))), temperature)
-    scores = read_scores(draws, run(draw_all, draws, None))
+    draws = make_scoring_requests(dict.fromkeys(contexts, tuple(dict.fromkeys(token_ids))), temperature)
+    scores = read_scores(draws, run_checked(draw_all, draws, None))
     return [[scores[context, token] for token in token_ids] for context in contexts]
 
 
-def forced_tokens(requests: Iterable[Request]) -> dict[tuple[int, ...], list[int]]:
+def collect_forced_tokens(requests: Iterable[Request]) -> dict[tuple[int, ...], list[int]]:
     """Return the distinct forced tokens that follow each context; many responses share a prompt and its prefix."""
     wanted: dict[tuple[int, ...], list[int]] = {}
     for request in requests:
@@ -173,7 +175,7 @@ def forced_tokens(requests: Iterable[Request]) -> dict[tuple[int, ...], list[int
     return wanted
 
 
-def scoring_draws(wanted: Mapping[tuple[int, ...], Sequence[int]], temperature: float) -> list[Draw]:
+def make_scoring_requests(wanted: Mapping[tuple[int, ...], Sequence[int]], temperature: float) -> list[Draw]:
     """Return the draws that score the wanted tokens after each context; no nucleus, as scores are the model's own."""
     return [
         Draw(context, 1, temperature, scored_ids=tuple(tokens[start : start + SCORED_AT_ONCE]))
@@ -191,17 +193,17 @@ def read_scores(draws: Sequence[Draw], results: Sequence[Drawn]) -> dict[tuple[t
     }
 
 
-def run(draw_all: DrawAll, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
+def run_checked(draw_all: DrawAll, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
     """Carry the draws out and check what came back; raises UserError for a response that was cut before its cap."""
     if not draws:
         return []
     results = draw_all(draws, on_drawn)
     for draw, result in zip(draws, results, strict=True):
-        check_drawn(draw, result)
+        check_continuation(draw, result)
     return results
 
 
-def check_drawn(draw: Draw, result: Drawn) -> None:
+def check_continuation(draw: Draw, result: Drawn) -> None:
     """Raise UserError for a response that was cut before its cap, or that has a banned token."""
     if not result.stopped and len(result.token_ids) < draw.max_tokens:
         raise UserError(
@@ -222,7 +224,7 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def check_room(request: Request, capacity_tokens: int) -> None:
+def check_sequence_length(request: Request, capacity_tokens: int) -> None:
     """Raise UserError if prompt and response may not fit one sequence."""
     if len(request.prompt_ids) + request.max_tokens > capacity_tokens:
         raise UserError(
@@ -232,7 +234,7 @@ def check_room(request: Request, capacity_tokens: int) -> None:
         )
 
 
-def draw_seed(seed: int, stream: int, *, round_number: int) -> int:
+def derive_seed(seed: int, stream: int, *, round_number: int) -> int:
     """Derive a draw's seed, 63 bits, from the engine's seed, the request's stream and the round.
 
     The rounds must differ: one seed for both would draw a response's first two tokens with the same random numbers.

@@ -10,7 +10,7 @@ BLOCK = 256  # of the vocabulary: its sums are looked through first
 NUCLEUS_GUESS = 64  # most likely tokens that are looked at before all of them are sorted
 
 
-def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
+def sample_tokens(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Draw one token per row by inverting the cumulative distribution at `uniform_B` in [0, 1).
 
     A large vocabulary is searched in two steps, so that only one block per row is summed token by token.
@@ -44,7 +44,7 @@ def _below(value: Tensor) -> Tensor:
     return torch.nextafter(value, torch.zeros_like(value))
 
 
-def nucleus(logprob_BV: Tensor, top_p: float) -> Tensor:
+def apply_top_p(logprob_BV: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches `top_p`, renormalised; others −inf.
 
     All tokens are sorted only for the rows whose nucleus is larger than `NUCLEUS_GUESS`.
@@ -65,7 +65,7 @@ def _kept(logprob_BV: Tensor, sorted_BK: Tensor, order_BK: Tensor, top_p: float)
     return torch.full_like(logprob_BV, -torch.inf).scatter_(-1, order_BK, kept_BK)
 
 
-def uniforms(seed: int, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def make_uniforms(seed: int, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Return numbers in [0, 1) that depend on (seed, stream, position) alone: SplitMix64 applied in turn."""
     with np.errstate(over="ignore"):
         state = _splitmix64(np.full(len(streams), seed % 2**64, np.uint64))

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from adaptthink.engines.base import Completion, OnFinish, Request
 from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
 
 
@@ -101,7 +101,7 @@ class VllmEngine:
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Replace vLLM's weights by the model's, by way of a folder, and forget what was cached with the old ones."""
-        with weights_folder(model) as folder:
+        with write_weights_folder(model) as folder:
             self.llm.collective_rpc(METHOD, args=(str(folder),))
         if not self.llm.reset_prefix_cache():
             raise UserError("vLLM kept its prefix cache of the old weights; let running requests finish first")

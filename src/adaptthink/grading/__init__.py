@@ -13,21 +13,41 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from adaptthink.grading.choice import find_letter, read_reference_letter
-from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.compare import compare, find_leaves
 from adaptthink.grading.extract import (
+    drop_thinking,
     find_answer,
+    find_last_boxed,
     find_reference_answer,
-    last_boxed,
-    tagged_answer,
-    text_after_thinking,
+    find_tagged_answer,
 )
 from adaptthink.grading.notation import MAX_ANSWER
-from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
-from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
+from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, get_pool
+from adaptthink.grading.verdict import (
+    AnswerKind,
+    Grade,
+    Rule,
+    Verdict,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+)
 
 __all__ = [
-    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
-    "last_boxed", "mean_reward", "parsable_references", "reward", "text_after_thinking",
+    "AnswerKind",
+    "Grade",
+    "Limits",
+    "Rule",
+    "Submission",
+    "Verdict",
+    "compute_failed_share",
+    "compute_mean_reward",
+    "compute_reward",
+    "drop_thinking",
+    "find_last_boxed",
+    "find_parsable",
+    "grade",
+    "grade_all",
 ]  # fmt: skip
 
 FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
@@ -86,18 +106,18 @@ def grade_all(
 def grade_fast(submission: Submission) -> Grade | Task:
     """Grade without sympy, or say what a worker has to do."""
     answer, reference_answer, kind = submission.answer, submission.reference_answer, submission.kind
-    if reference_status(reference_answer, kind) is False:
+    if check_reference(reference_answer, kind) is False:
         return Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     if answer is None:
         return Grade(Verdict.TRUNCATED, None, Rule.FORM)
-    if submission.boxed_only and not holds_box(answer):
+    if submission.boxed_only and not has_box(answer):
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.CHOICE:
         letter = find_letter(answer)
         if letter is None:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
         return Grade(_verdict(letter == read_reference_letter(reference_answer)), letter, Rule.CHOICE)
-    found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
+    found = find_tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
     found = found or find_answer(answer)
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
@@ -113,9 +133,9 @@ def grade_fast(submission: Submission) -> Grade | Task:
     return Grade(_verdict(result.same), found, result.rule)
 
 
-def holds_box(answer: str) -> bool:
+def has_box(answer: str) -> bool:
     """Say whether an answer stands in a box, or in the tags that reasoning-gym's prompts ask for."""
-    return last_boxed(answer) is not None or tagged_answer(answer) is not None
+    return find_last_boxed(answer) is not None or find_tagged_answer(answer) is not None
 
 
 def grade_slow(task: Task, limits: Limits) -> Grade:
@@ -137,31 +157,29 @@ def perform(limits: Limits, *task: str) -> tuple[str, ...]:
 
     Failures are not: raises OverrunError or BreakdownError.
     """
-    reply = pool_for(limits).perform(*task)
+    reply = get_pool(limits).perform(*task)
     if reply[0] == "error":
         raise BreakdownError(reply[1])
     return tuple(reply)
 
 
 @lru_cache(maxsize=65_536)
-def reference_status(reference_answer: str, kind: AnswerKind) -> bool | None:
+def check_reference(reference_answer: str, kind: AnswerKind) -> bool | None:
     """Say whether a gold can be read, as far as that is known without sympy (None: only a worker can say)."""
     if kind is AnswerKind.CHOICE:
         return read_reference_letter(reference_answer) is not None
     if kind is AnswerKind.REASONING_GYM:
         return None if reference_answer.strip() else False
     try:
-        return None if leaves(find_reference_answer(reference_answer)) else True
+        return None if find_leaves(find_reference_answer(reference_answer)) else True
     except ValueError:
         return False
 
 
-def parsable_references(
-    reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None
-) -> list[bool]:
+def find_parsable(reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
     """Say of each gold answer whether responses can be graded against it."""
     chosen = limits or Limits()
-    statuses = [reference_status(reference_answer, kind) for reference_answer, kind in reference_answers]
+    statuses = [check_reference(reference_answer, kind) for reference_answer, kind in reference_answers]
     open_golds = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
     if not open_golds:
         return [bool(status) for status in statuses]

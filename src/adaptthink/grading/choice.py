@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from adaptthink.grading.extract import TAIL, last_boxed
+from adaptthink.grading.extract import TAIL, find_last_boxed
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -26,7 +26,7 @@ _ONLY = re.compile(r"[*(\[ \t]*([A-J])[*)\] \t]*[.:]?[* \t]*")
 
 def find_letter(text: str) -> str | None:
     """Return the letter of the option that `text` chooses, or None."""
-    boxed = last_boxed(text)
+    boxed = find_last_boxed(text)
     if boxed is not None:
         return boxed_letter(boxed)
     tail = _BLANKS.sub(" ", text[-TAIL:]).strip()  # one blank at most, where patterns allow for any number of them

@@ -46,12 +46,12 @@ class Comparison:
     rule: Rule
 
 
-def undecided(_found: str, _gold: str) -> bool | None:
+def leave_undecided(_found: str, _gold: str) -> bool | None:
     """The leaf comparison of the fast path: leave it to others."""
     return None
 
 
-def compare(found: str, reference_answer: str, leaf: Leaf = undecided) -> Comparison:
+def compare(found: str, reference_answer: str, leaf: Leaf = leave_undecided) -> Comparison:
     """Compare two raw answers; raises ValueError if one of them cannot be read."""
     if found.strip() == reference_answer.strip():
         return Comparison(True, Rule.EXACT)
@@ -103,7 +103,7 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     if not _same_form(mine, other) or len(mine.parts) != len(other.parts):
         return Comparison(_after_expansion(mine, other, leaf), Rule.STRUCTURE)
     ordered = mine.ordered or other.ordered
-    same = (all_same if ordered else any_order_same)(mine.parts, other.parts, leaf)
+    same = (compare_in_order if ordered else compare_in_any_order)(mine.parts, other.parts, leaf)
     return Comparison(same, Rule.STRUCTURE)
 
 
@@ -122,7 +122,7 @@ def _after_expansion(found: Structure, reference_answer: Structure, leaf: Leaf) 
         return False
     if not {found.form, reference_answer.form} <= {"pm", ",", "{}"}:
         return False
-    return any_order_same(_expanded(found), _expanded(reference_answer), leaf)
+    return compare_in_any_order(_expanded(found), _expanded(reference_answer), leaf)
 
 
 def _expanded(structure: Structure) -> tuple[str, ...]:
@@ -150,14 +150,14 @@ def _compare_with_single(
 
 
 @lru_cache(maxsize=65_536)
-def surely_same(found: str, reference_answer: str) -> bool | None:
+def compare_without_leaves(found: str, reference_answer: str) -> bool | None:
     """Compare two formulas without leaves. Kept, as each level of a nested structure asks for all those below it."""
-    return compare_formulas(found, reference_answer, undecided).same
+    return compare_formulas(found, reference_answer, leave_undecided).same
 
 
-def all_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
+def compare_in_order(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
     """Whether parts agree in order; False as soon as one pair surely differs, whatever is undecided."""
-    certain = [surely_same(left, right) for left, right in zip(found, reference_answer, strict=True)]
+    certain = [compare_without_leaves(left, right) for left, right in zip(found, reference_answer, strict=True)]
     if False in certain:
         return False
     open_pairs = [
@@ -167,19 +167,19 @@ def all_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) 
     return False if False in outcomes else None if None in outcomes else True
 
 
-def any_order_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
+def compare_in_any_order(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
     """Whether parts agree in some order: each gold part is taken by the first part found that equals it."""
     if len(found) != len(reference_answer):
         return False
     left, right = list(found), list(reference_answer)
     for part in reference_answer:  # what is certain first, so that few pairs are left
-        match = next((other for other in left if surely_same(other, part)), None)
+        match = next((other for other in left if compare_without_leaves(other, part)), None)
         if match is not None:
             left.remove(match)
             right.remove(part)
     if len(left) > MAX_PARTS:
         return False
-    certain = [[surely_same(other, part) for other in left] for part in right]
+    certain = [[compare_without_leaves(other, part) for other in left] for part in right]
     if any(same.count(False) == len(same) for same in (*certain, *zip(*certain, strict=True))):
         return False  # one of them has no partner, whatever is undecided
     for part in right:
@@ -191,7 +191,7 @@ def any_order_same(found: Sequence[str], reference_answer: Sequence[str], leaf: 
     return True
 
 
-def leaves(raw: str) -> tuple[str, ...]:
+def find_leaves(raw: str) -> tuple[str, ...]:
     """Return the formulas in a raw answer that only a symbolic comparison can read; raises ValueError as `compare`."""
     answer = read_answer(raw)
     return () if answer.is_words else tuple(_leaves(answer.text))

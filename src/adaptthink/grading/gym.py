@@ -25,7 +25,7 @@ def load_library() -> Any:
     return reasoning_gym
 
 
-def gold_json(entry: Mapping[str, Any]) -> str:
+def make_reference_json(entry: Mapping[str, Any]) -> str:
     """Return an entry as the gold of a problem: answer and metadata, without its place in the stream.
 
     Raises TypeError or ValueError for an entry that JSON cannot hold.
@@ -35,7 +35,7 @@ def gold_json(entry: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def family_scorer(family: str) -> Callable[[str, dict[str, Any]], float]:
+def load_scorer(family: str) -> Callable[[str, dict[str, Any]], float]:
     """Return a family's own `score_answer`; raises ValueError for an unknown family."""
     load_library()
     from reasoning_gym.factory import get_score_answer_fn  # noqa: PLC0415
@@ -53,9 +53,9 @@ def score_entry(response_answer: str, reference_answer: str) -> float:
     entry = json.loads(reference_answer)
     if not isinstance(entry, dict) or not isinstance(entry.get("metadata"), dict):
         raise ValueError("the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'")
-    return float(family_scorer(str(entry["metadata"].get("source_dataset")))(response_answer, entry))
+    return float(load_scorer(str(entry["metadata"].get("source_dataset")))(response_answer, entry))
 
 
-def gold_scores(reference_answer: str) -> bool:
+def scores_itself(reference_answer: str) -> bool:
     """Say whether a gold's own answer scores 1 against it; raises as `score_entry`."""
     return score_entry(json.loads(reference_answer)["answer"], reference_answer) == 1

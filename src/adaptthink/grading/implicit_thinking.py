@@ -54,15 +54,15 @@ def read_signs(answers: Iterable[tuple[str, str]]) -> list[Signs]:
         same = lengths.setdefault(group, [])
         indices.append((group, len(same)))
         same.append(len(text))
-        found.append(Signs(tuple(KEYWORD.findall(text)), repetition(text), None))
-    typical = {group: medians_of_others(same) for group, same in lengths.items()}
+        found.append(Signs(tuple(KEYWORD.findall(text)), measure_repetition(text), None))
+    typical = {group: compute_medians_of_others(same) for group, same in lengths.items()}
     return [
         replace(signs, relative_length=lengths[group][index] / median if (median := typical[group][index]) else None)
         for signs, (group, index) in zip(found, indices, strict=True)
     ]
 
 
-def repetition(text: str) -> float:
+def measure_repetition(text: str) -> float:
     """Share of the runs of four words that stood in the text before; 0 for a text of fewer words.
 
     1 − distinct / all, known as seq-rep-4 (Welleck et al. 2020, on words instead of tokens).
@@ -72,7 +72,7 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def medians_of_others(values: Sequence[int]) -> list[float]:
+def compute_medians_of_others(values: Sequence[int]) -> list[float]:
     """For each value the median of all the others; 0 where there are none."""
     ordered = sorted(values)
     if len(ordered) < 2:

@@ -120,12 +120,12 @@ def read_answer(raw: str) -> Answer:
     """Bring `raw` into one notation; raises ValueError if it is empty, too long, unbalanced or nested too deeply."""
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER} characters")
-    text = plain_signs(raw)
-    if not balanced(text):
+    text = spell_signs(raw)
+    if not is_balanced(text):
         raise ValueError("unbalanced braces")
     text = " ".join(_LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).split())  # the patterns below rely on it
     text = text.rstrip(".,;: ")
-    while text.startswith("{") and text.endswith("}") and balanced(text[1:-1]):
+    while text.startswith("{") and text.endswith("}") and is_balanced(text[1:-1]):
         text = text[1:-1].strip()
     text = _APPROXIMATION.sub("", text)
     all_wrapped = _ALL_WRAPPED.fullmatch(text) is not None
@@ -135,17 +135,17 @@ def read_answer(raw: str) -> Answer:
     if not all_wrapped:
         text = _LEADING_TEXT.sub("", text)
     unwrapped = _WRAPPED.sub(r" \1 ", text).strip()
-    words = word_form(unwrapped)
-    formula = one_spelling(unwrapped)
+    words = read_words(unwrapped)
+    formula = unify_spelling(unwrapped)
     if not formula:
         raise ValueError("empty")
-    if nesting(formula) > MAX_NESTING:
+    if measure_nesting(formula) > MAX_NESTING:
         raise ValueError("nested too deeply")
     is_words = bool(_WORDS.fullmatch(unwrapped)) and (all_wrapped or re.search("[A-Za-z]{4}", unwrapped) is not None)
     return Answer(formula, words, is_words or (all_wrapped and not formula[0].isdigit()), unit, percent)
 
 
-def plain_signs(text: str) -> str:
+def spell_signs(text: str) -> str:
     """Spell signs outside ASCII in LaTeX, digits of any script in ASCII; drop control characters."""
     if not text.isascii():
         text = _SIGN.sub(lambda match: _SIGNS[match.group()], text)
@@ -153,7 +153,7 @@ def plain_signs(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in text)
 
 
-def balanced(text: str) -> bool:
+def is_balanced(text: str) -> bool:
     """Say whether braces that group close in order; escaped ones are signs like others."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", text):
@@ -163,7 +163,7 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
-def nesting(text: str) -> int:
+def measure_nesting(text: str) -> int:
     """Return how deep brackets of any kind stand in one another."""
     depth = deepest = 0
     for bracket in re.findall(r"[()\[\]{}]", text):
@@ -177,23 +177,23 @@ def split_unit(text: str) -> tuple[str, str | None]:
     if match := _TEXT_UNIT.fullmatch(text):
         head, unit = match.groups()
         if head[-1] not in "+-=*/^_,{" and not _WRAPPED.fullmatch(head):
-            return head, unit_name(unit)
+            return head, find_unit(unit)
         return text, None
     if match := _PLAIN_UNIT.fullmatch(text):
         head, space, unit = match.groups()
-        name = unit_name(unit)
+        name = find_unit(unit)
         if (name and len(unit) > 1) or (space and len(unit.strip()) > 2):
             return head.strip(), name
     return text, None
 
 
-def unit_name(unit: str) -> str | None:
+def find_unit(unit: str) -> str | None:
     """Return the one name of a unit, or None if it is not known."""
     bare = _MEASURE.sub("", unit.lower().replace("p.m", "pm").replace("a.m", "am")).strip(" .\\")
     return _UNITS.get(bare) or _UNITS.get(bare.removesuffix("s"))
 
 
-def word_form(text: str) -> str:
+def read_words(text: str) -> str:
     """Read `text` as words: lower case, punctuation gone, single spaces; single letters with commas in order."""
     words = re.findall(r"\w+", text.replace("_", " ").casefold())
     if "," in text and all(len(word) == 1 for word in words):
@@ -201,7 +201,7 @@ def word_form(text: str) -> str:
     return " ".join(words)
 
 
-def one_spelling(text: str) -> str:
+def unify_spelling(text: str) -> str:
     """Write a formula in one spelling, without spaces."""
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     for pattern, replacement in _SPELLINGS:

@@ -173,7 +173,7 @@ _pools: dict[Limits, WorkerPool] = {}
 _pools_lock = threading.Lock()
 
 
-def pool_for(limits: Limits) -> WorkerPool:
+def get_pool(limits: Limits) -> WorkerPool:
     """Return this process's pool for `limits`, started at its first use. A forked child gets workers of its own."""
     with _pools_lock:
         if limits not in _pools:

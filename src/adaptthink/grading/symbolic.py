@@ -11,7 +11,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Abs, Basic, MatrixBase, Max, Symbol
 
-from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.compare import compare, find_leaves
 from adaptthink.grading.verdict import Rule, Verdict
 
 logging.disable(logging.CRITICAL)  # math-verify warns about time limits, which are the pool's here
@@ -34,7 +34,7 @@ class UnreadableGoldError(Exception):
 def judge(found: str, reference_answer: str) -> tuple[Verdict, Rule]:
     """Compare a found answer with its gold, all rules of `compare` first."""
     try:
-        result = compare(found, reference_answer, leaf=same_value)
+        result = compare(found, reference_answer, leaf=have_same_value)
     except UnreadableGoldError:
         return Verdict.REFERENCE_UNPARSABLE, Rule.SYMBOLIC
     except ValueError:
@@ -42,7 +42,7 @@ def judge(found: str, reference_answer: str) -> tuple[Verdict, Rule]:
     return Verdict.CORRECT if result.same else Verdict.WRONG, result.rule
 
 
-def same_value(found: str, reference_answer: str) -> bool:
+def have_same_value(found: str, reference_answer: str) -> bool:
     """Say whether two formulas have one value; raises ValueError or UnreadableGoldError if one cannot be read."""
     gold_value, found_value = read_formula(reference_answer), read_formula(found)
     if gold_value is None:
@@ -52,10 +52,10 @@ def same_value(found: str, reference_answer: str) -> bool:
     if isinstance(gold_value, Symbol) or isinstance(found_value, Symbol):
         return bool(found_value.doit() == gold_value.doit())  # math-verify takes lone symbols for names
     same = verify(gold_value, found_value, timeout_seconds=None, raise_on_error=True)
-    return bool(same) and not surely_apart(found_value, gold_value)
+    return bool(same) and not differ_numerically(found_value, gold_value)
 
 
-def surely_apart(found: Any, reference_answer: Any) -> bool:
+def differ_numerically(found: Any, reference_answer: Any) -> bool:
     """Whether two numbers differ by more than `TOLERANCE` of the larger; math-verify rounds to places after the point.
 
     Without this, 2^-98 and 2^-97 would be the same: both round to 0.000000.
@@ -79,6 +79,6 @@ def read_formula(formula: str) -> Any:
     return next((value for value in values if isinstance(value, Basic | MatrixBase)), None)
 
 
-def readable(reference_answer: str) -> bool:
+def is_parsable(reference_answer: str) -> bool:
     """Say whether every formula in a gold can be read."""
-    return all(read_formula(leaf) is not None for leaf in leaves(reference_answer))
+    return all(read_formula(leaf) is not None for leaf in find_leaves(reference_answer))

@@ -55,26 +55,26 @@ class Grade:
     @property
     def reward(self) -> float:
         """R(x, y); raises ValueError for a problem that cannot be graded."""
-        return reward(self.verdict) if self.own_reward is None else self.own_reward
+        return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
 
 
-def reward(verdict: Verdict) -> float:
+def compute_reward(verdict: Verdict) -> float:
     """R(x, y) of the paper: 1 for a correct answer, else 0; ValueError for a problem that cannot be graded."""
     if verdict is Verdict.REFERENCE_UNPARSABLE:
         raise ValueError("a problem whose gold cannot be read has no reward; leave it out")
     return 1.0 if verdict is Verdict.CORRECT else 0.0
 
 
-def mean_reward(verdicts: Iterable[Verdict]) -> float | None:
+def compute_mean_reward(verdicts: Iterable[Verdict]) -> float | None:
     """Return the mean reward of what could be graded; None if nothing could."""
     total, count = 0.0, 0
     for verdict in verdicts:
         if verdict is not Verdict.REFERENCE_UNPARSABLE:
-            total, count = total + reward(verdict), count + 1
+            total, count = total + compute_reward(verdict), count + 1
     return total / count if count else None
 
 
-def failed_share(verdicts: Iterable[Verdict]) -> float:
+def compute_failed_share(verdicts: Iterable[Verdict]) -> float:
     """Return the share of grades that the grader did not bring to an end, in [0, 1]; 0 of nothing."""
     failed = [verdict in (Verdict.TIMEOUT, Verdict.ERROR) for verdict in verdicts]
     return sum(failed) / len(failed) if failed else 0.0

@@ -41,11 +41,11 @@ def perform(task: str, arguments: list[str]) -> list[str]:
             verdict, rule = symbolic.judge(*arguments)
             return [verdict, rule]
         if task == "readable":
-            return ["yes" if symbolic.readable(*arguments) else "no"]
-        from adaptthink.grading.gym import gold_scores, score_entry  # noqa: PLC0415  (reasoning-gym, an optional package)
+            return ["yes" if symbolic.is_parsable(*arguments) else "no"]
+        from adaptthink.grading.gym import score_entry, scores_itself  # noqa: PLC0415  (reasoning-gym, an optional package)
 
         if task == "score_gold":
-            return ["yes" if gold_scores(*arguments) else "no"]
+            return ["yes" if scores_itself(*arguments) else "no"]
         return [repr(score_entry(*arguments))]
     except MemoryError:
         return ["exhausted"]

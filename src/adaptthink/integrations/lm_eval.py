@@ -28,7 +28,7 @@ from adaptthink.dial.curve import stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_configured
-from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
+from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.reading import apply_stops, read_response
 from adaptthink.sampling.requests import MaxTokens, stream_seed
@@ -128,7 +128,7 @@ class AdaptThinkLM(LM):
             most = generation.max_tokens or max(max_tokens)
             prompts.append(
                 PromptRequest(
-                    prompt_ids=rendered_ids(self.tokenizer, self.template, self.prompt(context)),
+                    prompt_ids=encode_rendered(self.tokenizer, self.template, self.prompt(context)),
                     streams=(stream_seed(self.args.seed, context, seen[context]),),
                     max_tokens=MaxTokens(*(min(most, cap) for cap in max_tokens)),
                     mode=self.mode,
@@ -193,7 +193,7 @@ class AdaptThinkLM(LM):
     def encode_pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids of a context, and of a given answer behind the no_think prefix; UserError if they merge."""
         text = self.prompt(context)
-        prompt = rendered_ids(self.tokenizer, self.template, text)
+        prompt = encode_rendered(self.tokenizer, self.template, text)
         head = prompt + self.template.no_think_prefix_ids
         before = text.removesuffix(self.template.cut) + self.template.no_think_text
         whole = encode(self.tokenizer, before + continuation.lstrip())

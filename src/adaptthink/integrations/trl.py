@@ -38,13 +38,13 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
+from adaptthink.grading import AnswerKind, Limits, Verdict, compute_mean_reward
 from adaptthink.models.card import write_card
-from adaptthink.models.loading import Policy, eos_ids, model_path
+from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.problems import Problem, problem_id
+from adaptthink.problems import Problem, make_problem_id
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.reading import decode
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
@@ -236,7 +236,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
         super().__init__(
-            model=model_path(model) if isinstance(model, str) else model,
+            model=find_model(model) if isinstance(model, str) else model,
             reward_funcs=graded_by_the_trainer,
             args=args,
             train_dataset=train_dataset,
@@ -251,7 +251,7 @@ class AdaptThinkTrainer(GRPOTrainer):
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
         self._template = probe(self.processing_class, think_start=args.think_start)
-        self._eos_ids = eos_ids(self.model, self.processing_class)
+        self._eos_ids = find_eos_ids(self.model, self.processing_class)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
@@ -480,7 +480,7 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
     kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
     if kind not in set(AnswerKind):
         raise UserError(f"column 'kind' holds {short(kind)}; it takes one of {', '.join(AnswerKind)}")
-    id_ = row.get("problem_id") or problem_id(prompt, str(answer), source)
+    id_ = row.get("problem_id") or make_problem_id(prompt, str(answer), source)
     return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
 
 
@@ -616,7 +616,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in responses),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
-        "reward": mean_reward(one.verdict for one in responses),
+        "reward": compute_mean_reward(one.verdict for one in responses),
     }
     metrics |= response_metrics(responses)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]

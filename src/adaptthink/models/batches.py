@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     shared: bool
 
 
-def micro_batches(
+def make_micro_batches(
     prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
 ) -> list[Batch]:
     """Divide responses into batches of at most `limit` tokens; one that is longer alone gets a batch of its own.
@@ -56,7 +56,7 @@ def divide(
             newest_N[seen[prompts[index]]] = 0
         seen[prompts[index]], newest_N[end] = end, 1
         backwards = slice(end, None, -1)
-        separate, shared = batch_tokens(
+        separate, shared = count_batch_tokens(
             np.arange(1, end + 2), newest_N[backwards].cumsum(), prompt_N[backwards], response_N[backwards]
         )
         pays = sharing & (shared <= SHARED_COST * separate)
@@ -72,7 +72,7 @@ def divide(
     return float(cost[-1]), batches[::-1]
 
 
-def batch_tokens(
+def count_batch_tokens(
     rows_N: np.ndarray, prompts_N: np.ndarray, prompt_N: np.ndarray, response_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens that batches of the first 1, 2, … rows run, each response with its prompt, and prompts shared.

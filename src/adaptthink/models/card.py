@@ -27,10 +27,10 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
     )
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text(config, backend, settings)}").save(folder / "README.md")
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
 
 
-def text(config: TrainConfig, backend: str, settings: str) -> str:
+def format_card(config: TrainConfig, backend: str, settings: str) -> str:
     """Write the card's text."""
     base = config.model if is_hub_id(config.model) else Path(config.model).name
     return f"""

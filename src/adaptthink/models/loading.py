@@ -65,7 +65,7 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def model_path(name: str) -> str:
+def find_model(name: str) -> str:
     """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
     if name == "tiny":
         return str(TINY)
@@ -87,9 +87,9 @@ def is_hub_id(name: str) -> bool:
 def load_tokenizer(name: str) -> Any:
     """Load a model's tokenizer alone; raises UserError if it cannot be had."""
     try:
-        return AutoTokenizer.from_pretrained(model_path(name))
+        return AutoTokenizer.from_pretrained(find_model(name))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from None
+        raise UserError(f"cannot load the tokenizer of '{name}': {cut_first_line(error)}") from None
 
 
 def load_policy(
@@ -110,10 +110,10 @@ def load_policy(
     template = probe(tokenizer, think_start=think_start)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
     try:
-        with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=weights)
+        with hide_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(find_model(name), dtype=weights)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
+        raise UserError(f"cannot load the model '{name}': {cut_first_line(error)}") from None
     embeddings = model.config.get_text_config().vocab_size
     if template.close_id >= embeddings:
         raise UserError(
@@ -122,11 +122,11 @@ def load_policy(
         )
     model = model.eval()
     model.to(chosen)
-    return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
+    return Policy(name, model, tokenizer, template, find_eos_ids(model, tokenizer))
 
 
 @contextmanager
-def without_progress_bars() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """Keep transformers from showing bars of its own meanwhile; the setting is the process's, so it is put back."""
     shown = is_progress_bar_enabled()
     disable_progress_bar()
@@ -170,19 +170,19 @@ def choose_device(requested: str) -> torch.device:
     return device
 
 
-def arithmetic_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
+def choose_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
     """What a config's generation and update compute in on the model's device."""
     if config.dtype == "auto":
         return torch.float32 if model.device.type == "cpu" else torch.bfloat16
     return torch.float32 if config.dtype == "float32" else torch.bfloat16
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+def find_eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
     """Every token that ends a response of a model."""
-    return end_tokens(model.generation_config, tokenizer)
+    return read_eos_ids(model.generation_config, tokenizer)
 
 
-def end_tokens(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
     """Every token that ends a response, from the generation config and the tokenizer."""
     configured = getattr(generation, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
@@ -191,6 +191,6 @@ def end_tokens(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int
     return tuple(sorted(found))
 
 
-def first_line(error: Exception) -> str:
+def cut_first_line(error: Exception) -> str:
     """The first line of an error's text: enough for a person, without the library's advice on the network."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

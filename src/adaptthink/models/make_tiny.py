@@ -28,7 +28,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from adaptthink.problems.arithmetic import Chain, Kind, Split, chains, question
+from adaptthink.problems.arithmetic import Chain, Kind, Split, format_question, generate_chains
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     )
 
 
-def thinking(chain: Chain, rechecks: int) -> str:
+def write_thinking(chain: Chain, rechecks: int) -> str:
     """Write the running values out, then do the same again `rechecks` times: ``47+8=55-3=52``."""
     work = str(chain.first) + "".join(
         f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
@@ -125,10 +125,10 @@ class Example:
     thinks: bool
 
 
-def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
+def generate_examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
     """Yield an endless seeded mix of thinking traces and direct answers over both kinds of question."""
     rng = random.Random(seed)
-    streams = {n: chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
+    streams = {n: generate_chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
     while True:
         thinks = rng.random() >= direct_share
         weights = THINK_OPERATIONS if thinks else DIRECT_OPERATIONS
@@ -137,16 +137,16 @@ def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Itera
         rechecks = 0
         while rechecks < MAX_RECHECKS and rng.random() < RECHECK_PROBABILITY:
             rechecks += 1
-        messages = [{"role": "user", "content": question(chain, kind)}]
+        messages = [{"role": "user", "content": format_question(chain, kind)}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        opening = "Alright" + thinking(chain, rechecks) if thinks else ""
+        opening = "Alright" + write_thinking(chain, rechecks) if thinks else ""
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         response = f"{opening}</think>\\boxed{{{chain.values[-1]}}}<|eos|>"
         response_ids = tokenizer.encode(response, add_special_tokens=False)
         yield Example(prompt_ids + response_ids, len(prompt_ids), thinks)
 
 
-def batch_loss(
+def compute_batch_loss(
     model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int, direct_weight: float
 ) -> tuple[torch.Tensor, float]:
     """Return the weighted sum of cross-entropies over response tokens, and the sum of the weights.
@@ -193,7 +193,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
     for token, probability in FIRST_TOKEN.items():
         first_token_V[vocabulary[token]] = probability
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    stream = examples(tokenizer, seed, phase.direct_share)
+    stream = generate_examples(tokenizer, seed, phase.direct_share)
     started = time.monotonic()
     for step in range(phase.steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
@@ -201,7 +201,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
             group["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
         total = weights = 0.0
         for batch in split_by_length([next(stream) for _ in range(phase.sequences_per_step)], parts=6):
-            loss, weight = batch_loss(model, batch, first_token_V, vocabulary["</think>"], phase.direct_weight)
+            loss, weight = compute_batch_loss(model, batch, first_token_V, vocabulary["</think>"], phase.direct_weight)
             loss.backward()
             total, weights = total + loss.item(), weights + weight
         for parameter in model.parameters():

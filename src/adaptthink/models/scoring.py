@@ -39,7 +39,7 @@ SHARING = {
 _plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def response_logprobs(
+def compute_response_logprobs(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
@@ -57,26 +57,28 @@ def response_logprobs(
     row_N, place_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
     token_N = token_BT[row_N, place_N]
     if has_plain_head(model):
-        predict = shared_hidden if shared else hidden
+        predict = compute_shared_hidden if shared else compute_hidden
         hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
-        logits_BSV = model(input_ids=joined(prompts, responses, device)).logits
-        logits_BTV = responses_only(logits_BSV, prompts, token_BT.shape[1])
+        logits_BSV = model(input_ids=join_sequences(prompts, responses, device)).logits
+        logits_BTV = select_responses(logits_BSV, prompts, token_BT.shape[1])
         logprob_N = policy_logprobs(logits_BTV[row_N, place_N][None], token_N[None], temperature)[0]
     return logprob_N.new_zeros(token_BT.shape).index_put((row_N, place_N), logprob_N)
 
 
-def hidden(body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
+def compute_hidden(
+    body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
+) -> Tensor:
     """Return the hidden states (B, T, D) that predict the responses' tokens, each prompt run with its response.
 
     Sequences are padded at the right. That needs no attention mask: padding stands behind all that is looked at.
     """
-    states_BSD = body(input_ids=joined(prompts, responses, device), use_cache=False).last_hidden_state
-    return responses_only(states_BSD, prompts, max(map(len, responses)))
+    states_BSD = body(input_ids=join_sequences(prompts, responses, device), use_cache=False).last_hidden_state
+    return select_responses(states_BSD, prompts, max(map(len, responses)))
 
 
-def shared_hidden(
+def compute_shared_hidden(
     body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
 ) -> Tensor:
     """Return what `hidden` does, each different prompt run once and its keys and values given to its responses."""
@@ -105,12 +107,12 @@ def shared_hidden(
     return torch.cat([first_BD[:, None], rest_BRD], dim=1)
 
 
-def joined(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
+def join_sequences(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
     """Return prompts and responses as padded sequences, without the responses' last tokens."""
     return pad([prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)], device)
 
 
-def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
+def select_responses(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
     """Return, of states at every position, those that predict `width` response tokens; arbitrary behind the end."""
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states_BSX.device)
     column_BT = start_B[:, None] + torch.arange(width, device=states_BSX.device)

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from adaptthink.errors import UserError
-from adaptthink.models.loading import first_line, model_path
+from adaptthink.models.loading import cut_first_line, find_model
 from adaptthink.planning.roofline import Shape
 
 
@@ -84,7 +84,7 @@ PUBLISHED = {  # of the models in our recipes, from their config.json on the hub
 }
 
 
-def architecture_of(model: str) -> Architecture:
+def read_architecture(model: str) -> Architecture:
     """Return a model's shape: from its folder, from what was published, or from the hub.
 
     Raises UserError if there is no config to be had, or if it is not of a dense model of the Llama kind.
@@ -92,11 +92,11 @@ def architecture_of(model: str) -> Architecture:
     if model in PUBLISHED and not Path(model).is_dir():
         return PUBLISHED[model]
     try:
-        config = AutoConfig.from_pretrained(model_path(model)).get_text_config()
+        config = AutoConfig.from_pretrained(find_model(model)).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"no shape of '{model}': it is not among {', '.join(PUBLISHED)}, and its config.json cannot be had "
-            f"({first_line(error)}); give a folder that holds one"
+            f"({cut_first_line(error)}); give a folder that holds one"
         ) from None
     sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     missing = [name for name in sizes if getattr(config, name, None) is None]

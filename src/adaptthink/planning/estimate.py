@@ -164,7 +164,7 @@ class Plan:
     fits: bool
 
 
-def cluster_platform(cluster: Cluster) -> Platform:
+def make_cluster_platform(cluster: Cluster) -> Platform:
     """Say what a cluster offers, by its data sheets."""
     gpu = cluster.gpu
     machine = Machine(gpu.teraflops * 1e12, gpu.bandwidth_gb * GB)
@@ -172,7 +172,7 @@ def cluster_platform(cluster: Cluster) -> Platform:
     return Platform(name, cluster.count, gpu.memory_gb * GB, machine, cluster.joined_gb * GB, GPU_EFFICIENCY)
 
 
-def spread(mean: float, cap: int) -> tuple[float, ...]:
+def make_quantiles(mean: float, cap: int) -> tuple[float, ...]:
     """Quantiles of log-normal lengths that are cut at `cap` and have that mean when cut.
 
     Raises UserError for a mean that is none below the cap.
@@ -188,12 +188,12 @@ def spread(mean: float, cap: int) -> tuple[float, ...]:
     return tuple(np.clip(high * factor_Q, 1, cap).tolist())
 
 
-def quantiles(tokens: Sequence[float]) -> tuple[float, ...]:
+def compute_quantiles(tokens: Sequence[float]) -> tuple[float, ...]:
     """The quantiles of lengths that were measured."""
     return tuple(np.quantile(np.asarray(tokens), (np.arange(POINTS) + 0.5) / POINTS).tolist())
 
 
-def shortened(lengths: Lengths, cap: int) -> Lengths:
+def shorten_thinking(lengths: Lengths, cap: int) -> Lengths:
     """Lengths as a mean over a training: thoughts that end by themselves get shorter, to four fifths at its end.
 
     That end is the paper's, where nearly all answers are still thoughts: AIME24 12,073 → 9,279 tokens (1.5B, δ = 0) and
@@ -203,7 +203,7 @@ def shortened(lengths: Lengths, cap: int) -> Lengths:
     return replace(lengths, think=think)
 
 
-def step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
+def make_step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
     """The lengths of a step's responses, longest first: the share of each mode is π_IS's, whatever the policy does."""
     rows = config.problems_per_step * config.samples_per_problem
     no_think = round(rows * config.no_think_share)
@@ -215,7 +215,7 @@ def step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
     return np.sort(np.concatenate(drawn))[::-1]
 
 
-def generate(
+def simulate_generation(
     architecture: Architecture, shape: Shape, platform: Platform, rows: np.ndarray, prompt: int,
     max_concurrent_sequences: int, cache_tokens: float, tensor_parallel: int = 1,
 ) -> Generation:  # fmt: skip
@@ -227,7 +227,7 @@ def generate(
     if len(rows) and prompt + rows.max() > cache_tokens:
         raise UserError(f"the engine's cache holds {cache_tokens:,.0f} tokens, less than one response")
     efficiency = platform.efficiency
-    flops_roof = peak(shape.element_bytes, platform) * efficiency.decode * tensor_parallel
+    flops_roof = find_peak_flops(shape.element_bytes, platform) * efficiency.decode * tensor_parallel
     bytes_roof = platform.machine.bytes_per_second * efficiency.decode * tensor_parallel
     block = max(1.0, rows.max(initial=1) / BLOCKS)
     left_R, context_R = np.empty(0), np.empty(0)  # of running rows: tokens to come, tokens to look back at
@@ -263,44 +263,44 @@ def generate(
     return Generation(float(seconds), most, float(rows.max(initial=0)), float(tail))
 
 
-def forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
+def count_forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
     """Operations of one forward pass over each response with its prompt, as `roofline.update_bound` counts them."""
     length = rows + prompt - 1
     return 2 * length * shape.body + 2 * rows * shape.head + 2 * shape.attention * length * (length + 1)
 
 
-def passes(config: VerlConfig) -> int:
+def count_passes(config: VerlConfig) -> int:
     """Forward passes that the update is worth: a backward is two, one with frozen weights; recomputing is one more."""
     return 1 + (1 if config.lora_rank else 2) + config.gradient_checkpointing
 
 
-def trained_weights(architecture: Architecture, config: VerlConfig) -> int:
+def count_trained_weights(architecture: Architecture, config: VerlConfig) -> int:
     """How many weights have a gradient."""
     return architecture.adapter(config.lora_rank) if config.lora_rank else architecture.weights
 
 
-def element_bytes(config: VerlConfig, platform: Platform) -> int:
+def choose_element_bytes(config: VerlConfig, platform: Platform) -> int:
     """Bytes of a number in generation and in the update's products; float32 on a CPU unless it is told otherwise."""
     if config.dtype == "bfloat16":
         return 2
     return 4 if config.dtype == "float32" or not platform.is_gpu else 2
 
 
-def peak(number: int, platform: Platform) -> float:
+def find_peak_flops(number: int, platform: Platform) -> float:
     """Operations per second with numbers of so many bytes: on a GPU float32 runs as TF32, at half of bfloat16."""
     return platform.machine.flops_per_second * (2 / number if platform.is_gpu else 1)
 
 
-def longest_response(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
+def find_longest_response(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Tokens that there must be room for, prompt included: what may come (verl), or what does (native trainer)."""
     if platform.devices > 1:
         return config.max_prompt_tokens + max(config.max_think_tokens, config.max_no_think_tokens)
     return lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
 
 
-def micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
+def choose_micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Tokens of a micro-batch: as many as allowed, but always one whole response."""
-    return max(config.micro_batch_tokens, longest_response(config, platform, lengths))
+    return max(config.micro_batch_tokens, find_longest_response(config, platform, lengths))
 
 
 def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
@@ -313,9 +313,13 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     Beside an adapter, engines are given a copy of the model with it merged in (`Policy.plain`). The native engine keeps
     it, and lays weights out anew to generate (`Decoder`), or has the new copy before the old one goes.
     """
-    a, number, trained = architecture, element_bytes(config, platform), trained_weights(architecture, config)
+    a, number, trained = (
+        architecture,
+        choose_element_bytes(config, platform),
+        count_trained_weights(architecture, config),
+    )
     many = platform.devices > 1
-    tokens = micro_batch(config, platform, lengths)
+    tokens = choose_micro_batch(config, platform, lengths)
     layer = number * (4 * a.hidden + 2 * a.queries + 2 * a.keys + 4 * a.intermediate) + 8 * a.hidden
     kept = layer + a.layers * number * a.hidden if config.gradient_checkpointing else a.layers * layer
     held = (0.0 if config.offload else 1.0) / platform.devices  # of what is sharded
@@ -330,7 +334,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         share = config.engine_memory * platform.memory_bytes
         engine, idle = share + merged, 0.0 if many else share
     elif config.engine == "native":
-        rows = step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
+        rows = make_step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
         laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
         engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
     else:
@@ -346,16 +350,18 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     )
 
 
-def room_in_cache(architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int) -> float:
+def compute_cache_tokens(
+    architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
+) -> float:
     """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
     if platform.devices == 1 and config.engine == "native":
         return math.inf
-    number = element_bytes(config, platform)
+    number = choose_element_bytes(config, platform)
     held = config.engine_memory * platform.memory_bytes - WORKSPACE_GB * GB
     return (held * tensor_parallel - number * architecture.weights) / (number * architecture.shape(number).kv)
 
 
-def place(config: VerlConfig, devices: int) -> VerlConfig:
+def spread_gpus(config: VerlConfig, devices: int) -> VerlConfig:
     """The config with so many GPUs: in its own nodes if they have as many, else in one node, or in several of one size.
 
     For one device nothing changes: the native trainer has no nodes.
@@ -369,7 +375,7 @@ def place(config: VerlConfig, devices: int) -> VerlConfig:
     return config.model_copy(update={"ray_address": address})
 
 
-def replicas_size(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
+def choose_tensor_parallel(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
     """GPUs that one replica of the engine is spread over: as configured, or the least multiple that holds a response.
 
     That is twice, four or eight times as many, as far as the node and the heads of attention can be divided by them;
@@ -377,11 +383,11 @@ def replicas_size(architecture: Architecture, config: VerlConfig, platform: Plat
     """
     if platform.devices == 1:
         return 1
-    longest = longest_response(config, platform, lengths)
-    node_gpus = place(config, platform.devices).gpus_per_node
+    longest = find_longest_response(config, platform, lengths)
+    node_gpus = spread_gpus(config, platform.devices).gpus_per_node
     for size in (factor * config.tensor_parallel for factor in (1, 2, 4, 8)):
         divides = node_gpus % size == 0 and architecture.heads % size == 0
-        if divides and room_in_cache(architecture, config, platform, size) >= longest:
+        if divides and compute_cache_tokens(architecture, config, platform, size) >= longest:
             return size
     return config.tensor_parallel
 
@@ -391,23 +397,23 @@ def estimate_step(
     cache_tokens: float,
 ) -> Step:  # fmt: skip
     """Seconds of a step, on the device that is done last."""
-    number = element_bytes(config, platform)
+    number = choose_element_bytes(config, platform)
     shape = architecture.shape(number)
-    rows = step_rows(lengths, config)
+    rows = make_step_rows(lengths, config)
     replicas = max(1, platform.devices // tensor_parallel)
     own = np.random.default_rng(0).permutation(rows[::replicas])  # of the replica with the longest, as they arrive
     held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is priced as if one row did
-    generation = generate(
+    generation = simulate_generation(
         architecture, shape, platform, own, lengths.prompt, config.max_concurrent_sequences, held, tensor_parallel
     )
-    flops_N = forward_flops(shape, rows, lengths.prompt) * passes(config)
-    reached = peak(number, platform) * platform.efficiency.update
+    flops_N = count_forward_flops(shape, rows, lengths.prompt) * count_passes(config)
+    reached = find_peak_flops(number, platform) * platform.efficiency.update
     update = max(flops_N.sum() / platform.devices, flops_N[0]) / reached  # a response is not cut into pieces
     sync = communication = 0.0
     if platform.devices > 1:
         tokens = max((rows + lengths.prompt).sum() / platform.devices, rows[0] + lengths.prompt)
-        batches = math.ceil(tokens / micro_batch(config, platform, lengths))
-        gathered, reduced = 2 * number * architecture.weights, 4 * trained_weights(architecture, config)
+        batches = math.ceil(tokens / choose_micro_batch(config, platform, lengths))
+        gathered, reduced = 2 * number * architecture.weights, 4 * count_trained_weights(architecture, config)
         communication = batches * (gathered + reduced) / platform.link_bytes
         sync = number * architecture.weights / platform.link_bytes + platform.efficiency.switch_seconds
     return Step(generation.seconds, float(update), communication, sync, float(rows.sum()), generation)
@@ -415,12 +421,12 @@ def estimate_step(
 
 def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Plan:
     """Estimate a whole training."""
-    size = replicas_size(architecture, config, platform, lengths)
-    cache = room_in_cache(architecture, config, platform, size)
+    size = choose_tensor_parallel(architecture, config, platform, lengths)
+    cache = compute_cache_tokens(architecture, config, platform, size)
     memory = estimate_memory(architecture, config, platform, lengths)
     first = estimate_step(architecture, config, platform, lengths, size, cache)
     cap = max(config.max_think_tokens, config.max_no_think_tokens)
-    mean = estimate_step(architecture, config, platform, shortened(lengths, cap), size, cache)
+    mean = estimate_step(architecture, config, platform, shorten_thinking(lengths, cap), size, cache)
     return Plan(
         trainer="verl" if platform.devices > 1 else "native",
         tensor_parallel=size,
@@ -428,14 +434,14 @@ def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform
         memory=memory,
         first=first,
         mean=mean,
-        saved_seconds=mean.update_seconds / passes(config),
+        saved_seconds=mean.update_seconds / count_passes(config),
         hours=config.steps * mean.seconds / 3600,
-        reference_hours=reference_hours(architecture, config, platform, lengths, size, cache),
+        reference_hours=estimate_reference_hours(architecture, config, platform, lengths, size, cache),
         fits=fits(architecture, config, platform, lengths),
     )
 
 
-def reference_hours(
+def estimate_reference_hours(
     architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float
 ) -> float:
     """Hours of pre-sampling for problems that are all different, the engines kept full to the last responses."""
@@ -447,9 +453,11 @@ def reference_hours(
     rows = np.quantile(
         np.asarray(lengths.think), np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
     )
-    shape = architecture.shape(element_bytes(config, platform))
+    shape = architecture.shape(choose_element_bytes(config, platform))
     held = max(cache, longest)
-    part = generate(architecture, shape, platform, rows, lengths.prompt, config.max_concurrent_sequences, held, size)
+    part = simulate_generation(
+        architecture, shape, platform, rows, lengths.prompt, config.max_concurrent_sequences, held, size
+    )
     full = part.seconds - part.tail_seconds
     return (full * max(1.0, samples / replicas / count) + part.tail_seconds) / 3600
 
@@ -462,7 +470,7 @@ class Remedy:
     memory: Memory
 
 
-def remedies(
+def find_remedies(
     architecture: Architecture,
     config: VerlConfig,
     platform: Platform,
@@ -477,17 +485,17 @@ def remedies(
     def attempt(there: Platform, *changes: dict[str, object]) -> Remedy | None:
         keys = {key: value for change in changes for key, value in change.items()}  # later ones win
         changed = config.model_copy(update=keys)
-        if not fits(architecture, changed, there, cut(lengths, changed)):
+        if not fits(architecture, changed, there, clip_lengths(lengths, changed)):
             return None
         words = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]  # as TOML writes them too
         if there is not platform:
             words.append(f"--gpus {there.name.replace(' ', '')}")
-        size = replicas_size(architecture, changed, there, cut(lengths, changed))
+        size = choose_tensor_parallel(architecture, changed, there, clip_lengths(lengths, changed))
         if there.devices > 1 and size != changed.tensor_parallel:
             words.append(f"tensor_parallel = {size}")
-        return Remedy(", ".join(words), estimate_memory(architecture, changed, there, cut(lengths, changed)))
+        return Remedy(", ".join(words), estimate_memory(architecture, changed, there, clip_lengths(lengths, changed)))
 
-    alone = [attempt(platform, change) for change in possible_changes(config, platform, lengths)]
+    alone = [attempt(platform, change) for change in list_changes(config, platform, lengths)]
     found = [remedy for remedy in (*alone, *map(attempt, larger)) if remedy]
     if found:
         least: dict[str, Remedy] = {}  # of each kind the smallest change
@@ -495,32 +503,32 @@ def remedies(
             least.setdefault(re.split(r" = |\d", one.settings)[0], one)
         return list(least.values())
     for there in (platform, *larger):
-        rows = sequences(list(possible_changes(config, there, lengths)))
+        rows = order_changes(list(list_changes(config, there, lengths)))
         for end in range(1, len(rows[0]) + 1):
             if remedy := next(filter(None, (attempt(there, *row[:end]) for row in rows)), None):
                 return [remedy]
     return []
 
 
-def sequences(changes: list[dict[str, object]]) -> list[list[dict[str, object]]]:
+def order_changes(changes: list[dict[str, object]]) -> list[list[dict[str, object]]]:
     """All changes in their order, once with each share of the engine: the least leaves vLLM too little room."""
     shares = [change for change in changes if "engine_memory" in change]
     return [[change for change in changes if change not in shares or change == one] for one in shares] or [changes]
 
 
-def larger_platforms(platform: Platform) -> list[Platform]:
+def list_larger_platforms(platform: Platform) -> list[Platform]:
     """More GPUs of the same kind; the link is left as it is, memory does not depend on it."""
     counts = [factor * platform.devices for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
     kind = platform.name.rpartition(" ")[2]
     return [replace(platform, name=f"{count}x {kind}", devices=count) for count in counts]
 
 
-def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
+def list_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
     """What can be tried, as keys of a recipe, what costs least first."""
     vllm = platform.devices > 1 or config.engine == "vllm"
     if not config.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
-    least = math.ceil(longest_response(config, platform, lengths))
+    least = math.ceil(find_longest_response(config, platform, lengths))
     if config.micro_batch_tokens > least:
         yield {"micro_batch_tokens": least}
     for share in (0.6, 0.4, 0.3, 0.2) if vllm else ():
@@ -533,12 +541,12 @@ def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -
     if platform.devices == 1:
         yield {"engine": "native", "max_concurrent_sequences": 16}
     halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
-    least = math.ceil(longest_response(halved, platform, cut(lengths, halved)))
+    least = math.ceil(find_longest_response(halved, platform, clip_lengths(lengths, halved)))
     smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}
     yield {"max_think_tokens": halved.max_think_tokens, **smaller}
 
 
-def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
+def clip_lengths(lengths: Lengths, config: VerlConfig) -> Lengths:
     """Lengths under a config's caps."""
     think = tuple(min(length, config.max_think_tokens) for length in lengths.think)
     return replace(
@@ -548,7 +556,9 @@ def cut(lengths: Lengths, config: VerlConfig) -> Lengths:
 
 def fits(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> bool:
     """Whether a device holds both halves of a step, and the engine a whole response."""
-    size = replicas_size(architecture, config, platform, lengths)
-    return estimate_memory(architecture, config, platform, lengths).peak <= platform.memory_bytes and room_in_cache(
+    size = choose_tensor_parallel(architecture, config, platform, lengths)
+    return estimate_memory(
+        architecture, config, platform, lengths
+    ).peak <= platform.memory_bytes and compute_cache_tokens(
         architecture, config, platform, size
-    ) >= longest_response(config, platform, lengths)
+    ) >= find_longest_response(config, platform, lengths)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from adaptthink.engines.project import projection
+from adaptthink.engines.project import make_projection
 
 GEMM_SIZE = 2048  # of the square product that the peak is measured on
 COPY_BYTES = 2**27  # read and written to measure the bandwidth
@@ -45,34 +45,34 @@ class Shape:
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     """Measure peak and bandwidth as the engine would use them; about a second."""
     left = torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype)
-    product = projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
+    product = make_projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     with torch.inference_mode():
-        seconds = best(lambda: product(left), device)
-        copying = best(lambda: target.copy_(source), device)
+        seconds = measure_seconds(lambda: product(left), device)
+        copying = measure_seconds(lambda: target.copy_(source), device)
     return Machine(2 * GEMM_SIZE**3 / seconds, 2 * COPY_BYTES / copying)
 
 
-def best(work: Callable[[], object], device: torch.device) -> float:
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the least seconds of some repetitions, after one that does not count."""
     times = []
     for _ in range(REPETITIONS + 1):
-        wait(device)
+        synchronize(device)
         started = time.perf_counter()
         work()
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times[1:])
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
+def read_shape(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
     """Read a model's shape from its weights and config."""
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -91,12 +91,14 @@ def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
     )
 
 
-def generation_bound(
+def compute_generation_bound(
     shape: Shape, machine: Machine, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> float:
     """The least seconds to prefill each different prompt once and decode all responses together, step by step."""
     different = set(map(tuple, prompts))
-    prefill = sum(2 * (len(ids) * shape.body + shape.head) + attention(shape, len(ids)) for ids in different)
+    prefill = sum(
+        2 * (len(ids) * shape.body + shape.head) + count_attention_flops(shape, len(ids)) for ids in different
+    )
     prompt_N = np.array([len(ids) for ids in prompts])
     length_N = np.array([len(ids) for ids in responses])
     seconds = prefill / machine.flops_per_second
@@ -109,12 +111,12 @@ def generation_bound(
     return seconds
 
 
-def attention(shape: Shape, length: int) -> int:
+def count_attention_flops(shape: Shape, length: int) -> int:
     """Operations of causal attention over a sequence: scores and mixing."""
     return 2 * shape.attention * length * (length + 1)
 
 
-def update_bound(
+def compute_update_bound(
     shape: Shape, machine: Machine, prompts: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
 ) -> float:
     """The least seconds for forward and backward, each prompt run with its response, at the peak of the products.
@@ -126,5 +128,5 @@ def update_bound(
     for prompt, response in zip(prompts, responses, strict=True):
         length = len(prompt) + len(response) - 1
         flops += products * (2 * length * shape.body + 2 * len(response) * shape.head)
-        flops += 3 * (2 * length * shape.adapter + attention(shape, length))
+        flops += 3 * (2 * length * shape.adapter + count_attention_flops(shape, length))
     return flops / machine.flops_per_second

@@ -25,7 +25,7 @@ class Problem:
     kind: AnswerKind = AnswerKind.MATH
 
 
-def problem_id(prompt: str, answer: str, source: str = "") -> str:
+def make_problem_id(prompt: str, answer: str, source: str = "") -> str:
     """Return 16 hex digits that name a problem by its content (SHA-256 of source, prompt and answer)."""
     content = "\x1f".join((source, prompt, answer))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -40,4 +40,4 @@ def make_problem(
     kind: AnswerKind = AnswerKind.MATH,
 ) -> Problem:
     """Build a `Problem` whose id follows from its content."""
-    return Problem(problem_id(prompt, answer, source), prompt, answer, level, source, kind)
+    return Problem(make_problem_id(prompt, answer, source), prompt, answer, level, source, kind)

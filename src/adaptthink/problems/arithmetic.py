@@ -71,7 +71,7 @@ class Chain:
         return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
-def sample_chain(rng: random.Random, operations: int) -> Chain:
+def generate_chain(rng: random.Random, operations: int) -> Chain:
     """Draw a chain whose running values all stay within 0..99."""
     first = value = rng.randint(1, 99)
     steps: list[int] = []
@@ -83,7 +83,7 @@ def sample_chain(rng: random.Random, operations: int) -> Chain:
     return Chain(first, tuple(steps))
 
 
-def question(chain: Chain, kind: Kind) -> str:
+def format_question(chain: Chain, kind: Kind) -> str:
     """Put a chain into the words of its kind."""
     if kind is Kind.CHAIN:
         return f"{chain.expression}=?"
@@ -91,16 +91,16 @@ def question(chain: Chain, kind: Kind) -> str:
     return f"Tom has {chain.first}{told} how many?"
 
 
-def chains(seed: int, split: Split, operations: int) -> Iterator[Chain]:
+def generate_chains(seed: int, split: Split, operations: int) -> Iterator[Chain]:
     """Yield an endless seeded stream of chains of one length from one split (repeats are possible)."""
     rng = random.Random(f"{seed}/{split}/{operations}")
     while True:
-        chain = sample_chain(rng, operations)
+        chain = generate_chain(rng, operations)
         if chain.split is split:
             yield chain
 
 
-def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
+def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
     """Return `per_level` distinct problems of each level, level by level.
 
     Raises ValueError when a level of this split does not hold that many different problems.
@@ -108,7 +108,7 @@ def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN
     found = []
     for level, operations in OPERATIONS_BY_LEVEL.items():
         distinct: dict[Chain, None] = {}
-        for draws, chain in enumerate(chains(seed, split, operations)):
+        for draws, chain in enumerate(generate_chains(seed, split, operations)):
             if len(distinct) == per_level:
                 break
             if draws > 20 * (per_level + 100):
@@ -118,6 +118,6 @@ def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN
                 )
             distinct[chain] = None
         for chain in distinct:
-            prompt, answer = question(chain, kind), str(chain.values[-1])
+            prompt, answer = format_question(chain, kind), str(chain.values[-1])
             found.append(make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}"))
     return found

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from adaptthink.grading import parsable_references
+from adaptthink.grading import find_parsable
 from adaptthink.problems import Problem
 from adaptthink.problems.rows import BadRow
 
@@ -94,17 +94,17 @@ class Index:
     num_runs: list[int]  # of each problem, boilerplate left out
 
 
-def fold(prompt: str) -> int:
+def hash_folded(prompt: str) -> int:
     """Hash a prompt without regard to case and white space."""
     return hash(" ".join(prompt.casefold().split()))
 
 
-def runs(words: list[str]) -> set[int]:
+def hash_runs(words: list[str]) -> set[int]:
     """Hash every run of `WORDS` words."""
     return {hash(tuple(words[start : start + WORDS])) for start in range(len(words) - WORDS + 1)}
 
 
-def words_of(prompt: str) -> list[str]:
+def split_words(prompt: str) -> list[str]:
     """Return the words and numbers of a prompt without regard to case and signs."""
     return _WORD.findall(prompt.casefold())
 
@@ -114,12 +114,12 @@ def build_index(name: str, prompts: Iterable[str]) -> Index:
     index = Index(name, [], {}, {}, {}, {}, [])
     runs_of = []
     for prompt in prompts:
-        number, words = len(index.prompts), words_of(prompt)
-        if index.by_fold.setdefault(fold(prompt), number) != number:
+        number, words = len(index.prompts), split_words(prompt)
+        if index.by_fold.setdefault(hash_folded(prompt), number) != number:
             continue
         index.prompts.append(prompt)
         index.by_words.setdefault(hash(tuple(words)), number)
-        runs_of.append(runs(words))
+        runs_of.append(hash_runs(words))
         for run in runs_of[-1]:
             if index.first_with.setdefault(run, number) != number:
                 index.others_with.setdefault(run, []).append(number)
@@ -130,16 +130,16 @@ def build_index(name: str, prompts: Iterable[str]) -> Index:
     return index
 
 
-def nearest(index: Index, prompt: str) -> Match | None:
+def find_nearest(index: Index, prompt: str) -> Match | None:
     """Return the problem of the index that is nearest to `prompt`, None if none is near."""
-    number = index.by_fold.get(fold(prompt))
+    number = index.by_fold.get(hash_folded(prompt))
     if number is not None:
         return Match(number, 1.0, exact=True)
-    words = words_of(prompt)
+    words = split_words(prompt)
     number = index.by_words.get(hash(tuple(words)))
     if number is not None:
         return Match(number, 1.0, exact=False)
-    mine = runs(words)
+    mine = hash_runs(words)
     shared = Counter(index.first_with[run] for run in mine if run in index.first_with)
     for run in mine & index.others_with.keys():
         shared.update(index.others_with[run])
@@ -165,7 +165,7 @@ def check_problems(name: str, problems: Iterable[Problem | BadRow], indexes: Ite
         tally.num_rows += len(batch)
         tally.num_bad += len(bad)
         tally.bad_rows += [str(row) for row in bad[: SHOWN - len(tally.bad_rows)]]
-        readable = parsable_references([(problem.answer, problem.kind) for problem in good])
+        readable = find_parsable([(problem.answer, problem.kind) for problem in good])
         for problem, ok in zip(good, readable, strict=True):
             _count(tally, problem, readable=ok)
     return Check(
@@ -215,7 +215,7 @@ class _Tally:
 
 
 def _count(tally: _Tally, problem: Problem, *, readable: bool) -> None:
-    prompt, answer = fold(problem.prompt), hash(problem.answer.strip())
+    prompt, answer = hash_folded(problem.prompt), hash(problem.answer.strip())
     if prompt in tally.answers:
         tally.num_repeats += 1
         tally.num_contradictions += tally.answers[prompt] != answer
@@ -237,7 +237,7 @@ def _count(tally: _Tally, problem: Problem, *, readable: bool) -> None:
 
 
 def _look_up(leaks: _Leaks, prompt: str) -> None:
-    match = nearest(leaks.index, prompt)
+    match = find_nearest(leaks.index, prompt)
     if match is None:
         return
     leaks.num_exact += match.exact

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from adaptthink.problems.rows import RowError
 
 
-def choice_prompt(question: str, choices: Sequence[str]) -> str:
+def format_choices(question: str, choices: Sequence[str]) -> str:
     """Return the question with one lettered line per option; raises RowError unless there are 2 to 26 options."""
     if not 2 <= len(choices) <= len(ascii_uppercase):
         raise RowError(f"{len(choices)} choices; a multiple-choice problem has 2 to {len(ascii_uppercase)}")
@@ -16,7 +16,7 @@ def choice_prompt(question: str, choices: Sequence[str]) -> str:
     return question.strip() + options
 
 
-def choice_letter(answer: object, num_choices: int) -> str:
+def read_choice_letter(answer: object, num_choices: int) -> str:
     """Return the gold letter, given as a letter or as an index that counts from 0; raises RowError for others."""
     text = str(answer).strip().upper()
     letters = ascii_uppercase[:num_choices]

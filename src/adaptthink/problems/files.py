@@ -11,7 +11,7 @@ from typing import Any
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem, make_problem
-from adaptthink.problems.choices import choice_letter, choice_prompt
+from adaptthink.problems.choices import format_choices, read_choice_letter
 from adaptthink.problems.rows import BadRow, Row, RowError, read_rows
 
 KINDS = ", ".join(AnswerKind)
@@ -65,7 +65,7 @@ def parse_fields(text: str) -> Fields:
     return Fields(**given)
 
 
-def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
+def read_file(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
     """Yield the problems of a file one by one, in its order and with repeats.
 
     Raises UserError for a file that is not there or holds nothing, and at its end if a mapped column never came.
@@ -84,9 +84,9 @@ def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | 
             continue
         if missing:
             columns |= dict.fromkeys(row.values)
-            missing = {name: column for name, column in missing.items() if value_at(row.values, column) is MISSING}
+            missing = {name: column for name, column in missing.items() if find_value(row.values, column) is MISSING}
         try:
-            yield row_problem(row, mapping, source=path.name)
+            yield make_row_problem(row, mapping, source=path.name)
         except RowError as error:
             yield BadRow(row.where, str(error))
     if empty:
@@ -100,14 +100,14 @@ def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | 
 def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:
     """Read every problem once; raises UserError that names the first row that cannot be used."""
     found: dict[str, Problem] = {}
-    for problem in file_problems(path, mapping):
+    for problem in read_file(path, mapping):
         if isinstance(problem, BadRow):
             raise UserError(str(problem))
         found.setdefault(problem.id, problem)
     return list(found.values())
 
 
-def mapping_problems(
+def make_problems(
     rows: Iterable[Mapping[str, Any] | Problem], mapping: Fields = Fields(), *, needs_answer: bool = True
 ) -> list[Problem]:
     """Make problems of mappings (or take `Problem`s as they are), each once and in order.
@@ -123,7 +123,7 @@ def mapping_problems(
             where = f"problem {number}"
             try:
                 named = Row(where, number, dict(row))
-                problem = row_problem(named, mapping, source="", needs_answer=needs_answer)
+                problem = make_row_problem(named, mapping, source="", needs_answer=needs_answer)
             except RowError as error:
                 raise UserError(f"{where}: {error}") from None
         else:
@@ -134,21 +134,21 @@ def mapping_problems(
     return list(found.values())
 
 
-def row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
+def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
     """Make the problem of one row; raises RowError."""
-    prompt = prompt_text(lookup(row, mapping.prompt, "prompt"))
+    prompt = read_prompt(lookup(row, mapping.prompt, "prompt"))
     value = lookup(row, mapping.answer, "answer")
-    answer = "" if value is None and not needs_answer else answer_text(value)
-    level = level_of(optional(row, mapping.level, "level"))
-    kind = kind_of(optional(row, mapping.kind, "kind"))
-    choices = choices_of(optional(row, mapping.choices, "choices"))
+    answer = "" if value is None and not needs_answer else read_reference_answer(value)
+    level = read_level(lookup_optional(row, mapping.level, "level"))
+    kind = read_kind(lookup_optional(row, mapping.kind, "kind"))
+    choices = read_choices(lookup_optional(row, mapping.choices, "choices"))
     if choices:
-        prompt, answer = choice_prompt(prompt, choices), choice_letter(answer, len(choices))
+        prompt, answer = format_choices(prompt, choices), read_choice_letter(answer, len(choices))
         kind = AnswerKind.CHOICE
     return make_problem(prompt, answer, level=level, source=source, kind=kind)
 
 
-def value_at(values: Mapping[str, Any], column: str) -> Any:
+def find_value(values: Mapping[str, Any], column: str) -> Any:
     """Return what stands under a column, or under a dotted path; MISSING where nothing does."""
     if column in values:
         return values[column]
@@ -164,7 +164,7 @@ def lookup(row: Row, column: str | None, name: str) -> Any:
     """Return the value for `name`; raises RowError where a mapped column is not in the row."""
     names = USUAL_NAMES[name] if column is None else (column,)
     for candidate in names:
-        value = value_at(row.values, candidate)
+        value = find_value(row.values, candidate)
         if value is not MISSING:
             return value
     if column is None:
@@ -172,7 +172,7 @@ def lookup(row: Row, column: str | None, name: str) -> Any:
     raise RowError(f"no field '{column}', which '{name}' is mapped to; fields here: {', '.join(row.values)}")
 
 
-def optional(row: Row, column: str | None, name: str) -> Any:
+def lookup_optional(row: Row, column: str | None, name: str) -> Any:
     """Return the value for `name`, None where the row has none."""
     try:
         return lookup(row, column, name)
@@ -180,7 +180,7 @@ def optional(row: Row, column: str | None, name: str) -> Any:
         return None
 
 
-def prompt_text(value: object) -> str:
+def read_prompt(value: object) -> str:
     """Return the question: a text, or the one user message of a chat (a system message is left out)."""
     if isinstance(value, list):
         messages = [item for item in value if isinstance(item, Mapping)]
@@ -194,7 +194,7 @@ def prompt_text(value: object) -> str:
     return value
 
 
-def answer_text(value: object) -> str:
+def read_reference_answer(value: object) -> str:
     """Return the gold answer as text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -203,7 +203,7 @@ def answer_text(value: object) -> str:
     return value
 
 
-def level_of(value: object) -> int | str | None:
+def read_level(value: object) -> int | str | None:
     """Return a level as a whole number where it is one (``3``, ``3.0``, ``"3"``), else as the text it is."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -217,7 +217,7 @@ def level_of(value: object) -> int | str | None:
     return value
 
 
-def kind_of(value: object) -> AnswerKind:
+def read_kind(value: object) -> AnswerKind:
     """Return the kind of answer; MATH where nothing is said."""
     if value is None or value == "":
         return AnswerKind.MATH
@@ -226,7 +226,7 @@ def kind_of(value: object) -> AnswerKind:
     return AnswerKind(value)
 
 
-def choices_of(value: object) -> list[str]:
+def read_choices(value: object) -> list[str]:
     """Return the options of a multiple-choice problem: a list, or in CSV the JSON of one; none for an empty cell."""
     if isinstance(value, str) and value.strip():
         try:

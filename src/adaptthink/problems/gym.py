@@ -18,7 +18,7 @@ from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.grading.gym import gold_json, load_library, score_entry
+from adaptthink.grading.gym import load_library, make_reference_json, score_entry
 from adaptthink.problems import Problem, make_problem
 from adaptthink.problems.arithmetic import Split
 
@@ -26,13 +26,13 @@ MAX_LEVELS = 5
 _SPLIT_UPPER_PERCENT = ((Split.TRAIN, 70), (Split.HELD_OUT, 75), (Split.EVALUATION, 100))
 
 
-def split_of(prompt: str) -> Split:
+def find_split(prompt: str) -> Split:
     """Return the split that a prompt belongs to."""
     percent = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") % 100
     return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
-def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Problem]:
+def generate_problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Problem]:
     """Return `per_level` distinct problems of each level, level by level.
 
     Raises UserError for an unknown family, one that runs out of different problems, one that fails, and one whose
@@ -40,10 +40,10 @@ def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Pr
     """
     prompts: set[str] = set()
     found = []
-    for level, config in level_configs(family).items():
-        for entry in distinct_entries(family, level, config, per_level, seed=seed, split=split, prompts=prompts):
+    for level, config in read_level_configs(family).items():
+        for entry in generate_entries(family, level, config, per_level, seed=seed, split=split, prompts=prompts):
             source = f"reasoning_gym/{family}/{split}"
-            reference_answer = checked_gold(entry, family, level)
+            reference_answer = check_reference(entry, family, level)
             found.append(
                 make_problem(
                     entry["question"], reference_answer, level=level, source=source, kind=AnswerKind.REASONING_GYM
@@ -52,7 +52,7 @@ def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Pr
     return found
 
 
-def level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
+def read_level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
     """Return the settings of each level of a family; {None: {}} for one without a curriculum. Raises UserError."""
     load_library()
     from reasoning_gym import factory  # noqa: PLC0415
@@ -79,7 +79,7 @@ def level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
     return configs
 
 
-def distinct_entries(
+def generate_entries(
     family: str,
     level: int | None,
     config: Mapping[str, Any],
@@ -98,16 +98,16 @@ def distinct_entries(
     for draw in range(max_draws):
         if num_found == count:
             return
-        entry = draw_entry(dataset, draw, family, level)
+        entry = generate_entry(dataset, draw, family, level)
         prompt = entry["question"]
-        if split_of(prompt) is split and prompt not in prompts:
+        if find_split(prompt) is split and prompt not in prompts:
             prompts.add(prompt)
             num_found += 1
             yield entry
     if num_found < count:
         raise UserError(
-            f"reasoning_gym: {named(family, level)} holds only about {num_found} different problems in the split "
-            f"'{split}', but {count} were asked for; ask for fewer (problems_per_level)"
+            f"reasoning_gym: {format_family(family, level)} holds only about {num_found} different problems in the "
+            f"split '{split}', but {count} were requested; request fewer (problems_per_level)"
         )
 
 
@@ -118,36 +118,36 @@ def make_dataset(family: str, level: int | None, settings: Mapping[str, Any]) ->
     try:
         return factory.create_dataset(family, **settings)
     except Exception as error:  # each family is a program of its own
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
 
 
-def draw_entry(dataset: Any, index: int, family: str, level: int | None) -> Mapping[str, Any]:
+def generate_entry(dataset: Any, index: int, family: str, level: int | None) -> Mapping[str, Any]:
     """Draw one entry; raises UserError where the family fails."""
     try:
         entry: Mapping[str, Any] = dataset[index]
     except Exception as error:  # as above
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
     return entry
 
 
-def family_fault(family: str, level: int | None, error: Exception) -> UserError:
+def make_family_error(family: str, level: int | None, error: Exception) -> UserError:
     """Build the error for a family that breaks down."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"reasoning_gym: {named(family, level)} fails ({reason}); choose another family")
+    return UserError(f"reasoning_gym: {format_family(family, level)} fails ({reason}); choose another family")
 
 
-def named(family: str, level: int | None) -> str:
+def format_family(family: str, level: int | None) -> str:
     """Name a family and its level, if it has any."""
     return f"'{family}'" if level is None else f"level {level} of '{family}'"
 
 
-def checked_gold(entry: Mapping[str, Any], family: str, level: int | None) -> str:
+def check_reference(entry: Mapping[str, Any], family: str, level: int | None) -> str:
     """Return an entry's gold; raises UserError unless its own answer scores 1 against it."""
     try:
-        reference_answer = gold_json(entry)
+        reference_answer = make_reference_json(entry)
         score = score_entry(entry["answer"], reference_answer)
     except Exception as error:  # as above
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
     if score != 1:
         raise UserError(
             f"reasoning_gym: the scorer of '{family}' gives {score:g} to the family's own answer, so no response to "

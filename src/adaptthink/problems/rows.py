@@ -55,13 +55,13 @@ def read_rows(path: Path) -> Iterator[Row | BadRow]:
     match path.suffix.lower():
         case ".csv":
             with path.open("rb") as file:
-                yield from csv_rows(file, str(path))
+                yield from read_csv(file, str(path))
         case ".parquet":
-            yield from parquet_rows(path)
+            yield from read_parquet(path)
         case ".json" if starts_array(path):
-            yield from array_rows(path)
+            yield from read_json_array(path)
         case _:
-            yield from line_rows(path)
+            yield from read_json_lines(path)
 
 
 def starts_array(path: Path) -> bool:
@@ -70,7 +70,7 @@ def starts_array(path: Path) -> bool:
         return TextWindow(file).skip("[")
 
 
-def line_rows(path: Path) -> Iterator[Row | BadRow]:
+def read_json_lines(path: Path) -> Iterator[Row | BadRow]:
     """Yield one row per line that is not blank."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -88,17 +88,17 @@ def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
         return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
     except RecursionError:
         return BadRow(where, TOO_DEEP)
-    return object_row(value, where, number)
+    return make_row(value, where, number)
 
 
-def object_row(value: object, where: str, number: int) -> Row | BadRow:
+def make_row(value: object, where: str, number: int) -> Row | BadRow:
     """Accept JSON objects only."""
     if not isinstance(value, dict):
         return BadRow(where, f"expected a JSON object with 'prompt' and 'answer', found {type(value).__name__}")
     return Row(where, number, value)
 
 
-def array_rows(path: Path) -> Iterator[Row | BadRow]:
+def read_json_array(path: Path) -> Iterator[Row | BadRow]:
     """Yield the elements of a JSON array, read piece by piece. After broken JSON nothing more can be found."""
     number = 0
     with path.open("rb") as file:
@@ -118,7 +118,7 @@ def array_rows(path: Path) -> Iterator[Row | BadRow]:
             except json.JSONDecodeError as error:
                 yield BadRow(where, f"not valid JSON: {error.msg}; the rows after it are lost")
                 return
-            yield BadRow(where, "not UTF-8 text") if broken else object_row(value, where, number)
+            yield BadRow(where, "not UTF-8 text") if broken else make_row(value, where, number)
             if not goes_on:
                 return
 
@@ -171,12 +171,12 @@ class TextWindow:
             self.read_on()
 
 
-def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
+def read_csv(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
     """Yield the rows of a CSV file below its first line, which names the columns unless `header` does.
 
     A row that goes over several lines is named by its first one.
     """
-    reader = csv.reader(csv_lines(file), strict=True)
+    reader = csv.reader(decode_lines(file), strict=True)
     next_line = 1
     while True:
         line, where = next_line, f"{name}, line {next_line}"
@@ -201,13 +201,13 @@ def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None
             yield Row(where, line, dict(zip(header, cells, strict=True)))
 
 
-def csv_lines(lines: Iterable[bytes]) -> Iterator[str]:
+def decode_lines(lines: Iterable[bytes]) -> Iterator[str]:
     """Decode lines; bytes that are not UTF-8 become lone surrogates, so that their row can be named."""
     for number, line in enumerate(lines):
         yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
 
-def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
+def read_parquet(path: Path) -> Iterator[Row | BadRow]:
     """Yield the rows of a Parquet file; raises UserError if it is none."""
     import pyarrow as pa  # noqa: PLC0415  (takes a fifth of a second)
     from pyarrow import parquet  # noqa: PLC0415

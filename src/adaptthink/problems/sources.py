@@ -22,13 +22,13 @@ import numpy as np
 
 from adaptthink.config.schema import PolicyConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, parsable_references
+from adaptthink.grading import AnswerKind, find_parsable
 from adaptthink.problems import Problem, arithmetic, gym, make_problem
 from adaptthink.problems.arithmetic import Kind, Split
-from adaptthink.problems.files import Fields, file_problems, parse_fields
+from adaptthink.problems.files import Fields, parse_fields, read_file
 from adaptthink.problems.rows import BadRow
-from adaptthink.problems.sets import SETS, set_problems
-from adaptthink.problems.table import Selection, Spool, first_of_each, id_number, id_numbers
+from adaptthink.problems.sets import SETS, read_set
+from adaptthink.problems.table import Selection, Spool, find_first_of_each, parse_id, parse_ids
 
 HELD_OUT_SHARE = 0.1
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
@@ -118,12 +118,12 @@ class Found:
     num_unreadable: int
 
 
-def reading_of(config: PolicyConfig) -> Reading:
+def make_reading(config: PolicyConfig) -> Reading:
     """Return what a command's settings say about reading; raises UserError for a bad mapping."""
     return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
 
 
-def training_problems(
+def choose_training_problems(
     name: str,
     *,
     per_level: int,
@@ -139,10 +139,10 @@ def training_problems(
     procedural, stored = split_sources(parse_name(name, Purpose.TRAINING))
     spool, held_out = Spool(), []
     for source in procedural:
-        spool.extend(drawn_problems(source, per_level, seed, Split.TRAIN, reading))
-        held_out += drawn_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
+        spool.extend(generate_problems(source, per_level, seed, Split.TRAIN, reading))
+        held_out += generate_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
     drawn = np.arange(len(spool))
-    found = stored_problems(stored, reading, spool)
+    found = read_stored_problems(stored, reading, spool)
     count = min(held_out_per_level * found.num_levels, int(HELD_OUT_SHARE * len(found.numbers)))
     if stored and count == 0:
         raise UserError(
@@ -150,10 +150,10 @@ def training_problems(
         )
     held_out += [spool[number] for number in found.numbers[:count]]
     problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers[count:])]))
-    return Chosen(smallest(problems, reading.max_problems), held_out, found.num_unreadable)
+    return Chosen(keep_smallest(problems, reading.max_problems), held_out, found.num_unreadable)
 
 
-def evaluation_problems(
+def choose_evaluation_problems(
     name: str,
     *,
     per_level: int,
@@ -165,28 +165,28 @@ def evaluation_problems(
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
     spool = Spool()
     for source in procedural:
-        spool.extend(drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
+        spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
     drawn = np.arange(len(spool))
-    found = stored_problems(stored, reading, spool)
+    found = read_stored_problems(stored, reading, spool)
     problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers)]))
     if not problems:
         raise UserError(
             f"{name}: none of its {found.num_unreadable} problems has a gold that can be read; see `data check`"
         )
-    return Chosen(smallest(problems, reading.max_problems), [], found.num_unreadable)
+    return Chosen(keep_smallest(problems, reading.max_problems), [], found.num_unreadable)
 
 
-def every_problem(
+def read_every_problem(
     name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading
 ) -> Iterator[Problem | BadRow]:
     """Yield everything that a name stands for, one by one, with repeats and with rows that cannot be used."""
     split = Split.EVALUATION if purpose in (Purpose.EVALUATION, Purpose.AGAINST) else Split.TRAIN
     for source in parse_name(name, purpose):
         if isinstance(source, Procedural):
-            yield from drawn_problems(source, per_level, seed, split, reading)
+            yield from generate_problems(source, per_level, seed, split, reading)
         else:
-            for problem in rows_of(source, reading):
-                yield problem if isinstance(problem, BadRow) else requested(problem, source, reading)
+            for problem in read_source(source, reading):
+                yield problem if isinstance(problem, BadRow) else add_instruction(problem, source, reading)
 
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
@@ -229,10 +229,10 @@ def parse_set(name: str, words: Sequence[str], purpose: Purpose) -> SetSource:
             raise UserError(f"'{name}' has no split or part '{word}'; {hint}")
     if len(splits) > 1 or len(filters) > 1:
         raise UserError(f"'{name}:{':'.join(words)}' names more than one split or part; join several sets by commas")
-    return SetSource(name, splits[0] if splits else default_split(name, purpose), filters[0] if filters else None)
+    return SetSource(name, splits[0] if splits else choose_split(name, purpose), filters[0] if filters else None)
 
 
-def default_split(name: str, purpose: Purpose) -> str:
+def choose_split(name: str, purpose: Purpose) -> str:
     """Return the split that a set's name alone stands for; raises UserError where it has none for the purpose."""
     named = SETS[name]
     match purpose:
@@ -262,32 +262,32 @@ def split_sources(sources: Sequence[Source]) -> tuple[list[Procedural], list[Sto
     return procedural, stored
 
 
-def drawn_problems(
+def generate_problems(
     source: Procedural, per_level: int, seed: int, split: Split, reading: Reading, kind: Kind = Kind.CHAIN
 ) -> list[Problem]:
     """Draw problems of one split; raises UserError where there are not so many."""
     if isinstance(source, GymSource):
-        drawn = gym.problems(source.family, per_level, seed=seed, split=split)
+        drawn = gym.generate_problems(source.family, per_level, seed=seed, split=split)
     else:
         try:
-            drawn = arithmetic.problems(per_level, seed=seed, split=split, kind=kind)
+            drawn = arithmetic.generate_problems(per_level, seed=seed, split=split, kind=kind)
         except ValueError as error:
             raise UserError(str(error)) from None
-    return [requested(problem, source, reading) for problem in drawn]
+    return [add_instruction(problem, source, reading) for problem in drawn]
 
 
-def rows_of(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
+def read_source(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
     """Yield the problems of a set or a file, without instruction."""
     match source:
         case SetSource(name, split, only):
-            yield from set_problems(name, split, only=only, data=reading.data)
+            yield from read_set(name, split, only=only, data=reading.data)
         case FileSource(path):
-            yield from file_problems(path, reading.fields)
+            yield from read_file(path, reading.fields)
         case _:
             assert_never(source)
 
 
-def stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -> Found:
+def read_stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -> Found:
     """Read sets and files into `spool` and say which of them a job can use.
 
     Each problem is used once. The id without instruction decides what is kept and held out, so that the choice does
@@ -296,51 +296,51 @@ def stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -
     before, ids = len(spool), array("Q")
     largest, look = MAX_ID, 2 * (reading.max_problems or 0) + GOLDS_AT_A_TIME
     for source in sources:
-        for problem in rows_of(source, reading):
+        for problem in read_source(source, reading):
             if isinstance(problem, BadRow):
                 raise UserError(str(problem))
-            id_ = id_number(problem.id)
+            id_ = parse_id(problem.id)
             if id_ > largest:
                 continue
             ids.append(id_)
-            spool.append(requested(problem, source, reading))
+            spool.append(add_instruction(problem, source, reading))
             if reading.max_problems and len(ids) > look:  # so that what will not be kept is not written either
-                kept = first_of_each(np.array(ids))[: reading.max_problems]
+                kept = find_first_of_each(np.array(ids))[: reading.max_problems]
                 largest = ids[kept[-1]] if len(kept) == reading.max_problems else largest
                 look = len(ids) + reading.max_problems + GOLDS_AT_A_TIME
-    return with_readable_golds(spool, before + first_of_each(np.array(ids))[: reading.max_problems])
+    return keep_parsable(spool, before + find_first_of_each(np.array(ids))[: reading.max_problems])
 
 
-def with_readable_golds(spool: Spool, numbers: np.ndarray) -> Found:
+def keep_parsable(spool: Spool, numbers: np.ndarray) -> Found:
     """Keep the problems whose gold can be read."""
     readable, levels = np.zeros(len(spool), bool), set()
     in_order = np.sort(numbers)
     for start in range(0, len(in_order), GOLDS_AT_A_TIME):
         part = in_order[start : start + GOLDS_AT_A_TIME]
         problems = [spool[number] for number in part]
-        readable[part] = parsable_references([(problem.answer, problem.kind) for problem in problems])
+        readable[part] = find_parsable([(problem.answer, problem.kind) for problem in problems])
         levels |= {problem.level for number, problem in zip(part, problems, strict=True) if readable[number]}
     kept = numbers[readable[numbers]]
     return Found(kept, len(levels), len(numbers) - len(kept))
 
 
-def smallest(problems: Selection, count: int | None) -> Selection:
+def keep_smallest(problems: Selection, count: int | None) -> Selection:
     """Keep the `count` problems with the smallest ids, in their order; None keeps all."""
     if count is None or len(problems) <= count:
         return problems
-    return Selection(problems, np.sort(first_of_each(id_numbers(problems))[:count]))
+    return Selection(problems, np.sort(find_first_of_each(parse_ids(problems))[:count]))
 
 
-def requested(problem: Problem, source: Source, reading: Reading) -> Problem:
+def add_instruction(problem: Problem, source: Source, reading: Reading) -> Problem:
     """Put the instruction after a prompt; with none, the problem stays as it is."""
-    instruction = own_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
+    instruction = choose_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
     if not instruction:
         return problem
     prompt = f"{problem.prompt}\n{instruction}"
     return make_problem(prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind)
 
 
-def own_instruction(source: Source, kind: AnswerKind) -> str:
+def choose_instruction(source: Source, kind: AnswerKind) -> str:
     """Return what a source asks for by itself: boxed answers of sets, letters of multiple choice, else nothing."""
     if kind is AnswerKind.CHOICE:
         return BOXED_LETTER

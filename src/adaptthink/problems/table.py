@@ -87,16 +87,16 @@ class Selection(Sequence[Problem]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def id_number(id_: str) -> int:
+def parse_id(id_: str) -> int:
     """Return a problem's id as the 64-bit number that it writes."""
     return int(id_, 16)
 
 
-def id_numbers(problems: Iterable[Problem]) -> np.ndarray:
+def parse_ids(problems: Iterable[Problem]) -> np.ndarray:
     """Return the ids of problems as numbers, (N,) uint64."""
-    return np.fromiter((id_number(problem.id) for problem in problems), np.uint64)
+    return np.fromiter((parse_id(problem.id) for problem in problems), np.uint64)
 
 
-def first_of_each(ids_N: np.ndarray) -> np.ndarray:
+def find_first_of_each(ids_N: np.ndarray) -> np.ndarray:
     """Return the places at which each different id stands first, the smallest id first."""
     return np.unique(ids_N, return_index=True)[1]

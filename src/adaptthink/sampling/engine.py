@@ -10,8 +10,8 @@ from adaptthink.engines.fleet import open_fleet
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import check_server, connect, make_probe
 from adaptthink.engines.vllm import start_vllm
-from adaptthink.models.loading import Policy, arithmetic_dtype, model_path
-from adaptthink.modes import prompt_ids
+from adaptthink.models.loading import Policy, choose_dtype, find_model
+from adaptthink.modes import encode_prompt
 
 PROBE_QUESTION = "47+8=?"
 
@@ -22,10 +22,10 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
     Several servers are one engine, and so is one that is only asked for thoughts, of which there may be many: a fleet
     waits for servers that were lost, and `say` hears of those.
     """
-    dtype = arithmetic_dtype(policy.model, config)
+    dtype = choose_dtype(policy.model, config)
     if config.engine == "vllm":
         return start_vllm(
-            model_path(policy.name),
+            find_model(policy.name),
             policy.eos_ids,
             dtype=dtype,
             max_concurrent_sequences=config.max_concurrent_sequences,
@@ -36,7 +36,7 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
     )
     if config.engine == "native":
         return native
-    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
+    prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
     ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
     if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
         server = connect(

@@ -18,7 +18,7 @@ from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Request, Streaming
 from adaptthink.grading import Grade, Verdict
-from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
+from adaptthink.modes import Mode, ThinkTemplate, encode_prompt
 from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
 from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
@@ -92,7 +92,7 @@ class Sampler:
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """Token ids of a problem's prompt, up to the decision token."""
-        return prompt_ids(self.tokenizer, self.template, problem.prompt)
+        return encode_prompt(self.tokenizer, self.template, problem.prompt)
 
     def read(self, completion: Completion) -> Response:
         """The response that a completion is."""

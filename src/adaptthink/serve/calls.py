@@ -170,10 +170,10 @@ def read_call(schema: type[C], body: bytes) -> C:
     try:
         return schema.model_validate(said)
     except ValidationError as error:
-        raise fault_of(error) from None
+        raise make_call_error(error) from None
 
 
-def fault_of(error: ValidationError) -> CallError:
+def make_call_error(error: ValidationError) -> CallError:
     """Say in one line what is wrong with the first faulty parameter."""
     fault = error.errors()[0]
     name = ".".join(str(part) for part in fault["loc"])
@@ -196,7 +196,7 @@ def fault_of(error: ValidationError) -> CallError:
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
 
 
-def asked_mode(call: Call, name: str) -> Mode | None:
+def read_mode(call: Call, name: str) -> Mode | None:
     """Return the mode that a call asks for, None for auto; raises CallError for another model or for two modes."""
     known = {name: None} | {name + ending: mode for ending, mode in MODES.items()}
     if call.model not in known:

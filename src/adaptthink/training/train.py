@@ -24,14 +24,14 @@ from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, mean_reward
+from adaptthink.grading import Verdict, compute_mean_reward
 from adaptthink.grading.implicit_thinking import read_signs, thinks_implicitly
-from adaptthink.models.batches import micro_batches
-from adaptthink.models.loading import Policy, arithmetic_dtype
-from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
+from adaptthink.models.batches import make_micro_batches
+from adaptthink.models.loading import Policy, choose_dtype
+from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, advantage, group_advantage, policy_loss
-from adaptthink.planning.roofline import Machine, generation_bound, shape_of, update_bound
+from adaptthink.planning.roofline import Machine, compute_generation_bound, compute_update_bound, read_shape
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
 from adaptthink.sampling.requests import MaxTokens, stream_seed
@@ -245,7 +245,7 @@ def update(
     responses = [rollouts[index].response_ids for index in chosen]
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
-    for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
+    for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
         result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
@@ -285,8 +285,8 @@ def batch_loss(
     """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
     prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
-    with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic_dtype(model, config) == torch.bfloat16):
-        logprob_BT = response_logprobs(model, prompts, responses, config.temperature, shared=shared)
+    with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):
+        logprob_BT = compute_response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     return policy_loss(
         logprob_BT,
         pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),
@@ -320,12 +320,12 @@ def roofline_seconds(
     model: PreTrainedModel, machine: Machine, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
 ) -> Metrics:
     """The least time that this machine could take for a step's generation and update."""
-    shape = shape_of(model, arithmetic_dtype(model, config))
+    shape = read_shape(model, choose_dtype(model, config))
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {
-        "generate_roofline_seconds": generation_bound(shape, machine, prompts, responses),
-        "update_roofline_seconds": update_bound(
+        "generate_roofline_seconds": compute_generation_bound(shape, machine, prompts, responses),
+        "update_roofline_seconds": compute_update_bound(
             shape, machine, [prompts[index] for index in chosen], [responses[index] for index in chosen]
         ),
     }
@@ -351,7 +351,7 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
     return {
-        "probe_accuracy": mean_reward(rollout.verdict for rollout in rollouts),
+        "probe_accuracy": compute_mean_reward(rollout.verdict for rollout in rollouts),
         "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "probe_sampled_no_think_share": fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
     }

@@ -23,10 +23,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, reward
+from adaptthink.grading import Verdict, compute_reward
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
-from adaptthink.models.loading import end_tokens
+from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import advantage
 from adaptthink.sampling.grader import make_grader
@@ -65,7 +65,7 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:  # it has no such file
         generation = GenerationConfig()
-    return frozenset(end_tokens(generation, tokenizer))
+    return frozenset(read_eos_ids(generation, tokenizer))
 
 
 def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
@@ -79,7 +79,7 @@ def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
     base = 0.0 if config.advantage == "group" else extra.reference_reward
     no_think = torch.tensor(rollout.mode is Mode.NO_THINK)
-    return advantage(no_think, torch.tensor(reward(rollout.verdict)), torch.tensor(base), config.delta).item()
+    return advantage(no_think, torch.tensor(compute_reward(rollout.verdict)), torch.tensor(base), config.delta).item()
 
 
 @register(NAME)
