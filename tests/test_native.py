@@ -13,7 +13,7 @@ from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_token
 from adaptthink.errors import UserError
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,), (33, 4, 60, 61, 62, 7, 8)]
-NO_EOS = (10**6,)  # a token that no model draws
+NO_EOS = (10**6,)  # a token that no model samples
 
 
 def requests(prompts=PROMPTS, *, max_tokens=12, **extra):
@@ -106,12 +106,12 @@ def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_mode
 
 
 def test_sampled_frequencies_match_the_distribution(random_model):
-    """4,000 draws of the first token against the model's probabilities: every frequency within 4.5 standard errors."""
+    """4,000 samples of the first token against the model's probabilities: each within 4.5 standard errors."""
     num = 4000
     probability = np.exp(engine(random_model).next_token_logprobs([PROMPTS[1]], range(300))[0])
     requested = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
-    drawn = engine(random_model).generate(requested, temperature=1.0, seed=11)
-    count = np.bincount([c.token_ids[0] for c in drawn], minlength=300)
+    sampled = engine(random_model).generate(requested, temperature=1.0, seed=11)
+    count = np.bincount([c.token_ids[0] for c in sampled], minlength=300)
     error = np.sqrt(num * probability * (1 - probability)) + 1e-9
     common = probability > 0.005
     assert (np.abs(count - num * probability)[common] / error[common]).max() < 4.5
@@ -161,7 +161,7 @@ def test_draw_by_hand():
 
 @pytest.mark.parametrize("size", [300, 1024, 1025, 5000])
 def test_draws_invert_the_cumulative_distribution(size):
-    """Against the same inversion in double precision by numpy; a draw next to a boundary may fall on either side."""
+    """Against the same inversion in double precision by numpy; a sample next to a boundary may fall on either side."""
     generator = np.random.default_rng(0)
     logprob = torch.from_numpy(generator.normal(size=(500, size)) * 4).float().log_softmax(-1)
     logprob[:, ::3] = -torch.inf
@@ -215,8 +215,8 @@ def test_draw_inverts_the_distribution_across_blocks():
     assert sample_tokens(logprobs, torch.tensor([0.0], dtype=torch.float64)).item() == 0
     last = sample_tokens(logprobs, torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item()
     assert probabilities[0, last] > 0
-    drawn = sample_tokens(logprobs.expand(5000, -1), torch.rand(5000, dtype=torch.float64))
-    assert (probabilities[0, drawn] > 0).all()
+    sampled = sample_tokens(logprobs.expand(5000, -1), torch.rand(5000, dtype=torch.float64))
+    assert (probabilities[0, sampled] > 0).all()
 
 
 def test_token_batches_by_hand():

@@ -18,7 +18,7 @@ PROMPT, EOS = (5, 9, 17), 299
 
 
 class FakeLLM:
-    """Draws token 7 at log-probability −0.5 until the cap; scores any token at −id. What was asked last ends first."""
+    """Samples token 7 at log-probability −0.5 until max_tokens; scores any token at −id. The last one ends first."""
 
     model_config = SimpleNamespace(max_model_len=64)
 

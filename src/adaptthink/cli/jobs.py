@@ -144,7 +144,7 @@ def servers_record(servers: Sequence[Server]) -> list[dict[str, Any]]:
             "responses": server.responses,
             "tokens": server.tokens,
             "faults": server.faults,
-            "aside_seconds": round(server.seconds_aside, 1),
+            "aside_seconds": round(server.unhealthy_seconds, 1),
         }
         for server in servers
     ]
@@ -193,8 +193,8 @@ def read_training_problems(
 
 def say_skipped(chosen: Chosen) -> None:
     """Say how many problems were left out, if any were."""
-    if chosen.num_unreadable:
-        console.print(f"{chosen.num_unreadable} problems skipped: their gold cannot be read")
+    if chosen.num_unparsable:
+        console.print(f"{chosen.num_unparsable} problems skipped: their gold cannot be read")
 
 
 def train_and_save(
