@@ -35,8 +35,8 @@ COUNTS = {Split.SUPERVISED: 873, Split.TRAIN: 322, Split.HELD_OUT: 92, Split.EVA
 
 def chain_of(prompt):
     """Read a chain back from either wording, without the code under test."""
-    told = prompt.replace(" gets ", "+").replace(" gives ", "-")
-    first, *steps = re.findall(r"[+-]?\d+", told)
+    expression = prompt.replace(" gets ", "+").replace(" gives ", "-")
+    first, *steps = re.findall(r"[+-]?\d+", expression)
     return Chain(int(first), tuple(int(step) for step in steps))
 
 
@@ -72,8 +72,8 @@ def test_id_depends_on_every_part_and_on_nothing_else():
 
 
 def test_split_follows_from_the_chain_alone():
-    """Thousands of draws with other seeds: each split yields its own chains, and no chain is in two of them."""
-    drawn = {
+    """Thousands of samples with other seeds: each split yields its own chains, and no chain is in two of them."""
+    generated = {
         split: {
             chain.expression
             for operations in OPERATIONS_BY_LEVEL.values()
@@ -81,9 +81,9 @@ def test_split_follows_from_the_chain_alone():
         }
         for seed, split in enumerate(Split)
     }
-    assert sum(len(expressions) for expressions in drawn.values()) > 3000
+    assert sum(len(expressions) for expressions in generated.values()) > 3000
     for one in Split:
-        assert not any(drawn[one] & drawn[other] for other in Split if other is not one)
+        assert not any(generated[one] & generated[other] for other in Split if other is not one)
 
 
 def test_every_chain_of_one_operation_by_split():
@@ -102,7 +102,7 @@ def test_both_kinds_ask_for_the_same_chains():
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("split", Split)
-def test_problems_are_what_was_asked_for(kind, split):
+def test_problems_are_what_was_requested(kind, split):
     found = generate_problems(30, seed=11, split=split, kind=kind)
     assert [problem.level for problem in found] == [level for level in (1, 2, 3, 4, 5) for _ in range(30)]
     assert len({problem.prompt for problem in found}) == len({problem.id for problem in found}) == 150
@@ -133,9 +133,9 @@ def test_enough_level_one_problems_to_evaluate_on():
     assert len({problem.id for problem in found if problem.level == 1}) == 300
 
 
-def test_too_many_problems_asked_for():
+def test_too_many_problems_requested():
     with pytest.raises(ValueError, match=r"^level 1 of split 'held_out' holds only about \d+ different") as caught:
         generate_problems(100, seed=0, split=Split.HELD_OUT)
     message = str(caught.value)
-    assert message.endswith("but 100 were asked for; ask for fewer")
+    assert message.endswith("but 100 were requested; request fewer")
     assert int(re.search(r"about (\d+)", message)[1]) == COUNTS[Split.HELD_OUT]

@@ -30,14 +30,14 @@ def test_counts():
         problem("Else?", "5"),
     ]
     check = check_problems("p", rows)
-    assert (check.num_rows, check.num_bad, check.num_unreadable) == (9, 1, 1)
+    assert (check.num_rows, check.num_bad, check.num_unparsable) == (9, 1, 1)
     assert (check.num_repeats, check.num_contradictions) == (3, 1)
-    assert check.num_kept == 6  # all but the first repeat, the bad row and the unreadable gold
+    assert check.num_kept == 6  # all but the first repeat, the bad row and the unparsable reference answer
     assert check.levels == {"2": 3, "10": 1, "stem": 1, "none": 1}
     assert list(check.levels) == ["2", "10", "stem", "none"]
     assert check.kinds == {"choice": 1, "math": 5}
     assert check.bad_rows == ("p, line 5: no",)
-    assert check.unreadable == ("' ' of 'Unknown?'",)
+    assert check.unparsable == ("' ' of 'Unknown?'",)
     assert check.leaks == ()
 
 
@@ -60,7 +60,7 @@ def test_counts_do_not_depend_on_batches(monkeypatch, batch):
         (" ".join(LONG.split()[:14]), 1, False),  # its beginning
         (LONG.replace("hens", "geese"), 11 / 16, False),  # 23 words are 16 runs of 8; five hold the fifth word
         ("A farmer has twelve hens.", None, False),  # shorter than a run, and not the whole
-        ("How many eggs are there in a week?", None, False),  # one run, which it shares: too little to say
+        ("How many eggs are there in a week?", None, False),  # one run, which it shares: too few to decide
         (
             "Find the sum of all whole numbers below one hundred that seven divides, and give it as a number.",
             None,
@@ -85,7 +85,7 @@ def test_short_prompts_are_near_only_as_a_whole():
 
 
 def test_boilerplate_is_no_leak():
-    """What more than ten problems of a set begin with says nothing about any of them."""
+    """What more than ten problems of a set begin with is no evidence about any of them."""
     opening = "For which of these two scenarios does the main character do something clearly wrong, in your opinion"
     many = [f"{opening}: scenario {n}?" for n in range(12)]
     assert find_nearest(build_index("other", many[:10]), f"{opening}: or none?") is not None

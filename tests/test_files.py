@@ -1,4 +1,4 @@
-"""Problems from files: every fault is one readable line that names the file and the line."""
+"""Problems from files: every fault is reported in one line with the file and the line."""
 
 import json
 import tracemalloc
@@ -111,7 +111,7 @@ def test_malformed_line(tmp_path, line, complaint):
 
 
 def test_line_number_far_into_a_file_that_is_not_utf8(tmp_path):
-    """Beyond any buffer of a text reader, where a position within the buffer would say nothing."""
+    """Beyond any buffer of a text reader, where a position within the buffer would mean nothing."""
     path = tmp_path / "p.jsonl"
     path.write_bytes(GOOD * 2000 + b'{"prompt": "\xff", "answer": "1"}\n')
     with pytest.raises(UserError, match=r"p\.jsonl, line 2001: not UTF-8 text"):
@@ -145,7 +145,7 @@ def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_ou
     name = write_rows(tmp_path / "p.jsonl", count, levels)
     chosen = choose_training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
     train, other = chosen.problems, chosen.held_out
-    assert chosen.num_unreadable == 0
+    assert chosen.num_unparsable == 0
     assert len(other) == held_out
     assert not {problem.id for problem in train} & {problem.id for problem in other}
     everything = read_problems(tmp_path / "p.jsonl")
@@ -199,7 +199,7 @@ def test_too_many_arithmetic_problems_is_bad_input(monkeypatch):
 
 
 def test_mapping_reaches_into_nested_objects(tmp_path):
-    """The form of verl's Parquet files: chat messages as prompt, the gold inside another object."""
+    """The form of verl's Parquet files: chat messages as prompt, the answer inside another object."""
     row = {
         "prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1=?"}],
         "reward_model": {"ground_truth": "2", "style": "rule"},
@@ -320,9 +320,9 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
 
 
 def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
-    """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
+    """Without the grader, which caches some tens of thousands of reference answers whatever the size of the file."""
     monkeypatch.setattr("adaptthink.problems.table.SPOOL_BYTES", 2**16)
-    monkeypatch.setattr(sources, "parsable_references", lambda reference_answers: [True] * len(reference_answers))
+    monkeypatch.setattr(sources, "find_parsable", lambda reference_answers: [True] * len(reference_answers))
     path = tmp_path / "p.jsonl"
     with path.open("w") as file:
         for n in range(20_000):

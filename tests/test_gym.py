@@ -1,4 +1,4 @@
-"""reasoning-gym: levels, splits, golds that its own scorers accept, and families that cannot be used."""
+"""reasoning-gym: levels, splits, reference answers that its own scorers accept, and families that cannot be used."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ from adaptthink.problems.sources import BOXED, choose_evaluation_problems, choos
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs the extra 'gym'")
 
 
-def draw(family, per_level=4, seed=0, split=Split.TRAIN):
+def generate(family, per_level=4, seed=0, split=Split.TRAIN):
     return gym.generate_problems(family, per_level, seed=seed, split=split)
 
 
 def test_problems_of_a_family():
-    problems = draw("chain_sum")
+    problems = generate("chain_sum")
     assert [problem.level for problem in problems] == [level for level in range(1, 6) for _ in range(4)]
     assert {problem.kind for problem in problems} == {AnswerKind.REASONING_GYM}
     assert {problem.source for problem in problems} == {"reasoning_gym/chain_sum/train"}
@@ -58,19 +58,19 @@ def test_curriculum_with_fewer_levels():
 
 
 def test_family_without_a_curriculum():
-    assert [problem.level for problem in draw("gsm_symbolic")] == [None] * 4
+    assert [problem.level for problem in generate("gsm_symbolic")] == [None] * 4
 
 
 def test_same_seed_same_problems():
-    assert draw("chain_sum") == draw("chain_sum")
-    assert draw("chain_sum") != draw("chain_sum", seed=1)
-    few, many = draw("chain_sum", per_level=2), draw("chain_sum", per_level=5)
+    assert generate("chain_sum") == generate("chain_sum")
+    assert generate("chain_sum") != generate("chain_sum", seed=1)
+    few, many = generate("chain_sum", per_level=2), generate("chain_sum", per_level=5)
     assert {problem.id for problem in few} <= {problem.id for problem in many}
 
 
 def test_splits_are_disjoint():
     prompts = [
-        {problem.prompt for problem in draw("leg_counting", 5, split=split)}
+        {problem.prompt for problem in generate("leg_counting", 5, split=split)}
         for split in (Split.TRAIN, Split.HELD_OUT, Split.EVALUATION)
     ]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 75
@@ -89,9 +89,9 @@ def test_sources_of_a_family():
 @pytest.mark.parametrize(
     "family", ["chain_sum", "gcd", "countdown", "time_intervals", "self_reference", "list_functions", "acre", "maze"]
 )
-def test_golds_survive_json(family):
+def test_references_survive_json(family):
     """The scorer gives 1 to the family's own answer and less to nonsense."""
-    for problem in draw(family, per_level=1):
+    for problem in generate(family, per_level=1):
         reference_answer = json.loads(problem.answer)
         assert "question" not in reference_answer
         assert score_entry(reference_answer["answer"], problem.answer) == 1
@@ -101,19 +101,21 @@ def test_golds_survive_json(family):
 
 def test_scorer_is_the_familys_own():
     """Countdown takes any expression that gives the target, not the one that is written down."""
-    problem = draw("countdown", per_level=1)[0]
+    problem = generate("countdown", per_level=1)[0]
     reference_answer = json.loads(problem.answer)
     assert score_entry(f"({reference_answer['answer']})", problem.answer) == 1
 
 
-def test_gold_that_does_not_score():
+def test_reference_that_does_not_score():
     entry = reasoning_gym.create_dataset("rush_hour", seed=1, size=1)[0]
     assert not scores_itself(make_reference_json(entry))
 
 
 @pytest.mark.parametrize("reference_answer", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
-def test_gold_that_is_no_entry(reference_answer):
-    with pytest.raises(ValueError, match="the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'"):
+def test_reference_that_is_no_entry(reference_answer):
+    with pytest.raises(
+        ValueError, match="the reference answer of a reasoning_gym problem is JSON with 'answer' and 'metadata'"
+    ):
         score_entry("1", reference_answer)
 
 
@@ -131,7 +133,7 @@ def test_gold_that_is_no_entry(reference_answer):
 )
 def test_families_that_do_not_accept_their_own_answer(family, score):
     with pytest.raises(UserError) as caught:
-        draw(family)
+        generate(family)
     assert str(caught.value) == (
         f"reasoning_gym: the scorer of '{family}' gives {score} to the family's own answer, "
         "so no response to it could be graded; choose another family"
@@ -153,7 +155,7 @@ def test_families_that_do_not_accept_their_own_answer(family, score):
 )
 def test_families_that_cannot_be_used(family, message):
     with pytest.raises(UserError) as caught:
-        draw(family, per_level=20)
+        generate(family, per_level=20)
     assert str(caught.value).startswith(message)
 
 
@@ -164,7 +166,7 @@ def test_family_that_breaks_down_while_drawing(monkeypatch):
 
     monkeypatch.setattr(reasoning_gym.factory, "create_dataset", lambda *args, **options: Broken())
     with pytest.raises(UserError, match=r"level 1 of 'gcd' fails \(IndexError: no more\); choose another family"):
-        draw("gcd")
+        generate("gcd")
 
 
 def test_entry_that_json_cannot_hold():
@@ -175,7 +177,7 @@ def test_entry_that_json_cannot_hold():
 def test_library_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(UserError) as caught:
-        draw("chain_sum")
+        generate("chain_sum")
     assert str(caught.value).startswith("reasoning_gym problems need the package reasoning-gym: pip install '.[gym]'")
 
 
@@ -184,7 +186,7 @@ def test_scorer_is_made_once(monkeypatch):
     made = []
     load = grading_gym.load_library
     monkeypatch.setattr(grading_gym, "load_library", lambda: made.append(load()))
-    problem = draw("gcd", per_level=1)[0]
+    problem = generate("gcd", per_level=1)[0]
     made.clear()
     for _ in range(3):
         score_entry("1", problem.answer)

@@ -1,4 +1,4 @@
-"""Problems on disk: what is read is what was written, in any order, and a full disk is told in one line."""
+"""Problems on disk: what is read is what was written, in any order, and a full disk is reported in one line."""
 
 import random
 
@@ -96,7 +96,7 @@ def test_smallest_ids_are_found_while_reading_whatever_is_repeated(tmp_path, mon
     path.write_text("prompt,answer\n" + "".join(f"{number}?,{number}\n" for number in numbers))
     distinct = [make_problem(f"{number}?", str(number), source="p.csv") for number in dict.fromkeys(numbers)]
     kept = sorted(problem.id for problem in distinct)[:most]
-    monkeypatch.setattr(sources, "GOLDS_AT_A_TIME", 2)
+    monkeypatch.setattr(sources, "PARSED_AT_ONCE", 2)
     chosen = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=most)).problems
     assert chosen == [problem for problem in distinct if problem.id in kept]
 
@@ -104,7 +104,7 @@ def test_smallest_ids_are_found_while_reading_whatever_is_repeated(tmp_path, mon
 def test_what_will_not_be_kept_is_not_written(tmp_path, monkeypatch):
     path = tmp_path / "p.csv"
     path.write_text("prompt,answer\n" + "".join(f"{number}?,{number}\n" for number in range(5000)))
-    monkeypatch.setattr(sources, "GOLDS_AT_A_TIME", 10)
+    monkeypatch.setattr(sources, "PARSED_AT_ONCE", 10)
     chosen = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=5)).problems
     assert len(chosen) == 5
     assert len(chosen.problems) < 200

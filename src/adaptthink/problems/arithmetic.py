@@ -1,14 +1,14 @@
-"""Procedural arithmetic in five difficulty levels: the miniature on which the whole method can be watched.
+"""Procedural arithmetic in five difficulty levels: small enough to run the whole method on a laptop.
 
 A problem is a chain of single-digit additions and subtractions that starts from a number below 100; every
-intermediate value stays within 0..99. The level sets the number of operations. A short chain can be answered at
-a glance; a long one needs its running values written down. Two kinds ask for the same work in different words:
+intermediate value stays within 0..99. The level sets the number of operations. A small
+model can answer a short chain at once; for a long one it has to write down the running values. There are two wordings:
 
 * `chain`: ``47+8-3=?``. Training and the main evaluation.
-* `story`: ``Tom has 47 gets 8 gives 3 how many?``. Out of distribution: no policy is ever trained on it.
+* `story`: ``Tom has 47 gets 8 gives 3 how many?``. Out of distribution: policies are not trained on it.
 
-Which split a problem belongs to follows from a hash of its text alone, so the splits are disjoint by construction:
-no list has to be kept, and no sampling order can make them overlap.
+The split of a problem follows from a hash of its text alone. So the splits are disjoint by construction, in whatever
+order problems are generated.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """The split this chain belongs to, whatever words ask for it."""
+        """The split that this chain belongs to, in either wording."""
         percent = int.from_bytes(hashlib.sha256(self.expression.encode()).digest()[:8], "big") % 100
         return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
 def generate_chain(rng: random.Random, operations: int) -> Chain:
-    """Draw a chain whose running values all stay within 0..99."""
+    """Return a random chain whose running values all stay within 0..99."""
     first = value = rng.randint(1, 99)
     steps: list[int] = []
     while len(steps) < operations:
@@ -84,15 +84,15 @@ def generate_chain(rng: random.Random, operations: int) -> Chain:
 
 
 def format_question(chain: Chain, kind: Kind) -> str:
-    """Put a chain into the words of its kind."""
+    """Return the question for a chain, in the wording of `kind`."""
     if kind is Kind.CHAIN:
         return f"{chain.expression}=?"
-    told = "".join(f" gets {step}" if step > 0 else f" gives {-step}" for step in chain.steps)
-    return f"Tom has {chain.first}{told} how many?"
+    story = "".join(f" gets {step}" if step > 0 else f" gives {-step}" for step in chain.steps)
+    return f"Tom has {chain.first}{story} how many?"
 
 
 def generate_chains(seed: int, split: Split, operations: int) -> Iterator[Chain]:
-    """Yield an endless seeded stream of chains of one length from one split (repeats are possible)."""
+    """Yield an endless seeded stream of chains with so many operations from one split (repeats are possible)."""
     rng = random.Random(f"{seed}/{split}/{operations}")
     while True:
         chain = generate_chain(rng, operations)
@@ -108,13 +108,13 @@ def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = K
     found = []
     for level, operations in OPERATIONS_BY_LEVEL.items():
         distinct: dict[Chain, None] = {}
-        for draws, chain in enumerate(generate_chains(seed, split, operations)):
+        for attempts, chain in enumerate(generate_chains(seed, split, operations)):
             if len(distinct) == per_level:
                 break
-            if draws > 20 * (per_level + 100):
+            if attempts > 20 * (per_level + 100):
                 raise ValueError(
                     f"level {level} of split '{split}' holds only about {len(distinct)} different problems, "
-                    f"but {per_level} were asked for; ask for fewer"
+                    f"but {per_level} were requested; request fewer"
                 )
             distinct[chain] = None
         for chain in distinct:

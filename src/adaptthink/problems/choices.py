@@ -1,4 +1,4 @@
-"""Multiple choice: how options are put under a question, for MMLU and for files alike."""
+"""Multiple choice: how options are written below a question, for MMLU and for files alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def format_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def read_choice_letter(answer: object, num_choices: int) -> str:
-    """Return the gold letter, given as a letter or as an index that counts from 0; raises RowError for others."""
+    """Return the correct letter, given as a letter or as an index from 0; raises RowError for anything else."""
     text = str(answer).strip().upper()
     letters = ascii_uppercase[:num_choices]
     if len(text) == 1 and text in letters:

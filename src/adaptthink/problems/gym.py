@@ -1,11 +1,11 @@
 """Procedural problems of reasoning-gym, a library of some hundred families, by its curriculum's levels.
 
-Level i of ours sets every attribute of a family's curriculum to its i-th level, capped at its highest, with ranges
-that begin at the lowest as the library does by default. There are five levels at most, and none for a family without
-a curriculum. A level whose settings the library itself refuses does not exist.
+Our level i sets every attribute of a family's curriculum to its i-th level, or to its highest if it has fewer. Ranges
+begin at the lowest level, as they do by default in the library. There are five levels at most, and none for a family
+without a curriculum. A level whose settings the library itself refuses does not exist.
 
-Which split a problem belongs to follows from a hash of its prompt alone, as in `arithmetic`. The same seed gives the
-same problems, but for three families that go through Python sets: see docs/problems.md.
+The split of a problem follows from a hash of its prompt alone, as in `arithmetic`. The same seed gives the same
+problems, except for three families that iterate over Python sets: see docs/problems.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def generate_problems(family: str, per_level: int, *, seed: int, split: Split) -
 
 
 def read_level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
-    """Return the settings of each level of a family; {None: {}} for one without a curriculum. Raises UserError."""
+    """Return the settings of each level of a family; {None: {}} for one without a curriculum.
+
+    Raises UserError for an unknown family, and for one that refuses all levels of its curriculum.
+    """
     load_library()
     from reasoning_gym import factory  # noqa: PLC0415
 
@@ -90,15 +93,15 @@ def generate_entries(
     prompts: set[str],
 ) -> Iterator[Mapping[str, Any]]:
     """Yield `count` entries of one split whose prompts are not in `prompts` yet, and add them there."""
-    max_draws = 20 * (count + 100)
+    max_entries = 20 * (count + 100)
     digest = hashlib.sha256(f"{seed}/{split}/{family}/{level}".encode()).digest()
-    settings = {**config, "seed": int.from_bytes(digest[:4], "big"), "size": max_draws}
+    settings = {**config, "seed": int.from_bytes(digest[:4], "big"), "size": max_entries}
     dataset = make_dataset(family, level, settings)
     num_found = 0
-    for draw in range(max_draws):
+    for index in range(max_entries):
         if num_found == count:
             return
-        entry = generate_entry(dataset, draw, family, level)
+        entry = generate_entry(dataset, index, family, level)
         prompt = entry["question"]
         if find_split(prompt) is split and prompt not in prompts:
             prompts.add(prompt)
@@ -112,7 +115,7 @@ def generate_entries(
 
 
 def make_dataset(family: str, level: int | None, settings: Mapping[str, Any]) -> Any:
-    """Make a family's endless list of entries; raises UserError where the family fails."""
+    """Return a family's procedural dataset; raises UserError if the family fails."""
     from reasoning_gym import factory  # noqa: PLC0415
 
     try:
@@ -122,7 +125,7 @@ def make_dataset(family: str, level: int | None, settings: Mapping[str, Any]) ->
 
 
 def generate_entry(dataset: Any, index: int, family: str, level: int | None) -> Mapping[str, Any]:
-    """Draw one entry; raises UserError where the family fails."""
+    """Return one entry of a dataset; raises UserError if the family fails."""
     try:
         entry: Mapping[str, Any] = dataset[index]
     except Exception as error:  # as above
@@ -131,18 +134,18 @@ def generate_entry(dataset: Any, index: int, family: str, level: int | None) -> 
 
 
 def make_family_error(family: str, level: int | None, error: Exception) -> UserError:
-    """Build the error for a family that breaks down."""
+    """Return the error for a family that raised one."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return UserError(f"reasoning_gym: {format_family(family, level)} fails ({reason}); choose another family")
 
 
 def format_family(family: str, level: int | None) -> str:
-    """Name a family and its level, if it has any."""
+    """Return a family's name, with its level if it has one."""
     return f"'{family}'" if level is None else f"level {level} of '{family}'"
 
 
 def check_reference(entry: Mapping[str, Any], family: str, level: int | None) -> str:
-    """Return an entry's gold; raises UserError unless its own answer scores 1 against it."""
+    """Return an entry's reference answer; raises UserError unless the entry's own answer scores 1 against it."""
     try:
         reference_answer = make_reference_json(entry)
         score = score_entry(entry["answer"], reference_answer)

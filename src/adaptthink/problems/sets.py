@@ -5,7 +5,7 @@ A set is read from its original file in a local folder if that is there, else fr
 | set | hub | columns on the hub |
 |---|---|---|
 | gsm8k | openai/gsm8k (main) | question, answer ending in ``#### n`` |
-| math | EleutherAI/hendrycks_math (7 configs) | problem, level, type, solution; gold: its last ``\boxed{}`` |
+| math | EleutherAI/hendrycks_math (7 configs) | problem, level, type, solution; the answer is its last ``\boxed{}`` |
 | math500 | HuggingFaceH4/MATH-500 | problem, solution, answer, subject, level |
 | aime24 | HuggingFaceH4/aime_2024 | problem, solution, answer, url, year |
 | aime25 | opencompass/AIME2025 (2 configs) | question, answer; in the order of the exam |
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a row says, before it has an id."""
+    """A problem read from a row, before it has an id."""
 
     prompt: str
     answer: str
@@ -85,7 +85,7 @@ class Content:
 class NamedSet:
     """A set: its hub id, the configs to read one after the other, its splits, and how a row is read.
 
-    `read` raises RowError. `filters` are levels or subjects of which one can be asked for alone.
+    `read` raises RowError. `filters` are the levels or subjects that can be requested alone.
     """
 
     hub_id: str
@@ -98,7 +98,7 @@ class NamedSet:
 
 
 def lookup(row: Row, *names: str) -> Any:
-    """Return the first of `names` that a row has; raises RowError if it has none."""
+    """Return the value of the first of `names` that a row has; raises RowError if it has none."""
     for name in names:
         if name in row.values:
             return row.values[name]
@@ -114,7 +114,7 @@ def read_question(row: Row, *names: str) -> str:
 
 
 def format_reference_answer(answer: object) -> str:
-    """Return a gold answer as text, whole numbers without ``.0``. A missing one is empty: it cannot be read."""
+    """Return a reference answer as text, whole numbers without ``.0``; empty, and so unparsable, if it is missing."""
     if answer is None:
         return ""
     text = str(answer).strip()
@@ -122,18 +122,18 @@ def format_reference_answer(answer: object) -> str:
 
 
 def read_boxed(solution: str) -> str:
-    r"""Return what the last ``\boxed`` or ``\fbox`` of a worked solution holds; empty if it has none."""
+    r"""Return the content of the last ``\boxed`` or ``\fbox`` of a worked solution; empty if it has none."""
     return (find_last_boxed(solution) or "").strip().removesuffix(".")
 
 
 def read_gsm8k(row: Row) -> Content:
-    """Read a row of GSM8K; the gold stands after the last ####, without its thousands separators."""
+    """Read a row of GSM8K; the answer follows the last ####, without its thousands separators."""
     _, mark, answer = str(lookup(row, "answer")).rpartition("####")
     return Content(read_question(row, "question"), answer.strip().replace(",", "") if mark else "")
 
 
 def read_math(row: Row) -> Content:
-    """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" are no level."""
+    """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" mean None."""
     level = re.search(r"[1-5]", str(lookup(row, "level", "difficulty")))
     answer = (
         format_reference_answer(row.values["answer"])
@@ -170,7 +170,7 @@ def read_svamp(row: Row) -> Content:
 
 
 def read_mmlu(row: Row) -> Content:
-    """Read a row of MMLU; its level is the group that its subject belongs to."""
+    """Read a row of MMLU; its level is the group of its subject."""
     choices = row.values["choices"] if "choices" in row.values else [lookup(row, letter) for letter in "ABCD"]
     subject = str(lookup(row, "subject"))
     prompt = format_choices(read_question(row, "question"), choices)
@@ -267,7 +267,7 @@ def read_set(name: str, split: str, *, only: str | None = None, data: Path | Non
 
 
 def read_set_rows(name: str, split: str, data: Path | None) -> Iterator[Row | BadRow]:
-    """Yield each row from the local folder or else from the hub."""
+    """Yield each row from the local folder, or else from the hub; raises UserError for a missing folder."""
     if data is not None and not data.is_dir():
         raise UserError(f"no folder '{data}' for data: give the folder that holds local copies, or none to use the hub")
     paths = [data / file for file in SETS[name].splits[split].files] if data else []
@@ -284,10 +284,10 @@ def read_zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.namelist()):
-                place = PurePosixPath(member)
-                if place.parent.name != folder or place.suffix != ".csv":
+                path_inside = PurePosixPath(member)
+                if path_inside.parent.name != folder or path_inside.suffix != ".csv":
                     continue
-                subject = place.stem.removesuffix(f"_{folder}")
+                subject = path_inside.stem.removesuffix(f"_{folder}")
                 lines = io.BytesIO(archive.read(member))  # the largest holds 2 MB
                 for row in read_csv(lines, f"{path}/{member}", header=MMLU_COLUMNS):
                     yield row if isinstance(row, BadRow) else add_subject(row, subject)
@@ -296,23 +296,23 @@ def read_zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
 
 
 def add_subject(row: Row, subject: str) -> Row:
-    """Add the subject, which only the file's name says."""
+    """Return the row with its subject, which is only in the file's name."""
     return Row(row.where, row.number, {**row.values, "subject": subject})
 
 
 def read_hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    """Stream a split from the hub; raises UserError in one line if it cannot be had."""
+    """Yield the rows of a split from the hub; raises UserError if it cannot be loaded."""
     import datasets  # noqa: PLC0415  (takes more than a second)
     from huggingface_hub.utils import logging  # noqa: PLC0415
 
     logging.set_verbosity_error()  # each retry would print a line
     named = SETS[name]
     part = named.splits[split]
-    place = ", ".join(filter(None, (named.hub_id, config, part.hub)))
+    location = ", ".join(filter(None, (named.hub_id, config, part.hub)))
     try:
         rows = datasets.load_dataset(named.hub_id, config, split=part.hub, streaming=True)
         for number, row in enumerate(rows, start=1):
-            yield Row(f"{place}, row {number}", number, dict(row))
+            yield Row(f"{location}, row {number}", number, dict(row))
     except Exception as error:  # many libraries lie between here and the hub
         raise UserError(
             f"cannot read '{name}' from the hub ({named.hub_id}): {(str(error).strip().splitlines() or ['?'])[0]}; "
