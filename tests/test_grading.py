@@ -40,11 +40,11 @@ from adaptthink.grading.lines import Tally, grade_lines
         ("", ""),
     ],
 )
-def test_text_after_thought(response, after):
+def test_drop_thinking(response, after):
     assert drop_thinking(response) == after
 
 
-def test_a_boxed_answer_in_the_thought_does_not_count():
+def test_a_boxed_answer_in_the_thinking_does_not_count():
     assert grade(drop_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
     assert grade(drop_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
     assert grade(drop_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
@@ -86,7 +86,7 @@ def test_find_answer(text, found):
         ("A, B", "A, B"),
     ],
 )
-def test_a_gold_may_be_a_whole_solution(reference_answer, found):
+def test_a_reference_may_be_a_whole_solution(reference_answer, found):
     assert find_reference_answer(reference_answer) == found
 
 
@@ -200,14 +200,14 @@ def test_different_answers(found, reference_answer):
 
 
 @pytest.mark.parametrize("reference_answer", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
-def test_a_gold_that_cannot_be_read_is_never_scored(reference_answer):
+def test_a_reference_that_cannot_be_parsed_is_never_scored(reference_answer):
     for answer in ("\\boxed{5}", "nothing", None):
         assert grade(answer, reference_answer) == Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     with pytest.raises(ValueError, match="leave it out"):
         compute_reward(Verdict.REFERENCE_UNPARSABLE)
 
 
-def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
+def test_a_reference_that_only_the_symbolic_rule_finds_unparsable():
     reference_answer = "\\frac{}{}+\\int"
     assert grade("\\boxed{y+1}", reference_answer).verdict is Verdict.REFERENCE_UNPARSABLE
     kinds = [

@@ -59,10 +59,10 @@ def parse(text, **settings):
         raise RecursionError(name)
     return [sympy.sin(sympy.Symbol(text))]
 
-def verify(gold, found, **settings):
+def verify(reference, found, **settings):
     if "fail" in str(found):
         raise TypeError("cannot compare")
-    return gold == found or "late" in str(found)
+    return reference == found or "late" in str(found)
 '''
 
 
@@ -370,12 +370,12 @@ def test_without_a_main_guard(tmp_path, way):
 DAEMON = """
 import multiprocessing, os, sys
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=60, workers=1)
 
 def pids():
-    return {worker.process.pid for worker in pool_for(limits).workers}
+    return {worker.process.pid for worker in get_pool(limits).workers}
 
 def work(queue):
     queue.put((str(grade("x+2", "2+x", limits=limits).verdict), pids()))
@@ -433,10 +433,10 @@ def test_fork_while_a_pool_starts():
 ENDING = """
 import json, os, sys, threading, time
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1, workers=2)
-pool = pool_for(limits)
+pool = get_pool(limits)
 for worker in pool.workers:
     worker.wait_until_ready()
 if "fork" in sys.argv and not os.fork():
@@ -487,10 +487,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, how):
 INTERRUPTED = """
 import sys, time
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=60, workers=2)
-pool = pool_for(limits)
+pool = get_pool(limits)
 before = {worker.process.pid for worker in pool.workers}
 if sys.argv[1] == "ready":
     for worker in pool.workers:
@@ -520,7 +520,7 @@ def test_interrupt_from_the_keyboard(tmp_path, moment):
 FAST = r"""
 import sys
 import psutil
-from adaptthink.grading import AnswerKind, Submission, grade_all, parsable_references, pool
+from adaptthink.grading import AnswerKind, Submission, find_parsable, grade_all, pool
 pairs = [
     ("\\boxed{1{,}234.50}", "1234.5"), ("so \\boxed{\\dfrac12}", "0.5"), ("Answer: 1 1/2", "\\frac{3}{2}"),
     ("\\boxed{\\left(3, \\tfrac{1}{2}\\right)}", "(3,0.5)"), ("\\boxed{\\{2,1\\}}", "\\{1,2\\}"),
@@ -532,7 +532,7 @@ submissions = [Submission(*pair) for pair in pairs]
 submissions += [Submission("The answer is (C).", "C", AnswerKind.CHOICE)]
 print({str(result.verdict) for result in grade_all(submissions)})
 pairs = [(one.reference_answer, one.kind) for one in submissions if "infty" not in one.reference_answer]
-print(all(parsable_references(pairs)))
+print(all(find_parsable(pairs)))
 print([name for name in ("sympy", "math_verify", "latex2sympy2_extended", "antlr4", "torch") if name in sys.modules])
 print(pool._pools, psutil.Process().children())
 """

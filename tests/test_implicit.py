@@ -29,7 +29,7 @@ from adaptthink.grading.implicit_thinking import (
         ("", ()),
     ],
 )
-def test_keywords_stand_where_a_second_thought_begins(text, found):
+def test_keywords_count_where_a_second_thought_begins(text, found):
     [signs] = read_signs([("g", text)])
     assert signs.keywords == found
     assert thinks_implicitly(signs) == bool(found)

@@ -1,4 +1,4 @@
-r"""The letter of an option: boxed, or announced ("The answer is (C)"), or standing alone at the end.
+r"""The letter of an option: boxed, or announced ("The answer is (C)"), or alone at the end.
 
 Only capital letters count outside of a box and of brackets, so that the article "a" is never an answer; patterns are
 anchored and have no nested repetition, so reading takes time linear in the text.
@@ -49,7 +49,7 @@ def boxed_letter(content: str) -> str | None:
 
 
 def read_reference_letter(reference_answer: str) -> str | None:
-    """Return the letter of a gold such as ``C``, ``(C)`` or ``c``; None if it is not one."""
+    """Return the letter of a reference answer such as ``C``, ``(C)`` or ``c``; None if it is not one."""
     return boxed_letter(reference_answer.strip())
 
 
