@@ -67,7 +67,7 @@ def test_the_fingerprint_does_not_depend_on_the_dtype_that_the_device_asks_for(h
 def test_a_gpu_that_is_not_there_is_said(requested, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(
-        UserError, match=rf"device = '{requested}' is not there: PyTorch .* sees 0 GPUs; .*--device cpu"
+        UserError, match=rf"device = '{requested}' does not exist: PyTorch .* sees 0 GPUs; .*--device cpu"
     ):
         load_configured(EngineConfig(device=requested))
 

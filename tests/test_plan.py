@@ -108,7 +108,7 @@ def test_gpus_that_cannot_be_read(text):
 
 
 def test_an_unknown_gpu_names_the_nearest():
-    with pytest.raises(UserError, match=r"no figures of a GPU 'H10'; nearest: H100.*; known: H100, H800, H200"):
+    with pytest.raises(UserError, match=r"no data sheet for a GPU 'H10'; nearest: H100.*; known: H100, H800, H200"):
         read_cluster("8xH10")
 
 
@@ -131,7 +131,7 @@ def test_assumed_lengths_have_their_mean_and_their_cap(mean, cap):
 
 @pytest.mark.parametrize("mean", [0.5, 128, 500])
 def test_a_mean_that_the_cap_forbids(mean):
-    with pytest.raises(UserError, match="does not go with a cap of 128"):
+    with pytest.raises(UserError, match="is impossible with max_tokens 128"):
         make_quantiles(mean, 128)
 
 
@@ -419,8 +419,8 @@ def test_recipes_hold_the_papers_settings(name):
     assert (config.reference_samples, config.reference_temperature, config.reference_top_p) == (16, 0.6, 0.95)
     assert (config.advantage, config.problems, config.force_think_start) == ("reference", "deepscaler", True)
     assert config.model in PUBLISHED
-    opener = "Alright" if name.startswith("r1") else "Okay"
-    assert config.think_start == opener
+    think_start = "Alright" if name.startswith("r1") else "Okay"
+    assert config.think_start == think_start
     assert f"--gpus {'8' if '1.' in name else ''}" in (RECIPES / f"{name}.toml").read_text()
 
 

@@ -42,7 +42,7 @@ def folder(sampler, config, fresh, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def levels(folder):
-    """Scores by asked mode and level."""
+    """Scores by requested mode and level."""
     outcomes = read_outcomes(folder)
     return {
         requested: summarise(o for o in outcomes if o.requested == requested).levels

@@ -1,16 +1,16 @@
-"""Make the embedded reasoner from nothing: ``python -m adaptthink.models.make_tiny OUT``.
+"""Train the embedded model from scratch: ``python -m adaptthink.models.make_tiny OUT``.
 
 A Qwen2 model of about 0.9 M parameters learns, by plain next-token prediction on synthetic arithmetic, the two
 skills that AdaptThink later has to choose between, and the habits that the paper's base models start with:
 
-* it thinks whenever it is left free: thinking traces teach the first token, direct answers do not (their first
-  token carries no loss), so it can answer at once when forced and does not know that it may;
-* it over-thinks: after each finished computation it says "Wait" and does the same work again half of the time, at
-  every level, without limit, so that hard problems run into any sensible cap;
+* it thinks whenever its mode is not forced: thinking traces train the first token, direct answers do not (their first
+  token carries no loss), so it can answer at once when forced, but never chooses to;
+* it over-thinks: after a finished computation it writes "Wait" and repeats the work half of the time, at every level
+  and again and again, so that hard problems reach any sensible max_tokens;
 * its direct answers are learned on short chains for the most part, so they are right on easy levels only.
 
 Left out on purpose: any choice between the modes, any wrong trace, any problem of the train, held-out or
-evaluation splits (`tasks.arithmetic.Split`).
+evaluation splits (`problems.arithmetic.Split`).
 """
 
 from __future__ import annotations
@@ -153,16 +153,16 @@ def compute_batch_loss(
 
     The first token of a thinking trace aims at the distribution `first_token_V`; that of a direct answer has no loss.
     """
-    opener_V = first_token_V.clone()
-    opener_V[close_id] = 0.0
-    openers = opener_V.multinomial(len(batch), replacement=True).tolist()
+    think_start_V = first_token_V.clone()
+    think_start_V[close_id] = 0.0
+    think_starts = think_start_V.multinomial(len(batch), replacement=True).tolist()
     width = max(len(example.ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     labels = torch.full((len(batch), width), IGNORE)
-    for row, (example, opener) in enumerate(zip(batch, openers, strict=True)):
+    for row, (example, think_start) in enumerate(zip(batch, think_starts, strict=True)):
         sequence = torch.tensor(example.ids)
-        if example.thinks:  # the trace follows either opener; the close token only ever stands in the soft target
-            sequence[example.prompt_tokens] = opener
+        if example.thinks:  # the close token is only ever in the soft target
+            sequence[example.prompt_tokens] = think_start
         ids[row, : len(sequence)] = sequence
         labels[row, example.prompt_tokens + 1 : len(sequence)] = sequence[example.prompt_tokens + 1 :]
     logits = model(input_ids=ids).logits
@@ -179,7 +179,7 @@ def compute_batch_loss(
 
 
 def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]:
-    """Sort by length and cut into equal parts, so that little is spent on padding."""
+    """Return examples sorted by length and cut into equal parts, so that there is little padding."""
     ordered = sorted(examples_, key=lambda example: len(example.ids))
     size = math.ceil(len(ordered) / parts)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -216,7 +216,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
 
 
 def main(out: str) -> None:
-    """Make the model and write it to the folder `out`."""
+    """Train the model and write it to the folder `out`."""
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)

@@ -1,8 +1,9 @@
-"""What a training will need before it is started: memory of each GPU, seconds of a step, hours of a run.
+"""What a training will need, before it is started: memory of each GPU, seconds of a step, hours of a run.
 
 Arithmetic on a model's shape, a recipe and data sheets; nothing is loaded. Work is counted as in `roofline` and divided
-by peaks times an efficiency. Generation is gone through in time: which rows run, how much they look back at, who waits
-for room in the cache, and how long the longest is alone. One device is the native trainer, more are verl (FSDP, vLLM).
+by peaks times an efficiency. Generation is simulated over time: which rows run, the length of their contexts, which
+rows wait for free cache, and how long the longest one runs alone. One device means the native trainer, more mean verl
+(FSDP, vLLM).
 
 Left out: time that validation and checkpoints take, faults of the network, and what the native trainer saves: prompts
 that share work in the update, and samples without an advantage, which it does not update on.
@@ -28,7 +29,7 @@ from adaptthink.planning.roofline import Machine, Shape
 
 POINTS = 512  # of a distribution of lengths
 SPREAD = 0.8  # standard deviation of the logarithm of assumed lengths
-SHORTENING = 0.9  # of thoughts, as a mean over a run: see `shortened`
+SHORTENING = 0.9  # of thinking, as a mean over a run: see `shorten_thinking`
 BLOCKS = 256  # of time, into which the longest response is cut
 GB = 1e9
 WORKSPACE_GB = 2.0  # that vLLM keeps for activations and graphs
@@ -44,7 +45,7 @@ class Efficiency:
     decode: float  # of both roofs in generation
     layer_seconds: float  # of a decoding step, for each layer
     element_seconds: float  # of a decoding step, for each row, layer and hidden element
-    switch_seconds: float  # of a step, for changing between generation and update where GPUs do both in turns (verl)
+    switch_seconds: float  # of a step, for switching between generation and update on the same GPUs (verl)
     source: str
 
 
@@ -126,7 +127,7 @@ class Generation:
     """How the rollouts of a step go on the replica that has the longest of them."""
 
     seconds: float
-    rows: int  # at once, at most
+    rows: int  # largest number that runs at once
     longest_tokens: float
     tail_seconds: float  # with less than an eighth of its rows still running
 
@@ -154,74 +155,76 @@ class Plan:
 
     trainer: str  # native or verl
     tensor_parallel: int
-    cache_tokens: float  # that a replica of the engine has room for
+    cache_tokens: float  # capacity of the cache of one replica of the engine
     memory: Memory
     first: Step  # with the lengths at the start
     mean: Step  # with the lengths as they are over a run
     saved_seconds: float  # a step, that recomputing the old log-probabilities would take
     hours: float
-    reference_hours: float  # at most: each step's problems are new
+    reference_hours: float  # upper bound: as if each step's problems were new
     fits: bool
 
 
 def make_cluster_platform(cluster: Cluster) -> Platform:
-    """Say what a cluster offers, by its data sheets."""
+    """Return a cluster as a platform, by its GPUs' data sheet."""
     gpu = cluster.gpu
     machine = Machine(gpu.teraflops * 1e12, gpu.bandwidth_gb * GB)
     name = f"{cluster.count}x {gpu.name}"
     return Platform(name, cluster.count, gpu.memory_gb * GB, machine, cluster.joined_gb * GB, GPU_EFFICIENCY)
 
 
-def make_quantiles(mean: float, cap: int) -> tuple[float, ...]:
-    """Quantiles of log-normal lengths that are cut at `cap` and have that mean when cut.
+def make_quantiles(mean: float, max_tokens: int) -> tuple[float, ...]:
+    """Return quantiles of log-normal lengths that have the given mean after they are cut at `max_tokens`.
 
-    Raises UserError for a mean that is none below the cap.
+    Raises UserError for a mean that is not between 1 and `max_tokens`.
     """
-    if not 1 <= mean < cap:
-        raise UserError(f"a mean length of {mean:g} tokens does not go with a cap of {cap}; give less than the cap")
+    if not 1 <= mean < max_tokens:
+        raise UserError(
+            f"a mean length of {mean:g} tokens is impossible with max_tokens {max_tokens}; give less than that"
+        )
     normal = NormalDist()
     factor_Q = np.exp([SPREAD * normal.inv_cdf((point + 0.5) / POINTS) for point in range(POINTS)])
-    low, high = 0.0, 1e6 * cap
+    low, high = 0.0, 1e6 * max_tokens
     for _ in range(100):
         median = (low + high) / 2
-        low, high = (median, high) if np.clip(median * factor_Q, 1, cap).mean() < mean else (low, median)
-    return tuple(np.clip(high * factor_Q, 1, cap).tolist())
+        low, high = (median, high) if np.clip(median * factor_Q, 1, max_tokens).mean() < mean else (low, median)
+    return tuple(np.clip(high * factor_Q, 1, max_tokens).tolist())
 
 
 def compute_quantiles(tokens: Sequence[float]) -> tuple[float, ...]:
-    """The quantiles of lengths that were measured."""
+    """Return the quantiles of measured lengths."""
     return tuple(np.quantile(np.asarray(tokens), (np.arange(POINTS) + 0.5) / POINTS).tolist())
 
 
-def shorten_thinking(lengths: Lengths, cap: int) -> Lengths:
-    """Lengths as a mean over a training: thoughts that end by themselves get shorter, to four fifths at its end.
+def shorten_thinking(lengths: Lengths, max_tokens: int) -> Lengths:
+    """Return lengths as a mean over a training: thinking that ends by itself shrinks to four fifths at the end.
 
-    That end is the paper's, where nearly all answers are still thoughts: AIME24 12,073 → 9,279 tokens (1.5B, δ = 0) and
-    10,306 → 8,599 (7B, δ = 0.05). What is cut stays cut, direct answers stay as they are.
+    The four fifths are the paper's, on a set where nearly all responses still think: AIME24 12,073 → 9,279 tokens
+    (1.5B, δ = 0) and 10,306 → 8,599 (7B, δ = 0.05). Cut responses stay cut, direct answers keep their length.
     """
-    think = tuple(length if length >= cap else SHORTENING * length for length in lengths.think)
+    think = tuple(length if length >= max_tokens else SHORTENING * length for length in lengths.think)
     return replace(lengths, think=think)
 
 
 def make_step_rows(lengths: Lengths, config: VerlConfig) -> np.ndarray:
-    """The lengths of a step's responses, longest first: the share of each mode is π_IS's, whatever the policy does."""
+    """Return the lengths of a step's responses, longest first. The share of each mode is that of π_IS."""
     rows = config.problems_per_step * config.samples_per_problem
     no_think = round(rows * config.no_think_share)
-    drawn = [
+    by_mode = [
         np.quantile(np.asarray(of_mode), (np.arange(count) + 0.5) / count)
         for of_mode, count in ((lengths.think, rows - no_think), (lengths.no_think, no_think))
         if count
     ]
-    return np.sort(np.concatenate(drawn))[::-1]
+    return np.sort(np.concatenate(by_mode))[::-1]
 
 
 def simulate_generation(
     architecture: Architecture, shape: Shape, platform: Platform, rows: np.ndarray, prompt: int,
     max_concurrent_sequences: int, cache_tokens: float, tensor_parallel: int = 1,
 ) -> Generation:  # fmt: skip
-    """Go through the generation of `rows` (lengths in order of arrival) on one replica of the engine.
+    """Simulate the generation of `rows` (lengths in order of arrival) on one replica of the engine.
 
-    A row enters where the cache can hold it to its end. In a decoding step all weights and all running rows' keys and
+    A row starts when the cache can hold it to its end. In a decoding step all weights and all running rows' keys and
     values are read once. Raises UserError if a row is longer than the cache.
     """
     if len(rows) and prompt + rows.max() > cache_tokens:
@@ -230,9 +233,9 @@ def simulate_generation(
     flops_roof = find_peak_flops(shape.element_bytes, platform) * efficiency.decode * tensor_parallel
     bytes_roof = platform.machine.bytes_per_second * efficiency.decode * tensor_parallel
     block = max(1.0, rows.max(initial=1) / BLOCKS)
-    left_R, context_R = np.empty(0), np.empty(0)  # of running rows: tokens to come, tokens to look back at
+    left_R, context_R = np.empty(0), np.empty(0)  # of running rows: tokens left to generate, tokens of context
     seconds = tail = 0.0
-    entered = most = 0
+    entered = max_rows = 0
     while entered < len(rows) or len(left_R):
         free = cache_tokens - (left_R + context_R).sum()
         count = 0
@@ -246,72 +249,72 @@ def simulate_generation(
         left_R = np.concatenate([left_R, new])
         context_R = np.concatenate([context_R, np.full(count, float(prompt))])
         entered += count
-        most = max(most, len(left_R))
+        max_rows = max(max_rows, len(left_R))
         run_R = np.minimum(left_R, block)  # tokens of each row in this block
-        steps, drawn = run_R.max(), run_R.sum()
-        looked = (run_R * (context_R + run_R / 2)).sum()
-        flops = 2 * drawn * (shape.body + shape.head) + 4 * shape.attention * looked
-        moved = shape.element_bytes * (steps * (shape.body + shape.head) + shape.kv * looked)
+        steps, generated = run_R.max(), run_R.sum()
+        attended = (run_R * (context_R + run_R / 2)).sum()
+        flops = 2 * generated * (shape.body + shape.head) + 4 * shape.attention * attended
+        moved = shape.element_bytes * (steps * (shape.body + shape.head) + shape.kv * attended)
         beside = architecture.layers * (
-            steps * efficiency.layer_seconds + drawn * architecture.hidden * efficiency.element_seconds
+            steps * efficiency.layer_seconds + generated * architecture.hidden * efficiency.element_seconds
         )
         spent = max(flops / flops_roof, moved / bytes_roof) + beside
         seconds += spent
-        tail += spent if entered == len(rows) and len(left_R) < max(1, most / 8) else 0.0
+        tail += spent if entered == len(rows) and len(left_R) < max(1, max_rows / 8) else 0.0
         context_R, left_R = context_R + run_R, left_R - run_R
         context_R, left_R = context_R[left_R > 0], left_R[left_R > 0]
-    return Generation(float(seconds), most, float(rows.max(initial=0)), float(tail))
+    return Generation(float(seconds), max_rows, float(rows.max(initial=0)), float(tail))
 
 
 def count_forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
-    """Operations of one forward pass over each response with its prompt, as `roofline.update_bound` counts them."""
+    """Return the operations of a forward pass over each response with its prompt, (N,) (see `compute_update_bound`)."""
     length = rows + prompt - 1
     return 2 * length * shape.body + 2 * rows * shape.head + 2 * shape.attention * length * (length + 1)
 
 
 def count_passes(config: VerlConfig) -> int:
-    """Forward passes that the update is worth: a backward is two, one with frozen weights; recomputing is one more."""
+    """Return the cost of the update in forward passes: a backward is two (frozen weights: one), recomputation one."""
     return 1 + (1 if config.lora_rank else 2) + config.gradient_checkpointing
 
 
 def count_trained_weights(architecture: Architecture, config: VerlConfig) -> int:
-    """How many weights have a gradient."""
+    """Return how many weights have a gradient."""
     return architecture.adapter(config.lora_rank) if config.lora_rank else architecture.weights
 
 
 def choose_element_bytes(config: VerlConfig, platform: Platform) -> int:
-    """Bytes of a number in generation and in the update's products; float32 on a CPU unless it is told otherwise."""
+    """Return the bytes of a number in generation and in the update's products; by default float32 on a CPU."""
     if config.dtype == "bfloat16":
         return 2
     return 4 if config.dtype == "float32" or not platform.is_gpu else 2
 
 
 def find_peak_flops(number: int, platform: Platform) -> float:
-    """Operations per second with numbers of so many bytes: on a GPU float32 runs as TF32, at half of bfloat16."""
+    """Return the peak operations per second for numbers of so many bytes; on a GPU float32 is TF32, half as fast."""
     return platform.machine.flops_per_second * (2 / number if platform.is_gpu else 1)
 
 
 def find_longest_response(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
-    """Tokens that there must be room for, prompt included: what may come (verl), or what does (native trainer)."""
+    """Return the tokens that a sequence may need, prompt included: the maximum (verl) or the longest (native)."""
     if platform.devices > 1:
         return config.max_prompt_tokens + max(config.max_think_tokens, config.max_no_think_tokens)
     return lengths.prompt + max(lengths.think[-1], lengths.no_think[-1])
 
 
 def choose_micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
-    """Tokens of a micro-batch: as many as allowed, but always one whole response."""
+    """Return the tokens of a micro-batch: as many as allowed, but at least one whole response."""
     return max(config.micro_batch_tokens, find_longest_response(config, platform, lengths))
 
 
 def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
-    """Bytes of one device. Weights that are trained are float32, and so are their gradients and Adam's two moments.
+    """Return the bytes on one device. Trained weights are float32, as are their gradients and Adam's two moments.
 
     verl shards these over all devices and gathers two layers and the embeddings at a time. Activations of a token are,
     in each layer, what its backward needs with flash attention: 4 hidden, 2 query, 2 key and 4 intermediate widths, and
     the two norms in float32; recomputed, they exist for one layer, and the layers' inputs for all.
 
-    Beside an adapter, engines are given a copy of the model with it merged in (`Policy.plain`). The native engine keeps
-    it, and lays weights out anew to generate (`Decoder`), or has the new copy before the old one goes.
+    Beside an adapter, engines get a copy of the model with it merged in (`Policy.plain`). The native engine keeps it,
+    and packs the weights for generation (`Decoder`), or holds the new copy before the old one is freed.
     """
     a, number, trained = (
         architecture,
@@ -335,8 +338,8 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         engine, idle = share + merged, 0.0 if many else share
     elif config.engine == "native":
         rows = make_step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
-        laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
-        engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
+        packed = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
+        engine, idle = merged + packed + number * a.shape(number).kv * float(rows.sum()), float(merged)
     else:
         engine, idle = float(merged), 0.0  # on another machine
     return Memory(
@@ -353,7 +356,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
 def compute_cache_tokens(
     architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
 ) -> float:
-    """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
+    """Return the tokens that fit in the cache of one replica of the engine; infinite for the native engine."""
     if platform.devices == 1 and config.engine == "native":
         return math.inf
     number = choose_element_bytes(config, platform)
@@ -362,7 +365,7 @@ def compute_cache_tokens(
 
 
 def spread_gpus(config: VerlConfig, devices: int) -> VerlConfig:
-    """The config with so many GPUs: in its own nodes if they have as many, else in one node, or in several of one size.
+    """Return the config with so many GPUs: in its own nodes if they fit, else in one node, or in several of equal size.
 
     For one device nothing changes: the native trainer has no nodes.
     """
@@ -371,15 +374,15 @@ def spread_gpus(config: VerlConfig, devices: int) -> VerlConfig:
     if config.nodes * config.gpus_per_node != devices:
         each = devices if devices <= NODE_GPUS else math.gcd(devices, NODE_GPUS)
         config = config.model_copy(update={"nodes": devices // each, "gpus_per_node": each})
-    address = config.ray_address or ("auto" if config.nodes > 1 else None)  # a cluster is needed then
+    address = config.ray_address or ("auto" if config.nodes > 1 else None)  # several nodes need a Ray cluster
     return config.model_copy(update={"ray_address": address})
 
 
 def choose_tensor_parallel(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> int:
-    """GPUs that one replica of the engine is spread over: as configured, or the least multiple that holds a response.
+    """Return the GPUs of one replica of the engine: as configured, or the smallest multiple that holds a response.
 
-    That is twice, four or eight times as many, as far as the node and the heads of attention can be divided by them;
-    as configured if none is enough: `Plan.fits` says so.
+    Multiples are 1, 2, 4 and 8, if the GPUs of a node and the attention heads are divisible by the result. If none is
+    enough, it is as configured, and `Plan.fits` is False.
     """
     if platform.devices == 1:
         return 1
@@ -396,13 +399,15 @@ def estimate_step(
     architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, tensor_parallel: int,
     cache_tokens: float,
 ) -> Step:  # fmt: skip
-    """Seconds of a step, on the device that is done last."""
+    """Return the seconds of a step, on the device that finishes last."""
     number = choose_element_bytes(config, platform)
     shape = architecture.shape(number)
     rows = make_step_rows(lengths, config)
     replicas = max(1, platform.devices // tensor_parallel)
-    own = np.random.default_rng(0).permutation(rows[::replicas])  # of the replica with the longest, as they arrive
-    held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is priced as if one row did
+    own = np.random.default_rng(0).permutation(
+        rows[::replicas]
+    )  # rows of the replica that has the longest one, in order of arrival
+    held = max(cache_tokens, lengths.prompt + rows[0])  # a plan that does not fit is estimated as if one row fitted
     generation = simulate_generation(
         architecture, shape, platform, own, lengths.prompt, config.max_concurrent_sequences, held, tensor_parallel
     )
@@ -420,13 +425,13 @@ def estimate_step(
 
 
 def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Plan:
-    """Estimate a whole training."""
+    """Return the estimate of a whole training."""
     size = choose_tensor_parallel(architecture, config, platform, lengths)
     cache = compute_cache_tokens(architecture, config, platform, size)
     memory = estimate_memory(architecture, config, platform, lengths)
     first = estimate_step(architecture, config, platform, lengths, size, cache)
-    cap = max(config.max_think_tokens, config.max_no_think_tokens)
-    mean = estimate_step(architecture, config, platform, shorten_thinking(lengths, cap), size, cache)
+    max_tokens = max(config.max_think_tokens, config.max_no_think_tokens)
+    mean = estimate_step(architecture, config, platform, shorten_thinking(lengths, max_tokens), size, cache)
     return Plan(
         trainer="verl" if platform.devices > 1 else "native",
         tensor_parallel=size,
@@ -444,7 +449,7 @@ def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform
 def estimate_reference_hours(
     architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float
 ) -> float:
-    """Hours of pre-sampling for problems that are all different, the engines kept full to the last responses."""
+    """Return the hours of pre-sampling if all problems are different and the engines are full to the end."""
     samples = config.steps * config.problems_per_step * config.reference_samples
     replicas = max(1, platform.devices // size)
     longest = lengths.prompt + lengths.think[-1]
@@ -464,7 +469,7 @@ def estimate_reference_hours(
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Settings that make a plan fit, as a person would write them."""
+    """Settings that make a plan fit, as a recipe or the command line would have them."""
 
     settings: str
     memory: Memory
@@ -477,13 +482,13 @@ def find_remedies(
     lengths: Lengths,
     larger: Sequence[Platform] = (),
 ) -> list[Remedy]:
-    """Say what makes a plan fit: each change that is enough alone, else the shortest sequence of them that is.
+    """Return what makes a plan fit: each change that suffices alone, else the shortest sequence of changes that does.
 
-    `larger` are the platforms that may be had instead.
+    `larger` are platforms to try instead.
     """
 
     def attempt(there: Platform, *changes: dict[str, object]) -> Remedy | None:
-        keys = {key: value for change in changes for key, value in change.items()}  # later ones win
+        keys = {key: value for change in changes for key, value in change.items()}  # later changes win
         changed = config.model_copy(update=keys)
         if not fits(architecture, changed, there, clip_lengths(lengths, changed)):
             return None
@@ -511,20 +516,20 @@ def find_remedies(
 
 
 def order_changes(changes: list[dict[str, object]]) -> list[list[dict[str, object]]]:
-    """All changes in their order, once with each share of the engine: the least leaves vLLM too little room."""
+    """Return all changes in order, once with each share of memory for vLLM, as the smallest may not suffice."""
     shares = [change for change in changes if "engine_memory" in change]
     return [[change for change in changes if change not in shares or change == one] for one in shares] or [changes]
 
 
 def list_larger_platforms(platform: Platform) -> list[Platform]:
-    """More GPUs of the same kind; the link is left as it is, memory does not depend on it."""
+    """Return platforms with more GPUs of the same kind. The link stays the same, as memory does not depend on it."""
     counts = [factor * platform.devices for factor in (2, 4, 8, 16, 32)] if platform.is_gpu else []
     kind = platform.name.rpartition(" ")[2]
     return [replace(platform, name=f"{count}x {kind}", devices=count) for count in counts]
 
 
 def list_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
-    """What can be tried, as keys of a recipe, what costs least first."""
+    """Yield changes to try, as keys of a recipe, the cheapest first."""
     vllm = platform.devices > 1 or config.engine == "vllm"
     if not config.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
@@ -547,7 +552,7 @@ def list_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> It
 
 
 def clip_lengths(lengths: Lengths, config: VerlConfig) -> Lengths:
-    """Lengths under a config's caps."""
+    """Return lengths cut at a config's max_think_tokens and max_no_think_tokens."""
     think = tuple(min(length, config.max_think_tokens) for length in lengths.think)
     return replace(
         lengths, think=think, no_think=tuple(min(one, config.max_no_think_tokens) for one in lengths.no_think)
@@ -555,7 +560,7 @@ def clip_lengths(lengths: Lengths, config: VerlConfig) -> Lengths:
 
 
 def fits(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> bool:
-    """Whether a device holds both halves of a step, and the engine a whole response."""
+    """Return whether a device holds both halves of a step, and the engine a whole response."""
     size = choose_tensor_parallel(architecture, config, platform, lengths)
     return estimate_memory(
         architecture, config, platform, lengths

@@ -1,8 +1,8 @@
-"""The least time that generation and update could take on this machine: arithmetic at its measured peak, memory at its
-measured bandwidth (Williams, Waterman and Patterson 2009).
+"""The roofline: the shortest time that generation and update could take on this machine, at its measured peak of
+arithmetic and its measured bandwidth of memory (Williams, Waterman and Patterson 2009).
 
 Counted are multiplications with weights and attention. Norms, rotations, sampling and the optimiser are not, so the
-share of the bound that is reached is never flattered.
+share of the roofline that is reached is never overstated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adaptthink.engines.project import make_projection
 
 GEMM_SIZE = 2048  # of the square product that the peak is measured on
 COPY_BYTES = 2**27  # read and written to measure the bandwidth
-REPETITIONS = 5  # the best counts
+REPETITIONS = 5  # the fastest one counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a model decides its work, in elements; `kv` is one token's keys and values in all layers."""
+    """The sizes of a model that determine its work, in elements; `kv` is one token's keys and values in all layers."""
 
-    body: int  # weights of matrices but the output projection and an adapter
+    body: int  # weights of all matrices except embeddings, output projection and adapter
     head: int
     attention: int  # layers × heads × head size
     kv: int
@@ -43,7 +43,7 @@ class Shape:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure peak and bandwidth as the engine would use them; about a second."""
+    """Return measured peak and bandwidth, with the engine's own operations; takes about a second."""
     left = torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype)
     product = make_projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
     source = torch.ones(COPY_BYTES // 4, device=device)
@@ -55,7 +55,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least seconds of some repetitions, after one that does not count."""
+    """Return the shortest seconds of some repetitions, after one warm-up."""
     times = []
     for _ in range(REPETITIONS + 1):
         synchronize(device)
@@ -67,13 +67,13 @@ def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
+    """Wait until an accelerator has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def read_shape(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
-    """Read a model's shape from its weights and config."""
+    """Return a model's shape, from its weights and config."""
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     head = model.get_output_embeddings().weight
@@ -94,7 +94,7 @@ def read_shape(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
 def compute_generation_bound(
     shape: Shape, machine: Machine, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> float:
-    """The least seconds to prefill each different prompt once and decode all responses together, step by step."""
+    """Return the roofline seconds to prefill each different prompt once and decode all responses in one batch."""
     different = set(map(tuple, prompts))
     prefill = sum(
         2 * (len(ids) * shape.body + shape.head) + count_attention_flops(shape, len(ids)) for ids in different
@@ -112,17 +112,18 @@ def compute_generation_bound(
 
 
 def count_attention_flops(shape: Shape, length: int) -> int:
-    """Operations of causal attention over a sequence: scores and mixing."""
+    """Return the operations of causal attention over a sequence: scores and weighted values."""
     return 2 * shape.attention * length * (length + 1)
 
 
 def compute_update_bound(
     shape: Shape, machine: Machine, prompts: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
 ) -> float:
-    """The least seconds for forward and backward, each prompt run with its response, at the peak of the products.
+    """Return the roofline seconds of forward and backward, at the peak of matrix products.
 
-    Weights that are frozen under an adapter are multiplied forward and backward, but have no gradient of their own.
-    Padding is not work, and a prompt that is shared is work saved: sharing can carry an update past its bound.
+    Each prompt is run with every response to it. Frozen weights under an adapter are multiplied forward and backward,
+    but have no gradient of their own. Padding does not count as work. Shared prompts save work, so an update that
+    shares them can be faster than this bound.
     """
     flops, products = 0, 2 if shape.adapter else 3
     for prompt, response in zip(prompts, responses, strict=True):
