@@ -291,7 +291,7 @@ def test_bos_is_never_doubled(writes_bos, adds_bos):
     assert ids.count(tokenizer.bos_token_id) == int(writes_bos or adds_bos)
 
 
-def test_a_long_opener_gives_its_first_token():
+def test_a_long_think_start_gives_its_first_token():
     tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
     template = probe(tokenizer, think_start="Okay, so")
     assert_sound(tokenizer, template)
@@ -307,16 +307,16 @@ def refusal(tokenizer, **options) -> str:
     return message
 
 
-@pytest.mark.parametrize("opener", ["", " \n", "</think>", "<think>", "<|im_end|>", "日本", "\nAlright"])
-def test_openers_refused(opener):
-    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_start=opener)
-    assert f"think_start {opener!r}" in message
-    assert ("it is blank" in message) == (not opener.strip())
+@pytest.mark.parametrize("think_start", ["", " \n", "</think>", "<think>", "<|im_end|>", "日本", "\nAlright"])
+def test_think_starts_refused(think_start):
+    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_start=think_start)
+    assert f"think_start {think_start!r}" in message
+    assert ("it is blank" in message) == (not think_start.strip())
 
 
 @needs_trl
 @pytest.mark.parametrize(
-    ("name", "markers", "said"),
+    ("name", "markers", "message"),
     [
         ("gptoss", MARKERS, "'<|channel|>'"),
         ("gptoss", (), "'<|channel|>'"),
@@ -327,15 +327,15 @@ def test_openers_refused(opener):
         ("llava_next", MARKERS, "drops the text"),
     ],
 )
-def test_families_refused(name, markers, said):
-    assert said in refusal(from_trl(name, markers=markers))
+def test_families_refused(name, markers, message):
+    assert message in refusal(from_trl(name, markers=markers))
 
 
 GRANITE = "<|system|>{{ 'Think first.' if thinking else 'Answer.' }}" + CHATML.replace("ENDING", "")
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (None, "no chat template"),
         ("{{ raise_exception('roles\nmust alternate') }}", "(roles must alternate)"),
@@ -349,8 +349,8 @@ GRANITE = "<|system|>{{ 'Think first.' if thinking else 'Answer.' }}" + CHATML.r
         (CHATML.replace("ENDING", "{% if not thinking %}<think>\nNo.\n</think>{% endif %}"), "No."),
     ],
 )
-def test_templates_refused(source, said):
-    assert said in refusal(build(source))
+def test_templates_refused(source, message):
+    assert message in refusal(build(source))
 
 
 def word_level(*words: str) -> PreTrainedTokenizerFast:
@@ -368,7 +368,7 @@ def test_markers_may_be_ordinary_words():
     assert "no_think begins with the same token" in refusal(word_level(*MARKERS), think_start="</think>")
 
 
-def test_what_is_unknown_is_neither_marker_nor_opener():
+def test_what_is_unknown_is_neither_marker_nor_think_start():
     assert "does not know the markers" in refusal(word_level("<think>"))
     assert "its first token is '<unk>' (0)" in refusal(word_level(*MARKERS), think_start="Hmm")
 

@@ -57,7 +57,7 @@ def test_the_threshold_decides_from_one_prefill_and_equality_is_no_think(templat
         PromptRequest(ONE, (1,), MAX_TOKENS, threshold=math.exp(math.log(0.3))),
         PromptRequest(OTHER, (1,), MAX_TOKENS, threshold=0.3),
         PromptRequest(OTHER, (2,), MAX_TOKENS, threshold=0.2),
-        PromptRequest((1,), (1,), MAX_TOKENS, Mode.THINK, threshold=0.2),  # asked for: nothing is looked up
+        PromptRequest((1,), (1,), MAX_TOKENS, Mode.THINK, threshold=0.2),  # requested: nothing is looked up
     ]
     done = complete_prompts(engine, template, requests)
     assert engine.prefills == [[ONE, OTHER]]

@@ -1,8 +1,8 @@
-"""Rollouts: responses with the log-probability that each token had under the policy that really drew it.
+"""Rollouts: graded responses with the log-probability of each token under the policy that sampled it.
 
 That number, `behavior_logprobs`, is the whole of the paper's importance sampling. For the decision token it is the
 log of its mode's share (log 0.5 by default); for every other token it is the sampling policy's own value. It is
-written here, once, and never recomputed.
+set here, once, and never recomputed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from adaptthink.sampling.reading import Response, read_response
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
 from adaptthink.timing import Clock
 
-UNGRADED = 256  # problems whose responses wait to be graded, before no more are drawn
+UNGRADED = 256  # at most so many problems wait to be graded before sampling pauses
 
 OnFinished = Callable[[int, int], None]  # called with numbers of responses that ended and of their tokens
 
@@ -42,7 +42,7 @@ class Rollout:
     in_loss: tuple[bool, ...]  # False for forced tokens that are not the decision
     response: Response
     grade: Grade
-    weight: float = 1.0  # in the loss: 1 / the probability with which this sample was drawn at all
+    weight: float = 1.0  # in the loss: 1 / the probability with which this sample was kept
 
     @property
     def mode(self) -> Mode:
@@ -57,7 +57,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How responses are drawn."""
+    """How responses are sampled."""
 
     max_tokens: MaxTokens
     temperature: float
@@ -67,12 +67,12 @@ class Sampling:
 
 KeepProbability = Callable[
     [Problem, Mode | None], float
-]  # with which a sample of a problem in a mode is drawn, in (0, 1]
+]  # with which a sample of a problem in a mode is kept, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What a completion answers."""
+    """A request in progress: its problem, and what its rollout needs."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -82,7 +82,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What turns problems into graded responses: an engine, and what is needed to speak to it in text."""
+    """Turns problems into graded responses: an engine, tokenizer, think template and grader."""
 
     engine: Engine
     tokenizer: Any
@@ -91,15 +91,15 @@ class Sampler:
     clock: Clock = field(default_factory=Clock)
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
-        """Token ids of a problem's prompt, up to the decision token."""
+        """Return the token ids of a problem's prompt, up to the decision token."""
         return encode_prompt(self.tokenizer, self.template, problem.prompt)
 
     def read(self, completion: Completion) -> Response:
-        """The response that a completion is."""
+        """Return the response of a completion."""
         return read_response(self.tokenizer, self.template, completion)
 
     def make_rollout(self, pending: Pending, completion: Completion, response: Response, grade: Grade) -> Rollout:
-        """Put a graded completion down, log-probabilities as they came."""
+        """Return a graded completion as a rollout, with the engine's log-probabilities."""
         return Rollout(
             problem=pending.problem,
             prompt_ids=pending.prompt_ids,
@@ -113,7 +113,7 @@ class Sampler:
 
 
 def keep_all(_: Problem, __: Mode | None) -> float:
-    """The uniform design: every sample is drawn."""
+    """Return 1: every sample is kept."""
     return 1.0
 
 
@@ -128,7 +128,7 @@ def collect(
     keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[Rollout]:
-    """Draw `samples` responses per problem from π_IS (Eq. 7), graded, problem by problem, no_think first.
+    """Return `samples` graded responses per problem from π_IS (Eq. 7), problem by problem, no_think first.
 
     `samples × no_think_share` of them have the no_think prefix forced, the others the think prefix; without
     `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
@@ -149,7 +149,7 @@ def collect(
 
 
 def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
-    """The modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
+    """Return the modes of a problem's samples, no_think first; with a share of 0 no mode is forced, not even think."""
     if no_think_share == 0:
         return [None] * samples
     num_no_think = round(samples * no_think_share)
@@ -157,9 +157,9 @@ def forced_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
 
 
 def with_behavior(rollout: Rollout, no_think_share: float, force_think_start: bool) -> Rollout:
-    """Write π_IS of the decision token into the rollout: the lines that are the paper's importance sampling.
+    """Return the rollout with π_IS of the decision token (Eq. 7): these lines are the paper's importance sampling.
 
-    Where nothing was forced (a share of 0), the policy's own value stays.
+    Where nothing was forced (a share of 0), the policy's own value is kept.
     """
     if no_think_share == 0:
         return rollout
@@ -179,12 +179,12 @@ def draw(
     keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
-    """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
+    """Return one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
 
     Think mode is forced by its prefix if `force_think_start`, else by banning the no_think decision token, so that the
-    model opens its thought in its own way. Log-probabilities are the engine's own. Random streams follow from the
-    problem's id and the position in `modes`, so a response does not depend on what else is drawn. Each is drawn with
-    the probability that `chance` gives, and its weight is the inverse of that.
+    model begins its thinking in its own way. Log-probabilities are the engine's own. Random streams follow from the
+    problem's id and the position in `modes`, so a response does not depend on what else is sampled. Each is kept with
+    probability `keep_probability`, and its weight is the inverse of that.
     """
     template = sampler.template
     requests: list[Request] = []
@@ -217,11 +217,11 @@ def draw_free(
     at_once: int,
     on_finish: OnFinished | None = None,
 ) -> None:
-    """Draw `samples` free responses of each problem; `take` gets a problem with its responses once all have ended.
+    """Sample `samples` unconstrained responses of each problem; call `take` with a problem and its responses.
 
-    They are those of `draw` with as many times None. Problems come in order, `at_once` at a time; with an engine that
-    streams, a problem begins as soon as there is room and comes when it is done, in whatever order, and `take` is
-    called on a thread of its own.
+    They equal those of `draw` with modes of None. Problems are processed in order, `at_once` at a time. With an engine
+    that streams, a problem starts as soon as a slot is free and is taken when it is done, in any order, on a thread of
+    its own.
     """
     if isinstance(sampler.engine, Streaming):
         stream_free(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
@@ -242,8 +242,10 @@ def stream_free(
     take: Callable[[Problem, list[Rollout]], None],
     on_finish: OnFinished | None,
 ) -> None:
-    """Do what `draw_free` does with an engine that streams; problems are read, graded and taken beside it."""
-    begun: dict[int, tuple[Pending, dict[int, Completion]]] = {}  # by the problem's number: what has ended, by position
+    """Do what `draw_free` does, with an engine that streams; responses are read and graded on another thread."""
+    begun: dict[
+        int, tuple[Pending, dict[int, Completion]]
+    ] = {}  # by the problem's number: its completions, by position
     ended: deque[Future[None]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -292,7 +294,7 @@ def generate_and_grade(
     sampling: Sampling,
     on_finish: OnFinished | None,
 ) -> list[Rollout]:
-    """Complete and grade all requests; what has ended is read and graded while the others are still generated."""
+    """Return the rollouts of all requests; completions are read and graded while others are still generated."""
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
     responses: dict[int, Response] = {}  # by index, in the order in which they ended
 
