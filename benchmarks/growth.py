@@ -89,14 +89,14 @@ def run_step(point: Point) -> dict[str, Any]:
         problems_per_step=point.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=point.tokens, max_no_think_tokens=point.tokens,
     )  # fmt: skip
-    requested = generate_problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in requested}
+    problems = generate_problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(model, [10**9]), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     seconds = []
     for step in (1, 2):
         started = time.perf_counter()
-        rollouts = collect_step(sampler, requested, config, step)
+        rollouts = collect_step(sampler, problems, config, step)
         drawn = time.perf_counter()
         update(model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         seconds.append((drawn - started, time.perf_counter() - drawn))

@@ -57,8 +57,8 @@ def make_work(model: str, num_prompts: int) -> tuple[list[Work], list[int]]:
     folder = model_folder(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     template = probe(tokenizer)
-    requested = generate_problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
-    prompts = [list(encode_prompt(tokenizer, template, problem.prompt)) for problem in requested]
+    problems = generate_problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
+    prompts = [list(encode_prompt(tokenizer, template, problem.prompt)) for problem in problems]
     think, no_think = CAPS[model]
     parts = [(template.prefix_ids(Mode.THINK), think), (template.prefix_ids(Mode.NO_THINK), no_think)]
     ends = AutoConfig.from_pretrained(folder).eos_token_id

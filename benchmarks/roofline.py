@@ -47,8 +47,8 @@ def main() -> None:
         problems_per_step=arguments.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=think, max_no_think_tokens=no_think, dtype=arguments.dtype,
     )  # fmt: skip
-    requested = generate_problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in requested}
+    problems = generate_problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(policy.model, [10**9], dtype=dtype), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate)
     shape = read_shape(policy.model, dtype)
@@ -56,7 +56,7 @@ def main() -> None:
     for step in range(1, arguments.repetitions + 2):
         machine = measure_machine(policy.model.device, dtype)
         sampler.clock.take()
-        rollouts = collect_step(sampler, requested, config, step)
+        rollouts = collect_step(sampler, problems, config, step)
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()

@@ -68,14 +68,14 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
     policy.model.to(DEVICE, torch.float32)
-    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
-    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in requested}
+    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in problems}
     engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     if sample_reference:
         settings = Sampling(MaxTokens(think, no_think), config.temperature)
-        for problem in requested:
+        for problem in problems:
             [rollouts] = draw(sampler, [problem], [None] * SAMPLES, settings)
             verdicts = tuple(rollout.verdict for rollout in rollouts)
             reference[problem.id] = Reference(problem.id, verdicts, tuple(len(one.response_ids) for one in rollouts))
@@ -83,7 +83,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     for step in range(1, steps + 2):
         wait_for_turn()
         started = time.perf_counter()
-        rollouts = collect_step(sampler, requested, config, step)
+        rollouts = collect_step(sampler, problems, config, step)
         update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 
@@ -108,9 +108,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         nonlocal tokens
-        requested = [list(encode_prompt(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        prompt_ids = [list(encode_prompt(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
         forced = [list(prefixes[index % SAMPLES >= SAMPLES // 2]) for index in range(len(prompts))]
-        rows = [ids + prefix for ids, prefix in zip(requested, forced, strict=True)]
+        rows = [ids + prefix for ids, prefix in zip(prompt_ids, forced, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
@@ -122,7 +122,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         ends = [row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row) for row in out]
         responses = [prefix + row[:end] for prefix, row, end in zip(forced, out, ends, strict=True)]
         tokens = sum(map(len, responses))
-        return {"prompt_ids": requested, "completion_ids": responses, "logprobs": None}
+        return {"prompt_ids": prompt_ids, "completion_ids": responses, "logprobs": None}
 
     def score(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
@@ -142,8 +142,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             report(self.started, tokens)
 
-    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
-    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in requested]
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in problems]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16",

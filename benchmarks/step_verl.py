@@ -62,7 +62,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.training.train import problems_of_step  # noqa: PLC0415
 
-    requested = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [
         {
             "data_source": "arithmetic",
@@ -73,7 +73,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
         for index, problem in enumerate(
             problem
             for step in range(1, num_steps + 1)
-            for problem in problems_of_step(requested, num_prompts, TrainConfig().seed, step)
+            for problem in problems_of_step(problems, num_prompts, TrainConfig().seed, step)
         )
     ]
     parquet.write_table(pa.Table.from_pylist(rows), path)

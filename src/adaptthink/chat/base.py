@@ -179,8 +179,8 @@ def make_format_fault(error: ValidationError, wanted: str) -> ServerFault:
 class Draft:
     """A response while it arrives."""
 
-    thinkings: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
+    thinking_pieces: list[str] = field(default_factory=list)
+    answer_pieces: list[str] = field(default_factory=list)
     thinking_withheld: bool = False  # there was thinking, whether or not its text was sent
     refused: bool = False
     finish: Finish | None = None
@@ -207,7 +207,7 @@ def make_response(draft: Draft, requested: Mode | None, *, opened: bool) -> Chat
     """
     if draft.finish is None:
         raise ServerFault("the answer came without a finish reason", transient=True)
-    reasoning, content = "".join(draft.thinkings), "".join(draft.answers)
+    reasoning, content = "".join(draft.thinking_pieces), "".join(draft.answer_pieces)
     thinking, answer = (reasoning, content) if reasoning.strip() else split_inline(content, requested, opened=opened)
     if thinking is None and (draft.thinking_withheld or draft.thinking_tokens):
         thinking = ""

@@ -130,8 +130,8 @@ def read_event(draft: Draft, data: str) -> None:
 def _read_choice(draft: Draft, choice: _Choice) -> None:
     message = choice.delta or choice.message or _Message()
     # Servers that write both fields write the same text into both.
-    draft.thinkings.append(message.reasoning_content or message.reasoning or "")
-    draft.answers.append(message.content or message.refusal or "")
+    draft.thinking_pieces.append(message.reasoning_content or message.reasoning or "")
+    draft.answer_pieces.append(message.content or message.refusal or "")
     draft.refused = draft.refused or bool(message.refusal) or choice.finish_reason == "content_filter"
     if choice.finish_reason in TRANSIENT_FINISHES:
         raise ServerFault(f"the server gave up (finish_reason {choice.finish_reason})", transient=True)

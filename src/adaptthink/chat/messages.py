@@ -158,8 +158,8 @@ def _read_block(draft: Draft, block: _Block) -> None:
     """Add a block or a delta. Newer models send thinking blocks without their text, older ones redacted blocks."""
     if block.type in ("thinking", "redacted_thinking", "thinking_delta"):
         draft.thinking_withheld = True
-    draft.thinkings.append(block.thinking)
-    draft.answers.append(block.text)
+    draft.thinking_pieces.append(block.thinking)
+    draft.answer_pieces.append(block.text)
 
 
 def _read_end(draft: Draft, reason: str | None) -> None:

@@ -61,8 +61,8 @@ def have_same_value(found: str, reference_answer: str) -> bool:
 def differ_numerically(found: Any, reference_answer: Any) -> bool:
     """Return whether two numbers differ by more than `TOLERANCE` of the larger.
 
-    math-verify rounds to places after the point. Without this, 2^-98 and 2^-97 would be the same: both round to
-    0.000000.
+    math-verify rounds to places after the point. Without this, 2^-98 and 2^-97 would be the same:
+    both round to 0.000000.
     """
     if not (getattr(found, "is_number", False) and getattr(reference_answer, "is_number", False)):
         return False

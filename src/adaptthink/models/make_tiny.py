@@ -109,7 +109,7 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 
 def write_thinking(chain: Chain, rechecks: int) -> str:
-    """Write the running values out, then do the same again `rechecks` times: ``47+8=55-3=52``."""
+    """Return the running values, such as ``47+8=55-3=52``, once and then `rechecks` times more."""
     work = str(chain.first) + "".join(
         f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
     )
