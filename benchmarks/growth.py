@@ -69,7 +69,7 @@ def run_step(point: Point) -> dict[str, Any]:
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
@@ -92,8 +92,8 @@ def run_step(point: Point) -> dict[str, Any]:
         problems_per_step=point.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=point.tokens, max_no_think_tokens=point.tokens,
     )  # fmt: skip
-    requested = problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in requested}
+    problems = generate_problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(model, [10**9]), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     seconds = []

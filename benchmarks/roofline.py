@@ -23,8 +23,8 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
-from adaptthink.planning.roofline import generation_bound, measure_machine, shape_of, update_bound
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.planning.roofline import compute_generation_bound, compute_update_bound, measure_machine, read_shape
+from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.reference import Reference
@@ -50,11 +50,11 @@ def main() -> None:
         problems_per_step=arguments.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=think, max_no_think_tokens=no_think, dtype=arguments.dtype,
     )  # fmt: skip
-    requested = problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in requested}
+    problems = generate_problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(policy.model, [10**9], dtype=dtype), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate)
-    shape = shape_of(policy.model, dtype)
+    shape = read_shape(policy.model, dtype)
     rows: list[dict[str, float]] = []
     for step in range(1, arguments.repetitions + 2):
         machine = measure_machine(policy.model.device, dtype)
@@ -71,8 +71,8 @@ def main() -> None:
             "gbytes_per_second": machine.bytes_per_second / 1e9,
             "generate_seconds": generated,
             "update_seconds": updated,
-            "generate_share": generation_bound(shape, machine, prompts, responses) / generated,
-            "update_share": update_bound(shape, machine, prompts, responses) / updated,
+            "generate_share": compute_generation_bound(shape, machine, prompts, responses) / generated,
+            "update_share": compute_update_bound(shape, machine, prompts, responses) / updated,
         }
         print({name: round(value, 3) for name, value in row.items()}, flush=True)
         if step > 1:

@@ -55,7 +55,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
@@ -71,14 +71,14 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
     policy.model.to(DEVICE, torch.float32)
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
-    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in requested}
+    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in problems}
     engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     if sample_reference:
         settings = Sampling(MaxTokens(think, no_think), config.temperature)
-        for problem in requested:
+        for problem in problems:
             [rollouts] = draw(sampler, [problem], [None] * SAMPLES, settings)
             verdicts = tuple(rollout.verdict for rollout in rollouts)
             reference[problem.id] = Reference(problem.id, verdicts, tuple(len(one.response_ids) for one in rollouts))
@@ -99,9 +99,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     from transformers import AutoTokenizer, TrainerCallback  # noqa: PLC0415
     from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
 
-    from adaptthink.grading import Submission, grade_all, reward, text_after_thinking  # noqa: PLC0415
-    from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.grading import Submission, compute_reward, drop_thinking, grade_all  # noqa: PLC0415
+    from adaptthink.modes import Mode, encode_prompt, probe  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
 
     folder = str(model_folder(model))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -112,9 +112,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         nonlocal tokens
-        requested = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        prompt_ids = [list(encode_prompt(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
         forced = [list(prefixes[index % SAMPLES >= SAMPLES // 2]) for index in range(len(prompts))]
-        rows = [ids + prefix for ids, prefix in zip(requested, forced, strict=True)]
+        rows = [ids + prefix for ids, prefix in zip(prompt_ids, forced, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
@@ -126,17 +126,17 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         ends = [row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row) for row in out]
         responses = [prefix + row[:end] for prefix, row, end in zip(forced, out, ends, strict=True)]
         tokens = sum(map(len, responses))
-        return {"prompt_ids": requested, "completion_ids": responses, "logprobs": None}
+        return {"prompt_ids": prompt_ids, "completion_ids": responses, "logprobs": None}
 
     def score(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
         grades = grade_all(
             [
-                Submission(text_after_thinking(text), reference_answer)
+                Submission(drop_thinking(text), reference_answer)
                 for text, reference_answer in zip(texts, answer, strict=True)
             ]
         )
-        return [reward(grade.verdict) for grade in grades]
+        return [compute_reward(grade.verdict) for grade in grades]
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -146,8 +146,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             report(self.started, tokens)
 
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
-    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in requested]
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in problems]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16",

@@ -62,7 +62,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
     from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
-    requested = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [
         {
             "data_source": "arithmetic",

@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 from adaptthink.config.schema import TrainConfig, resolve
 from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.problems.sources import reading_of, training_problems
+from adaptthink.problems.sources import choose_training_problems, make_reading
 
 EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of any size holds whole groups
 
@@ -52,12 +52,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, TrainConfig, AdaptT
 
 def main(arguments: list[str]) -> None:
     own, recipe, settings = parse(arguments)
-    chosen = training_problems(
+    chosen = choose_training_problems(
         recipe.problems,
         per_level=recipe.problems_per_level,
         held_out_per_level=recipe.probe_problems_per_level,
         seed=recipe.seed,
-        reading=reading_of(recipe),
+        reading=make_reading(recipe),
     )
     trainer = AdaptThinkTrainer(
         recipe.model,

@@ -65,7 +65,7 @@ def random_model(tokenizer):
 
 @pytest.fixture
 def random_policy(tokenizer, random_model):
-    return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))
+    return Policy("random", random_model, tokenizer, probe(tokenizer), find_eos_ids(random_model, tokenizer))
 
 
 @pytest.fixture(scope="session")

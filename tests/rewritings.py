@@ -1,4 +1,4 @@
-r"""Other ways to write an answer, and answers that come near, from a gold's text alone, without the grader's code."""
+r"""Other ways to write an answer, and near misses, from a reference's text alone, without the grader's code."""
 
 import random
 import re
@@ -21,7 +21,7 @@ def spaced(reference_answer):
 
 
 def rewritings(reference_answer, seed=0):
-    """Return at least five strings that mean the same as `gold`."""
+    """Return at least five strings that mean the same as `reference_answer`."""
     rng = random.Random(f"{seed}/{reference_answer}")
     reference_answer = reference_answer.strip()
     found = {
@@ -162,7 +162,7 @@ def is_bare_list(reference_answer):
 
 
 def near_misses(reference_answer):
-    """Return strings that differ from `gold` in meaning by as little as possible."""
+    """Return strings that differ from `reference_answer` in meaning by as little as possible."""
     reference_answer = reference_answer.strip()
     found = set()
     if INTEGER.fullmatch(reference_answer):

@@ -39,7 +39,7 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation import statistics
 from adaptthink.evaluation.store import Decision, Outcome, Setting
 from adaptthink.grading import Verdict
-from adaptthink.modes import Mode, prompt_ids
+from adaptthink.modes import Mode, encode_prompt
 
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 
@@ -513,7 +513,7 @@ def test_decisions_follow_the_threshold(random_policy, monkeypatch):
     monkeypatch.setattr(dial, "PROMPTS_AT_ONCE", 2)
     texts = ["1+1=?", "47+8=?", "12+88-31=?"]
     engine = NativeEngine(random_policy.model, random_policy.eos_ids)
-    ids = [prompt_ids(random_policy.tokenizer, random_policy.template, text) for text in texts]
+    ids = [encode_prompt(random_policy.tokenizer, random_policy.template, text) for text in texts]
     expected = [math.exp(row[0]) for row in engine.next_token_logprobs(ids, [random_policy.template.no_think_id])]
     found = decide(random_policy, texts, 0.0)
     assert [one.no_think_probability for one in found] == pytest.approx(expected, rel=1e-5)

@@ -16,14 +16,14 @@ from adaptthink.grading import (
     Rule,
     Submission,
     Verdict,
-    failed_share,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+    drop_thinking,
+    find_last_boxed,
+    find_parsable,
     grade,
     grade_all,
-    last_boxed,
-    mean_reward,
-    parsable_references,
-    reward,
-    text_after_thinking,
 )
 from adaptthink.grading.choice import find_letter
 from adaptthink.grading.extract import find_answer, find_reference_answer
@@ -42,14 +42,14 @@ from adaptthink.grading.lines import Tally, grade_lines
         ("", ""),
     ],
 )
-def test_text_after_thought(response, after):
-    assert text_after_thinking(response) == after
+def test_drop_thinking(response, after):
+    assert drop_thinking(response) == after
 
 
-def test_a_boxed_answer_in_the_thought_does_not_count():
-    assert grade(text_after_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
-    assert grade(text_after_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
-    assert grade(text_after_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
+def test_a_boxed_answer_in_the_thinking_does_not_count():
+    assert grade(drop_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
+    assert grade(drop_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
+    assert grade(drop_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_find_answer(text, found):
         ("A, B", "A, B"),
     ],
 )
-def test_a_gold_may_be_a_whole_solution(reference_answer, found):
+def test_a_reference_may_be_a_whole_solution(reference_answer, found):
     assert find_reference_answer(reference_answer) == found
 
 
@@ -202,14 +202,14 @@ def test_different_answers(found, reference_answer):
 
 
 @pytest.mark.parametrize("reference_answer", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
-def test_a_gold_that_cannot_be_read_is_never_scored(reference_answer):
+def test_a_reference_that_cannot_be_parsed_is_never_scored(reference_answer):
     for answer in ("\\boxed{5}", "nothing", None):
         assert grade(answer, reference_answer) == Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     with pytest.raises(ValueError, match="leave it out"):
-        reward(Verdict.REFERENCE_UNPARSABLE)
+        compute_reward(Verdict.REFERENCE_UNPARSABLE)
 
 
-def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
+def test_a_reference_that_only_the_symbolic_rule_finds_unparsable():
     reference_answer = "\\frac{}{}+\\int"
     assert grade("\\boxed{y+1}", reference_answer).verdict is Verdict.REFERENCE_UNPARSABLE
     kinds = [
@@ -221,7 +221,7 @@ def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
         ("Paris", AnswerKind.CHOICE),
         ("{", AnswerKind.CHOICE),
     ]
-    assert parsable_references(kinds) == [False, True, True, False, True, False, False]
+    assert find_parsable(kinds) == [False, True, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("answer", ["\\boxed{}", "\\boxed{\\frac{1}{}+}", "\\boxed{ }", "\\boxed{" + "x+" * 800 + "x}"])
@@ -292,16 +292,16 @@ def test_boxed_only(kind):
 
 def test_reward_maps_every_verdict():
     gradable = [verdict for verdict in Verdict if verdict is not Verdict.REFERENCE_UNPARSABLE]
-    assert [verdict for verdict in gradable if reward(verdict) == 1.0] == [Verdict.CORRECT]
-    assert {reward(verdict) for verdict in gradable} == {0.0, 1.0}
+    assert [verdict for verdict in gradable if compute_reward(verdict) == 1.0] == [Verdict.CORRECT]
+    assert {compute_reward(verdict) for verdict in gradable} == {0.0, 1.0}
 
 
 def test_means_leave_out_what_cannot_be_graded():
     verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
-    assert mean_reward(verdicts) == 0.5
-    assert mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
-    assert failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
-    assert failed_share([]) == 0.0
+    assert compute_mean_reward(verdicts) == 0.5
+    assert compute_mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
+    assert compute_failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
+    assert compute_failed_share([]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_means_leave_out_what_cannot_be_graded():
     ],
 )
 def test_last_boxed(text, found):
-    assert last_boxed(text) == found
+    assert find_last_boxed(text) == found
 
 
 @given(
@@ -337,7 +337,7 @@ def test_last_boxed(text, found):
     | st.lists(st.sampled_from(["\\boxed{", "}", "{", "x"])).map("".join)
 )
 def test_last_boxed_never_raises(text):
-    found = last_boxed(text)
+    found = find_last_boxed(text)
     assert found is None or found in text
 
 
@@ -352,7 +352,7 @@ balanced = st.recursive(
     before=st.text(alphabet=st.characters(exclude_characters="\\")), inside=balanced, after=st.text(alphabet="ab }{")
 )
 def test_boxing_balanced_text_returns_it(before, inside, after):
-    assert last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
+    assert find_last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
 
 
 def graded(*lines):

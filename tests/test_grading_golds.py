@@ -1,11 +1,11 @@
-r"""Every gold of MATH, MATH-500 and AIME: right against itself and rewritings, wrong against near misses."""
+r"""Every reference answer of MATH, MATH-500 and AIME: equal to itself and rewritings, not to near misses."""
 
 import json
 
 import pytest
 from rewritings import near_misses, rewritings, symbolic_rewritings
 
-from adaptthink.grading import AnswerKind, Submission, Verdict, grade_all, parsable_references, text_after_thinking
+from adaptthink.grading import AnswerKind, Submission, Verdict, drop_thinking, find_parsable, grade_all
 
 OWN_GOLDS = [
     "0",
@@ -85,15 +85,15 @@ def check_near_misses(reference_answers):
     return [(*pair, grade) for pair, grade in zip(pairs, grades, strict=True) if grade.verdict not in wrong]
 
 
-def test_own_golds():
+def test_own_references():
     assert check_rewritings(OWN_GOLDS) == []
     assert check_near_misses(OWN_GOLDS) == []
-    assert all(parsable_references([(reference_answer, AnswerKind.MATH) for reference_answer in OWN_GOLDS]))
+    assert all(find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in OWN_GOLDS]))
 
 
 @pytest.fixture(scope="module")
 def reference_answers(data_folder):
-    """Every different gold of the three sets; two rows of MATH train have none at all, two an empty one."""
+    """Every different reference answer of the three sets; two rows of MATH train have none at all, two an empty one."""
     math = [row["answer"] for row in json.loads((data_folder / "math_train_answers.json").read_text("utf-8"))]
     math500 = [json.loads(line)["answer"] for line in (data_folder / "math500_test.jsonl").open(encoding="utf-8")]
     aime = [
@@ -105,14 +105,14 @@ def reference_answers(data_folder):
     return sorted({reference_answer for reference_answer in (*math, *math500, *aime) if reference_answer})
 
 
-def test_every_gold_of_math_and_aime_can_be_read(reference_answers):
-    readable = parsable_references([(reference_answer, AnswerKind.MATH) for reference_answer in reference_answers])
+def test_every_reference_of_math_and_aime_can_be_parsed(reference_answers):
+    parsable = find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in reference_answers])
     assert [
-        reference_answer for reference_answer, yes in zip(reference_answers, readable, strict=True) if not yes
+        reference_answer for reference_answer, yes in zip(reference_answers, parsable, strict=True) if not yes
     ] == []
 
 
-def test_every_gold_of_math_and_aime_equals_its_rewritings(reference_answers):
+def test_every_reference_of_math_and_aime_equals_its_rewritings(reference_answers):
     assert check_rewritings(reference_answers) == []
 
 
@@ -128,7 +128,7 @@ def test_every_formula_of_math_equals_itself_written_as_a_sum(reference_answers)
     assert failed == []
 
 
-def test_every_gold_of_math_and_aime_differs_from_near_misses(reference_answers):
+def test_every_reference_of_math_and_aime_differs_from_near_misses(reference_answers):
     assert check_near_misses(reference_answers) == []
 
 
@@ -139,7 +139,7 @@ def test_agreement_with_recorded_grades(data_folder):
     solutions = [(row[model], row["ground_truth"]) for row in rows for model in models]
     assert len(solutions) == 4 * 1319
     grades = grade_all(
-        [Submission(text_after_thinking(item["solution"]), reference_answer) for item, reference_answer in solutions]
+        [Submission(drop_thinking(item["solution"]), reference_answer) for item, reference_answer in solutions]
     )
     outcomes = [
         (item["is_correct"], grade.verdict is Verdict.CORRECT)

@@ -1,7 +1,7 @@
 r"""Properties of notation and comparison: what must not matter does not, and what matters does.
 
-Golds are generated together with other ways to write them. Most answers never leave the fast rules; where a test says
-so, they must not.
+Reference answers are generated together with other ways to write them. Most answers never leave the fast rules; where a
+test says so, they must not.
 """
 
 from fractions import Fraction
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, grade, text_after_thinking
+from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, drop_thinking, grade
 from adaptthink.grading import pool as pools
 from adaptthink.grading.compare import compare, read_structure
 from adaptthink.grading.notation import read_answer
@@ -84,7 +84,7 @@ WORDS = ["Monday", "blue", "east", "isosceles", "increasing", "Evelyn", "paralle
 
 @st.composite
 def reference_answers(draw):
-    """A gold of any form that the fast rules take apart."""
+    """A reference answer of any form that the fast rules take apart."""
     form = draw(
         st.sampled_from(["atom", "tuple", "set", "list", "interval", "union", "matrix", "words", "percent", "unit"])
     )
@@ -160,8 +160,8 @@ def test_comparison_is_symmetric(one, other):
 
 @quick
 @given(reference_answers())
-def test_every_gold_is_readable_and_equals_itself(reference_answer):
-    assert grading.reference_status(reference_answer, AnswerKind.MATH) is not False
+def test_every_reference_is_parsable_and_equals_itself(reference_answer):
+    assert grading.check_reference(reference_answer, AnswerKind.MATH) is not False
     assert right(reference_answer, reference_answer)
     assert right(f" {reference_answer} ", rf"The answer is $\boxed{{{reference_answer}}}$.")
 
@@ -423,12 +423,12 @@ def test_letters(letter, reference_answer):
 
 @quick
 @given(st.text(), st.text())
-def test_text_after_thought(thinking, answer):
+def test_drop_thinking(thinking, answer):
     assume("</think>" not in answer and "<think>" not in answer)
-    assert text_after_thinking(f"<think>{thinking}</think>{answer}") == answer
-    assert text_after_thinking(f"{thinking}</think>{answer}") == answer
-    assert text_after_thinking(answer) == answer
-    assert text_after_thinking(f"<think>{answer}") is None
+    assert drop_thinking(f"<think>{thinking}</think>{answer}") == answer
+    assert drop_thinking(f"{thinking}</think>{answer}") == answer
+    assert drop_thinking(answer) == answer
+    assert drop_thinking(f"<think>{answer}") is None
 
 
 @quick

@@ -15,12 +15,12 @@ from adaptthink.cli import jobs
 from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
 from adaptthink.models.loading import TINY, load_policy, load_trainee
-from adaptthink.models.scoring import checkpoint_gradients, response_logprobs
+from adaptthink.models.scoring import checkpoint_gradients, compute_response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.planning.roofline import shape_of
+from adaptthink.planning.roofline import read_shape
 from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import read_metrics
@@ -111,14 +111,14 @@ def test_what_the_engine_draws_has_the_log_probability_that_the_update_sees():
     requests = [Request(prompt, 9, stream) for stream, prompt in enumerate(PROMPTS)]
     done = engine.generate(requests, temperature=0.7, seed=1)
     with torch.no_grad():
-        seen = response_logprobs(policy.model, PROMPTS, [one.token_ids for one in done], 0.7)
+        seen = compute_response_logprobs(policy.model, PROMPTS, [one.token_ids for one in done], 0.7)
     for row, one in zip(seen, done, strict=True):
         assert row[: len(one.token_ids)].tolist() == pytest.approx(one.logprobs, abs=1e-4)
 
 
 def test_weights_for_other_engines_are_merged():
     policy = filled()
-    with weights_folder(policy.plain()) as folder:
+    with write_weights_folder(policy.plain()) as folder:
         loaded = AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(logits(loaded), logits(policy.model), atol=1e-4, rtol=1e-4)
 
@@ -142,7 +142,7 @@ def test_the_gradient_reaches_the_adapter_with_activations_made_again():
 
 def test_the_bound_counts_the_adapter_apart():
     base, policy = load_policy("tiny").model, load_trainee(config()).model
-    plain, shape = shape_of(base, torch.float32), shape_of(policy, torch.float32)
+    plain, shape = read_shape(base, torch.float32), read_shape(policy, torch.float32)
     assert (shape.body, shape.head, plain.adapter) == (plain.body, plain.head, 0)
     assert shape.adapter == sum(p.numel() for p in policy.parameters() if p.requires_grad)
 

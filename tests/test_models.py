@@ -7,8 +7,8 @@ from rollouts import correct
 from adaptthink.config.schema import EngineConfig, TrainConfig, check
 from adaptthink.errors import UserError
 from adaptthink.models import loading as models
-from adaptthink.models.loading import arithmetic_dtype, choose_device, load_configured, load_policy, load_trainee
-from adaptthink.models.scoring import response_logprobs
+from adaptthink.models.loading import choose_device, choose_dtype, load_configured, load_policy, load_trainee
+from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.training.update import update
@@ -36,7 +36,7 @@ def test_on_a_cpu_everything_is_float32(halved):
     for policy in (load_policy(halved), load_configured(EngineConfig(model=halved)), load_trainee(TrainConfig())):
         assert policy.model.device.type == "cpu"
         assert dtypes(policy.model) == {torch.float32}
-        assert arithmetic_dtype(policy.model, EngineConfig()) == torch.float32
+        assert choose_dtype(policy.model, EngineConfig()) == torch.float32
 
 
 def test_on_an_accelerator_weights_stay_as_saved_but_are_float32_where_they_are_trained(halved, monkeypatch):
@@ -47,8 +47,8 @@ def test_on_an_accelerator_weights_stay_as_saved_but_are_float32_where_they_are_
         trainee = load_trainee(TrainConfig(model=halved, dtype=dtype))
         assert trainee.model.device.type == "meta"
         assert dtypes(trainee.model) == {torch.float32}
-    assert arithmetic_dtype(trainee.model, TrainConfig()) == torch.bfloat16
-    assert arithmetic_dtype(trainee.model, TrainConfig(dtype="float32")) == torch.float32
+    assert choose_dtype(trainee.model, TrainConfig()) == torch.bfloat16
+    assert choose_dtype(trainee.model, TrainConfig(dtype="float32")) == torch.float32
 
 
 def test_under_an_adapter_the_frozen_weights_stay_as_saved(halved, monkeypatch):
@@ -67,7 +67,7 @@ def test_the_fingerprint_does_not_depend_on_the_dtype_that_the_device_asks_for(h
 def test_a_gpu_that_is_not_there_is_said(requested, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(
-        UserError, match=rf"device = '{requested}' is not there: PyTorch .* sees 0 GPUs; .*--device cpu"
+        UserError, match=rf"device = '{requested}' does not exist: PyTorch .* sees 0 GPUs; .*--device cpu"
     ):
         load_configured(EngineConfig(device=requested))
 
@@ -93,7 +93,7 @@ def moved_share(policy, dtype, steps=3):
     settings = check(TrainConfig, {"dtype": dtype, "problems_per_step": 1, "samples_per_problem": 2})
     prompt, response = (5, 9, 17), (60, 61, 62, 63)
     with torch.no_grad():
-        [own] = response_logprobs(policy.model, [prompt], [response], settings.temperature).tolist()
+        [own] = compute_response_logprobs(policy.model, [prompt], [response], settings.temperature).tolist()
     one = correct(make_problem("1+1=?", "2"), Mode.THINK, prompt, response, own)
     before = [parameter.detach().clone() for parameter in policy.model.parameters()]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""The server engine against a small server in this program that speaks vLLM's format, and misbehaves when asked to."""
+"""The server engine against a small server in this program that speaks vLLM's format, and misbehaves on request."""
 
 import asyncio
 import math
@@ -66,7 +66,7 @@ def test_everything_that_shapes_the_distribution_is_said(engine, server):
 def test_no_more_calls_at_once_than_rows(engine, server):
     done = ask(engine, *(Request(PROMPT, 1, stream) for stream in range(40)))
     assert len(done) == 40
-    assert server.most_together <= 4
+    assert server.max_together <= 4
 
 
 @pytest.mark.parametrize("fault", [(429, {"Retry-After": "0"}), (429, {}), (500, {}), (503, {}), "drop"])
@@ -79,30 +79,30 @@ def test_what_passes_is_tried_again(engine, server, fault):
 
 def test_a_servers_wish_to_wait_is_granted(engine, server, monkeypatch):
     waits = []
-    pause = openai.pause
-    monkeypatch.setattr(openai, "pause", lambda state: waits.append(pause(state)) or 0.0)
+    choose_wait = openai.choose_wait
+    monkeypatch.setattr(openai, "choose_wait", lambda state: waits.append(choose_wait(state)) or 0.0)
     server.faults += [(429, {"Retry-After": "7"}), (503, {"Retry-After": "99999"}), (429, {"Retry-After": "soon"})]
     ask(engine)
     assert waits == [7.0, web.LONGEST_WAIT, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "messages"),
     [
-        ((500, {}), "answered 500: .*as asked"),
+        ((500, {}), "answered 500: .*as requested"),
         ("drop", r"no answer from .*/v1/completions \(RemoteProtocolError"),
     ],
 )
-def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, fault, said):
+def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, fault, messages):
     server.faults += [fault] * 50
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=messages):
         ask(engine)
     assert len(server.keys) == web.ATTEMPTS
 
 
 def test_a_refusal_is_not_tried_again(engine, server):
     server.faults.append((400, {}))
-    with pytest.raises(UserError, match=r"answered 400: .*as asked"):
+    with pytest.raises(UserError, match=r"answered 400: .*as requested"):
         ask(engine)
     assert len(server.keys) == 1
 
@@ -154,7 +154,7 @@ def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypa
 
 
 def test_a_machine_that_is_gone_is_noticed(server):
-    """A draw has no time limit, so the connection itself must say that nobody is there."""
+    """Generation has no time-out, so the connection itself must show that nobody is there."""
 
     async def options():
         async with openai.make_client(server.url) as client, client.stream("GET", "/v1/models") as answer:

@@ -6,7 +6,7 @@ import pytest
 
 from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
-from adaptthink.modes import Message, Mode, probe, prompt_ids
+from adaptthink.modes import Message, Mode, encode_prompt, probe
 from adaptthink.sampling.reading import Response, apply_stops, decode, join_response, read_response
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import GREEDY_TOP_P, Decision, PromptRequest, complete_prompts
@@ -57,7 +57,7 @@ def test_the_threshold_decides_from_one_prefill_and_equality_is_no_think(templat
         PromptRequest(ONE, (1,), MAX_TOKENS, threshold=math.exp(math.log(0.3))),
         PromptRequest(OTHER, (1,), MAX_TOKENS, threshold=0.3),
         PromptRequest(OTHER, (2,), MAX_TOKENS, threshold=0.2),
-        PromptRequest((1,), (1,), MAX_TOKENS, Mode.THINK, threshold=0.2),  # asked for: nothing is looked up
+        PromptRequest((1,), (1,), MAX_TOKENS, Mode.THINK, threshold=0.2),  # requested: nothing is looked up
     ]
     done = complete_prompts(engine, template, requests)
     assert engine.prefills == [[ONE, OTHER]]
@@ -170,7 +170,7 @@ def test_stops_hold_for_the_answer_only(tokenizer, template, stops, answer, fini
     ],
 )
 def test_joining_puts_back_what_the_prompt_ended_in(tokenizer, template, text, expected):
-    prompt = decode(tokenizer, prompt_ids(tokenizer, template, "1+1=?"))
+    prompt = decode(tokenizer, encode_prompt(tokenizer, template, "1+1=?"))
     assert join_response(read_response(tokenizer, template, completion(tokenizer, text)), template, prompt) == expected
 
 
@@ -183,6 +183,6 @@ def test_joining_where_the_prompt_opens_nothing(tokenizer, template):
 
 
 def test_thinking_that_never_ends_stays_open(tokenizer, template):
-    prompt = decode(tokenizer, prompt_ids(tokenizer, template, [Message("user", "1+1=?")]))
+    prompt = decode(tokenizer, encode_prompt(tokenizer, template, [Message("user", "1+1=?")]))
     response = read_response(tokenizer, template, completion(tokenizer, "Alright\n1", Finish.LENGTH))
     assert join_response(response, template, prompt) == "<think>\nAlright\n1"

@@ -19,7 +19,7 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation.run import Query, policy_respond
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Mode, probe, prompt_ids
+from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
@@ -60,7 +60,7 @@ def client(url):
 
 
 def scripted(tokenizer, *, thinking="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
-    """A model that writes the same thought and answer whatever is asked, with a known P(no_think)."""
+    """A model that writes the same thinking and answer for any prompt, with a known P(no_think)."""
     close = tokenizer.convert_tokens_to_ids("</think>")
 
     def script(prompt, prefix):
@@ -101,8 +101,8 @@ def test_the_models_are_listed_with_their_modes(client, url):
 
 
 def direct(policy, native, mode):
-    """What the engine itself gives, greedily by its own log-probabilities: thought and answer."""
-    context = prompt_ids(policy.tokenizer, policy.template, QUESTION)
+    """What the engine itself gives, greedily by its own log-probabilities: thinking and answer."""
+    context = encode_prompt(policy.tokenizer, policy.template, QUESTION)
     start = len(context)
     if mode is Mode.NO_THINK:
         context += policy.template.no_think_prefix_ids
@@ -125,11 +125,11 @@ def test_a_mode_by_the_models_name(client, policy, native, mode):
     assert answer == "\\boxed{52}"
     encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thinking or "", answer)]
     usage = done.usage
-    # The thought's white space at its end and its marker, the answer's end token.
+    # The thinking's white space at its end and its marker, the answer's end token.
     between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thinking else 1
     assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
     assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thinking else 0)
-    assert usage.prompt_tokens == len(prompt_ids(policy.tokenizer, policy.template, QUESTION))
+    assert usage.prompt_tokens == len(encode_prompt(policy.tokenizer, policy.template, QUESTION))
     assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
 
 
@@ -189,7 +189,7 @@ def test_texts_are_continued_as_they_are(client, policy):
 
 
 def test_another_model_is_not_found(client):
-    with pytest.raises(NotFoundError, match="no model 'gpt'; there are: tiny, tiny:think, tiny:no_think") as caught:
+    with pytest.raises(NotFoundError, match="no model 'gpt'; available: tiny, tiny:think, tiny:no_think") as caught:
         client.chat.completions.create(model="gpt", messages=MESSAGES)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
@@ -198,7 +198,7 @@ def test_another_model_is_not_found(client):
 
 
 @pytest.mark.parametrize(
-    ("said", "mode"),
+    ("sent", "mode"),
     [
         ({}, "auto"),
         ({"model": "tiny:think"}, "think"),
@@ -212,15 +212,15 @@ def test_another_model_is_not_found(client):
         ({"reasoning_effort": None, "chat_template_kwargs": {}}, "auto"),
     ],
 )
-def test_every_way_to_ask_for_a_mode(served, tokenizer, said, mode):
+def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     template = probe(tokenizer)
     engine, post = served()
-    answer = post(**said).json()
+    answer = post(**sent).json()
     [request] = engine.requests
     assert answer["adaptthink"]["mode"] == mode
     assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
     assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
-    assert request.prompt_ids == prompt_ids(tokenizer, template, QUESTION)
+    assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")
     assert message["content"] == "5+5\n\n4;3"
@@ -236,7 +236,7 @@ def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
 
 
 @pytest.mark.parametrize(
-    ("said", "content", "reasoning"),
+    ("sent", "content", "reasoning"),
     [
         ({}, "5+5\n\n4;3", "Alright\n9"),
         ({"stop": "\n\n"}, "5+5", "Alright\n9"),
@@ -248,12 +248,12 @@ def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
         ({"max_tokens": 100, "max_completion_tokens": 6}, "5", "Alright\n9"),
     ],
 )
-def test_what_comes_back(served, said, content, reasoning):
+def test_what_comes_back(served, sent, content, reasoning):
     _, post = served()
-    [choice] = post(**said).json()["choices"]
+    [choice] = post(**sent).json()["choices"]
     assert choice["message"]["content"] == content
     assert choice["message"].get("reasoning_content") == reasoning
-    cut = any(name.startswith("max") for name in said)
+    cut = any(name.startswith("max") for name in sent)
     assert choice["finish_reason"] == ("length" if cut else "stop")
 
 
@@ -282,12 +282,14 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
     inline = post(reasoning_format="inline").json()["choices"][0]["message"]
     for earlier in (answer, inline):
         post(messages=[*MESSAGES, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
-        said = tokenizer.decode(engine.requests[-1].prompt_ids)
-        assert said == (f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n")
+        rendered = tokenizer.decode(engine.requests[-1].prompt_ids)
+        assert rendered == (
+            f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n"
+        )
 
 
 @pytest.mark.parametrize(
-    ("said", "param", "message"),
+    ("sent", "param", "message"),
     [
         ({"top_k": 5}, "top_k", "would change the answer; leave it out"),
         ({"logit_bias": {"5": -100}}, "logit_bias", "would change the answer"),
@@ -312,14 +314,14 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
             "messages.0.content.0.type",
             "should be 'text'",
         ),
-        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "ask for one mode"),
+        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "request one mode"),
         ({"prompt": "1+1"}, "prompt", "would change the answer"),
         ({"messages": None}, "messages", "is missing"),
     ],
 )
-def test_what_would_change_the_answer_is_refused(served, said, param, message):
+def test_what_would_change_the_answer_is_refused(served, sent, param, message):
     engine, post = served()
-    answer = post(**said)
+    answer = post(**sent)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -351,7 +353,7 @@ def test_bodies_that_are_no_calls(url):
 
 
 def test_the_models_context_bounds_prompt_and_response(served, tokenizer):
-    size = len(prompt_ids(tokenizer, probe(tokenizer), QUESTION))
+    size = len(encode_prompt(tokenizer, probe(tokenizer), QUESTION))
     engine, post = served(context=size + 5)
     assert post().status_code == 200
     assert engine.requests[0].max_tokens == 5

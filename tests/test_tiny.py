@@ -10,7 +10,7 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing, summarise
 from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
 from adaptthink.models.loading import TINY, load_policy
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
 
 
@@ -27,7 +27,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def fresh():
-    return problems(60, seed=99, split=Split.EVALUATION)
+    return generate_problems(60, seed=99, split=Split.EVALUATION)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def folder(sampler, config, fresh, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def levels(folder):
-    """Scores by asked mode and level."""
+    """Scores by requested mode and level."""
     outcomes = read_outcomes(folder)
     return {
         requested: summarise(o for o in outcomes if o.requested == requested).levels

@@ -16,13 +16,13 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models.loading import Policy, eos_ids
+from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import make_problem
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
@@ -191,7 +191,7 @@ def test_group_advantages_need_a_group():
 
 
 def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy):
-    pool = problems(2, seed=0, split=Split.HELD_OUT)
+    pool = generate_problems(2, seed=0, split=Split.HELD_OUT)
     sampler = native_sampler(random_policy)
     seen = probe_responses(sampler, pool, config(probe_samples=3))
     assert seen == probe_responses(sampler, pool, config(probe_samples=3))
@@ -303,7 +303,7 @@ def test_learning_rate_by_hand():
 def fresh_policy(tokenizer):
     torch.manual_seed(0)
     model = make_model(tokenizer)
-    return Policy("random", model, tokenizer, probe(tokenizer), eos_ids(model, tokenizer))
+    return Policy("random", model, tokenizer, probe(tokenizer), find_eos_ids(model, tokenizer))
 
 
 def native_sampler(policy):
@@ -311,7 +311,7 @@ def native_sampler(policy):
 
 
 def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
-    pool = problems(2, seed=0, split=Split.TRAIN)
+    pool = generate_problems(2, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     folder.mkdir(exist_ok=True)
 

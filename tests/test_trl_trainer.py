@@ -31,7 +31,7 @@ from adaptthink.integrations import trl
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
-from adaptthink.problems import make_problem, problem_id
+from adaptthink.problems import make_problem, make_problem_id
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.reference import open_references
@@ -503,7 +503,7 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_the_model_is_loaded(t
 
 def test_reading_a_row():
     plain = read_problem({"prompt": "1+1=?", "answer": 2})
-    assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", problem_id("1+1=?", "2"))
+    assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", make_problem_id("1+1=?", "2"))
     assert read_problem({"prompt": [{"role": "user", "content": "1+1=?"}], "answer": "2"}) == plain
     two = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1=?"}]
     with pytest.raises(UserError, match="a conversation of one user message"):
@@ -521,7 +521,7 @@ def test_our_problems_as_rows_and_back():
 
 def test_references_from_a_store(tmp_path):
     store = tmp_path / "ref.jsonl"
-    ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
+    ids = [make_problem_id(row["prompt"], row["answer"]) for row in ROWS]
     verdicts = (["correct", "wrong"], ["reference_unparsable", "reference_unparsable"])
     fingerprint = load_policy("tiny", device="cpu").fingerprint
     made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 24, "boxed_only": True}
@@ -552,7 +552,9 @@ def strange_store(tmp_path):
     made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
     made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own
     lines = [{"settings": made_with}]
-    lines += [{"id": problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS]
+    lines += [
+        {"id": make_problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS
+    ]
     store.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return store
 

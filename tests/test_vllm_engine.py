@@ -18,7 +18,7 @@ PROMPT, EOS = (5, 9, 17), 299
 
 
 class FakeLLM:
-    """Draws token 7 at log-probability −0.5 until the cap; scores any token at −id. What was asked last ends first."""
+    """Samples token 7 at log-probability −0.5 until max_tokens; scores any token at −id. The last one ends first."""
 
     model_config = SimpleNamespace(max_model_len=64)
 
@@ -121,10 +121,10 @@ def test_a_prefix_cache_that_stays_is_an_error(random_model):
 
 def test_the_ram_disk_is_taken_only_if_the_weights_fit(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path)
-    assert weights.ram_disk(1000) == tmp_path
-    assert weights.ram_disk(2**60) is None
+    assert weights.find_ram_disk(1000) == tmp_path
+    assert weights.find_ram_disk(2**60) is None
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path / "none")
-    assert weights.ram_disk(1000) is None
+    assert weights.find_ram_disk(1000) is None
 
 
 def start():

@@ -125,7 +125,7 @@ def engine(request):
 
 
 def prompts(policy):
-    return [prompt_ids(policy.tokenizer, policy.template, question) for question in QUESTIONS]
+    return [encode_prompt(policy.tokenizer, policy.template, question) for question in QUESTIONS]
 
 
 def native(policy):
@@ -265,7 +265,7 @@ def test_rollouts_keep_each_modes_cap(engine, policy):
 def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, forced):
     """After each update vLLM's probe equals the native engine's on the trained weights: nothing is stale."""
     trained = load_policy("tiny")
-    pool = problems(4, seed=0, split=Split.TRAIN)
+    pool = generate_problems(4, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     settings = check(
         TrainConfig,
@@ -282,7 +282,7 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
 
     def on_step(metrics):
         ids = (trained.template.no_think_id,)
-        requested = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        requested = [encode_prompt(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
         exact = native(trained).next_token_logprobs(requested, ids, temperature=1.0)
         assert metrics["probe_no_think_logprob"] == pytest.approx(sum(row[0] for row in exact) / 2, abs=1e-3)
         no_think.append(metrics["probe_no_think_logprob"])
@@ -300,7 +300,7 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
 def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
     """After each update the engine's probe equals that of the model with its adapter, whose own weights stay."""
     pytest.importorskip("peft")
-    pool = problems(4, seed=0, split=Split.TRAIN)
+    pool = generate_problems(4, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     settings = check(
         TrainConfig,
@@ -311,7 +311,7 @@ def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
     no_think = []
 
     def on_step(metrics):
-        contexts = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        contexts = [encode_prompt(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
         with torch.no_grad():
             rows = [trained.model(torch.tensor([context])).logits[0, -1].log_softmax(-1) for context in contexts]
         exact = sum(row[trained.template.no_think_id].item() for row in rows) / 2

@@ -18,7 +18,7 @@ if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
 from adaptthink.models.loading import TINY, load_policy
-from adaptthink.problems.sources import reading_of, training_problems
+from adaptthink.problems.sources import choose_training_problems, make_reading
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -42,8 +42,8 @@ def given(tmp_path_factory):
     recipe = folder / "small.toml"
     recipe.write_text(RECIPE)
     config = resolve("train", TrainConfig, recipes=[recipe])
-    chosen = training_problems(
-        config.problems, per_level=4, held_out_per_level=2, seed=config.seed, reading=reading_of(config)
+    chosen = choose_training_problems(
+        config.problems, per_level=4, held_out_per_level=2, seed=config.seed, reading=make_reading(config)
     )
     fingerprint = load_policy("tiny", device="cpu").fingerprint
     made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 48, "boxed_only": True}

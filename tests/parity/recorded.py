@@ -137,7 +137,7 @@ def native_loss_and_gradient(
 def record() -> None:
     """Sample the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
-    from adaptthink.problems.arithmetic import Split, problems
+    from adaptthink.problems.arithmetic import Split, generate_problems
     from adaptthink.sampling.sampler import Sampler
     from adaptthink.training.rollout import collect
     from adaptthink.training.train import choose_problems

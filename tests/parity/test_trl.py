@@ -21,7 +21,7 @@ from trl.trainer import utils as trl_utils
 from adaptthink.integrations import trl
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, generate_problems
 
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
 SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}
@@ -157,7 +157,7 @@ def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
 
     draw_rows = trl.draw_rows
     monkeypatch.setattr(trl, "draw_rows", spied)
-    requested = problems(1, seed=3, split=Split.TRAIN)[:4]
+    requested = generate_problems(1, seed=3, split=Split.TRAIN)[:4]
     reference = dict(zip((one.id for one in requested), [0.25, 0.5, 0.75, 1.0], strict=True))
     model = load_policy("tiny", device="cpu").model
     [row], _ = train(tmp_path, model, requested, reference, per_device_train_batch_size=16)

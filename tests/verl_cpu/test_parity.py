@@ -107,7 +107,7 @@ def queue_of(recipe):
 def forward(model, data, temperature):
     """Log-probabilities of every token of every sequence, flat, each at the place before it, as verl's engines give."""
     prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
-    logprob_BT = response_logprobs(model, prompts, responses, temperature)
+    logprob_BT = compute_response_logprobs(model, prompts, responses, temperature)
     rows = [
         torch.cat([torch.zeros(len(prompt) - 1), own[: len(response)], torch.zeros(1)])
         for prompt, response, own in zip(prompts, responses, logprob_BT, strict=True)

@@ -1,4 +1,4 @@
-"""OpenAI-style /v1/chat/completions, as OpenAI and all who took it over document it.
+"""OpenAI-style /v1/chat/completions, as OpenAI and the vendors that adopted it document it.
 
 https://platform.openai.com/docs/api-reference/chat/create (request, answer, stream, usage)
 https://docs.vllm.ai/en/stable/features/reasoning_outputs/ (chat_template_kwargs, `reasoning`, `reasoning_content`)
@@ -12,16 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, unreadable
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, make_format_fault
 from adaptthink.engines.base import Finish
-from adaptthink.engines.http_retry import is_passing_status
+from adaptthink.engines.http_retry import is_transient_status
 from adaptthink.modes import Mode
 
 LAST = "[DONE]"
 PATH = "/chat/completions"
 DEFAULT_EFFORT = "medium"
 FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "content_filter": Finish.STOP}
-PASSING_FINISHES = ("error", "abort", "insufficient_system_resource")  # OpenRouter, vLLM and SGLang, DeepSeek
+TRANSIENT_FINISHES = ("error", "abort", "insufficient_system_resource")  # OpenRouter, vLLM and SGLang, DeepSeek
 PERMANENT = ("invalid_request_error", "authentication_error", "permission_error", "not_found_error")
 QUOTA = "insufficient_quota"
 
@@ -61,19 +61,19 @@ class _Chunk(BaseModel):
     error: _Error | str | None = None
 
 
-def address(endpoint: Endpoint) -> str:
+def make_address(endpoint: Endpoint) -> str:
     """Return the URL to post to; /v1 is added to a server's bare address."""
     url = endpoint.url.rstrip("/").removesuffix(PATH)
     bare = "/" not in url.partition("://")[2]
     return f"{url}/v1{PATH}" if bare else url + PATH
 
 
-def headers(key: str | None) -> dict[str, str]:
-    """Return what identifies the caller."""
+def make_headers(key: str | None) -> dict[str, str]:
+    """Return the headers that identify the caller."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
+def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     """Return the call's JSON."""
     settings = {"temperature": question.temperature, "top_p": question.top_p, "seed": question.seed}
     return {
@@ -84,13 +84,13 @@ def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
         ("max_completion_tokens" if endpoint.completion_cap else "max_tokens"): question.max_tokens,
         **{name: value for name, value in settings.items() if value is not None},
         **(_mode(endpoint, thinks=question.mode is Mode.THINK) if question.mode else {}),
-        # Where the markers are special tokens, vLLM and SGLang would take them out of the text.
+        # Where the markers are special tokens, vLLM and SGLang would otherwise drop them from the text.
         **({"skip_special_tokens": False} if endpoint.inline_thinking else {}),
     }
 
 
 def _mode(endpoint: Endpoint, *, thinks: bool) -> dict[str, Any]:
-    """Return the switch, which is said for no_think too: leaving it out is not the same as saying no."""
+    """Return the switch. It is sent for no_think too, because leaving it out means the server's default."""
     level = endpoint.effort
     match endpoint.switch:
         case Switch.ENABLE_THINKING:
@@ -103,12 +103,12 @@ def _mode(endpoint: Endpoint, *, thinks: bool) -> dict[str, Any]:
             effort = {"reasoning_effort": level} if thinks and level else {}
             return {"thinking": {"type": "enabled" if thinks else "disabled"}, **effort}
         case Switch.REASONING:
-            dials = {"effort": level, "max_tokens": endpoint.budget_tokens} if thinks else {}
-            return {"reasoning": {"enabled": thinks, **{name: dial for name, dial in dials.items() if dial}}}
+            settings = {"effort": level, "max_tokens": endpoint.budget_tokens} if thinks else {}
+            return {"reasoning": {"enabled": thinks, **{name: value for name, value in settings.items() if value}}}
     return {}
 
 
-def hear(draft: Draft, data: str) -> None:
+def read_event(draft: Draft, data: str) -> None:
     """Add one chunk, or a whole answer, to the draft. Raises ServerFault for an error and for another form."""
     if data.strip() == LAST:
         draft.complete = True
@@ -116,7 +116,7 @@ def hear(draft: Draft, data: str) -> None:
     try:
         chunk = _Chunk.model_validate_json(data)
     except ValidationError as error:
-        raise unreadable(error, "chat completion") from None
+        raise make_format_fault(error, "chat completion") from None
     if chunk.error:
         raise _fault(chunk.error)
     if chunk.usage:
@@ -124,34 +124,34 @@ def hear(draft: Draft, data: str) -> None:
         details = chunk.usage.completion_tokens_details
         draft.thinking_tokens = details.reasoning_tokens if details else None
     for choice in chunk.choices or ():
-        _hear_choice(draft, choice)
+        _read_choice(draft, choice)
 
 
-def _hear_choice(draft: Draft, choice: _Choice) -> None:
+def _read_choice(draft: Draft, choice: _Choice) -> None:
     message = choice.delta or choice.message or _Message()
     # Servers that write both fields write the same text into both.
-    draft.thinkings.append(message.reasoning_content or message.reasoning or "")
-    draft.answers.append(message.content or message.refusal or "")
+    draft.thinking_pieces.append(message.reasoning_content or message.reasoning or "")
+    draft.answer_pieces.append(message.content or message.refusal or "")
     draft.refused = draft.refused or bool(message.refusal) or choice.finish_reason == "content_filter"
-    if choice.finish_reason in PASSING_FINISHES:
-        raise ServerFault(f"the server gave up (finish_reason {choice.finish_reason})", passing=True)
+    if choice.finish_reason in TRANSIENT_FINISHES:
+        raise ServerFault(f"the server gave up (finish_reason {choice.finish_reason})", transient=True)
     if choice.finish_reason and choice.finish_reason not in FINISHES:
-        raise ServerFault(f"it ended with the finish_reason '{choice.finish_reason}', not known here", passing=False)
+        raise ServerFault(f"it ended with the finish_reason '{choice.finish_reason}', not known here", transient=False)
     if choice.finish_reason:
         draft.finish = FINISHES[choice.finish_reason]
     draft.complete = draft.complete or choice.message is not None
 
 
 def _fault(error: _Error | str) -> ServerFault:
-    """Read an error that came in place of a chunk. Most are the server's; those of ours are worth no second call."""
+    """Return the fault of an error sent in place of a chunk. It is transient unless our request caused it."""
     if isinstance(error, str):
-        return ServerFault(error, passing=True)
+        return ServerFault(error, transient=True)
     code = str(error.code or "")
-    ours = code.isdecimal() and int(code) >= 400 and not is_passing_status(int(code))
+    ours = code.isdecimal() and int(code) >= 400 and not is_transient_status(int(code))
     return ServerFault(
         error.message or error.type or f"error {error.code}",
-        passing=not (ours or error.type in PERMANENT or QUOTA in (error.type, error.code)),
+        transient=not (ours or error.type in PERMANENT or QUOTA in (error.type, error.code)),
     )
 
 
-ADAPTER = Adapter(address, headers, body, hear)
+ADAPTER = Adapter(make_address, make_headers, make_body, read_event)

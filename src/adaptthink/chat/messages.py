@@ -5,7 +5,7 @@ https://platform.claude.com/docs/en/build-with-claude/streaming (events; errors 
 https://platform.claude.com/docs/en/build-with-claude/thinking and /extended-thinking (types, budget, what it excludes)
 https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons
 
-The API has no seed, and counts thought and answer together.
+The API has no seed, and counts thinking and answer together.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, unreadable
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, make_format_fault
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
 PATH = "/v1/messages"
 VERSION = "2023-06-01"
-LEAST_TOP_P = 0.95  # with thinking; the temperature is then 1
+MIN_TOP_P = 0.95  # with thinking; the temperature is then 1
 FINISHES = {
     "end_turn": Finish.STOP,
     "stop_sequence": Finish.STOP,
@@ -29,11 +29,11 @@ FINISHES = {
     "max_tokens": Finish.LENGTH,
     "model_context_window_exceeded": Finish.LENGTH,
 }
-PASSING = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
+TRANSIENT = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
 
 
 class _Block(BaseModel):
-    """A content block, or what is added to one."""
+    """A content block, or a delta of one."""
 
     type: str
     text: str = ""
@@ -62,7 +62,7 @@ class _Error(BaseModel):
 
 
 class _Event(BaseModel):
-    """Any event: `type` says which of the others are there."""
+    """Any event: `type` determines which other fields are set."""
 
     type: str
     message: _Message | None = None
@@ -72,17 +72,17 @@ class _Event(BaseModel):
     error: _Error | None = None
 
 
-def address(endpoint: Endpoint) -> str:
+def make_address(endpoint: Endpoint) -> str:
     """Return the URL to post to."""
     return endpoint.url.rstrip("/").removesuffix(PATH).removesuffix("/v1") + PATH
 
 
-def headers(key: str | None) -> dict[str, str]:
-    """Return the API's version, and what identifies the caller."""
+def make_headers(key: str | None) -> dict[str, str]:
+    """Return the headers for the API's version and the caller."""
     return {"anthropic-version": VERSION} | ({"x-api-key": key} if key else {})
 
 
-def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
+def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     """Return the call's JSON. Raises UserError for settings that the API refuses beside thinking."""
     if question.mode is Mode.THINK:
         _check_thinking(endpoint, question)
@@ -98,7 +98,7 @@ def body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
 
 
 def _mode(endpoint: Endpoint, *, thinks: bool) -> dict[str, Any]:
-    """Return the switch, which is said for no_think too: newer models think where nothing is said."""
+    """Return the switch. It is sent for no_think too, because newer models think by default."""
     if not thinks:
         return {"thinking": {"type": "disabled"}}
     if endpoint.switch is Switch.BUDGET:
@@ -108,70 +108,70 @@ def _mode(endpoint: Endpoint, *, thinks: bool) -> dict[str, Any]:
 
 
 def _check_thinking(endpoint: Endpoint, question: Question) -> None:
-    if question.temperature not in (None, 1) or (question.top_p or 1) < LEAST_TOP_P:
+    if question.temperature not in (None, 1) or (question.top_p or 1) < MIN_TOP_P:
         raise UserError(
-            f"with thinking this API takes no temperature but 1 and no top_p below {LEAST_TOP_P}, asked for were "
+            f"with thinking this API accepts only temperature 1 and a top_p of at least {MIN_TOP_P}, not "
             f"{question.temperature} and {question.top_p}; leave both out"
         )
     if endpoint.switch is Switch.BUDGET and (endpoint.budget_tokens or 0) >= question.max_tokens:
         raise UserError(
             f"a thinking budget of {endpoint.budget_tokens} tokens leaves none of the {question.max_tokens} for the "
-            "answer; lower the budget or raise the cap"
+            "answer; lower the budget or raise max_tokens"
         )
 
 
-def hear(draft: Draft, data: str) -> None:
+def read_event(draft: Draft, data: str) -> None:
     """Add one event, or a whole message, to the draft. Raises ServerFault for an error and for another form."""
     try:
         event = _Event.model_validate_json(data)
         match event.type:
             case "message":
-                _hear_message(draft, _Message.model_validate_json(data))
+                _read_message(draft, _Message.model_validate_json(data))
                 draft.complete = True
             case "message_start" if event.message:
-                _hear_message(draft, event.message)
-                draft.tokens = None  # only begun
+                _read_message(draft, event.message)
+                draft.tokens = None  # the count at the start is not the final one
             case "content_block_start" if event.content_block:
-                _hear_block(draft, event.content_block)
+                _read_block(draft, event.content_block)
             case "content_block_delta":
-                _hear_block(draft, _Block.model_validate(event.delta))
+                _read_block(draft, _Block.model_validate(event.delta))
             case "message_delta":
-                _hear_end(draft, _End.model_validate(event.delta).stop_reason)
-                _hear_usage(draft, event.usage)
+                _read_end(draft, _End.model_validate(event.delta).stop_reason)
+                _read_usage(draft, event.usage)
             case "message_stop":
                 draft.complete = True
             case "error":
                 fault = event.error or _Error()
-                raise ServerFault(fault.message or fault.type or "an error", passing=fault.type in PASSING)
+                raise ServerFault(fault.message or fault.type or "an error", transient=fault.type in TRANSIENT)
     except ValidationError as error:
-        raise unreadable(error, "message of Anthropic's API") from None
+        raise make_format_fault(error, "message of Anthropic's API") from None
 
 
-def _hear_message(draft: Draft, message: _Message) -> None:
+def _read_message(draft: Draft, message: _Message) -> None:
     for block in message.content:
-        _hear_block(draft, block)
-    _hear_end(draft, message.stop_reason)
-    _hear_usage(draft, message.usage)
+        _read_block(draft, block)
+    _read_end(draft, message.stop_reason)
+    _read_usage(draft, message.usage)
 
 
-def _hear_block(draft: Draft, block: _Block) -> None:
+def _read_block(draft: Draft, block: _Block) -> None:
     """Add a block or a delta. Newer models send thinking blocks without their text, older ones redacted blocks."""
     if block.type in ("thinking", "redacted_thinking", "thinking_delta"):
-        draft.thought_withheld = True
-    draft.thinkings.append(block.thinking)
-    draft.answers.append(block.text)
+        draft.thinking_withheld = True
+    draft.thinking_pieces.append(block.thinking)
+    draft.answer_pieces.append(block.text)
 
 
-def _hear_end(draft: Draft, reason: str | None) -> None:
+def _read_end(draft: Draft, reason: str | None) -> None:
     if reason and reason not in FINISHES:
-        raise ServerFault(f"it ended with the stop_reason '{reason}', which is not known here", passing=False)
+        raise ServerFault(f"it ended with the stop_reason '{reason}', which is not known here", transient=False)
     if reason:
         draft.finish = FINISHES[reason]
         draft.refused = reason == "refusal"
 
 
-def _hear_usage(draft: Draft, usage: _Usage | None) -> None:
-    """Take over counts; those of a stream are cumulative, and its last event may leave out the prompt's."""
+def _read_usage(draft: Draft, usage: _Usage | None) -> None:
+    """Store counts; those of a stream are cumulative, and its last event may lack the prompt's."""
     if usage is None:
         return
     parts = (usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens)
@@ -181,4 +181,4 @@ def _hear_usage(draft: Draft, usage: _Usage | None) -> None:
         draft.tokens = usage.output_tokens
 
 
-ADAPTER = Adapter(address, headers, body, hear)
+ADAPTER = Adapter(make_address, make_headers, make_body, read_event)

@@ -95,7 +95,12 @@ def show_servers(servers: Sequence[Server]) -> None:
     for name in ("responses", "tokens", "failed calls", "set aside, s"):
         table.add_column(name, justify="right")
     for server in servers:
-        figures = (f"{server.responses:,}", f"{server.tokens:,}", f"{server.faults:,}", f"{server.seconds_aside:,.0f}")
+        figures = (
+            f"{server.responses:,}",
+            f"{server.tokens:,}",
+            f"{server.faults:,}",
+            f"{server.unhealthy_seconds:,.0f}",
+        )
         table.add_row(escape(server.url), *figures)
     console.print(table)
 
@@ -317,7 +322,7 @@ def show_data_check(check: DataCheck) -> None:
         "problems kept": check.num_kept,
         "repeats of an earlier prompt": check.num_repeats,
         "of these with another answer": check.num_contradictions,
-        "golds that cannot be read": check.num_unreadable,
+        "golds that cannot be read": check.num_unparsable,
         "rows that cannot be used": check.num_bad,
     }
     rows |= {f"level {level}": count for level, count in check.levels.items()}
@@ -327,7 +332,7 @@ def show_data_check(check: DataCheck) -> None:
     console.print(table)
     for heading, lines, total in (
         ("rows that cannot be used", check.bad_rows, check.num_bad),
-        ("golds that cannot be read", check.unreadable, check.num_unreadable),
+        ("golds that cannot be read", check.unparsable, check.num_unparsable),
     ):
         if lines:
             console.print(f"{heading} ({len(lines)} of {total:,})", style="bold")

@@ -11,19 +11,19 @@ from adaptthink.cli.console import show_data_check, show_problem
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_tokenizer
-from adaptthink.modes import Mode, probe, prompt_ids
+from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.checks import build_index, check_problems
 from adaptthink.problems.rows import BadRow
-from adaptthink.problems.sources import Purpose, every_problem, reading_of, split_name
+from adaptthink.problems.sources import Purpose, make_reading, read_every_problem, split_name
 
 
 def read_all(
     name: str, purpose: Purpose, config: PresampleConfig, instruction: str | None
 ) -> Iterator[Problem | BadRow]:
     """Yield everything that a name stands for, with rows that cannot be used."""
-    reading = replace(reading_of(config), instruction=instruction)
-    return every_problem(name, purpose, per_level=config.problems_per_level, seed=config.seed, reading=reading)
+    reading = replace(make_reading(config), instruction=instruction)
+    return read_every_problem(name, purpose, per_level=config.problems_per_level, seed=config.seed, reading=reading)
 
 
 def check_job(config: PresampleConfig, against: Sequence[str]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     for problem in problems:
         if isinstance(problem, BadRow):
             raise UserError(str(problem))
-        ids = (*prompt_ids(tokenizer, template, problem.prompt), *prefix)
+        ids = (*encode_prompt(tokenizer, template, problem.prompt), *prefix)
         rendered = tokenizer.decode(ids, skip_special_tokens=False)
         show_problem(problem, rendered)
         shown.append({**asdict(problem), "rendered": rendered, "prompt_tokens": len(ids)})

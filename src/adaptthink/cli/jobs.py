@@ -64,7 +64,7 @@ from adaptthink.evaluation.store import (
     read_setting,
     writing,
 )
-from adaptthink.grading import Limits, mean_reward
+from adaptthink.grading import Limits, compute_mean_reward
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import (
     Policy,
@@ -75,7 +75,7 @@ from adaptthink.models.loading import (
 )
 from adaptthink.modes import Check, describe, probe, prompt_ids
 from adaptthink.problems import Problem
-from adaptthink.problems.sources import Chosen, evaluation_problems, reading_of, training_problems
+from adaptthink.problems.sources import Chosen, choose_evaluation_problems, choose_training_problems, make_reading
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.sampler import Sampler
@@ -101,7 +101,7 @@ def sample_reference(
     label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
     with progress_bar(label, len(problems) * config.reference_samples) as advance:
         reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
-    mean = mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
+    mean = compute_mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
     num_ungradable = sum(row.reward is None for row in reference.values())
     if mean is None:
         raise UserError("no problem of this set has a gold that can be read; see: adaptthink data check")
@@ -144,7 +144,7 @@ def servers_record(servers: Sequence[Server]) -> list[dict[str, Any]]:
             "responses": server.responses,
             "tokens": server.tokens,
             "faults": server.faults,
-            "aside_seconds": round(server.seconds_aside, 1),
+            "aside_seconds": round(server.unhealthy_seconds, 1),
         }
         for server in servers
     ]
@@ -192,12 +192,12 @@ def read_training_problems(
     config: PresampleConfig, *, held_out_per_level: int
 ) -> tuple[Sequence[Problem], list[Problem]]:
     """Return problems to train on and held-out ones; say how many were left out."""
-    chosen = training_problems(
+    chosen = choose_training_problems(
         config.problems,
         per_level=config.problems_per_level,
         held_out_per_level=held_out_per_level,
         seed=config.seed,
-        reading=reading_of(config),
+        reading=make_reading(config),
     )
     say_skipped(chosen)
     return chosen.problems, chosen.held_out
@@ -205,8 +205,8 @@ def read_training_problems(
 
 def say_skipped(chosen: Chosen) -> None:
     """Say how many problems were left out, if any were."""
-    if chosen.num_unreadable:
-        console.print(f"{chosen.num_unreadable} problems skipped: their gold cannot be read")
+    if chosen.num_unparsable:
+        console.print(f"{chosen.num_unparsable} problems skipped: their gold cannot be read")
 
 
 def train_and_save(
@@ -278,7 +278,7 @@ def evaluate_chat(
             raise UserError(
                 "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
             )
-    price, setting = partial(cost, prices=endpoint.prices), chat_setting(endpoint, config)
+    price, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
     with writing(folder, setting):
         sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, price)
         samples = list(read_samples(folder))
@@ -373,12 +373,12 @@ def evaluate_job(
 
 def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; say how many were left out."""
-    chosen = evaluation_problems(
+    chosen = choose_evaluation_problems(
         config.problems,
         per_level=config.problems_per_level,
         seed=config.seed,
         kind=config.kind,
-        reading=reading_of(config),
+        reading=make_reading(config),
     )
     say_skipped(chosen)
     return chosen.problems
@@ -391,7 +391,7 @@ def doctor_job(model: str, think_start: str) -> dict[str, Any]:
     checks = describe(tokenizer, template)
     policy = load_policy(model, think_start=think_start)
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=1)
-    prompt = prompt_ids(tokenizer, template, PROBE_QUESTION)
+    prompt = encode_prompt(tokenizer, template, PROBE_QUESTION)
     ids = (template.no_think_id, template.think_id)
     no_think, think = engine.next_token_logprobs([prompt], ids)[0]
     measured = (

@@ -18,7 +18,7 @@ from adaptthink.cli.console import console
 from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.settings import check_config
-from adaptthink.planning.architecture import Architecture, architecture_of
+from adaptthink.planning.architecture import Architecture, read_architecture
 from adaptthink.planning.estimate import (
     CPU_EFFICIENCY,
     GB,
@@ -28,14 +28,14 @@ from adaptthink.planning.estimate import (
     Plan,
     Platform,
     Remedy,
-    cluster_platform,
-    element_bytes,
-    larger_platforms,
+    choose_element_bytes,
+    compute_quantiles,
+    find_remedies,
+    list_larger_platforms,
+    make_cluster_platform,
     make_plan,
-    place,
-    quantiles,
-    remedies,
-    spread,
+    make_quantiles,
+    spread_gpus,
 )
 from adaptthink.planning.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.planning.roofline import measure_machine
@@ -64,15 +64,15 @@ def plan_job(
 
     Raises UserError where `train --backend verl`, which is what more than one GPU are for, would not start.
     """
-    platform = this_machine(config) if gpus.strip().lower() == "cpu" else cluster_platform(read_cluster(gpus))
+    platform = this_machine(config) if gpus.strip().lower() == "cpu" else make_cluster_platform(read_cluster(gpus))
     if platform.devices > 1:
-        check_config(place(config, platform.devices))
-    architecture = architecture_of(config.model)
+        check_config(spread_gpus(config, platform.devices))
+    architecture = read_architecture(config.model)
     usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
     plan = make_plan(architecture, config, platform, lengths)
-    larger = [more for more in larger_platforms(platform) if takes(config, more.devices)]
-    helps = [] if plan.fits else remedies(architecture, config, platform, lengths, larger)
+    larger = [more for more in list_larger_platforms(platform) if takes(config, more.devices)]
+    helps = [] if plan.fits else find_remedies(architecture, config, platform, lengths, larger)
     needs = needed_settings(config, platform, plan)
     said = list(assumptions(config, platform, lengths))
     cost = None if price is None else price * platform.devices * plan.hours
@@ -100,7 +100,7 @@ def plan_job(
 def takes(config: VerlConfig, devices: int) -> bool:
     """Whether verl would train with a config on so many GPUs."""
     try:
-        check_config(place(config, devices))
+        check_config(spread_gpus(config, devices))
     except UserError:
         return False
     return True
@@ -110,7 +110,7 @@ def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[
     """What must be given to `train --backend verl` beside the config, so that it does what is planned."""
     if platform.devices == 1:
         return []
-    planned = place(config, platform.devices).model_copy(update={"tensor_parallel": plan.tensor_parallel})
+    planned = spread_gpus(config, platform.devices).model_copy(update={"tensor_parallel": plan.tensor_parallel})
     keys = ("nodes", "gpus_per_node", "tensor_parallel", "ray_address")
     values = {key: getattr(planned, key) for key in keys if getattr(planned, key) != getattr(config, key)}
     return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
@@ -136,7 +136,7 @@ def find_lengths(
     if reference and think is not None:
         raise UserError("--reference measures what --think-tokens would say; give one of them")
     if reference:
-        thinking = quantiles(measured_tokens(reference))
+        thinking = compute_quantiles(measured_tokens(reference))
         if thinking[-1] > config.max_think_tokens:
             raise UserError(
                 f"'{reference}' holds thoughts of {thinking[-1]:,.0f} tokens, more than "
@@ -144,8 +144,8 @@ def find_lengths(
             )
         sources.append(f"thinking as in {reference}")
     else:
-        thinking = spread(assumed[0] if think is None else think, config.max_think_tokens)
-    direct = spread(assumed[1] if no_think is None else no_think, config.max_no_think_tokens)
+        thinking = make_quantiles(assumed[0] if think is None else think, config.max_think_tokens)
+    direct = make_quantiles(assumed[1] if no_think is None else no_think, config.max_no_think_tokens)
     if len(sources) < 2:
         sources.append(f"{'otherwise ' if sources else ''}{where}")
     return Lengths(prompt, thinking, direct, "; ".join(sources))
@@ -293,7 +293,7 @@ def assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Ite
         yield f"GPUs as --gpus says, not nodes = {config.nodes}, gpus_per_node = {config.gpus_per_node}"
     if platform.devices > NODE_GPUS:
         yield f"nodes of {NODE_GPUS}, {NETWORK_GB:g} GB/s for each GPU between them"
-    kind = "float32" if element_bytes(config, platform) == 4 else "bfloat16"
+    kind = "float32" if choose_element_bytes(config, platform) == 4 else "bfloat16"
     yield f"products in {kind}; trained weights, gradients, moments in float32"
     yield "left out: validation, checkpoints; grading runs while others are generated"
 

@@ -36,8 +36,8 @@ from adaptthink.integrations.verl.settings import (
     verl_settings,
 )
 from adaptthink.models.card import write_card
-from adaptthink.models.loading import load_policy, load_tokenizer, model_path
-from adaptthink.modes import probe, prompt_ids
+from adaptthink.models.loading import find_model, load_policy, load_tokenizer
+from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.table import id_numbers
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
@@ -61,7 +61,7 @@ INSTALL = (
 def command_line(config: VerlConfig, run: Path, python: str) -> list[str]:
     """Return the command that starts verl; raises UserError for what verl cannot do."""
     folder = Path(config.model)
-    model = str(folder.absolute()) if folder.is_dir() else model_path(config.model)
+    model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
     settings = verl_settings(config, model, run) | environment_settings({MODULES: modules()})
     return [python, "-m", "verl.trainer.main_ppo", *arguments(settings, config.overrides)]
 
@@ -181,7 +181,7 @@ def advice(store: Path) -> str:
 def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
     """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
     policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
-    rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), id_numbers(problems)
+    rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), parse_ids(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
         raise UserError(
@@ -208,7 +208,7 @@ def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_start=config.think_start)
     for problem in problems:
-        num_tokens = len(prompt_ids(tokenizer, template, problem.prompt))
+        num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
         if num_tokens > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "

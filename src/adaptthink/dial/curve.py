@@ -40,8 +40,8 @@ from adaptthink.evaluation.statistics import (
     share_limits,
 )
 from adaptthink.evaluation.store import Decision, Outcome, Setting, gradable
-from adaptthink.models.loading import Policy, model_path
-from adaptthink.modes import Mode, prompt_ids
+from adaptthink.models.loading import Policy, find_model
+from adaptthink.modes import Mode, encode_prompt
 from adaptthink.storage.runs import write_json
 
 Array = NDArray[np.float64]
@@ -507,7 +507,7 @@ def stored_threshold(policy: Policy) -> float | None:
 
     Raises UserError for a damaged file, and for one that was calibrated for other weights.
     """
-    path = Path(model_path(policy.name)) / STORED
+    path = Path(find_model(policy.name)) / STORED
     return read_dial(path, policy.fingerprint).threshold.no_think_probability if path.is_file() else None
 
 
@@ -522,7 +522,9 @@ def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[Mod
     engine = NativeEngine(policy.model, policy.eos_ids)
     decided = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        ids = [prompt_ids(policy.tokenizer, policy.template, text) for text in prompts[start : start + PROMPTS_AT_ONCE]]
+        ids = [
+            encode_prompt(policy.tokenizer, policy.template, text) for text in prompts[start : start + PROMPTS_AT_ONCE]
+        ]
         for [logprob] in engine.next_token_logprobs(ids, (policy.template.no_think_id,)):
             probability = math.exp(logprob)
             decided.append(ModeDecision(Mode.NO_THINK if probability >= threshold else Mode.THINK, probability))

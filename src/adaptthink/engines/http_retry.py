@@ -1,4 +1,4 @@
-"""What every client of a web server shares: which errors pass, how long to wait, and words for people."""
+"""What every client of a web server shares: which errors are transient, and how long to wait before a retry."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tenacity import RetryCallState, wait_random_exponential
 from adaptthink.errors import UserError
 
 ATTEMPTS = 6  # of each call
-BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, if the server says nothing
-LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After asks
+BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, without a Retry-After
+LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After requests
 
 
 def check_url(url: str) -> None:
-    """Raise UserError unless `url` is of the web."""
+    """Raise UserError unless `url` is a URL of http or https."""
     try:
         scheme = httpx.URL(url).scheme
     except httpx.InvalidURL:
@@ -22,31 +22,31 @@ def check_url(url: str) -> None:
         raise UserError(f"endpoint '{url}' is not a URL of http or https; give one like http://localhost:8000")
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether an error is worth another attempt: a broken connection, or an answer that says so."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether another attempt may succeed: after a broken connection, or a transient status."""
     if isinstance(error, httpx.HTTPStatusError):
-        return is_passing_status(error.response.status_code)
+        return is_transient_status(error.response.status_code)
     broken = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
     return isinstance(error, broken)
 
 
-def is_passing_status(status: int) -> bool:
-    """Whether a status is worth another attempt: 408 (too slow), 429 (too many calls), or a fault of the server."""
+def is_transient_status(status: int) -> bool:
+    """Return whether a status is transient: 408 (too slow), 429 (too many calls), or a fault of the server (5xx)."""
     return status in (408, 429) or httpx.codes.is_server_error(status)
 
 
-def pause(state: RetryCallState) -> float:
-    """Seconds until the next attempt: what the server asks for in Retry-After, else exponential with chance."""
-    requested = asked_wait(state.outcome.exception() if state.outcome else None)
+def choose_wait(state: RetryCallState) -> float:
+    """Return the seconds until the next attempt: the server's Retry-After, else an exponential back-off with jitter."""
+    requested = parse_retry_after(state.outcome.exception() if state.outcome else None)
     return BACKOFF(state) if requested is None else requested
 
 
-def asked_wait(error: BaseException | None) -> float | None:
-    """Seconds that a server asks to wait in Retry-After, within limits; None if it does not ask."""
+def parse_retry_after(error: BaseException | None) -> float | None:
+    """Return the seconds of a server's Retry-After, at most `LONGEST_WAIT`; None if it gives none."""
     requested = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
     return min(float(requested), LONGEST_WAIT) if requested.isdecimal() else None
 
 
-def short(text: str) -> str:
-    """One line of at most 200 characters."""
+def shorten(text: str) -> str:
+    """Return a text as one line of at most 200 characters."""
     return " ".join(text.split())[:200]

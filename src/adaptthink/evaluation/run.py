@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
+from adaptthink.chat.base import ChatResponse, Dialect, Endpoint, Prices, Question, Switch
 from adaptthink.chat.client import ask_all
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion
@@ -215,7 +215,7 @@ def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
-        def heard(index: int, _: Question, reply: Reply) -> None:
+        def heard(index: int, _: Question, reply: ChatResponse) -> None:
             take(read_reply(queries[index], reply, chat_seed(config.seed, queries[index])))
 
         ask_all(endpoint, map(question, queries), heard)
@@ -228,7 +228,7 @@ def chat_seed(seed: int, query: Query) -> int:
     return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 
 
-def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
+def read_reply(query: Query, reply: ChatResponse, seed: int) -> Sample:
     """Turn a chat's reply into the sample that is kept."""
     return Sample(
         problem_id=query.problem.id,

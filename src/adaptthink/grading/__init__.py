@@ -13,21 +13,41 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from adaptthink.grading.choice import find_letter, read_reference_letter
-from adaptthink.grading.compare import compare, leaves
+from adaptthink.grading.compare import compare, find_leaves
 from adaptthink.grading.extract import (
+    drop_thinking,
     find_answer,
+    find_last_boxed,
     find_reference_answer,
-    last_boxed,
-    tagged_answer,
-    text_after_thinking,
+    find_tagged_answer,
 )
 from adaptthink.grading.notation import MAX_ANSWER
-from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
-from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
+from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, get_pool
+from adaptthink.grading.verdict import (
+    AnswerKind,
+    Grade,
+    Rule,
+    Verdict,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+)
 
 __all__ = [
-    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
-    "last_boxed", "mean_reward", "parsable_references", "reward", "text_after_thinking",
+    "AnswerKind",
+    "Grade",
+    "Limits",
+    "Rule",
+    "Submission",
+    "Verdict",
+    "compute_failed_share",
+    "compute_mean_reward",
+    "compute_reward",
+    "drop_thinking",
+    "find_last_boxed",
+    "find_parsable",
+    "grade",
+    "grade_all",
 ]  # fmt: skip
 
 FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
@@ -35,12 +55,12 @@ FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is to be graded."""
+    """One answer to grade, with its reference answer."""
 
-    answer: str | None  # the response without its thought (`text_after_thought`); None if it never came to an answer
+    answer: str | None  # the response without its thinking (`drop_thinking`); None if it has no answer
     reference_answer: str
     kind: AnswerKind = AnswerKind.MATH
-    boxed_only: bool = False  # whether an answer outside of a box (or of the tags of reasoning-gym) counts as none
+    boxed_only: bool = False  # an answer outside of a box (or of the tags of reasoning-gym) counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +74,17 @@ class Task:
 def grade(
     answer: str | None, reference_answer: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None
 ) -> Grade:
-    """Grade one answer; takes `limits.seconds` at the worst, once the workers have started."""
+    """Return the grade of one answer; takes at most `limits.seconds`, once the workers have started."""
     return grade_all([Submission(answer, reference_answer, kind)], limits=limits)[0]
 
 
 def grade_all(
     submissions: Iterable[Submission], *, limits: Limits | None = None, on_finish: Callable[[int], None] | None = None
 ) -> list[Grade]:
-    """Grade many answers, in order and as they come; those that need a worker share all workers of the pool."""
+    """Return the grades of many answers, in order; those that need a worker share all workers of the pool.
+
+    Submissions are taken as they come; `on_finish` is called with 1 after each grade, from any thread.
+    """
     chosen = limits or Limits()
 
     def work(task: Task) -> Grade:
@@ -84,20 +107,20 @@ def grade_all(
 
 
 def grade_fast(submission: Submission) -> Grade | Task:
-    """Grade without sympy, or say what a worker has to do."""
+    """Return a grade without sympy, or else the task for a worker."""
     answer, reference_answer, kind = submission.answer, submission.reference_answer, submission.kind
-    if reference_status(reference_answer, kind) is False:
+    if check_reference(reference_answer, kind) is False:
         return Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     if answer is None:
         return Grade(Verdict.TRUNCATED, None, Rule.FORM)
-    if submission.boxed_only and not holds_box(answer):
+    if submission.boxed_only and not has_box(answer):
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.CHOICE:
         letter = find_letter(answer)
         if letter is None:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
         return Grade(_verdict(letter == read_reference_letter(reference_answer)), letter, Rule.CHOICE)
-    found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
+    found = find_tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
     found = found or find_answer(answer)
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
@@ -113,13 +136,13 @@ def grade_fast(submission: Submission) -> Grade | Task:
     return Grade(_verdict(result.same), found, result.rule)
 
 
-def holds_box(answer: str) -> bool:
-    """Say whether an answer stands in a box, or in the tags that reasoning-gym's prompts ask for."""
-    return last_boxed(answer) is not None or tagged_answer(answer) is not None
+def has_box(answer: str) -> bool:
+    """Return whether a text has an answer in a box, or in the tags that reasoning-gym's prompts require."""
+    return find_last_boxed(answer) is not None or find_tagged_answer(answer) is not None
 
 
 def grade_slow(task: Task, limits: Limits) -> Grade:
-    """Have a worker carry out what the fast rules left open."""
+    """Return the grade of a task, by a worker."""
     try:
         reply = perform(limits, *task.arguments)
     except OverrunError:
@@ -133,45 +156,43 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
 
 @lru_cache(maxsize=65_536)
 def perform(limits: Limits, *task: str) -> tuple[str, ...]:
-    """Have a worker carry out a task. Answers repeat much among the samples of a problem, so outcomes are kept.
+    """Return a worker's reply to a task. Replies are cached, as the samples of a problem often have the same answer.
 
-    Failures are not: raises OverrunError or BreakdownError.
+    Failures are not cached: raises OverrunError or BreakdownError.
     """
-    reply = pool_for(limits).perform(*task)
+    reply = get_pool(limits).perform(*task)
     if reply[0] == "error":
         raise BreakdownError(reply[1])
     return tuple(reply)
 
 
 @lru_cache(maxsize=65_536)
-def reference_status(reference_answer: str, kind: AnswerKind) -> bool | None:
-    """Say whether a gold can be read, as far as that is known without sympy (None: only a worker can say)."""
+def check_reference(reference_answer: str, kind: AnswerKind) -> bool | None:
+    """Return whether a reference answer can be parsed; None if only a worker with sympy can decide that."""
     if kind is AnswerKind.CHOICE:
         return read_reference_letter(reference_answer) is not None
     if kind is AnswerKind.REASONING_GYM:
         return None if reference_answer.strip() else False
     try:
-        return None if leaves(find_reference_answer(reference_answer)) else True
+        return None if find_leaves(find_reference_answer(reference_answer)) else True
     except ValueError:
         return False
 
 
-def parsable_references(
-    reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None
-) -> list[bool]:
-    """Say of each gold answer whether responses can be graded against it."""
+def find_parsable(reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
+    """Return for each reference answer whether it can be parsed, that is whether responses can be graded."""
     chosen = limits or Limits()
-    statuses = [reference_status(reference_answer, kind) for reference_answer, kind in reference_answers]
-    open_golds = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
-    if not open_golds:
+    statuses = [check_reference(reference_answer, kind) for reference_answer, kind in reference_answers]
+    undecided = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
+    if not undecided:
         return [bool(status) for status in statuses]
 
-    def readable(item: tuple[str, AnswerKind]) -> bool:
+    def is_parsable(item: tuple[str, AnswerKind]) -> bool:
         reference_answer, kind = item
         task = (
-            ("readable", find_reference_answer(reference_answer))
+            ("parsable", find_reference_answer(reference_answer))
             if kind is AnswerKind.MATH
-            else ("score_gold", reference_answer)
+            else ("score_reference", reference_answer)
         )
         try:
             return perform(chosen, *task)[0] == "yes"
@@ -179,7 +200,7 @@ def parsable_references(
             return False
 
     with ThreadPoolExecutor(chosen.workers) as threads:
-        found = threads.map(readable, open_golds)
+        found = threads.map(is_parsable, undecided)
         return [next(found) if status is None else status for status in statuses]
 
 

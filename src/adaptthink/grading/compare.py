@@ -1,8 +1,8 @@
 r"""Compare two answers, without sympy as far as that goes.
 
-Three outcomes: they are the same, they are not, or only a symbolic comparison can say. The rules are tried from the
-cheapest on; a structure (tuple, interval, set, union, list, matrix) is compared part by part, so that what is done
-about its parts, symbolic or not, can never mix up an interval with a set or forget the order of a tuple.
+Three outcomes: they are the same, they are not, or only a symbolic comparison can decide. The cheapest rules are
+tried first; a structure (tuple, interval, set, union, list, matrix) is compared part by part, so a
+comparison of parts, symbolic or not, can never confuse an interval with a set or ignore the order of a tuple.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_PARTS = 100  # of an unordered structure, which is matched pair by pair
 
 _BASE = re.compile(r"\(?(-?(?:[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*[0-9][0-9A-Z]*))\)?(?:_\{?(\d+)\}?)?")
 
-_HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # nobody writes these out, not even to compare them
+_HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # too large to expand, even for a comparison
 
-Leaf = Callable[[str, str], bool | None]  # found and gold formula → the same, not the same, undecided
+Leaf = Callable[[str, str], bool | None]  # found and reference formula → the same, not the same, undecided
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A formula made of parts. `form` says what it is: its brackets, ``,`` for a bare list, ``cup``, ``matrix`` …"""
+    """A formula made of parts. `form` is its type: its brackets, ``,`` for a bare list, ``cup``, ``matrix`` …"""
 
     form: str
     parts: tuple[str, ...]
@@ -46,13 +46,13 @@ class Comparison:
     rule: Rule
 
 
-def undecided(_found: str, _gold: str) -> bool | None:
-    """The leaf comparison of the fast path: leave it to others."""
+def leave_undecided(_found: str, _gold: str) -> bool | None:
+    """Return None: on the fast path leaves are left to a worker."""
     return None
 
 
-def compare(found: str, reference_answer: str, leaf: Leaf = undecided) -> Comparison:
-    """Compare two raw answers; raises ValueError if one of them cannot be read."""
+def compare(found: str, reference_answer: str, leaf: Leaf = leave_undecided) -> Comparison:
+    """Compare two raw answers; raises ValueError if one of them cannot be parsed."""
     if found.strip() == reference_answer.strip():
         return Comparison(True, Rule.EXACT)
     return compare_answers(read_answer(found), read_answer(reference_answer), leaf)
@@ -103,12 +103,12 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     if not _same_form(mine, other) or len(mine.parts) != len(other.parts):
         return Comparison(_after_expansion(mine, other, leaf), Rule.STRUCTURE)
     ordered = mine.ordered or other.ordered
-    same = (all_same if ordered else any_order_same)(mine.parts, other.parts, leaf)
+    same = (compare_in_order if ordered else compare_in_any_order)(mine.parts, other.parts, leaf)
     return Comparison(same, Rule.STRUCTURE)
 
 
 def _same_form(found: Structure, reference_answer: Structure) -> bool:
-    """Brackets must agree, but a bare list may stand for a tuple or a set."""
+    """Return whether brackets agree; a bare list may mean a tuple or a set."""
     return found.form == reference_answer.form or (
         "," in (found.form, reference_answer.form) and {found.form, reference_answer.form} <= {",", "{}", "()"}
     )
@@ -122,7 +122,7 @@ def _after_expansion(found: Structure, reference_answer: Structure, leaf: Leaf) 
         return False
     if not {found.form, reference_answer.form} <= {"pm", ",", "{}"}:
         return False
-    return any_order_same(_expanded(found), _expanded(reference_answer), leaf)
+    return compare_in_any_order(_expanded(found), _expanded(reference_answer), leaf)
 
 
 def _expanded(structure: Structure) -> tuple[str, ...]:
@@ -150,14 +150,14 @@ def _compare_with_single(
 
 
 @lru_cache(maxsize=65_536)
-def surely_same(found: str, reference_answer: str) -> bool | None:
-    """Compare two formulas without leaves. Kept, as each level of a nested structure asks for all those below it."""
-    return compare_formulas(found, reference_answer, undecided).same
+def compare_without_leaves(found: str, reference_answer: str) -> bool | None:
+    """Compare two formulas without leaves. Cached, as each level of a nested structure needs all those below it."""
+    return compare_formulas(found, reference_answer, leave_undecided).same
 
 
-def all_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Whether parts agree in order; False as soon as one pair surely differs, whatever is undecided."""
-    certain = [surely_same(left, right) for left, right in zip(found, reference_answer, strict=True)]
+def compare_in_order(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
+    """Return whether parts agree in order; False as soon as one pair certainly differs, None if undecided."""
+    certain = [compare_without_leaves(left, right) for left, right in zip(found, reference_answer, strict=True)]
     if False in certain:
         return False
     open_pairs = [
@@ -167,19 +167,19 @@ def all_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) 
     return False if False in outcomes else None if None in outcomes else True
 
 
-def any_order_same(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
-    """Whether parts agree in some order: each gold part is taken by the first part found that equals it."""
+def compare_in_any_order(found: Sequence[str], reference_answer: Sequence[str], leaf: Leaf) -> bool | None:
+    """Return whether parts agree in some order: each reference part takes the first equal part of the answer."""
     if len(found) != len(reference_answer):
         return False
     left, right = list(found), list(reference_answer)
     for part in reference_answer:  # what is certain first, so that few pairs are left
-        match = next((other for other in left if surely_same(other, part)), None)
+        match = next((other for other in left if compare_without_leaves(other, part)), None)
         if match is not None:
             left.remove(match)
             right.remove(part)
     if len(left) > MAX_PARTS:
         return False
-    certain = [[surely_same(other, part) for other in left] for part in right]
+    certain = [[compare_without_leaves(other, part) for other in left] for part in right]
     if any(same.count(False) == len(same) for same in (*certain, *zip(*certain, strict=True))):
         return False  # one of them has no partner, whatever is undecided
     for part in right:
@@ -191,8 +191,8 @@ def any_order_same(found: Sequence[str], reference_answer: Sequence[str], leaf: 
     return True
 
 
-def leaves(raw: str) -> tuple[str, ...]:
-    """Return the formulas in a raw answer that only a symbolic comparison can read; raises ValueError as `compare`."""
+def find_leaves(raw: str) -> tuple[str, ...]:
+    """Return the formulas in a raw answer that only a symbolic comparison can parse; raises ValueError as `compare`."""
     answer = read_answer(raw)
     return () if answer.is_words else tuple(_leaves(answer.text))
 
@@ -251,7 +251,7 @@ def read_structure(formula: str) -> Structure | None:
 
 
 def encloses(formula: str) -> bool:
-    """Whether the bracket that opens a formula is closed only by its last sign."""
+    """Return whether the bracket that opens a formula is closed only by its last character."""
     depth = 0
     for token in re.finditer(r"\\.|[()\[\]{}]", formula):
         depth += _depth_change(token.group())
@@ -261,7 +261,7 @@ def encloses(formula: str) -> bool:
 
 
 def split_top(formula: str, separator: str) -> tuple[str, ...]:
-    """Split where `separator` stands outside all brackets; an empty tuple if there is no such place."""
+    """Return the parts between `separator`s outside all brackets; an empty tuple if there is none."""
     parts, depth, start = [], 0, 0
     for token in re.finditer(r"\\[A-Za-z]+|\\.|[()\[\]{},;]", formula):
         mark = token.group()

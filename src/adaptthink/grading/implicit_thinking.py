@@ -1,10 +1,10 @@
-"""Thinking in disguise: answers that were to come at once, and reflect all the same. Text only.
+"""Implicit thinking: no_think answers that reflect all the same. Text only.
 
-A model that is rewarded for no_think may move its thought into the answer. The paper counts answers with words such
+A model that is rewarded for no_think may move its thinking into the answer. The paper counts answers with words such
 as "Wait" and "Alternatively" (7.9% of the no_think answers of its 1.5B model, 4.2% of its 7B model). Two more signs
 are measured here: an answer much longer than the others of its group, and one that goes in circles.
 
-Left out: asking a model. An answer that reasons in plain steps is no thought in disguise, and is not counted.
+Left out: a model as judge. An answer that reasons in plain steps is not implicit thinking, and is not counted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ KEYWORD = re.compile(
 )
 LONG = 3.0  # times the median of the other answers
 REPETITIVE = 0.3
-WORDS = 4  # in a row, that count as said before
+WORDS = 4  # in a run that counts as repeated
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
     """What one answer shows."""
 
-    keywords: tuple[str, ...]  # as they stand in it
-    repetition: float  # share of its runs of four words that stood in it before, in [0, 1]
+    keywords: tuple[str, ...]  # as written
+    repetition: float  # share of its runs of four words that occurred earlier in it, in [0, 1]
     relative_length: float | None  # characters, over the median of the others of its group; None if there are none
 
 
 def thinks_implicitly(signs: Signs) -> bool:
-    """Say whether an answer reflects: by a keyword, or by being both long for its group and repetitive.
+    """Return whether an answer reflects: by a keyword, or by being both long for its group and repetitive.
 
     Neither of the latter is enough alone: hard problems make an answer long, and tables make it repetitive.
     """
@@ -43,7 +43,7 @@ def thinks_implicitly(signs: Signs) -> bool:
 
 
 def read_signs(answers: Iterable[tuple[str, str]]) -> list[Signs]:
-    """Read the signs of answers, given as (group, text); a group is what makes lengths comparable, such as a level.
+    """Return the signs of answers, given as (group, text); a group is what makes lengths comparable, such as a level.
 
     No text is kept, so the answers may come from a file.
     """
@@ -54,16 +54,16 @@ def read_signs(answers: Iterable[tuple[str, str]]) -> list[Signs]:
         same = lengths.setdefault(group, [])
         indices.append((group, len(same)))
         same.append(len(text))
-        found.append(Signs(tuple(KEYWORD.findall(text)), repetition(text), None))
-    typical = {group: medians_of_others(same) for group, same in lengths.items()}
+        found.append(Signs(tuple(KEYWORD.findall(text)), measure_repetition(text), None))
+    typical = {group: compute_medians_of_others(same) for group, same in lengths.items()}
     return [
         replace(signs, relative_length=lengths[group][index] / median if (median := typical[group][index]) else None)
         for signs, (group, index) in zip(found, indices, strict=True)
     ]
 
 
-def repetition(text: str) -> float:
-    """Share of the runs of four words that stood in the text before; 0 for a text of fewer words.
+def measure_repetition(text: str) -> float:
+    """Return the share of runs of four words that occurred earlier in the text, in [0, 1]; 0 for fewer words.
 
     1 − distinct / all, known as seq-rep-4 (Welleck et al. 2020, on words instead of tokens).
     """
@@ -72,8 +72,8 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def medians_of_others(values: Sequence[int]) -> list[float]:
-    """For each value the median of all the others; 0 where there are none."""
+def compute_medians_of_others(values: Sequence[int]) -> list[float]:
+    """Return for each value the median of all the others; 0 if there are none."""
     ordered = sorted(values)
     if len(ordered) < 2:
         return [0.0] * len(ordered)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, grade_all, text_after_thinking
+from adaptthink.grading import AnswerKind, Limits, Submission, drop_thinking, grade_all
 
 CHUNK = 1_000  # lines in memory at once
 
@@ -92,4 +92,4 @@ def read_line(line: bytes) -> Submission | str:
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         return f"'finished' must be true or false, found {finished!r}"
-    return Submission(text_after_thinking(response) if finished else None, reference_answer, AnswerKind(kind))
+    return Submission(drop_thinking(response) if finished else None, reference_answer, AnswerKind(kind))

@@ -1,8 +1,8 @@
 """A model class for lm-evaluation-harness: our engine, modes and threshold under its tasks.
 
 `adaptthink-lm-eval --model adaptthink --model_args model=tiny,mode=auto --tasks …`; in Python, import this module and
-call `lm_eval.simple_evaluate(model="adaptthink", …)`. Only what follows the thought is handed to the task. A response
-whose thought never closed gives an empty answer, and their number is said.
+call `lm_eval.simple_evaluate(model="adaptthink", …)`. Only the answer is passed to the task. A response whose thinking
+never closed gives an empty answer, and the number of these is logged.
 
 A context that the chat template rendered (`--apply_chat_template`) is taken as it is; any other becomes the one message
 of a user, because there is no mode to choose outside a conversation.
@@ -28,7 +28,7 @@ from adaptthink.dial.curve import stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_configured
-from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
+from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.reading import apply_stops, read_response
 from adaptthink.sampling.requests import MaxTokens, stream_seed
@@ -36,7 +36,7 @@ from adaptthink.sampling.responses import GREEDY_TOP_P, PromptRequest, complete_
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
-# What a task may say beside its own limits, with the values that leave the sampling as it is.
+# Other generation_kwargs of tasks, with the values that do not change the sampling.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (True, False),
     "min_p": (0,),
@@ -49,7 +49,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class ModelArgs(EngineConfig):
-    """What --model_args may hold."""
+    """The keys of --model_args."""
 
     mode: Literal["auto", "think", "no_think"] = Field("auto", description="auto: the model's or the threshold's.")
     threshold: Share | None = Field(
@@ -59,7 +59,7 @@ class ModelArgs(EngineConfig):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a task asks of a response; a temperature of 0 is greedy."""
+    """A task's generation settings; a temperature of 0 is greedy."""
 
     max_tokens: int | None
     temperature: float
@@ -71,7 +71,7 @@ class Generation:
 class AdaptThinkLM(LM):
     """Answers the harness's requests, `max_concurrent_sequences` at a time; the harness's batch size changes nothing.
 
-    Raises UserError for unknown model_args, and for what a model with modes cannot give.
+    Raises UserError for unknown model_args, and for tasks that a model with modes cannot run.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class AdaptThinkLM(LM):
         super().__init__()
         self.args = check(ModelArgs, model_args)
         self.mode = REQUESTED_MODES[self.args.mode]
-        if device and torch.cuda.is_available():  # the harness says cuda:0 by itself, on any machine
+        if device and torch.cuda.is_available():  # the harness passes cuda:0 by default, on any machine
             self.args = self.args.model_copy(update={"device": device})
         policy = load_configured(self.args)
         stored = stored_threshold(policy) if self.args.threshold is None else self.args.threshold
@@ -98,26 +98,26 @@ class AdaptThinkLM(LM):
         return self.args.model.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The source of the chat template; there is but one."""
+        """Return the source of the chat template; there is only one."""
         return str(self.tokenizer.get_chat_template())
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render a conversation up to where the mode is decided."""
+        """Return a rendered conversation, up to where the mode is decided."""
         if not add_generation_prompt:
             raise UserError(
-                "the task begins the answer itself (gen_prefix), where the thought should begin; use a task without "
+                "the task begins the answer itself (gen_prefix), where the thinking should begin; use a task without "
                 "gen_prefix, or leave --apply_chat_template out"
             )
         return render(self.tokenizer, self.template, [Message(turn["role"], turn["content"]) for turn in chat_history])
 
     def prompt(self, context: str) -> str:
-        """A context as rendered by the chat template, up to where the mode is decided."""
+        """Return a context as rendered by the chat template, up to where the mode is decided."""
         if is_rendered(self.tokenizer, self.template, context):
             return context
         return render(self.tokenizer, self.template, [Message("user", context)])
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return the answers, without their thoughts; stop texts hold for the answer only."""
+        """Return the answers, without thinking; stop texts apply to the answer only."""
         requested = [
             (str(context), read_generation(options)) for context, options in (request.args for request in requests)
         ]
@@ -125,19 +125,19 @@ class AdaptThinkLM(LM):
         prompts = []
         for context, generation in requested:
             max_tokens = [self.args.max_think_tokens, self.args.max_no_think_tokens]
-            most = generation.max_tokens or max(max_tokens)
+            limit = generation.max_tokens or max(max_tokens)
             prompts.append(
                 PromptRequest(
-                    prompt_ids=rendered_ids(self.tokenizer, self.template, self.prompt(context)),
+                    prompt_ids=encode_rendered(self.tokenizer, self.template, self.prompt(context)),
                     streams=(stream_seed(self.args.seed, context, seen[context]),),
-                    max_tokens=MaxTokens(*(min(most, cap) for cap in max_tokens)),
+                    max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
                     temperature=generation.temperature,
                     top_p=generation.top_p,
                 )
             )
-            seen[context] += 1  # a repeat of a request is another draw
+            seen[context] += 1  # a repeated request gets another random stream
         with tqdm(total=len(prompts), desc="responses", disable=disable_tqdm) as bar:
             completed = complete_prompts(
                 self.engine, self.template, prompts, seed=self.args.seed, on_completed=lambda *_: bar.update()
@@ -149,7 +149,7 @@ class AdaptThinkLM(LM):
         unanswered = sum(response.answer is None for response in responses)
         if unanswered:
             logger.warning(
-                "%d of %d responses reached their cap before an answer and count as empty; raise max_gen_toks "
+                "%d of %d responses reached max_tokens before an answer and count as empty; raise max_gen_toks "
                 "(--gen_kwargs) or max_think_tokens (--model_args)",
                 unanswered,
                 len(responses),
@@ -162,15 +162,15 @@ class AdaptThinkLM(LM):
         return texts
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context, no_think) and whether it is what greedy decoding gives.
+        """Return log P(continuation | context, no_think) and whether greedy decoding gives it.
 
         White space before the continuation is left out, as it begins a turn of its own. Raises UserError in any other
-        mode: behind a thought, the probability of an answer would be a sum over all thoughts.
+        mode: behind a thought, the probability of an answer would be a sum over all possible thoughts.
         """
         if self.mode is not Mode.NO_THINK:
             raise UserError(
                 f"the task compares log-likelihoods of given answers, which mode={self.args.mode} does not define (the "
-                "answer follows a thought that is drawn); use --model_args mode=no_think, or a task that generates"
+                "answer follows sampled thinking); use --model_args mode=no_think, or a task that generates"
             )
         prefix = self.template.no_think_prefix_ids
         pairs = [self.encode_pair(*request.args) for request in requests]
@@ -191,9 +191,9 @@ class AdaptThinkLM(LM):
         return found
 
     def encode_pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of a context, and of a given answer behind the no_think prefix; UserError if they merge."""
+        """Return token ids of a context, and of an answer behind the no_think prefix; UserError if they merge."""
         text = self.prompt(context)
-        prompt = rendered_ids(self.tokenizer, self.template, text)
+        prompt = encode_rendered(self.tokenizer, self.template, text)
         head = prompt + self.template.no_think_prefix_ids
         before = text.removesuffix(self.template.cut) + self.template.no_think_text
         whole = encode(self.tokenizer, before + continuation.lstrip())
@@ -205,7 +205,7 @@ class AdaptThinkLM(LM):
         return prompt, whole[len(head) :]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Refuse: the probability of a text outside a conversation has nothing to do with modes."""
+        """Raise UserError: the probability of a text outside a conversation has no mode."""
         raise UserError(
             "the task measures the perplexity of plain texts, where there is no mode to choose; use the harness's own "
             "--model hf for it"
@@ -213,14 +213,12 @@ class AdaptThinkLM(LM):
 
 
 def read_generation(options: Mapping[str, Any]) -> Generation:
-    """Read a task's generation_kwargs; raises UserError for what would change the sampling and is not offered."""
+    """Return a task's generation_kwargs; raises UserError for those that would change the sampling."""
     given = normalize_gen_kwargs(dict(options), default_max_gen_toks=0)
     known = {"until", "max_gen_toks", "temperature", "top_p"}
     for name, value in given.items():
         if name not in known and value is not None and value not in NEUTRAL.get(name, ()):
-            raise UserError(
-                f"the task asks for {name}={value!r}, which is not offered here; change it with --gen_kwargs"
-            )
+            raise UserError(f"the task requests {name}={value!r}, which is not supported; change it with --gen_kwargs")
     return Generation(
         max_tokens=given["max_gen_toks"] or None,
         temperature=float(given.get("temperature") or 0.0),

@@ -38,9 +38,9 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
+from adaptthink.grading import AnswerKind, Limits, Verdict, compute_mean_reward
 from adaptthink.models.card import write_card
-from adaptthink.models.loading import Policy, eos_ids, model_path
+from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, policy_loss
@@ -243,7 +243,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
         super().__init__(
-            model=model_path(model) if isinstance(model, str) else model,
+            model=find_model(model) if isinstance(model, str) else model,
             reward_funcs=graded_by_the_trainer,
             args=args,
             train_dataset=train_dataset,
@@ -258,7 +258,7 @@ class AdaptThinkTrainer(GRPOTrainer):
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
         self._template = probe(self.processing_class, think_start=args.think_start)
-        self._eos_ids = eos_ids(self.model, self.processing_class)
+        self._eos_ids = find_eos_ids(self.model, self.processing_class)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
@@ -487,7 +487,7 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
     kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
     if kind not in set(AnswerKind):
         raise UserError(f"column 'kind' holds {short(kind)}; it takes one of {', '.join(AnswerKind)}")
-    id_ = row.get("problem_id") or problem_id(prompt, str(answer), source)
+    id_ = row.get("problem_id") or make_problem_id(prompt, str(answer), source)
     return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
 
 

@@ -1,1 +1,1 @@
-"""Models: loading, scoring, batches, adapters, cards; the embedded reasoner."""
+"""Models: loading, scoring, batches, adapters, cards; the embedded model."""

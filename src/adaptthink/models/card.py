@@ -1,4 +1,4 @@
-"""The card of a trained model: README.md in its folder, as Hugging Face reads it, for every backend alike."""
+"""The card of a trained model: README.md in its folder, as Hugging Face reads it, for every backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_OUT = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
     """Write README.md of a model that was trained from `config`; `backend` is what trained it, such as "verl 0.9.1".
 
-    The card says what was done; how well it went is added by the report of a run whose model was evaluated.
+    The card has the settings; the report of a run whose model was evaluated adds the results.
     """
     from huggingface_hub import ModelCard, ModelCardData  # noqa: PLC0415  (slow to import)
 
@@ -27,27 +27,27 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
     )
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text(config, backend, settings)}").save(folder / "README.md")
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
 
 
-def text(config: TrainConfig, backend: str, settings: str) -> str:
-    """Write the card's text."""
+def format_card(config: TrainConfig, backend: str, settings: str) -> str:
+    """Return the card's text."""
     base = config.model if is_hub_id(config.model) else Path(config.model).name
     return f"""
 # {Path(config.model).name}, taught when to think
 
 Trained from `{base}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
-response with the token that ends a thought where it expects thinking to buy nothing. No prompt or switch is needed.
+response with the token that ends the thinking where it expects no benefit from thinking. No prompt or switch is needed.
 
 * Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x \
 {config.samples_per_problem} responses.
-* delta {config.delta:g}: how much accuracy an answer without a thought may cost. Share of forced no_think samples \
+* delta {config.delta:g}: how much accuracy an answer without thinking may cost. Share of forced no_think samples \
 {config.no_think_share:g}, ratio {config.ratio}, clip {config.clip:g}, learning rate {config.learning_rate:g}.
-* Caps in training: {config.max_think_tokens} tokens thinking, {config.max_no_think_tokens} not thinking.
+* Maximum tokens in training: {config.max_think_tokens} with thinking, {config.max_no_think_tokens} without.
 * Backend: {backend}.
 
-`adaptthink evaluate FOLDER` measures accuracy, length and the share of answers without a thought; `adaptthink
-calibrate FOLDER` gives the dial between them, `adaptthink serve FOLDER` an OpenAI-style server.
+`adaptthink evaluate FOLDER` measures accuracy, length and the share of answers without thinking; `adaptthink
+calibrate FOLDER` chooses the trade-off between them, `adaptthink serve FOLDER` an OpenAI-style server.
 
 Settings other than the defaults:
 

@@ -1,6 +1,6 @@
 """Loading a policy: model, tokenizer and think template together, verified before anything is generated.
 
-`tiny` is the embedded reasoner; `make_tiny.py` beside this file made it.
+`tiny` is the embedded model; `make_tiny.py` beside this file made it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ FINGERPRINT_ELEMENTS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A model that can be asked: everything that belongs to it, on one device.
+    """A model with its tokenizer and think template, on one device.
 
-    With an `adapter`, `model` is the model inside it: its parameters that are trained are the adapter's.
+    With an `adapter`, `model` is the model inside it, and its trained parameters are the adapter's.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Policy:
     adapter: PeftModel | None = None
 
     def plain(self) -> PreTrainedModel:
-        """The model as engines and other libraries take it: itself, or a copy of it with the adapter merged in."""
+        """Return the model without adapter: itself, or a copy of it with the adapter merged in."""
         return copy.deepcopy(self.adapter).merge_and_unload() if self.adapter else self.model
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change with the weights, the tokenizer's size or the chat template.
 
-        Reads the first elements of each tensor only, so that it is quick for any size.
+        Only the first elements of each tensor are read, so it is fast for any size.
         """
         digest = hashlib.sha256(f"{len(self.tokenizer)}\x1f{self.tokenizer.chat_template}".encode())
         for name, tensor in self.plain().state_dict().items():
@@ -65,7 +65,7 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def model_path(name: str) -> str:
+def find_model(name: str) -> str:
     """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
     if name == "tiny":
         return str(TINY)
@@ -80,16 +80,16 @@ def model_path(name: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a model's name is one of a hub, such as org/name, and none of a file or folder here."""
+    """Return whether a model's name is a hub id, such as org/name, and not a file or folder."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a model's tokenizer alone; raises UserError if it cannot be had."""
+    """Return a model's tokenizer; raises UserError if it cannot be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(model_path(name))
+        return AutoTokenizer.from_pretrained(find_model(name))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the tokenizer of '{name}': {first_line(error)}") from None
+        raise UserError(f"cannot load the tokenizer of '{name}': {cut_first_line(error)}") from None
 
 
 def load_policy(
@@ -99,21 +99,21 @@ def load_policy(
     device: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
 ) -> Policy:
-    """Load a model after its template has been probed.
+    """Return a model after its template has been probed.
 
-    The weights are in `dtype` ("auto": as they were saved); if that is not given, float32 on a CPU and as they were
-    saved on a GPU. Raises UserError for a device that is not there, and when the model cannot be loaded or its template
-    cannot work (`modes.probe`).
+    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. Raises
+    UserError for a device that does not exist, and if the model cannot be loaded or its template cannot work
+    (`modes.probe`).
     """
     chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
     template = probe(tokenizer, think_start=think_start)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
     try:
-        with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=weights)
+        with hide_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(find_model(name), dtype=weights)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the model '{name}': {first_line(error)}") from None
+        raise UserError(f"cannot load the model '{name}': {cut_first_line(error)}") from None
     embeddings = model.config.get_text_config().vocab_size
     if template.close_id >= embeddings:
         raise UserError(
@@ -122,12 +122,12 @@ def load_policy(
         )
     model = model.eval()
     model.to(chosen)
-    return Policy(name, model, tokenizer, template, eos_ids(model, tokenizer))
+    return Policy(name, model, tokenizer, template, find_eos_ids(model, tokenizer))
 
 
 @contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keep transformers from showing bars of its own meanwhile; the setting is the process's, so it is put back."""
+def hide_progress_bars() -> Iterator[None]:
+    """Hide transformers' own progress bars; the setting is global to the process, so it is restored."""
     shown = is_progress_bar_enabled()
     disable_progress_bar()
     try:
@@ -138,16 +138,16 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def load_configured(config: EngineConfig) -> Policy:
-    """Load the model that a config names, to generate with (see `load_policy`)."""
+    """Return the model of a config, for generation (see `load_policy`)."""
     dtype = torch.float32 if config.dtype == "float32" else None
     return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=dtype)
 
 
 def load_trainee(config: TrainConfig) -> Policy:
-    """Load the model that a config names, to train it: in float32, or as `load_configured` does under a LoRA adapter.
+    """Return the model of a config, for training: in float32, or as `load_configured` does under a LoRA adapter.
 
     A step of AdamW moves a weight by about the learning rate. In bfloat16 the numbers around 0.02 are 0.0001 apart, so
-    that steps of the paper's 0.000002 would be rounded away. An adapter's own weights are float32 always.
+    steps of the paper's 0.000002 would be rounded away. An adapter's own weights are always float32.
     """
     if not config.lora_rank:
         return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=torch.float32)
@@ -163,33 +163,36 @@ def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device asked for, of "auto" a GPU where there is one; raises UserError if it is not there."""
+    """Return the requested device; "auto" is a GPU if there is one. Raises UserError if the device does not exist."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(requested)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(
-            f"device = '{requested}' is not there: PyTorch {torch.__version__} sees {count} GPUs; give one of these, "
+            f"device = '{requested}' does not exist: PyTorch {torch.__version__} sees {count} GPUs; give one of these, "
             "or --device cpu; nvidia-smi shows what the machine has"
         )
     return device
 
 
-def arithmetic_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
-    """What a config's generation and update compute in on the model's device."""
+def choose_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
+    """Return the precision of a config's generation and update on the model's device."""
     if config.dtype == "auto":
         return torch.float32 if model.device.type == "cpu" else torch.bfloat16
     return torch.float32 if config.dtype == "float32" else torch.bfloat16
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a response of a model."""
-    return end_tokens(model.generation_config, tokenizer)
+def find_eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Return every token that ends a response of a model; raises UserError if there is none."""
+    return read_eos_ids(model.generation_config, tokenizer)
 
 
-def end_tokens(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a response, from the generation config and the tokenizer."""
+def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+    """Return every token that ends a response, from the generation config and the tokenizer.
+
+    Raises UserError if there is none.
+    """
     configured = getattr(generation, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
     if not found:
@@ -197,6 +200,6 @@ def end_tokens(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int
     return tuple(sorted(found))
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text: enough for a person, without the library's advice on the network."""
+def cut_first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without the library's advice on the network below it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,5 @@
-"""A model's shape before it is loaded: from a config.json, or from what its makers published, so that a plan needs no
-weights and no network.
+"""A model's shape before it is loaded, from a config.json or from published values: a plan needs no weights and no
+network.
 
 Dense models of the Llama kind: grouped-query attention and a gated MLP. Norms and biases are not counted.
 """
@@ -12,13 +12,13 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from adaptthink.errors import UserError
-from adaptthink.models.loading import first_line, model_path
+from adaptthink.models.loading import cut_first_line, find_model
 from adaptthink.planning.roofline import Shape
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The sizes in a config.json that decide work and memory, in elements."""
+    """The sizes in a config.json that determine work and memory, in elements."""
 
     layers: int
     hidden: int
@@ -61,11 +61,11 @@ class Architecture:
         return self.body + self.head * (1 if self.tied else 2)
 
     def adapter(self, rank: int) -> int:
-        """Weights of a LoRA adapter of that rank on every projection of every layer (arXiv 2106.09685)."""
+        """Return the weights of a LoRA adapter of that rank on every projection of every layer (arXiv 2106.09685)."""
         return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.linears)
 
     def shape(self, element_bytes: int) -> Shape:
-        """What `roofline` counts with."""
+        """Return the sizes that `roofline` uses, with so many bytes an element."""
         return Shape(
             body=self.body,
             head=self.head,
@@ -84,19 +84,19 @@ PUBLISHED = {  # of the models in our recipes, from their config.json on the hub
 }
 
 
-def architecture_of(model: str) -> Architecture:
-    """Return a model's shape: from its folder, from what was published, or from the hub.
+def read_architecture(model: str) -> Architecture:
+    """Return a model's shape: from its folder, from published values, or from the hub.
 
-    Raises UserError if there is no config to be had, or if it is not of a dense model of the Llama kind.
+    Raises UserError if no config is found, or if it is not that of a dense model of the Llama kind.
     """
     if model in PUBLISHED and not Path(model).is_dir():
         return PUBLISHED[model]
     try:
-        config = AutoConfig.from_pretrained(model_path(model)).get_text_config()
+        config = AutoConfig.from_pretrained(find_model(model)).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"no shape of '{model}': it is not among {', '.join(PUBLISHED)}, and its config.json cannot be had "
-            f"({first_line(error)}); give a folder that holds one"
+            f"the shape of '{model}' is unknown: it is not among {', '.join(PUBLISHED)}, and its config.json cannot be "
+            f"loaded ({cut_first_line(error)}); give a folder that has one"
         ) from None
     sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     missing = [name for name in sizes if getattr(config, name, None) is None]

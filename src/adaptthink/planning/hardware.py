@@ -1,7 +1,7 @@
-"""What GPUs can do by their makers' data sheets, and how a person writes a cluster: 8xH100.
+"""GPUs by their data sheets, and the notation of a cluster: 8xH100.
 
-GB are 10⁹ bytes. A device shows a few percent more than its sheet says; that is left for the driver and for memory that
-is lost between blocks.
+GB are 10⁹ bytes. A device reports a few percent more than its data sheet; that is left for the driver and for
+fragmentation.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from adaptthink.errors import UserError
 
-NODE_GPUS = 8  # of a node, joined by the fast link
+NODE_GPUS = 8  # in a node, connected by the fast link
 NETWORK_GB = 50.0  # per second, GPU and direction between nodes: one 400 Gb/s port for each GPU, as in DGX H100
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by its data sheet; the link is what joins those of a node, per second and in one direction."""
+    """A GPU by its data sheet; the link connects those of a node, per second and in one direction."""
 
     name: str
     memory_gb: float
@@ -42,28 +42,31 @@ GPUS = (
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """So many GPUs of one kind, in nodes of eight."""
+    """A number of GPUs of one kind, in nodes of eight."""
 
     gpu: Gpu
     count: int
 
     @property
     def joined_gb(self) -> float:
-        """GB per second and direction of the slowest link that a collective over all GPUs crosses."""
+        """GB per second and direction of the slowest link that a collective over all GPUs uses."""
         return self.gpu.link_gb if self.count <= NODE_GPUS else min(self.gpu.link_gb, NETWORK_GB)
 
 
 def read_cluster(text: str) -> Cluster:
-    """Read 8xH100, or H100 for one; raises UserError for another form, and for a GPU that is not in the table."""
+    """Return the cluster of a text like 8xH100, or H100 for one GPU.
+
+    Raises UserError for another form, and for a GPU that is not in the table.
+    """
     match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w -]*|4090)\s*", text)
     if not match or (match[1] and int(match[1]) == 0):
-        raise UserError(f"--gpus '{text}' is not a number and a GPU; write it like 8xH100, or cpu for this machine")
+        raise UserError(f"--gpus '{text}' is not a number and a GPU; give it like 8xH100, or cpu for this machine")
     known = {_plain(gpu.name): gpu for gpu in GPUS} | {"a10080": GPUS[4], "a10080gb": GPUS[4], "4090": GPUS[7]}
     name = _plain(match[2])
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"nearest: {', '.join(dict.fromkeys(known[one].name for one in near))}; " if near else ""
-        raise UserError(f"no figures of a GPU '{match[2].strip()}'; {hint}known: {', '.join(g.name for g in GPUS)}")
+        raise UserError(f"no data sheet for a GPU '{match[2].strip()}'; {hint}known: {', '.join(g.name for g in GPUS)}")
     return Cluster(known[name], int(match[1] or 1))
 
 

@@ -1,8 +1,8 @@
-"""The least time that generation and update could take on this machine: arithmetic at its measured peak, memory at its
-measured bandwidth (Williams, Waterman and Patterson 2009).
+"""The roofline: the shortest time that generation and update could take on this machine, at its measured peak of
+arithmetic and its measured bandwidth of memory (Williams, Waterman and Patterson 2009).
 
 Counted are multiplications with weights and attention. Norms, rotations, sampling and the optimiser are not, so the
-share of the bound that is reached is never flattered.
+share of the roofline that is reached is never overstated.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from adaptthink.engines.project import projection
+from adaptthink.engines.project import make_projection
 
 GEMM_SIZE = 2048  # of the square product that the peak is measured on
 COPY_BYTES = 2**27  # read and written to measure the bandwidth
-REPETITIONS = 5  # the best counts
+REPETITIONS = 5  # the fastest one counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of a model decides its work, in elements; `kv` is one token's keys and values in all layers."""
+    """The sizes of a model that determine its work, in elements; `kv` is one token's keys and values in all layers."""
 
-    body: int  # weights of matrices but the output projection and an adapter
+    body: int  # weights of all matrices except embeddings, output projection and adapter
     head: int
     attention: int  # layers × heads × head size
     kv: int
@@ -43,37 +43,37 @@ class Shape:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure peak and bandwidth as the engine would use them; about a second."""
+    """Return measured peak and bandwidth, with the engine's own operations; takes about a second."""
     left = torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype)
-    product = projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
+    product = make_projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     with torch.inference_mode():
-        seconds = best(lambda: product(left), device)
-        copying = best(lambda: target.copy_(source), device)
+        seconds = measure_seconds(lambda: product(left), device)
+        copying = measure_seconds(lambda: target.copy_(source), device)
     return Machine(2 * GEMM_SIZE**3 / seconds, 2 * COPY_BYTES / copying)
 
 
-def best(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least seconds of some repetitions, after one that does not count."""
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the shortest seconds of some repetitions, after one warm-up."""
     times = []
     for _ in range(REPETITIONS + 1):
-        wait(device)
+        synchronize(device)
         started = time.perf_counter()
         work()
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times[1:])
 
 
-def wait(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
-    """Read a model's shape from its weights and config."""
+def read_shape(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
+    """Return a model's shape, from its weights and config."""
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     head = model.get_output_embeddings().weight
@@ -91,12 +91,14 @@ def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> Shape:
     )
 
 
-def generation_bound(
+def compute_generation_bound(
     shape: Shape, machine: Machine, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
 ) -> float:
-    """The least seconds to prefill each different prompt once and decode all responses together, step by step."""
+    """Return the roofline seconds to prefill each different prompt once and decode all responses in one batch."""
     different = set(map(tuple, prompts))
-    prefill = sum(2 * (len(ids) * shape.body + shape.head) + attention(shape, len(ids)) for ids in different)
+    prefill = sum(
+        2 * (len(ids) * shape.body + shape.head) + count_attention_flops(shape, len(ids)) for ids in different
+    )
     prompt_N = np.array([len(ids) for ids in prompts])
     length_N = np.array([len(ids) for ids in responses])
     seconds = prefill / machine.flops_per_second
@@ -109,22 +111,23 @@ def generation_bound(
     return seconds
 
 
-def attention(shape: Shape, length: int) -> int:
-    """Operations of causal attention over a sequence: scores and mixing."""
+def count_attention_flops(shape: Shape, length: int) -> int:
+    """Return the operations of causal attention over a sequence: scores and weighted values."""
     return 2 * shape.attention * length * (length + 1)
 
 
-def update_bound(
+def compute_update_bound(
     shape: Shape, machine: Machine, prompts: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
 ) -> float:
-    """The least seconds for forward and backward, each prompt run with its response, at the peak of the products.
+    """Return the roofline seconds of forward and backward, at the peak of matrix products.
 
-    Weights that are frozen under an adapter are multiplied forward and backward, but have no gradient of their own.
-    Padding is not work, and a prompt that is shared is work saved: sharing can carry an update past its bound.
+    Each prompt is run with every response to it. Frozen weights under an adapter are multiplied forward and backward,
+    but have no gradient of their own. Padding does not count as work. Shared prompts save work, so an update that
+    shares them can be faster than this bound.
     """
     flops, products = 0, 2 if shape.adapter else 3
     for prompt, response in zip(prompts, responses, strict=True):
         length = len(prompt) + len(response) - 1
         flops += products * (2 * length * shape.body + 2 * len(response) * shape.head)
-        flops += 3 * (2 * length * shape.adapter + attention(shape, length))
+        flops += 3 * (2 * length * shape.adapter + count_attention_flops(shape, length))
     return flops / machine.flops_per_second

@@ -1,4 +1,4 @@
-"""What a model is asked: the `Problem` record and its stable id. Where problems come from: `sources`."""
+"""The `Problem` record and its stable id. Where problems come from: `sources`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from adaptthink.grading import AnswerKind
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with its gold answer.
+    """One question with its reference answer.
 
-    `id` is derived from the content (`problem_id`), so it is the same on every machine and in every run.
+    `id` is derived from the content (`make_problem_id`), so it is the same on every machine and in every run.
     `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
-    `kind` says how an answer is compared with the gold.
+    `kind` is how a response's answer is compared with the reference answer.
     """
 
     id: str
@@ -25,8 +25,8 @@ class Problem:
     kind: AnswerKind = AnswerKind.MATH
 
 
-def problem_id(prompt: str, answer: str, source: str = "") -> str:
-    """Return 16 hex digits that name a problem by its content (SHA-256 of source, prompt and answer)."""
+def make_problem_id(prompt: str, answer: str, source: str = "") -> str:
+    """Return 16 hex digits that identify a problem by its content (SHA-256 of source, prompt and answer)."""
     content = "\x1f".join((source, prompt, answer))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -39,5 +39,5 @@ def make_problem(
     source: str = "",
     kind: AnswerKind = AnswerKind.MATH,
 ) -> Problem:
-    """Build a `Problem` whose id follows from its content."""
-    return Problem(problem_id(prompt, answer, source), prompt, answer, level, source, kind)
+    """Return a `Problem` whose id follows from its content."""
+    return Problem(make_problem_id(prompt, answer, source), prompt, answer, level, source, kind)

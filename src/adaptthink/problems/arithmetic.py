@@ -1,14 +1,14 @@
-"""Procedural arithmetic in five difficulty levels: the miniature on which the whole method can be watched.
+"""Procedural arithmetic in five difficulty levels: small enough to run the whole method on a laptop.
 
 A problem is a chain of single-digit additions and subtractions that starts from a number below 100; every
-intermediate value stays within 0..99. The level sets the number of operations. A short chain can be answered at
-a glance; a long one needs its running values written down. Two kinds ask for the same work in different words:
+intermediate value stays within 0..99. The level sets the number of operations. A small
+model can answer a short chain at once; for a long one it has to write down the running values. There are two wordings:
 
 * `chain`: ``47+8-3=?``. Training and the main evaluation.
-* `story`: ``Tom has 47 gets 8 gives 3 how many?``. Out of distribution: no policy is ever trained on it.
+* `story`: ``Tom has 47 gets 8 gives 3 how many?``. Out of distribution: policies are not trained on it.
 
-Which split a problem belongs to follows from a hash of its text alone, so the splits are disjoint by construction:
-no list has to be kept, and no sampling order can make them overlap.
+The split of a problem follows from a hash of its text alone. So the splits are disjoint by construction, in whatever
+order problems are generated.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """The split this chain belongs to, whatever words ask for it."""
+        """The split that this chain belongs to, in either wording."""
         percent = int.from_bytes(hashlib.sha256(self.expression.encode()).digest()[:8], "big") % 100
         return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
-def sample_chain(rng: random.Random, operations: int) -> Chain:
-    """Draw a chain whose running values all stay within 0..99."""
+def generate_chain(rng: random.Random, operations: int) -> Chain:
+    """Return a random chain whose running values all stay within 0..99."""
     first = value = rng.randint(1, 99)
     steps: list[int] = []
     while len(steps) < operations:
@@ -83,24 +83,24 @@ def sample_chain(rng: random.Random, operations: int) -> Chain:
     return Chain(first, tuple(steps))
 
 
-def question(chain: Chain, kind: Kind) -> str:
-    """Put a chain into the words of its kind."""
+def format_question(chain: Chain, kind: Kind) -> str:
+    """Return the question for a chain, in the wording of `kind`."""
     if kind is Kind.CHAIN:
         return f"{chain.expression}=?"
-    told = "".join(f" gets {step}" if step > 0 else f" gives {-step}" for step in chain.steps)
-    return f"Tom has {chain.first}{told} how many?"
+    story = "".join(f" gets {step}" if step > 0 else f" gives {-step}" for step in chain.steps)
+    return f"Tom has {chain.first}{story} how many?"
 
 
-def chains(seed: int, split: Split, operations: int) -> Iterator[Chain]:
-    """Yield an endless seeded stream of chains of one length from one split (repeats are possible)."""
+def generate_chains(seed: int, split: Split, operations: int) -> Iterator[Chain]:
+    """Yield an endless seeded stream of chains with so many operations from one split (repeats are possible)."""
     rng = random.Random(f"{seed}/{split}/{operations}")
     while True:
-        chain = sample_chain(rng, operations)
+        chain = generate_chain(rng, operations)
         if chain.split is split:
             yield chain
 
 
-def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
+def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
     """Return `per_level` distinct problems of each level, level by level.
 
     Raises ValueError when a level of this split does not hold that many different problems.
@@ -108,16 +108,16 @@ def problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN
     found = []
     for level, operations in OPERATIONS_BY_LEVEL.items():
         distinct: dict[Chain, None] = {}
-        for draws, chain in enumerate(chains(seed, split, operations)):
+        for attempts, chain in enumerate(generate_chains(seed, split, operations)):
             if len(distinct) == per_level:
                 break
-            if draws > 20 * (per_level + 100):
+            if attempts > 20 * (per_level + 100):
                 raise ValueError(
                     f"level {level} of split '{split}' holds only about {len(distinct)} different problems, "
-                    f"but {per_level} were asked for; ask for fewer"
+                    f"but {per_level} were requested; request fewer"
                 )
             distinct[chain] = None
         for chain in distinct:
-            prompt, answer = question(chain, kind), str(chain.values[-1])
+            prompt, answer = format_question(chain, kind), str(chain.values[-1])
             found.append(make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}"))
     return found

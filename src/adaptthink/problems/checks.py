@@ -1,8 +1,8 @@
-"""What is wrong with a set of problems: repeats, golds that cannot be read, and leaks into another set.
+"""Check a set of problems: repeats, reference answers that cannot be parsed, and leaks into another set.
 
 Two problems leak into each other if their prompts are the same after folding case and white space (*exact*), or if
 their words overlap (*near*): of the runs of `WORDS` words in one prompt and in the other, at least `NEAR_SHARE` of
-the shorter list stands in the longer one too. Runs that more than `COMMON` problems of the indexed set share are
+the shorter list is in the longer one too. Runs that more than `COMMON` problems of the indexed set share are
 boilerplate and do not count. A prompt with fewer than `MIN_RUNS` runs has near duplicates only where all words agree.
 docs/problems.md has the figures behind these numbers.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from adaptthink.grading import parsable_references
+from adaptthink.grading import find_parsable
 from adaptthink.problems import Problem
 from adaptthink.problems.rows import BadRow
 
@@ -24,7 +24,7 @@ NEAR_SHARE = 0.5
 COMMON = 10
 MIN_RUNS = 5
 BATCH = 1000
-SHOWN = 5  # bad rows and unreadable golds that are named
+SHOWN = 5  # bad rows and unparsable reference answers that are listed
 EXAMPLES = 2  # of each leak, nearest first
 
 _WORD = re.compile(r"\w+")
@@ -50,7 +50,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """How many problems of the checked set stand in another set, and how many of the other set are given away."""
+    """How many problems of the checked set are also in another set, and how many of the other set are affected."""
 
     against: str
     num_against: int
@@ -62,7 +62,7 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found in a set. `num_kept` is what a job would use: distinct problems with a readable gold.
+    """What was found in a set. `num_kept` counts what a job would use: distinct problems with a parsable answer.
 
     `num_repeats` are rows whose prompt came before; `num_contradictions` of them give another answer than the first.
     """
@@ -72,9 +72,9 @@ class Check:
     num_kept: int
     num_repeats: int
     num_contradictions: int
-    num_unreadable: int
+    num_unparsable: int
     num_bad: int
-    unreadable: tuple[str, ...]
+    unparsable: tuple[str, ...]
     bad_rows: tuple[str, ...]
     levels: dict[str, int]
     kinds: dict[str, int]
@@ -83,7 +83,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A set to look for: problems by folded prompt, by all words, and by each run of words."""
+    """A set to search in: problems by folded prompt, by all words, and by each run of words."""
 
     name: str
     prompts: list[str]
@@ -94,32 +94,32 @@ class Index:
     num_runs: list[int]  # of each problem, boilerplate left out
 
 
-def fold(prompt: str) -> int:
-    """Hash a prompt without regard to case and white space."""
+def hash_folded(prompt: str) -> int:
+    """Return a hash of a prompt that ignores case and white space."""
     return hash(" ".join(prompt.casefold().split()))
 
 
-def runs(words: list[str]) -> set[int]:
-    """Hash every run of `WORDS` words."""
+def hash_runs(words: list[str]) -> set[int]:
+    """Return the hashes of all runs of `WORDS` words."""
     return {hash(tuple(words[start : start + WORDS])) for start in range(len(words) - WORDS + 1)}
 
 
-def words_of(prompt: str) -> list[str]:
-    """Return the words and numbers of a prompt without regard to case and signs."""
+def split_words(prompt: str) -> list[str]:
+    """Return the words and numbers of a prompt in lower case, without punctuation."""
     return _WORD.findall(prompt.casefold())
 
 
 def build_index(name: str, prompts: Iterable[str]) -> Index:
-    """Index the prompts of a set, which is held in memory; repeats are indexed once."""
+    """Return an index, held in memory, of the prompts of a set; repeats are indexed once."""
     index = Index(name, [], {}, {}, {}, {}, [])
     runs_of = []
     for prompt in prompts:
-        number, words = len(index.prompts), words_of(prompt)
-        if index.by_fold.setdefault(fold(prompt), number) != number:
+        number, words = len(index.prompts), split_words(prompt)
+        if index.by_fold.setdefault(hash_folded(prompt), number) != number:
             continue
         index.prompts.append(prompt)
         index.by_words.setdefault(hash(tuple(words)), number)
-        runs_of.append(runs(words))
+        runs_of.append(hash_runs(words))
         for run in runs_of[-1]:
             if index.first_with.setdefault(run, number) != number:
                 index.others_with.setdefault(run, []).append(number)
@@ -130,16 +130,16 @@ def build_index(name: str, prompts: Iterable[str]) -> Index:
     return index
 
 
-def nearest(index: Index, prompt: str) -> Match | None:
-    """Return the problem of the index that is nearest to `prompt`, None if none is near."""
-    number = index.by_fold.get(fold(prompt))
+def find_nearest(index: Index, prompt: str) -> Match | None:
+    """Return the best match for `prompt` in the index, None if none is exact or near."""
+    number = index.by_fold.get(hash_folded(prompt))
     if number is not None:
         return Match(number, 1.0, exact=True)
-    words = words_of(prompt)
+    words = split_words(prompt)
     number = index.by_words.get(hash(tuple(words)))
     if number is not None:
         return Match(number, 1.0, exact=False)
-    mine = runs(words)
+    mine = hash_runs(words)
     shared = Counter(index.first_with[run] for run in mine if run in index.first_with)
     for run in mine & index.others_with.keys():
         shared.update(index.others_with[run])
@@ -153,9 +153,9 @@ def nearest(index: Index, prompt: str) -> Match | None:
 
 
 def check_problems(name: str, problems: Iterable[Problem | BadRow], indexes: Iterable[Index] = ()) -> Check:
-    """Go once through a set of any size; memory holds a few numbers per problem, and the indexes.
+    """Check a set of any size in one pass; memory holds a few numbers per problem, and the indexes.
 
-    Prompts are compared as they come: give them without instruction. Each prompt is looked up once.
+    Prompts are compared as they are, so pass them without instruction. Each prompt is looked up once.
     """
     tally = _Tally([_Leaks(index) for index in indexes])
     iterator = iter(problems)
@@ -165,18 +165,18 @@ def check_problems(name: str, problems: Iterable[Problem | BadRow], indexes: Ite
         tally.num_rows += len(batch)
         tally.num_bad += len(bad)
         tally.bad_rows += [str(row) for row in bad[: SHOWN - len(tally.bad_rows)]]
-        readable = parsable_references([(problem.answer, problem.kind) for problem in good])
-        for problem, ok in zip(good, readable, strict=True):
-            _count(tally, problem, readable=ok)
+        parsable = find_parsable([(problem.answer, problem.kind) for problem in good])
+        for problem, ok in zip(good, parsable, strict=True):
+            _count(tally, problem, parsable=ok)
     return Check(
         name=name,
         num_rows=tally.num_rows,
         num_kept=tally.levels.total(),
         num_repeats=tally.num_repeats,
         num_contradictions=tally.num_contradictions,
-        num_unreadable=tally.num_unreadable,
+        num_unparsable=tally.num_unparsable,
         num_bad=tally.num_bad,
-        unreadable=tuple(tally.unreadable),
+        unparsable=tuple(tally.unparsable),
         bad_rows=tuple(tally.bad_rows),
         levels={"none" if level is None else str(level): tally.levels[level] for level in _in_order(tally.levels)},
         kinds=dict(sorted(tally.kinds.items())),
@@ -186,7 +186,7 @@ def check_problems(name: str, problems: Iterable[Problem | BadRow], indexes: Ite
 
 @dataclass(slots=True)
 class _Leaks:
-    """What has been found of one index so far."""
+    """What has been found in one index so far."""
 
     index: Index
     num_exact: int = 0
@@ -205,17 +205,17 @@ class _Tally:
     num_bad: int = 0
     num_repeats: int = 0
     num_contradictions: int = 0
-    num_unreadable: int = 0
+    num_unparsable: int = 0
     bad_rows: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    unparsable: list[str] = field(default_factory=list)
     levels: Counter[int | str | None] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     ids: set[int] = field(default_factory=set)
     answers: dict[int, int] = field(default_factory=dict)  # by folded prompt, as hashes
 
 
-def _count(tally: _Tally, problem: Problem, *, readable: bool) -> None:
-    prompt, answer = fold(problem.prompt), hash(problem.answer.strip())
+def _count(tally: _Tally, problem: Problem, *, parsable: bool) -> None:
+    prompt, answer = hash_folded(problem.prompt), hash(problem.answer.strip())
     if prompt in tally.answers:
         tally.num_repeats += 1
         tally.num_contradictions += tally.answers[prompt] != answer
@@ -227,17 +227,17 @@ def _count(tally: _Tally, problem: Problem, *, readable: bool) -> None:
     if id_ in tally.ids:
         return
     tally.ids.add(id_)
-    if readable:
+    if parsable:
         tally.levels[problem.level] += 1
         tally.kinds[str(problem.kind)] += 1
     else:
-        tally.num_unreadable += 1
-        if len(tally.unreadable) < SHOWN:
-            tally.unreadable.append(f"{problem.answer!r} of {problem.prompt[:60]!r}")
+        tally.num_unparsable += 1
+        if len(tally.unparsable) < SHOWN:
+            tally.unparsable.append(f"{problem.answer!r} of {problem.prompt[:60]!r}")
 
 
 def _look_up(leaks: _Leaks, prompt: str) -> None:
-    match = nearest(leaks.index, prompt)
+    match = find_nearest(leaks.index, prompt)
     if match is None:
         return
     leaks.num_exact += match.exact
@@ -261,5 +261,5 @@ def _leak(leaks: _Leaks) -> Leak:
 
 
 def _in_order(levels: Iterable[int | str | None]) -> list[int | str | None]:
-    """Numbers by size, then names, then no level."""
+    """Return numbers by size, then names, then None."""
     return sorted(levels, key=lambda level: (level is None, isinstance(level, str), level if level is not None else 0))

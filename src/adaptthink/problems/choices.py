@@ -1,4 +1,4 @@
-"""Multiple choice: how options are put under a question, for MMLU and for files alike."""
+"""Multiple choice: how options are written below a question, for MMLU and for files alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from adaptthink.problems.rows import RowError
 
 
-def choice_prompt(question: str, choices: Sequence[str]) -> str:
+def format_choices(question: str, choices: Sequence[str]) -> str:
     """Return the question with one lettered line per option; raises RowError unless there are 2 to 26 options."""
     if not 2 <= len(choices) <= len(ascii_uppercase):
         raise RowError(f"{len(choices)} choices; a multiple-choice problem has 2 to {len(ascii_uppercase)}")
@@ -16,8 +16,8 @@ def choice_prompt(question: str, choices: Sequence[str]) -> str:
     return question.strip() + options
 
 
-def choice_letter(answer: object, num_choices: int) -> str:
-    """Return the gold letter, given as a letter or as an index that counts from 0; raises RowError for others."""
+def read_choice_letter(answer: object, num_choices: int) -> str:
+    """Return the correct letter, given as a letter or as an index from 0; raises RowError for anything else."""
     text = str(answer).strip().upper()
     letters = ascii_uppercase[:num_choices]
     if len(text) == 1 and text in letters:

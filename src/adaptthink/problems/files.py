@@ -11,12 +11,12 @@ from typing import Any
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem, make_problem
-from adaptthink.problems.choices import choice_letter, choice_prompt
+from adaptthink.problems.choices import format_choices, read_choice_letter
 from adaptthink.problems.rows import BadRow, Row, RowError, read_rows
 
 KINDS = ", ".join(AnswerKind)
 EXAMPLE = '{"prompt": "1+1=?", "answer": "2"}'
-MISSING = object()  # a row has no such column; None stands for a column that is empty
+MISSING = object()  # a row has no such column; None is the value of an empty one
 EXPECTED = {
     ".csv": "a first line that names the columns, with 'prompt' and 'answer'",
     ".parquet": "columns 'prompt' and 'answer'",
@@ -27,7 +27,7 @@ EXPECTED_LINES = "one JSON object a line with 'prompt' and 'answer'"
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Where each part of a problem stands in a row; None: under its usual names.
+    """The column of each part of a problem; None: one of its usual names.
 
     Dots reach into nested objects: `reward_model.ground_truth`.
     """
@@ -49,7 +49,7 @@ USUAL_NAMES = {
 
 
 def parse_fields(text: str) -> Fields:
-    """Read ``prompt=question,answer=final_answer``; raises UserError that says what is allowed."""
+    """Return the mapping of ``prompt=question,answer=final_answer``; raises UserError with what is allowed."""
     given: dict[str, str] = {}
     known = [field.name for field in fields(Fields)]
     for pair in filter(None, (pair.strip() for pair in text.split(","))):
@@ -65,10 +65,10 @@ def parse_fields(text: str) -> Fields:
     return Fields(**given)
 
 
-def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
+def read_file(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
     """Yield the problems of a file one by one, in its order and with repeats.
 
-    Raises UserError for a file that is not there or holds nothing, and at its end if a mapped column never came.
+    Raises UserError for a file that is missing or empty, and at its end if no row had a mapped column.
     """
     if not path.is_file():
         raise UserError(
@@ -84,9 +84,9 @@ def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | 
             continue
         if missing:
             columns |= dict.fromkeys(row.values)
-            missing = {name: column for name, column in missing.items() if value_at(row.values, column) is MISSING}
+            missing = {name: column for name, column in missing.items() if find_value(row.values, column) is MISSING}
         try:
-            yield row_problem(row, mapping, source=path.name)
+            yield make_row_problem(row, mapping, source=path.name)
         except RowError as error:
             yield BadRow(row.where, str(error))
     if empty:
@@ -98,22 +98,22 @@ def file_problems(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | 
 
 
 def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:
-    """Read every problem once; raises UserError that names the first row that cannot be used."""
+    """Return every problem of a file once; raises UserError for the first row that cannot be used."""
     found: dict[str, Problem] = {}
-    for problem in file_problems(path, mapping):
+    for problem in read_file(path, mapping):
         if isinstance(problem, BadRow):
             raise UserError(str(problem))
         found.setdefault(problem.id, problem)
     return list(found.values())
 
 
-def mapping_problems(
+def make_problems(
     rows: Iterable[Mapping[str, Any] | Problem], mapping: Fields = Fields(), *, needs_answer: bool = True
 ) -> list[Problem]:
-    """Make problems of mappings (or take `Problem`s as they are), each once and in order.
+    """Return the problems of mappings (`Problem`s are taken as they are), each once and in order.
 
-    Without `needs_answer` a row may have none, as where a reward function needs none. Raises UserError that names the
-    first row that cannot be used.
+    Without `needs_answer` rows may lack a reference answer, for reward functions that need none. Raises UserError for
+    the first row that cannot be used.
     """
     found: dict[str, Problem] = {}
     for number, row in enumerate(rows, start=1):
@@ -123,7 +123,7 @@ def mapping_problems(
             where = f"problem {number}"
             try:
                 named = Row(where, number, dict(row))
-                problem = row_problem(named, mapping, source="", needs_answer=needs_answer)
+                problem = make_row_problem(named, mapping, source="", needs_answer=needs_answer)
             except RowError as error:
                 raise UserError(f"{where}: {error}") from None
         else:
@@ -134,22 +134,22 @@ def mapping_problems(
     return list(found.values())
 
 
-def row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
-    """Make the problem of one row; raises RowError."""
-    prompt = prompt_text(lookup(row, mapping.prompt, "prompt"))
+def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
+    """Return the problem of one row; raises RowError if it cannot be used."""
+    prompt = read_prompt(lookup(row, mapping.prompt, "prompt"))
     value = lookup(row, mapping.answer, "answer")
-    answer = "" if value is None and not needs_answer else answer_text(value)
-    level = level_of(optional(row, mapping.level, "level"))
-    kind = kind_of(optional(row, mapping.kind, "kind"))
-    choices = choices_of(optional(row, mapping.choices, "choices"))
+    answer = "" if value is None and not needs_answer else read_reference_answer(value)
+    level = read_level(lookup_optional(row, mapping.level, "level"))
+    kind = read_kind(lookup_optional(row, mapping.kind, "kind"))
+    choices = read_choices(lookup_optional(row, mapping.choices, "choices"))
     if choices:
-        prompt, answer = choice_prompt(prompt, choices), choice_letter(answer, len(choices))
+        prompt, answer = format_choices(prompt, choices), read_choice_letter(answer, len(choices))
         kind = AnswerKind.CHOICE
     return make_problem(prompt, answer, level=level, source=source, kind=kind)
 
 
-def value_at(values: Mapping[str, Any], column: str) -> Any:
-    """Return what stands under a column, or under a dotted path; MISSING where nothing does."""
+def find_value(values: Mapping[str, Any], column: str) -> Any:
+    """Return the value at a column or a dotted path; MISSING if there is none."""
     if column in values:
         return values[column]
     here: Any = values
@@ -161,10 +161,10 @@ def value_at(values: Mapping[str, Any], column: str) -> Any:
 
 
 def lookup(row: Row, column: str | None, name: str) -> Any:
-    """Return the value for `name`; raises RowError where a mapped column is not in the row."""
+    """Return the value for `name`, None if unmapped and missing; raises RowError if a mapped column is missing."""
     names = USUAL_NAMES[name] if column is None else (column,)
     for candidate in names:
-        value = value_at(row.values, candidate)
+        value = find_value(row.values, candidate)
         if value is not MISSING:
             return value
     if column is None:
@@ -172,30 +172,30 @@ def lookup(row: Row, column: str | None, name: str) -> Any:
     raise RowError(f"no field '{column}', which '{name}' is mapped to; fields here: {', '.join(row.values)}")
 
 
-def optional(row: Row, column: str | None, name: str) -> Any:
-    """Return the value for `name`, None where the row has none."""
+def lookup_optional(row: Row, column: str | None, name: str) -> Any:
+    """Return the value for `name`, None if the row has none."""
     try:
         return lookup(row, column, name)
     except RowError:
         return None
 
 
-def prompt_text(value: object) -> str:
-    """Return the question: a text, or the one user message of a chat (a system message is left out)."""
+def read_prompt(value: object) -> str:
+    """Return the question: a text, or the one user message of a chat (a system message is dropped)."""
     if isinstance(value, list):
         messages = [item for item in value if isinstance(item, Mapping)]
-        requested = [item.get("content") for item in messages if item.get("role") == "user"]
+        questions = [item.get("content") for item in messages if item.get("role") == "user"]
         others = {item.get("role") for item in messages} - {"user", "system"}
-        if len(messages) != len(value) or len(requested) != 1 or others:
+        if len(messages) != len(value) or len(questions) != 1 or others:
             raise RowError("'prompt' is a list; expected chat messages with one from the user and no answers")
-        value = requested[0]
+        value = questions[0]
     if not isinstance(value, str) or not value.strip():
         raise RowError("'prompt' is missing or empty; every problem needs a question")
     return value
 
 
-def answer_text(value: object) -> str:
-    """Return the gold answer as text."""
+def read_reference_answer(value: object) -> str:
+    """Return the reference answer as text; raises RowError if it is missing."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
@@ -203,8 +203,8 @@ def answer_text(value: object) -> str:
     return value
 
 
-def level_of(value: object) -> int | str | None:
-    """Return a level as a whole number where it is one (``3``, ``3.0``, ``"3"``), else as the text it is."""
+def read_level(value: object) -> int | str | None:
+    """Return a level as an int if it is a whole number (``3``, ``3.0``, ``"3"``), else as text; raises RowError."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str):
@@ -217,8 +217,8 @@ def level_of(value: object) -> int | str | None:
     return value
 
 
-def kind_of(value: object) -> AnswerKind:
-    """Return the kind of answer; MATH where nothing is said."""
+def read_kind(value: object) -> AnswerKind:
+    """Return the kind of answer, MATH by default; raises RowError for an unknown one."""
     if value is None or value == "":
         return AnswerKind.MATH
     if not isinstance(value, str) or value not in tuple(AnswerKind):
@@ -226,8 +226,8 @@ def kind_of(value: object) -> AnswerKind:
     return AnswerKind(value)
 
 
-def choices_of(value: object) -> list[str]:
-    """Return the options of a multiple-choice problem: a list, or in CSV the JSON of one; none for an empty cell."""
+def read_choices(value: object) -> list[str]:
+    """Return the options of a multiple-choice problem: a list, or in CSV a JSON list; empty for an empty cell."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)

@@ -1,11 +1,11 @@
 """Procedural problems of reasoning-gym, a library of some hundred families, by its curriculum's levels.
 
-Level i of ours sets every attribute of a family's curriculum to its i-th level, capped at its highest, with ranges
-that begin at the lowest as the library does by default. There are five levels at most, and none for a family without
-a curriculum. A level whose settings the library itself refuses does not exist.
+Our level i sets every attribute of a family's curriculum to its i-th level, or to its highest if it has fewer. Ranges
+begin at the lowest level, as they do by default in the library. There are five levels at most, and none for a family
+without a curriculum. A level whose settings the library itself refuses does not exist.
 
-Which split a problem belongs to follows from a hash of its prompt alone, as in `arithmetic`. The same seed gives the
-same problems, but for three families that go through Python sets: see docs/problems.md.
+The split of a problem follows from a hash of its prompt alone, as in `arithmetic`. The same seed gives the same
+problems, except for three families that iterate over Python sets: see docs/problems.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.grading.gym import gold_json, load_library, score_entry
+from adaptthink.grading.gym import load_library, make_reference_json, score_entry
 from adaptthink.problems import Problem, make_problem
 from adaptthink.problems.arithmetic import Split
 
@@ -26,13 +26,13 @@ MAX_LEVELS = 5
 _SPLIT_UPPER_PERCENT = ((Split.TRAIN, 70), (Split.HELD_OUT, 75), (Split.EVALUATION, 100))
 
 
-def split_of(prompt: str) -> Split:
+def find_split(prompt: str) -> Split:
     """Return the split that a prompt belongs to."""
     percent = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") % 100
     return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
-def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Problem]:
+def generate_problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Problem]:
     """Return `per_level` distinct problems of each level, level by level.
 
     Raises UserError for an unknown family, one that runs out of different problems, one that fails, and one whose
@@ -40,10 +40,10 @@ def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Pr
     """
     prompts: set[str] = set()
     found = []
-    for level, config in level_configs(family).items():
-        for entry in distinct_entries(family, level, config, per_level, seed=seed, split=split, prompts=prompts):
+    for level, config in read_level_configs(family).items():
+        for entry in generate_entries(family, level, config, per_level, seed=seed, split=split, prompts=prompts):
             source = f"reasoning_gym/{family}/{split}"
-            reference_answer = checked_gold(entry, family, level)
+            reference_answer = check_reference(entry, family, level)
             found.append(
                 make_problem(
                     entry["question"], reference_answer, level=level, source=source, kind=AnswerKind.REASONING_GYM
@@ -52,8 +52,11 @@ def problems(family: str, per_level: int, *, seed: int, split: Split) -> list[Pr
     return found
 
 
-def level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
-    """Return the settings of each level of a family; {None: {}} for one without a curriculum. Raises UserError."""
+def read_level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
+    """Return the settings of each level of a family; {None: {}} for one without a curriculum.
+
+    Raises UserError for an unknown family, and for one that refuses all levels of its curriculum.
+    """
     load_library()
     from reasoning_gym import factory  # noqa: PLC0415
 
@@ -79,7 +82,7 @@ def level_configs(family: str) -> dict[int | None, Mapping[str, Any]]:
     return configs
 
 
-def distinct_entries(
+def generate_entries(
     family: str,
     level: int | None,
     config: Mapping[str, Any],
@@ -90,64 +93,64 @@ def distinct_entries(
     prompts: set[str],
 ) -> Iterator[Mapping[str, Any]]:
     """Yield `count` entries of one split whose prompts are not in `prompts` yet, and add them there."""
-    max_draws = 20 * (count + 100)
+    max_entries = 20 * (count + 100)
     digest = hashlib.sha256(f"{seed}/{split}/{family}/{level}".encode()).digest()
-    settings = {**config, "seed": int.from_bytes(digest[:4], "big"), "size": max_draws}
+    settings = {**config, "seed": int.from_bytes(digest[:4], "big"), "size": max_entries}
     dataset = make_dataset(family, level, settings)
     num_found = 0
-    for draw in range(max_draws):
+    for index in range(max_entries):
         if num_found == count:
             return
-        entry = draw_entry(dataset, draw, family, level)
+        entry = generate_entry(dataset, index, family, level)
         prompt = entry["question"]
-        if split_of(prompt) is split and prompt not in prompts:
+        if find_split(prompt) is split and prompt not in prompts:
             prompts.add(prompt)
             num_found += 1
             yield entry
     if num_found < count:
         raise UserError(
-            f"reasoning_gym: {named(family, level)} holds only about {num_found} different problems in the split "
-            f"'{split}', but {count} were asked for; ask for fewer (problems_per_level)"
+            f"reasoning_gym: {format_family(family, level)} holds only about {num_found} different problems in the "
+            f"split '{split}', but {count} were requested; request fewer (problems_per_level)"
         )
 
 
 def make_dataset(family: str, level: int | None, settings: Mapping[str, Any]) -> Any:
-    """Make a family's endless list of entries; raises UserError where the family fails."""
+    """Return a family's procedural dataset; raises UserError if the family fails."""
     from reasoning_gym import factory  # noqa: PLC0415
 
     try:
         return factory.create_dataset(family, **settings)
     except Exception as error:  # each family is a program of its own
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
 
 
-def draw_entry(dataset: Any, index: int, family: str, level: int | None) -> Mapping[str, Any]:
-    """Draw one entry; raises UserError where the family fails."""
+def generate_entry(dataset: Any, index: int, family: str, level: int | None) -> Mapping[str, Any]:
+    """Return one entry of a dataset; raises UserError if the family fails."""
     try:
         entry: Mapping[str, Any] = dataset[index]
     except Exception as error:  # as above
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
     return entry
 
 
-def family_fault(family: str, level: int | None, error: Exception) -> UserError:
-    """Build the error for a family that breaks down."""
+def make_family_error(family: str, level: int | None, error: Exception) -> UserError:
+    """Return the error for a family that raised one."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"reasoning_gym: {named(family, level)} fails ({reason}); choose another family")
+    return UserError(f"reasoning_gym: {format_family(family, level)} fails ({reason}); choose another family")
 
 
-def named(family: str, level: int | None) -> str:
-    """Name a family and its level, if it has any."""
+def format_family(family: str, level: int | None) -> str:
+    """Return a family's name, with its level if it has one."""
     return f"'{family}'" if level is None else f"level {level} of '{family}'"
 
 
-def checked_gold(entry: Mapping[str, Any], family: str, level: int | None) -> str:
-    """Return an entry's gold; raises UserError unless its own answer scores 1 against it."""
+def check_reference(entry: Mapping[str, Any], family: str, level: int | None) -> str:
+    """Return an entry's reference answer; raises UserError unless the entry's own answer scores 1 against it."""
     try:
-        reference_answer = gold_json(entry)
+        reference_answer = make_reference_json(entry)
         score = score_entry(entry["answer"], reference_answer)
     except Exception as error:  # as above
-        raise family_fault(family, level, error) from error
+        raise make_family_error(family, level, error) from error
     if score != 1:
         raise UserError(
             f"reasoning_gym: the scorer of '{family}' gives {score:g} to the family's own answer, so no response to "

@@ -1,6 +1,6 @@
 """Rows of files, one at a time: JSON lines, a JSON array, CSV, Parquet. No file is held in memory whole.
 
-A row that cannot be read is a `BadRow` in its place among the others: whoever reads decides whether to stop there.
+A row that cannot be read is yielded as a `BadRow`, in order; the caller decides whether to stop there.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class RowError(Exception):
-    """A row cannot be used; the message says why, without saying where."""
+    """A row cannot be used; the message is the reason, without the location."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row holds, by column, where it stands ("p.jsonl, line 3"), and the number in that."""
+    """One row: its values by column, its location ("p.jsonl, line 3"), and the number in that."""
 
     where: str
     number: int
@@ -40,37 +40,37 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used, and why."""
+    """A row that cannot be used, and the reason."""
 
     where: str
     reason: str
 
     def __str__(self) -> str:
-        """As one line for a person."""
+        """Return location and reason as one line."""
         return f"{self.where}: {self.reason}"
 
 
 def read_rows(path: Path) -> Iterator[Row | BadRow]:
-    """Yield the rows of a file; its ending decides how it is read (.csv, .parquet, .json, else JSON lines)."""
+    """Yield the rows of a file; its suffix decides the format (.csv, .parquet, .json, else JSON lines)."""
     match path.suffix.lower():
         case ".csv":
             with path.open("rb") as file:
-                yield from csv_rows(file, str(path))
+                yield from read_csv(file, str(path))
         case ".parquet":
-            yield from parquet_rows(path)
+            yield from read_parquet(path)
         case ".json" if starts_array(path):
-            yield from array_rows(path)
+            yield from read_json_array(path)
         case _:
-            yield from line_rows(path)
+            yield from read_json_lines(path)
 
 
 def starts_array(path: Path) -> bool:
-    """Say whether the first sign of a file is the bracket that opens a JSON array."""
+    """Return whether the first character of a file is the bracket that opens a JSON array."""
     with path.open("rb") as file:
         return TextWindow(file).skip("[")
 
 
-def line_rows(path: Path) -> Iterator[Row | BadRow]:
+def read_json_lines(path: Path) -> Iterator[Row | BadRow]:
     """Yield one row per line that is not blank."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -79,7 +79,7 @@ def line_rows(path: Path) -> Iterator[Row | BadRow]:
 
 
 def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
-    """Parse one JSON object."""
+    """Return the row of one JSON object, or a `BadRow` for anything else."""
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -88,18 +88,18 @@ def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
         return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
     except RecursionError:
         return BadRow(where, TOO_DEEP)
-    return object_row(value, where, number)
+    return make_row(value, where, number)
 
 
-def object_row(value: object, where: str, number: int) -> Row | BadRow:
-    """Accept JSON objects only."""
+def make_row(value: object, where: str, number: int) -> Row | BadRow:
+    """Return a JSON object as a row, and anything else as a `BadRow`."""
     if not isinstance(value, dict):
         return BadRow(where, f"expected a JSON object with 'prompt' and 'answer', found {type(value).__name__}")
     return Row(where, number, value)
 
 
-def array_rows(path: Path) -> Iterator[Row | BadRow]:
-    """Yield the elements of a JSON array, read piece by piece. After broken JSON nothing more can be found."""
+def read_json_array(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the elements of a JSON array, read piece by piece. Nothing can be read after broken JSON."""
     number = 0
     with path.open("rb") as file:
         window = TextWindow(file)
@@ -118,13 +118,13 @@ def array_rows(path: Path) -> Iterator[Row | BadRow]:
             except json.JSONDecodeError as error:
                 yield BadRow(where, f"not valid JSON: {error.msg}; the rows after it are lost")
                 return
-            yield BadRow(where, "not UTF-8 text") if broken else object_row(value, where, number)
+            yield BadRow(where, "not UTF-8 text") if broken else make_row(value, where, number)
             if not goes_on:
                 return
 
 
 class TextWindow:
-    """The part of a JSON text that is being read: forgets what lies behind, reads on where a value is cut off."""
+    """A window on a JSON text: drops what has been read, and reads on where a value is cut off."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -133,14 +133,14 @@ class TextWindow:
         self.text, self.position, self.ended = "", 0, False
 
     def read_on(self) -> None:
-        """Read as much again as is held already, so that a long value is not tried too often."""
+        """Read at least as much as the window holds, so that the number of attempts at a long value is logarithmic."""
         piece = self.file.read(max(CHUNK_BYTES, len(self.text) - self.position))
         self.ended = not piece
         self.text = self.text[self.position :] + self.decoder.decode(piece, final=self.ended)
         self.position = 0
 
     def skip(self, sign: str) -> bool:
-        """Go over white space and then over `sign` if it is next; returns whether it was."""
+        """Skip white space and then `sign` if it is next; return whether it was."""
         while True:
             space = _SPACE.match(self.text, self.position)
             self.position = space.end() if space else self.position
@@ -154,7 +154,7 @@ class TextWindow:
     def next_value(self) -> tuple[object, bool]:
         """Return the value that begins here, and whether it holds bytes that are not UTF-8.
 
-        Raises json.JSONDecodeError, at once where reading on could not mend it.
+        Raises json.JSONDecodeError, at once where reading on cannot help.
         """
         while True:
             try:
@@ -171,12 +171,12 @@ class TextWindow:
             self.read_on()
 
 
-def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
-    """Yield the rows of a CSV file below its first line, which names the columns unless `header` does.
+def read_csv(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of a CSV file. Its first line has the column names, unless `header` gives them.
 
-    A row that goes over several lines is named by its first one.
+    The location of a row that spans several lines is its first one.
     """
-    reader = csv.reader(csv_lines(file), strict=True)
+    reader = csv.reader(decode_lines(file), strict=True)
     next_line = 1
     while True:
         line, where = next_line, f"{name}, line {next_line}"
@@ -201,14 +201,14 @@ def csv_rows(file: BinaryIO, name: str, *, header: tuple[str, ...] | None = None
             yield Row(where, line, dict(zip(header, cells, strict=True)))
 
 
-def csv_lines(lines: Iterable[bytes]) -> Iterator[str]:
-    """Decode lines; bytes that are not UTF-8 become lone surrogates, so that their row can be named."""
+def decode_lines(lines: Iterable[bytes]) -> Iterator[str]:
+    """Decode lines; bytes that are not UTF-8 become lone surrogates, so that their row can be reported."""
     for number, line in enumerate(lines):
         yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
 
-def parquet_rows(path: Path) -> Iterator[Row | BadRow]:
-    """Yield the rows of a Parquet file; raises UserError if it is none."""
+def read_parquet(path: Path) -> Iterator[Row | BadRow]:
+    """Yield the rows of a Parquet file; raises UserError if it is not one."""
     import pyarrow as pa  # noqa: PLC0415  (takes a fifth of a second)
     from pyarrow import parquet  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ A set is read from its original file in a local folder if that is there, else fr
 | set | hub | columns on the hub |
 |---|---|---|
 | gsm8k | openai/gsm8k (main) | question, answer ending in ``#### n`` |
-| math | EleutherAI/hendrycks_math (7 configs) | problem, level, type, solution; gold: its last ``\boxed{}`` |
+| math | EleutherAI/hendrycks_math (7 configs) | problem, level, type, solution; the answer is its last ``\boxed{}`` |
 | math500 | HuggingFaceH4/MATH-500 | problem, solution, answer, subject, level |
 | aime24 | HuggingFaceH4/aime_2024 | problem, solution, answer, url, year |
 | aime25 | opencompass/AIME2025 (2 configs) | question, answer; in the order of the exam |
@@ -29,10 +29,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, last_boxed
+from adaptthink.grading import AnswerKind, find_last_boxed
 from adaptthink.problems import Problem, make_problem
-from adaptthink.problems.choices import choice_letter, choice_prompt
-from adaptthink.problems.rows import BadRow, Row, RowError, csv_rows, read_rows
+from adaptthink.problems.choices import format_choices, read_choice_letter
+from adaptthink.problems.rows import BadRow, Row, RowError, read_csv, read_rows
 
 SUBJECTS = {
     "stem": (
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a row says, before it has an id."""
+    """A problem read from a row, before it has an id."""
 
     prompt: str
     answer: str
@@ -85,7 +85,7 @@ class Content:
 class NamedSet:
     """A set: its hub id, the configs to read one after the other, its splits, and how a row is read.
 
-    `read` raises RowError. `filters` are levels or subjects of which one can be asked for alone.
+    `read` raises RowError. `filters` are the levels or subjects that can be requested alone.
     """
 
     hub_id: str
@@ -97,48 +97,50 @@ class NamedSet:
     filters: tuple[str, ...] = ()
 
 
-def value(row: Row, *names: str) -> Any:
-    """Return the first of `names` that a row has; raises RowError if it has none."""
+def lookup(row: Row, *names: str) -> Any:
+    """Return the value of the first of `names` that a row has; raises RowError if it has none."""
     for name in names:
         if name in row.values:
             return row.values[name]
     raise RowError(f"no field '{names[0]}'; fields here: {', '.join(row.values)}")
 
 
-def question(row: Row, *names: str) -> str:
+def read_question(row: Row, *names: str) -> str:
     """Return the question of a row; raises RowError if it is empty."""
-    text = value(row, *names)
+    text = lookup(row, *names)
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"'{names[0]}' is empty; every problem needs a question")
     return text.strip()
 
 
-def reference_answer(answer: object) -> str:
-    """Return a gold answer as text, whole numbers without ``.0``. A missing one is empty: it cannot be read."""
+def format_reference_answer(answer: object) -> str:
+    """Return a reference answer as text, whole numbers without ``.0``; empty, and so unparsable, if it is missing."""
     if answer is None:
         return ""
     text = str(answer).strip()
     return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
 
-def boxed_gold(solution: str) -> str:
-    r"""Return what the last ``\boxed`` or ``\fbox`` of a worked solution holds; empty if it has none."""
-    return (last_boxed(solution) or "").strip().removesuffix(".")
+def read_boxed(solution: str) -> str:
+    r"""Return the content of the last ``\boxed`` or ``\fbox`` of a worked solution; empty if it has none."""
+    return (find_last_boxed(solution) or "").strip().removesuffix(".")
 
 
 def read_gsm8k(row: Row) -> Content:
-    """Read a row of GSM8K; the gold stands after the last ####, without its thousands separators."""
-    _, mark, answer = str(value(row, "answer")).rpartition("####")
-    return Content(question(row, "question"), answer.strip().replace(",", "") if mark else "")
+    """Read a row of GSM8K; the answer follows the last ####, without its thousands separators."""
+    _, mark, answer = str(lookup(row, "answer")).rpartition("####")
+    return Content(read_question(row, "question"), answer.strip().replace(",", "") if mark else "")
 
 
 def read_math(row: Row) -> Content:
-    """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" are no level."""
-    level = re.search(r"[1-5]", str(value(row, "level", "difficulty")))
+    """Read a row of MATH in either form: level as a number or as "Level 3"; 0 and "Level ?" mean None."""
+    level = re.search(r"[1-5]", str(lookup(row, "level", "difficulty")))
     answer = (
-        reference_answer(row.values["answer"]) if "answer" in row.values else boxed_gold(str(value(row, "solution")))
+        format_reference_answer(row.values["answer"])
+        if "answer" in row.values
+        else read_boxed(str(lookup(row, "solution")))
     )
-    return Content(question(row, "problem"), answer, int(level[0]) if level else None)
+    return Content(read_question(row, "problem"), answer, int(level[0]) if level else None)
 
 
 def read_aime(row: Row) -> Content:
@@ -149,26 +151,30 @@ def read_aime(row: Row) -> Content:
     from_url = re.search(r"Problem_(\d+)", str(row.values.get("url", "")))
     at = int(row.values.get("problem_number", int(from_url[1]) if from_url else row.number))
     return Content(
-        question(row, "problem", "question"), reference_answer(value(row, "answer")), (at - 1) % AIME_PROBLEMS + 1
+        read_question(row, "problem", "question"),
+        format_reference_answer(lookup(row, "answer")),
+        (at - 1) % AIME_PROBLEMS + 1,
     )
 
 
 def read_plain(row: Row) -> Content:
     """Read a row that has a problem (or question) and an answer."""
-    return Content(question(row, "problem", "question"), reference_answer(value(row, "answer")))
+    return Content(read_question(row, "problem", "question"), format_reference_answer(lookup(row, "answer")))
 
 
 def read_svamp(row: Row) -> Content:
     """Read a row of SVAMP: a body and a question about it."""
-    return Content(f"{question(row, 'Body')} {question(row, 'Question')}", reference_answer(value(row, "Answer")))
+    return Content(
+        f"{read_question(row, 'Body')} {read_question(row, 'Question')}", format_reference_answer(lookup(row, "Answer"))
+    )
 
 
 def read_mmlu(row: Row) -> Content:
-    """Read a row of MMLU; its level is the group that its subject belongs to."""
-    choices = row.values["choices"] if "choices" in row.values else [value(row, letter) for letter in "ABCD"]
-    subject = str(value(row, "subject"))
-    prompt = choice_prompt(question(row, "question"), choices)
-    letter = choice_letter(value(row, "answer"), len(choices))
+    """Read a row of MMLU; its level is the group of its subject."""
+    choices = row.values["choices"] if "choices" in row.values else [lookup(row, letter) for letter in "ABCD"]
+    subject = str(lookup(row, "subject"))
+    prompt = format_choices(read_question(row, "question"), choices)
+    letter = read_choice_letter(lookup(row, "answer"), len(choices))
     return Content(prompt, letter, GROUP_OF.get(subject), AnswerKind.CHOICE, subject)
 
 
@@ -240,13 +246,13 @@ SETS = {
 ZIP_FOLDERS = {"test": "test", "validation": "val", "dev": "dev"}  # of MMLU's archive
 
 
-def set_problems(name: str, split: str, *, only: str | None = None, data: Path | None) -> Iterator[Problem | BadRow]:
+def read_set(name: str, split: str, *, only: str | None = None, data: Path | None) -> Iterator[Problem | BadRow]:
     """Yield the problems of one split, in its order and with repeats; `only` keeps one of the set's filters.
 
     Raises UserError where neither the folder `data` nor the hub has the set.
     """
     named = SETS[name]
-    for row in set_rows(name, split, data):
+    for row in read_set_rows(name, split, data):
         if isinstance(row, BadRow):
             yield row
             continue
@@ -260,53 +266,53 @@ def set_problems(name: str, split: str, *, only: str | None = None, data: Path |
             yield make_problem(content.prompt, content.answer, level=content.level, source=source, kind=content.kind)
 
 
-def set_rows(name: str, split: str, data: Path | None) -> Iterator[Row | BadRow]:
-    """Yield each row from the local folder or else from the hub."""
+def read_set_rows(name: str, split: str, data: Path | None) -> Iterator[Row | BadRow]:
+    """Yield each row from the local folder, or else from the hub; raises UserError for a missing folder."""
     if data is not None and not data.is_dir():
         raise UserError(f"no folder '{data}' for data: give the folder that holds local copies, or none to use the hub")
     paths = [data / file for file in SETS[name].splits[split].files] if data else []
     if paths and all(path.is_file() for path in paths):
         for path in paths:
-            yield from zip_rows(path, ZIP_FOLDERS[split]) if path.suffix == ".zip" else read_rows(path)
+            yield from read_zip_rows(path, ZIP_FOLDERS[split]) if path.suffix == ".zip" else read_rows(path)
     else:
         for config in SETS[name].configs:
-            yield from hub_rows(name, config, split)
+            yield from read_hub_rows(name, config, split)
 
 
-def zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
+def read_zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:
     """Yield MMLU's rows out of its archive of CSV files, one subject after the other."""
     try:
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.namelist()):
-                place = PurePosixPath(member)
-                if place.parent.name != folder or place.suffix != ".csv":
+                path_inside = PurePosixPath(member)
+                if path_inside.parent.name != folder or path_inside.suffix != ".csv":
                     continue
-                subject = place.stem.removesuffix(f"_{folder}")
+                subject = path_inside.stem.removesuffix(f"_{folder}")
                 lines = io.BytesIO(archive.read(member))  # the largest holds 2 MB
-                for row in csv_rows(lines, f"{path}/{member}", header=MMLU_COLUMNS):
-                    yield row if isinstance(row, BadRow) else with_subject(row, subject)
+                for row in read_csv(lines, f"{path}/{member}", header=MMLU_COLUMNS):
+                    yield row if isinstance(row, BadRow) else add_subject(row, subject)
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: not a ZIP archive that can be read ({error}); fetch it again") from None
 
 
-def with_subject(row: Row, subject: str) -> Row:
-    """Add the subject, which only the file's name says."""
+def add_subject(row: Row, subject: str) -> Row:
+    """Return the row with its subject, which is only in the file's name."""
     return Row(row.where, row.number, {**row.values, "subject": subject})
 
 
-def hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
-    """Stream a split from the hub; raises UserError in one line if it cannot be had."""
+def read_hub_rows(name: str, config: str | None, split: str) -> Iterator[Row]:
+    """Yield the rows of a split from the hub; raises UserError if it cannot be loaded."""
     import datasets  # noqa: PLC0415  (takes more than a second)
     from huggingface_hub.utils import logging  # noqa: PLC0415
 
     logging.set_verbosity_error()  # each retry would print a line
     named = SETS[name]
     part = named.splits[split]
-    place = ", ".join(filter(None, (named.hub_id, config, part.hub)))
+    location = ", ".join(filter(None, (named.hub_id, config, part.hub)))
     try:
         rows = datasets.load_dataset(named.hub_id, config, split=part.hub, streaming=True)
         for number, row in enumerate(rows, start=1):
-            yield Row(f"{place}, row {number}", number, dict(row))
+            yield Row(f"{location}, row {number}", number, dict(row))
     except Exception as error:  # many libraries lie between here and the hub
         raise UserError(
             f"cannot read '{name}' from the hub ({named.hub_id}): {(str(error).strip().splitlines() or ['?'])[0]}; "

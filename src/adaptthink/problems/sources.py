@@ -22,24 +22,24 @@ import numpy as np
 
 from adaptthink.config.schema import PolicyConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, parsable_references
+from adaptthink.grading import AnswerKind, find_parsable
 from adaptthink.problems import Problem, arithmetic, gym, make_problem
 from adaptthink.problems.arithmetic import Kind, Split
-from adaptthink.problems.files import Fields, file_problems, parse_fields
+from adaptthink.problems.files import Fields, parse_fields, read_file
 from adaptthink.problems.rows import BadRow
-from adaptthink.problems.sets import SETS, set_problems
-from adaptthink.problems.table import Selection, Spool, first_of_each, id_number, id_numbers
+from adaptthink.problems.sets import SETS, read_set
+from adaptthink.problems.table import Selection, Spool, find_first_of_each, parse_id, parse_ids
 
 HELD_OUT_SHARE = 0.1
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
 BOXED_LETTER = r"Please reason step by step, and put the letter of the correct option within \boxed{}."
-GOLDS_AT_A_TIME = 1000
+PARSED_AT_ONCE = 1000
 MAX_ID = 2**64 - 1
 GYM = "reasoning_gym"
 
 
 class Purpose(StrEnum):
-    """What problems are wanted for; it decides which split a name without one stands for."""
+    """What problems are used for; it decides the split of a name that has none."""
 
     TRAINING = "training"
     EVALUATION = "evaluation"
@@ -49,7 +49,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArithmeticSource:
-    """The miniature."""
+    """Procedural arithmetic (`arithmetic`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class GymSource:
 
 @dataclass(frozen=True, slots=True)
 class SetSource:
-    """One split of a named set, or what a filter keeps of it."""
+    """One split of a named set, or the part of it that a filter keeps."""
 
     name: str
     split: str
@@ -84,8 +84,8 @@ Source = Procedural | Stored
 class Reading:
     """How problems are read.
 
-    `data` holds local copies of named sets. `instruction` is put after each prompt; None means the source's own.
-    `max_problems` are those with the smallest ids.
+    `data` holds local copies of named sets. `instruction` is appended to each prompt; None means the source's own.
+    With `max_problems` only the problems with the smallest ids are kept.
     """
 
     data: Path | None = None
@@ -98,32 +98,32 @@ class Reading:
 class Chosen:
     """Problems for a job; no problem is both in `problems` and `held_out` (empty for an evaluation).
 
-    `num_unreadable` were left out because their gold cannot be read.
+    `num_unparsable` were left out because their reference answer cannot be parsed.
     """
 
     problems: Sequence[Problem]
     held_out: list[Problem]
-    num_unreadable: int
+    num_unparsable: int
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a job can use of sets and files: numbers in a spool, ordered by the ids without instruction.
+    """The usable problems of sets and files: their numbers in a spool, ordered by the ids without instruction.
 
-    `num_levels` counts the different levels among these, `num_unreadable` what was left out.
+    `num_levels` counts their different levels, `num_unparsable` the problems that were left out.
     """
 
     numbers: np.ndarray
     num_levels: int
-    num_unreadable: int
+    num_unparsable: int
 
 
-def reading_of(config: PolicyConfig) -> Reading:
-    """Return what a command's settings say about reading; raises UserError for a bad mapping."""
+def make_reading(config: PolicyConfig) -> Reading:
+    """Return how a command's settings read problems; raises UserError for a bad mapping."""
     return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
 
 
-def training_problems(
+def choose_training_problems(
     name: str,
     *,
     per_level: int,
@@ -131,29 +131,29 @@ def training_problems(
     seed: int,
     reading: Reading = Reading(),
 ) -> Chosen:
-    """Return problems to train on, and held-out problems for looking at the mode choice.
+    """Return problems to train on, and held-out problems to measure the mode choice on.
 
-    Of sets and files, the problems with the smallest ids (a hash, so a random choice that never changes) are held
-    out: `held_out_per_level` times the number of levels, but at most a tenth of them.
+    Of sets and files, the problems with the smallest ids (hashes, so a fixed random choice) are held out:
+    `held_out_per_level` times the number of levels, but at most a tenth of them. Raises UserError if there are too few.
     """
     procedural, stored = split_sources(parse_name(name, Purpose.TRAINING))
     spool, held_out = Spool(), []
     for source in procedural:
-        spool.extend(drawn_problems(source, per_level, seed, Split.TRAIN, reading))
-        held_out += drawn_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
-    drawn = np.arange(len(spool))
-    found = stored_problems(stored, reading, spool)
+        spool.extend(generate_problems(source, per_level, seed, Split.TRAIN, reading))
+        held_out += generate_problems(source, held_out_per_level, seed, Split.HELD_OUT, reading)
+    procedural_N = np.arange(len(spool))
+    found = read_stored_problems(stored, reading, spool)
     count = min(held_out_per_level * found.num_levels, int(HELD_OUT_SHARE * len(found.numbers)))
     if stored and count == 0:
         raise UserError(
             f"{name}: {len(found.numbers)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}"
         )
     held_out += [spool[number] for number in found.numbers[:count]]
-    problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers[count:])]))
-    return Chosen(smallest(problems, reading.max_problems), held_out, found.num_unreadable)
+    problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers[count:])]))
+    return Chosen(keep_smallest(problems, reading.max_problems), held_out, found.num_unparsable)
 
 
-def evaluation_problems(
+def choose_evaluation_problems(
     name: str,
     *,
     per_level: int,
@@ -161,19 +161,23 @@ def evaluation_problems(
     kind: str = Kind.CHAIN,
     reading: Reading = Reading(),
 ) -> Chosen:
-    """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only."""
+    """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only.
+
+    Raises UserError if no reference answer can be parsed.
+    """
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
     spool = Spool()
     for source in procedural:
-        spool.extend(drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
-    drawn = np.arange(len(spool))
-    found = stored_problems(stored, reading, spool)
-    problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers)]))
+        spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
+    procedural_N = np.arange(len(spool))
+    found = read_stored_problems(stored, reading, spool)
+    problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers)]))
     if not problems:
         raise UserError(
-            f"{name}: none of its {found.num_unreadable} problems has a gold that can be read; see `data check`"
+            f"{name}: none of its {found.num_unparsable} problems has a reference answer that can be parsed; see "
+            "`data check`"
         )
-    return Chosen(smallest(problems, reading.max_problems), [], found.num_unreadable)
+    return Chosen(keep_smallest(problems, reading.max_problems), [], found.num_unparsable)
 
 
 def hold_out(problems: Sequence[Problem], per_level: int) -> tuple[Sequence[Problem], list[Problem]]:
@@ -192,18 +196,18 @@ def hold_out(problems: Sequence[Problem], per_level: int) -> tuple[Sequence[Prob
 def every_problem(
     name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading
 ) -> Iterator[Problem | BadRow]:
-    """Yield everything that a name stands for, one by one, with repeats and with rows that cannot be used."""
+    """Yield all problems of a name, one by one, with repeats and with rows that cannot be used."""
     split = Split.EVALUATION if purpose in (Purpose.EVALUATION, Purpose.AGAINST) else Split.TRAIN
     for source in parse_name(name, purpose):
         if isinstance(source, Procedural):
-            yield from drawn_problems(source, per_level, seed, split, reading)
+            yield from generate_problems(source, per_level, seed, split, reading)
         else:
-            for problem in rows_of(source, reading):
-                yield problem if isinstance(problem, BadRow) else requested(problem, source, reading)
+            for problem in read_source(source, reading):
+                yield problem if isinstance(problem, BadRow) else add_instruction(problem, source, reading)
 
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
-    """Read the name of problems; raises UserError that names the nearest known one."""
+    """Return the sources in the name of problems; raises UserError with the nearest known name."""
     return [FileSource(Path(part)) if Path(part).is_file() else parse_part(part, purpose) for part in split_name(name)]
 
 
@@ -213,7 +217,7 @@ def split_name(name: str) -> list[str]:
 
 
 def parse_part(part: str, purpose: Purpose) -> Source:
-    """Read one name without commas."""
+    """Return the source of one name without commas."""
     first, colon, rest = part.partition(":")
     if part == "arithmetic":
         return ArithmeticSource()
@@ -230,7 +234,7 @@ def parse_part(part: str, purpose: Purpose) -> Source:
 
 
 def parse_set(name: str, words: Sequence[str], purpose: Purpose) -> SetSource:
-    """Read what stands after a set's name: a split, a filter, or both; raises UserError."""
+    """Return the source of a set's name and the words behind it: a split, a filter, or both; raises UserError."""
     named = SETS[name]
     splits = [word for word in words if word in named.splits]
     filters = [word for word in words if word in named.filters]
@@ -242,11 +246,11 @@ def parse_set(name: str, words: Sequence[str], purpose: Purpose) -> SetSource:
             raise UserError(f"'{name}' has no split or part '{word}'; {hint}")
     if len(splits) > 1 or len(filters) > 1:
         raise UserError(f"'{name}:{':'.join(words)}' names more than one split or part; join several sets by commas")
-    return SetSource(name, splits[0] if splits else default_split(name, purpose), filters[0] if filters else None)
+    return SetSource(name, splits[0] if splits else choose_split(name, purpose), filters[0] if filters else None)
 
 
-def default_split(name: str, purpose: Purpose) -> str:
-    """Return the split that a set's name alone stands for; raises UserError where it has none for the purpose."""
+def choose_split(name: str, purpose: Purpose) -> str:
+    """Return the split that a set's name alone means; raises UserError if the set has none for the purpose."""
     named = SETS[name]
     match purpose:
         case Purpose.TRAINING:
@@ -263,98 +267,100 @@ def default_split(name: str, purpose: Purpose) -> str:
         ]
         raise UserError(
             f"'{name}' has no split for {purpose}; sets that have one: {', '.join(others)}; "
-            f"or say '{name}:{next(iter(named.splits))}' to use it all the same"
+            f"or give '{name}:{next(iter(named.splits))}' to use it all the same"
         )
     return split
 
 
 def split_sources(sources: Sequence[Source]) -> tuple[list[Procedural], list[Stored]]:
-    """Tell sources that are drawn from those that are read."""
+    """Return procedural and stored sources apart."""
     procedural = [source for source in sources if isinstance(source, Procedural)]
     stored = [source for source in sources if isinstance(source, Stored)]
     return procedural, stored
 
 
-def drawn_problems(
+def generate_problems(
     source: Procedural, per_level: int, seed: int, split: Split, reading: Reading, kind: Kind = Kind.CHAIN
 ) -> list[Problem]:
-    """Draw problems of one split; raises UserError where there are not so many."""
+    """Return generated problems of one split; raises UserError if it does not have enough different ones."""
     if isinstance(source, GymSource):
-        drawn = gym.problems(source.family, per_level, seed=seed, split=split)
+        generated = gym.generate_problems(source.family, per_level, seed=seed, split=split)
     else:
         try:
-            drawn = arithmetic.problems(per_level, seed=seed, split=split, kind=kind)
+            generated = arithmetic.generate_problems(per_level, seed=seed, split=split, kind=kind)
         except ValueError as error:
             raise UserError(str(error)) from None
-    return [requested(problem, source, reading) for problem in drawn]
+    return [add_instruction(problem, source, reading) for problem in generated]
 
 
-def rows_of(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
+def read_source(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
     """Yield the problems of a set or a file, without instruction."""
     match source:
         case SetSource(name, split, only):
-            yield from set_problems(name, split, only=only, data=reading.data)
+            yield from read_set(name, split, only=only, data=reading.data)
         case FileSource(path):
-            yield from file_problems(path, reading.fields)
+            yield from read_file(path, reading.fields)
         case _:
             assert_never(source)
 
 
-def stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -> Found:
-    """Read sets and files into `spool` and say which of them a job can use.
+def read_stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spool) -> Found:
+    """Read sets and files into `spool`; return which of their problems a job can use, each once.
 
-    Each problem is used once. The id without instruction decides what is kept and held out, so that the choice does
-    not change with the instruction. Raises UserError that names the first row that cannot be used.
+    The id without instruction decides what is kept and held out, so the choice does not change with the instruction.
+    Raises UserError for the first row that cannot be used.
     """
     before, ids = len(spool), array("Q")
-    largest, look = MAX_ID, 2 * (reading.max_problems or 0) + GOLDS_AT_A_TIME
+    largest, max_ids = MAX_ID, 2 * (reading.max_problems or 0) + PARSED_AT_ONCE
     for source in sources:
-        for problem in rows_of(source, reading):
+        for problem in read_source(source, reading):
             if isinstance(problem, BadRow):
                 raise UserError(str(problem))
-            id_ = id_number(problem.id)
+            id_ = parse_id(problem.id)
             if id_ > largest:
                 continue
             ids.append(id_)
-            spool.append(requested(problem, source, reading))
-            if reading.max_problems and len(ids) > look:  # so that what will not be kept is not written either
-                kept = first_of_each(np.array(ids))[: reading.max_problems]
+            spool.append(add_instruction(problem, source, reading))
+            if (
+                reading.max_problems and len(ids) > max_ids
+            ):  # raise the bar now and then, so that less is written that is not kept
+                kept = find_first_of_each(np.array(ids))[: reading.max_problems]
                 largest = ids[kept[-1]] if len(kept) == reading.max_problems else largest
-                look = len(ids) + reading.max_problems + GOLDS_AT_A_TIME
-    return with_readable_golds(spool, before + first_of_each(np.array(ids))[: reading.max_problems])
+                max_ids = len(ids) + reading.max_problems + PARSED_AT_ONCE
+    return keep_parsable(spool, before + find_first_of_each(np.array(ids))[: reading.max_problems])
 
 
-def with_readable_golds(spool: Spool, numbers: np.ndarray) -> Found:
-    """Keep the problems whose gold can be read."""
-    readable, levels = np.zeros(len(spool), bool), set()
+def keep_parsable(spool: Spool, numbers: np.ndarray) -> Found:
+    """Return those of `numbers` whose reference answer can be parsed, in their order."""
+    parsable, levels = np.zeros(len(spool), bool), set()
     in_order = np.sort(numbers)
-    for start in range(0, len(in_order), GOLDS_AT_A_TIME):
-        part = in_order[start : start + GOLDS_AT_A_TIME]
+    for start in range(0, len(in_order), PARSED_AT_ONCE):
+        part = in_order[start : start + PARSED_AT_ONCE]
         problems = [spool[number] for number in part]
-        readable[part] = parsable_references([(problem.answer, problem.kind) for problem in problems])
-        levels |= {problem.level for number, problem in zip(part, problems, strict=True) if readable[number]}
-    kept = numbers[readable[numbers]]
+        parsable[part] = find_parsable([(problem.answer, problem.kind) for problem in problems])
+        levels |= {problem.level for number, problem in zip(part, problems, strict=True) if parsable[number]}
+    kept = numbers[parsable[numbers]]
     return Found(kept, len(levels), len(numbers) - len(kept))
 
 
-def smallest(problems: Selection, count: int | None) -> Selection:
-    """Keep the `count` problems with the smallest ids, in their order; None keeps all."""
+def keep_smallest(problems: Selection, count: int | None) -> Selection:
+    """Return the `count` problems with the smallest ids, in their order; None returns all."""
     if count is None or len(problems) <= count:
         return problems
-    return Selection(problems, np.sort(first_of_each(id_numbers(problems))[:count]))
+    return Selection(problems, np.sort(find_first_of_each(parse_ids(problems))[:count]))
 
 
-def requested(problem: Problem, source: Source, reading: Reading) -> Problem:
-    """Put the instruction after a prompt; with none, the problem stays as it is."""
-    instruction = own_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
+def add_instruction(problem: Problem, source: Source, reading: Reading) -> Problem:
+    """Return the problem with the instruction appended to its prompt; unchanged if there is none."""
+    instruction = choose_instruction(source, problem.kind) if reading.instruction is None else reading.instruction
     if not instruction:
         return problem
     prompt = f"{problem.prompt}\n{instruction}"
     return make_problem(prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind)
 
 
-def own_instruction(source: Source, kind: AnswerKind) -> str:
-    """Return what a source asks for by itself: boxed answers of sets, letters of multiple choice, else nothing."""
+def choose_instruction(source: Source, kind: AnswerKind) -> str:
+    """Return a source's own instruction: boxed answers for sets, letters for multiple choice, else nothing."""
     if kind is AnswerKind.CHOICE:
         return BOXED_LETTER
     return BOXED if isinstance(source, SetSource | GymSource) else ""

@@ -1,7 +1,7 @@
-"""Problems on disk: written once, read one by one when they are needed, so that a job's memory hardly grows with them.
+"""Problems on disk: written once, read one by one when they are needed, so that they take hardly any memory.
 
 Why not Arrow or `datasets`: a mapped table counts as this process's memory once it has been read, takes longer for one
-row than JSON does, and has no column type for levels that are numbers here and names there.
+row than JSON does, and has no column type for levels that may be numbers or names.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem
 
-SPOOL_BYTES = 2**22  # that stay in memory; what is larger lies in a file without a name, which ends with the process
+SPOOL_BYTES = 2**22  # that stay in memory; more goes to an unnamed file, which disappears with the process
 LARGE_FILES = "/var/tmp"  # not /tmp, which is held in memory on many systems; TMPDIR overrides
 
 
 class Spool:
-    """Problems by the number in which they were written; eight bytes of each are in memory. For one thread."""
+    """Problems by the order in which they were written; eight bytes of each are in memory. For one thread."""
 
     def __init__(self) -> None:
         folder = os.environ.get("TMPDIR", LARGE_FILES)
@@ -34,15 +34,15 @@ class Spool:
         self.end = 0
 
     def append(self, problem: Problem) -> None:
-        """Write one more; raises UserError where there is no room for it."""
+        """Write one more; raises UserError if the disk is full."""
         row = [problem.id, problem.prompt, problem.answer, problem.level, problem.source, problem.kind]
         try:
             self.file.seek(self.end)
             length = self.file.write(json.dumps(row).encode() + b"\n")
-            self.file.flush()  # a full disk is told here, not at some later reading
+            self.file.flush()  # so that a full disk is an error here, not at some later read
         except OSError as error:
             raise UserError(
-                f"cannot put the problems into a temporary file ({error}); set TMPDIR to a folder with room for them, "
+                f"cannot put the problems into a temporary file ({error}); set TMPDIR to a folder with free space, "
                 "or use fewer with max_problems"
             ) from None
         self.starts.append(self.end)
@@ -63,7 +63,7 @@ class Spool:
 
 
 class Selection(Sequence[Problem]):
-    """Some problems of others, by their numbers there; a slice is a list."""
+    """A selection of problems by their numbers in a spool or sequence; a slice is a list."""
 
     def __init__(self, problems: Sequence[Problem] | Spool, numbers: np.ndarray) -> None:
         self.problems, self.numbers = problems, numbers
@@ -87,16 +87,16 @@ class Selection(Sequence[Problem]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def id_number(id_: str) -> int:
-    """Return a problem's id as the 64-bit number that it writes."""
+def parse_id(id_: str) -> int:
+    """Return a problem's id, 16 hex digits, as a 64-bit number."""
     return int(id_, 16)
 
 
-def id_numbers(problems: Iterable[Problem]) -> np.ndarray:
+def parse_ids(problems: Iterable[Problem]) -> np.ndarray:
     """Return the ids of problems as numbers, (N,) uint64."""
-    return np.fromiter((id_number(problem.id) for problem in problems), np.uint64)
+    return np.fromiter((parse_id(problem.id) for problem in problems), np.uint64)
 
 
-def first_of_each(ids_N: np.ndarray) -> np.ndarray:
-    """Return the places at which each different id stands first, the smallest id first."""
+def find_first_of_each(ids_N: np.ndarray) -> np.ndarray:
+    """Return the index of the first occurrence of each different id, (N,), the smallest id first."""
     return np.unique(ids_N, return_index=True)[1]

@@ -1,4 +1,4 @@
-"""Starting the engine that a config names: in this program, vLLM beside it, or a server that is already running."""
+"""Starting the engine of a config: in this program, vLLM beside it, or servers that are already running."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from adaptthink.engines.fleet import open_fleet
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import check_server, connect, make_probe
 from adaptthink.engines.vllm import start_vllm
-from adaptthink.models.loading import Policy, arithmetic_dtype, model_path
-from adaptthink.modes import prompt_ids
+from adaptthink.models.loading import Policy, choose_dtype, find_model
+from adaptthink.modes import encode_prompt
 
 PROBE_QUESTION = "47+8=?"
 
 
 def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], None] = lambda text: None) -> Engine:
-    """Start the engine that a config names with the policy's weights; one is enough for a job.
+    """Start the engine of a config with the policy's weights; a job needs only one.
 
-    Several servers are one engine, and so is one that is only asked for thoughts, of which there may be many: a fleet
-    waits for servers that were lost, and `say` hears of those.
+    Several servers form a fleet, which waits for servers that fail. Pre-sampling uses a fleet for one server too. `say`
+    is called with a one-line message when a server becomes unhealthy or healthy again.
     """
-    dtype = arithmetic_dtype(policy.model, config)
+    dtype = choose_dtype(policy.model, config)
     if config.engine == "vllm":
         return start_vllm(
-            model_path(policy.name),
+            find_model(policy.name),
             policy.eos_ids,
             dtype=dtype,
             max_concurrent_sequences=config.max_concurrent_sequences,
@@ -36,7 +36,7 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
     )
     if config.engine == "native":
         return native
-    prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
+    prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
     ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
     if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
         server = connect(
@@ -53,5 +53,5 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
         name=config.model,
         max_concurrent_sequences=config.max_concurrent_sequences,
         probe=make_probe(native, prompt, ids),
-        say=say,
+        on_message=say,
     )

@@ -38,7 +38,7 @@ class Grader(Protocol):
 
     @property
     def name(self) -> str:
-        """What stored rewards depend on besides the response; a store refuses rewards of another name."""
+        """Identifies what stored rewards depend on besides the response; a store refuses rewards of another name."""
         ...
 
     def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
@@ -48,7 +48,7 @@ class Grader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AnswerGrader:
-    """Compares the answer with the reference answer, as the problem's kind of answer asks for (`grading`)."""
+    """Compares the answer with the reference answer, by the problem's kind of answer (`grading`)."""
 
     limits: Limits = field(default_factory=Limits)
     boxed_only: bool = True
@@ -69,7 +69,7 @@ class AnswerGrader:
 
 @dataclass(frozen=True, slots=True)
 class RewardGrader:
-    """Calls a reward function, which may be async, at most `seconds` for each response.
+    """Calls a reward function, which may be async, with a time-out of `seconds` for each response.
 
     It returns a number (1 for a right answer, 0 for a wrong one; values in between are fine), a bool, a `Verdict` or a
     `Grade`. It is not called for a response that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call
@@ -82,7 +82,7 @@ class RewardGrader:
 
     @property
     def name(self) -> str:
-        """Where the function stands, as `module:function`."""
+        """The function, as `module:function`."""
         function = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{function.__module__}:{function.__qualname__}"
 

@@ -1,11 +1,11 @@
 """The one reader of responses: where the thinking ends and what the answer is, by token ids.
 
 Training, evaluation, serving and the harnesses read a completion here, so the same tokens mean the same everywhere. The
-thinking ends at the first close token; a no_think response begins with it (or with the template's empty thought). A
+thinking ends at the first close token; a no_think response begins with it (or with the template's empty block). A
 close marker that is spelled in ordinary tokens is text, wherever it stands: a policy cannot end its thinking with it.
 
-Tokens that were forced count as tokens of the response, as they do toward its cap (`Request.max_tokens`). So a response
-has the same length and the same cap whether its mode was forced or chosen.
+Tokens that were forced count as tokens of the response, as they do toward `Request.max_tokens`. So a response has the
+same length and the same limit whether its mode was forced or chosen.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from adaptthink.modes import Mode, ThinkTemplate
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The text of a completion, split into thinking and answer; the token that ended it stands in neither.
+    """The text of a completion, split into thinking and answer; the token that ended it is in neither.
 
-    `thinking` is None where nothing was thought, `answer` is None if the thinking never ended. Both are as written,
+    `thinking` is None if it is blank, `answer` is None if the thinking never ended. Both are as written,
     but for a leading open marker. Of `tokens` in all, `thinking_tokens` precede the close token.
     """
 
@@ -40,22 +40,22 @@ class Response:
 
 
 def read_response(tokenizer: Any, template: ThinkTemplate, completion: Completion) -> Response:
-    """Read one completion."""
+    """Return the response of one completion."""
     ids = drop_end(completion)
     close = ids.index(template.close_id) if template.close_id in ids else None
     thinking = decode(tokenizer, ids[:close])
     unopened = thinking.lstrip().removeprefix(template.open)
     if unopened != thinking.lstrip():
         thinking = unopened
-    thought = thinking if thinking.strip() else None
+    written = thinking if thinking.strip() else None
     whole = len(completion.token_ids) if close is None else close
     return Response(
         mode=template.mode_of(completion.token_ids),
-        thinking=thought,
+        thinking=written,
         answer=None if close is None else decode(tokenizer, ids[close + 1 :]),
         finish=completion.finish,
         tokens=len(completion.token_ids),
-        thinking_tokens=0 if thought is None else whole,
+        thinking_tokens=0 if written is None else whole,
     )
 
 
@@ -70,9 +70,9 @@ def drop_end(completion: Completion) -> tuple[int, ...]:
 
 
 def apply_stops(response: Response, stops: Sequence[str]) -> Response:
-    """Cut the answer where one of the `stops` first stands in it; in the thinking they mean nothing.
+    """Cut the answer at the first of `stops` in it; stops in the thinking are ignored.
 
-    White space before the answer belongs to neither part, so a stop of two line breaks does not take the answer away.
+    White space before the answer belongs to neither part, so a stop of two line breaks does not remove the answer.
     """
     if response.answer is None:
         return response

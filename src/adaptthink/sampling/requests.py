@@ -1,4 +1,4 @@
-"""What an engine is asked for: how a mode is forced, which random stream a response has, and what its cap counts."""
+"""Requests to an engine: how a mode is forced, which random stream a response has, and what its max_tokens counts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STREAM_STEP = 0x9E3779B97F4A7C15  # between the random streams of one problem's 
 
 @dataclass(frozen=True, slots=True)
 class MaxTokens:
-    """Response caps in tokens, one per mode, forced tokens included; an unconstrained response may use the larger."""
+    """Maximum tokens of a response, by mode, forced tokens included; an unconstrained response may use the larger."""
 
     think: int
     no_think: int
 
     def of(self, mode: Mode | None) -> int:
-        """The cap of a mode; None stands for the model's own choice."""
+        """Return the maximum of a mode; None means the model's own choice."""
         return self.no_think if mode is Mode.NO_THINK else max(self.think, self.no_think)
 
 
@@ -50,11 +50,11 @@ def make_request(
 
 
 def stream_of(problem: Problem, index: int) -> int:
-    """The random stream of a problem's response at `index`: the same whatever else is sampled."""
+    """Return the random stream of a problem's response at `index`, which does not depend on what else is sampled."""
     return int(problem.id, 16) + index * STREAM_STEP
 
 
 def stream_seed(seed: int, *purpose: str | int) -> int:
-    """Derive the seed of one purpose (for example a training step) from the run's seed."""
+    """Return the seed, 64 bits, of one purpose (for example a training step), derived from the run's seed."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,7 +1,6 @@
 """Completing prompts that have no reference answer: modes, the threshold on P(no_think), batches.
 
-For serving and for harnesses.
-Nothing is graded here and no log-probability is kept; `sampler.py` does both.
+For serving and for harnesses. Responses are not graded here and log-probabilities are not kept; `sampler.py` does both.
 """
 
 from __future__ import annotations

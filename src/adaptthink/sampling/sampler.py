@@ -23,7 +23,7 @@ from adaptthink.sampling.reading import Response, read_response
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
 from adaptthink.timing import Clock
 
-UNGRADED = 256  # problems whose responses wait to be graded, before no more are drawn
+UNGRADED = 256  # at most so many problems wait to be graded before sampling pauses
 
 OnFinished = Callable[[int, int], None]  # called with numbers of responses that ended and of their tokens
 
@@ -39,7 +39,7 @@ class Rollout:
     num_forced: int  # of the response's first tokens
     response: Response
     grade: Grade
-    weight: float = 1.0  # in the loss: 1 / the probability with which this sample was drawn at all
+    weight: float = 1.0  # in the loss: 1 / the probability with which this sample was kept
 
     @property
     def mode(self) -> Mode:
@@ -54,7 +54,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How responses are drawn."""
+    """How responses are sampled."""
 
     max_tokens: MaxTokens
     temperature: float
@@ -64,12 +64,12 @@ class Sampling:
 
 KeepProbability = Callable[
     [Problem, Mode | None], float
-]  # with which a sample of a problem in a mode is drawn, in (0, 1]
+]  # with which a sample of a problem in a mode is kept, in (0, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What a completion answers."""
+    """A request in progress: its problem, and what its rollout needs."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -79,7 +79,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What turns problems into graded responses: an engine, and what is needed to speak to it in text."""
+    """Turns problems into graded responses: an engine, tokenizer, think template and grader."""
 
     engine: Engine
     tokenizer: Any
@@ -88,15 +88,15 @@ class Sampler:
     clock: Clock = field(default_factory=Clock)
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
-        """Token ids of a problem's prompt, up to the decision token."""
-        return prompt_ids(self.tokenizer, self.template, problem.prompt)
+        """Return the token ids of a problem's prompt, up to the decision token."""
+        return encode_prompt(self.tokenizer, self.template, problem.prompt)
 
     def read(self, completion: Completion) -> Response:
-        """The response that a completion is."""
+        """Return the response of a completion."""
         return read_response(self.tokenizer, self.template, completion)
 
     def make_rollout(self, pending: Pending, completion: Completion, response: Response, grade: Grade) -> Rollout:
-        """Put a graded completion down, log-probabilities as they came."""
+        """Return a graded completion as a rollout, with the engine's log-probabilities."""
         return Rollout(
             problem=pending.problem,
             prompt_ids=pending.prompt_ids,
@@ -110,7 +110,7 @@ class Sampler:
 
 
 def keep_all(_: Problem, __: Mode | None) -> float:
-    """The uniform design: every sample is drawn."""
+    """Return 1: every sample is kept."""
     return 1.0
 
 
@@ -124,12 +124,12 @@ def draw(
     keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
-    """Draw one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
+    """Return one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
 
     Think mode is forced by its prefix if `force_think_start`, else by banning the no_think decision token, so that the
-    model opens its thought in its own way. Log-probabilities are the engine's own. Random streams follow from the
-    problem's id and the position in `modes`, so a response does not depend on what else is drawn. Each is drawn with
-    the probability that `chance` gives, and its weight is the inverse of that.
+    model begins its thinking in its own way. Log-probabilities are the engine's own. Random streams follow from the
+    problem's id and the position in `modes`, so a response does not depend on what else is sampled. Each is kept with
+    probability `keep_probability`, and its weight is the inverse of that.
     """
     template = sampler.template
     requests: list[Request] = []
@@ -162,11 +162,11 @@ def draw_free(
     at_once: int,
     on_finish: OnFinished | None = None,
 ) -> None:
-    """Draw `samples` free responses of each problem; `take` gets a problem with its responses once all have ended.
+    """Sample `samples` unconstrained responses of each problem; call `take` with a problem and its responses.
 
-    They are those of `draw` with as many times None. Problems come in order, `at_once` at a time; with an engine that
-    streams, a problem begins as soon as there is room and comes when it is done, in whatever order, and `take` is
-    called on a thread of its own.
+    They equal those of `draw` with modes of None. Problems are processed in order, `at_once` at a time. With an engine
+    that streams, a problem starts as soon as a slot is free and is taken when it is done, in any order, on a thread of
+    its own.
     """
     if isinstance(sampler.engine, Streaming):
         stream_free(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
@@ -187,8 +187,10 @@ def stream_free(
     take: Callable[[Problem, list[Rollout]], None],
     on_finish: OnFinished | None,
 ) -> None:
-    """Do what `draw_free` does with an engine that streams; problems are read, graded and taken beside it."""
-    begun: dict[int, tuple[Pending, dict[int, Completion]]] = {}  # by the problem's number: what has ended, by position
+    """Do what `draw_free` does, with an engine that streams; responses are read and graded on another thread."""
+    begun: dict[
+        int, tuple[Pending, dict[int, Completion]]
+    ] = {}  # by the problem's number: its completions, by position
     ended: deque[Future[None]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -237,7 +239,7 @@ def generate_and_grade(
     sampling: Sampling,
     on_finish: OnFinished | None,
 ) -> list[Rollout]:
-    """Complete and grade all requests; what has ended is read and graded while the others are still generated."""
+    """Return the rollouts of all requests; completions are read and graded while others are still generated."""
     ended: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
     responses: dict[int, Response] = {}  # by index, in the order in which they ended
 

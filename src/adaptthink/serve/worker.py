@@ -1,6 +1,6 @@
-"""The one thread that generates: what waits is gathered, and answered as one batch.
+"""The one thread that generates: all waiting requests are completed as one batch.
 
-What comes in while a batch is generated waits for the next one. A response is handed over as soon as it ends.
+Requests that arrive during a batch wait for the next one. A request's completions are returned as soon as they end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adaptthink.sampling.responses import PromptCompletions, PromptRequest, comp
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request, and where its completions go."""
+    """A request, and the future that gets its completions."""
 
     request: PromptRequest
     result: Future[PromptCompletions] = field(default_factory=Future)
@@ -32,17 +32,17 @@ class Worker:
         self.thread = Thread(target=self._run, name="adaptthink-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self.thread.start()
 
     def submit(self, request: PromptRequest) -> Future[PromptCompletions]:
-        """Queue a request; the future holds its completions, or the error that generating them ended in."""
+        """Queue a request; return the future of its completions, or of the error that generating them raised."""
         job = Job(request)
         self.waiting.put(job)
         return job.result
 
     def close(self) -> None:
-        """Complete what waits already, then stop."""
+        """Complete all waiting requests, then stop."""
         self.waiting.put(None)
         self.thread.join()
 
@@ -69,7 +69,7 @@ class Worker:
                 seed=self.seed,
                 on_completed=lambda index, result: jobs[index].result.set_result(result),
             )
-        except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must get it, and others go on)
+        except Exception as error:  # noqa: BLE001  (waiting callers must get any error, and the worker must go on)
             for job in jobs:
                 if not job.result.done():
                     job.result.set_exception(error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, failed_share, reward
+from adaptthink.grading import Verdict, compute_failed_share, compute_reward
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
@@ -50,7 +50,7 @@ def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
     for mode in Mode:
         own = [one for one in rollouts if one.mode is mode]
         gradable = [one for one in own if one.verdict is not Verdict.REFERENCE_UNPARSABLE]
-        metrics[f"reward_{mode}"] = weighted_mean((reward(one.verdict), one.weight) for one in gradable)
+        metrics[f"reward_{mode}"] = weighted_mean((compute_reward(one.verdict), one.weight) for one in gradable)
         metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
         metrics[f"truncated_share_{mode}"] = weighted_mean(
             (one.verdict is Verdict.TRUNCATED, one.weight) for one in own
@@ -84,7 +84,7 @@ def is_probe_due(config: TrainConfig, step: int) -> bool:
 
 def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) -> None:
     """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
-    share = failed_share(verdict for verdicts in recent for verdict in verdicts)
+    share = compute_failed_share(verdict for verdicts in recent for verdict in verdicts)
     if share > limit:
         raise UserError(
             f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "

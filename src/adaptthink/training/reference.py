@@ -23,9 +23,9 @@ import numpy as np
 
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, mean_reward
+from adaptthink.grading import Verdict, compute_mean_reward
 from adaptthink.problems import Problem
-from adaptthink.problems.table import Selection, id_number, id_numbers
+from adaptthink.problems.table import Selection, parse_id, parse_ids
 from adaptthink.sampling.requests import MaxTokens, stream_seed
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, draw_free
 from adaptthink.storage.locks import locked
@@ -45,7 +45,7 @@ class Reference:
     @property
     def reward(self) -> float | None:
         """R̄_ref(x), the mean reward; None for a problem that cannot be graded."""
-        return mean_reward(self.verdicts)
+        return compute_mean_reward(self.verdicts)
 
 
 def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def presample(
     the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
     and another process writes it.
     """
-    settings, ids_N = store_settings(config, fingerprint), id_numbers(problems)
+    settings, ids_N = store_settings(config, fingerprint), parse_ids(problems)
     rows = read_store(path, settings)
     if missing_from(rows, ids_N).any():
         with locked(path, f"reference store '{path}'"):
@@ -136,7 +136,7 @@ class Rows:
 
     def add(self, id_: str, start: int) -> None:
         """Note one more row; raises ValueError for an id that is none."""
-        self.ids.append(id_number(id_))
+        self.ids.append(parse_id(id_))
         self.starts.append(start)
 
 
@@ -162,7 +162,7 @@ class References(Mapping[str, Reference]):
 
     def look_up(self, id_: str) -> Reference:
         """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
-        key = np.uint64(id_number(id_))
+        key = np.uint64(parse_id(id_))
         index = np.searchsorted(self.ids_N, key, sorter=self.order_N)
         if index == len(self) or self.ids_N[self.order_N[index]] != key:
             raise KeyError(id_)

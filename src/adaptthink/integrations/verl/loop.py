@@ -25,7 +25,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
-from adaptthink.models.loading import end_tokens
+from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, probe
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
@@ -65,7 +65,7 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:  # it has no such file
         generation = GenerationConfig()
-    return frozenset(end_tokens(generation, tokenizer))
+    return frozenset(read_eos_ids(generation, tokenizer))
 
 
 def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
