@@ -99,9 +99,9 @@ def run_step(point: Point) -> dict[str, Any]:
     seconds = []
     for step in (1, 2):
         started = time.perf_counter()
-        rollouts = collect(sampler, choose_problems(requested, point.prompts, config.seed, step), config, step)
+        rollouts = collect(sampler, choose_problems(problems, point.prompts, config.seed, step), config, step)
         sampled = time.perf_counter()
-        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        advantages_N = compute_step_advantages(rollouts, reference, config)
         update(model, optimizer, rollouts, advantages_N, config, step)
         seconds.append((sampled - started, time.perf_counter() - sampled))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
@@ -157,7 +157,7 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("presample")
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
         rollouts = collect(sampler, chosen, config, step=1)
-        compute_step_advantages(rollouts, reference, config, sampler.template)
+        compute_step_advantages(rollouts, reference, config)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
         evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation")

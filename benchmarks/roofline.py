@@ -59,11 +59,11 @@ def main() -> None:
     for step in range(1, arguments.repetitions + 2):
         machine = measure_machine(policy.model.device, dtype)
         sampler.clock.take()
-        rollouts = collect(sampler, choose_problems(requested, arguments.prompts, config.seed, step), config, step)
+        rollouts = collect(sampler, choose_problems(problems, arguments.prompts, config.seed, step), config, step)
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        advantages_N = compute_step_advantages(rollouts, reference, config)
         update(policy.model, optimizer, rollouts, advantages_N, config, step)
         updated = time.perf_counter() - started
         row = {

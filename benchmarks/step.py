@@ -86,8 +86,8 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     for step in range(1, steps + 2):
         wait_for_turn()
         started = time.perf_counter()
-        rollouts = collect(sampler, choose_problems(requested, num_prompts, config.seed, step), config, step)
-        advantages_N = compute_step_advantages(rollouts, reference, config, sampler.template)
+        rollouts = collect(sampler, choose_problems(problems, num_prompts, config.seed, step), config, step)
+        advantages_N = compute_step_advantages(rollouts, reference, config)
         update(policy.model, optimizer, rollouts, advantages_N, config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 

@@ -59,7 +59,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     from pyarrow import parquet  # noqa: PLC0415
 
     from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
-    from adaptthink.problems.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
     problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
@@ -73,7 +73,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
         for index, problem in enumerate(
             problem
             for step in range(1, num_steps + 1)
-            for problem in choose_problems(requested, num_prompts, TrainConfig().seed, step)
+            for problem in choose_problems(problems, num_prompts, TrainConfig().seed, step)
         )
     ]
     parquet.write_table(pa.Table.from_pylist(rows), path)

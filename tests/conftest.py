@@ -15,7 +15,7 @@ import torch
 from patience import PATIENCE
 
 from adaptthink.grading import pool
-from adaptthink.models.loading import Policy, eos_ids
+from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 

@@ -705,7 +705,7 @@ def test_an_interrupt_leaves_nothing_hanging(server):
     try:
         wait_until(lambda: server.together == 8 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
+        _, message = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert server.most_together == 8

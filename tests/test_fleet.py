@@ -142,14 +142,14 @@ def test_what_a_server_fails_on_goes_to_others_and_it_comes_back(servers, expect
     assert stream(fleet, requests()) == expected
     assert 1 <= fleet.servers[0].faults <= 5
     assert fleet.servers[1].faults == fleet.servers[2].faults == 0
-    assert said[0].startswith(f"{servers[0].url} is set aside: ")
+    assert messages[0].startswith(f"{servers[0].url} is unhealthy: ")
 
     def is_back():
         stream(fleet, requests())
-        return f"{servers[0].url} is back" in said and fleet.servers[0].responses > 0
+        return f"{servers[0].url} is healthy again" in messages and fleet.servers[0].responses > 0
 
     wait_until(is_back)
-    assert fleet.servers[0].seconds_aside > 0
+    assert fleet.servers[0].unhealthy_seconds > 0
 
 
 @pytest.fixture
@@ -158,25 +158,25 @@ def stopped(monkeypatch):
     monkeypatch.setattr(fleet_module, "time", SimpleNamespace(monotonic=lambda: 50.0))
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_asks(servers, stopped):
+def test_a_server_gets_nothing_until_its_retry_after(servers, stopped):
     servers[0].bad = lambda call: (429, {"Retry-After": "77"})
     fleet = make(servers[:2])
     health_checks = servers[0].health_checks
     assert len(stream(fleet, requests())) == 60
-    assert fleet.servers[0].rests_until == 50 + 77
-    assert servers[0].looks == looks
+    assert fleet.servers[0].retry_at == 50 + 77
+    assert servers[0].health_checks == health_checks
 
 
-def test_pauses_grow_until_a_draw_is_answered(stopped):
+def test_the_backoff_grows_until_a_request_is_answered(stopped):
     fleet, server = Fleet(["http://one"], [EOS], "tiny", 1, PROBE, lambda text: None), Server("http://one")
     backoffs = []
     for _ in range(5):
-        fleet._set_aside(server, UserError("no"))
-        pauses.append(server.rests_until - 50)
-    for pause, full in zip(pauses, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
-        assert full / 2 - 1e-9 <= pause <= full + 1e-9
-    fleet._set_aside(server, UnansweredError("busy", 9.0))
-    assert server.rests_until == 50 + 9
+        fleet._mark_unhealthy(server, UserError("no"))
+        backoffs.append(server.retry_at - 50)
+    for backoff, full in zip(backoffs, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
+        assert full / 2 - 1e-9 <= backoff <= full + 1e-9
+    fleet._mark_unhealthy(server, UnansweredError("busy", 9.0))
+    assert server.retry_at == 50 + 9
 
 
 def test_a_server_that_hangs_holds_nothing_up(servers, expected):

@@ -343,8 +343,8 @@ def test_parsable_references(stand_in, overrun):
         ("C", AnswerKind.CHOICE),
         ("7", AnswerKind.CHOICE),
     ]
-    assert parsable_references(references, limits=limits) == [True, True, False, False, True, False, True, False]
-    assert parsable_references([], limits=limits) == []
+    assert find_parsable(references, limits=limits) == [True, True, False, False, True, False, True, False]
+    assert find_parsable([], limits=limits) == []
 
 
 PLAIN = """

@@ -25,8 +25,8 @@ from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
-from adaptthink.modes import Mode, prompt_ids
-from adaptthink.problems.arithmetic import Split, problems
+from adaptthink.modes import Mode, encode_prompt
+from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
@@ -254,7 +254,7 @@ def test_rollouts_keep_each_modes_cap(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     settings = {"max_think_tokens": 24, "max_no_think_tokens": 5, "samples_per_problem": 4, "temperature": 1.0}
     config = check(TrainConfig, settings | {"force_think_start": False, "seed": 2})
-    rollouts = collect(sampler, problems(2, seed=1, split=Split.TRAIN), config, step=1)
+    rollouts = collect(sampler, generate_problems(2, seed=1, split=Split.TRAIN), config, step=1)
     for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
         assert len(lengths) == len(rollouts) / 2

@@ -144,7 +144,7 @@ def record() -> None:
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
-    chosen = choose_problems(problems(2, seed=5, split=Split.TRAIN), PROBLEMS, config().seed, step=1)
+    chosen = choose_problems(generate_problems(2, seed=5, split=Split.TRAIN), PROBLEMS, config().seed, step=1)
     sampled = collect(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
     rows = [
         {

@@ -28,7 +28,7 @@ from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value
 from adaptthink.integrations.verl.settings import verl_settings
-from adaptthink.models.scoring import response_logprobs
+from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.rollout import make_loss_mask
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from adaptthink import __version__
 from adaptthink.callbacks import Callback, Callbacks
-from adaptthink.chat.base import Switch, cost
+from adaptthink.chat.base import Switch, compute_cost
 from adaptthink.cli.compare import quality_job
 from adaptthink.cli.console import (
     Price,
@@ -73,7 +73,7 @@ from adaptthink.models.loading import (
     load_tokenizer,
     load_trainee,
 )
-from adaptthink.modes import Check, describe, probe, prompt_ids
+from adaptthink.modes import Check, describe, encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen, choose_evaluation_problems, choose_training_problems, make_reading
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine

@@ -39,7 +39,7 @@ from adaptthink.models.card import write_card
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
-from adaptthink.problems.table import id_numbers
+from adaptthink.problems.table import parse_ids
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.reference import Reference, References, read_store, store_settings
 from adaptthink.training.train import choose_problems, select_gradable

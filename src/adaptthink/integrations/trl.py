@@ -44,7 +44,7 @@ from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import Ratio, policy_loss
-from adaptthink.problems import Problem, problem_id
+from adaptthink.problems import Problem, make_problem_id
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.reading import decode
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
@@ -611,7 +611,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in summaries),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
-        "reward": mean_reward(one.verdict for one in summaries),
+        "reward": compute_mean_reward(one.verdict for one in summaries),
     }
     metrics |= describe_rollouts(summaries)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]

@@ -181,19 +181,19 @@ def choose_evaluation_problems(
 
 
 def hold_out(problems: Sequence[Problem], per_level: int) -> tuple[Sequence[Problem], list[Problem]]:
-    """Return problems to train on and held-out ones: those with the smallest ids, as `training_problems` chooses.
+    """Return problems to train on and held-out ones: those with the smallest ids, as `choose_training_problems` does.
 
     Held out are `per_level` times the number of levels, but at most a tenth. Raises UserError for fewer than ten.
     """
-    ids_N = id_numbers(problems)
-    first = first_of_each(ids_N)
+    ids_N = parse_ids(problems)
+    first = find_first_of_each(ids_N)
     count = min(per_level * len({problem.level for problem in problems}), int(HELD_OUT_SHARE * len(first)))
     if not count:
         raise UserError(f"{len(first)} problems are too few to train on; at least {int(1 / HELD_OUT_SHARE)}")
     return Selection(problems, np.sort(first[count:])), [problems[number] for number in first[:count]]
 
 
-def every_problem(
+def read_every_problem(
     name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading
 ) -> Iterator[Problem | BadRow]:
     """Yield all problems of a name, one by one, with repeats and with rows that cannot be used."""

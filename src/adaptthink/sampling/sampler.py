@@ -16,7 +16,7 @@ from typing import Any
 
 from adaptthink.engines.base import Completion, Engine, Request, Streaming
 from adaptthink.grading import Grade, Verdict
-from adaptthink.modes import Mode, ThinkTemplate, prompt_ids
+from adaptthink.modes import Mode, ThinkTemplate, encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
 from adaptthink.sampling.reading import Response, read_response

@@ -10,10 +10,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
-from adaptthink.grading import mean_reward
-from adaptthink.models.loading import arithmetic_dtype
+from adaptthink.grading import compute_mean_reward
+from adaptthink.models.loading import choose_dtype
 from adaptthink.modes import Mode
-from adaptthink.planning.roofline import Machine, Shape, generation_bound, measure_machine, shape_of, update_bound
+from adaptthink.planning.roofline import (
+    Machine,
+    Shape,
+    compute_generation_bound,
+    compute_update_bound,
+    measure_machine,
+    read_shape,
+)
 from adaptthink.problems import Problem
 from adaptthink.sampling.requests import MaxTokens, stream_seed
 from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, draw
@@ -38,8 +45,8 @@ class Roofline:
 
 def measure_roofline(model: PreTrainedModel, config: TrainConfig) -> Roofline:
     """Measure the machine in the arithmetic in which the model generates; about a second."""
-    dtype = arithmetic_dtype(model, config)
-    return Roofline(measure_machine(model.device, dtype), shape_of(model, dtype))
+    dtype = choose_dtype(model, config)
+    return Roofline(measure_machine(model.device, dtype), read_shape(model, dtype))
 
 
 def describe_step(
@@ -81,8 +88,8 @@ def roofline_seconds(roofline: Roofline, rollouts: Sequence[Rollout], advantages
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {
-        "generate_roofline_seconds": generation_bound(roofline.shape, roofline.machine, prompts, responses),
-        "update_roofline_seconds": update_bound(
+        "generate_roofline_seconds": compute_generation_bound(roofline.shape, roofline.machine, prompts, responses),
+        "update_roofline_seconds": compute_update_bound(
             roofline.shape,
             roofline.machine,
             [prompts[index] for index in chosen],
@@ -111,7 +118,7 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
     return {
-        "probe_accuracy": mean_reward(rollout.verdict for rollout in rollouts),
+        "probe_accuracy": compute_mean_reward(rollout.verdict for rollout in rollouts),
         "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "probe_sampled_no_think_share": fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
     }

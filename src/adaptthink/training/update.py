@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
-from adaptthink.models.batches import micro_batches
-from adaptthink.models.loading import arithmetic_dtype
-from adaptthink.models.scoring import can_share, checkpoint_gradients, pad, response_logprobs
+from adaptthink.models.batches import make_micro_batches
+from adaptthink.models.loading import choose_dtype
+from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, policy_loss
 from adaptthink.sampling.sampler import Rollout
@@ -75,7 +75,7 @@ def accumulate_gradients(
     responses = [rollouts[index].response_ids for index in chosen]
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
-    for batch in micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
+    for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
         result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
@@ -98,8 +98,8 @@ def batch_loss(
     """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
     prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
-    with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic_dtype(model, config) == torch.bfloat16):
-        logprob_BT = response_logprobs(model, prompts, responses, config.temperature, shared=shared)
+    with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):
+        logprob_BT = compute_response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     return policy_loss(
         logprob_BT,  # log π_θ
         pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),  # log π_IS
