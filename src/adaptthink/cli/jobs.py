@@ -33,7 +33,7 @@ from adaptthink.cli.console import (
     show_servers,
     show_table,
 )
-from adaptthink.config.schema import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink.config.schema import HOW, EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
@@ -156,7 +156,7 @@ def train_job(
     check_store_outside(reference_store, run, clean=clean)
     problems, held_out = load_training_problems(config)
     policy = load_trainee(config)
-    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
+    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
     sampler = make_sampler(policy, make_engine(policy, config), config)
     reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
     seconds = train_and_save(policy, sampler, problems, reference, held_out, config, run, profiled=profiled)
@@ -317,7 +317,10 @@ def summarise_folder(
     `summary.json` says what the folder holds on these problems in the other modes too.
     """
     with counter("answers graded") as graded:
-        grade_folder(folder, boxed_only=config.boxed_only, limits=Limits(config.grading_seconds), on_grade=graded)
+        limits = Limits(config.grading_seconds)
+        changes = grade_folder(folder, boxed_only=config.boxed_only, limits=limits, on_grade=graded)
+    if changes:
+        console.print(f"graded again, as the grader has changed: {', '.join(changes)}")
     wanted = {problem.id for problem in problems}
     outcomes = [
         one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
@@ -439,7 +442,7 @@ def demo_job(
         problems, held_out = load_training_problems(config)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
-    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
+    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
     with phase("reference"):
         engine = make_engine(policy, config)
         sampler, evaluation_sampler = (make_sampler(policy, engine, settings) for settings in (config, evaluation))
