@@ -9,7 +9,7 @@ from adaptthink.config.schema import HOW, TrainConfig
 from adaptthink.models.loading import is_hub_id
 
 PAPER = "2505.13417"
-LEFT_OUT = HOW | {"engine", "gpus_per_node", "model", "nodes"}
+EXCLUDED = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 
 
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
@@ -25,7 +25,7 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text(config, backend, settings)}").save(folder / "README.md")
 
@@ -43,7 +43,7 @@ response with the token that ends a thought where it expects thinking to buy not
 {config.samples_per_problem} responses.
 * delta {config.delta:g}: how much accuracy an answer without a thought may cost. Share of forced no_think samples \
 {config.no_think_share:g}, ratio {config.ratio}, clip {config.clip:g}, learning rate {config.learning_rate:g}.
-* Caps in training: {config.max_think_tokens} tokens thinking, {config.max_no_think_tokens} not thinking.
+* Longest responses in training: {config.max_think_tokens} tokens thinking, {config.max_no_think_tokens} not.
 * Backend: {backend}.
 
 `adaptthink evaluate FOLDER` measures accuracy, length and the share of answers without a thought; `adaptthink
