@@ -11,8 +11,9 @@ import adaptthink
 SOURCE = Path(adaptthink.__file__).parent
 LAYERS = (  # from the bottom to the top; a room imports from layers below its own, and from itself
     {"", "callbacks", "errors", "objective", "timing"},  # "": the package itself
+    {"storage"},  # files of any content: it knows nothing of what is stored
     {"config", "grading", "modes"},
-    {"engines", "problems", "storage"},
+    {"engines", "problems"},
     {"chat", "models"},
     {"planning", "sampling"},
     {"evaluation", "serve", "training"},
@@ -114,7 +115,8 @@ def at_the_top(source):
         ("adaptthink.modes", "if TYPE_CHECKING:\n    from adaptthink.models.loading import Policy"),
         ("adaptthink.problems.files", "from ..sampling.sampler import draw"),
         ("adaptthink.problems.files", "from .. import sampling"),
-        ("adaptthink.problems.files", "from adaptthink.storage.runs import write_json"),  # sideways
+        ("adaptthink.problems.files", "from adaptthink.engines.base import Engine"),  # sideways
+        ("adaptthink.storage.runs", "from adaptthink.config.schema import HOW"),
         ("adaptthink.models.loading", "from adaptthink.training.reference import presample"),
         ("adaptthink.sampling.sampler", "from adaptthink.training.train import train"),
         ("adaptthink.sampling.sampler", "from adaptthink.planning.roofline import Machine"),  # sideways

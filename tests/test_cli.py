@@ -350,8 +350,9 @@ def test_resume_with_other_settings(complaint, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(settings))
     assert complaint("train", "toy_cpu", "--delta", "0.1", "--seed", "4", "--output", "run", "--resume") == (
-        "cannot resume 'run' with other settings: "
-        f"seed was 0 and is now 4, delta was {settings['delta']} and is now 0.1"
+        "run 'run' was made with other settings: "
+        f"seed was 0 and is now 4, delta was {settings['delta']} and is now 0.1; "
+        "return to the old ones or give another path"
     )
 
 

@@ -12,14 +12,16 @@ from adaptthink.cli.markdown import Sheet, markdown
 from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import Row, check_alike, compare, differences, read_rows, sets_of
 from adaptthink.evaluation.statistics import plain, share_difference
+from adaptthink.grading.identity import Grader
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 
+GRADER = Grader(1, boxed_only=True, seconds=2.0, libraries={"sympy": "1.14.0"})
 A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
 B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]
 
 
-def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), requested="auto", setting=SETTING, grader="g"):
+def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), requested="auto", setting=SETTING, grader=GRADER):
     """A row from one list of right and wrong for each problem; `tokens` one number for each."""
     made = []
     for problem, values, count in zip(problems, rights, tokens, strict=True):
@@ -132,9 +134,13 @@ def test_how_the_mode_is_told_matters_where_it_is_told():
 
 
 def test_other_problems_and_other_graders_are_refused_by_name():
-    fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader="h")
-    with pytest.raises(UserError, match=r"new was graded by another grader.*1 problems are in base only \(.*'b3'\)"):
+    other = replace(GRADER, seconds=5.0, libraries={"sympy": "1.13.3"})
+    fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader=other)
+    with pytest.raises(UserError, match=r"1 problems are in base only \(.*'b3'\)") as caught:
         check_alike([BASE, NEW, fewer])
+    assert "the grader's seconds is 2.0 in base and 5.0 in new" in str(caught.value)
+    assert "the grader's sympy is 1.14.0 in base and 1.13.3 in new" in str(caught.value)
+    assert "boxed_only" not in str(caught.value)
     check_alike([BASE, NEW])
 
 

@@ -1,4 +1,4 @@
-"""Scores and deltas against hand-computed numbers; what is drawn, and what of it is kept."""
+"""Scores and deltas against hand-computed numbers; what is sampled, and what of it is kept."""
 
 import json
 import math
@@ -124,7 +124,7 @@ def evaluate(sampler, folder, requested, **settings):
     return seen
 
 
-def test_asked_modes_are_obeyed(sampler, tmp_path):
+def test_requested_modes_are_obeyed(sampler, tmp_path):
     evaluate(sampler, tmp_path / "e", ("think", "no_think"), samples_per_problem=2)
     samples = list(read_samples(tmp_path / "e"))
     assert {sample.key for sample in samples} == {
@@ -133,10 +133,10 @@ def test_asked_modes_are_obeyed(sampler, tmp_path):
     for sample in samples:
         assert sample.mode == sample.requested
         assert sample.tokens <= (4 if sample.requested == "no_think" else 9)
-    assert len({sample.seed for sample in samples}) == 2  # one for each asked mode
+    assert len({sample.seed for sample in samples}) == 2  # one for each requested mode
 
 
-def test_what_is_there_is_not_drawn_again_and_the_rest_is_as_it_would_have_been(sampler, tmp_path):
+def test_what_is_there_is_not_sampled_again_and_the_rest_is_as_it_would_have_been(sampler, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     evaluate(sampler, whole, ("auto", "no_think"), samples_per_problem=3)
     evaluate(sampler, parts, ("auto",), samples_per_problem=1)
@@ -159,7 +159,9 @@ def test_a_killed_evaluation_goes_on(sampler, tmp_path):
 
 def test_another_setting_is_refused_by_name(sampler, tmp_path):
     evaluate(sampler, tmp_path / "e", ("auto",))
-    with pytest.raises(UserError, match=r"temperature was 0\.6 and is now 1\.0; give another --output"):
+    with pytest.raises(
+        UserError, match=r"temperature was 0\.6 and is now 1\.0; return to the old ones or give another path"
+    ):
         evaluate(sampler, tmp_path / "e", ("auto",), temperature=1.0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -230,7 +232,7 @@ def test_a_response_is_kept_in_its_two_parts(random_policy):
 
 
 def write(folder, answers):
-    """Make a folder with given answers to the first problem, whose gold is 1."""
+    """Make a folder with given answers to the first problem, whose reference answer is 1."""
     sample_missing(
         lambda queries, take: [take(sample) for sample in answers],
         folder,
@@ -245,7 +247,7 @@ def sample_with(random_policy, text, index, finish=Finish.STOP):
     return replace(read(random_policy, text, finish), index=index)
 
 
-def test_another_grader_grades_again_and_draws_nothing(random_policy, tmp_path):
+def test_another_grader_grades_again_and_samples_nothing(random_policy, tmp_path):
     texts = ["</think>\\boxed{1}", "</think>the answer is 1", "</think>\\boxed{2}"]
     samples = [sample_with(random_policy, text, index) for index, text in enumerate(texts)]
     cut = sample_with(random_policy, "</think>\\boxed{1}", 3, Finish.LENGTH)

@@ -366,11 +366,17 @@ def test_lines_are_graded_in_order_and_bad_ones_are_named():
         json.dumps({"response": "hm</think>\\boxed{\\frac12}", "gold": "0.5"}),
         "not json",
         json.dumps({"response": "The answer is (C).", "gold": "C", "kind": "choice"}),
-        json.dumps({"response": "18", "gold": 18}),
+        json.dumps({"response": "18", "reference_answer": 18, "source": "gsm8k"}),
         json.dumps({"response": "\\boxed{18}", "gold": 18, "finished": False}),
         json.dumps({"response": "18", "gold": 18, "kind": "maths"}),
-        json.dumps({"response": "18"}),
+        json.dumps({"response": "18", "solution": "18"}),
         "[1]",
+        json.dumps({"response": "18", "answer": "So it is 18.\n#### 18"}),
+        json.dumps({"response": "18", "answer": "17", "gold": 19, "reference_answer": "18"}),
+        json.dumps({"response": "18", "answer": "17", "gold": 18, "reference_answer": None}),
+        json.dumps({"response": "18", "gold": [18]}),
+        json.dumps({"completion": "18", "gold": 18}),
+        "{}",
     )
     assert [(row["line"], row["verdict"], row["extracted"], row["rule"]) for row in rows] == [
         (1, "correct", "\\frac12", "number"),
@@ -381,13 +387,22 @@ def test_lines_are_graded_in_order_and_bad_ones_are_named():
         (6, "error", None, "form"),
         (7, "error", None, "form"),
         (8, "error", None, "form"),
+        (9, "correct", "18", "exact"),
+        (10, "correct", "18", "exact"),
+        (11, "correct", "18", "exact"),
+        (12, "error", None, "form"),
+        (13, "error", None, "form"),
+        (14, "error", None, "form"),
     ]
-    assert tally.verdicts == {"correct": 3, "truncated": 1}
+    assert tally.verdicts == {"correct": 6, "truncated": 1}
     assert tally.bad_lines == [
         "line 2: not valid JSON: Expecting value",
         "line 6: unknown kind 'maths'; choose math, choice, reasoning_gym",
-        "line 7: 'gold' is missing or no text",
-        "line 8: expected a JSON object with 'response' and 'gold', found list",
+        "line 7: 'reference_answer' is missing (so are 'gold' and 'answer'); found 'response', 'solution'",
+        "line 8: expected a JSON object, found list",
+        "line 12: 'gold' must be text or a number, found list",
+        "line 13: 'response' is missing or no text; found 'completion', 'gold'",
+        "line 14: 'response' is missing or no text; found no field",
     ]
 
 
@@ -399,7 +414,9 @@ def run_grade(*arguments):
 
 def test_the_command_writes_a_verdict_a_line_and_names_bad_lines(tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "new/out.jsonl"
-    source.write_bytes(b'{"response": "\\\\boxed{x(x+1)}", "gold": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}\n')
+    source.write_bytes(
+        b'{"response": "\\\\boxed{x(x+1)}", "reference_answer": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}'
+    )
     done = run_grade(source, "--json", target, "--seconds", PATIENCE)
     assert (done.returncode, done.stderr) == (
         0,
@@ -426,4 +443,6 @@ def test_the_command_refuses_to_overwrite_its_input_or_to_grade_nothing(tmp_path
         assert done.returncode == 2
         assert complaint in done.stderr
         assert len(done.stderr.splitlines()) == 1
+    assert run_grade(source, "--json", tmp_path / "out.jsonl").returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert source.read_text() == "[]\n"

@@ -441,7 +441,7 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
     with pytest.raises(UserError, match=r"more than max_think_tokens = 128"):
         find_lengths(config.model_copy(update={"max_think_tokens": 128}), None, 50, 200, store)
     store.write_text('{"settings": {}}\nnothing\n')
-    with pytest.raises(UserError, match="line 2: no row of a reference store"):
+    with pytest.raises(UserError, match="line 2: damaged"):
         find_lengths(config, None, None, 200, store)
     with pytest.raises(UserError, match="make one with: adaptthink presample"):
         find_lengths(config, None, None, 200, tmp_path / "none.jsonl")

@@ -250,10 +250,10 @@ def test_malformed_json_is_named(run, name):
         write_report(run)
 
 
-def test_repeated_steps_of_a_resumed_run_count_once(run):
+def test_repeated_steps_count_once_and_the_first_counts(run):
     write_lines(run / "metrics.jsonl", [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 6.0}, {"step": 1, "loss": 7.0}])
     loss = row(markdown_rows(write_report(run)[1].read_text()), "Loss")
-    assert loss == ["Loss", "", "7", "6", "6", "7"]
+    assert loss == ["Loss", "", "5", "6", "5", "6"]
 
 
 def test_null_is_a_gap_and_an_absent_key_is_not():

@@ -581,8 +581,8 @@ def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_comp
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"max_completion_length": 48}, "made with other settings: max_tokens 24, now 48"),
-        ({"boxed_only": False}, "made with other settings: boxed_only True, now False"),
+        ({"max_completion_length": 48}, "made with other settings: max_tokens was 24 and is now 48"),
+        ({"boxed_only": False}, "made with other settings: boxed_only was True and is now False"),
     ],
 )
 def test_a_store_that_was_cut_or_graded_otherwise_is_refused_before_the_model_is_loaded(

@@ -390,7 +390,8 @@ def doctor(
 
 def grade(
     file: Annotated[
-        Path, Parameter(help="JSONL: response, gold and, if not math, kind (choice); finished: false if it was cut.")
+        Path,
+        Parameter(help="JSONL: response, reference_answer and, if not math, kind (choice); finished: false if cut."),
     ],
     /,
     *,

@@ -34,7 +34,7 @@ from adaptthink.cli.console import (
     show_servers,
     show_table,
 )
-from adaptthink.config.schema import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink.config.schema import HOW, EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
@@ -165,7 +165,7 @@ def train_job(
     problems, held_out = load_training_problems(config)
     policy = load_trainee(config)
     settings = config.model_dump(mode="json")
-    open_run(run, settings, resume=resume, clean=clean)
+    open_run(run, settings, ignoring=HOW, resume=resume, clean=clean)
     observers = Callbacks([StepPrinter(config.steps), *callbacks])
     with observers.reporting("train", settings, run) as result:
         sampler = make_sampler(policy, make_engine(policy, config), config)
@@ -318,7 +318,10 @@ def summarise_folder(
     `summary.json` says what the folder holds on these problems in the other modes too.
     """
     with counter("answers graded") as graded:
-        grade_folder(folder, boxed_only=config.boxed_only, limits=Limits(config.grading_seconds), on_grade=graded)
+        limits = Limits(config.grading_seconds)
+        changes = grade_folder(folder, boxed_only=config.boxed_only, limits=limits, on_grade=graded)
+    if changes:
+        console.print(f"graded again, as the grader has changed: {', '.join(changes)}")
     wanted = {problem.id for problem in problems}
     outcomes = [
         one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
@@ -440,7 +443,7 @@ def demo_job(
         problems, held_out = load_training_problems(config)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
-    open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
+    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
     with phase("reference"):
         engine = make_engine(policy, config)
         sampler, evaluation_sampler = (make_sampler(policy, engine, settings) for settings in (config, evaluation))

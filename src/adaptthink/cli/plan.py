@@ -39,7 +39,7 @@ from adaptthink.planning.estimate import (
 )
 from adaptthink.planning.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.planning.roofline import measure_machine
-from adaptthink.training.reference import parse_row
+from adaptthink.training.reference import read_references
 
 PROMPT_TOKENS = 200  # of a competition problem with the instruction and the chat template
 ARITHMETIC_PROMPT_TOKENS = 16  # of the embedded model's problems
@@ -153,17 +153,7 @@ def find_lengths(
 
 def measured_tokens(store: Path) -> list[int]:
     """Lengths of all thoughts in a reference store; raises UserError for a file that is none or holds none."""
-    if not store.is_file():
-        raise UserError(f"no reference store '{store}'; make one with: adaptthink presample RECIPE --output {store}")
-    tokens: list[int] = []
-    with store.open("rb") as file:
-        next(file, None)  # the settings
-        for number, line in enumerate(file, start=2):
-            if line.endswith(b"\n"):  # one without its end is being written
-                try:
-                    tokens += parse_row(line).tokens
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"{store}, line {number}: no row of a reference store") from None
+    tokens = [count for reference in read_references(store) for count in reference.tokens]
     if not tokens:
         raise UserError(f"'{store}' holds no thoughts; give a store that presample has written to")
     return tokens

@@ -23,7 +23,7 @@ import psutil
 from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.console import StepPrinter, console
 from adaptthink.cli.jobs import load_training_problems
-from adaptthink.config.schema import VerlConfig
+from adaptthink.config.schema import HOW, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
 from adaptthink.integrations.verl.settings import (
@@ -100,7 +100,7 @@ def verl_job(
     command = command_line(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
     if resume and train_file.is_file():
-        open_run(run, config.model_dump(mode="json"), resume=True)
+        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=True)
     else:
         store = existing_store(reference_store)
         check_store_outside(store, run, clean=clean)
@@ -108,7 +108,7 @@ def verl_job(
         reference = stored_reference(config, problems, store)
         chosen = gradable_problems(problems, reference, config)
         check_prompts([*held_out, *chosen], config)
-        open_run(run, config.model_dump(mode="json"), resume=resume, clean=clean)
+        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
         write_problems(held_out_file, held_out, split=HELD_OUT)
         write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
     observers = Callbacks([StepPrinter(config.steps), *callbacks])

@@ -39,8 +39,10 @@ from adaptthink.evaluation.store import (
     read_problems,
     read_setting,
 )
+from adaptthink.grading.identity import Grader
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
+from adaptthink.storage.settings import find_changes
 
 MAY_DIFFER = {"model", "fingerprint", "seed"}  # of a setting
 
@@ -52,7 +54,7 @@ class Row:
     name: str
     requested: str
     setting: Setting
-    grader: str | None
+    grader: Grader
     problems: Mapping[str, Problem]  # those with a response that could be graded, by id
     outcomes: Sequence[Outcome]
 
@@ -145,7 +147,9 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
         raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
-    return Row(title, requested, read_setting(folder), grader_of(folder / "verdicts.jsonl"), answered, own)
+    grader = grader_of(folder / "verdicts.jsonl")
+    assert grader is not None  # its outcomes have verdicts
+    return Row(title, requested, read_setting(folder), grader, answered, own)
 
 
 # ---- what stands against a comparison -------------------------------------------------------------------------------
@@ -153,14 +157,16 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
 
 def differences(base: Row, row: Row) -> list[str]:
     """Say in what two rows differ beside their models and seeds; empty if they may be compared."""
-    before, now = asdict(base.setting), asdict(row.setting)
+    settings = find_changes(asdict(base.setting), asdict(row.setting), ignoring=MAY_DIFFER)
     found = [
-        f"{name} is {before[name]} in {base.name} and {now[name]} in {row.name}"
-        for name in before
-        if before[name] != now[name] and name not in MAY_DIFFER and not free(name, base, row)
+        f"{name} is {before} in {base.name} and {now} in {row.name}"
+        for name, before, now in settings
+        if not free(name, base, row)
     ]
-    if base.grader != row.grader:
-        found.append(f"{row.name} was graded by another grader than {base.name} (evaluate it again: nothing is drawn)")
+    found += [
+        f"the grader's {name} is {before} in {base.name} and {now} in {row.name} (evaluate again: nothing is sampled)"
+        for name, before, now in find_changes(base.grader.settings(), row.grader.settings())
+    ]
     for one, other in ((base, row), (row, base)):
         alone = [problem for problem in one.problems if problem not in other.problems]
         if alone:

@@ -1,18 +1,19 @@
 """An evaluation's samples on disk: what a model wrote, kept apart from what was made of it.
 
-evaluation.json   what the samples depend on: the model and how it was asked
+evaluation.json   what the samples depend on: the model and how it was sampled
 problems.jsonl    the problems, once each
-samples.jsonl     one line per sample as it was generated; only ever appended to
-verdicts.jsonl    what the grader says about each; made again when the grader changes
+samples.jsonl     one line per sample as it was generated
+verdicts.jsonl    which grader graded, and its verdict on each sample; made again when the grader changes
 decisions.jsonl   P(no_think) and P(think) of each problem, where the model shows them
 
-Nothing is generated twice: a folder that was interrupted, or from which more is asked, is completed. A line that an
-interruption cut is dropped, and its sample drawn again. One process at a time writes a folder.
+Nothing is generated twice: a folder that was interrupted, or of which more is requested, is completed. How the files
+are read and repaired after a crash: `storage.jsonl`. One process at a time writes a folder.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,15 +24,18 @@ from typing import Any, TypeVar
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade_all
-from adaptthink.grading.identity import grader_id
+from adaptthink.grading.identity import Grader, describe_grader
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
+from adaptthink.storage.jsonl import Appender, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import write_json
+from adaptthink.storage.settings import find_changes, refuse_changes
 
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 GRADED_AT_ONCE = 4096  # samples whose texts are held in memory
-Key = tuple[str, str, int]  # problem id, asked mode, index
+VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
+Key = tuple[str, str, int]  # problem id, requested mode, index
 T = TypeVar("T")
 
 
@@ -46,19 +50,19 @@ class Setting:
     max_think_tokens: int
     max_no_think_tokens: int
     seed: int
-    switch: str | None = None  # how a chat endpoint is told the mode; None: by the tokens of the response
+    switch: str | None = None  # how the mode is set at a chat endpoint; None: by the tokens of the response
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One response as it was generated. `index` counts the samples of a problem in an asked mode from 0."""
+    """One response as it was generated. `index` counts the samples of a problem in a requested mode from 0."""
 
     problem_id: str
     requested: str  # auto, think or no_think
     index: int
     mode: Mode  # what the response did
     thinking: str | None
-    answer: str | None  # what follows the thought, end token excluded; None if it never came to that
+    answer: str | None  # what follows the thinking, end token excluded; None for a response that never got there
     finish: Finish
     tokens: int  # of the whole response
     thinking_tokens: int | None
@@ -117,7 +121,8 @@ def claim_folder(folder: Path, setting: Setting) -> None:
     """Make an evaluation folder; raises UserError if there is one with another setting, or something else."""
     path = folder / "evaluation.json"
     if path.is_file():
-        check_setting(folder, read_setting(folder), setting)
+        old, new = asdict(read_setting(folder)), asdict(setting)
+        refuse_changes(f"evaluation folder '{folder}'", old, new, ignoring={"model"})  # the model's may have moved
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"'{folder}' is in use and holds no evaluation; give another --output")
     else:
@@ -131,42 +136,30 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
     Problems that are new to it are added.
     """
     claim_folder(folder, setting)
-    for name in ("problems.jsonl", "samples.jsonl", "decisions.jsonl"):
-        drop_cut_line(folder / name)
     known = read_problems(folder)
-    with (folder / "problems.jsonl").open("a", encoding="utf-8") as file:
+    with Appender(folder / "problems.jsonl") as file:
         for problem in problems:
             if problem.id not in known:
-                file.write(to_line(problem))
+                file.write(asdict(problem))
     return {sample.key for sample in read_samples(folder)}
-
-
-def check_setting(folder: Path, old: Setting, new: Setting) -> None:
-    """Raise UserError naming each way in which an evaluation would differ from its beginning."""
-    before, now = asdict(old), asdict(new)
-    changed = [name for name in now if before[name] != now[name] and name != "model"]  # a folder may have moved
-    if changed:
-        differences = ", ".join(f"{name} was {before[name]!r} and is now {now[name]!r}" for name in changed)
-        raise UserError(f"'{folder}' holds samples made otherwise: {differences}; give another --output")
 
 
 @contextmanager
 def sample_writer(folder: Path) -> Iterator[Callable[[Sample], None]]:
     """Yield a function that appends a sample; each is in the file when it returns."""
-    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+    with Appender(folder / "samples.jsonl") as file:
 
         def write(sample: Sample) -> None:
-            file.write(to_line(sample))
-            file.flush()
+            file.write(asdict(sample))
 
         yield write
 
 
 def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
     """Append the decisions of problems that had none."""
-    with (folder / "decisions.jsonl").open("a", encoding="utf-8") as file:
+    with Appender(folder / "decisions.jsonl") as file:
         for problem_id, decision in decisions.items():
-            file.write(json.dumps({"problem_id": problem_id} | asdict(decision)) + "\n")
+            file.write({"problem_id": problem_id} | asdict(decision))
 
 
 def grade_folder(
@@ -175,57 +168,39 @@ def grade_folder(
     boxed_only: bool = True,
     limits: Limits | None = None,
     on_grade: Callable[[int], None] | None = None,
-) -> None:
-    """Grade every sample that this grader has not graded; verdicts of another grader are replaced, all together."""
+) -> list[str]:
+    """Grade every sample that this grader has not graded; verdicts of another grader are replaced, all together.
+
+    Returns in what that other grader differed, empty if nothing was replaced.
+    """
     chosen = limits or Limits()
-    grader = grader_id(boxed_only=boxed_only, seconds=chosen.seconds)
-    path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
-    drop_cut_line(path)
-    drop_cut_line(work)
-    target = path if grader_of(path) == grader else work
-    if grader_of(target) != grader:
-        target.write_text(json.dumps({"grader": grader}) + "\n", encoding="utf-8")
-    graded = {key for key, _ in read_verdicts(target)}
     problems = read_problems(folder)
+    kinds = {problem.kind for problem in problems.values()}
+    grader = describe_grader(kinds, boxed_only=boxed_only, seconds=chosen.seconds)
+    path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
+    before = grader_of(path)
+    target = path if before == grader else work
+    if grader_of(target) != grader:
+        target.unlink(missing_ok=True)
+    graded = {key for key, _ in read_verdicts(target)}
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
-    with target.open("a", encoding="utf-8") as file:
+    with Appender(target, header={"grader": asdict(grader)}) as file:
         while batch := list(islice(missing, GRADED_AT_ONCE)):
-            submissions = [submission(sample, problems[sample.problem_id], boxed_only) for sample in batch]
+            submissions = [submission(sample, look_up(problems, sample, folder), boxed_only) for sample in batch]
             grades = grade_all(submissions, limits=chosen, on_finish=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
                 row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
-                file.write(json.dumps(row | asdict(grade)) + "\n")
-            file.flush()
+                file.write(row | asdict(grade))
     if target is work:
         work.replace(path)
+    changes = find_changes(before.settings(), grader.settings()) if before else []
+    return [f"{name} was {old} and is now {new}" for name, old, new in changes]
 
 
 def submission(sample: Sample, problem: Problem, boxed_only: bool) -> Submission:
     """What of a sample is graded: its answer, if it came to the end of one."""
     answer = sample.answer if sample.finish is Finish.STOP else None
     return Submission(answer, problem.answer, problem.kind, boxed_only)
-
-
-def to_line(record: Any) -> str:
-    """One record as a line of JSON; in ASCII, as what a server sent may hold half a character."""
-    return json.dumps(asdict(record)) + "\n"
-
-
-def drop_cut_line(path: Path) -> None:
-    """Remove what follows the last end of line: half a line that an interruption left."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, 2)
-        while end:
-            start = max(0, end - 2**16)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                file.truncate(start + found + 1)
-                return
-            end = start
-        file.truncate(0)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -246,40 +221,51 @@ def read_setting(folder: Path) -> Setting:
 
 def read_problems(folder: Path) -> dict[str, Problem]:
     """The problems of an evaluation, by id."""
-    rows = read_rows(folder / "problems.jsonl", lambda row: Problem(**row | {"kind": AnswerKind(row["kind"])}))
+    lines = read_lines(folder / "problems.jsonl")
+    rows = read_records(lines, lambda row: Problem(**row | {"kind": AnswerKind(row["kind"])}), key=lambda one: one.id)
     return {problem.id: problem for problem in rows}
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:
     """The samples of an evaluation, in the order in which they ended."""
-    return read_rows(
-        folder / "samples.jsonl",
-        lambda row: Sample(**row | {"mode": Mode(row["mode"]), "finish": Finish(row["finish"])}),
-    )
+    return read_records(read_lines(folder / "samples.jsonl"), make_sample, key=lambda sample: sample.key)
+
+
+def make_sample(row: dict[str, Any]) -> Sample:
+    """Turn a row into a sample; names that many samples share are held in memory once."""
+    names = {name: sys.intern(row[name]) for name in ("problem_id", "requested")}
+    return Sample(**row | names | {"mode": Mode(row["mode"]), "finish": Finish(row["finish"])})
 
 
 def read_decisions(folder: Path) -> dict[str, Decision]:
     """The decisions of an evaluation, by problem id; empty where the model does not show them."""
-    return dict(read_rows(folder / "decisions.jsonl", lambda row: (row.pop("problem_id"), Decision(**row))))
+    lines = read_lines(folder / "decisions.jsonl")
+    rows = read_records(lines, lambda row: (row.pop("problem_id"), Decision(**row)), key=lambda pair: pair[0])
+    return dict(rows)
 
 
 def read_verdicts(path: Path) -> Iterator[tuple[Key, Verdict]]:
     """The verdicts of one grader, by key."""
-    rows = read_rows(
-        path,
-        lambda row: (
-            None if "grader" in row else ((row["problem_id"], row["requested"], row["index"]), Verdict(row["verdict"]))
-        ),
-    )
-    return (row for row in rows if row is not None)
+    lines = read_lines(path)
+    for line in islice(lines, 1):  # which names the grader
+        read_record(line, make_grader, remedy=VERDICTS_REMEDY)
+    return read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY)
 
 
-def grader_of(path: Path) -> str | None:
-    """The grader whose verdicts a file holds; None if there is none."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8") as file:
-        return next(read_lines(path, islice(file, 1), lambda row: str(row["grader"])), None)
+def make_verdict(row: dict[str, Any]) -> tuple[Key, Verdict]:
+    """Turn a row into a sample's key and its verdict."""
+    return (sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]), Verdict(row["verdict"])
+
+
+def grader_of(path: Path) -> Grader | None:
+    """The grader whose verdicts a file holds; None if there are none."""
+    graders = (read_record(line, make_grader, remedy=VERDICTS_REMEDY) for line in islice(read_lines(path), 1))
+    return next(graders, None)
+
+
+def make_grader(row: dict[str, Any]) -> Grader:
+    """Turn the first row of verdicts into the grader that gave them."""
+    return Grader(**row["grader"])
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
@@ -294,7 +280,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
         outcomes.append(
             Outcome(
                 sample.problem_id,
-                levels[sample.problem_id],
+                look_up(levels, sample, folder),
                 sample.requested,
                 sample.index,
                 sample.mode,
@@ -308,6 +294,17 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     return outcomes
 
 
+def look_up(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
+    """Look up the problem of a sample; raises UserError if the folder has lost it."""
+    try:
+        return by_problem_id[sample.problem_id]
+    except KeyError:
+        raise UserError(
+            f"'{folder}' holds samples of problem {sample.problem_id}, but not the problem itself; run its adaptthink "
+            "evaluate again on all of its problems"
+        ) from None
+
+
 def level_name(problem: Problem) -> str:
     """A problem's level as text."""
     return "all" if problem.level is None else str(problem.level)
@@ -316,24 +313,6 @@ def level_name(problem: Problem) -> str:
 def level_order(level: str) -> tuple[int, str]:
     """Sort key that puts level 2 before level 10, and names after numbers."""
     return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
-
-
-def read_rows(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Read a JSONL file into records, nothing if there is none; raises UserError that says which line is damaged."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            yield from read_lines(path, file, make)
-
-
-def read_lines(path: Path, lines: Iterable[str], make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Read lines of JSON into records."""
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield make(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, line {number}: damaged ({error}); remove that line, and what it held is made again"
-            ) from None
 
 
 def by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> dict[str, list[float]]:
@@ -345,5 +324,5 @@ def by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -
 
 
 def gradable(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes on problems whose gold can be read; the others count nowhere."""
+    """The outcomes on problems whose reference answer can be parsed; the others count nowhere."""
     return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

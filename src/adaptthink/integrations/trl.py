@@ -510,8 +510,7 @@ def check_store(store: Path, args: AdaptThinkConfig) -> None:
     Its temperature, top_p and seed are its own (the paper draws the reference with top_p 0.95), and any K will do.
     """
     settings = store_settings(args.train_config(), "")
-    with store.open("rb") as file:
-        check_settings(store, file.readline(), {name: settings[name] for name in ("max_tokens", "boxed_only")})
+    check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")})
 
 
 def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:

@@ -9,7 +9,7 @@ from adaptthink.config.schema import HOW, TrainConfig
 from adaptthink.models.loading import is_hub_id
 
 PAPER = "2505.13417"
-LEFT_OUT = HOW | {"engine", "gpus_per_node", "model", "nodes"}
+EXCLUDED = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 
 
 def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
@@ -25,7 +25,7 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
     settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
     ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.errors import UserError
+from adaptthink.storage import jsonl
 
 Interval = tuple[float, float]
 
@@ -149,13 +150,14 @@ def read_object_if_any(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line number, object) of a JSONL file, nothing if there is no file; skip blank lines."""
-    if path.is_file():
-        with path.open("rb") as lines:
-            for count, line in enumerate(lines, start=1):
-                if line.strip():
-                    where = f"{path}, line {count}"
-                    yield where, parse(line, where, "delete the line or restore the file")
+    """Yield (file and line number, object) of a file of JSON lines, nothing if there is no file; skip blank lines.
+
+    A last line that was cut is left out, as everywhere (`storage.jsonl`).
+    """
+    for line in jsonl.read_lines(path):
+        if line.content.strip():
+            where = f"{path}, line {line.number}"
+            yield where, parse(line.content, where, "delete the line or restore the file")
 
 
 def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:

@@ -77,13 +77,13 @@ def read_run(run: Path) -> RunFolder:
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Read the training metrics in order of their steps; of a step that a resumed run repeated, the last."""
+    """Read the training metrics in order of their steps; of a step that is there twice, the first line."""
     steps: dict[float, Mapping[str, Any]] = {}
     for where, record in read_lines(path):
         step = number(record.get("step"))
         if step is None:
             raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
-        steps[step] = record
+        steps.setdefault(step, record)
     return tuple(steps[step] for step in sorted(steps))
 
 

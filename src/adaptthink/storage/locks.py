@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 
 from adaptthink.errors import UserError
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems without locks answer
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without locks
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock of `path`, the empty file `<name>.lock` beside it; `what` is its name for people.
 
-    Raises UserError at once if it is held already. On a file system without locks it warns, and holds nobody off.
+    Raises UserError at once if it is held already. On a file system without locks it warns, and keeps nobody out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the file whose mere presence is a lock, to which the library falls back: that would outlive a killed process.
@@ -33,7 +33,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warnings.warn(f"no locks on the file system of {what}: see to it that no other process uses it", stacklevel=3)
+        warnings.warn(f"no locks on the file system of {what}: make sure that no other process uses it", stacklevel=3)
     try:
         yield
     finally:

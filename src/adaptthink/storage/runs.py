@@ -6,7 +6,7 @@ metrics.jsonl     one line per training step
 reference.jsonl   the reference store
 checkpoints/      resumable states
 model/            the trained model
-evaluations/      every evaluated sample, of the original and of the trained model (samples.py)
+evaluations/      every evaluated sample, of the original and of the trained model
 summary.json, report.html, report.md
 """
 
@@ -18,34 +18,39 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from adaptthink.config.schema import HOW
 from adaptthink.errors import UserError
+from adaptthink.storage.jsonl import Appender, encode, read_lines, read_record, read_records, replace_file
+from adaptthink.storage.settings import refuse_changes
 
 PACKAGES = ("adaptthink", "torch", "transformers", "tokenizers", "numpy")
+METRICS_REMEDY = "restore the file, or train again in another folder: later steps depend on all earlier ones"
 
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    content = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    with replace_file(path) as file:
+        file.write(content.encode())
 
 
-def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, clean: bool = False) -> Path:
+def open_run(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    ignoring: Collection[str] = (),
+    resume: bool = False,
+    clean: bool = False,
+) -> Path:
     """Make (or with `resume` re-enter, with `clean` empty first) a run's folder and record the attempt.
 
-    Raises UserError if the folder is in use, or if a resumed run was made with another configuration.
+    `ignoring` names settings in which a resumed run may differ from its beginning. Raises UserError if the folder is in
+    use, or if a resumed run was made with another configuration.
     """
     config_file, manifest_file = folder / "config.json", folder / "manifest.json"
     if resume and clean:
@@ -58,20 +63,12 @@ def open_run(folder: Path, config: Mapping[str, Any], *, resume: bool = False, c
     elif in_use and not resume:
         raise UserError(f"output folder '{folder}' is in use: give another --output, --resume to go on, or --clean")
     if resume and config_file.is_file():
-        check_same_config(folder, json.loads(config_file.read_text(encoding="utf-8")), dict(config))
+        refuse_changes(f"run '{folder}'", json.loads(config_file.read_text("utf-8")), config, ignoring=ignoring)
     elif resume and in_use:
         raise UserError(f"'{folder}' holds no config.json, so there is no run to resume; give another --output")
     write_json(config_file, dict(config))
     record_attempt(manifest_file, resume=resume)
     return folder
-
-
-def check_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise UserError naming each setting in which a resumed run would be another than the one that began."""
-    changed = [key for key in {**new, **old} if key not in HOW and old.get(key) != new.get(key)]
-    if changed:
-        differences = ", ".join(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}" for key in changed)
-        raise UserError(f"cannot resume '{folder}' with other settings: {differences}")
 
 
 def check_store_outside(store: Path | None, run: Path, *, clean: bool) -> None:
@@ -120,32 +117,56 @@ class MetricsLog:
     """`metrics.jsonl`: one line per step, on disk before the next step begins."""
 
     def __init__(self, path: Path, *, keep_steps: int = 0) -> None:
-        """Open for appending; lines of steps beyond `keep_steps` (redone after a resume) are dropped."""
-        kept = [row for row in read_metrics(path) if row["step"] <= keep_steps]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(path)
-        self.file = path.open("a", encoding="utf-8")
+        """Open for appending; lines of steps beyond `keep_steps` (redone after a resume) are dropped.
+
+        Raises UserError if one of the steps to keep is missing, or if its line is damaged.
+        """
+        self.path = path
+        drop_steps(path, keep_steps)
+        self.log = Appender(path, sync_seconds=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one step."""
-        self.last = self.file.tell()
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        self.last = self.log.write(row)
 
     def replace_last(self, row: Mapping[str, Any]) -> None:
         """Write the step that was written last once more, with what has become known of it since."""
-        self.file.seek(self.file.truncate(self.last))
-        self.write(row)
+        self.log.close()
+        with replace_file(self.path) as file:
+            file.write(self.path.read_bytes()[: self.last] + encode(row))
+        self.log = Appender(self.path, sync_seconds=0)
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        self.log.close()
+
+
+def drop_steps(path: Path, keep_steps: int) -> None:
+    """Remove from a log all lines after its first `keep_steps` steps; raises UserError if one of these is not there."""
+    kept = 0
+    for line in read_lines(path):
+        if kept == keep_steps:
+            os.truncate(path, line.start)
+            return
+        step = read_record(line, check_step, remedy=METRICS_REMEDY)["step"]
+        if step > kept + 1:
+            break
+        kept = max(kept, step)  # a step that is there twice counts once
+    if kept < keep_steps:
+        raise UserError(f"{path} lacks step {kept + 1} of the {keep_steps} that are done; {METRICS_REMEDY}")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read complete lines; a last line cut short by a crash is ignored."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """Read the steps of a log, none if there is no file; raises UserError for a damaged line.
+
+    A last line that was cut is ignored; of a step that is there twice the first line counts.
+    """
+    rows = read_records(read_lines(path), check_step, key=lambda row: row["step"], remedy=METRICS_REMEDY)
+    return list(rows)
+
+
+def check_step(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a log; raises ValueError if it does not say which step it is."""
+    if not isinstance(row["step"], int):
+        raise ValueError("no number under 'step'")
+    return row

@@ -1,21 +1,19 @@
-"""The reference: K free thoughts per problem from the model before training, graded once and kept.
+"""The reference: K unconstrained samples per problem from the model before training, graded once and kept.
 
-The store is an append-only JSONL file. Its first line holds the settings that made it; every other line holds one
-problem, by id, in whatever order. A line is written only when all K samples of its problem are done, so a store that
-was interrupted is simply shorter: a half-written last line is dropped, and what is missing is sampled with the same
-random streams as it would have been without the interruption. Rows are looked up in the file when they are needed; in
-memory are a few numbers of each. One process at a time writes a store, and any number read one.
+The store is a file of JSON lines (`storage.jsonl`). Its first line holds the settings that made it; every other line
+holds one problem, by id, in whatever order. A line is written only when all K samples of its problem are done, so a
+store that was interrupted is simply shorter, and what is missing is sampled with the same random streams as it would
+have been without the interruption. Rows are looked up in the file when they are needed; in memory are a few numbers of
+each. One process at a time writes a store, and any number read one.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,10 @@ from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection, parse_id, parse_ids
 from adaptthink.sampling.requests import MaxTokens, stream_seed
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, draw_free
+from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
+from adaptthink.storage.settings import refuse_changes
 
-SYNC_SECONDS = 1.0  # between two times that rows are forced to the disk
 RECENT = 4096  # references that are kept after they were looked up
 
 
@@ -72,16 +71,16 @@ def presample(
 ) -> References:
     """Return the reference of every problem, sampling those that `path` does not hold yet.
 
-    `on_finish` is called with numbers of finished responses and of the tokens that were drawn for them; those found in
-    the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
+    `on_finish` is called with numbers of finished responses and of the tokens that were sampled for them; those found
+    in the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
     and another process writes it.
     """
     settings, ids_N = store_settings(config, fingerprint), parse_ids(problems)
     rows = read_store(path, settings)
     if missing_from(rows, ids_N).any():
         with locked(path, f"reference store '{path}'"):
-            rows = read_store(path, settings, mend=True)  # anew: another process may have written until now
-            complete_store(sampler, problems, config, path, rows, ids_N, on_finish)
+            rows = read_store(path, settings)  # anew: another process may have written until now
+            complete_store(sampler, problems, config, path, settings, rows, ids_N, on_finish)
     elif on_finish:
         on_finish(len(problems) * config.reference_samples, 0)
     return References(path, rows, ids_N)
@@ -97,6 +96,7 @@ def complete_store(
     problems: Sequence[Problem],
     config: PresampleConfig,
     path: Path,
+    settings: Mapping[str, Any],
     rows: Rows,
     ids_N: np.ndarray,
     on_finish: OnFinished | None,
@@ -109,22 +109,19 @@ def complete_store(
     seed = stream_seed(config.seed, "reference")
     sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
     at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
-    with path.open("ab") as store:
-        synced = time.monotonic()
+    with Appender(path, header=header_of(settings)) as store:
 
         def keep(problem: Problem, group: list[Rollout]) -> None:
-            nonlocal synced
             verdicts = tuple(rollout.verdict for rollout in group)
             tokens = tuple(len(rollout.response_ids) for rollout in group)
-            rows.add(problem.id, store.tell())
-            store.write(json.dumps(asdict(Reference(problem.id, verdicts, tokens))).encode() + b"\n")
-            store.flush()  # a process that is killed loses none
-            if time.monotonic() - synced > SYNC_SECONDS:  # and a machine that stops, few
-                os.fsync(store.fileno())
-                synced = time.monotonic()
+            rows.add(problem.id, store.write(asdict(Reference(problem.id, verdicts, tokens))))
 
         draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
-        os.fsync(store.fileno())
+
+
+def header_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The first line of a store."""
+    return {"settings": dict(settings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +138,15 @@ class Rows:
 
 
 class References(Mapping[str, Reference]):
-    """The references of problems by id, in the problems' order, read from a store when they are asked for."""
+    """The references of problems by id, in the problems' order, read from a store when they are needed."""
 
     def __init__(self, path: Path, rows: Rows, ids_N: np.ndarray) -> None:
         self.path, self.file, self.ids_N = path, path.open("rb"), ids_N
         order = np.argsort(np.array(rows.ids), kind="stable")
-        row_N = order[np.searchsorted(np.array(rows.ids), ids_N, side="right", sorter=order) - 1]  # the last of an id
+        row_N = order[np.searchsorted(np.array(rows.ids), ids_N, sorter=order)]  # the first of an id
         self.start_N = np.array(rows.starts)[row_N]
         self.order_N = np.argsort(ids_N)
-        self.recent = lru_cache(RECENT)(self.look_up)  # a step asks for each of its problems once a sample
+        self.recent = lru_cache(RECENT)(self.look_up)  # a step needs each of its problems once a sample
 
     def __len__(self) -> int:
         return len(self.ids_N)
@@ -168,7 +165,7 @@ class References(Mapping[str, Reference]):
             raise KeyError(id_)
         self.file.seek(self.start_N[self.order_N[index]])
         try:
-            reference = parse_row(self.file.readline())
+            reference = make_reference(parse_object(self.file.readline()))
             if reference.id != id_:
                 raise ValueError(f"the row of {reference.id} stands there")
         except (ValueError, KeyError, TypeError):
@@ -180,54 +177,51 @@ class References(Mapping[str, Reference]):
 
 def open_references(path: Path) -> References:
     """Open a store that is there, for reading, whatever made it; raises UserError for a path that is none."""
-    if not path.is_file():
-        raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample … --output {path}")
-    with path.open("rb") as file:
-        rows = read_store(path, read_settings(path, file.readline()))
+    rows = read_store(path, read_settings(path))
     return References(path, rows, np.unique(np.array(rows.ids)))
 
 
+def read_references(path: Path) -> Iterator[Reference]:
+    """Read all of a store in its own order; raises UserError for a path that is none and for a damaged row."""
+    read_settings(path)
+    lines = islice(read_lines(path), 1, None)
+    return read_records(lines, make_reference, key=lambda reference: reference.id)
+
+
 def store_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint of the model whose thoughts a store holds; raises UserError for a path that is none."""
-    with path.open("rb") as file:
-        return read_settings(path, file.readline()).get("model_fingerprint")
+    """Return the fingerprint of the model whose samples a store holds; raises UserError for a path that is none."""
+    return read_settings(path).get("model_fingerprint")
 
 
-def read_store(path: Path, settings: Mapping[str, Any], *, mend: bool = False) -> Rows:
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError naming each of `settings` that a store was made with another value of."""
+    made_with = read_settings(path)
+    refuse_changes(title(path), {name: made_with.get(name) for name in settings}, settings)
+
+
+def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
     """Check the rows of a store made with `settings` and say where they are; none if there is no store.
 
-    A last line without its end counts for nothing. Who holds the store's lock may `mend` it: make an empty one if there
-    is none, and remove such a line, which an interruption cut. Raises UserError for a store made with other settings,
-    naming the difference, and for a file that is no store.
+    Raises UserError for a store made with other settings, naming the difference, for a damaged row, and for a file that
+    is no store.
     """
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
-    header = (json.dumps({"settings": dict(settings)}) + "\n").encode()
     rows = Rows()
-    if not path.is_file() or is_beginning(path, header):  # none yet, or one that was cut in its first line
-        if mend:
-            path.write_bytes(header)
+    if not path.is_file() or is_beginning(path, encode(header_of(settings))):  # none, or one cut in its first line
         return rows
-    whole = 0  # bytes of lines that have their end
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                check_settings(path, line, settings)
-            elif line.endswith(b"\n"):
-                try:
-                    reference = parse_row(line)
-                    if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
-                        raise ValueError("samples are missing")
-                    rows.add(reference.id, whole)
-                except (ValueError, KeyError, TypeError, OverflowError):  # the last: an id of more than 16 digits
-                    raise UserError(
-                        f"{path}, line {number}: damaged; remove that line, and its problem is sampled again"
-                    ) from None
-            else:
-                break
-            whole += len(line)
-    if mend and whole < path.stat().st_size:
-        os.truncate(path, whole)
+
+    refuse_changes(title(path), read_settings(path), settings)
+
+    def check(row: dict[str, Any]) -> str:
+        reference = make_reference(row)
+        if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
+            raise ValueError("samples are missing")
+        np.uint64(parse_id(reference.id))  # OverflowError for more than 16 digits
+        return reference.id
+
+    for line in islice(read_lines(path), 1, None):
+        rows.add(read_record(line, check), line.start)
     return rows
 
 
@@ -237,24 +231,22 @@ def is_beginning(path: Path, content: bytes) -> bool:
         return content.startswith(file.read(len(content) + 1))
 
 
-def parse_row(line: bytes) -> Reference:
-    """Read one row; raises ValueError, KeyError or TypeError for anything else."""
-    row = json.loads(line)
+def make_reference(row: Mapping[str, Any]) -> Reference:
+    """Turn a row into a reference; raises ValueError, KeyError or TypeError for a row of another form."""
     return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
 
 
-def check_settings(path: Path, header: bytes, settings: Mapping[str, Any]) -> None:
-    """Compare a store's first line with the settings asked for."""
-    made_with = read_settings(path, header)
-    changed = [key for key in settings if made_with.get(key) != settings[key]]
-    if changed:
-        differences = ", ".join(f"{key} {made_with.get(key)!r}, now {settings[key]!r}" for key in changed)
-        raise UserError(f"reference store '{path}' was made with other settings: {differences}; give another path")
-
-
-def read_settings(path: Path, header: bytes) -> dict[str, Any]:
-    """The settings that a store's first line says it was made with; raises UserError for another line."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a store's first line says it was made with; raises UserError for a path that is none."""
+    if not path.is_file():
+        raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample RECIPE --output {path}")
     try:
-        return dict(json.loads(header)["settings"])
+        with path.open("rb") as file:
+            return dict(parse_object(file.readline())["settings"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None
+
+
+def title(path: Path) -> str:
+    """What errors call a store."""
+    return f"reference store '{path}'"
