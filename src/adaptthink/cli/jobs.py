@@ -38,17 +38,15 @@ from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
+from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Change, change, read_rows
 from adaptthink.evaluation.mode_choice import DELTA
 from adaptthink.evaluation.run import (
     Evaluation,
     Respond,
-    chat_respond,
-    chat_setting,
     decide_missing,
     delta_accuracy_points,
     delta_length_percent,
-    make_endpoint,
     policy_respond,
     policy_setting,
     sample_missing,
