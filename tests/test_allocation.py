@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe

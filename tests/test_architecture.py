@@ -10,7 +10,8 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 LAYERS = (  # from the bottom to the top; a room imports from layers below its own, and from itself
-    {"", "errors", "objective", "timing"},  # "": the package itself
+    {"", "errors", "ratio", "timing"},  # "": the package itself
+    {"objective"},
     {"config", "grading", "modes"},
     {"engines", "problems", "storage"},
     {"chat", "models"},

@@ -14,7 +14,8 @@ import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
 
 from adaptthink.cli import jobs
-from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.engines import fleet as fleet_module
 from adaptthink.engines import openai
 from adaptthink.engines.base import Request, ScriptedEngine

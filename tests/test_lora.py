@@ -11,7 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adaptthink.cli import jobs
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.weights import weights_folder

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from adaptthink.config.schema import EngineConfig, TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models import loading as models

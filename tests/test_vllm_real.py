@@ -15,7 +15,8 @@ import time
 import pytest
 import torch
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine, nucleus
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect

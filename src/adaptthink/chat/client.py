@@ -10,33 +10,29 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import httpx2 as httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from adaptthink.chat import completions, messages
-from adaptthink.chat.base import (
-    HOSTED_SWITCHES,
-    Dialect,
-    Draft,
-    Endpoint,
-    Question,
-    Reply,
-    ServerFault,
-    Switch,
-    reply_of,
-)
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, Reply, ServerFault, reply_of
+from adaptthink.config.chat import HOSTED_SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
 from adaptthink.engines.http_retry import ATTEMPTS, is_passing, pause, short
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
-ADAPTERS = {Dialect.OPENAI: completions.ADAPTER, Dialect.ANTHROPIC: messages.ADAPTER}
 CONNECT_SECONDS = 10.0
 SHORTEST_KEY = 8  # characters
 LONGEST_REPLY_SECONDS = 7200.0  # also for a server that only keeps the connection alive
 
 OnReply = Callable[[int, Question, Reply], None]  # called as each reply ends, with its place among the questions
+
+
+def adapter_of(dialect: Dialect) -> Adapter:
+    """Return what speaks a dialect: the `ADAPTER` of the module of its name in this package."""
+    adapter: Adapter = import_module(f"adaptthink.chat.{dialect}").ADAPTER
+    return adapter
 
 
 def ask_all(endpoint: Endpoint, questions: Iterable[Question], on_reply: OnReply) -> None:
@@ -126,7 +122,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
             f"a question asks for the mode '{question.mode}', but no switch is set for {place_of(endpoint)}; "
             f"set the one that its models know ({', '.join(Switch)}), or leave the mode to the model"
         )
-    body = ADAPTERS[endpoint.dialect].body(endpoint, question)
+    body = adapter_of(endpoint.dialect).body(endpoint, question)
     try:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(ATTEMPTS), wait=pause, retry=retry_if_exception(_is_worth_repeating), reraise=True
@@ -155,7 +151,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
 
 async def _listen(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, object]) -> Draft:
     """Return the whole draft from one attempt; raises HTTPError or ServerFault for a failed one."""
-    adapter, draft, heard = ADAPTERS[endpoint.dialect], Draft(), False
+    adapter, draft, heard = adapter_of(endpoint.dialect), Draft(), False
     async with client.sse(adapter.address(endpoint), method="POST", json=body) as events:
         response = events.response
         if not response.is_success:
@@ -187,7 +183,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
     if key and not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {endpoint.key_name} has characters that no key has; copy it again")
     return httpx.AsyncClient(
-        headers=ADAPTERS[endpoint.dialect].headers(key),
+        headers=adapter_of(endpoint.dialect).headers(key),
         timeout=httpx.Timeout(endpoint.silence_seconds, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=endpoint.concurrency),
     )
@@ -195,7 +191,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
 
 def place_of(endpoint: Endpoint) -> str:
     """Return the address for people: without a name, password or query, which may hold keys."""
-    url = httpx.URL(ADAPTERS[endpoint.dialect].address(endpoint))
+    url = httpx.URL(adapter_of(endpoint.dialect).address(endpoint))
     return str(url.copy_with(username="", password="", query=None, fragment=None))
 
 

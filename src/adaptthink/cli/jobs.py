@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from adaptthink import __version__
-from adaptthink.chat.base import Switch, cost
+from adaptthink.chat.base import cost
 from adaptthink.cli.compare import quality_job
 from adaptthink.cli.console import (
     Price,
@@ -33,7 +33,8 @@ from adaptthink.cli.console import (
     show_servers,
     show_table,
 )
-from adaptthink.config.schema import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink.config.chat import ChatConfig, Switch
+from adaptthink.config.schema import EvaluateConfig, EvaluationConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
@@ -264,16 +265,16 @@ def evaluate_policy(
 
 
 def evaluate_chat(
-    problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig, folder: Path
+    problems: Sequence[Problem], requested: Sequence[str], config: ChatConfig, folder: Path
 ) -> dict[str, Evaluation]:
     """Complete the evaluation of a model behind a chat endpoint; it shows no probabilities."""
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
-        console.print(f"{' and '.join(left_out)} left out: no --switch says how this endpoint is told a mode")
+        console.print(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
         if not requested:
             raise UserError(
-                "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
+                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
             )
     price, setting = partial(cost, prices=endpoint.prices), chat_setting(endpoint, config)
     with writing(folder, setting):
@@ -295,7 +296,7 @@ def sample_into(
     setting: Setting,
     problems: Sequence[Problem],
     requested: Sequence[str],
-    config: EvaluateConfig,
+    config: EvaluationConfig,
     price: Price = lambda sample: None,
 ) -> None:
     """Draw what `folder` lacks, and show how it goes."""
@@ -308,7 +309,7 @@ def sample_into(
 
 
 def summarise_folder(
-    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig
+    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluationConfig
 ) -> dict[str, Evaluation]:
     """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
 
@@ -328,7 +329,7 @@ def summarise_folder(
     return {mode: evaluations[mode] for mode in requested}
 
 
-def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+def evaluation_summary(config: EvaluationConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     """What `summary.json` of an evaluation folder says."""
     return {
         "model": config.model,
@@ -338,20 +339,20 @@ def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation
 
 
 def evaluate_job(
-    config: EvaluateConfig,
+    config: EvaluateConfig | ChatConfig,
     requested: Sequence[str],
     folder: Path,
     *,
-    reference: Path | None = None,
+    difficulty_from: Path | None = None,
     delta: float = DELTA,
 ) -> dict[str, Any]:
     """Evaluate one model in the asked modes, into `folder`, and print the table and the quality of its choice."""
-    if reference:
-        read_setting(reference)  # refuse what is no evaluation before the work, not after it
+    if difficulty_from:
+        read_setting(difficulty_from)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
     convention = None
     servers: list[Server] = []
-    if config.chat:
+    if isinstance(config, ChatConfig):
         evaluations = evaluate_chat(problems, requested, config, folder)
     else:
         policy = load_configured(config)
@@ -363,12 +364,12 @@ def evaluate_job(
             show_servers(servers)
         convention = sampler.template.convention
     show_table(evaluations)
-    quality_job(folder, convention, reference=reference, delta=delta)
+    quality_job(folder, convention, reference=difficulty_from, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
     return evaluation_summary(config, evaluations) | {"servers": servers_record(servers)}
 
 
-def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
+def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; say how many were left out."""
     chosen = evaluation_problems(
         config.problems,

@@ -1,26 +1,24 @@
-"""Evaluation of a model behind a chat endpoint: its setting, its questions, and its replies as samples."""
+"""Evaluation of a model behind a chat endpoint: its setting, its requests, and its responses as samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
+from adaptthink.chat.base import Endpoint, Prices, Question, Reply
 from adaptthink.chat.client import ask_all
-from adaptthink.config.schema import EvaluateConfig
-from adaptthink.evaluation.run import Query, Respond, policy_setting
+from adaptthink.config.chat import ChatConfig
+from adaptthink.evaluation.run import Query, Respond
 from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
 from adaptthink.sampling.sampler import MaxTokens, stream_seed
 
 
-def make_endpoint(config: EvaluateConfig) -> Endpoint:
-    """The chat endpoint that a config describes; raises UserError where its settings do not go together."""
-    assert config.chat is not None
+def make_endpoint(config: ChatConfig) -> Endpoint:
+    """Return the chat endpoint that a config describes; raises UserError where its settings do not go together."""
     return Endpoint(
         url=config.chat,
         model=config.model,
-        dialect=Dialect(config.dialect),
-        switch=Switch(config.switch),
+        dialect=config.dialect,
+        switch=config.switch,
         key_variable=config.key_variable,
         concurrency=config.concurrency,
         effort=config.effort,
@@ -32,47 +30,58 @@ def make_endpoint(config: EvaluateConfig) -> Endpoint:
     )
 
 
-def chat_setting(endpoint: Endpoint, config: EvaluateConfig) -> Setting:
-    """The setting of an evaluation behind a chat endpoint: its model stands for weights that nobody can look at."""
-    details = [endpoint.effort, endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens"]
-    details.append("the server's sampling" if config.server_sampling else None)
-    details.append(f"no_think is {endpoint.no_think_effort}" if endpoint.no_think_effort != "none" else None)
-    said = ", ".join(str(detail) for detail in details if detail)
-    fingerprint = f"{endpoint.model} at {endpoint.url}"
-    setting = policy_setting(endpoint.model, fingerprint, config)
-    return replace(setting, switch=f"{endpoint.switch} ({said})" if said else str(endpoint.switch))
+def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
+    """Return the setting of an evaluation: name and address stand for weights that nobody can see."""
+    details = [
+        endpoint.effort,
+        endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens",
+        "the server's sampling" if config.server_sampling else None,
+        f"no_think is {endpoint.no_think_effort}" if endpoint.no_think_effort != "none" else None,
+    ]
+    named = ", ".join(str(detail) for detail in details if detail)
+    return Setting(
+        model=endpoint.model,
+        fingerprint=f"{endpoint.model} at {endpoint.url}",
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_think_tokens=config.max_think_tokens,
+        max_no_think_tokens=config.max_no_think_tokens,
+        seed=config.seed,
+        switch=f"{endpoint.switch} ({named})" if named else str(endpoint.switch),
+    )
 
 
-def chat_respond(endpoint: Endpoint, config: EvaluateConfig) -> Respond:
-    """Answer through a chat endpoint, many questions at a time; samples come in the order in which they end."""
+def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
+    """Return what samples through a chat endpoint, many requests at a time; samples come in the order they end."""
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
     def question(query: Query) -> Question:
+        mode = REQUESTED_MODES[query.requested]
         return Question(
             query.problem.prompt,
-            REQUESTED_MODES[query.requested],
-            max_tokens.of(REQUESTED_MODES[query.requested]),
+            mode,
+            max_tokens.of(mode),
             temperature=None if config.server_sampling else config.temperature,
             top_p=None if config.server_sampling else config.top_p,
             seed=chat_seed(config.seed, query),
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
-        def heard(index: int, _: Question, reply: Reply) -> None:
+        def ended(index: int, _: Question, reply: Reply) -> None:
             take(read_reply(queries[index], reply, chat_seed(config.seed, queries[index])))
 
-        ask_all(endpoint, map(question, queries), heard)
+        ask_all(endpoint, map(question, queries), ended)
 
     return respond
 
 
 def chat_seed(seed: int, query: Query) -> int:
-    """The seed sent with one question: 31 bits, as some servers take no more."""
+    """Return the seed sent with one request: 31 bits, as some servers take no more."""
     return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 
 
 def read_reply(query: Query, reply: Reply, seed: int) -> Sample:
-    """Turn a chat's reply into the sample that is kept."""
+    """Turn what a chat endpoint answered into the sample that is kept."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,

@@ -28,7 +28,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from adaptthink.problems.arithmetic import Chain, Kind, Split, chains, question
+from adaptthink.config.schema import Kind
+from adaptthink.problems.arithmetic import Chain, Split, chains, question
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from adaptthink.config.schema import VerlConfig
+from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.models.scoring import LOGIT_ELEMENTS
 from adaptthink.planning.architecture import Architecture
@@ -326,10 +326,10 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0
     merged = number * a.weights if config.lora_rank and not many else 0
-    if many or config.engine == "vllm":
+    if many or config.engine.reserves_memory:
         share = config.engine_memory * platform.memory_bytes
         engine, idle = share + merged, 0.0 if many else share
-    elif config.engine == "native":
+    elif config.engine.in_process:
         rows = step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
         laid_out = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
         engine, idle = merged + laid_out + number * a.shape(number).kv * float(rows.sum()), float(merged)
@@ -348,7 +348,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
 
 def room_in_cache(architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int) -> float:
     """Tokens whose keys and values one replica of the engine has room for; the native engine takes what it needs."""
-    if platform.devices == 1 and config.engine == "native":
+    if platform.devices == 1 and config.engine.in_process:
         return math.inf
     number = element_bytes(config, platform)
     held = config.engine_memory * platform.memory_bytes - WORKSPACE_GB * GB
@@ -517,13 +517,13 @@ def larger_platforms(platform: Platform) -> list[Platform]:
 
 def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
     """What can be tried, as keys of a recipe, what costs least first."""
-    vllm = platform.devices > 1 or config.engine == "vllm"
+    reserved = platform.devices > 1 or config.engine.reserves_memory
     if not config.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
     least = math.ceil(longest_response(config, platform, lengths))
     if config.micro_batch_tokens > least:
         yield {"micro_batch_tokens": least}
-    for share in (0.6, 0.4, 0.3, 0.2) if vllm else ():
+    for share in (0.6, 0.4, 0.3, 0.2) if reserved else ():
         if share < config.engine_memory:
             yield {"engine_memory": share}
     if platform.devices > 1:
@@ -531,7 +531,7 @@ def possible_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -
     elif not config.lora_rank:
         yield {"lora_rank": 32}
     if platform.devices == 1:
-        yield {"engine": "native", "max_concurrent_sequences": 16}
+        yield {"engine": EngineName.NATIVE, "max_concurrent_sequences": 16}
     halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
     least = math.ceil(longest_response(halved, platform, cut(lengths, halved)))
     smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}

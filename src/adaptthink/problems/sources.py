@@ -20,11 +20,11 @@ from typing import assert_never
 
 import numpy as np
 
-from adaptthink.config.schema import PolicyConfig
+from adaptthink.config.schema import Kind, ProblemsConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, parsable_references
 from adaptthink.problems import Problem, arithmetic, gym, make_problem
-from adaptthink.problems.arithmetic import Kind, Split
+from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.files import Fields, file_problems, parse_fields
 from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sets import SETS, set_problems
@@ -118,7 +118,7 @@ class Found:
     num_unreadable: int
 
 
-def reading_of(config: PolicyConfig) -> Reading:
+def reading_of(config: ProblemsConfig) -> Reading:
     """Return what a command's settings say about reading; raises UserError for a bad mapping."""
     return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
 
@@ -158,14 +158,14 @@ def evaluation_problems(
     *,
     per_level: int,
     seed: int,
-    kind: str = Kind.CHAIN,
+    kind: Kind = Kind.CHAIN,
     reading: Reading = Reading(),
 ) -> Chosen:
     """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only."""
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
     spool = Spool()
     for source in procedural:
-        spool.extend(drawn_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
+        spool.extend(drawn_problems(source, per_level, seed, Split.EVALUATION, reading, kind))
     drawn = np.arange(len(spool))
     found = stored_problems(stored, reading, spool)
     problems = Selection(spool, np.concatenate([drawn, np.sort(found.numbers)]))

@@ -1,10 +1,10 @@
-"""Starting the engine that a config names: in this program, vLLM beside it, or a server that is already running."""
+"""Starting the engine that a config names: in this program, vLLM beside it, or servers that are already running."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from adaptthink.config.schema import EngineConfig, PresampleConfig
+from adaptthink.config.schema import EngineConfig, EngineName, PresampleConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import open_fleet
 from adaptthink.engines.native import NativeEngine
@@ -15,27 +15,45 @@ from adaptthink.modes import prompt_ids
 
 PROBE_QUESTION = "47+8=?"
 
+Say = Callable[[str], None]  # takes messages for a person
 
-def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], None] = lambda text: None) -> Engine:
+
+def make_engine(policy: Policy, config: EngineConfig, *, say: Say = lambda text: None) -> Engine:
     """Start the engine that a config names with the policy's weights; one is enough for a job.
 
-    Several servers are one engine, and so is one that is only asked for thoughts, of which there may be many: a fleet
-    waits for servers that were lost, and `say` hears of those.
+    Servers that are lost and found again are reported to `say`.
     """
-    dtype = arithmetic_dtype(policy.model, config)
-    if config.engine == "vllm":
-        return start_vllm(
-            model_path(policy.name),
-            policy.eos_ids,
-            dtype=dtype,
-            max_concurrent_sequences=config.max_concurrent_sequences,
-            memory_share=config.engine_memory,
-        )
-    native = NativeEngine(
-        policy.plain(), policy.eos_ids, max_concurrent_sequences=config.max_concurrent_sequences, dtype=dtype
+    return ENGINES[config.engine](policy, config, say)
+
+
+def start_native(policy: Policy, config: EngineConfig, _: Say) -> NativeEngine:
+    """Start the engine in this program."""
+    return NativeEngine(
+        policy.plain(),
+        policy.eos_ids,
+        max_concurrent_sequences=config.max_concurrent_sequences,
+        dtype=arithmetic_dtype(policy.model, config),
     )
-    if config.engine == "native":
-        return native
+
+
+def start_vllm_beside(policy: Policy, config: EngineConfig, _: Say) -> Engine:
+    """Start vLLM on the same device, which it takes a share of."""
+    return start_vllm(
+        model_path(policy.name),
+        policy.eos_ids,
+        dtype=arithmetic_dtype(policy.model, config),
+        max_concurrent_sequences=config.max_concurrent_sequences,
+        memory_share=config.engine_memory,
+    )
+
+
+def connect_servers(policy: Policy, config: EngineConfig, say: Say) -> Engine:
+    """Connect to servers that are running, after checking that they have the policy's weights.
+
+    One server is an engine by itself. Several are a fleet, and so is the one of a pre-sampling, which may take days: a
+    fleet waits for servers that were lost.
+    """
+    native = start_native(policy, config, say)
     prompt = prompt_ids(policy.tokenizer, policy.template, PROBE_QUESTION)
     ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
     if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
@@ -55,3 +73,10 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
         probe=make_probe(native, prompt, ids),
         say=say,
     )
+
+
+ENGINES: dict[EngineName, Callable[[Policy, EngineConfig, Say], Engine]] = {
+    EngineName.NATIVE: start_native,
+    EngineName.VLLM: start_vllm_beside,
+    EngineName.OPENAI: connect_servers,
+}
