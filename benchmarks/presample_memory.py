@@ -30,7 +30,8 @@ def run_point(num_samples: int) -> dict[str, Any]:
     import httpx2 as httpx  # noqa: PLC0415
 
     from adaptthink.cli.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
-    from adaptthink.config.schema import PresampleConfig, check  # noqa: PLC0415
+    from adaptthink.config.resolve import check  # noqa: PLC0415
+    from adaptthink.config.schema import PresampleConfig  # noqa: PLC0415
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415

@@ -18,7 +18,8 @@ import numpy as np
 from record import surroundings, write_result
 
 from adaptthink.cli.plan import PROMPT_TOKENS, find_lengths
-from adaptthink.config.schema import VerlConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import VerlConfig
 from adaptthink.planning.architecture import Architecture, read_architecture
 from adaptthink.planning.estimate import (
     Lengths,

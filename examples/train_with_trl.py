@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from transformers import HfArgumentParser
 
-from adaptthink.config.schema import TrainConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
 from adaptthink.problems.sources import choose_training_problems, make_reading

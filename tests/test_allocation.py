@@ -8,7 +8,8 @@ import pytest
 import torch
 from rollouts import correct, make_rollout
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe

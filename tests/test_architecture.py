@@ -10,8 +10,8 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 LAYERS = (  # from the bottom to the top; a room imports from layers below its own, and from itself
-    {"", "callbacks", "errors", "objective", "timing"},  # "": the package itself
-    {"storage"},  # files of any content: it knows nothing of what is stored
+    {"", "callbacks", "errors", "ratio", "timing"},  # "": the package itself
+    {"objective", "storage"},  # storage: files of any content; it knows nothing of what is stored
     {"config", "grading", "modes"},
     {"engines", "problems"},
     {"chat", "models"},

@@ -92,7 +92,7 @@ def test_without_a_switch_only_the_models_own_choice_is_asked(run, server):
     server.default = qwen
     status, out, _ = evaluate(run, server)
     assert status == 0
-    assert "think and no_think left out: no --switch says how this endpoint is told a mode" in out
+    assert "think and no_think left out: without a --switch no mode can be requested" in out
     assert len(server.calls) == 10
     status, _, err = evaluate(run, server, "--modes", "think")
     assert status == 2

@@ -15,7 +15,8 @@ from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
 from patience import PATIENCE, wait_until
 
 from adaptthink.cli import jobs
-from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.engines import fleet as fleet_module
 from adaptthink.engines import openai
 from adaptthink.engines.base import Request, ScriptedEngine

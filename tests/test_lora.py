@@ -12,7 +12,8 @@ from rollouts import correct
 from transformers import AutoModelForCausalLM
 
 from adaptthink.cli import jobs
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.weights import write_weights_folder

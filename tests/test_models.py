@@ -4,7 +4,8 @@ import pytest
 import torch
 from rollouts import correct
 
-from adaptthink.config.schema import EngineConfig, TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models import loading as models
 from adaptthink.models.loading import choose_device, choose_dtype, load_configured, load_policy, load_trainee

@@ -12,7 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptthink.cli.plan import MEANS, find_lengths, plan_job
-from adaptthink.config.schema import RECIPES, VerlConfig, resolve
+from adaptthink.config.resolve import RECIPES, resolve
+from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.settings import check_config, verl_settings
 from adaptthink.planning.architecture import PUBLISHED, Architecture, read_architecture
@@ -214,9 +215,9 @@ def test_memory_under_an_adapter_by_hand():
     assert native.update == pytest.approx(
         native.weights + 12 * SMALL.adapter(2) + native.activations + native.logits + 2 * weights
     )
-    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": "vllm"}), on("H100"), lengths)
+    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": EngineName.VLLM}), on("H100"), lengths)
     assert (vllm.engine, vllm.engine_idle) == (40e9 + 2 * weights, 40e9)
-    far = estimate_memory(SMALL, config.model_copy(update={"engine": "openai"}), on("H100"), lengths)
+    far = estimate_memory(SMALL, config.model_copy(update={"engine": EngineName.OPENAI}), on("H100"), lengths)
     assert (far.engine, far.engine_idle) == (2 * weights, 0)
     trained = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0}), on("H100"), lengths)
     assert (trained.weights, trained.engine, trained.engine_idle) == (6 * weights, cache, 0)
@@ -227,7 +228,7 @@ def test_memory_under_an_adapter_by_hand():
 def test_an_adapter_on_7b_does_not_fit_into_40_gb():
     """7.62e9 weights, three times in bfloat16: 45.7 GB before anything is computed."""
     architecture, config, lengths = paper("r1_distill_7b")
-    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_concurrent_sequences": 1})
+    tried = config.model_copy(update={"lora_rank": 32, "engine": EngineName.NATIVE, "max_concurrent_sequences": 1})
     memory = estimate_memory(architecture, tried, on("A100-40"), lengths)
     assert memory.rollout > 6 * 7.6e9
     assert not fits(architecture, tried, on("A100-40"), lengths)

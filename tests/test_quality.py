@@ -261,7 +261,7 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
     assert [note.partition(":")[0] for note in quality.notes] == [
         "no forced think and no forced no_think",
         "the model shows no probabilities of its first token",
-        "no forced think and no --reference",
+        "no forced think and no --difficulty-from",
     ]
     make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thinking(WRONG)]}})
     quality = assess(tmp_path / "two")

@@ -10,7 +10,8 @@ import pytest
 
 from adaptthink.cli import reproduce as reproduce_jobs
 from adaptthink.cli.reproduce import FULL, QUICK, Command, Design, Job, reproduce_job, run_jobs, stages
-from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.evaluation.statistics import Interval, difference_of_groups, plain
 from adaptthink.evaluation.store import Outcome
@@ -179,7 +180,7 @@ def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
     schemas = {"train": TrainConfig, "presample": PresampleConfig, "evaluate": EvaluateConfig}
     for command in (command for job in jobs for command in job.commands):
         name, *rest = command.arguments
-        recipes = [part for part in rest if part.startswith("reproduce") and "/" not in part]
+        recipes = [part for part in rest if part == "reproduce" or part.startswith("reproduce/")]
         assert recipes[0] == "reproduce"
         config = resolve(name, schemas[name], recipes=recipes)
         if name == "train" and "grpo" in recipes[-1]:

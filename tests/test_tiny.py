@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from adaptthink.config.schema import EvaluateConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing, summarise
 from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples

@@ -11,7 +11,8 @@ import torch
 from rollouts import make_rollout
 
 from adaptthink.cli import jobs
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError

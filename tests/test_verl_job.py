@@ -18,7 +18,8 @@ from adaptthink.callbacks import Callback
 from adaptthink.cli.app import main
 from adaptthink.cli.jobs import load_training_problems, presample_job
 from adaptthink.cli.verl import find_reason, finished_steps, run_process, train_with_verl, verl_job
-from adaptthink.config.schema import VerlConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
 from adaptthink.models.loading import TINY, load_policy
@@ -368,8 +369,8 @@ def test_dry_run_prints_the_command_and_touches_nothing(tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--nodes", "2"], "nodes: for --backend verl alone"),
-        (["--verl-python", "x"], "verl_python: for --backend verl alone"),
+        (["--nodes", "2"], "nodes has no effect: it is for --backend verl"),
+        (["--verl-python", "x"], "--verl-python has no effect: it is for --backend verl"),
         (["--backend", "verl", "--profile"], "--profile measures the native trainer"),
         (["--backend", "verl", "--dry-run"], "schedule = 'stable_decay' is not for --backend verl"),
     ],

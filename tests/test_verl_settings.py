@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from adaptthink.config.schema import TrainConfig, VerlConfig, check, resolve
+from adaptthink.config.resolve import check, resolve
+from adaptthink.config.schema import TrainConfig, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, read_row, write_problems

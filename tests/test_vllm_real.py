@@ -16,7 +16,8 @@ import pytest
 import torch
 from patience import PATIENCE
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine, nucleus
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect

@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Ratio = Literal["sequence_mean", "sequence", "token"]
+from adaptthink.ratio import Ratio
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is far outside every clipping interval, and still finite in float32
 

@@ -36,7 +36,8 @@ PLAIN = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0", "-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A recipe, and a store with made-up references of its problems."""
-    from adaptthink.config.schema import TrainConfig, resolve
+    from adaptthink.config.resolve import resolve
+    from adaptthink.config.schema import TrainConfig
 
     folder = tmp_path_factory.mktemp("given")
     recipe = folder / "small.toml"

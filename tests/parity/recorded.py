@@ -34,7 +34,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.qwen2 import modeling_qwen2
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode

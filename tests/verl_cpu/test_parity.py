@@ -23,7 +23,8 @@ from verl.utils import tensordict_utils
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from adaptthink.config.schema import VerlConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value

@@ -9,7 +9,8 @@ from parity.recorded import config
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from adaptthink.cli.console import StepPrinter
-from adaptthink.config.schema import VerlConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.modes import Mode

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from adaptthink.config.chat import KEY_VARIABLES, SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
 from adaptthink.engines.http_retry import check_url
 from adaptthink.errors import UserError
@@ -20,34 +20,6 @@ from adaptthink.modes import MARKERS, Mode, split_text
 MIN_BUDGET = 1024  # of Anthropic's thinking budget, in tokens
 CHARACTERS_PER_TOKEN = 4  # of English text; only for servers that do not count
 MILLION = 1_000_000
-
-
-class Dialect(StrEnum):
-    """The API that a server speaks."""
-
-    OPENAI = "openai"  # /v1/chat/completions: OpenAI, DeepSeek, OpenRouter, vLLM, SGLang, llama.cpp and many more
-    ANTHROPIC = "anthropic"  # /v1/messages
-
-
-class Switch(StrEnum):
-    """How a mode is requested. It is sent for think and for no_think, as servers have defaults of their own."""
-
-    NONE = "none"  # not possible: the model decides
-    ENABLE_THINKING = "enable_thinking"  # chat_template_kwargs: {enable_thinking: bool}; Qwen3, GLM
-    TEMPLATE_THINKING = "template_thinking"  # chat_template_kwargs: {thinking: bool}; DeepSeek-V3.1, Granite
-    REASONING_EFFORT = "reasoning_effort"  # reasoning_effort: level; OpenAI
-    THINKING_TYPE = "thinking_type"  # thinking: {type: enabled | disabled}; DeepSeek
-    REASONING = "reasoning"  # reasoning: {enabled: bool}; OpenRouter
-    BUDGET = "budget"  # thinking: {type: enabled, budget_tokens} | {type: disabled}; Anthropic up to 4.6
-    ADAPTIVE = "adaptive"  # thinking: {type: adaptive | disabled}; Anthropic since 4.6
-
-
-HOSTED_SWITCHES = (Switch.REASONING_EFFORT, Switch.THINKING_TYPE, Switch.REASONING)
-SWITCHES = {
-    Dialect.OPENAI: (Switch.NONE, Switch.ENABLE_THINKING, Switch.TEMPLATE_THINKING, *HOSTED_SWITCHES),
-    Dialect.ANTHROPIC: (Switch.NONE, Switch.BUDGET, Switch.ADAPTIVE),
-}
-KEY_VARIABLES = {Dialect.OPENAI: "OPENAI_API_KEY", Dialect.ANTHROPIC: "ANTHROPIC_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,33 +10,37 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import httpx2 as httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from adaptthink.chat import completions, messages
 from adaptthink.chat.base import (
-    HOSTED_SWITCHES,
+    Adapter,
     ChatResponse,
-    Dialect,
     Draft,
     Endpoint,
     Question,
     ServerFault,
-    Switch,
     make_response,
 )
+from adaptthink.config.chat import HOSTED_SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
 from adaptthink.engines.http_retry import ATTEMPTS, choose_wait, is_transient, shorten
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
-ADAPTERS = {Dialect.OPENAI: completions.ADAPTER, Dialect.ANTHROPIC: messages.ADAPTER}
 CONNECT_SECONDS = 10.0
 MIN_KEY_CHARACTERS = 8  # characters
 RESPONSE_TIMEOUT_SECONDS = 7200.0  # of a whole response, also if the server keeps the connection alive
 
 OnResponse = Callable[[int, Question, ChatResponse], None]  # called as each one ends, with its question's index
+
+
+def load_adapter(dialect: Dialect) -> Adapter:
+    """Return the adapter of a dialect: the `ADAPTER` of the module of its name in this package."""
+    adapter: Adapter = import_module(f"adaptthink.chat.{dialect}").ADAPTER
+    return adapter
 
 
 def ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse) -> None:
@@ -128,7 +132,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
             f"a question requests the mode '{question.mode}', but no switch is set for {format_address(endpoint)}; "
             f"set the one that its models support ({', '.join(Switch)}), or leave the mode to the model"
         )
-    body = ADAPTERS[endpoint.dialect].body(endpoint, question)
+    body = load_adapter(endpoint.dialect).body(endpoint, question)
     try:
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(ATTEMPTS),
@@ -159,7 +163,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
 
 async def _read_stream(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, object]) -> Draft:
     """Return the whole draft of one attempt; raises HTTPError or ServerFault if it failed."""
-    adapter, draft, received = ADAPTERS[endpoint.dialect], Draft(), False
+    adapter, draft, received = load_adapter(endpoint.dialect), Draft(), False
     async with client.sse(adapter.address(endpoint), method="POST", json=body) as events:
         response = events.response
         if not response.is_success:
@@ -191,7 +195,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
     if key and not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {endpoint.key_name} has characters that a header cannot carry; copy it again")
     return httpx.AsyncClient(
-        headers=ADAPTERS[endpoint.dialect].headers(key),
+        headers=load_adapter(endpoint.dialect).headers(key),
         timeout=httpx.Timeout(endpoint.silence_seconds, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=endpoint.concurrency),
     )
@@ -199,7 +203,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
 
 def format_address(endpoint: Endpoint) -> str:
     """Return the address for messages: without user name, password and query, which may hold keys."""
-    url = httpx.URL(ADAPTERS[endpoint.dialect].address(endpoint))
+    url = httpx.URL(load_adapter(endpoint.dialect).address(endpoint))
     return str(url.copy_with(username="", password="", query=None, fragment=None))
 
 

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from json import dumps
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
 from adaptthink.callbacks import Callback
+from adaptthink.cli.settings import (
+    check_model,
+    check_problem_files,
+    given,
+    read_evaluation_settings,
+    read_settings,
+    show_settings,
+    takes,
+)
+from adaptthink.config.chat import ChatConfig
+from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import (
+    PLANNED,
     Config,
+    EngineConfig,
     EvaluateConfig,
+    EvaluationConfig,
     PresampleConfig,
+    RequestedMode,
     ServeConfig,
     TrainConfig,
+    Unread,
     VerlConfig,
-    resolve,
 )
 from adaptthink.errors import UserError
+from adaptthink.problems.sources import Purpose
+from adaptthink.problems.unread import unread_settings
+from adaptthink.storage.kinds import PathKind, expect
 from adaptthink.storage.locks import locked
+
+
+def words(value: tuple[str, ...]) -> str:
+    """Show a default as it would be given."""
+    return " ".join(value)
+
 
 Json = Annotated[
     Path | None,
@@ -39,21 +62,31 @@ Track = Annotated[
 ]
 Recipes = Annotated[
     tuple[str, ...],
-    Parameter(help="Recipe files or names (toy_cpu); later ones win.", negative="", consume_multiple=True),
+    Parameter(
+        help="Recipe files or names (toy_cpu); later ones win.",
+        negative="",
+        consume_multiple=True,
+        show_default=False,
+    ),
 ]
+Model = Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")]
 DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]
-ThinkOpener = Annotated[str, Parameter(help="The first token of a thought that is forced open.")]
+ThinkStart = Annotated[str, Parameter(help="w_start: the token that a forced thought begins with.")]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
-Mode = Literal["auto", "think", "no_think"]
+ReferenceStore = Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")]
+EvaluationOutput = Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")]
+REPORTED = (PathKind.RUN, PathKind.EVALUATION, PathKind.REPRODUCTION)
 POSITIVE, NOT_NEGATIVE, POINTS = validators.Number(gt=0), validators.Number(gte=0), validators.Number(gt=0, lt=100)
 
 
 def demo(
     *,
     output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/demo"),
-    recipe: Recipes = ("toy_cpu",),
+    recipe: Annotated[Recipes, Parameter(help="Recipe files or names; later ones win [default: toy_cpu].")] = (
+        "toy_cpu",
+    ),
     seed: Annotated[int | None, Parameter(help="Seed of everything random [default: the recipe's, else 0].")] = None,
     resume: Resume = False,
     clean: Clean = False,
@@ -62,8 +95,9 @@ def demo(
 ) -> None:
     """Train the embedded reasoner to choose when to think, evaluate it and write a report (three to four minutes)."""
     flags = {} if seed is None else {"seed": seed}
-    config = resolve("train", TrainConfig, recipes=recipe, flags=flags)
-    evaluation = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=flags)
+    config = read_settings("train", TrainConfig, recipe, flags)
+    evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=unread_in_demo)
+    expect(output, "--output", PathKind.RUN)
     from adaptthink.cli.jobs import demo_job
 
     with locked(output, f"run folder '{output}'"):
@@ -71,9 +105,23 @@ def demo(
     write_result(json, result)
 
 
+def unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
+    """Yield what the demo's evaluation does not read beside the rest: how the model in training is run."""
+    yield from config.unread()
+    yield from unread_settings(config.problems, Purpose.EVALUATION)
+    yield Unread(
+        tuple(EngineConfig.model_fields.keys() - EvaluationConfig.model_fields.keys() | {"model", "chat"}),
+        (),
+        "the demo evaluates the model that it trains, with the engine of the training",
+        "leave it out of [evaluate]",
+    )
+
+
+@takes(VerlConfig)
 def train(
-    *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
-    config: Annotated[VerlConfig, Parameter(name="*")] = VerlConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    *,
+    flags: Config,
     backend: Annotated[
         Literal["native", "verl"], Parameter(help="What trains: this program, or verl on a Ray cluster (docs/verl.md).")
     ] = "native",
@@ -81,9 +129,7 @@ def train(
         Path | None, Parameter(help="verl: the Python of the environment that has it [default: this one].")
     ] = None,
     output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/train"),
-    reference: Annotated[
-        Path | None, Parameter(help="Reference store from presample [default: in the run folder].")
-    ] = None,
+    reference: ReferenceStore = None,
     resume: Resume = False,
     clean: Clean = False,
     profile: Profile = False,
@@ -95,9 +141,12 @@ def train(
     from adaptthink.integrations.trackers import parse_trackers
 
     trackers = parse_trackers(track)
+    expect(output, "--output", PathKind.RUN)
+    if reference:
+        expect(reference, "--reference", PathKind.STORE)
     if backend == "verl":
         return train_on_verl(
-            resolve("verl", VerlConfig, recipes=recipes, flags=given(config)),
+            read_settings("verl", VerlConfig, recipe, given(flags)),
             output,
             reference=reference,
             python=sys.executable if verl_python is None else str(verl_python),
@@ -108,19 +157,16 @@ def train(
             dry_run=dry_run,
             json=json,
         )
-    alien = sorted({name for name in given(config) if name not in TrainConfig.model_fields})
-    if alien or verl_python is not None:
-        raise UserError(
-            f"{', '.join(alien) or 'verl_python'}: for --backend verl alone; give that too, or leave it out"
-        )
-    resolved = resolve("train", TrainConfig, recipes=recipes, flags=given(config))
+    config = read_settings("train", TrainConfig, recipe, given(flags))
+    if verl_python is not None:
+        raise UserError("--verl-python has no effect: it is for --backend verl; give that too, or leave it out")
     if dry_run:
-        return show_settings(resolved)
+        return show_settings(config)
     from adaptthink.cli.jobs import train_job
 
     with locked(output, f"run folder '{output}'"):
         result = train_job(
-            resolved,
+            config,
             output,
             reference_store=reference,
             resume=resume,
@@ -164,9 +210,11 @@ def train_on_verl(
     return write_result(json, result)
 
 
+@takes(VerlConfig, only=PLANNED)
 def plan(
-    *recipes: Annotated[str, Parameter(help="Recipe files or names (r1_distill_7b); later ones win.")],
-    config: Annotated[VerlConfig, Parameter(name="*")] = VerlConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    *,
+    flags: Config,
     gpus: Annotated[str, Parameter(help="GPUs, such as 8xH100; cpu: this machine, which is measured.")],
     think_tokens: Annotated[
         float | None, Parameter(help="Mean length of a thought at the start [default: assumed].", validator=POSITIVE)
@@ -179,7 +227,7 @@ def plan(
         int | None, Parameter(help="Length of a prompt [default: assumed].", validator=POSITIVE)
     ] = None,
     reference: Annotated[
-        Path | None, Parameter(help="Reference store whose thoughts say how long they are, instead of --think-tokens.")
+        Path | None, Parameter(help="Reference store to take the lengths of thoughts from, instead of --think-tokens.")
     ] = None,
     price: Annotated[
         float | None,
@@ -188,11 +236,14 @@ def plan(
     json: Json = None,
 ) -> None:
     """Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit."""
-    resolved = resolve("verl", VerlConfig, recipes=recipes, flags=given(config))
+    if reference:
+        expect(reference, "--reference", PathKind.STORE)
+    unread = VerlConfig.unread if needs_verl(gpus) else unread_without_verl
+    config = read_settings("plan", VerlConfig, recipe, given(flags), unread=unread)
     from adaptthink.cli.plan import plan_job
 
     result = plan_job(
-        resolved,
+        config,
         gpus,
         think_tokens=think_tokens,
         no_think_tokens=no_think_tokens,
@@ -203,42 +254,61 @@ def plan(
     write_result(json, result)
 
 
+def needs_verl(gpus: str) -> bool:
+    """Whether a training on these GPUs is one on verl; raises UserError for text that names none."""
+    from adaptthink.planning.hardware import read_cluster
+
+    return gpus.strip().lower() != "cpu" and read_cluster(gpus).count > 1
+
+
+def unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
+    """Yield what the estimate of a training on one device does not read."""
+    yield from TrainConfig.unread(config)
+    yield Unread(
+        tuple(VerlConfig.model_fields.keys() - TrainConfig.model_fields.keys()),
+        (),
+        "it is for verl, which a training on one device does not need",
+        "give --gpus more than one, or leave it out",
+    )
+
+
+@takes(PresampleConfig)
 def presample(
-    *recipes: Annotated[str, Parameter(help="Recipe files or names (toy_cpu); later ones win.")],
-    config: Annotated[PresampleConfig, Parameter(name="*")] = PresampleConfig(),  # noqa: B008  (immutable)
+    recipe: Recipes = (),
+    *,
+    flags: Config,
     output: Annotated[Path, Parameter(help="Reference store (JSONL); an interrupted one is completed.")] = Path(
         "runs/reference.jsonl"
     ),
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
-    """Sample the reference: K free thoughts per problem from the model before training."""
-    resolved = resolve("presample", PresampleConfig, recipes=recipes, flags=given(config))
+    """Sample the reference: K responses per problem from the model before training."""
+    config = read_settings("presample", PresampleConfig, recipe, given(flags))
+    expect(output, "--output", PathKind.STORE)
     if dry_run:
-        return show_settings(resolved)
+        return show_settings(config)
     from adaptthink.cli.jobs import presample_job
 
-    return write_result(json, presample_job(resolved, output))
+    return write_result(json, presample_job(config, output))
 
 
+@takes(EvaluateConfig, ChatConfig, without=("model",))
 def evaluate(
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    model: Model,
     /,
     *,
-    config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
+    flags: Config,
     recipe: Recipes = (),
-    modes: Annotated[tuple[Mode, ...], Parameter(help="Asked modes.", negative="", consume_multiple=True)] = (
-        "auto",
-        "think",
-        "no_think",
-    ),
-    output: Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")] = Path(
-        "runs/evaluation"
-    ),
-    reference: Annotated[
+    modes: Annotated[
+        tuple[RequestedMode, ...],
+        Parameter(help="Modes to evaluate in.", negative="", consume_multiple=True, show_default=words),
+    ] = ("auto", "think", "no_think"),
+    output: EvaluationOutput = Path("runs/evaluation"),
+    difficulty_from: Annotated[
         Path | None,
         Parameter(
-            help="Evaluation folder whose pass rates say how hard problems are [default: forced think of this model]."
+            help="Evaluation folder whose pass rates are the problems' difficulty [default: forced think of this one]."
         ),
     ] = None,
     delta: Annotated[
@@ -251,14 +321,15 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Evaluate a model as it chooses and in both forced modes, by level; every sample is kept in --output."""
-    if "model" in config.model_fields_set:
-        raise UserError("evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL")
-    resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
+    config = read_evaluation_settings(recipe, given(flags) | {"model": model})
+    expect(output, "--output", PathKind.EVALUATION)
+    if difficulty_from:
+        expect(difficulty_from, "--difficulty-from", PathKind.EVALUATION)
     if dry_run:
-        return show_settings(resolved)
+        return show_settings(config)
     from adaptthink.cli.jobs import evaluate_job
 
-    return write_result(json, evaluate_job(resolved, modes, output, reference=reference, delta=delta))
+    return write_result(json, evaluate_job(config, modes, output, difficulty_from=difficulty_from, delta=delta))
 
 
 def compare(
@@ -268,7 +339,9 @@ def compare(
     ],
     force: Annotated[
         bool,
-        Parameter(help="Compare what was asked differently too, on the problems that all have; says how.", negative=""),
+        Parameter(
+            help="Compare unlike evaluations too, on the problems that all have; says how they differ.", negative=""
+        ),
     ] = False,
     markdown: Annotated[
         Path | None,
@@ -276,7 +349,9 @@ def compare(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Compare evaluations with the first: accuracy, length, no_think, and what of it can be told apart."""
+    """Compare evaluations with the first: accuracy, length, no_think, and which differences are significant."""
+    for row in rows:
+        expect(Path(row), "compare", PathKind.EVALUATION)
     from adaptthink.cli.compare import compare_job
 
     write_result(json, compare_job(rows, forced=force, markdown=markdown))
@@ -297,11 +372,12 @@ def reproduce(
     write_result(json, result)
 
 
+@takes(EvaluateConfig, without=("model",))
 def calibrate(
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    model: Model,
     /,
     *,
-    config: Annotated[EvaluateConfig, Parameter(name="*")] = EvaluateConfig(),  # noqa: B008  (immutable)
+    flags: Config,
     recipe: Recipes = (),
     tolerance: Annotated[
         float,
@@ -313,26 +389,23 @@ def calibrate(
             help="Mean tokens of a response; the threshold in use is then the one chosen for it.", validator=POSITIVE
         ),
     ] = None,
-    output: Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")] = Path(
-        "runs/calibration"
-    ),
+    output: EvaluationOutput = Path("runs/calibration"),
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
     """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee."""
-    if "model" in config.model_fields_set:
-        raise UserError("calibrate takes its model as an argument, not as --model: adaptthink calibrate MODEL")
-    resolved = resolve("evaluate", EvaluateConfig, recipes=recipe, flags=given(config) | {"model": model})
+    config = read_settings("calibrate", EvaluateConfig, recipe, given(flags) | {"model": model})
+    expect(output, "--output", PathKind.EVALUATION)
     if dry_run:
-        return show_settings(resolved)
+        return show_settings(config)
     from adaptthink.cli.dial import calibrate_job
 
-    result = calibrate_job(resolved, output, tolerance_points=tolerance, token_budget=token_budget)
+    result = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget)
     return write_result(json, result)
 
 
 def decide(
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    model: Model,
     /,
     *prompts: Annotated[str, Parameter(help="What a user would write, with the instruction that the set had.")],
     threshold: Annotated[
@@ -344,45 +417,48 @@ def decide(
     dial: Annotated[
         Path | None, Parameter(help="An adaptthink.json from calibrate [default: the one in the model's folder].")
     ] = None,
-    think_start: ThinkOpener = "Alright",
+    think_start: ThinkStart = "Alright",
     json: Json = None,
 ) -> None:
     """Say which mode the dial gives each prompt: its P(no_think), the mode, the threshold."""
     if not prompts:
         raise UserError("no prompt to decide on; give one or more: adaptthink decide MODEL PROMPT...")
+    check_model(model)
+    if dial:
+        expect(dial, "--dial", PathKind.DIAL)
     from adaptthink.cli.dial import decide_job
 
     result = decide_job(model, prompts, threshold=threshold, dial_file=dial, think_start=think_start)
     write_result(json, result)
 
 
+@takes(ServeConfig, without=("model",))
 def serve(
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    model: Model,
     /,
     *,
-    config: Annotated[ServeConfig, Parameter(name="*")] = ServeConfig(),  # noqa: B008  (immutable)
+    flags: Config,
     recipe: Recipes = (),
     dry_run: DryRun = False,
 ) -> None:
     """Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice."""
-    if "model" in config.model_fields_set:
-        raise UserError("serve takes its model as an argument, not as --model: adaptthink serve MODEL")
-    resolved = resolve("serve", ServeConfig, recipes=recipe, flags=given(config) | {"model": model})
+    config = read_settings("serve", ServeConfig, recipe, given(flags) | {"model": model})
     if dry_run:
-        return show_settings(resolved)
+        return show_settings(config)
     from adaptthink.cli.serve import serve_job
 
-    return serve_job(resolved)
+    return serve_job(config)
 
 
 def doctor(
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")],
+    model: Model,
     /,
     *,
-    think_start: ThinkOpener = "Alright",
+    think_start: ThinkStart = "Alright",
     json: Json = None,
 ) -> None:
-    """Check how a model opens and closes a thought, and whether AdaptThink can train it."""
+    """Check how a model begins and ends a thought, and whether AdaptThink can train it."""
+    check_model(model)
     from adaptthink.cli.jobs import doctor_job
 
     write_result(json, doctor_job(model, think_start))
@@ -432,6 +508,9 @@ def report(
     json: Json = None,
 ) -> None:
     """Write the report of a training run, or of evaluations side by side: report.html and report.md."""
+    expect(folder, "report", *REPORTED)
+    for another in more:
+        expect(another, "report", PathKind.EVALUATION)
     from adaptthink.report import write_report
 
     html, markdown = write_report(folder, *more, output=output, figure_folder=figures)
@@ -451,8 +530,8 @@ def data_check(
     fields: FieldMapping = None,
     json: Json = None,
 ) -> None:
-    """Count problems, repeats, unreadable golds and rows, and leaks into other sets."""
-    config = data_config(problems, data=data, fields=fields)
+    """Count problems, repeats, what cannot be read, and leaks into other sets."""
+    config = read_data_settings(problems, against, data=data, fields=fields)
     from adaptthink.cli.data import check_job
 
     write_result(json, check_job(config, against))
@@ -464,7 +543,7 @@ def data_show(
     *,
     model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny'; its chat template is used.")] = "tiny",
     count: Annotated[int, Parameter(help="How many, from the beginning.", validator=validators.Number(gte=1))] = 3,
-    mode: Annotated[Mode, Parameter(help="The mode that the prompt leads into; auto: none.")] = "auto",
+    mode: Annotated[RequestedMode, Parameter(help="The mode that the prompt leads into; auto: none.")] = "auto",
     data: DataFolder = None,
     fields: FieldMapping = None,
     instruction: Annotated[
@@ -472,37 +551,31 @@ def data_show(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Print a few problems as the model sees them, with gold, kind and level."""
-    config = data_config(problems, model=model, data=data, fields=fields, instruction=instruction)
+    """Print a few problems as the model sees them, with reference answer, kind and level."""
+    config = read_data_settings(problems, model=model, data=data, fields=fields, instruction=instruction)
     from adaptthink.cli.data import show_job
 
     write_result(json, show_job(config, count, mode))
 
 
-def data_config(problems: str, **options: str | Path | None) -> PresampleConfig:
+def read_data_settings(problems: str, against: tuple[str, ...] = (), **options: str | Path | None) -> PresampleConfig:
     """Resolve the settings of a data command; options that were not given leave the environment's."""
     flags = {"problems": problems} | {name: value for name, value in options.items() if value is not None}
-    return resolve("presample", PresampleConfig, flags=flags)
+    names = ((problems, Purpose.CHECK), *((name, Purpose.AGAINST) for name in against))
 
+    def unread(_: Config) -> Iterator[Unread]:
+        """Yield what none of the names reads."""
+        found = [{one.keys: one for one in unread_settings(*name)} for name in names]
+        yield from (one for keys, one in found[0].items() if all(keys in others for others in found))
 
-def given(config: Config) -> dict[str, Any]:
-    """Return only the settings that stood on the command line."""
-    return {name: getattr(config, name) for name in config.model_fields_set}
-
-
-def show_settings(config: Config) -> None:
-    """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
-    for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        print(f"{name} = {toml_value(value)}")
-
-
-def toml_value(value: str | float | int) -> str:
-    """Write a scalar as TOML; JSON's form is the same for the types that settings have."""
-    return dumps(value, ensure_ascii=False)
+    config = resolve("presample", PresampleConfig, flags=flags, unread=unread)
+    for name in names:
+        check_problem_files(*name)
+    return config
 
 
 def write_result(path: Path | None, result: dict[str, Any]) -> None:
-    """Write a command's result where --json said."""
+    """Write a command's result to the path of --json, if there is one."""
     if path:
         from adaptthink.storage.runs import write_json
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from adaptthink import __version__
 from adaptthink.callbacks import Callback, Callbacks
-from adaptthink.chat.base import Switch, compute_cost
+from adaptthink.chat.base import compute_cost
 from adaptthink.cli.compare import quality_job
 from adaptthink.cli.console import (
     Price,
@@ -34,22 +34,21 @@ from adaptthink.cli.console import (
     show_servers,
     show_table,
 )
-from adaptthink.config.schema import HOW, EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink.config.chat import ChatConfig, Switch
+from adaptthink.config.schema import HOW, EvaluateConfig, EvaluationConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
+from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Change, change, read_rows
 from adaptthink.evaluation.mode_choice import DELTA
 from adaptthink.evaluation.run import (
     Evaluation,
     Respond,
-    chat_respond,
-    chat_setting,
     decide_missing,
     delta_accuracy_points,
     delta_length_percent,
-    make_endpoint,
     policy_respond,
     policy_setting,
     sample_missing,
@@ -115,7 +114,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems, _ = read_training_problems(config, held_out_per_level=1)
     policy = load_configured(config)
-    engine = make_engine(policy, config, say=console.print)
+    engine = make_engine(policy, config, on_message=console.print)
     try:
         reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, output)
     finally:
@@ -267,16 +266,16 @@ def evaluate_policy(
 
 
 def evaluate_chat(
-    problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig, folder: Path
+    problems: Sequence[Problem], requested: Sequence[str], config: ChatConfig, folder: Path
 ) -> dict[str, Evaluation]:
     """Complete the evaluation of a model behind a chat endpoint; it shows no probabilities."""
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
-        console.print(f"{' and '.join(left_out)} left out: no --switch says how this endpoint is told a mode")
+        console.print(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
         if not requested:
             raise UserError(
-                "nothing is left to ask; give the --switch that the endpoint's models know, or --modes auto"
+                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
             )
     price, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
     with writing(folder, setting):
@@ -298,7 +297,7 @@ def sample_into(
     setting: Setting,
     problems: Sequence[Problem],
     requested: Sequence[str],
-    config: EvaluateConfig,
+    config: EvaluationConfig,
     price: Price = lambda sample: None,
 ) -> None:
     """Draw what `folder` lacks, and show how it goes."""
@@ -311,7 +310,7 @@ def sample_into(
 
 
 def summarise_folder(
-    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluateConfig
+    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluationConfig
 ) -> dict[str, Evaluation]:
     """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
 
@@ -334,7 +333,7 @@ def summarise_folder(
     return {mode: evaluations[mode] for mode in requested}
 
 
-def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+def evaluation_summary(config: EvaluationConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     """What `summary.json` of an evaluation folder says."""
     return {
         "model": config.model,
@@ -344,24 +343,24 @@ def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation
 
 
 def evaluate_job(
-    config: EvaluateConfig,
+    config: EvaluateConfig | ChatConfig,
     requested: Sequence[str],
     folder: Path,
     *,
-    reference: Path | None = None,
+    difficulty_from: Path | None = None,
     delta: float = DELTA,
 ) -> dict[str, Any]:
     """Evaluate one model in the asked modes, into `folder`, and print the table and the quality of its choice."""
-    if reference:
-        read_setting(reference)  # refuse what is no evaluation before the work, not after it
+    if difficulty_from:
+        read_setting(difficulty_from)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
     convention = None
     servers: list[Server] = []
-    if config.chat:
+    if isinstance(config, ChatConfig):
         evaluations = evaluate_chat(problems, requested, config, folder)
     else:
         policy = load_configured(config)
-        engine = make_engine(policy, config, say=console.print)
+        engine = make_engine(policy, config, on_message=console.print)
         sampler, servers = make_sampler(policy, engine, config), servers_of(engine)
         try:
             evaluations = evaluate_policy(policy, sampler, problems, requested, config, folder)
@@ -369,12 +368,12 @@ def evaluate_job(
             show_servers(servers)
         convention = sampler.template.convention
     show_table(evaluations)
-    quality_job(folder, convention, reference=reference, delta=delta)
+    quality_job(folder, convention, reference=difficulty_from, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
     return evaluation_summary(config, evaluations) | {"servers": servers_record(servers)}
 
 
-def load_evaluation_problems(config: EvaluateConfig) -> Sequence[Problem]:
+def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; say how many were left out."""
     chosen = choose_evaluation_problems(
         config.problems,

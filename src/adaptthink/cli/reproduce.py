@@ -21,7 +21,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from adaptthink.cli.console import console, show_claims
-from adaptthink.config.schema import TrainConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.evaluation.statistics import Values, plain
 from adaptthink.evaluation.store import level_name, read_outcomes, read_problems, read_samples
@@ -31,7 +32,7 @@ from adaptthink.report import write_report
 from adaptthink.reproduction.claims import MAIN, BySeed, Runs, claims, tables
 from adaptthink.storage.runs import open_run, read_metrics, write_json
 
-BASE = "reproduce"  # the recipe under all others
+BASE = "reproduce"  # the recipe under all others, which are in the folder of its name
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 20.0  # for an interrupted command to end by itself
 
@@ -41,7 +42,7 @@ class Design:
     """How much is run."""
 
     seeds: tuple[int, ...]
-    trainings: tuple[str, ...]  # recipes over the base, without its name; MAIN is the base alone
+    trainings: tuple[str, ...]  # recipes over the base, without their folder; MAIN is the base alone
     steps: int | None = None  # of every training; None: as its recipe says
     problems: int | None = None  # of each level: to train on
     evaluated: int | None = None  # of each level: to evaluate on
@@ -119,7 +120,7 @@ def original_job(run: Path, design: Design) -> Job:
         "original",
         (
             evaluation("tiny", run / "original" / "chain", (BASE,), flags),
-            evaluation("tiny", run / "original" / "story", (BASE, f"{BASE}_story"), flags),
+            evaluation("tiny", run / "original" / "story", (BASE, f"{BASE}/story"), flags),
         ),
     )
 
@@ -141,7 +142,7 @@ def reference_store(run: Path, seed: int) -> Path:
 def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     """One training and the evaluation of what it gave: as the model chooses; the main one in every mode and kind."""
     folder = run / "trainings" / name / f"{seed}"
-    recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}_{name}")
+    recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}/{name}")
     flags = (*design.flags("train"), "--seed", f"{seed}")
     reference = ("--reference", f"{reference_store(run, seed)}")
     done = folder / "result.json"  # written last: a model folder may be there in part
@@ -151,7 +152,7 @@ def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     requested = ("--modes", *modes, *design.flags("evaluate"))
     commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
     if name == MAIN:
-        commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}_story"), requested))
+        commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}/story"), requested))
     shorter = {"steps": design.steps} if design.steps else {}
     steps = resolve("train", TrainConfig, recipes=recipes, flags=shorter).steps
     return Job(f"{name} {seed}", tuple(commands), folder / "metrics.jsonl", steps)

@@ -161,7 +161,7 @@ def assess(
     elif convention is None:
         notes.append("how thoughts begin is not known here: no mass")
     if auto and rates is None:
-        notes.append("no forced think and no --reference: nothing to measure the problems' difficulty by")
+        notes.append("no forced think and no --difficulty-from: nothing to measure the problems' difficulty by")
     return Quality(
         delta=delta,
         no_think_by_level=no_think_by_level(auto),

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lm_eval.api.model import LM
@@ -23,7 +23,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from pydantic import Field
 from tqdm import tqdm
 
-from adaptthink.config.schema import EngineConfig, Share, check
+from adaptthink.config.resolve import Source, settle
+from adaptthink.config.schema import EngineConfig, RequestedMode, Share, Unread
 from adaptthink.dial.curve import stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
@@ -51,10 +52,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 class ModelArgs(EngineConfig):
     """The keys of --model_args."""
 
-    mode: Literal["auto", "think", "no_think"] = Field("auto", description="auto: the model's or the threshold's.")
+    mode: RequestedMode = Field("auto", description="auto: the model's or the threshold's.")
     threshold: Share | None = Field(
         None, description="P(no_think) from which on auto does not think; not given: the model folder's, if any."
     )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the threshold where the mode is forced."""
+        yield from super().unread()
+        if self.mode != "auto":
+            yield Unread(("threshold",), ("mode",), f"mode = '{self.mode}' decides", "give mode=auto, or leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class AdaptThinkLM(LM):
         **model_args: Any,
     ) -> None:
         super().__init__()
-        self.args = check(ModelArgs, model_args)
+        self.args = settle(ModelArgs, [Source("model_args", model_args, frozenset(model_args))])
         self.mode = REQUESTED_MODES[self.args.mode]
         if device and torch.cuda.is_available():  # the harness passes cuda:0 by default, on any machine
             self.args = self.args.model_copy(update={"device": device})

@@ -32,7 +32,8 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
@@ -43,8 +44,9 @@ from adaptthink.models.card import write_card
 from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
-from adaptthink.objective import Ratio, policy_loss
+from adaptthink.objective import policy_loss
 from adaptthink.problems import Problem, make_problem_id
+from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.reading import decode
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed

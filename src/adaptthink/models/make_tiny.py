@@ -28,7 +28,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from adaptthink.problems.arithmetic import Chain, Kind, Split, format_question, generate_chains
+from adaptthink.config.schema import Kind
+from adaptthink.problems.arithmetic import Chain, Split, format_question, generate_chains
 
 
 @dataclass(frozen=True, slots=True)

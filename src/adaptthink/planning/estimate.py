@@ -20,7 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from adaptthink.config.schema import VerlConfig
+from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.models.scoring import LOGIT_ELEMENTS
 from adaptthink.planning.architecture import Architecture
@@ -333,10 +333,10 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
         beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0
     merged = number * a.weights if config.lora_rank and not many else 0
-    if many or config.engine == "vllm":
+    if many or config.engine.reserves_memory:
         share = config.engine_memory * platform.memory_bytes
         engine, idle = share + merged, 0.0 if many else share
-    elif config.engine == "native":
+    elif config.engine.in_process:
         rows = make_step_rows(lengths, config)[: config.max_concurrent_sequences] + lengths.prompt
         packed = 0 if beside else number * a.weights  # of weights that are trained, in bfloat16: the cast above
         engine, idle = merged + packed + number * a.shape(number).kv * float(rows.sum()), float(merged)
@@ -357,7 +357,7 @@ def compute_cache_tokens(
     architecture: Architecture, config: VerlConfig, platform: Platform, tensor_parallel: int
 ) -> float:
     """Return the tokens that fit in the cache of one replica of the engine; infinite for the native engine."""
-    if platform.devices == 1 and config.engine == "native":
+    if platform.devices == 1 and config.engine.in_process:
         return math.inf
     number = choose_element_bytes(config, platform)
     held = config.engine_memory * platform.memory_bytes - WORKSPACE_GB * GB
@@ -530,13 +530,13 @@ def list_larger_platforms(platform: Platform) -> list[Platform]:
 
 def list_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[dict[str, object]]:
     """Yield changes to try, as keys of a recipe, the cheapest first."""
-    vllm = platform.devices > 1 or config.engine == "vllm"
+    reserved = platform.devices > 1 or config.engine.reserves_memory
     if not config.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
     least = math.ceil(find_longest_response(config, platform, lengths))
     if config.micro_batch_tokens > least:
         yield {"micro_batch_tokens": least}
-    for share in (0.6, 0.4, 0.3, 0.2) if vllm else ():
+    for share in (0.6, 0.4, 0.3, 0.2) if reserved else ():
         if share < config.engine_memory:
             yield {"engine_memory": share}
     if platform.devices > 1:
@@ -544,7 +544,7 @@ def list_changes(config: VerlConfig, platform: Platform, lengths: Lengths) -> It
     elif not config.lora_rank:
         yield {"lora_rank": 32}
     if platform.devices == 1:
-        yield {"engine": "native", "max_concurrent_sequences": 16}
+        yield {"engine": EngineName.NATIVE, "max_concurrent_sequences": 16}
     halved = config.model_copy(update={"max_think_tokens": config.max_think_tokens // 2})
     least = math.ceil(find_longest_response(halved, platform, clip_lengths(lengths, halved)))
     smaller = {"micro_batch_tokens": least} if config.micro_batch_tokens > least else {}

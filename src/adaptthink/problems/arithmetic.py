@@ -19,17 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from adaptthink.config.schema import Kind
 from adaptthink.problems import Problem, make_problem
 
 OPERATIONS_BY_LEVEL = {1: 1, 2: 2, 3: 3, 4: 6, 5: 9}
 LEVELS = tuple(OPERATIONS_BY_LEVEL)
-
-
-class Kind(StrEnum):
-    """How a problem is worded."""
-
-    CHAIN = "chain"
-    STORY = "story"
 
 
 class Split(StrEnum):

@@ -20,11 +20,11 @@ from typing import assert_never
 
 import numpy as np
 
-from adaptthink.config.schema import PolicyConfig
+from adaptthink.config.schema import Kind, ProblemsConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, find_parsable
 from adaptthink.problems import Problem, arithmetic, gym, make_problem
-from adaptthink.problems.arithmetic import Kind, Split
+from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.files import Fields, parse_fields, read_file
 from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sets import SETS, read_set
@@ -118,7 +118,7 @@ class Found:
     num_unparsable: int
 
 
-def make_reading(config: PolicyConfig) -> Reading:
+def make_reading(config: ProblemsConfig) -> Reading:
     """Return how a command's settings read problems; raises UserError for a bad mapping."""
     return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
 
@@ -158,7 +158,7 @@ def choose_evaluation_problems(
     *,
     per_level: int,
     seed: int,
-    kind: str = Kind.CHAIN,
+    kind: Kind = Kind.CHAIN,
     reading: Reading = Reading(),
 ) -> Chosen:
     """Return problems to evaluate on: evaluation splits, and all of a file. `kind` is for arithmetic only.
@@ -168,7 +168,7 @@ def choose_evaluation_problems(
     procedural, stored = split_sources(parse_name(name, Purpose.EVALUATION))
     spool = Spool()
     for source in procedural:
-        spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, Kind(kind)))
+        spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, kind))
     procedural_N = np.arange(len(spool))
     found = read_stored_problems(stored, reading, spool)
     problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from adaptthink.config.schema import EngineConfig, PresampleConfig
+from adaptthink.config.schema import EngineConfig, EngineName, PresampleConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import open_fleet
 from adaptthink.engines.native import NativeEngine
@@ -15,27 +15,45 @@ from adaptthink.modes import encode_prompt
 
 PROBE_QUESTION = "47+8=?"
 
+OnMessage = Callable[[str], None]  # takes messages for a person
 
-def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], None] = lambda text: None) -> Engine:
+
+def make_engine(policy: Policy, config: EngineConfig, *, on_message: OnMessage = lambda message: None) -> Engine:
     """Start the engine of a config with the policy's weights; a job needs only one.
 
-    Several servers form a fleet, which waits for servers that fail. Pre-sampling uses a fleet for one server too. `say`
-    is called with a one-line message when a server becomes unhealthy or healthy again.
+    `on_message` is called with one line when a server becomes unhealthy or healthy again.
     """
-    dtype = choose_dtype(policy.model, config)
-    if config.engine == "vllm":
-        return start_vllm(
-            find_model(policy.name),
-            policy.eos_ids,
-            dtype=dtype,
-            max_concurrent_sequences=config.max_concurrent_sequences,
-            memory_share=config.engine_memory,
-        )
-    native = NativeEngine(
-        policy.plain(), policy.eos_ids, max_concurrent_sequences=config.max_concurrent_sequences, dtype=dtype
+    return ENGINES[config.engine](policy, config, on_message)
+
+
+def start_native(policy: Policy, config: EngineConfig, _: OnMessage) -> NativeEngine:
+    """Start the engine in this program."""
+    return NativeEngine(
+        policy.plain(),
+        policy.eos_ids,
+        max_concurrent_sequences=config.max_concurrent_sequences,
+        dtype=choose_dtype(policy.model, config),
     )
-    if config.engine == "native":
-        return native
+
+
+def start_vllm_beside(policy: Policy, config: EngineConfig, _: OnMessage) -> Engine:
+    """Start vLLM on the same device, which it takes a share of."""
+    return start_vllm(
+        find_model(policy.name),
+        policy.eos_ids,
+        dtype=choose_dtype(policy.model, config),
+        max_concurrent_sequences=config.max_concurrent_sequences,
+        memory_share=config.engine_memory,
+    )
+
+
+def connect_servers(policy: Policy, config: EngineConfig, on_message: OnMessage) -> Engine:
+    """Connect to servers that are running, after checking that they have the policy's weights.
+
+    One server is an engine by itself. Several are a fleet, and so is the one of a pre-sampling, which may take days: a
+    fleet waits for servers that fail.
+    """
+    native = start_native(policy, config, on_message)
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
     ids = (policy.template.no_think_id, policy.template.think_id, *policy.eos_ids)
     if len(config.endpoint) == 1 and type(config) is not PresampleConfig:
@@ -53,5 +71,12 @@ def make_engine(policy: Policy, config: EngineConfig, *, say: Callable[[str], No
         name=config.model,
         max_concurrent_sequences=config.max_concurrent_sequences,
         probe=make_probe(native, prompt, ids),
-        on_message=say,
+        on_message=on_message,
     )
+
+
+ENGINES: dict[EngineName, Callable[[Policy, EngineConfig, OnMessage], Engine]] = {
+    EngineName.NATIVE: start_native,
+    EngineName.VLLM: start_vllm_beside,
+    EngineName.OPENAI: connect_servers,
+}

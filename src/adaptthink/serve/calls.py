@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adaptthink.config.schema import Positive
+from adaptthink.config.schema import Positive, ReasoningFormat
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
 
@@ -137,7 +137,7 @@ class ChatCall(Call):
     max_completion_tokens: Positive | None = None
     chat_template_kwargs: _TemplateKeywords = _TemplateKeywords()
     reasoning_effort: Literal["none"] | None = None
-    reasoning_format: Literal["separate", "inline"] | None = None
+    reasoning_format: ReasoningFormat | None = None
 
     @property
     def switches(self) -> dict[str, Mode]:

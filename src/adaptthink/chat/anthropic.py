@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, Switch, make_format_fault
+from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, make_format_fault
+from adaptthink.config.chat import Switch
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
