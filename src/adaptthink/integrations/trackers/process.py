@@ -44,6 +44,7 @@ class Bounds:
     silent_seconds: float = 600.0  # since the oldest step that was handed over and not answered
     waiting_steps: int = 1_000
     end_seconds: float = 60.0
+    failed_seconds: float = 15.0  # at the end of a job that failed or was interrupted
 
 
 class Tracker(Callback):
@@ -92,7 +93,7 @@ class Tracker(Callback):
         """Let the tracker finish, and end its process."""
         end = {"result": None if result is None else {f"result/{name}": v for name, v in scalars(result).items()}}
         try:
-            self._hand_over(end, wait=self.bounds.end_seconds)
+            self._hand_over(end, wait=self.bounds.failed_seconds if result is None else self.bounds.end_seconds)
         finally:  # also where Ctrl-C ends the waiting
             self._end()
 
