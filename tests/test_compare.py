@@ -12,11 +12,10 @@ from adaptthink.cli.markdown import Sheet, markdown
 from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import Row, check_alike, compare, differences, read_rows, sets_of
 from adaptthink.evaluation.statistics import plain, share_difference
-from adaptthink.grading.identity import Grader
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 
-GRADER = Grader(1, boxed_only=True, seconds=2.0, libraries={"sympy": "1.14.0"})
+GRADER = {"version": 1, "boxed_only": True, "seconds": 2.0, "sympy": "1.14.0"}
 A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
 B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]
 
@@ -134,7 +133,7 @@ def test_how_the_mode_is_told_matters_where_it_is_told():
 
 
 def test_other_problems_and_other_graders_are_refused_by_name():
-    other = replace(GRADER, seconds=5.0, libraries={"sympy": "1.13.3"})
+    other = GRADER | {"seconds": 5.0, "sympy": "1.13.3"}
     fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader=other)
     with pytest.raises(UserError, match=r"1 problems are in base only \(.*'b3'\)") as caught:
         check_alike([BASE, NEW, fewer])

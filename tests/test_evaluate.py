@@ -28,6 +28,7 @@ from adaptthink.evaluation.store import Outcome, grade_folder, read_decisions, r
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
+from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.sampler import Sampler
 
 
@@ -255,7 +256,7 @@ def test_another_grader_grades_again_and_samples_nothing(random_policy, tmp_path
     before = (tmp_path / "samples.jsonl").read_bytes()
 
     def verdicts(**settings):
-        grade_folder(tmp_path, **settings)
+        grade_folder(tmp_path, AnswerGrader(**settings))
         return [outcome.verdict.value for outcome in read_outcomes(tmp_path)]
 
     assert verdicts() == ["correct", "unparsed", "wrong", "truncated"]

@@ -11,7 +11,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.grader import AnswerGrader, RewardGrader, load_reward
+from adaptthink.sampling.grader import RewardGrader, load_reward
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.sampler import Sampler, Sampling, draw
@@ -34,7 +34,7 @@ def grade(function, one=None, **options):
         (1, Verdict.CORRECT, 1.0),
         (0.75, Verdict.CORRECT, 0.75),
         (0.25, Verdict.WRONG, 0.25),
-        (-2, Verdict.WRONG, -2.0),
+        (0, Verdict.WRONG, 0.0),
         (True, Verdict.CORRECT, 1.0),
         (False, Verdict.WRONG, 0.0),
         (Verdict.CORRECT, Verdict.CORRECT, 1.0),
@@ -47,9 +47,9 @@ def test_what_a_reward_function_may_return(returned, verdict, reward):
     assert (found.verdict, found.reward) == (verdict, reward)
 
 
-@pytest.mark.parametrize("returned", ["1", None, float("nan"), float("inf"), [1]])
+@pytest.mark.parametrize("returned", ["1", None, float("nan"), float("inf"), -2, 1.5, [1]])
 def test_anything_else_is_refused_by_name(returned):
-    with pytest.raises(UserError, match=r"test_grader:.*returned .*; return a finite number, a bool or a Verdict"):
+    with pytest.raises(UserError, match=r"test_grader:.*returned .*; return a number from 0 to 1, a bool or a Verdict"):
         grade(lambda problem, one: returned)
 
 
@@ -103,7 +103,7 @@ def test_a_sampler_grades_by_it_and_rollouts_keep_the_number(tokenizer):
 
 def test_names_say_where_a_reward_stands():
     assert RewardGrader(make_rollout).name == "rollouts:make_rollout"
-    assert AnswerGrader().name == "answer"
+    assert RewardGrader(make_rollout, 5.0).describe([]) == {"reward": "rollouts:make_rollout", "seconds": 5.0}
 
 
 def test_rewards_are_loaded_by_name(monkeypatch, tmp_path):

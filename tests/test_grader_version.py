@@ -15,7 +15,7 @@ import pytest
 from adaptthink import grading
 from adaptthink.grading import AnswerKind, Grade, Limits, Rule, Submission, Verdict, grade_all
 from adaptthink.grading.compare import Comparison
-from adaptthink.grading.identity import GRADER_VERSION, Grader, describe_grader
+from adaptthink.grading.identity import GRADER_VERSION, GraderRecord, describe_grader
 from adaptthink.storage.jsonl import encode, read_lines, read_record, replace_file
 
 GOLDEN = Path(__file__).with_name("golden_verdicts.jsonl")
@@ -26,7 +26,7 @@ CHANGED = "verdicts changed: raise GRADER_VERSION"
 def read_golden():
     """The grader of the golden file, and its rows."""
     header, *rows = [read_record(line, dict) for line in read_lines(GOLDEN)]
-    return Grader(**header["grader"]), rows
+    return GraderRecord(**header["grader"]), rows
 
 
 def grades_of(rows):

@@ -27,6 +27,7 @@ from adaptthink.evaluation.store import (
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
+from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.storage import jsonl
 from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_records, repair, replace_file
 from adaptthink.storage.runs import MetricsLog, read_metrics
@@ -406,18 +407,18 @@ def test_verdicts_name_their_grader_and_what_changed(tmp_path, monkeypatch):
     evaluate(tmp_path)
     path = tmp_path / "verdicts.jsonl"
     header = json.loads(path.read_bytes().splitlines()[0])["grader"]
-    assert header == asdict(grader_of(path))
+    assert header == grader_of(path)
     assert (header["version"], header["boxed_only"], header["seconds"]) == (1, True, 2.0)
     assert set(header["libraries"]) == {"math-verify", "latex2sympy2_extended", "sympy"}
     before = path.read_bytes()
     assert grade_folder(tmp_path) == []
     assert path.read_bytes() == before
     monkeypatch.setattr("adaptthink.grading.identity.installed", lambda name: "7" if name == "sympy" else "8")
-    changes = grade_folder(tmp_path, boxed_only=False)
+    changes = grade_folder(tmp_path, AnswerGrader(boxed_only=False))
     assert "boxed_only was True and is now False" in changes
     assert f"sympy was {header['libraries']['sympy']} and is now 7" in changes
     assert len(changes) == 4  # and the two other libraries
-    assert grade_folder(tmp_path, boxed_only=False) == []
+    assert grade_folder(tmp_path, AnswerGrader(boxed_only=False)) == []
     assert len(read_outcomes(tmp_path)) == 4
     assert sorted(one.name for one in tmp_path.iterdir()) == [
         "decisions.jsonl", "evaluation.json", "problems.jsonl", "samples.jsonl", "verdicts.jsonl",
@@ -440,10 +441,12 @@ def test_grading_anew_that_was_interrupted_keeps_the_old_verdicts_and_goes_on(tm
     with monkeypatch.context() as patch:
         patch.setattr(Appender, "write", fails)
         with pytest.raises(KeyboardInterrupt):
-            grade_folder(tmp_path, boxed_only=False)
+            grade_folder(tmp_path, AnswerGrader(boxed_only=False))
     assert path.read_bytes() == before
     counted = []
-    assert grade_folder(tmp_path, boxed_only=False, on_grade=counted.append) == ["boxed_only was True and is now False"]
+    assert grade_folder(tmp_path, AnswerGrader(boxed_only=False), on_grade=counted.append) == [
+        "boxed_only was True and is now False"
+    ]
     assert sum(counted) == 2
     assert not work.exists()
     assert len(read_outcomes(tmp_path)) == 4

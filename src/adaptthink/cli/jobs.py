@@ -63,7 +63,7 @@ from adaptthink.evaluation.store import (
     read_setting,
     writing,
 )
-from adaptthink.grading import Limits, compute_mean_reward
+from adaptthink.grading import compute_mean_reward
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import (
     Policy,
@@ -317,8 +317,7 @@ def summarise_folder(
     `summary.json` says what the folder holds on these problems in the other modes too.
     """
     with counter("answers graded") as graded:
-        limits = Limits(config.grading_seconds)
-        changes = grade_folder(folder, boxed_only=config.boxed_only, limits=limits, on_grade=graded)
+        changes = grade_folder(folder, make_grader(config), on_grade=graded)
     if changes:
         console.print(f"graded again, as the grader has changed: {', '.join(changes)}")
     wanted = {problem.id for problem in problems}

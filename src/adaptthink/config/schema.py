@@ -198,6 +198,14 @@ class ProblemsConfig(ModelConfig):
     boxed_only: bool = Field(
         True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
     )
+    reward: str | None = Field(
+        None,
+        description="Reward function of your own, as MODULE:FUNCTION, in place of the comparison with the reference "
+        "answer (docs/rewards.md).",
+    )
+    reward_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Time-out of a call of the reward function."
+    )
     grading_seconds: Annotated[float, Field(gt=0)] = Field(
         2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.evaluation.statistics import (
@@ -31,6 +32,7 @@ from adaptthink.evaluation.store import (
     Outcome,
     Setting,
     by_problem,
+    flatten,
     gradable,
     grader_of,
     level_name,
@@ -39,7 +41,6 @@ from adaptthink.evaluation.store import (
     read_problems,
     read_setting,
 )
-from adaptthink.grading.identity import Grader
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.storage.settings import find_changes
@@ -54,7 +55,7 @@ class Row:
     name: str
     requested: str
     setting: Setting
-    grader: Grader
+    grader: Mapping[str, Any]  # what its verdicts depend on, by name
     problems: Mapping[str, Problem]  # those with a response that could be graded, by id
     outcomes: Sequence[Outcome]
 
@@ -149,7 +150,7 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
     answered = {one.problem_id: problems[one.problem_id] for one in own}
     grader = grader_of(folder / "verdicts.jsonl")
     assert grader is not None  # its outcomes have verdicts
-    return Row(title, requested, read_setting(folder), grader, answered, own)
+    return Row(title, requested, read_setting(folder), flatten(grader), answered, own)
 
 
 # ---- what stands against a comparison -------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def differences(base: Row, row: Row) -> list[str]:
     ]
     found += [
         f"the grader's {name} is {before} in {base.name} and {now} in {row.name} (evaluate again: nothing is sampled)"
-        for name, before, now in find_changes(base.grader.settings(), row.grader.settings())
+        for name, before, now in find_changes(base.grader, row.grader)
     ]
     for one, other in ((base, row), (row, base)):
         alone = [problem for problem in one.problems if problem not in other.problems]

@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade_all
-from adaptthink.grading.identity import Grader, describe_grader
+from adaptthink.grading import AnswerKind, Grade, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
+from adaptthink.sampling.grader import AnswerGrader, Grader
+from adaptthink.sampling.reading import Response
 from adaptthink.storage.jsonl import Appender, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import write_json
@@ -75,6 +76,11 @@ class Sample:
         """What names a sample within its folder."""
         return self.problem_id, self.requested, self.index
 
+    @property
+    def response(self) -> Response:
+        """The response that was kept, as graders take it."""
+        return Response(self.mode, self.thinking, self.answer, self.finish, self.tokens, self.thinking_tokens or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -96,11 +102,12 @@ class Outcome:
     verdict: Verdict
     tokens: int
     thinking_tokens: int | None
+    own_reward: float | None = None  # of a reward function of the user's own
 
     @property
     def correct(self) -> float:
-        """1 for a correct answer, else 0."""
-        return float(self.verdict is Verdict.CORRECT)
+        """1 for a correct answer, else 0; or the user's own reward."""
+        return float(self.verdict is Verdict.CORRECT) if self.own_reward is None else self.own_reward
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -163,44 +170,47 @@ def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
 
 
 def grade_folder(
-    folder: Path,
-    *,
-    boxed_only: bool = True,
-    limits: Limits | None = None,
-    on_grade: Callable[[int], None] | None = None,
+    folder: Path, grader: Grader | None = None, *, on_grade: Callable[[int], None] | None = None
 ) -> list[str]:
     """Grade every sample that this grader has not graded; verdicts of another grader are replaced, all together.
 
     Returns in what that other grader differed, empty if nothing was replaced.
     """
-    chosen = limits or Limits()
+    grader = grader or AnswerGrader()
     problems = read_problems(folder)
-    kinds = {problem.kind for problem in problems.values()}
-    grader = describe_grader(kinds, boxed_only=boxed_only, seconds=chosen.seconds)
+    described = grader.describe({problem.kind for problem in problems.values()})
     path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
     before = grader_of(path)
-    target = path if before == grader else work
-    if grader_of(target) != grader:
+    target = path if before == described else work
+    if grader_of(target) != described:
         target.unlink(missing_ok=True)
     graded = {key for key, _ in read_verdicts(target)}
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
-    with Appender(target, header={"grader": asdict(grader)}) as file:
+    with Appender(target, header={"grader": described}) as file:
         while batch := list(islice(missing, GRADED_AT_ONCE)):
-            submissions = [submission(sample, look_up(problems, sample, folder), boxed_only) for sample in batch]
-            grades = grade_all(submissions, limits=chosen, on_finish=on_grade)
+            pairs = ((look_up(problems, sample, folder), sample.response) for sample in batch)
+            grades = grader.grade(pairs, on_graded=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
                 row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
-                file.write(row | asdict(grade))
+                file.write(row | make_row(grade))
     if target is work:
         work.replace(path)
-    changes = find_changes(before.settings(), grader.settings()) if before else []
+    changes = find_changes(flatten(before), flatten(described)) if before else []
     return [f"{name} was {old} and is now {new}" for name, old, new in changes]
 
 
-def submission(sample: Sample, problem: Problem, boxed_only: bool) -> Submission:
-    """What of a sample is graded: its answer, if it came to the end of one."""
-    answer = sample.answer if sample.finish is Finish.STOP else None
-    return Submission(answer, problem.answer, problem.kind, boxed_only)
+def make_row(grade: Grade) -> dict[str, Any]:
+    """Turn a grade into what is kept of it: a reward of the user's own only where there is one."""
+    row = asdict(grade)
+    if grade.own_reward is None:
+        del row["own_reward"]
+    return row
+
+
+def flatten(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a grader depends on by name, libraries among the rest."""
+    rest = dict(described)
+    return rest | rest.pop("libraries", {})
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -244,28 +254,29 @@ def read_decisions(folder: Path) -> dict[str, Decision]:
     return dict(rows)
 
 
-def read_verdicts(path: Path) -> Iterator[tuple[Key, Verdict]]:
-    """The verdicts of one grader, by key."""
+def read_verdicts(path: Path) -> Iterator[tuple[Key, tuple[Verdict, float | None]]]:
+    """The verdicts of one grader, with the user's own rewards, by key."""
     lines = read_lines(path)
     for line in islice(lines, 1):  # which names the grader
         read_record(line, make_grader, remedy=VERDICTS_REMEDY)
     return read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY)
 
 
-def make_verdict(row: dict[str, Any]) -> tuple[Key, Verdict]:
-    """Turn a row into a sample's key and its verdict."""
-    return (sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]), Verdict(row["verdict"])
+def make_verdict(row: dict[str, Any]) -> tuple[Key, tuple[Verdict, float | None]]:
+    """Turn a row into a sample's key, its verdict and the user's own reward."""
+    key = sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]
+    return key, (Verdict(row["verdict"]), row.get("own_reward"))
 
 
-def grader_of(path: Path) -> Grader | None:
-    """The grader whose verdicts a file holds; None if there are none."""
+def grader_of(path: Path) -> dict[str, Any] | None:
+    """The record of the grader whose verdicts a file holds; None if there are none."""
     graders = (read_record(line, make_grader, remedy=VERDICTS_REMEDY) for line in islice(read_lines(path), 1))
     return next(graders, None)
 
 
-def make_grader(row: dict[str, Any]) -> Grader:
-    """Turn the first row of verdicts into the grader that gave them."""
-    return Grader(**row["grader"])
+def make_grader(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the grader in the first row of verdicts; raises TypeError if it is none."""
+    return dict(**row["grader"])
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
@@ -277,6 +288,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     for sample in read_samples(folder):
         if sample.key not in verdicts:
             raise UserError(f"'{folder}' holds samples that are not graded; run its adaptthink evaluate again")
+        verdict, own_reward = verdicts[sample.key]
         outcomes.append(
             Outcome(
                 sample.problem_id,
@@ -284,9 +296,10 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 sample.requested,
                 sample.index,
                 sample.mode,
-                verdicts[sample.key],
+                verdict,
                 sample.tokens,
                 sample.thinking_tokens,
+                own_reward,
             )
         )
     if not outcomes:

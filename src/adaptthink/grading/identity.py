@@ -8,9 +8,8 @@ reasoning-gym is installed changes nothing about mathematics.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from adaptthink.grading.verdict import AnswerKind
 
@@ -25,7 +24,7 @@ LIBRARIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Grader:
+class GraderRecord:
     """What verdicts depend on, beside response and reference answer."""
 
     version: int  # of the rules
@@ -33,16 +32,11 @@ class Grader:
     seconds: float  # until the comparison of one answer is stopped
     libraries: dict[str, str]  # that decide what is equal: name -> version
 
-    def settings(self) -> dict[str, Any]:
-        """Everything by name, libraries among the rest."""
-        record = asdict(self)
-        return record | record.pop("libraries")
 
-
-def describe_grader(kinds: Collection[AnswerKind], *, boxed_only: bool, seconds: float) -> Grader:
+def describe_grader(kinds: Collection[AnswerKind], *, boxed_only: bool, seconds: float) -> GraderRecord:
     """Return the grader that this process is for answers of some kinds."""
     libraries = {name: installed(name) for kind in AnswerKind if kind in kinds for name in LIBRARIES[kind]}
-    return Grader(GRADER_VERSION, boxed_only, seconds, libraries)
+    return GraderRecord(GRADER_VERSION, boxed_only, seconds, libraries)
 
 
 def installed(library: str) -> str:

@@ -9,16 +9,17 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
-from adaptthink.config.schema import PolicyConfig
+from adaptthink.config.schema import ProblemsConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Grade, Limits, Rule, Submission, Verdict, grade_all
+from adaptthink.grading import AnswerKind, Grade, Limits, Rule, Submission, Verdict, grade_all
+from adaptthink.grading.identity import describe_grader
 from adaptthink.problems import Problem
 from adaptthink.sampling.reading import Response
 
@@ -36,9 +37,8 @@ logger = logging.getLogger(__name__)
 class Grader(Protocol):
     """Grades responses, in order and as they come; may be called from any thread."""
 
-    @property
-    def name(self) -> str:
-        """Identifies what stored rewards depend on besides the response; a store refuses rewards of another name."""
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return what grades of such kinds of answers depend on besides the response; kept beside stored grades."""
         ...
 
     def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
@@ -53,10 +53,9 @@ class AnswerGrader:
     limits: Limits = field(default_factory=Limits)
     boxed_only: bool = True
 
-    @property
-    def name(self) -> str:
-        """The grader of this package."""
-        return "answer"
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return the version of the rules, the settings, and the libraries that decide on these kinds."""
+        return asdict(describe_grader(kinds, boxed_only=self.boxed_only, seconds=self.limits.seconds))
 
     def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
         """Return the grade of each response; one that was cut has no answer."""
@@ -71,10 +70,10 @@ class AnswerGrader:
 class RewardGrader:
     """Calls a reward function, which may be async, with a time-out of `seconds` for each response.
 
-    It returns a number (1 for a right answer, 0 for a wrong one; values in between are fine), a bool, a `Verdict` or a
-    `Grade`. It is not called for a response that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call
-    that takes too long is `Verdict.TIMEOUT` and one that raises is `Verdict.ERROR`; training stops where these are more
-    than `max_failed_grades`. Raises UserError if the function returns anything else.
+    It returns a number from 0 (wrong) to 1 (right), a bool, a `Verdict` or a `Grade`. It is not called for a response
+    that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call that takes too long is `Verdict.TIMEOUT`
+    and one that raises is `Verdict.ERROR`; training stops where these are more than `max_failed_grades`. Raises
+    UserError if the function returns anything else.
     """
 
     function: RewardFunction
@@ -85,6 +84,10 @@ class RewardGrader:
         """The function, as `module:function`."""
         function = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{function.__module__}:{function.__qualname__}"
+
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return the function's name and the time-out; a function that changes should change its name."""
+        return {"reward": self.name, "seconds": self.seconds}
 
     def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
         """Return the grade of each response."""
@@ -131,9 +134,9 @@ class RewardGrader:
             value = float(result)
         except (TypeError, ValueError):
             value = math.nan
-        if isinstance(result, str) or not math.isfinite(value):
+        if isinstance(result, str) or not 0 <= value <= 1:  # NaN is not
             raise UserError(
-                f"the reward function {self.name} returned {result!r}; return a finite number, a bool or a Verdict"
+                f"the reward function {self.name} returned {result!r}; return a number from 0 to 1, a bool or a Verdict"
             )
         return Grade(Verdict.CORRECT if value >= CORRECT_FROM else Verdict.WRONG, None, Rule.REWARD, value)
 
@@ -143,8 +146,13 @@ async def wait_for(result: Awaitable[Reward]) -> Reward:
     return await result
 
 
-def make_grader(config: PolicyConfig, *, workers: int | None = None) -> Grader:
-    """Return the grader that a config describes, with so many worker processes of its own."""
+def make_grader(config: ProblemsConfig, *, workers: int | None = None) -> Grader:
+    """Return the grader that a config describes, with so many worker processes of its own.
+
+    Raises UserError if its reward function cannot be imported.
+    """
+    if config.reward:
+        return RewardGrader(load_reward(config.reward), config.reward_seconds)
     limits = Limits(config.grading_seconds) if workers is None else Limits(config.grading_seconds, workers=workers)
     return AnswerGrader(limits, config.boxed_only)
 

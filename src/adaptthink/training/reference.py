@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -40,16 +41,18 @@ class Reference:
     id: str
     verdicts: tuple[Verdict, ...]
     tokens: tuple[int, ...]
+    rewards: tuple[float, ...] | None = None  # of a reward function of the user's own
 
     @property
     def reward(self) -> float | None:
         """R̄_ref(x), the mean reward; None for a problem that cannot be graded."""
-        return compute_mean_reward(self.verdicts)
+        return compute_mean_reward(self.verdicts) if self.rewards is None else fmean(self.rewards)
 
 
 def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
     """Everything that the content of a store depends on."""
-    return {
+    own = {"reward": config.reward} if config.reward else {}
+    return own | {
         "model_fingerprint": fingerprint,
         "samples": config.reference_samples,
         "temperature": config.reference_temperature,
@@ -114,7 +117,10 @@ def complete_store(
         def keep(problem: Problem, group: list[Rollout]) -> None:
             verdicts = tuple(rollout.verdict for rollout in group)
             tokens = tuple(len(rollout.response_ids) for rollout in group)
-            rows.add(problem.id, store.write(asdict(Reference(problem.id, verdicts, tokens))))
+            row: dict[str, Any] = {"id": problem.id, "verdicts": verdicts, "tokens": tokens}
+            if any(rollout.grade.own_reward is not None for rollout in group):
+                row["rewards"] = [rollout.grade.reward for rollout in group]
+            rows.add(problem.id, store.write(row))
 
         draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
 
@@ -233,7 +239,8 @@ def is_beginning(path: Path, content: bytes) -> bool:
 
 def make_reference(row: Mapping[str, Any]) -> Reference:
     """Turn a row into a reference; raises ValueError, KeyError or TypeError for a row of another form."""
-    return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]))
+    rewards = tuple(row["rewards"]) if "rewards" in row else None
+    return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]), rewards)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
