@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import level_name
 from adaptthink.grading import AnswerKind, Grade, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
@@ -316,26 +317,3 @@ def look_up(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
             f"'{folder}' holds samples of problem {sample.problem_id}, but not the problem itself; run its adaptthink "
             "evaluate again on all of its problems"
         ) from None
-
-
-def level_name(problem: Problem) -> str:
-    """A problem's level as text."""
-    return "all" if problem.level is None else str(problem.level)
-
-
-def level_order(level: str) -> tuple[int, str]:
-    """Sort key that puts level 2 before level 10, and names after numbers."""
-    return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
-
-
-def by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> dict[str, list[float]]:
-    """Values of outcomes, grouped by problem, as `statistics` wants them."""
-    values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        values.setdefault(outcome.problem_id, []).append(value(outcome))
-    return values
-
-
-def gradable(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes on problems whose reference answer can be parsed; the others count nowhere."""
-    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]
