@@ -17,11 +17,11 @@ from pyarrow import parquet
 from adaptthink.callbacks import Callback
 from adaptthink.cli.app import main
 from adaptthink.cli.jobs import load_training_problems, presample_job
-from adaptthink.cli.verl import find_reason, finished_steps, run_process, train_with_verl, verl_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
+from adaptthink.integrations.verl.launcher import find_reason, finished_steps, run_process, train_with_verl, verl_job
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_metrics
@@ -308,7 +308,7 @@ def test_whatever_a_process_started_ends_with_it(tmp_path):
 
 
 def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptthink.cli.verl.STOP_SECONDS", 2.0)
+    monkeypatch.setattr("adaptthink.integrations.verl.launcher.STOP_SECONDS", 2.0)
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     log = tmp_path / "log.txt"
 

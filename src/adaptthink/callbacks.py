@@ -17,6 +17,7 @@ class Progress:
     completed: int
     total: int | None  # None: unknown
     tokens: int  # generated so far in this phase
+    cost: float = 0.0  # so far, in the currency of the prices that were given
 
 
 class Callback:

@@ -17,9 +17,9 @@ import pytest
 
 import adaptthink.training.rollout
 from adaptthink.cli.jobs import presample_job, train_job
-from adaptthink.cli.verl import latest_step
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
+from adaptthink.integrations.verl.launcher import latest_step
 from adaptthink.models.loading import load_policy
 from adaptthink.storage.runs import read_metrics
 from verl_cpu.launch import environment, settings

@@ -193,11 +193,13 @@ def train_on_verl(
     """Train on verl, or with `dry_run` print the command that would start it."""
     if profile:
         raise UserError("--profile measures the native trainer; leave it out with --backend verl")
-    from adaptthink.cli.verl import show_command, verl_job
+    from adaptthink.integrations.verl.launcher import show_command, verl_job
 
     if dry_run:
         return show_command(config, output, python)
     with locked(output, f"run folder '{output}'"):
+        from adaptthink.cli.console import Terminal
+
         result = verl_job(
             config,
             output,
@@ -205,7 +207,7 @@ def train_on_verl(
             python=python,
             resume=resume,
             clean=clean,
-            callbacks=callbacks,
+            callbacks=[Terminal(config.steps), *callbacks],
         )
     return write_result(json, result)
 
@@ -445,9 +447,10 @@ def serve(
     config = read_settings("serve", ServeConfig, recipe, given(flags) | {"model": model})
     if dry_run:
         return show_settings(config)
-    from adaptthink.cli.serve import serve_job
+    from adaptthink import api
+    from adaptthink.cli.console import Terminal
 
-    return serve_job(config)
+    return api.serve(config.model, callbacks=[Terminal()], config=config)
 
 
 def doctor(

@@ -11,12 +11,10 @@ from adaptthink.cli.tables import TextTable, make_scores_table, show_text_table,
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import level_title
-from adaptthink.evaluation.mode_choice import ModeChoice, assess_mode_choice
+from adaptthink.evaluation.mode_choice import ModeChoice
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation
 from adaptthink.evaluation.statistics import Difference
-from adaptthink.modes import Convention
-from adaptthink.storage.runs import write_json
 
 
 def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) -> dict[str, Any]:
@@ -128,14 +126,11 @@ def show_scores(evaluations: Mapping[str, Evaluation]) -> None:
     show_text_table(make_scores_table("scores, with 95% intervals", rows))
 
 
-def mode_choice_job(folder: Path, convention: Convention | None, *, reference: Path | None, delta: float) -> ModeChoice:
-    """Assess an evaluation folder, write its quality.json, and print what matters."""
-    choice = assess_mode_choice(folder, convention=convention, reference=reference, delta=delta)
-    write_json(folder / "quality.json", to_json(choice))
+def show_mode_choice(choice: ModeChoice) -> None:
+    """Print how well a model chooses its mode."""
     show_text_table(make_mode_choice_table(choice))
     for note in choice.notes:
         console.print(f"not known: {note}", markup=False)
-    return choice
 
 
 def make_mode_choice_table(choice: ModeChoice) -> TextTable:

@@ -10,18 +10,27 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from adaptthink.callbacks import Callback
-from adaptthink.timing import WITHIN, Phase
+from adaptthink.callbacks import Progress as Report
+from adaptthink.timing import WITHIN
 
 if TYPE_CHECKING:
+    from adaptthink.api import Profile
     from adaptthink.engines.fleet import Server
     from adaptthink.evaluation.store import Sample
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
-    from adaptthink.planning.roofline import Machine
     from adaptthink.problems import Problem
     from adaptthink.problems.checks import Check as DataCheck
 
@@ -29,45 +38,6 @@ Price = Callable[["Sample"], float | None]  # of one sample, in the user's curre
 
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
-
-
-@contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with the time left and tokens per second; yields a function that takes what is done and its tokens."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    num_tokens, started = 0, time.monotonic()
-    shown = (*columns, TextColumn("{task.fields[rate]}"))
-    with Progress(*shown, console=console, transient=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total, rate="")
-
-        def advance(count: int, tokens: int) -> None:
-            nonlocal num_tokens
-            num_tokens += tokens
-            rate = f"{num_tokens / max(time.monotonic() - started, 1e-3):,.0f} tokens/s" if num_tokens else ""
-            progress.update(task, advance=count, rate=rate)
-
-        yield advance
-
-
-@contextmanager
-def sample_bar(label: str, total: int, price: Price = lambda sample: None) -> Iterator[Callable[[Sample | None], None]]:
-    """Show a bar with the time left, tokens per second and what was spent; takes each sample, None for one found."""
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    num_tokens, spent, started = 0, 0.0, time.monotonic()
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), console=console) as progress:
-        task = progress.add_task(label, total=total, rate="")
-
-        def advance(sample: Sample | None) -> None:
-            nonlocal num_tokens, spent
-            if sample is None:
-                progress.update(task, advance=1)
-                return
-            num_tokens += sample.tokens
-            spent += price(sample) or 0.0
-            rate = f"{num_tokens / max(time.monotonic() - started, 1e-3):,.0f} tokens/s"
-            progress.update(task, advance=1, rate=f"{rate}, {spent:.2f} spent" if spent else rate)
-
-        yield advance
 
 
 @contextmanager
@@ -79,13 +49,41 @@ def counter(label: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
+class Bar:
+    """A progress bar with the time left, tokens per second and what was spent."""
+
+    def __init__(self, progress: Report) -> None:
+        if progress.total is None:
+            columns: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:.0f}"), TextColumn(progress.phase))
+        else:
+            console.print(progress.phase, markup=False)
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        rate = TextColumn("{task.fields[rate]}")
+        self.shown = Progress(*columns, rate, console=console, transient=not console.is_terminal)
+        self.task = self.shown.add_task("", total=progress.total, rate="")
+        self.started = time.monotonic()
+        self.shown.start()
+
+    def update(self, progress: Report) -> None:
+        """Show how far the phase has come."""
+        rate = (
+            f"{progress.tokens / max(time.monotonic() - self.started, 1e-3):,.0f} tokens/s" if progress.tokens else ""
+        )
+        spent = f", {progress.cost:.2f} spent" if progress.cost else ""
+        self.shown.update(self.task, completed=progress.completed, rate=rate + spent)
+
+    def close(self) -> None:
+        """Stop drawing; in a terminal the bar stays."""
+        self.shown.stop()
+
+
 def show_servers(servers: Sequence[Server]) -> None:
     """Print what each server did, if there are any."""
     if not servers:
         return
     table = Table(box=SIMPLE_HEAD)
     table.add_column("server", overflow="fold")
-    for name in ("responses", "tokens", "failed calls", "set aside, s"):
+    for name in ("responses", "tokens", "failed calls", "unhealthy, s"):
         table.add_column(name, justify="right")
     for server in servers:
         figures = (
@@ -98,17 +96,39 @@ def show_servers(servers: Sequence[Server]) -> None:
     console.print(table)
 
 
-class StepPrinter(Callback):
-    """Prints messages and training steps: a heading now and then, the figures that matter, and the time left."""
+class Terminal(Callback):
+    """Shows a job: a bar for each phase, messages, and a line for each training step with a probe."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int = 0) -> None:
         self.steps = steps
         self.seconds: list[float] = []
         self.lines = 0
+        self.phase = ""
+        self.bar: Bar | None = None
 
     def on_message(self, message: str) -> None:
         """Print a message."""
+        self.close_bar()
         console.print(message, markup=False, soft_wrap=True)
+
+    def on_progress(self, progress: Report) -> None:
+        """Show the bar of the phase, until that is complete."""
+        if self.bar is None or progress.phase != self.phase:
+            self.close_bar()
+            self.phase, self.bar = progress.phase, Bar(progress)
+        self.bar.update(progress)
+        if progress.completed == progress.total:
+            self.close_bar()
+
+    def on_end(self, result: Mapping[str, Any] | None) -> None:
+        """Leave the terminal as it was, also after a failure."""
+        self.close_bar()
+
+    def close_bar(self) -> None:
+        """End the bar that is shown, if there is one."""
+        if self.bar:
+            self.bar.close()
+            self.bar = None
 
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step after which the held-out problems were measured."""
@@ -159,8 +179,9 @@ def _cell(value: float | None, form: str) -> str:
     return "-".rjust(int(width)) if value is None else format(value, form)
 
 
-def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
+def show_profile(profile: Profile) -> None:
     """Print where the time of a training went."""
+    phases, machine = profile.phases, profile.machine
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("phase", no_wrap=True)
     for heading in ("seconds", "share", "tokens", "tokens/s", "of the bound"):

@@ -1,149 +1,85 @@
-"""What the commands do: each job puts the rooms of the house together and says what it is doing.
-
-Jobs own the run folder and the screen; the modules below them own neither.
-"""
+"""What the commands do: call the library, and show what it reports and returns."""
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from adaptthink import __version__
-from adaptthink.callbacks import Callback, Callbacks
-from adaptthink.chat.base import compute_cost
-from adaptthink.cli.compare import mode_choice_job, show_scores
-from adaptthink.cli.console import (
-    Price,
-    StepPrinter,
-    console,
-    counter,
-    progress_bar,
-    sample_bar,
-    show_checks,
-    show_profile,
-    show_servers,
-)
-from adaptthink.config.chat import ChatConfig, Switch
-from adaptthink.config.schema import HOW, EvaluateConfig, EvaluationConfig, PolicyConfig, PresampleConfig, TrainConfig
+from adaptthink import api
+from adaptthink.callbacks import Callback
+from adaptthink.cli.compare import show_mode_choice, show_scores
+from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
+from adaptthink.config.chat import ChatConfig
+from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
-from adaptthink.engines.native import NativeEngine
-from adaptthink.errors import UserError
-from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
 from adaptthink.evaluation.compare import read_rows
 from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
 from adaptthink.evaluation.records import to_json
-from adaptthink.evaluation.run import (
-    Respond,
-    decide_missing,
-    policy_respond,
-    policy_setting,
-    sample_missing,
-)
-from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
-from adaptthink.evaluation.store import (
-    REQUESTED_MODES,
-    Setting,
-    grade_folder,
-    read_outcomes,
-    read_samples,
-    read_setting,
-    writing,
-)
-from adaptthink.grading import compute_mean_reward
-from adaptthink.models.card import write_card
-from adaptthink.models.loading import (
-    Policy,
-    load_configured,
-    load_policy,
-    load_tokenizer,
-    load_trainee,
-)
-from adaptthink.modes import Check, describe, encode_prompt, probe
+from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels
+from adaptthink.evaluation.store import read_setting
+from adaptthink.models.loading import Policy, load_configured, load_trainee
 from adaptthink.problems import Problem
-from adaptthink.problems.sources import Chosen, choose_evaluation_problems, choose_training_problems, make_reading
-from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
-from adaptthink.sampling.grader import make_grader
-from adaptthink.sampling.sampler import Sampler
-from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
-from adaptthink.timing import profile
-from adaptthink.training.describe import measure_roofline
-from adaptthink.training.reference import References, presample
-from adaptthink.training.train import Reporting, TrainingData, train
+from adaptthink.problems.sources import Chosen
+from adaptthink.sampling.engine import make_engine
+from adaptthink.storage.runs import write_json
+from adaptthink.training.data import prepare_problems, read_training_problems
+from adaptthink.training.train import TrainingData
 
 ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
-def make_sampler(policy: Policy, engine: Engine, config: PolicyConfig) -> Sampler:
-    """Put an engine under a policy, with the config's way of grading."""
-    return Sampler(engine, policy.tokenizer, policy.template, make_grader(config))
-
-
-def sample_reference(
-    policy: Policy, sampler: Sampler, problems: Sequence[Problem], config: PresampleConfig, path: Path
-) -> References:
-    """Pre-sample R̄_ref with a progress bar and say what came out."""
-    label = f"reference: {config.reference_samples} free thoughts of each of {len(problems)} problems"
-    with progress_bar(label, len(problems) * config.reference_samples) as advance:
-        reference = presample(sampler, problems, config, fingerprint=policy.fingerprint, path=path, on_finish=advance)
-    mean = compute_mean_reward(verdict for row in reference.values() for verdict in row.verdicts)
-    num_ungradable = sum(row.reward is None for row in reference.values())
-    if mean is None:
-        raise UserError("no problem of this set has a gold that can be read; see: adaptthink data check")
-    if num_ungradable:
-        console.print(f"{num_ungradable} problems skipped: their gold cannot be read")
-    console.print(f"reference: mean reward {mean:.3f}, stored in {path}")
-    return reference
-
-
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
-    problems, _ = read_training_problems(config, held_out_per_level=1)
+    problems = report_skipped(read_training_problems(config, held_out_per_level=1)).problems
     policy = load_configured(config)
-    engine = make_engine(policy, config, on_message=console.print)
-    try:
-        reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, output)
-    finally:
-        show_servers(servers_of(engine))
+    with engine_of(policy, config) as engine:
+        reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
-    skipped = len(reference) - len(rewards)
     return {
         "store": str(output),
         "problems": len(rewards),
-        "skipped": skipped,
+        "skipped": len(reference) - len(rewards),
         "mean_reward": fmean(rewards),
-        "servers": servers_record(servers_of(engine)),
+        "servers": describe_servers(engine),
     }
 
 
-def servers_of(engine: Engine) -> list[Server]:
-    """The servers of an engine that has some, with what each did."""
+@contextmanager
+def engine_of(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
+    """Start the engine of a config, and show at the end, also of a failed job, what each of its servers did."""
+    engine = make_engine(policy, config, on_message=console.print)
+    try:
+        yield engine
+    finally:
+        show_servers(list_servers(engine))
+
+
+def list_servers(engine: Engine) -> list[Server]:
+    """Return the servers of an engine that has some."""
     return engine.servers if isinstance(engine, Fleet) else []
 
 
-def servers_record(servers: Sequence[Server]) -> list[dict[str, Any]]:
-    """What each server did, for the result as JSON."""
+def describe_servers(engine: Engine) -> list[dict[str, Any]]:
+    """Return what each server did, for the result as JSON."""
     return [
         {
             "url": server.url,
             "responses": server.responses,
             "tokens": server.tokens,
             "faults": server.faults,
-            "aside_seconds": round(server.unhealthy_seconds, 1),
+            "unhealthy_seconds": round(server.unhealthy_seconds, 1),
         }
-        for server in servers
+        for server in list_servers(engine)
     ]
 
 
@@ -158,185 +94,27 @@ def train_job(
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Pre-sample what is missing, train, and leave the model in the run folder."""
-    check_store_outside(reference_store, run, clean=clean)
-    problems, held_out = load_training_problems(config)
-    policy = load_trainee(config)
-    settings = config.model_dump(mode="json")
-    open_run(run, settings, ignoring=HOW, resume=resume, clean=clean)
-    observers = Callbacks([StepPrinter(config.steps), *callbacks])
-    with observers.reporting("train", settings, run) as result:
-        sampler = make_sampler(policy, make_engine(policy, config), config)
-        reference = sample_reference(policy, sampler, problems, config, reference_store or run / "reference.jsonl")
-        data = TrainingData(problems, reference, held_out)
-        seconds = train_and_save(policy, sampler, data, config, run, profiled=profiled, observer=observers)
-        result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
-    return result
-
-
-def load_training_problems(config: TrainConfig) -> tuple[Sequence[Problem], list[Problem]]:
-    """Return problems to train on and held-out ones; raises UserError if they are too few for a step."""
-    problems, held_out = read_training_problems(config, held_out_per_level=config.probe_problems_per_level)
-    if len(problems) < config.problems_per_step:
-        raise UserError(
-            f"problems_per_step = {config.problems_per_step}, but there are {len(problems)} problems to train on, and "
-            "one drawn twice in a step would get the same responses twice; "
-            f"use {len(problems)} a step at most, or more problems"
-        )
-    return problems, held_out
-
-
-def read_training_problems(
-    config: PresampleConfig, *, held_out_per_level: int
-) -> tuple[Sequence[Problem], list[Problem]]:
-    """Return problems to train on and held-out ones; say how many were left out."""
-    chosen = choose_training_problems(
+    done = api.train(
+        config.model,
         config.problems,
-        per_level=config.problems_per_level,
-        held_out_per_level=held_out_per_level,
-        seed=config.seed,
-        reading=make_reading(config),
+        reference_store,
+        output=run,
+        callbacks=[Terminal(config.steps), *callbacks],
+        resume=resume,
+        clean=clean,
+        profile=profiled,
+        config=config,
     )
-    say_skipped(chosen)
-    return chosen.problems, chosen.held_out
+    if done.profile:
+        show_profile(done.profile)
+    return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
 
 
-def say_skipped(chosen: Chosen) -> None:
-    """Say how many problems were left out, if any were."""
+def report_skipped(chosen: Chosen) -> Chosen:
+    """Print how many problems were left out, if any were."""
     if chosen.num_unparsable:
-        console.print(f"{chosen.num_unparsable} problems skipped: their gold cannot be read")
-
-
-def train_and_save(
-    policy: Policy,
-    sampler: Sampler,
-    data: TrainingData,
-    config: TrainConfig,
-    run: Path,
-    *,
-    profiled: bool,
-    observer: Callback | None = None,
-) -> float:
-    """Train `policy` in place, save it under `run`; return the seconds it took."""
-    roofline = measure_roofline(policy.model, config) if profiled else None
-    sampler.clock.take()  # what came before the training
-    started = time.monotonic()
-    console.print(
-        f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
-        f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}"
-    )
-    observer = observer or StepPrinter(config.steps)
-    train(policy, sampler, data, config, run, Reporting(observer.on_step, observer.on_message, roofline))
-    save(policy, config, run)
-    if roofline:
-        phases = profile(read_metrics(run / "metrics.jsonl"))
-        show_profile(phases, roofline.machine)
-        lines = [asdict(phase) for phase in phases]
-        write_json(run / "profile.json", {"machine": asdict(roofline.machine), "phases": lines})
-    return time.monotonic() - started
-
-
-def save(policy: Policy, config: TrainConfig, run: Path) -> None:
-    """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
-    backend = f"native, adaptthink {__version__}"
-    policy.save(run / "model")
-    write_card(run / "model", config, backend=backend)
-    if policy.adapter:
-        policy.adapter.save_pretrained(str(run / "adapter"))
-        write_card(run / "adapter", config, backend=backend)
-        console.print(f"adapter saved in {run / 'adapter'}")
-    console.print(f"model saved in {run / 'model'}")
-
-
-def evaluate_policy(
-    policy: Policy,
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    requested: Sequence[str],
-    config: EvaluateConfig,
-    folder: Path,
-) -> dict[str, Evaluation]:
-    """Complete the evaluation in `folder` and summarise it: one row for each asked mode."""
-    setting = policy_setting(config.model, policy.fingerprint, config)
-    with writing(folder, setting):
-        sample_into(folder, policy_respond(sampler, config), setting, problems, requested, config)
-        decide_missing(sampler, folder, problems)
-        return summarise_folder(folder, problems, requested, config)
-
-
-def evaluate_chat(
-    problems: Sequence[Problem], requested: Sequence[str], config: ChatConfig, folder: Path
-) -> dict[str, Evaluation]:
-    """Complete the evaluation of a model behind a chat endpoint; it shows no probabilities."""
-    endpoint = make_endpoint(config)
-    if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
-        requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
-        console.print(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
-        if not requested:
-            raise UserError(
-                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
-            )
-    price, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
-    with writing(folder, setting):
-        sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, price)
-        samples = list(read_samples(folder))
-        prices = [price(sample) for sample in samples]
-        known = [one for one in prices if one is not None]
-        if known:
-            unknown = len(samples) - len(known)
-            console.print(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
-        if any(sample.tokens_estimated for sample in samples):
-            console.print("lengths are estimates, one token for every four characters: the endpoint counts none")
-        return summarise_folder(folder, problems, requested, config)
-
-
-def sample_into(
-    folder: Path,
-    respond: Respond,
-    setting: Setting,
-    problems: Sequence[Problem],
-    requested: Sequence[str],
-    config: EvaluationConfig,
-    price: Price = lambda sample: None,
-) -> None:
-    """Draw what `folder` lacks, and show how it goes."""
-    count = config.samples_per_problem
-    console.print(
-        f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}; into {folder}"
-    )
-    with sample_bar("responses", len(problems) * len(requested) * count, price) as advance:
-        sample_missing(respond, folder, setting, problems, requested, count, on_sample=advance)
-
-
-def summarise_folder(
-    folder: Path, problems: Sequence[Problem], requested: Sequence[str], config: EvaluationConfig
-) -> dict[str, Evaluation]:
-    """Grade what is not graded and summarise what was asked for, of all that the folder may hold.
-
-    `summary.json` says what the folder holds on these problems in the other modes too.
-    """
-    with counter("answers graded") as graded:
-        changes = grade_folder(folder, make_grader(config), on_grade=graded)
-    if changes:
-        console.print(f"graded again, as the grader has changed: {', '.join(changes)}")
-    wanted = {problem.id for problem in problems}
-    outcomes = [
-        one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem
-    ]
-    held = {one.requested for one in outcomes}
-    evaluations = {
-        mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
-    }
-    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
-    return {mode: evaluations[mode] for mode in requested}
-
-
-def evaluation_summary(config: EvaluationConfig, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-    """What `summary.json` of an evaluation folder says."""
-    return {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": to_json(evaluations),
-    }
+        console.print(f"{chosen.num_unparsable} problems skipped: their reference answers cannot be parsed")
+    return chosen
 
 
 def evaluate_job(
@@ -349,76 +127,42 @@ def evaluate_job(
 ) -> dict[str, Any]:
     """Evaluate one model in the requested modes, into `folder`, and print its scores and how it chooses."""
     if difficulty_from:
-        read_setting(difficulty_from)  # refuse what is no evaluation before the work, not after it
+        read_setting(difficulty_from)  # refuse what is no evaluation before the model is loaded
     problems = load_evaluation_problems(config)
-    convention = None
-    servers: list[Server] = []
+    servers: list[dict[str, Any]] = []
+    options: dict[str, Any] = {
+        "modes": requested, "output": folder, "difficulty": difficulty_from, "delta": delta,
+        "callbacks": [Terminal()], "config": config,
+    }  # fmt: skip
     if isinstance(config, ChatConfig):
-        evaluations = evaluate_chat(problems, requested, config, folder)
+        result = api.evaluate(config.model, problems, **options)
     else:
         policy = load_configured(config)
-        engine = make_engine(policy, config, on_message=console.print)
-        sampler, servers = make_sampler(policy, engine, config), servers_of(engine)
-        try:
-            evaluations = evaluate_policy(policy, sampler, problems, requested, config, folder)
-        finally:
-            show_servers(servers)
-        convention = sampler.template.convention
-    show_scores(evaluations)
-    mode_choice_job(folder, convention, reference=difficulty_from, delta=delta)
+        with engine_of(policy, config) as engine:
+            result = api.evaluate(policy, problems, engine=engine, **options)
+        servers = describe_servers(engine)
+    show_scores(result.modes)
+    show_mode_choice(result.mode_choice)
     console.print(f"samples, summary and quality in {folder}")
-    return evaluation_summary(config, evaluations) | {"servers": servers_record(servers)}
+    return api.evaluation_summary(config, result.modes) | {"servers": servers}
 
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
-    """Return the problems of an evaluation; say how many were left out."""
-    chosen = choose_evaluation_problems(
-        config.problems,
-        per_level=config.problems_per_level,
-        seed=config.seed,
-        kind=config.kind,
-        reading=make_reading(config),
-    )
-    say_skipped(chosen)
-    return chosen.problems
+    """Return the problems of an evaluation; print how many were left out."""
+    return report_skipped(api.read_evaluation_problems(config)).problems
 
 
 def doctor_job(model: str, think_start: str) -> dict[str, Any]:
-    """Print how a model opens and closes a thought; then load it and look at its mode choice."""
-    tokenizer = load_tokenizer(model)
-    template = probe(tokenizer, think_start=think_start)
-    checks = describe(tokenizer, template)
-    policy = load_policy(model, think_start=think_start)
-    engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=1)
-    prompt = encode_prompt(tokenizer, template, PROBE_QUESTION)
-    ids = (template.no_think_id, template.think_id)
-    no_think, think = engine.next_token_logprobs([prompt], ids)[0]
-    measured = (
-        f"{math.exp(no_think):.2e} for no_think, {math.exp(think):.2e} for the think opener, on {PROBE_QUESTION!r}"
-    )
-    checks = [*checks, Check("first token", measured, True)]
-    ok = all(check.ok for check in checks)
-    show_checks(f"{model}: {'ready' if ok else 'not ready'}", checks)
+    """Print how a model opens and closes its thinking, and what it would choose."""
+    diagnosis = api.doctor(model, think_start=think_start)
+    show_checks(f"{model}: {'ready' if diagnosis.ok else 'not ready'}", diagnosis.checks)
     return {
         "model": model,
-        "ok": ok,
-        "checks": [{"name": check.name, "value": check.value, "ok": check.ok} for check in checks],
-        "no_think_probability": math.exp(no_think),
-        "think_start_probability": math.exp(think),
+        "ok": diagnosis.ok,
+        "checks": [{"name": check.name, "value": check.value, "ok": check.ok} for check in diagnosis.checks],
+        "no_think_probability": diagnosis.no_think_probability,
+        "think_start_probability": diagnosis.think_start_probability,
     }
-
-
-def evaluate_rows(
-    policy: Policy,
-    sampler: Sampler,
-    rows: dict[str, str],
-    problems: Sequence[Problem],
-    config: EvaluateConfig,
-    folder: Path,
-) -> dict[str, Evaluation]:
-    """Evaluate with names of the rows' own; `rows` maps them to auto, think or no_think."""
-    evaluations = evaluate_policy(policy, sampler, problems, list(rows.values()), config, folder)
-    return {name: evaluations[requested] for name, requested in rows.items()}
 
 
 def demo_job(
@@ -435,23 +179,32 @@ def demo_job(
         yield
         seconds[name] = round(time.monotonic() - started, 2)
 
+    terminal = Terminal(config.steps)
     with phase("load"):
-        problems, held_out = load_training_problems(config)
+        chosen = prepare_problems(config.problems, None, config)
+        api.report_unparsable(chosen.num_unparsable, terminal)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
-    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
+    api.open_training(run, config, resume=resume, clean=clean)
+    engine = make_engine(policy, config)
+    sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
+
+    def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
+        folder, modes = run / "evaluations" / name, list(rows.values())
+        found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, terminal)
+        return {row: found[requested] for row, requested in rows.items()}
+
     with phase("reference"):
-        engine = make_engine(policy, config)
-        sampler, evaluation_sampler = (make_sampler(policy, engine, settings) for settings in (config, evaluation))
-        reference = sample_reference(policy, sampler, problems, config, run / "reference.jsonl")
+        reference = api.sample_reference(policy, sampler, chosen.problems, config, run / "reference.jsonl", terminal)
     with phase("evaluate_original"):
-        rows = evaluate_rows(policy, evaluation_sampler, ORIGINAL, fresh, evaluation, run / "evaluations" / "original")
+        rows = evaluate(ORIGINAL, "original")
     with phase("train"):
-        train_and_save(policy, sampler, TrainingData(problems, reference, held_out), config, run, profiled=profiled)
+        data = TrainingData(chosen.problems, reference, chosen.held_out)
+        done = api.train_and_save(policy, sampler, data, config, run, terminal, profile=profiled)
+    if done.profile:
+        show_profile(done.profile)
     with phase("evaluate_trained"):
-        rows |= evaluate_rows(
-            policy, evaluation_sampler, TRAINED, fresh, evaluation, run / "evaluations" / "adaptthink"
-        )
+        rows |= evaluate(TRAINED, "adaptthink")
     show_scores(rows)
     changes = compare_rows_of_run(run)
     trained = changes["adaptthink"]
@@ -466,7 +219,7 @@ def demo_job(
         "delta_accuracy_points": 100 * accuracy.estimate,
         "delta_length_percent": 100 * length.estimate if length else None,
         "seconds": seconds,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": measure_peak_memory(),
     }
     write_json(run / "summary.json", summary)
     with phase("report"):
@@ -483,7 +236,7 @@ def demo_job(
 
 
 def compare_rows_of_run(run: Path) -> dict[str, Change]:
-    """Each row of a run against the original model thinking, on the same problems: means over levels."""
+    """Return each row of a run against the original model thinking, on the same problems: means over levels."""
     rows = {
         name: row
         for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
@@ -496,7 +249,7 @@ def compare_rows_of_run(run: Path) -> dict[str, Change]:
     return {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
 
 
-def peak_memory_mb() -> float:
-    """The most memory this process has held, in MB."""
+def measure_peak_memory() -> float:
+    """Return the most memory that this process has held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)

@@ -16,7 +16,7 @@ GROUPS = {
     "Update": ("schedule", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "gradient_checkpointing"),
     "LoRA": ("lora_rank", "lora_alpha", "lora_targets"),
     "Device and engine": ("device", "dtype", "endpoint", "engine_memory", "max_concurrent_sequences"),
-    "Grading": ("boxed_only", "grading_seconds", "max_failed_grades"),
+    "Grading": ("boxed_only", "grading_seconds", "reward", "reward_seconds", "max_failed_grades"),
     "Probes and checkpoints": (
         "probe_every", "probe_problems_per_level", "probe_samples", "checkpoint_every", "keep_checkpoints",
     ),

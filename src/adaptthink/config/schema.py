@@ -210,6 +210,21 @@ class ProblemsConfig(ModelConfig):
         2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
     )
 
+    def unread(self) -> Iterator[Unread]:
+        """Yield what only one of the two ways to grade reads."""
+        yield from super().unread()
+        if self.reward:
+            yield Unread(
+                ("boxed_only", "grading_seconds"),
+                ("reward",),
+                "the reward function grades in place of the comparison with the reference answer",
+                "leave out one or the other",
+            )
+        else:
+            yield Unread(
+                ("reward_seconds",), ("reward",), "there is no reward function", "give --reward, or leave it out"
+            )
+
 
 class PolicyConfig(ProblemsConfig, EngineConfig):
     """A model that is loaded here answers problems."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +57,13 @@ def calibrate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         setting=setting,
     )
+
+
+def choose_dial_path(model: str, folder: Path) -> Path:
+    """Where a model's dial is stored: beside its weights where that is a folder to write to, else in `folder`."""
+    beside = Path(model)
+    own = model != "tiny" and (beside / "config.json").is_file() and os.access(beside, os.W_OK)
+    return (beside if own else folder) / STORED
 
 
 def write_dial(path: Path, dial: Dial) -> None:

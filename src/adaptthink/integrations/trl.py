@@ -39,7 +39,7 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Verdict, compute_mean_reward
+from adaptthink.grading import AnswerKind, Limits, Verdict
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
@@ -65,6 +65,7 @@ from adaptthink.training.metrics import (
     check_grading,
     describe_rollouts,
     summarise_rollout,
+    weighted_mean,
 )
 from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
@@ -612,7 +613,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in summaries),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
-        "reward": compute_mean_reward(one.verdict for one in summaries),
+        "reward": weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
     }
     metrics |= describe_rollouts(summaries)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]

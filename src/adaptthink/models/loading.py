@@ -61,7 +61,8 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors, an adapter merged), tokenizer and chat template in Hugging Face format."""
-        self.plain().save_pretrained(folder)
+        with hide_progress_bars():
+            self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 

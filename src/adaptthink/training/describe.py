@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
-from adaptthink.grading import compute_mean_reward
 from adaptthink.models.loading import choose_dtype
 from adaptthink.modes import Mode
 from adaptthink.planning.roofline import (
@@ -117,8 +116,9 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     sampling = Sampling(max_tokens, config.temperature, seed=stream_seed(config.seed, "probe"))
     groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
+    rewards = [summarise_rollout(rollout, 0.0).reward for rollout in rollouts]
     return {
-        "probe_accuracy": compute_mean_reward(rollout.verdict for rollout in rollouts),
+        "probe_accuracy": weighted_mean((reward, 1.0) for reward in rewards if reward is not None),
         "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "probe_sampled_no_think_share": fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
     }

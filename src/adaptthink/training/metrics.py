@@ -30,11 +30,26 @@ class RolloutSummary:
     tokens: int
     advantage: float
     weight: float = 1.0  # in the loss
+    own_reward: float | None = None  # of a reward function of the user's own
+
+    @property
+    def reward(self) -> float | None:
+        """R(x, y); None for a problem that cannot be graded."""
+        if self.verdict is Verdict.REFERENCE_UNPARSABLE:
+            return None
+        return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
 
 
 def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
     """Keep of a rollout what the metrics need."""
-    return RolloutSummary(rollout.mode, rollout.verdict, len(rollout.response_ids), advantage, rollout.weight)
+    return RolloutSummary(
+        rollout.mode,
+        rollout.verdict,
+        len(rollout.response_ids),
+        advantage,
+        rollout.weight,
+        rollout.grade.own_reward,
+    )
 
 
 def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
@@ -49,8 +64,8 @@ def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
         metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in rollouts)
     for mode in Mode:
         own = [one for one in rollouts if one.mode is mode]
-        gradable = [one for one in own if one.verdict is not Verdict.REFERENCE_UNPARSABLE]
-        metrics[f"reward_{mode}"] = weighted_mean((compute_reward(one.verdict), one.weight) for one in gradable)
+        rewards = [(one.reward, one.weight) for one in own]
+        metrics[f"reward_{mode}"] = weighted_mean((value, weight) for value, weight in rewards if value is not None)
         metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
         metrics[f"truncated_share_{mode}"] = weighted_mean(
             (one.verdict is Verdict.TRUNCATED, one.weight) for one in own

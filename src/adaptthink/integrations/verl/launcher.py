@@ -21,8 +21,6 @@ import numpy as np
 import psutil
 
 from adaptthink.callbacks import Callback, Callbacks
-from adaptthink.cli.console import StepPrinter, console
-from adaptthink.cli.jobs import load_training_problems
 from adaptthink.config.schema import HOW, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
@@ -41,6 +39,7 @@ from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
+from adaptthink.training.data import prepare_problems
 from adaptthink.training.reference import Reference, References, read_store, store_settings
 from adaptthink.training.train import choose_problems, select_gradable
 
@@ -104,14 +103,14 @@ def verl_job(
     else:
         store = existing_store(reference_store)
         check_store_outside(store, run, clean=clean)
-        problems, held_out = load_training_problems(config)
-        reference = stored_reference(config, problems, store)
-        chosen = gradable_problems(problems, reference, config)
-        check_prompts([*held_out, *chosen], config)
+        found = prepare_problems(config.problems, None, config)
+        reference = stored_reference(config, found.problems, store)
+        chosen = gradable_problems(found.problems, reference, config)
+        check_prompts([*found.held_out, *chosen], config)
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
-        write_problems(held_out_file, held_out, split=HELD_OUT)
+        write_problems(held_out_file, found.held_out, split=HELD_OUT)
         write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
-    observers = Callbacks([StepPrinter(config.steps), *callbacks])
+    observers = Callbacks(callbacks)
     with observers.reporting("train", config.model_dump(mode="json"), run) as result:
         started = time.monotonic()
         train_and_export(command, run, config, version=version, python=python, observer=observers)
@@ -120,7 +119,7 @@ def verl_job(
         write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
         write_card(run / "model", config, backend=f"verl {version}")
         write_report(run)
-        console.print(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
+        observers.on_message(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
         result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
     return result
 
@@ -130,7 +129,7 @@ def train_and_export(
 ) -> None:
     """Take the steps that are left and export the model; raises UserError with the reason if verl fails."""
     if latest_step(run) < config.steps:
-        console.print(
+        observer.on_message(
             f"training on verl {version}: {config.steps} steps of {config.problems_per_step} problems x "
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
@@ -245,12 +244,12 @@ def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> No
 
     before = log.stat().st_size if log.is_file() else 0
     try:
-        status = run_process(command, log, os.environ | {MODULES: modules()}, look)
+        status = run_process(command, log, os.environ | {MODULES: modules()}, look, observer.on_message)
     finally:
         look(ended=True)
     if status:
         lines = tail(log, before)
-        console.print("\n".join(lines[-SHOWN_LINES:]), markup=False, soft_wrap=True)
+        observer.on_message("\n".join(lines[-SHOWN_LINES:]))
         reason = find_reason(lines) or f"exit status {status}"
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
 
@@ -270,8 +269,14 @@ def find_reason(lines: Sequence[str]) -> str | None:
     return None if not errors else errors[0 if announced is not None else -1]
 
 
-def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str], look: Callable[[], None]) -> int:
-    """Run a command, its output appended to a file, and `look` now and then; return its exit status.
+def run_process(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    look: Callable[[], None],
+    on_message: Callable[[str], None] = lambda message: None,
+) -> int:
+    """Run a command, its output appended to a file, and call `look` now and then; return its exit status.
 
     However it ends, all that it started has ended too. An interruption, SIGTERM or SIGHUP, stops it first.
     """
@@ -299,7 +304,7 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)  # a second one must not leave anything behind
             if process.poll() is None:
-                console.print(f"stopping it, which takes up to {STOP_SECONDS:.0f} seconds")
+                on_message(f"stopping it, which takes up to {STOP_SECONDS:.0f} seconds")
                 family |= descendants(started)
                 process.send_signal(signal.SIGINT)
                 try:
