@@ -39,12 +39,12 @@ def write_range(
     return f"{write_number(low, digits, signed=signed)}{joint}{write_number(high, digits, signed=signed)}"
 
 
-def write_estimate(interval: Interval | None, scale: float = 1.0, *, signed: bool = False) -> str:
-    """An estimate with its interval: 94.8 (91.8–96.8); a difference with its: +1.2 (−0.4 to +2.8)."""
+def write_estimate(interval: Interval | None, scale: float = 1.0, unit: str = "", *, signed: bool = False) -> str:
+    """An estimate with its interval: 94.8 (91.8–96.8); a difference with its own: +1.2 points (−0.4 to +2.8)."""
     if interval is None:
         return DASH
     ends = write_range((interval.low, interval.high), scale=scale, signed=signed)
-    return f"{write_number(scale * interval.estimate, signed=signed)} ({ends})"
+    return f"{write_number(scale * interval.estimate, 1, unit, signed=signed)} ({ends})"
 
 
 def write_deltas(change: Change | None) -> tuple[str, str]:
@@ -69,7 +69,7 @@ class Measure:
     heading: str  # of a column
     short: str  # the heading where columns are narrow
     meaning: str  # of the short heading, where it needs saying
-    value_of: Callable[[Scores], float]
+    value_of: Callable[[Scores], float | None]
     interval_of: Callable[[Scores], Ends | None] = lambda scores: None
     is_share: bool = True
 
@@ -81,7 +81,8 @@ class Measure:
     def write(self, scores: Scores | None, token_digits: int, unit: str = "") -> str:
         """The value; `token_digits` are the decimals of what is no share."""
         digits = 1 if self.is_share else token_digits
-        return write_number(None if scores is None else self.scale * self.value_of(scores), digits, unit)
+        value = None if scores is None else self.value_of(scores)
+        return write_number(None if value is None else self.scale * value, digits, unit)
 
     def write_interval(self, scores: Scores | None, token_digits: int) -> str:
         """The 95% interval alone."""

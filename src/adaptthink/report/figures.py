@@ -69,7 +69,7 @@ class Curve:
         """How many steps the running mean averages, an odd number."""
         return 1 if self.probe or len(self.points) < 20 else len(self.points) // 40 * 2 + 3
 
-    def drawn(self) -> list[tuple[float, float, float]]:
+    def select_points(self) -> list[tuple[float, float, float]]:
         """The steps that are drawn, each with its value and the running mean there."""
         if not self.values:
             return []
@@ -135,10 +135,11 @@ def plot_levels(levels: Sequence[str], rows: Sequence[Row], chart: LevelChart, p
 
 def scale_score(measure: Measure, score: Scores | None, row: Row) -> tuple[float | None, float | None, float | None]:
     """Value and interval as they are drawn. A forced mode's share is so by construction: it has no interval."""
-    if score is None:
+    value = None if score is None else measure.value_of(score)
+    if score is None or value is None:
         return None, None, None
     interval = None if row.forced and measure is NO_THINK else measure.interval_of(score)
-    return scale_ends(measure.value_of(score), interval, measure.scale)
+    return scale_ends(value, interval, measure.scale)
 
 
 def draw_levels(levels: Sequence[str], rows: Sequence[Row], measure: Measure, axes: Axes, paint: Paint) -> None:
@@ -156,7 +157,7 @@ def draw_levels(levels: Sequence[str], rows: Sequence[Row], measure: Measure, ax
     axes.set_xlabel("level" if all(map(is_number, levels)) else "")
     axes.set_ylim(0, 102 if measure.is_share else None)
     axes.yaxis.set_major_formatter("{x:,g}")
-    if all(score is None for row in rows for score in row.scores):
+    if all(scale_score(measure, score, row)[0] is None for row in rows for score in row.scores):
         mark_empty(axes, paint)
 
 
@@ -385,7 +386,7 @@ def plot_training(panel: Panel) -> Plot:
         rows=tuple(
             (step, curve.name, *(None if np.isnan(one) else one for one in values))
             for curve in panel.curves
-            for step, *values in curve.drawn()
+            for step, *values in curve.select_points()
         ),
         draw=partial(draw_panel, panel),
     )
@@ -395,7 +396,7 @@ def draw_panel(panel: Panel, axes: Axes, paint: Paint) -> None:
     """Draw the curves of `plot_training`."""
     drawn = [curve for curve in panel.curves if curve.values]
     for curve in drawn:
-        steps, values, means = zip(*curve.drawn(), strict=True)
+        steps, values, means = zip(*curve.select_points(), strict=True)
         style: dict[str, Any] = {"color": paint[curve.colour], "clip_on": False}
         if curve.window > 1:
             axes.plot(steps, values, linewidth=0.7, alpha=0.4, **style)
