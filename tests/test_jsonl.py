@@ -158,8 +158,8 @@ def test_a_line_is_there_when_write_returns_and_on_the_disk_when_its_time_has_co
         assert synced == [3, 5, 5, 6]
 
 
-def test_a_line_that_cannot_be_written_is_completed_or_removed(tmp_path):
-    """A record that JSON refuses writes nothing: the next one begins a line of its own."""
+def test_a_record_that_json_refuses_leaves_no_trace(tmp_path):
+    """The next record begins a line of its own."""
     path = tmp_path / "a.jsonl"
     with Appender(path) as file:
         file.write({"n": 1})
