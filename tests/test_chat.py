@@ -158,8 +158,8 @@ def test_anthropics_switches_headers_and_missing_seed(server, monkeypatch, setti
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (Question("?", Mode.THINK, 4096, temperature=0.6), "no temperature but 1"),
-        (Question("?", Mode.THINK, 4096, top_p=0.8), "no top_p below 0.95"),
+        (Question("?", Mode.THINK, 4096, temperature=0.6), "only temperature 1 .* not 0.6 and None"),
+        (Question("?", Mode.THINK, 4096, top_p=0.8), "a top_p of at least 0.95, not None and 0.8"),
         (Question("?", Mode.THINK, 2048), "a thinking budget of 2048 tokens leaves none of the 2048"),
     ],
 )
@@ -191,12 +191,12 @@ def test_urls_are_taken_in_the_forms_that_vendors_write(dialect, url, address):
     ("settings", "message"),
     [
         ({"url": "localhost:8000"}, "give one like http://localhost:8000"),
-        ({"switch": Switch.ADAPTIVE}, "'adaptive' is not of the dialect 'openai'; choose none, enable_thinking"),
+        ({"switch": Switch.ADAPTIVE}, "the dialect 'openai' has no switch 'adaptive'; choose none, enable_thinking"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.REASONING}, "choose none, budget, adaptive"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET}, "at least 1024 tokens, not None"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET, "budget_tokens": 1023}, "not 1023"),
         ({"switch": Switch.REASONING, "effort": "low", "budget_tokens": 9}, "an effort or a budget, not both"),
-        ({"concurrency": 0}, "concurrency of 1 or more"),
+        ({"concurrency": 0}, "concurrency = 0 sends no questions; give 1 or more"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):
@@ -366,7 +366,7 @@ def test_stop_reasons_of_anthropics(server, blocks, stop, thinking, answer, fini
     [
         ("openai", stream(finish="tool_calls"), "finish_reason 'tool_calls'"),
         ("anthropic", list(claude(stop="pause_turn")), "stop_reason 'pause_turn'"),
-        ("openai", list(claude(text("2"))), "nothing of the dialect 'openai'"),
+        ("openai", list(claude(text("2"))), "no event of the dialect 'openai'"),
         ("anthropic", stream({"content": "2"}), r"no message of Anthropic's API: type Field required"),
         ("openai", [b"data: {oops\n\n"], "no chat completion: Invalid JSON"),
         ("openai", [event(delta(content=["a", "list"]))], r"choices\.0\.delta\.content Input should be a valid string"),
@@ -451,7 +451,7 @@ def test_retry_after_is_honoured(server, monkeypatch):
     ("plan", "message"),
     [
         ((500, {}, b'{"error": {"message": "as requested"}}'), "answered 500: as requested; try again later"),
-        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; ask fewer questions at once"),
+        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; send fewer questions at once"),
         ([CUT], r"no answer from .*/v1/chat/completions \(RemoteProtocolError"),
         (stream({"content": "2"})[:-1], "the stream was cut before its end; try again later"),
         ([event({"error": {"message": "busy"}})], "/v1/chat/completions: busy; try again later"),
@@ -478,7 +478,7 @@ def test_transient_errors_that_last_are_reported_after_all_attempts(server, plan
         ((402, {}, b'{"error": {"message": "Insufficient credits", "code": 402}}'), "the account has no credit"),
         ((422, {}, b'{"detail": [{"loc": ["body"]}]}'), r"answered 422: .*body"),
         ((405, {}, b"<html>\n<h1>Not\nallowed</h1>"), "answered 405: <html> <h1>Not allowed</h1>"),
-        ((404, {}, b""), "answered 404: nothing more"),
+        ((404, {}, b""), "answered 404: no message"),
         ((308, {"Location": "https://h/v2"}, b""), "give the URL that it points to: https://h/v2"),
         ([event({"error": {"message": "Too\nlong" + 999 * "!", "code": 400}})], r"completions: Too long!{192}; see"),
         ([event({"error": {"message": "Bad", "type": "invalid_request_error", "code": "context"}})], "Bad"),
@@ -517,7 +517,7 @@ def test_keys_are_sent_but_never_shown(server, monkeypatch):
     ask(server, key_variable="MY_KEY")
     assert server.calls[-1].headers["Authorization"] == "Bearer another"
     monkeypatch.setenv("MY_KEY", "two\nlines")
-    with pytest.raises(UserError, match="the key in MY_KEY has characters that no key has") as caught:
+    with pytest.raises(UserError, match="the key in MY_KEY has characters that a header cannot carry") as caught:
         ask(server, key_variable="MY_KEY")
     assert "two" not in str(caught.value)
 

@@ -85,7 +85,9 @@ def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("adaptthink.planning.architecture.AutoConfig.from_pretrained", offline)
-        with pytest.raises(UserError, match=r"no shape of 'some/where': .*had \(no connection for some/where\); give"):
+        with pytest.raises(
+            UserError, match=r"the shape of 'some/where' is unknown: .*loaded \(no connection for some/where\); give"
+        ):
             read_architecture("some/where")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral", "num_local_experts": 8}))
     with pytest.raises(UserError, match="experts = 8: only dense models"):
@@ -104,7 +106,7 @@ def test_gpus_as_people_write_them(text, count, name):
 
 @pytest.mark.parametrize("text", ["", "8x", "0xH100", "8", "-1xH100", "8xH100,4xA100"])
 def test_gpus_that_cannot_be_read(text):
-    with pytest.raises(UserError, match="is not a number and a GPU; write it like 8xH100"):
+    with pytest.raises(UserError, match="is not a number and a GPU; give it like 8xH100"):
         read_cluster(text)
 
 

@@ -59,7 +59,7 @@ def test_full_disk_is_one_line(monkeypatch):
         spool.append(PROBLEMS[0])
     assert str(caught.value) == (
         "cannot put the problems into a temporary file ([Errno 28] No space left on device); set TMPDIR to a folder "
-        "with room for them, or use fewer with max_problems"
+        "with free space, or use fewer with max_problems"
     )
 
 

@@ -19,8 +19,9 @@ from patience import PATIENCE
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Finish, Request
-from adaptthink.engines.native import NativeEngine, nucleus
+from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
+from adaptthink.engines.sampling import apply_top_p
 from adaptthink.engines.vllm import start_vllm
 from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
@@ -139,7 +140,7 @@ def distribution(policy, context, temperature, top_p=1.0, banned=()):
         logprobs_1V = (policy.model(torch.tensor([context])).logits[:, -1] / temperature).log_softmax(-1)
     logprobs_1V[:, list(banned)] = -torch.inf
     logprobs_1V = logprobs_1V.log_softmax(-1)
-    return (nucleus(logprobs_1V, top_p) if top_p < 1 else logprobs_1V)[0]
+    return (apply_top_p(logprobs_1V, top_p) if top_p < 1 else logprobs_1V)[0]
 
 
 def mixed_requests(policy):
