@@ -308,6 +308,14 @@ def test_as_a_process():
             "fields has no effect: it is for problems of a file, not for 'arithmetic'; leave it out",
         ),
         (
+            "data check arithmetic --against reasoning_gym:chain_sum --data .",
+            "data has no effect: it is for problems of a named set, not for 'arithmetic'; leave it out",
+        ),
+        (
+            "data show gsm8k --fields prompt=q",
+            "fields has no effect: it is for problems of a file, not for 'gsm8k'; leave it out",
+        ),
+        (
             "demo --recipe evaluated.toml",
             "evaluated.toml: device has no effect: the demo evaluates the model that it trains, with the engine of the "
             "training; leave it out of [evaluate]",

@@ -371,6 +371,7 @@ def test_dry_run_prints_the_command_and_touches_nothing(tmp_path, capsys, monkey
     [
         (["--nodes", "2"], "nodes has no effect: it is for --backend verl"),
         (["--verl-python", "x"], "--verl-python has no effect: it is for --backend verl"),
+        (["--backend", "verl", "--engine", "native"], "engine has no effect: verl generates with a vLLM of its own"),
         (["--backend", "verl", "--profile"], "--profile measures the native trainer"),
         (["--backend", "verl", "--dry-run"], "schedule = 'stable_decay' is not for --backend verl"),
     ],

@@ -550,7 +550,7 @@ def data_show(
     data: DataFolder = None,
     fields: FieldMapping = None,
     instruction: Annotated[
-        str | None, Parameter(help="Text put after each prompt [default: what the source asks for by itself].")
+        str | None, Parameter(help="Text put after each prompt [default: the source's own].")
     ] = None,
     json: Json = None,
 ) -> None:

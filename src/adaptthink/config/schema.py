@@ -35,7 +35,7 @@ PLANNED = frozenset(
         "dtype", "endpoint", "engine", "engine_memory", "gpus_per_node", "gradient_checkpointing", "lora_rank",
         "max_concurrent_sequences", "max_no_think_tokens", "max_prompt_tokens", "max_think_tokens",
         "micro_batch_tokens", "model", "no_think_share", "nodes", "offload", "problems", "problems_per_step",
-        "ray_address", "reference_samples", "samples_per_problem", "steps", "tensor_parallel",
+        "reference_samples", "samples_per_problem", "steps", "tensor_parallel",
     }
 )  # fmt: skip
 
