@@ -325,7 +325,7 @@ UNITS = [
 ]  # fmt: skip
 MILLION = r"""
 import sys
-from adaptthink.grading import AnswerKind, grade, text_after_thought
+from adaptthink.grading import AnswerKind, drop_thinking, grade
 from adaptthink.grading import Limits
 units = eval(sys.stdin.read())
 limits = Limits(seconds=0.5, workers=1)
@@ -335,7 +335,7 @@ for unit in units:
         for kind in (AnswerKind.MATH, AnswerKind.CHOICE):
             reference = "J" if kind == "choice" else "1234567.875"
             assert grade(text, reference, kind, limits=limits).verdict != "correct", unit
-        text_after_thought(text)
+        drop_thinking(text)
     grade("K", text, limits=limits)
     grade("K", text, "choice", limits=limits)
 print("done")
@@ -343,7 +343,7 @@ print("done")
 
 
 def test_a_megabyte_takes_linear_time():
-    """Quadratic work on a megabyte takes hours; the patience is a small part of that."""
+    """Quadratic work on a megabyte takes hours; the time-out is a small part of that."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     result = subprocess.run(
         [sys.executable, "-c", MILLION], input=ascii(UNITS), env=environment, timeout=PATIENCE - 20,
