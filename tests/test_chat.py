@@ -549,7 +549,7 @@ def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypat
 
     monkeypatch.setattr(client, "RESPONSE_TIMEOUT_SECONDS", 0.3)
     server.default = lambda body: comments()
-    refused(server, "had not ended after 0 s; lower its cap of 64 tokens")
+    refused(server, "had not ended after 0 s; lower its max_tokens, 64 now")
     assert len(server.calls) <= 1  # not tried again; on a busy machine the time may have gone before it was asked
 
 

@@ -46,6 +46,8 @@ def clean_environment(monkeypatch, tmp_path):
     for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(cli.app, "console", None)
+    monkeypatch.setattr(cli.app, "_fallback_console", None)  # which keeps the width of the first use in this process
     monkeypatch.chdir(tmp_path)
 
 
@@ -515,8 +517,8 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     schema = ChatConfig if "--chat" in args else schemas[command]
     empty = {name for name, field in schema.model_fields.items() if field.default is None} - set(content)
     assert empty <= {
-        "data", "fields", "instruction", "max_problems", "name", "threshold", "key_variable", "effort", "price_input",
-        "price_output",
+        "data", "fields", "instruction", "max_problems", "reward", "name", "threshold", "key_variable", "effort",
+        "price_input", "price_output",
     }  # fmt: skip
     assert list(content) == [name for name in schema.model_fields if name not in empty]
     assert content.get("max_concurrent_sequences", 77) == 77

@@ -147,7 +147,7 @@ def test_a_lost_worker_is_replaced(stand_in, overrun, answer, verdict):
 def test_a_worker_that_used_up_its_processor_time_has_overrun(stand_in, monkeypatch):
     """The worker's own limit may strike first, where the parent has to wait for a processor: for it no time passes."""
     limits = Limits(seconds=0.1, workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     monkeypatch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: 0.0))
     assert grade("busy+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
     assert worker.process.returncode == -signal.SIGXCPU
@@ -271,7 +271,7 @@ def test_formulas_that_cannot_be_worked_out(answer):
 
 def test_outcomes_are_kept_but_not_failures(stand_in):
     limits = Limits(seconds=PATIENCE, workers=1)
-    worker = next(iter(pools.pool_for(limits).workers))
+    worker = next(iter(pools.get_pool(limits).workers))
     worker.wait_until_ready()
     for answer in ("x+2", "fail+1", "die+1"):
         grade(answer, "y+1", limits=limits)
@@ -484,7 +484,7 @@ from adaptthink.grading import Limits, grade
 from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1800, workers=2)
-pool = pool_for(limits)
+pool = get_pool(limits)
 before = {worker.process.pid for worker in pool.workers}
 if sys.argv[1] == "ready":
     for worker in pool.workers:

@@ -24,7 +24,7 @@ from adaptthink.evaluation.store import (
     read_verdicts,
     write_decisions,
 )
-from adaptthink.grading import Verdict
+from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.sampling.grader import AnswerGrader
@@ -207,6 +207,7 @@ def test_every_changed_setting_is_named_with_both_values():
 
 PROBLEMS = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(4)]
 SETTING = policy_setting("m", "f", EvaluateConfig())
+RIGHT = Grade(Verdict.CORRECT, None, Rule.EXACT)
 STORE_CONFIG = PresampleConfig(reference_samples=1)
 
 
@@ -239,7 +240,14 @@ def presample_here(monkeypatch):
 
     def answer(sampler, problems, samples, sampling, keep, **_):
         for problem in problems:
-            keep(problem, [SimpleNamespace(verdict=Verdict.CORRECT, response_ids=(1, 2))])
+            keep(
+                problem,
+                [
+                    SimpleNamespace(
+                        verdict=Verdict.CORRECT, response_ids=(1, 2), grade=Grade(Verdict.CORRECT, None, Rule.EXACT)
+                    )
+                ],
+            )
 
     monkeypatch.setattr(reference, "draw_free", answer)
     return lambda folder: presample(None, PROBLEMS, STORE_CONFIG, fingerprint="f", path=folder / "reference.jsonl")

@@ -207,7 +207,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_bit_for_bit(trained, tmp_pat
         if shown == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.StepPrinter, "on_step", stop)
+    monkeypatch.setattr(jobs.Terminal, "on_step", stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
     run(tmp_path / "broken", resume=True)

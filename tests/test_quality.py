@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from evaluations import make_folder, outcome, outcomes
 
-from adaptthink.cli.compare import mode_choice_job
+from adaptthink import api
+from adaptthink.cli.compare import show_mode_choice
 from adaptthink.errors import UserError
 from adaptthink.evaluation.mode_choice import (
     assess_mode_choice,
@@ -292,7 +293,7 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
 
 
 def test_mode_choice_is_written_and_printed(folder, capsys):
-    mode_choice_job(folder, Convention.OPEN_PROMPT, reference=None, delta=0.1)
+    show_mode_choice(api.assess_choice(folder, Convention.OPEN_PROMPT, None, 0.1))
     written = json.loads((folder / "quality.json").read_text())
     assert written["delta"] == 0.1
     assert written["against_think"]["accuracy"]["verdict"] == "not distinguishable"

@@ -10,8 +10,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from patience import PATIENCE, wait_until
 from server import running
 
-from adaptthink.cli import serve as serve_job_module
-from adaptthink.cli.serve import serve_job
+from adaptthink import api
 from adaptthink.config.schema import EvaluateConfig, ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
@@ -443,14 +442,14 @@ def test_a_closed_worker_has_answered_what_waited(tokenizer):
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(serve_job_module, "load_configured", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr(api, "load_configured", lambda *_, **__: pytest.fail("too early"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}: address already in use; give"):
-            serve_job(ServeConfig(port=port))
+            api.serve("tiny", port=port)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install '\.\[serve\]'"):
-        serve_job(ServeConfig())
+        api.serve("tiny", port=0)

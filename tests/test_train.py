@@ -10,7 +10,8 @@ import pytest
 import torch
 from rollouts import make_rollout
 
-from adaptthink.cli import jobs
+from adaptthink import api
+from adaptthink.callbacks import Callback
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
@@ -439,8 +440,9 @@ def test_the_machine_is_measured_in_the_arithmetic_that_generates(
         raise Pending(dtype)
 
     monkeypatch.setattr(describe, "measure_machine", spy)
+    data, settings = TrainingData([], {}, []), config(dtype=dtype)
     with pytest.raises(Pending) as caught:
-        jobs.train_and_save(random_policy, None, TrainingData([], {}, []), config(dtype=dtype), tmp_path, profiled=True)
+        api.train_and_save(random_policy, None, data, settings, tmp_path, Callback(), profile=True)
     assert caught.value.args == (measured,)
 
 

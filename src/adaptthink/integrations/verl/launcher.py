@@ -38,6 +38,7 @@ from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
+from adaptthink.sampling.grader import load_reward
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
 from adaptthink.training.reference import Reference, References, read_store, store_settings
@@ -61,8 +62,17 @@ def command_line(config: VerlConfig, run: Path, python: str) -> list[str]:
     """Return the command that starts verl; raises UserError for what verl cannot do."""
     folder = Path(config.model)
     model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
-    settings = verl_settings(config, model, run) | environment_settings({MODULES: modules()})
+    settings = verl_settings(config, model, run) | environment_settings(make_environment(config))
     return [python, "-m", "verl.trainer.main_ppo", *arguments(settings, config.overrides)]
+
+
+def make_environment(config: VerlConfig) -> dict[str, str]:
+    """Return what all of verl's processes need in their environment: our plugin, and where a reward function lies."""
+    environment = {MODULES: modules()}
+    if config.reward:
+        load_reward(config.reward)  # what cannot be imported here cannot be imported there
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    return environment
 
 
 def modules() -> str:
@@ -134,7 +144,7 @@ def train_and_export(
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
-        train_with_verl(command, run, observer)
+        train_with_verl(command, run, observer, make_environment(config))
     if latest_step(run) < config.steps:
         raise UserError(
             f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
@@ -229,7 +239,7 @@ def latest_step(run: Path) -> int:
         return 0
 
 
-def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> None:
+def train_with_verl(command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str]) -> None:
     """Run verl and report its steps; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
     reported = latest_step(run)
@@ -244,7 +254,7 @@ def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> No
 
     before = log.stat().st_size if log.is_file() else 0
     try:
-        status = run_process(command, log, os.environ | {MODULES: modules()}, look, observer.on_message)
+        status = run_process(command, log, os.environ | environment, look, observer.on_message)
     finally:
         look(ended=True)
     if status:
