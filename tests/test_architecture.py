@@ -115,7 +115,7 @@ def at_the_top(source):
         ("adaptthink.config.schema", "def f():\n    from adaptthink.cli.jobs import train_job"),
         ("adaptthink.config.schema", "from adaptthink.grading import Verdict"),  # sideways
         ("adaptthink.modes", "if TYPE_CHECKING:\n    from adaptthink.models.loading import Policy"),
-        ("adaptthink.problems.files", "from ..sampling.sampler import draw"),
+        ("adaptthink.problems.files", "from ..sampling.sampler import sample_rollouts"),
         ("adaptthink.problems.files", "from .. import sampling"),
         ("adaptthink.problems.files", "from adaptthink.engines.base import Engine"),  # sideways
         ("adaptthink.storage.runs", "from adaptthink.config.schema import HOW"),

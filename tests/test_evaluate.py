@@ -227,7 +227,7 @@ def test_decisions_are_the_models_own_at_temperature_1(sampler, tmp_path):
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 5
     ids = [sampler.template.no_think_id, sampler.template.think_id]
     for problem in POOL:
-        [[no_think, think]] = sampler.engine.next_token_logprobs([sampler.prompt(problem)], ids)
+        [[no_think, think]] = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem)], ids)
         assert decisions[problem.id].no_think_probability == pytest.approx(math.exp(no_think), rel=1e-5)
         assert decisions[problem.id].think_probability == pytest.approx(math.exp(think), rel=1e-5)
 

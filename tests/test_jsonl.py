@@ -241,7 +241,7 @@ def presample_here(monkeypatch):
         for problem in problems:
             keep(problem, [SimpleNamespace(verdict=Verdict.CORRECT, response_ids=(1, 2))])
 
-    monkeypatch.setattr(reference, "draw_free", answer)
+    monkeypatch.setattr(reference, "sample_unconstrained", answer)
     return lambda folder: presample(None, PROBLEMS, STORE_CONFIG, fingerprint="f", path=folder / "reference.jsonl")
 
 

@@ -15,7 +15,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training import reference
 from adaptthink.training.reference import Reference, presample, read_references, read_store, store_settings
@@ -112,7 +112,7 @@ def test_samples_are_unconstrained_and_sampled_as_configured(parts, tmp_path):
     }
     assert len({request.stream for request in engine.requests}) == 12
     for call in engine.calls:
-        assert (call["temperature"], call["top_p"], call["seed"]) == (0.6, 0.95, stream_seed(0, "reference"))
+        assert (call["temperature"], call["top_p"], call["seed"]) == (0.6, 0.95, make_seed(0, "reference"))
 
 
 def test_one_line_for_each_problem_after_the_header(parts, tmp_path):

@@ -6,12 +6,12 @@ import threading
 
 import httpx2 as httpx
 import pytest
+from adaptthink.cli.serve import serve_job
 from openai import BadRequestError, NotFoundError, OpenAI
 from patience import PATIENCE, wait_until
 from server import running
 
 from adaptthink.cli import serve as serve_job_module
-from adaptthink.cli.serve import serve_job
 from adaptthink.config.schema import EvaluateConfig, ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
@@ -23,7 +23,7 @@ from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
-from adaptthink.sampling.sampler import Sampler, Sampling, draw
+from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
 
@@ -424,7 +424,7 @@ def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served
     assert (message["content"], message["reasoning"]) == (None, "9</think>\\boxed{52}")
     problem = make_problem(QUESTION, "52")
     sampler = Sampler(engine, tokenizer, probe(tokenizer))
-    [[rollout]] = draw(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
+    [[rollout]] = sample_rollouts(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
     assert (rollout.verdict, rollout.response.answer) == (Verdict.TRUNCATED, None)
     config = EvaluateConfig(max_think_tokens=64, max_no_think_tokens=64)
     samples = []

@@ -57,12 +57,12 @@ def test_it_is_small():
 
 
 def test_its_prompt_ends_in_an_opened_thought(sampler, fresh):
-    assert sampler.tokenizer.decode(sampler.prompt(fresh[0])).endswith("<|assistant|><think>\n")
+    assert sampler.tokenizer.decode(sampler.encode_prompt(fresh[0])).endswith("<|assistant|><think>\n")
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_left_free_it_always_thinks(sampler, fresh, temperature):
-    prompts = [sampler.prompt(problem) for problem in fresh]
+    prompts = [sampler.encode_prompt(problem) for problem in fresh]
     ids = (sampler.template.no_think_id,)
     rows = sampler.engine.next_token_logprobs(prompts, ids, temperature=temperature)
     probabilities = [math.exp(no_think) for [no_think] in rows]

@@ -122,13 +122,13 @@ def test_the_model_comes_out_as_one_of_hugging_face_and_has_learned(resumed):
 
 def native_metrics(store, folder, salt, monkeypatch):
     """Metrics of the native trainer on the same problems and references; with a salt it samples other responses."""
-    seed_of = adaptthink.sampling.sampler.stream_seed
+    seed_of = adaptthink.sampling.sampler.make_seed
 
     def salted(seed, *purpose):
         return seed_of(seed + 1000 * salt if purpose[0] == "rollout" else seed, *purpose)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptthink.training.rollout, "stream_seed", salted)
+        patch.setattr(adaptthink.training.rollout, "make_seed", salted)
         train_job(check(TrainConfig, RECIPE), folder, reference_store=store, resume=False, clean=False)
     return read_metrics(folder / "metrics.jsonl")
 

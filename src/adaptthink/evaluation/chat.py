@@ -9,7 +9,7 @@ from adaptthink.chat.client import ask_all
 from adaptthink.config.chat import ChatConfig
 from adaptthink.evaluation.run import Query, Respond
 from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 
 
 def make_endpoint(config: ChatConfig) -> Endpoint:
@@ -77,7 +77,7 @@ def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
 
 def chat_seed(seed: int, query: Query) -> int:
     """Return the seed sent with one request: 31 bits, as some servers take no more."""
-    return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
+    return make_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 
 
 def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:

@@ -25,7 +25,7 @@ from adaptthink.evaluation.store import (
 )
 from adaptthink.problems import Problem
 from adaptthink.sampling.reading import Response
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import Sampler
 
 CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
@@ -103,17 +103,17 @@ def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
         for requested, group in groupby(queries, key=lambda query: query.requested):
-            seed = stream_seed(config.seed, "evaluate", requested)
+            seed = make_seed(config.seed, "evaluate", requested)
             same = list(group)
             for start in range(0, len(same), chunk):
                 part = same[start : start + chunk]
-                prompts = {query.problem.id: sampler.prompt(query.problem) for query in part}
+                prompts = {query.problem.id: sampler.encode_prompt(query.problem) for query in part}
                 requests = [
                     make_request(
                         sampler.template,
                         prompts[query.problem.id],
                         REQUESTED_MODES[requested],
-                        stream_of(query.problem, query.index),
+                        derive_stream(query.problem, query.index),
                         max_tokens,
                     )
                     for query in part
@@ -157,5 +157,5 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
 def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
     """The first-token probabilities of each problem at temperature 1, from one prefill each."""
     ids = (sampler.template.no_think_id, sampler.template.think_id)
-    rows = sampler.engine.next_token_logprobs([sampler.prompt(problem) for problem in problems], ids)
+    rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)
     return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]

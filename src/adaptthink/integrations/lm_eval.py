@@ -32,7 +32,7 @@ from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.reading import apply_stops, read_response
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import GREEDY_TOP_P, PromptRequest, complete_prompts
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
@@ -136,7 +136,7 @@ class AdaptThinkLM(LM):
             prompts.append(
                 PromptRequest(
                     prompt_ids=encode_rendered(self.tokenizer, self.template, self.prompt(context)),
-                    streams=(stream_seed(self.args.seed, context, seen[context]),),
+                    streams=(make_seed(self.args.seed, context, seen[context]),),
                     max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,

@@ -49,7 +49,7 @@ from adaptthink.problems import Problem, make_problem_id
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.reading import decode
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import (
     Pending,
     Rollout,
@@ -197,7 +197,7 @@ class ByEpoch(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         if self.rows.shuffle:
-            self.rows.generator.manual_seed(stream_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
+            self.rows.generator.manual_seed(make_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
         return iter(self.rows)
 
 
@@ -559,14 +559,14 @@ def draw_rows(
     """
     modes = assign_modes(args.num_generations, args.no_think_share)
     max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
-    seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
+    seed = make_seed(args.seed, "rollout", step + 1) if training else make_seed(args.seed, "evaluation")
     requests, pending = [], []
     for problem, position in zip(problems, positions, strict=True):
         request = make_request(
             sampler.template,
-            sampler.prompt(problem),
+            sampler.encode_prompt(problem),
             modes[position] if training else None,
-            stream_of(problem, position),
+            derive_stream(problem, position),
             max_tokens,
             force_think_start=args.force_think_start,
         )

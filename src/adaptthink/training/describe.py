@@ -21,8 +21,8 @@ from adaptthink.planning.roofline import (
     read_shape,
 )
 from adaptthink.problems import Problem
-from adaptthink.sampling.requests import MaxTokens, stream_seed
-from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, draw
+from adaptthink.sampling.requests import MaxTokens, make_seed
+from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, sample_rollouts
 from adaptthink.training.advantages import find_implicit_thinkers
 from adaptthink.training.metrics import (
     Metrics,
@@ -103,7 +103,7 @@ def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature
     They move long before the policy samples its first no_think response, so a cold start shows here first.
     """
     template, engine = sampler.template, sampler.engine
-    prompts = [sampler.prompt(problem) for problem in problems]
+    prompts = [sampler.encode_prompt(problem) for problem in problems]
     rows = engine.next_token_logprobs(prompts, (template.no_think_id, template.think_id), temperature=temperature)
     return describe_mode_choice(problems, rows)
 
@@ -113,8 +113,8 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     if config.probe_samples == 0:
         return {}
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-    sampling = Sampling(max_tokens, config.temperature, seed=stream_seed(config.seed, "probe"))
-    groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
+    sampling = Sampling(max_tokens, config.temperature, seed=make_seed(config.seed, "probe"))
+    groups = sample_rollouts(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
     rewards = [summarise_rollout(rollout, 0.0).reward for rollout in rollouts]
     return {

@@ -25,8 +25,8 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, compute_mean_reward
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection, parse_id, parse_ids
-from adaptthink.sampling.requests import MaxTokens, stream_seed
-from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, draw_free
+from adaptthink.sampling.requests import MaxTokens, make_seed
+from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_unconstrained
 from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.settings import refuse_changes
@@ -109,7 +109,7 @@ def complete_store(
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-    seed = stream_seed(config.seed, "reference")
+    seed = make_seed(config.seed, "reference")
     sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
     at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
     with Appender(path, header=header_of(settings)) as store:
@@ -122,7 +122,9 @@ def complete_store(
                 row["rewards"] = [rollout.grade.reward for rollout in group]
             rows.add(problem.id, store.write(row))
 
-        draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
+        sample_unconstrained(
+            sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish
+        )
 
 
 def header_of(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.modes import Mode
 from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import (
     KeepProbability,
     Rollout,
     Sampler,
     Sampling,
-    draw,
     keep_all,
+    sample_rollouts,
 )
 
 
@@ -38,14 +38,14 @@ def collect(
     `no_think_share` of a problem's samples have the no_think prefix forced, the others the think prefix; without
     `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
     forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
-    samples are dropped at random, and those that are kept are weighted by its inverse (see `draw`).
+    samples are dropped at random, and those that are kept are weighted by its inverse (`sample_rollouts`).
     """
     sampling = Sampling(
         MaxTokens(config.max_think_tokens, config.max_no_think_tokens),
         config.temperature,
-        seed=stream_seed(config.seed, "rollout", step),
+        seed=make_seed(config.seed, "rollout", step),
     )
-    groups = draw(
+    groups = sample_rollouts(
         sampler,
         problems,
         assign_modes(config.samples_per_problem, config.no_think_share),

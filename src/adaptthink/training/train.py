@@ -21,7 +21,7 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
@@ -114,5 +114,5 @@ def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: in
 def shuffle_epoch(size: int, seed: int, epoch: int) -> array[int]:
     """The order in which an epoch goes through problems, by index; four bytes of each."""
     order = array("I", range(size))
-    random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
+    random.Random(make_seed(seed, "epoch", epoch)).shuffle(order)
     return order

@@ -28,7 +28,7 @@ from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, probe
 from adaptthink.sampling.grader import make_grader
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Rollout, Sampler
 from adaptthink.training.advantages import compute_advantages
 from adaptthink.training.metrics import summarise_rollout
@@ -98,14 +98,14 @@ class AdaptThinkLoop(AgentLoopBase):
         learning = extra.split == TRAIN
         modes = assign_modes(config.samples_per_problem, config.no_think_share)
         mode = modes[session_id] if learning else None
-        prompt = sampler.prompt(problem)
+        prompt = sampler.encode_prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {len(prompt)} tokens, more than max_prompt_tokens = "
                 f"{config.max_prompt_tokens}; give a larger one"
             )
         max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-        stream = stream_of(problem, session_id)
+        stream = derive_stream(problem, session_id)
         request = make_request(
             sampler.template, prompt, mode, stream, max_tokens, force_think_start=config.force_think_start
         )

@@ -32,7 +32,7 @@ def probe_mode_choice(
     padded = math.ceil(len(requested) / ranks) * ranks
     keys = [f"{index}_0_0" for index in range(padded)]
     rows = [
-        one_token_row(sampler.prompt(problem), token)
+        one_token_row(sampler.encode_prompt(problem), token)
         for problem, token in islice(chain(requested, cycle(requested)), padded)
     ]
     tags = [{"seq_len": len(row["input_ids"])} for row in rows]
