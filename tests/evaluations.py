@@ -8,7 +8,7 @@ from adaptthink.evaluation.store import (
     Setting,
     grade_folder,
     open_folder,
-    sample_writer,
+    open_samples,
     write_decisions,
 )
 from adaptthink.grading import Verdict
@@ -40,7 +40,7 @@ def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
     """
     problems = problems or [make_problem(f"{n}+1=?", str(n + 1), level=1, source="sums/test") for n in range(6)]
     open_folder(path, setting, problems)
-    with sample_writer(path) as write:
+    with open_samples(path) as write:
         for requested, answers in rows.items():
             for number, texts in answers.items():
                 for index, text in enumerate(texts):

@@ -16,7 +16,7 @@ from adaptthink.cli import app as cli
 from adaptthink.cli import commands, jobs
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
-from adaptthink.config.resolve import known_recipes, resolve
+from adaptthink.config.resolve import list_recipes, resolve
 from adaptthink.config.schema import (
     PLANNED,
     EvaluateConfig,
@@ -326,7 +326,7 @@ def test_as_a_process():
         ),
         (
             "train nowhere",
-            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(known_recipes()),
+            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(list_recipes()),
         ),
         ("serve", 'Command "serve" parameter MODEL requires an argument.'),
         ("serve tiny --model other", "serve takes its model as an argument, not as --model: adaptthink serve MODEL"),

@@ -22,10 +22,10 @@ from adaptthink.config.resolve import (
     READS,
     RECIPES,
     TABLES,
-    all_keys,
     check,
     find_recipe,
-    known_recipes,
+    list_keys,
+    list_recipes,
     read_recipe,
     resolve,
     resolve_evaluation,
@@ -117,7 +117,7 @@ def test_every_shipped_recipe_resolves_for_every_command(path, command):
 
 
 def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_all_the_same():
-    assert known_recipes() == [
+    assert list_recipes() == [
         "qwen3_1.7b", "qwen3_4b", "qwen3_8b", "r1_distill_1.5b", "r1_distill_7b", "reproduce", "toy_cpu",
     ]  # fmt: skip
     parts = {path.stem for path in SHIPPED if path.parent != RECIPES}
@@ -291,11 +291,11 @@ def test_describes_every_key():
 
 def test_every_key_has_one_group_and_names_of_keys_are_names_of_keys():
     grouped = [key for keys in GROUPS.values() for key in keys]
-    assert sorted(grouped) == sorted(all_keys())
+    assert sorted(grouped) == sorted(list_keys())
     assert all(
         len([key for key in GROUPS["Main settings"] if key in one.model_fields]) <= 10 for one in COMMANDS.values()
     )
-    assert all_keys() >= HOW | PLANNED
+    assert list_keys() >= HOW | PLANNED
     assert {table for reads in READS.values() for table in reads.tables} == set(TABLES)
 
 

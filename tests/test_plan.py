@@ -15,7 +15,7 @@ from adaptthink.cli.plan import MEANS, find_lengths, plan_job
 from adaptthink.config.resolve import RECIPES, resolve
 from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
-from adaptthink.integrations.verl.settings import check_config, verl_settings
+from adaptthink.integrations.verl.settings import check_config, make_verl_settings
 from adaptthink.planning.architecture import PUBLISHED, Architecture, read_architecture
 from adaptthink.planning.estimate import (
     CPU_EFFICIENCY,
@@ -338,7 +338,7 @@ def test_verl_keeps_room_for_whatever_may_come():
     """As `ppo_max_token_len_per_gpu` and `max_model_len`: the caps and the longest prompt; one GPU: what does come."""
     config = VerlConfig(micro_batch_tokens=100, max_prompt_tokens=50, max_think_tokens=70, max_no_think_tokens=90)
     lengths = Lengths(5, (10.0, 60.0), (3.0, 4.0), "")
-    found = verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
+    found = make_verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
     assert choose_micro_batch(config, on("8xH100"), lengths) == found == 140
     assert choose_micro_batch(config, on("H100"), lengths) == 100
     assert choose_micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65

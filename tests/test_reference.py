@@ -18,7 +18,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training import reference
-from adaptthink.training.reference import Reference, presample, read_references, read_store, store_settings
+from adaptthink.training.reference import Reference, make_store_settings, presample, read_references, read_store
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1),
@@ -246,7 +246,7 @@ def test_other_model_is_named(tmp_path, whole):
     path = tmp_path / "r.jsonl"
     path.write_bytes(whole)
     with pytest.raises(UserError, match=r"other settings: model_fingerprint was 'f00d' and is now 'beef'; "):
-        read_store(path, store_settings(CONFIG, "beef"))
+        read_store(path, make_store_settings(CONFIG, "beef"))
 
 
 @pytest.mark.parametrize(

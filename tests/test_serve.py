@@ -16,7 +16,7 @@ from adaptthink.config.schema import EvaluateConfig, ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.run import Query, policy_respond
+from adaptthink.evaluation.run import Query, make_policy_responder
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode, encode_prompt, probe
@@ -428,7 +428,7 @@ def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served
     assert (rollout.verdict, rollout.response.answer) == (Verdict.TRUNCATED, None)
     config = EvaluateConfig(max_think_tokens=64, max_no_think_tokens=64)
     samples = []
-    policy_respond(sampler, config)([Query(problem, "auto", 0)], samples.append)
+    make_policy_responder(sampler, config)([Query(problem, "auto", 0)], samples.append)
     assert (samples[0].thinking, samples[0].answer) == ("9</think>\\boxed{52}", None)
 
 

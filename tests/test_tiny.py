@@ -8,7 +8,7 @@ import pytest
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.run import make_policy_responder, make_policy_setting, sample_missing
 from adaptthink.evaluation.scores import summarise
 from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
 from adaptthink.models.loading import TINY, load_policy
@@ -36,8 +36,8 @@ def fresh():
 def folder(sampler, config, fresh, tmp_path_factory):
     """An evaluation of the model left to choose, and forced to answer at once."""
     folder = tmp_path_factory.mktemp("tiny") / "evaluation"
-    setting = policy_setting("tiny", "weights", config)
-    sample_missing(policy_respond(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
+    setting = make_policy_setting("tiny", "weights", config)
+    sample_missing(make_policy_responder(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
     grade_folder(folder)
     return folder
 

@@ -214,7 +214,7 @@ def test_metrics_by_hand():
         Seen(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
         Seen(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
-    found = trl.seen_metrics(seen, training=True)
+    found = trl.describe_records(seen, training=True)
     shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
     assert found == pytest.approx(
         {
@@ -226,13 +226,13 @@ def test_metrics_by_hand():
         }
         | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
     )  # fmt: skip
-    evaluated = trl.seen_metrics(seen, training=False)
+    evaluated = trl.describe_records(seen, training=False)
     assert set(found) - set(evaluated) == {"update_tokens", "zero_advantage_share"}
-    assert trl.seen_metrics([], training=True) == {}
-    assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
+    assert trl.describe_records([], training=True) == {}
+    assert trl.describe_clipping([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
         "clip_share_no_think": 0.5, "clip_share_think": 0.25,
     }  # fmt: skip
-    assert trl.clip_metrics([(True, 1.0)]) == {"clip_share_no_think": 1.0}
+    assert trl.describe_clipping([(True, 1.0)]) == {"clip_share_no_think": 1.0}
 
 
 def test_a_log_counts_each_response_once(tmp_path):

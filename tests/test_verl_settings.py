@@ -20,9 +20,9 @@ from adaptthink.integrations.verl.settings import (
     REFUSED,
     arguments,
     check_config,
-    environment_settings,
+    make_environment_settings,
+    make_verl_settings,
     quoted,
-    verl_settings,
 )
 from adaptthink.problems import make_problem
 from adaptthink.training.reference import Reference
@@ -61,7 +61,7 @@ def recipe(**values):
 
 
 def settings(**values):
-    return verl_settings(recipe(**values), values.get("model", "tiny"), Path("/runs/one"))
+    return make_verl_settings(recipe(**values), values.get("model", "tiny"), Path("/runs/one"))
 
 
 @pytest.mark.parametrize("key", VerlConfig.model_fields)
@@ -151,7 +151,7 @@ def test_an_override_takes_the_place_of_its_setting_and_comes_last():
 
 
 def test_environment_reaches_all_machines_as_text():
-    [argument] = arguments(environment_settings({"OMP_NUM_THREADS": "1"}))
+    [argument] = arguments(make_environment_settings({"OMP_NUM_THREADS": "1"}))
     assert argument == '+ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS="1"'
 
 

@@ -45,12 +45,18 @@ from adaptthink.dial.stored import STORED, Dial, check_weights, choose_dial_path
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
+from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
 from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_choice
 from adaptthink.evaluation.records import to_json
-from adaptthink.evaluation.run import Respond, decide_missing, policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.run import (
+    Respond,
+    decide_missing,
+    make_policy_responder,
+    make_policy_setting,
+    sample_missing,
+)
 from adaptthink.evaluation.scores import Evaluation, summarise
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
@@ -58,11 +64,11 @@ from adaptthink.evaluation.store import (
     Sample,
     Setting,
     grade_folder,
+    lock_folder,
     read_decisions,
     read_outcomes,
     read_samples,
     read_setting,
-    writing,
 )
 from adaptthink.grading import (
     AnswerKind,
@@ -342,7 +348,7 @@ def evaluate(
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
             convention = policy.template.convention
         choice = assess_choice(folder, convention, None if difficulty is None else Path(difficulty), delta)
-        result.update(evaluation_summary(resolved, evaluations))
+        result.update(make_evaluation_summary(resolved, evaluations))
     return EvaluationResult(folder, evaluations, choice)
 
 
@@ -384,7 +390,7 @@ def calibrate(
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
-        measured = measure(requested_outcomes(folder, chosen, config), read_decisions(folder))
+        measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
         dial = choose_thresholds(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
         )
@@ -647,9 +653,9 @@ def evaluate_policy(
     report: Callback,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
-    setting = policy_setting(config.model, policy.fingerprint, config)
-    with writing(folder, setting):
-        sample_into(folder, policy_respond(sampler, config), setting, problems, requested, config, report)
+    setting = make_policy_setting(config.model, policy.fingerprint, config)
+    with lock_folder(folder, setting):
+        sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)
 
@@ -671,9 +677,9 @@ def evaluate_chat(
             raise UserError(
                 "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
             )
-    cost, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
-    with writing(folder, setting):
-        sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, report, cost)
+    cost, setting = partial(compute_cost, prices=endpoint.prices), make_chat_setting(endpoint, config)
+    with lock_folder(folder, setting):
+        sample_into(folder, make_chat_responder(endpoint, config), setting, problems, requested, config, report, cost)
         samples = list(read_samples(folder))
         costs = [cost(sample) for sample in samples]
         known = [one for one in costs if one is not None]
@@ -721,22 +727,22 @@ def score_folder(
     advance = make_counter(report, "answers graded", None)
     if changes := grade_folder(folder, grader, on_grade=advance):
         report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
-    outcomes = requested_outcomes(folder, problems, config)
+    outcomes = select_requested(folder, problems, config)
     held = {one.requested for one in outcomes}
     evaluations = {
         mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
     }
-    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
+    write_json(folder / "summary.json", make_evaluation_summary(config, evaluations))
     return {mode: evaluations[mode] for mode in requested}
 
 
-def requested_outcomes(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
+def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
     """Of all outcomes that a folder may hold, those of these problems and of as many samples as are requested."""
     wanted = {problem.id for problem in problems}
     return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
 
 
-def evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """What `summary.json` of an evaluation folder holds."""
     return {
         "model": config.model,

@@ -75,10 +75,10 @@ def replay(monkeypatch, tmp_path, dtype=torch.float64, **settings):
     rollouts = recorded.rollouts()
     by_place = {(one.problem.id, index % recorded.SAMPLES): one for index, one in enumerate(rollouts)}
 
-    def draw_rows(sampler, rows, positions, args, step, training):
+    def sample_rows(sampler, rows, positions, args, step, training):
         return [by_place[row.id, position] for row, position in zip(rows, positions, strict=True)]
 
-    monkeypatch.setattr(trl, "draw_rows", draw_rows)
+    monkeypatch.setattr(trl, "sample_rows", sample_rows)
     requested = dict.fromkeys(one.problem for one in rollouts)
     reference = {id_: one.reward for id_, one in recorded.references().items()}
     [row], [gradient] = train(tmp_path, recorded.moved_model(dtype), requested, reference, **settings)
@@ -152,11 +152,11 @@ def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
     drawn = []
 
     def spied(*arguments):
-        drawn.extend(draw_rows(*arguments))
+        drawn.extend(sample_rows(*arguments))
         return list(drawn)
 
-    draw_rows = trl.draw_rows
-    monkeypatch.setattr(trl, "draw_rows", spied)
+    sample_rows = trl.sample_rows
+    monkeypatch.setattr(trl, "sample_rows", spied)
     requested = generate_problems(1, seed=3, split=Split.TRAIN)[:4]
     reference = dict(zip((one.id for one in requested), [0.25, 0.5, 0.75, 1.0], strict=True))
     model = load_policy("tiny", device="cpu").model

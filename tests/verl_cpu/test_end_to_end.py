@@ -19,7 +19,7 @@ import adaptthink.training.rollout
 from adaptthink.cli.jobs import presample_job, train_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
-from adaptthink.integrations.verl.launcher import latest_step
+from adaptthink.integrations.verl.launcher import read_latest_step
 from adaptthink.models.loading import load_policy
 from adaptthink.storage.runs import read_metrics
 from verl_cpu.launch import environment, settings
@@ -84,7 +84,7 @@ def resumed(store, tmp_path_factory):
     process.send_signal(signal.SIGINT)
     status = process.wait()
     left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    checkpoint = latest_step(run)
+    checkpoint = read_latest_step(run)
     finish(start(run, store, "--resume"), run)
     return run, before, status, left, checkpoint
 

@@ -50,7 +50,7 @@ DATA_COMMANDS = {
 }
 
 
-def help_columns(console: Any, options: Any, entries: Any) -> tuple[ColumnSpec, ...]:
+def make_help_columns(console: Any, options: Any, entries: Any) -> tuple[ColumnSpec, ...]:
     """Return the columns of a help page as they are by default, but with more of the width for the flags."""
     from cyclopts.help import NameRenderer
     from cyclopts.help.specs import get_default_parameter_columns
@@ -66,7 +66,7 @@ app = App(
     name="adaptthink",
     help="Teach reasoning models when to think. Start with: adaptthink demo",
     help_format="plaintext",
-    help_formatter=DefaultFormatter(column_specs=help_columns),
+    help_formatter=DefaultFormatter(column_specs=make_help_columns),
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -111,7 +111,7 @@ def parse_fault(error: CycloptsError) -> str:
     command = " ".join(error.command_chain or ())
     if isinstance(error, UnknownOptionError):
         option = error.token.keyword or error.token.value
-        return foreign_option(option, command) or one_line(error)
+        return explain_foreign_option(option, command) or one_line(error)
     if isinstance(error, UnusedCliTokensError) and command in TAKE_RECIPES and error.unused_tokens:
         return f"'{error.unused_tokens[0]}' is left over: name all recipes together, first or after --recipe"
     return one_line(error)
@@ -122,12 +122,12 @@ def one_line(error: CycloptsError) -> str:
     return " ".join(str(error).split())
 
 
-def foreign_option(option: str, command: str) -> str | None:
+def explain_foreign_option(option: str, command: str) -> str | None:
     """Say that an option is a setting of other commands; None if it is none at all."""
-    from adaptthink.config.resolve import commands_with
+    from adaptthink.config.resolve import find_commands
 
     key = option.lstrip("-").replace("-", "_")
-    others = commands_with(key) or commands_with(key.removeprefix("no_"))
+    others = find_commands(key) or find_commands(key.removeprefix("no_"))
     if not others:
         return None
     if key == "model" and command in TAKE_MODEL:

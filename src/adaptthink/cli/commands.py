@@ -96,7 +96,7 @@ def demo(
     """Train the embedded reasoner to choose when to think, evaluate it and write a report (three to four minutes)."""
     flags = {} if seed is None else {"seed": seed}
     config = read_settings("train", TrainConfig, recipe, flags)
-    evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=unread_in_demo)
+    evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=find_unread_in_demo)
     expect(output, "--output", PathKind.RUN)
     from adaptthink.cli.jobs import demo_job
 
@@ -105,7 +105,7 @@ def demo(
     write_result(json, result)
 
 
-def unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
+def find_unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
     """Yield what the demo's evaluation does not read beside the rest: how the model in training is run."""
     yield from config.unread()
     yield from unread_settings(config.problems, Purpose.EVALUATION)

@@ -144,7 +144,7 @@ def evaluate_job(
     show_scores(result.modes)
     show_mode_choice(result.mode_choice)
     console.print(f"samples, summary and quality in {folder}")
-    return api.evaluation_summary(config, result.modes) | {"servers": servers}
+    return api.make_evaluation_summary(config, result.modes) | {"servers": servers}
 
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:

@@ -64,7 +64,9 @@ def plan_job(
 
     Raises UserError where `train --backend verl`, which is what more than one GPU are for, would not start.
     """
-    platform = this_machine(config) if gpus.strip().lower() == "cpu" else make_cluster_platform(read_cluster(gpus))
+    platform = (
+        measure_this_machine(config) if gpus.strip().lower() == "cpu" else make_cluster_platform(read_cluster(gpus))
+    )
     if platform.devices > 1:
         check_config(spread_gpus(config, platform.devices))
     architecture = read_architecture(config.model)
@@ -73,7 +75,7 @@ def plan_job(
     plan = make_plan(architecture, config, platform, lengths)
     larger = [more for more in list_larger_platforms(platform) if takes(config, more.devices)]
     helps = [] if plan.fits else find_remedies(architecture, config, platform, lengths, larger)
-    needs = needed_settings(config, platform, plan)
+    needs = find_needed_settings(config, platform, plan)
     said = list(assumptions(config, platform, lengths))
     cost = None if price is None else price * platform.devices * plan.hours
     show_plan(architecture, config, platform, lengths, plan, helps, needs, cost)
@@ -106,7 +108,7 @@ def takes(config: VerlConfig, devices: int) -> bool:
     return True
 
 
-def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[str]:
+def find_needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[str]:
     """What must be given to `train --backend verl` beside the config, so that it does what is planned."""
     if platform.devices == 1:
         return []
@@ -116,7 +118,7 @@ def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[
     return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
 
 
-def this_machine(config: VerlConfig) -> Platform:
+def measure_this_machine(config: VerlConfig) -> Platform:
     """Measure this machine's processor as the native engine would use it."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     machine = measure_machine(torch.device("cpu"), dtype)

@@ -37,7 +37,7 @@ def takes(
     fields: dict[str, Any] = {}
     for key in sorted(keys if only is None else keys.keys() & only, key=ORDER.index):
         field = keys[key]
-        kind = flag_type(field.annotation)
+        kind = find_flag_type(field.annotation)
         default, kind = (None, kind | None) if field.is_required() else (field.default, kind)
         shown = Parameter(group=GROUP_OF[key], negative_iterable="", show_default=default not in (None, ()))
         annotation = Annotated[(kind, *field.metadata, shown)]  # type: ignore[valid-type]
@@ -52,7 +52,7 @@ def takes(
     return add
 
 
-def flag_type(annotation: Any) -> Any:
+def find_flag_type(annotation: Any) -> Any:
     """Return the type of a flag: of an enumeration its values as they are, with underscores."""
     is_enumeration = isinstance(annotation, type) and issubclass(annotation, StrEnum)
     return Literal[tuple(str(member) for member in annotation)] if is_enumeration else annotation
@@ -96,10 +96,10 @@ def find_unread(config: Config) -> Iterator[Unread]:
     """Yield what has no effect by the schema's own rules, and by the problems that are named."""
     yield from config.unread()
     if isinstance(config, ProblemsConfig):
-        yield from unread_settings(config.problems, purpose_of(config))
+        yield from unread_settings(config.problems, find_purpose(config))
 
 
-def purpose_of(config: ProblemsConfig) -> Purpose:
+def find_purpose(config: ProblemsConfig) -> Purpose:
     """Return what a command wants its problems for."""
     return Purpose.EVALUATION if isinstance(config, EvaluateConfig | ChatConfig) else Purpose.TRAINING
 
@@ -116,7 +116,7 @@ def check_paths(config: Config) -> None:
     if isinstance(config, ModelConfig) and not isinstance(config, ChatConfig):
         check_model(config.model)
     if isinstance(config, ProblemsConfig):
-        check_problem_files(config.problems, purpose_of(config))
+        check_problem_files(config.problems, find_purpose(config))
 
 
 def check_model(model: str) -> None:

@@ -137,10 +137,10 @@ def find_recipe(name: str | Path) -> Path:
     for candidate in (Path(name), RECIPES / f"{name}.toml"):
         if candidate.is_file():
             return candidate
-    raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {', '.join(known_recipes())}")
+    raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {', '.join(list_recipes())}")
 
 
-def known_recipes() -> list[str]:
+def list_recipes() -> list[str]:
     """Return the names of the recipes that are for use; those in folders are parts of `adaptthink reproduce`."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
@@ -153,8 +153,8 @@ def read_recipe(path: Path, command: str) -> Source:
         raise UserError(f"{path}: not a valid TOML file: {error}") from None
     shared = {key: value for key, value in content.items() if key not in TABLES}
     for key in shared:
-        if key not in all_keys():
-            raise unknown_key(str(path), key, all_keys() | set(TABLES))
+        if key not in list_keys():
+            raise make_unknown_key_error(str(path), key, list_keys() | set(TABLES))
     for table in TABLES:
         check_table(path, table, content.get(table, {}))
     values, own = imply_engine(shared), set()
@@ -174,25 +174,25 @@ def check_table(path: Path, table: str, values: object) -> None:
     known = set().union(*(schema.model_fields for schema in TABLES[table]))
     for key in values:
         if key not in known:
-            raise unknown_key(f"{path} [{table}]", key, known)
+            raise make_unknown_key_error(f"{path} [{table}]", key, known)
 
 
 def read_environment() -> dict[str, str]:
     """Return the values given as ADAPTTHINK_<KEY> variables, after checking that some command has each key."""
-    known = {f"{PREFIX}{key.upper()}": key for key in all_keys()}
+    known = {f"{PREFIX}{key.upper()}": key for key in list_keys()}
     variables = [variable for variable in os.environ if variable.startswith(PREFIX)]
     for variable in variables:
         if variable not in known:
-            raise unknown_key("environment", variable, known)
+            raise make_unknown_key_error("environment", variable, known)
     return {known[variable]: os.environ[variable] for variable in variables}
 
 
-def all_keys() -> set[str]:
+def list_keys() -> set[str]:
     """Return the keys of all commands."""
     return set().union(*(schema.model_fields for schemas in TABLES.values() for schema in schemas))
 
 
-def commands_with(key: str) -> list[str]:
+def find_commands(key: str) -> list[str]:
     """Return the commands that have a key, as they are given."""
     names = [name for name, schemas in TABLES.items() if any(key in schema.model_fields for schema in schemas)]
     return ["train --backend verl"] if names == ["verl"] else [name for name in names if name != "verl"]
@@ -209,15 +209,15 @@ def merge(sources: Iterable[Source]) -> dict[str, Any]:
 def settle(schema: type[C], sources: Sequence[Source], unread: Callable[[C], Iterable[Unread]] | None = None) -> C:
     """Return the checked config that sources give, the weakest first; raises UserError as `resolve` does."""
     for key in sources[-1].values:
-        if key not in all_keys() | set(schema.model_fields):
-            raise unknown_key(schema.__name__, key, schema.model_fields)
+        if key not in list_keys() | set(schema.model_fields):
+            raise make_unknown_key_error(schema.__name__, key, schema.model_fields)
     config = check(schema, {key: value for key, value in merge(sources).items() if key in schema.model_fields})
-    refuse_unread(foreign_keys(schema, sources), sources)
+    refuse_unread(find_foreign_keys(schema, sources), sources)
     refuse_unread(unread(config) if unread else config.unread(), sources)
     return config
 
 
-def foreign_keys(schema: type[Config], sources: Iterable[Source]) -> list[Unread]:
+def find_foreign_keys(schema: type[Config], sources: Iterable[Source]) -> list[Unread]:
     """Return what sources hold that a schema has no keys for; keys of a sibling with what is known about those."""
     foreign = {key for source in sources for key in source.own if key not in schema.model_fields}
     sibling, unread = SIBLINGS.get(schema, (Config, Unread((), (), "", "")))
@@ -246,7 +246,7 @@ def check(schema: type[C], values: Mapping[str, Any]) -> C:
     """Validate `values` against `schema`; raises UserError with every fault in one line."""
     for key in values:
         if key not in schema.model_fields:
-            raise unknown_key(schema.__name__, key, schema.model_fields)
+            raise make_unknown_key_error(schema.__name__, key, schema.model_fields)
     try:
         config = schema.model_validate(dict(values))
     except ValidationError as error:
@@ -255,7 +255,7 @@ def check(schema: type[C], values: Mapping[str, Any]) -> C:
     return config
 
 
-def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
+def make_unknown_key_error(where: str, key: str, known: Iterable[str]) -> UserError:
     """Build the error for a misspelt key, with the nearest name."""
     near = difflib.get_close_matches(key, list(known), n=1)
     hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(sorted(known))}"

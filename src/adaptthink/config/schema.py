@@ -164,7 +164,7 @@ class EngineConfig(ModelConfig):
         if self.endpoint and not self.engine.has_endpoints:
             raise UserError(
                 f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}"
-                f"{endpoint_variable()}; give --engine openai, or no endpoint"
+                f"{name_endpoint_variable()}; give --engine openai, or no endpoint"
             )
 
     def unread(self) -> Iterator[Unread]:
@@ -306,7 +306,7 @@ class TrainConfig(PresampleConfig):
         if len(self.endpoint) > 1:
             raise UserError(
                 f"training sends its weights to one server, and endpoint names {len(self.endpoint)}"
-                f"{endpoint_variable()}; give one or none, or presample on all of them first and train with --reference"
+                f"{name_endpoint_variable()}; give one or none, or presample on all of them and train with --reference"
             )
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
@@ -402,7 +402,7 @@ def imply_engine(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"engine": EngineName.OPENAI, **values} if values.get("endpoint") else dict(values)
 
 
-def endpoint_variable() -> str:
+def name_endpoint_variable() -> str:
     """Return what errors about an endpoint add where one may come from the environment, unseen."""
     variable = f"{PREFIX}ENDPOINT"
     return f" ({variable} is set)" if os.environ.get(variable) else ""

@@ -30,7 +30,7 @@ def make_endpoint(config: ChatConfig) -> Endpoint:
     )
 
 
-def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
+def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     """Return the setting of an evaluation: name and address stand for weights that nobody can see."""
     details = [
         endpoint.effort,
@@ -51,7 +51,7 @@ def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     )
 
 
-def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
+def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
     """Return what samples through a chat endpoint, many requests at a time; samples come in the order they end."""
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
@@ -63,19 +63,19 @@ def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
             max_tokens.of(mode),
             temperature=None if config.server_sampling else config.temperature,
             top_p=None if config.server_sampling else config.top_p,
-            seed=chat_seed(config.seed, query),
+            seed=make_chat_seed(config.seed, query),
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
         def ended(index: int, _: Question, response: ChatResponse) -> None:
-            take(make_chat_sample(queries[index], response, chat_seed(config.seed, queries[index])))
+            take(make_chat_sample(queries[index], response, make_chat_seed(config.seed, queries[index])))
 
         ask_all(endpoint, map(question, queries), ended)
 
     return respond
 
 
-def chat_seed(seed: int, query: Query) -> int:
+def make_chat_seed(seed: int, query: Query) -> int:
     """Return the seed sent with one request: 31 bits, as some servers take no more."""
     return make_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 

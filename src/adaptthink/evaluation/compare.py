@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name, level_order
+from adaptthink.evaluation.levels import name_level, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     Scores,
@@ -32,7 +32,7 @@ from adaptthink.evaluation.store import (
     Outcome,
     Setting,
     flatten,
-    grader_of,
+    read_grader,
     read_outcomes,
     read_problems,
     read_setting,
@@ -139,7 +139,7 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
         raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
-    grader = grader_of(folder / "verdicts.jsonl")
+    grader = read_grader(folder / "verdicts.jsonl")
     assert grader is not None  # its outcomes have verdicts
     return Row(title, requested, read_setting(folder), flatten(grader), answered, own)
 
@@ -209,14 +209,14 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:
     """The set of each problem: its source's name, or its level if all come from one source; sets in their order."""
-    names = {id_: source_name(problem) for id_, problem in problems.items()}
+    names = {id_: name_source(problem) for id_, problem in problems.items()}
     if len(set(names.values())) == 1:
-        names = {id_: level_name(problem) for id_, problem in problems.items()}
-        return dict(sorted(names.items(), key=lambda item: level_order(item[1])))
+        names = {id_: name_level(problem) for id_, problem in problems.items()}
+        return dict(sorted(names.items(), key=lambda item: rank_level(item[1])))
     return names
 
 
-def source_name(problem: Problem) -> str:
+def name_source(problem: Problem) -> str:
     """A source without split and subject: mmlu of mmlu/test/anatomy; of reasoning_gym the family is kept."""
     name, *rest = problem.source.split("/")
     return "/".join([name, *rest[:1]]) if name == "reasoning_gym" else name

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name, level_order
+from adaptthink.evaluation.levels import name_level, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     compare_accuracy,
@@ -171,7 +171,7 @@ def assess_mode_choice(
 
 def measure_no_think_by_level(auto: Sequence[Outcome]) -> dict[str, Interval]:
     """Share of no_think among the responses to each level, in order of the levels."""
-    levels = sorted({one.level for one in auto}, key=level_order)
+    levels = sorted({one.level for one in auto}, key=rank_level)
     return {level: share_interval(group_no_think(one for one in auto if one.level == level)) for level in levels}
 
 
@@ -251,7 +251,7 @@ def compare_with_better_mode(auto: Sequence[Outcome], forced: Forced, delta: flo
     for problem, (chosen, (think, no_think)) in shared.items():
         mode = find_better_mode(think, no_think, delta)
         choices[problem] = [float(one.mode is mode) for one in chosen]
-        naive.append(mean_reward(think if mode is Mode.THINK else no_think) - mean_reward(chosen))
+        naive.append(average_rewards(think if mode is Mode.THINK else no_think) - average_rewards(chosen))
         if len(think) > 1 and len(no_think) > 1:
             tried += chosen
             better += cross_fit(think, no_think, delta)
@@ -262,7 +262,7 @@ def compare_with_better_mode(auto: Sequence[Outcome], forced: Forced, delta: flo
 
 def find_better_mode(think: Group, no_think: Group, delta: float) -> Mode:
     """The mode with the higher mean reward; within `delta` of each other, the one with fewer tokens."""
-    gap = mean_reward(think) - mean_reward(no_think)
+    gap = average_rewards(think) - average_rewards(no_think)
     if abs(gap) > delta + 1e-12:
         return Mode.THINK if gap > 0 else Mode.NO_THINK
     cheaper = fmean(one.tokens for one in no_think) <= fmean(one.tokens for one in think)
@@ -321,14 +321,14 @@ def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> M
 
 def measure_implicit_thinking(folder: Path) -> dict[str, ImplicitThinking]:
     """Share of no_think answers that think all the same, by requested mode."""
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     found = {}
     for requested, signs in sorted(read_no_think_signs(folder).items()):
         implicit = {problem: [float(thinks_implicitly(one)) for one in own] for problem, own in signs.items()}
         worded = {problem: [float(bool(one.keywords)) for one in own] for problem, own in signs.items()}
         by_level = {
             level: share_interval({problem: values for problem, values in implicit.items() if levels[problem] == level})
-            for level in sorted({levels[problem] for problem in implicit}, key=level_order)
+            for level in sorted({levels[problem] for problem in implicit}, key=rank_level)
         }
         thinking = sorted(
             (problem for problem in implicit if any(implicit[problem])), key=lambda p: -fmean(implicit[p])
@@ -344,7 +344,7 @@ def read_no_think_signs(folder: Path) -> dict[str, dict[str, list[Signs]]]:
 
     Lengths are compared within a mode and a level.
     """
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     keys: list[tuple[str, str]] = []  # requested mode and problem of each answer
 
     def answers() -> Iterable[tuple[str, str]]:
@@ -381,6 +381,6 @@ def join_problems(one: Mapping[str, T], other: Mapping[str, U]) -> dict[str, tup
     return {problem: (value, other[problem]) for problem, value in one.items() if problem in other}
 
 
-def mean_reward(group: Group) -> float:
+def average_rewards(group: Group) -> float:
     """Mean reward of the responses to one problem."""
     return fmean(one.correct for one in group)

@@ -19,8 +19,8 @@ from adaptthink.evaluation.store import (
     Sample,
     Setting,
     open_folder,
+    open_samples,
     read_decisions,
-    sample_writer,
     write_decisions,
 )
 from adaptthink.problems import Problem
@@ -71,7 +71,7 @@ def sample_missing(
                     on_sample(None)
                 else:
                     missing.append(Query(problem, mode, index))
-    with sample_writer(folder) as write:
+    with open_samples(folder) as write:
 
         def take(sample: Sample) -> None:
             write(sample)
@@ -80,7 +80,7 @@ def sample_missing(
         respond(missing, take)
 
 
-def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
+def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
     """The setting of an evaluation whose tokens we see."""
     return Setting(
         name,
@@ -93,7 +93,7 @@ def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setti
     )
 
 
-def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
+def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
     """Answer through an engine.
 
     Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
@@ -151,10 +151,10 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
     missing = [problem for problem in problems if problem.id not in known]
     for start in range(0, len(missing), DECISIONS_AT_ONCE):
         part = missing[start : start + DECISIONS_AT_ONCE]
-        write_decisions(folder, dict(zip((one.id for one in part), decisions(sampler, part), strict=True)))
+        write_decisions(folder, dict(zip((one.id for one in part), compute_decisions(sampler, part), strict=True)))
 
 
-def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
+def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
     """The first-token probabilities of each problem at temperature 1, from one prefill each."""
     ids = (sampler.template.no_think_id, sampler.template.think_id)
     rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)

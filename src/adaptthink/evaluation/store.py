@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name
+from adaptthink.evaluation.levels import name_level
 from adaptthink.grading import AnswerKind, Grade, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
@@ -115,7 +115,7 @@ class Outcome:
 
 
 @contextmanager
-def writing(folder: Path, setting: Setting) -> Iterator[None]:
+def lock_folder(folder: Path, setting: Setting) -> Iterator[None]:
     """Make an evaluation folder or go on with one, and keep other processes from writing into it meanwhile.
 
     Raises UserError if one does, or if the folder was made with another setting or is something else.
@@ -153,7 +153,7 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
 
 
 @contextmanager
-def sample_writer(folder: Path) -> Iterator[Callable[[Sample], None]]:
+def open_samples(folder: Path) -> Iterator[Callable[[Sample], None]]:
     """Yield a function that appends a sample; each is in the file when it returns."""
     with Appender(folder / "samples.jsonl") as file:
 
@@ -181,9 +181,9 @@ def grade_folder(
     problems = read_problems(folder)
     described = grader.describe({problem.kind for problem in problems.values()})
     path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
-    before = grader_of(path)
+    before = read_grader(path)
     target = path if before == described else work
-    if grader_of(target) != described:
+    if read_grader(target) != described:
         target.unlink(missing_ok=True)
     graded = {key for key, _ in read_verdicts(target)}
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
@@ -269,7 +269,7 @@ def make_verdict(row: dict[str, Any]) -> tuple[Key, tuple[Verdict, float | None]
     return key, (Verdict(row["verdict"]), row.get("own_reward"))
 
 
-def grader_of(path: Path) -> dict[str, Any] | None:
+def read_grader(path: Path) -> dict[str, Any] | None:
     """The record of the grader whose verdicts a file holds; None if there are none."""
     graders = (read_record(line, make_grader, remedy=VERDICTS_REMEDY) for line in islice(read_lines(path), 1))
     return next(graders, None)
@@ -283,7 +283,7 @@ def make_grader(row: dict[str, Any]) -> dict[str, Any]:
 def read_outcomes(folder: Path) -> list[Outcome]:
     """The graded samples of an evaluation; raises UserError for a folder without samples or without their verdicts."""
     read_setting(folder)
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     verdicts = dict(read_verdicts(folder / "verdicts.jsonl"))
     outcomes = []
     for sample in read_samples(folder):

@@ -63,11 +63,11 @@ from adaptthink.training.metrics import (
     GRADED_STEPS,
     RolloutSummary,
     check_grading,
+    compute_weighted_mean,
     describe_rollouts,
     summarise_rollout,
-    weighted_mean,
 )
-from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
+from adaptthink.training.reference import check_settings, make_store_settings, open_references, read_fingerprint
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 Metrics = dict[str, float]
@@ -286,7 +286,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         with self._engine() as engine:
             grader = AnswerGrader(Limits(self.args.grading_seconds), self.args.boxed_only)
             sampler = Sampler(engine, self.processing_class, self._template, grader)
-            drawn = draw_rows(
+            drawn = sample_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
         share = self.args.no_think_share if training else 0
@@ -350,10 +350,10 @@ class AdaptThinkTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log what was seen since the last time, over all processes, each response counting once."""
         training = self.model.training
-        metrics = seen_metrics(self._seen[training], training=training)
+        metrics = describe_records(self._seen[training], training=training)
         self._seen[training] = []
         if training:
-            metrics |= clip_metrics(self._clipped)
+            metrics |= describe_clipping(self._clipped)
             self._clipped = []
         self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
@@ -404,7 +404,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         """
         if not self.accelerator.is_main_process:
             return
-        made_with = store_fingerprint(store)
+        made_with = read_fingerprint(store)
         if self._dist.is_zero3:
             warnings.warn(
                 f"reference store '{store}' holds the thoughts of the model with fingerprint {made_with}; whether that "
@@ -512,7 +512,7 @@ def check_store(store: Path, args: AdaptThinkConfig) -> None:
 
     Its temperature, top_p and seed are its own (the paper draws the reference with top_p 0.95), and any K will do.
     """
-    settings = store_settings(args.train_config(), "")
+    settings = make_store_settings(args.train_config(), "")
     check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")})
 
 
@@ -543,7 +543,7 @@ def check_rows(dataset: Dataset, rewards: Mapping[str, float | None] | None) -> 
             raise UserError(f"the reference reward of {short(row['prompt'])} is {value}; a mean reward is in [0, 1]")
 
 
-def draw_rows(
+def sample_rows(
     sampler: Sampler,
     problems: Sequence[Problem],
     positions: Sequence[int],
@@ -605,7 +605,7 @@ def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
     return Seen(summarise_rollout(drawn, advantage_), logprob)
 
 
-def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
+def describe_records(seen: Sequence[Seen], *, training: bool) -> Metrics:
     """Describe responses under the names that every trainer has; what there is nothing of has no entry."""
     if not seen:
         return {}
@@ -613,7 +613,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in summaries),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
-        "reward": weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
+        "reward": compute_weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
     }
     metrics |= describe_rollouts(summaries)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
@@ -623,7 +623,7 @@ def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 
-def clip_metrics(clipped: Iterable[tuple[bool, float]]) -> Metrics:
+def describe_clipping(clipped: Iterable[tuple[bool, float]]) -> Metrics:
     """The share of the loss whose gradient the clip removed, by mode."""
     by_mode: dict[Mode, list[float]] = {mode: [] for mode in Mode}
     for no_think, value in clipped:

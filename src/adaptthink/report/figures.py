@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from adaptthink.dial.curve import Point
 from adaptthink.evaluation.formats import ACCURACY, NO_THINK, TOKENS, Measure
-from adaptthink.evaluation.levels import is_number, level_order
+from adaptthink.evaluation.levels import is_number, rank_level
 from adaptthink.evaluation.scores import Scores
 from adaptthink.evaluation.statistics import Bin, Interval
 from adaptthink.report.drawing import BOTTOM, LEFT, NUM_LEVEL_COLOURS, Key, Paint, Plot, mark_empty
@@ -354,7 +354,7 @@ def make_training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
         return Curve(name, colour, read_column(steps, metric, scale), probe=metric.startswith("probe_"))
 
     probes = [{**as_object(step.get("probe_no_think_by_level")), "step": step["step"]} for step in steps]
-    levels = sorted({key for probe in probes for key in probe} - {"step"}, key=level_order)
+    levels = sorted({key for probe in probes for key in probe} - {"step"}, key=rank_level)
     by_level = [
         Curve(level, choose_level_colour(index, len(levels)), read_column(probes, level, 100), probe=True)
         for index, level in enumerate(levels)

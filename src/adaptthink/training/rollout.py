@@ -61,7 +61,7 @@ def collect(
 
 
 def assign_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
-    """The forced modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
+    """Return the forced modes of a problem's samples, no_think first; a share of 0 forces none, think included."""
     if no_think_share == 0:
         return [None] * samples
     num_no_think = round(samples * no_think_share)
@@ -84,8 +84,8 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
 
 
 def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:
-    """Say of each response token whether it is in the loss: all but those that were forced after the decision.
+    """Return whether each response token is in the loss: all but those that were forced after the decision.
 
-    Nobody sampled these, so no policy is to blame for them (Qwen3's `</think>\\n\\n` after the `\\n\\n` that decides).
+    These were not sampled from any policy (Qwen3's `</think>\\n\\n` after the `\\n\\n` that decides).
     """
     return tuple(index == 0 or index >= rollout.num_forced for index in range(len(rollout.response_ids)))

@@ -36,7 +36,7 @@ from adaptthink.training.update import make_optimizer, update
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only probed."""
+    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only measured."""
 
     problems: Sequence[Problem]
     reference: Mapping[str, Reference]
@@ -45,7 +45,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """Who is called with what a training reports; with a `roofline`, metrics hold the seconds that it allows."""
+    """Callbacks of a training; with a `roofline`, metrics include the seconds that it allows."""
 
     on_step: Callable[[Metrics], None]
     warn: Callable[[str], None]
@@ -112,7 +112,7 @@ def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: in
 
 @lru_cache(maxsize=2)
 def shuffle_epoch(size: int, seed: int, epoch: int) -> array[int]:
-    """The order in which an epoch goes through problems, by index; four bytes of each."""
+    """Return the order of an epoch's problems, by index; four bytes each."""
     order = array("I", range(size))
     random.Random(make_seed(seed, "epoch", epoch)).shuffle(order)
     return order

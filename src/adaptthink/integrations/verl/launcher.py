@@ -30,8 +30,8 @@ from adaptthink.integrations.verl.settings import (
     TRAIN_FILE,
     arguments,
     check_config,
-    environment_settings,
-    verl_settings,
+    make_environment_settings,
+    make_verl_settings,
 )
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
@@ -40,7 +40,7 @@ from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
-from adaptthink.training.reference import Reference, References, read_store, store_settings
+from adaptthink.training.reference import Reference, References, make_store_settings, read_store
 from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
@@ -61,7 +61,7 @@ def command_line(config: VerlConfig, run: Path, python: str) -> list[str]:
     """Return the command that starts verl; raises UserError for what verl cannot do."""
     folder = Path(config.model)
     model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
-    settings = verl_settings(config, model, run) | environment_settings({MODULES: modules()})
+    settings = make_verl_settings(config, model, run) | make_environment_settings({MODULES: modules()})
     return [python, "-m", "verl.trainer.main_ppo", *arguments(settings, config.overrides)]
 
 
@@ -94,22 +94,22 @@ def verl_job(
     from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
 
     check_config(config)
-    version = verl_version(python)
+    version = read_verl_version(python)
     python = absolute(python)
     command = command_line(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
     if resume and train_file.is_file():
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=True)
     else:
-        store = existing_store(reference_store)
+        store = find_store(reference_store)
         check_store_outside(store, run, clean=clean)
         found = prepare_problems(config.problems, None, config)
-        reference = stored_reference(config, found.problems, store)
-        chosen = gradable_problems(found.problems, reference, config)
+        reference = read_reference_store(config, found.problems, store)
+        chosen = select_gradable_problems(found.problems, reference, config)
         check_prompts([*found.held_out, *chosen], config)
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
         write_problems(held_out_file, found.held_out, split=HELD_OUT)
-        write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
+        write_problems(train_file, order_problems(chosen, config), split=TRAIN, reference=reference)
     observers = Callbacks(callbacks)
     with observers.reporting("train", config.model_dump(mode="json"), run) as result:
         started = time.monotonic()
@@ -128,17 +128,17 @@ def train_and_export(
     command: Sequence[str], run: Path, config: VerlConfig, *, version: str, python: str, observer: Callback
 ) -> None:
     """Take the steps that are left and export the model; raises UserError with the reason if verl fails."""
-    if latest_step(run) < config.steps:
+    if read_latest_step(run) < config.steps:
         observer.on_message(
             f"training on verl {version}: {config.steps} steps of {config.problems_per_step} problems x "
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
         train_with_verl(command, run, observer)
-    if latest_step(run) < config.steps:
+    if read_latest_step(run) < config.steps:
         raise UserError(
-            f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
-            "and go on with --resume"
+            f"verl ended after step {read_latest_step(run)} of {config.steps} without an error; "
+            f"see {run / 'verl/log.txt'}, and continue with --resume"
         )
     export(run, config, python)
 
@@ -148,7 +148,7 @@ def absolute(python: str) -> str:
     return str(Path(python).absolute()) if os.sep in python else python
 
 
-def verl_version(python: str) -> str:
+def read_verl_version(python: str) -> str:
     """Return the version of verl that an interpreter has; raises UserError unless it is the one we know."""
     code = "from importlib.metadata import version; version('adaptthink'); print(version('verl'))"
     try:
@@ -163,7 +163,7 @@ def verl_version(python: str) -> str:
     return VERSION
 
 
-def existing_store(path: Path | None) -> Path:
+def find_store(path: Path | None) -> Path:
     """Return where R̄_ref is kept; raises UserError if there is no such file."""
     if path is None:
         raise UserError(f"--backend verl takes R_ref from a store; {advice(Path('ref.jsonl'))}")
@@ -177,10 +177,10 @@ def advice(store: Path) -> str:
     return f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
 
 
-def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
+def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
     """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
     policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
-    rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), parse_ids(problems)
+    rows, ids_N = read_store(path, make_store_settings(config, policy.fingerprint)), parse_ids(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
         raise UserError(
@@ -189,7 +189,7 @@ def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path
     return References(path, rows, ids_N)
 
 
-def gradable_problems(
+def select_gradable_problems(
     problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
 ) -> Sequence[Problem]:
     """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
@@ -215,13 +215,13 @@ def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
             )
 
 
-def problems_in_order(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
+def order_problems(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
     """Return the problems of all steps, in the order in which the native trainer takes them."""
     for step in range(1, config.steps + 1):
         yield from choose_problems(chosen, config.problems_per_step, config.seed, step)
 
 
-def latest_step(run: Path) -> int:
+def read_latest_step(run: Path) -> int:
     """Return the step of verl's newest whole checkpoint; 0 if there is none."""
     try:
         return int((run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8"))
@@ -232,12 +232,12 @@ def latest_step(run: Path) -> int:
 def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> None:
     """Run verl and report its steps; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
-    reported = latest_step(run)
+    reported = read_latest_step(run)
     MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
 
     def look(*, ended: bool = False) -> None:
         nonlocal reported
-        for row in finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
+        for row in select_finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
             if row["step"] > reported:
                 reported = row["step"]
                 observer.on_step(row)
@@ -254,7 +254,7 @@ def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> No
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
 
 
-def finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
+def select_finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
     """Return the lines to which verl adds nothing more: to the newest it adds the validation, unless it has `ended`."""
     return rows if ended or (rows and "step_seconds" in rows[-1]) else rows[:-1]
 
@@ -355,7 +355,7 @@ def tail(log: Path, start: int) -> list[str]:
 def export(run: Path, config: VerlConfig, python: str) -> None:
     """Put the newest checkpoint together in Hugging Face format (bfloat16, as verl writes it) into `run`/model."""
     model, temporary = run / "model", run / ".model"
-    checkpoint = run / "checkpoints" / f"global_step_{latest_step(run)}" / "actor"
+    checkpoint = run / "checkpoints" / f"global_step_{read_latest_step(run)}" / "actor"
     shutil.rmtree(temporary, ignore_errors=True)
     log = run / "verl" / "export.txt"
     source, target = str(checkpoint.absolute()), str(temporary.absolute())

@@ -68,7 +68,7 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
     return frozenset(read_eos_ids(generation, tokenizer))
 
 
-def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
+def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
     """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
 
     Of a response that cannot be graded it is 0, and so is its gradient.
@@ -119,7 +119,7 @@ class AdaptThinkLoop(AgentLoopBase):
         if mode is not None:
             rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
-        value = learning_value(config, rollout, extra) if learning else correct
+        value = compute_learning_value(config, rollout, extra) if learning else correct
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
 
-from adaptthink.integrations.verl.settings import NAME, loss_name
+from adaptthink.integrations.verl.settings import NAME, name_loss
 from adaptthink.objective import policy_loss
 from adaptthink.ratio import Ratio
 
@@ -25,7 +25,7 @@ def spread_advantage(token_level_rewards: Tensor, response_mask: Tensor, **_: An
     return advantage_BT, advantage_BT
 
 
-def batch_loss(
+def compute_verl_loss(
     old_log_prob: Tensor,
     log_prob: Tensor,
     advantages: Tensor,
@@ -55,4 +55,4 @@ def batch_loss(
 
 
 for form in get_args(Ratio):
-    register_policy_loss(loss_name(form))(partial(batch_loss, ratio=form))
+    register_policy_loss(name_loss(form))(partial(compute_verl_loss, ratio=form))

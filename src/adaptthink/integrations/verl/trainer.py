@@ -88,12 +88,12 @@ class AdaptThinkTrainer(PPOTrainerSync):
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         """Take a step and write it down before verl saves a checkpoint of it: the launcher may read it at once."""
         batch = super().step(metrics, timing_raw)
-        self.row = {"step": self.global_steps} | update_metrics(metrics) | self.described
+        self.row = {"step": self.global_steps} | rename_update_metrics(metrics) | self.described
         check_finite(self.row["loss"], self.row["grad_norm"], self.global_steps)
         if is_probe_due(self.settings, self.global_steps):
             with marked_timer("probe", timing_raw):
                 self.row |= self.probe()
-        self.row |= phase_seconds(timing_raw)
+        self.row |= rename_timings(timing_raw)
         assert self.log is not None  # on_train_begin
         self.log.write(self.row)
         return batch
@@ -103,7 +103,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
     ) -> None:
         """Compute verl's metrics, and add to the step's line what came after it."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        self.row |= phase_seconds(timing_raw) | validation_metrics(metrics)
+        self.row |= rename_timings(timing_raw) | rename_validation_metrics(metrics)
         metrics |= {f"{NAME}/{name}": value for name, value in self.row.items() if isinstance(value, int | float)}
         assert self.log is not None  # on_train_begin
         self.log.replace_last(self.row)
@@ -122,7 +122,7 @@ def read_summary(fields: Mapping[str, Any]) -> RolloutSummary:
     return RolloutSummary(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
 
 
-def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+def rename_update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name verl's metrics of the update as the native trainer does."""
     return {
         "loss": float(metrics["actor/pg_loss"]),
@@ -133,12 +133,12 @@ def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def phase_seconds(timing_raw: Mapping[str, float]) -> dict[str, float]:
+def rename_timings(timing_raw: Mapping[str, float]) -> dict[str, float]:
     """Name the times of the phases that have ended as the native trainer does; seconds."""
     return {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
 
 
-def validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+def rename_validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name what verl says of its validation as the native trainer does; empty on a step without one."""
     names = {"acc": "probe_accuracy", "tokens": "probe_mean_tokens", "no_think": "probe_sampled_no_think_share"}
     found: dict[str, float] = {}
