@@ -179,7 +179,7 @@ def test_a_decision_that_is_no_number_is_none():
 
 def test_too_few_problems_are_refused():
     with pytest.raises(
-        UserError, match=r"3 problems with a parsable reference answer are too few to calibrate on.*at least 4"
+        UserError, match=r"3 problems with a parsable reference answer are too few for a calibration.*at least 4"
     ):
         measure(*world_of("abc"))
 
@@ -473,7 +473,7 @@ def test_a_tolerance_must_be_a_share(tolerance):
 
 
 def test_a_budget_must_lie_below_the_cap():
-    with pytest.raises(ValueError, match="between 0 and the cap of 128 tokens, got 128"):
+    with pytest.raises(ValueError, match="between 0 and 128 tokens, the maximum; got 128"):
         choose_budget(FOUR, 128, 128)
     with pytest.raises(ValueError, match="must not exceed"):
         choose_budget(FOUR, 30, 60)  # one of the problems takes 100

@@ -287,7 +287,7 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
     assert choice.better_mode.regret is None
     assert [note.partition(":")[0] for note in choice.notes] == [
         "one sample in each forced mode",
-        "how thoughts begin is not known here",
+        "how thinking begins is not known here",
     ]
 
 

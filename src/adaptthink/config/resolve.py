@@ -5,10 +5,10 @@ A recipe is a TOML file. Keys at its top are shared by every command that has th
 missing, reads `[presample]` too, all but the engine. Unknown keys are errors that name the nearest known key.
 
 No setting is ignored in silence where it was given for the command at hand, by a flag or in the command's own table of
-a recipe: if it has no effect, it is an error in one line that names it, says why, and what to do. What is shared by
+a recipe: if it has no effect, it is an error in one line with its name, the reason and what to do. What is shared by
 several commands (a recipe's top, the table of another command, an ADAPTTHINK_ variable) is passed over by those that
 have no use for it. So is a setting that a stronger source has made useless: `--problems gsm8k` over a recipe of
-arithmetic. Schemas say what has no effect (`Config.unread`); problem sets add theirs (`problems.unread`).
+arithmetic. Schemas define what has no effect (`Config.unread`); problem sets add theirs (`problems.unread`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ READS = {
     "serve": Reads(("serve",), own=("serve",)),
 }
 
-# What to say of keys that only a sibling of a schema has, which takes the same flags or the same table.
+# The message for keys that only a sibling of a schema has, which takes the same flags or the same table.
 SIBLINGS: dict[type[Config], tuple[type[Config], Unread]] = {
     TrainConfig: (VerlConfig, Unread((), (), "it is for --backend verl", "give that too, or leave it out")),
     EvaluateConfig: (
@@ -102,7 +102,7 @@ def resolve(
 ) -> C:
     """Merge defaults < recipes (later ones win) < environment < flags into a checked config.
 
-    `unread` says which keys have no effect; not given: what the schema says. Raises UserError that names the key, the
+    `unread` yields the keys without an effect; default: those of the schema. Raises UserError that names the key, the
     value and what is allowed, or for a key without an effect why it has none.
     """
     return settle(schema, read_sources(command, recipes, flags or {}), unread)
@@ -113,7 +113,7 @@ def resolve_evaluation(
     flags: Mapping[str, Any],
     unread: Callable[[EvaluateConfig | ChatConfig], Iterable[Unread]] | None = None,
 ) -> EvaluateConfig | ChatConfig:
-    """Resolve what `evaluate` does: a model behind the chat endpoint that is named, else one that is loaded here."""
+    """Resolve the settings of `evaluate`: of a chat endpoint if one is named, else of a model that is loaded here."""
     sources = read_sources("evaluate", recipes, flags)
     if merge(sources).get("chat"):
         return settle(ChatConfig, sources, unread)
@@ -141,7 +141,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the recipes that are for use; those in folders are parts of `adaptthink reproduce`."""
+    """Return the names of the recipes for users; those in folders are parts of `adaptthink reproduce`."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
@@ -168,7 +168,7 @@ def read_recipe(path: Path, command: str) -> Source:
 
 
 def check_table(path: Path, table: str, values: object) -> None:
-    """Raise UserError for a table of a recipe that is none, or that has an unknown key."""
+    """Raise UserError for a table of a recipe that is a value, or that has an unknown key."""
     if not isinstance(values, dict):
         raise UserError(f"{path}: '{table}' must be a table ([{table}]), not a value")
     known = set().union(*(schema.model_fields for schema in TABLES[table]))
@@ -202,7 +202,7 @@ def find_commands(key: str) -> list[str]:
 
 
 def merge(sources: Iterable[Source]) -> dict[str, Any]:
-    """Lay sources over each other, the weakest first; endpoints have brought their engine with them."""
+    """Merge sources, the weakest first; the engine that endpoints imply is set already."""
     return {key: value for source in sources for key, value in source.values.items()}
 
 
@@ -218,7 +218,7 @@ def settle(schema: type[C], sources: Sequence[Source], unread: Callable[[C], Ite
 
 
 def find_foreign_keys(schema: type[Config], sources: Iterable[Source]) -> list[Unread]:
-    """Return what sources hold that a schema has no keys for; keys of a sibling with what is known about those."""
+    """Return the keys in sources that a schema lacks; keys of a sibling schema with their own message."""
     foreign = {key for source in sources for key in source.own if key not in schema.model_fields}
     sibling, unread = SIBLINGS.get(schema, (Config, Unread((), (), "", "")))
     shared = sorted(foreign & set(sibling.model_fields) - set(unread.because))
@@ -263,7 +263,7 @@ def make_unknown_key_error(where: str, key: str, known: Iterable[str]) -> UserEr
 
 
 def describe_faults(error: ValidationError) -> str:
-    """Say in one line what is wrong with each value."""
+    """Return one line with what is wrong with each value."""
     faults = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])

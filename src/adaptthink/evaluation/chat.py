@@ -31,7 +31,7 @@ def make_endpoint(config: ChatConfig) -> Endpoint:
 
 
 def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
-    """Return the setting of an evaluation: name and address stand for weights that nobody can see."""
+    """Return the setting of an evaluation: name and address stand for the weights, which are unknown."""
     details = [
         endpoint.effort,
         endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens",
@@ -52,7 +52,7 @@ def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
 
 
 def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
-    """Return what samples through a chat endpoint, many requests at a time; samples come in the order they end."""
+    """Return a function that samples through a chat endpoint, many requests at a time, in the order they end."""
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
     def question(query: Query) -> Question:
@@ -81,7 +81,7 @@ def make_chat_seed(seed: int, query: Query) -> int:
 
 
 def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:
-    """Turn what a chat endpoint answered into the sample that is kept."""
+    """Return a chat endpoint's response as the sample that is stored."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,

@@ -1,6 +1,6 @@
 """Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder.
 
-auto is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
+auto is how a model is used. Forced think and forced no_think of the same checkpoint show the value of its choice.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from adaptthink.sampling.reading import Response
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import Sampler
 
-CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
+CHUNK_ROWS = 8  # requests handed over together / max_concurrent_sequences; bounds memory
 DECISIONS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One sample to draw."""
+    """One sample to generate."""
 
     problem: Problem
     requested: str
     index: int
 
 
-Respond = Callable[[Sequence[Query], Callable[[Sample], None]], None]  # draw all; hand over each sample as it ends
+Respond = Callable[
+    [Sequence[Query], Callable[[Sample], None]], None
+]  # samples all, and hands over each sample as it ends
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def sample_missing(
     *,
     on_sample: Callable[[Sample | None], None] = lambda sample: None,
 ) -> None:
-    """Draw what `folder` lacks of `count` samples of every problem in each asked mode.
+    """Sample what `folder` lacks of `count` samples of every problem in each requested mode.
 
     `on_sample` gets each new sample, and None for each that was found. Raises UserError for a folder that was made
     with another setting.
@@ -81,7 +83,7 @@ def sample_missing(
 
 
 def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
-    """The setting of an evaluation whose tokens we see."""
+    """Return the setting of an evaluation whose tokens are known (not behind a chat endpoint)."""
     return Setting(
         name,
         fingerprint,
@@ -94,9 +96,9 @@ def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> 
 
 
 def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
-    """Answer through an engine.
+    """Return a function that samples through an engine.
 
-    Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
+    Think is forced by banning the no_think decision token, so that the model begins its thinking in its own way.
     """
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     chunk = CHUNK_ROWS * config.max_concurrent_sequences
@@ -130,7 +132,7 @@ def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
 
 
 def make_sample(query: Query, response: Response, seed: int) -> Sample:
-    """Return what is kept of a response."""
+    """Return a response as the sample that is stored."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,
@@ -155,7 +157,7 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
 
 
 def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
-    """The first-token probabilities of each problem at temperature 1, from one prefill each."""
+    """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
     ids = (sampler.template.no_think_id, sampler.template.think_id)
     rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)
     return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]

@@ -31,7 +31,7 @@ Ends = tuple[FiniteFloat, FiniteFloat]  # of a 95% interval, clustered by proble
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of responses came to; shares and accuracy in [0, 1], tokens of a whole response."""
+    """Scores of a set of responses; shares and accuracy in [0, 1], tokens of a whole response."""
 
     accuracy: FiniteFloat  # avg@k, with k responses to each problem
     accuracy_interval: Ends
@@ -128,7 +128,7 @@ def compare_length(new: Sequence[Outcome], old: Sequence[Outcome], levels: Level
 
 
 def map_levels(outcomes: Iterable[Outcome]) -> dict[str, str]:
-    """The level of each problem."""
+    """Return the level of each problem."""
     return {one.problem_id: one.level for one in outcomes}
 
 
@@ -159,10 +159,10 @@ def group_no_think(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
 
 
 def average_problems(values: Mapping[str, Sequence[float]]) -> float:
-    """Mean of the problems' means."""
+    """Return the mean of the problems' means."""
     return fmean(fmean(numbers) for numbers in values.values())
 
 
 def select_gradable(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes on problems whose reference answer can be parsed; the others count nowhere."""
+    """Return the outcomes on problems whose reference answer can be parsed; the others count nowhere."""
     return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

@@ -23,4 +23,4 @@ def refuse_changes(
     changes = find_changes(old, new, ignoring=ignoring)
     if changes:
         listed = ", ".join(f"{name} was {before!r} and is now {now!r}" for name, before, now in changes)
-        raise UserError(f"{what} was made with other settings: {listed}; use the old ones or give another path")
+        raise UserError(f"{what} was made with other settings: {listed}; return to the old ones or give another path")

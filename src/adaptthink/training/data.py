@@ -43,7 +43,7 @@ def prepare_problems(
     if len(chosen.problems) < config.problems_per_step:
         raise UserError(
             f"problems_per_step = {config.problems_per_step}, but there are {len(chosen.problems)} problems to train "
-            "on, and one that appears twice in a step would get the same responses twice; "
+            "on, and one that is sampled twice in a step would get the same responses twice; "
             f"use {len(chosen.problems)} a step at most, or more problems"
         )
     return chosen

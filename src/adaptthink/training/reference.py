@@ -178,7 +178,7 @@ class References(Mapping[str, Reference]):
                 raise ValueError(f"it is the row of {reference.id}")
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"reference store '{self.path}' was changed while it was in use; do not change it, and start again"
+                f"reference store '{self.path}' was changed while it was in use; leave it alone and start again"
             ) from None
         return reference
 
