@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.grading import pool
 from adaptthink.models.loading import Policy, find_eos_ids
@@ -38,11 +38,11 @@ def patient_grading():
     default, start = pool.Limits().seconds, pool.Worker.__init__
 
     def start_patiently(self, limits):
-        start(self, replace(limits, seconds=PATIENCE) if limits.seconds == default else limits)
+        start(self, replace(limits, seconds=WAIT_SECONDS) if limits.seconds == default else limits)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool.Worker, "__init__", start_patiently)
-        patch.setattr(pool, "START_SECONDS", PATIENCE)
+        patch.setattr(pool, "START_SECONDS", WAIT_SECONDS)
         yield
 
 

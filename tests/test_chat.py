@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, stream, text, text_event, thinking, total
-from patience import PATIENCE, wait_until
 from tenacity import wait_none
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink.chat import client
 from adaptthink.chat.base import ChatResponse, Dialect, Endpoint, Prices, Question, Switch, compute_cost
@@ -705,7 +705,7 @@ def test_an_interrupt_leaves_nothing_hanging(server):
     try:
         wait_until(lambda: server.together == 8 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=PATIENCE)
+        _, message = process.communicate(timeout=WAIT_SECONDS)
     finally:
         process.kill()
     assert server.most_together == 8

@@ -8,9 +8,9 @@ import sys
 import tomllib
 
 import pytest
-from patience import PATIENCE
 from rich.cells import cell_len
 from transformers import Qwen2Tokenizer
+from waiting import WAIT_SECONDS
 
 from adaptthink.cli import app as cli
 from adaptthink.cli import commands, jobs
@@ -85,7 +85,7 @@ def only_line(err):
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=PATIENCE):
+def process(*args, timeout=WAIT_SECONDS):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(

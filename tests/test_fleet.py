@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
-from patience import PATIENCE, wait_until
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink.cli import jobs
 from adaptthink.config.resolve import check
@@ -545,7 +545,7 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
         def late(call, complete=complete, calls=calls):
             calls.append(call)
             if len(calls) > 10:
-                held.wait(PATIENCE)
+                held.wait(WAIT_SECONDS)
             return complete(call)
 
         server.complete = late

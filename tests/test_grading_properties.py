@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, drop_thinking, grade
@@ -20,7 +20,7 @@ from adaptthink.grading.numbers import read_number
 
 quick = settings(max_examples=150, deadline=None)
 few = settings(max_examples=25, deadline=None)
-LIMITS = Limits(seconds=PATIENCE, workers=1)
+LIMITS = Limits(seconds=WAIT_SECONDS, workers=1)
 
 
 @pytest.fixture(scope="module", autouse=True)

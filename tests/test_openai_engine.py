@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, running
-from patience import PATIENCE
 from tenacity import wait_none
+from waiting import WAIT_SECONDS
 
 from adaptthink.engines import http_retry as web
 from adaptthink.engines import openai
@@ -141,7 +141,7 @@ def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypa
         def wait(self, timeout=None):
             return super().wait(0.5)  # seconds after the call has come
 
-    monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(PATIENCE, read=0.1))
+    monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(WAIT_SECONDS, read=0.1))
     server.faults.append(Later())
     [done] = ask(engine)
     assert done.token_ids == (7, 7, 7)

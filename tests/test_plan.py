@@ -364,10 +364,10 @@ def test_settings_that_train_would_need_are_said(capsys):
     out = capsys.readouterr().out
     assert result["settings"] == ["nodes = 1", "gpus_per_node = 8", "tensor_parallel = 2"]
     assert "train --backend verl needs: nodes = 1, gpus_per_node = 8, tensor_parallel = 2" in out
-    assert "GPUs as --gpus says, not nodes = 4, gpus_per_node = 4" in out
+    assert "GPUs by --gpus, not nodes = 4, gpus_per_node = 4" in out
     given = config.model_copy(update={"nodes": 1, "gpus_per_node": 8, "tensor_parallel": 2})
     assert plan_job(given, "8xRTX4090")["settings"] == []
-    assert "as --gpus says" not in capsys.readouterr().out
+    assert "by --gpus" not in capsys.readouterr().out
 
 
 def test_what_is_said_to_be_needed_is_enough(capsys):

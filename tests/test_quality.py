@@ -300,5 +300,5 @@ def test_mode_choice_is_written_and_printed(folder, capsys):
     assert written["chosen_accuracy"]["label"] == "selected, not comparable"
     assert len(written["calibration"]["bins"]) == 2
     out = capsys.readouterr().out
-    for text in ("chose the better mode, %", "open thoughts too", "selected, not comparable"):
+    for text in ("chose the better mode, %", "think too", "selected, not comparable"):
         assert text in " ".join(out.split())

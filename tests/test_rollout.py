@@ -4,7 +4,7 @@ import math
 import threading
 
 import pytest
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.config.schema import TrainConfig, check
@@ -151,7 +151,7 @@ def test_responses_are_graded_while_others_are_generated(tokenizer, template, mo
         def generate(self, requests, *, on_finish, **options):
             done = engine.generate(requests, **options)
             on_finish(1, done[1])
-            waited.append(graded.wait(timeout=PATIENCE))
+            waited.append(graded.wait(timeout=WAIT_SECONDS))
             for index in (3, 0, 2):
                 on_finish(index, done[index])
             return done

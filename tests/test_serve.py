@@ -8,8 +8,8 @@ import httpx2 as httpx
 import pytest
 from adaptthink.cli.serve import serve_job
 from openai import BadRequestError, NotFoundError, OpenAI
-from patience import PATIENCE, wait_until
 from server import running
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink.cli import serve as serve_job_module
 from adaptthink.config.schema import EvaluateConfig, ServeConfig
@@ -55,7 +55,7 @@ def url(policy, native):
 
 @pytest.fixture
 def client(url):
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=WAIT_SECONDS) as client:
         yield client
 
 
@@ -83,7 +83,7 @@ def served(tokenizer):
 
         def post(path="/v1/chat/completions", **body):
             said = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
-            return httpx.post(url + path, json=said, timeout=PATIENCE)
+            return httpx.post(url + path, json=said, timeout=WAIT_SECONDS)
 
         return engine, post
 
@@ -97,7 +97,7 @@ def served(tokenizer):
 
 def test_the_models_are_listed_with_their_modes(client, url):
     assert [model.id for model in client.models.list()] == ["tiny", "tiny:think", "tiny:no_think"]
-    assert httpx.get(f"{url}/health", timeout=PATIENCE).json() == {"status": "ok"}
+    assert httpx.get(f"{url}/health", timeout=WAIT_SECONDS).json() == {"status": "ok"}
 
 
 def direct(policy, native, mode):
@@ -160,7 +160,7 @@ def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
         threading.Thread(
             target=httpx.post,
             args=(f"{url}/v1/chat/completions",),
-            kwargs={"json": options | {"n": 5}, "timeout": PATIENCE},
+            kwargs={"json": options | {"n": 5}, "timeout": WAIT_SECONDS},
         )
         for _ in range(3)
     ]
@@ -344,11 +344,11 @@ def test_what_changes_nothing_is_ignored(served):
 
 def test_bodies_that_are_no_calls(url):
     for body in (b"", b"{", b"[]", b"\xff"):
-        answer = httpx.post(f"{url}/v1/chat/completions", content=body, timeout=PATIENCE)
+        answer = httpx.post(f"{url}/v1/chat/completions", content=body, timeout=WAIT_SECONDS)
         assert answer.status_code == 400
         assert "JSON" in answer.json()["error"]["message"]
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
-        answer = httpx.request(method, url + path, timeout=PATIENCE)
+        answer = httpx.request(method, url + path, timeout=WAIT_SECONDS)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
 
 
@@ -370,7 +370,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     def held(requests, **options):
         sizes.append(len(requests))
         entered.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(WAIT_SECONDS)
         return generate(requests, **options)
 
     engine.generate = held
@@ -382,11 +382,11 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
         answers = []
 
         def post():
-            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).status_code)
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=WAIT_SECONDS).status_code)
 
         calls = [threading.Thread(target=post) for _ in range(4)]
         calls[0].start()
-        assert entered.wait(PATIENCE)
+        assert entered.wait(WAIT_SECONDS)
         for call in calls[1:]:
             call.start()
         wait_until(lambda: worker.waiting.qsize() == 3)

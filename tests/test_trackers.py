@@ -23,7 +23,7 @@ from adaptthink.config.schema import TrainConfig, check
 from adaptthink.errors import UserError
 from adaptthink.integrations import trackers
 from adaptthink.integrations.trackers import parse_tracker, parse_trackers
-from adaptthink.integrations.trackers.process import Bounds, Tracker, scalars
+from adaptthink.integrations.trackers.process import Bounds, Tracker, select_scalars
 from adaptthink.storage.runs import read_metrics
 
 FAKE = """\
@@ -161,7 +161,7 @@ def test_metrics_are_numbers_under_flat_names():
         "step": 7, "loss": 0.5, "responses": 8, "reward_think": None, "kind": "text", "flag": True,
         "probe_no_think_by_level": {"1": 0.25, "hard": None, "deep": {"a": 1}}, "strata": {"1 think": {"count": 3}},
     }  # fmt: skip
-    assert scalars(metrics) == {
+    assert select_scalars(metrics) == {
         "loss": 0.5,
         "responses": 8,
         "probe_no_think_by_level/1": 0.25,
@@ -316,7 +316,7 @@ def test_a_training_logs_its_lines_and_settings(tmp_path, calls):
     train_small(run, trackers.wandb())
     rows = read_metrics(run / "metrics.jsonl")
     assert [(call["step"], call["metrics"]) for call in calls("logged")] == [
-        (row["step"], scalars(row)) for row in rows
+        (row["step"], select_scalars(row)) for row in rows
     ]
     first = calls("logged")[0]["metrics"]
     assert {"loss", "reward_think", "mean_tokens_no_think", "probe_no_think_by_level/1", "update_seconds"} <= set(first)
@@ -410,7 +410,7 @@ def test_trl_logs_the_same_metrics_under_the_same_names(tmp_path):
     train_small(tmp_path / "run")
     logged, native = (
         set(trainer.state.log_history[0]),
-        set(scalars(read_metrics(tmp_path / "run" / "metrics.jsonl")[0])),
+        set(select_scalars(read_metrics(tmp_path / "run" / "metrics.jsonl")[0])),
     )
     of_trl = {"epoch", "step", "step_time"}
     of_its_own_view = {"mean_tokens", "no_think_logprob", "no_think_probability", "no_think_share", "reward"}

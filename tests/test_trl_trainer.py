@@ -28,7 +28,13 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations import trl
-from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
+from adaptthink.integrations.trl import (
+    AdaptThinkConfig,
+    AdaptThinkTrainer,
+    RolloutRecord,
+    problem_dataset,
+    read_problem,
+)
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem, make_problem_id
@@ -209,10 +215,10 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 def test_metrics_by_hand():
     seen = [
-        Seen(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
-        Seen(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
-        Seen(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        Seen(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
+        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
+        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
+        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
+        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
     found = trl.describe_records(seen, training=True)
     shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
@@ -457,7 +463,7 @@ def test_by_default_one_epoch_and_a_checkpoint_every_twenty_steps(tmp_path):
         ({"loss_type": "dapo"}, "loss_type = 'dapo' is not for AdaptThink"),
         ({"importance_sampling_level": "token"}, "delta, ratio and epsilon shape the loss; leave it at 'sequence'"),
         ({"scale_rewards": "group"}, "compares with the reference model, not with the other samples"),
-        ({"top_p": 0.95}, "drawn from the policy itself at temperature"),
+        ({"top_p": 0.95}, "sampled from the policy itself at temperature"),
         ({"vllm_importance_sampling_correction": True}, "vllm_importance_sampling_correction = True is not for"),
         ({"mask_truncated_completions": True}, "mask_truncated_completions = True is not for"),
         ({"use_transformers_continuous_batching": True}, "not supported here; leave it at False"),
@@ -534,13 +540,13 @@ def test_references_from_a_store(tmp_path):
     batch = rows_of(trainer, ROWS)
     assert batch["advantages"][:2].tolist() == pytest.approx([0.55, 0.55])
     assert batch["advantages"][4:].tolist() == [0.0] * 4  # a problem without a reference teaches nothing
-    with pytest.raises(UserError, match="the reference has nothing on problem"):
+    with pytest.raises(UserError, match="the reference lacks problem"):
         make_trainer(tmp_path, [*ROWS, {"prompt": "9-4=?", "answer": "5"}], reference=str(store))
     with pytest.raises(UserError, match=r"no reference store at '.*none\.jsonl'; make one with: adaptthink presample"):
         make_trainer(tmp_path, reference=tmp_path / "none.jsonl")
     store.write_text(store.read_text().replace(fingerprint, "0" * 16) + '{"id": "half')
     before = store.read_bytes()
-    with pytest.raises(UserError, match="holds the thoughts of another model"):
+    with pytest.raises(UserError, match="holds the samples of another model"):
         make_trainer(tmp_path, reference=store)
     assert store.read_bytes() == before, "another program may be writing it"
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 import torch
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
@@ -337,7 +337,7 @@ def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
 def adaptthink(*arguments, **environment):
     command = [sys.executable, "-m", "adaptthink", *arguments]
     ran = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=PATIENCE, check=False
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=WAIT_SECONDS, check=False
     )
     return ran.returncode, ran.stdout, ran.stderr
 

@@ -1,8 +1,8 @@
 """The library: one function for each thing a user does. Objects in, records out.
 
 Everything public here can be taken from the package itself: `import adaptthink as at`. Nothing prints: what a job
-reports goes to its callbacks (`Callback`) and to the `logging` module. Bad input raises `UserError`, whose text says
-what to do.
+reports goes to its callbacks (`Callback`) and to the `logging` module. Bad input raises `UserError`, whose text
+explains what to do.
 
 Settings that are not parameters of a function are given by keyword, under their names on the command line and in
 recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems_per_step=16)`.
@@ -224,7 +224,7 @@ def presample(
     """Sample each problem `samples` times from the model before training and grade them: R̄_ref of the paper.
 
     What the store `output` already holds is not sampled again; without it the store is a temporary file. `reward`
-    grades in place of the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
+    replaces the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
     was made with other settings.
 
     >>> import adaptthink as at
@@ -319,7 +319,7 @@ def evaluate(
     With the setting `chat="https://host/v1"` it is the model of that name behind a chat API (docs/chat.md).
 
     Every sample is kept in the folder `output`, or in a temporary one; what it already holds is not sampled again.
-    `difficulty` is another evaluation's folder, whose pass rates say how hard problems are; `delta` is the accuracy
+    `difficulty` is another evaluation's folder, whose pass rates are the problems' difficulty; `delta` is the accuracy
     that no_think may cost, for the quality of the mode choice. Raises UserError for a folder made with other settings.
 
     >>> import adaptthink as at
@@ -378,10 +378,10 @@ def calibrate(
     10
     """
     config = _note(_configure(EvaluateConfig, config, model, settings), reward)
-    cap = max(config.max_think_tokens, config.max_no_think_tokens)
-    if token_budget is not None and token_budget >= cap:
+    limit = max(config.max_think_tokens, config.max_no_think_tokens)
+    if token_budget is not None and token_budget >= limit:
         raise UserError(
-            f"token_budget = {token_budget:g} is no limit: a response has at most {cap} tokens (max_think_tokens); "
+            f"token_budget = {token_budget:g} is no limit: a response has at most {limit} tokens (max_think_tokens); "
             "give less"
         )
     policy = _load(model, load_configured, config)
@@ -425,7 +425,7 @@ def decide(
 
 
 def compare(evaluations: Sequence[EvaluationResult | str | Path], *, force: bool = False) -> Comparison:
-    """Compare evaluations with the first of them: accuracy, length, no_think share, what can be told apart.
+    """Compare evaluations with the first of them: accuracy, length, no_think share, distinguishable differences.
 
     Each is a result of `evaluate`, or a folder; `FOLDER:think` and `FOLDER:no_think` name forced modes. Raises
     UserError where they were made differently, unless `force`d.
@@ -453,7 +453,7 @@ def grade(
 ) -> Grade:
     r"""Grade the text of a response: what follows `</think>`, or all of it, is compared with the reference answer.
 
-    `seconds` bound the symbolic comparison. The verdict says what was found; nothing is raised for odd text.
+    `seconds` is the time-out of the symbolic comparison. Text that cannot be parsed gets a verdict, not an error.
 
     >>> import adaptthink as at
     >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
@@ -534,7 +534,7 @@ def choose_threshold(
 def read_problems(
     problems: Problems, config: ProblemsConfig, reward: RewardFunction | None = None
 ) -> Sequence[Problem]:
-    """Return problems as they are, or made of dicts; a name is read as `config` says, for the command of its schema."""
+    """Return problems as they are, or made of dicts; a name is read as configured, for the command of its schema."""
     if not isinstance(problems, str | Path):
         return make_problems(problems, needs_answer=not (reward or config.reward))
     named = config.model_copy(update={"problems": str(problems)})
@@ -563,7 +563,7 @@ def make_sampler(
     reward: RewardFunction | None = None,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> Sampler:
-    """Put an engine under a policy, with the config's way of grading, or the user's own of either."""
+    """Return a sampler of a policy, with the config's engine and grader, or the user's own."""
     grader = choose_grader(config, reward)
     return Sampler(
         engine or make_engine(policy, config, on_message=on_message), policy.tokenizer, policy.template, grader
@@ -589,7 +589,7 @@ def sample_reference(
     store: Path,
     report: Callback,
 ) -> References:
-    """Complete the reference store of `problems`, and report how it goes and what came out."""
+    """Complete the reference store of `problems`, and report progress and mean reward."""
     phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
     advance = make_counter(report, phase, len(problems) * config.reference_samples)
     reference = complete_reference(
@@ -668,14 +668,14 @@ def evaluate_chat(
     grader: Grader,
     report: Callback,
 ) -> dict[str, Evaluation]:
-    """Complete the evaluation of a model behind a chat endpoint, which shows no probabilities."""
+    """Complete the evaluation of a model behind a chat endpoint, which returns no probabilities."""
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
         report.on_message(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
         if not requested:
             raise UserError(
-                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
+                "no mode is left to evaluate; give the --switch that the endpoint's models support, or --modes auto"
             )
     cost, setting = partial(compute_cost, prices=endpoint.prices), make_chat_setting(endpoint, config)
     with lock_folder(folder, setting):
@@ -687,7 +687,7 @@ def evaluate_chat(
             unknown = len(samples) - len(known)
             report.on_message(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
         if any(sample.tokens_estimated for sample in samples):
-            report.on_message("lengths are estimates, one token for every four characters: the endpoint counts none")
+            report.on_message("lengths are estimates, one token per four characters: the endpoint reports none")
         return score_folder(folder, problems, requested, config, grader, report)
 
 
@@ -701,7 +701,7 @@ def sample_into(
     report: Callback,
     cost: Callable[[Sample], float | None] = lambda sample: None,
 ) -> None:
-    """Sample what `folder` lacks, and report how it goes."""
+    """Sample what `folder` lacks, and report progress."""
     count = config.samples_per_problem
     phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
     advance = make_counter(report, phase, len(problems) * len(requested) * count)
@@ -737,13 +737,13 @@ def score_folder(
 
 
 def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
-    """Of all outcomes that a folder may hold, those of these problems and of as many samples as are requested."""
+    """Return a folder's outcomes on these problems, as many samples of each as configured."""
     wanted = {problem.id for problem in problems}
     return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
 
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """What `summary.json` of an evaluation folder holds."""
+    """Return the content of an evaluation folder's `summary.json`."""
     return {
         "model": config.model,
         "config": config.model_dump(mode="json"),

@@ -28,12 +28,12 @@ COMMANDS = {
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
-    "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
+    "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and which differences are significant.",
     "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
-    "decide": "Say which mode the dial gives each prompt.",
+    "decide": "Print the mode that the dial chooses for each prompt.",
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
-    "doctor": "Check how a model begins and ends a thought, and whether AdaptThink can train it.",
+    "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
@@ -100,7 +100,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def parse_fault(error: CycloptsError) -> str:
-    """Say in one line what the parser disliked; values refused by a schema read as everywhere else."""
+    """Return one line about a parsing error; values that a schema refuses read as everywhere else."""
     from pydantic import ValidationError
 
     from adaptthink.config.resolve import describe_faults
@@ -113,7 +113,7 @@ def parse_fault(error: CycloptsError) -> str:
         option = error.token.keyword or error.token.value
         return explain_foreign_option(option, command) or one_line(error)
     if isinstance(error, UnusedCliTokensError) and command in TAKE_RECIPES and error.unused_tokens:
-        return f"'{error.unused_tokens[0]}' is left over: name all recipes together, first or after --recipe"
+        return f"'{error.unused_tokens[0]}' is left over: give all recipes together, first or after --recipe"
     return one_line(error)
 
 
@@ -123,7 +123,7 @@ def one_line(error: CycloptsError) -> str:
 
 
 def explain_foreign_option(option: str, command: str) -> str | None:
-    """Say that an option is a setting of other commands; None if it is none at all."""
+    """Return that an option is a setting of other commands; None if it is unknown."""
     from adaptthink.config.resolve import find_commands
 
     key = option.lstrip("-").replace("-", "_")

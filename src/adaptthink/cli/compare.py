@@ -1,4 +1,4 @@
-"""What `adaptthink compare` does, and what stands at the end of `adaptthink evaluate`: scores and mode choice."""
+"""What `adaptthink compare` does, and the tables at the end of `adaptthink evaluate`: scores and mode choice."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def show_mode_choice(choice: ModeChoice) -> None:
 
 
 def make_mode_choice_table(choice: ModeChoice) -> TextTable:
-    """The figures that say how well a model chooses, each with what it is."""
+    """Return the table of how well a model chooses."""
     rows: list[tuple[str, str]] = []
     if choice.against_think:
         accuracy, tokens = choice.against_think.accuracy, choice.against_think.tokens
@@ -160,14 +160,12 @@ def make_mode_choice_table(choice: ModeChoice) -> TextTable:
     if choice.calibration:
         table = choice.calibration
         rows.append(
-            ("calibration error of P(no_think)", f"{table.error:.3f}, by chance {table.error_if_calibrated:.3f}")
+            ("calibration error of P(no_think)", f"{table.error:.3f}, at random {table.error_if_calibrated:.3f}")
         )
     if choice.mass:
         mass = choice.mass
         rows.append(("P(either mode's token), mean and least", f"{mass.mean:.3f}, {mass.least:.3f}"))
-        rest = (
-            "open thoughts too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
-        )
+        rest = "think too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
         rows.append(("  other first tokens", rest))
     if choice.chosen_accuracy:
         chosen = choice.chosen_accuracy

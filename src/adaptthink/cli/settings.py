@@ -29,7 +29,7 @@ GROUP_OF = {key: Group(title, sort_key=number) for number, (title, keys) in enum
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
 
-def takes(
+def add_flags(
     *schemas: type[Config], only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
     """Make the keys of schemas, or `only` some of them, flags of a command: its parameter `flags` holds those given."""
@@ -58,8 +58,8 @@ def find_flag_type(annotation: Any) -> Any:
     return Literal[tuple(str(member) for member in annotation)] if is_enumeration else annotation
 
 
-def given(flags: Config) -> dict[str, Any]:
-    """Return only the settings that stood on the command line."""
+def select_given(flags: Config) -> dict[str, Any]:
+    """Return only the settings that were given on the command line."""
     return {name: getattr(flags, name) for name in flags.model_fields_set}
 
 
@@ -76,7 +76,7 @@ def read_settings(
 ) -> C:
     """Resolve the settings of a command, and refuse flags without an effect and paths of another kind.
 
-    `unread` says which settings have no effect; not given: what the schema and the problems say.
+    `unread` yields the settings without an effect; default: those of the schema and of the problems.
     """
     check_recipes(recipes)
     config = resolve(command, schema, recipes=recipes, flags=flags, unread=unread or find_unread)
@@ -105,14 +105,14 @@ def find_purpose(config: ProblemsConfig) -> Purpose:
 
 
 def check_recipes(recipes: Iterable[str]) -> None:
-    """Raise UserError for a path that is of ours and no recipe."""
+    """Raise UserError for a path that is another kind of our files, not a recipe."""
     for recipe in recipes:
         if Path(recipe).is_file() or not (RECIPES / f"{recipe}.toml").is_file():
             expect(Path(recipe), "recipe", PathKind.RECIPE)
 
 
 def check_paths(config: Config) -> None:
-    """Raise UserError if the model or a file of problems is something else of ours."""
+    """Raise UserError if the model or a file of problems is another kind of our files."""
     if isinstance(config, ModelConfig) and not isinstance(config, ChatConfig):
         check_model(config.model)
     if isinstance(config, ProblemsConfig):
@@ -120,13 +120,13 @@ def check_paths(config: Config) -> None:
 
 
 def check_model(model: str) -> None:
-    """Raise UserError if a model's name is the path of something else of ours."""
+    """Raise UserError if a model's name is the path of another kind of our files."""
     if model != "tiny":
         expect(Path(model), "model", PathKind.MODEL)
 
 
 def check_problem_files(name: str, purpose: Purpose) -> None:
-    """Raise UserError if the name of problems is the path of something else of ours."""
+    """Raise UserError if the name of problems is the path of another kind of our files."""
     for source in parse_name(name, purpose):
         if isinstance(source, FileSource):
             expect(source.path, "problems", PathKind.PROBLEMS)

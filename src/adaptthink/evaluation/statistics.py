@@ -299,12 +299,12 @@ def measure_calibration(
 ) -> Calibration:
     """How well P(no_think) agrees with what no_think costs, measured by forcing both modes on the same problems.
 
-    no_think *pays* on a problem if its accuracy is at most `delta` below that of think. With a calibrated model
-    it pays on 80% of the problems with P(no_think) = 0.8. The error is Σ (bin's share of problems)·|mean P − share
-    where it pays| over `num_bins` bins of equal width (Guo et al. 2017); the last bin includes 1. Being a sum of
-    absolute values, it is above 0 for a calibrated model too: `error_if_calibrated` is its mean then (2,000 seeded
-    samples). Whether it pays is itself measured, with few samples coarsely. Raises ValueError where the problems differ, for accuracies
-    or probabilities outside [0, 1] and for no bins.
+    no_think *pays* on a problem if its accuracy is at most `delta` below that of think. With a calibrated model it pays
+    on 80% of the problems with P(no_think) = 0.8. The error is Σ (bin's share of problems)·|mean P − share where it
+    pays| over `num_bins` bins of equal width (Guo et al. 2017); the last bin includes 1. Being a sum of absolute
+    values, it is above 0 for a calibrated model too: `error_if_calibrated` is its mean then (2,000 seeded samples).
+    Whether it pays is itself measured, with few samples coarsely. Raises ValueError where the problems differ, for
+    accuracies or probabilities outside [0, 1] and for no bins.
     """
     if num_bins < 1:
         raise ValueError(f"a reliability table needs at least one bin, got {num_bins}")

@@ -172,7 +172,7 @@ class AdaptThinkLM(LM):
         """Return log P(continuation | context, no_think) and whether greedy decoding gives it.
 
         White space before the continuation is left out, as it begins a turn of its own. Raises UserError in any other
-        mode: behind a thought, the probability of an answer would be a sum over all possible thoughts.
+        mode: after thinking, the probability of an answer would be a sum over all possible thinking.
         """
         if self.mode is not Mode.NO_THINK:
             raise UserError(

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One evaluated response, split at the end of its thought. `closed` is False where the thought never ended."""
+    """One evaluated response, split at the end of its thinking. `closed` is False where the thinking never ended."""
 
     level: str
     mode: str
@@ -109,7 +109,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in `content`; raises UserError that says where the fault is."""
+    """Return the JSON object in `content`; raises UserError with the position of the fault."""
     try:
         value = json.loads(content)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""One response for verl: its mode forced as π_IS says, capped by its mode, graded, with π_IS written down as data.
+"""One response for verl: its mode forced by π_IS, limited by its mode, graded, with π_IS recorded as data.
 
 The rules are those of `training/rollout.py`; what differs is that verl's servers generate, one request at a time.
 """
@@ -34,7 +34,7 @@ from adaptthink.training.advantages import compute_advantages
 from adaptthink.training.metrics import summarise_rollout
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
-BAN = -100.0  # added to a logit: the token is never drawn
+BAN = -100.0  # added to a logit: the token is never sampled
 GRADING_WORKERS = 2  # of each of verl's agent loop processes
 # It would warn at each response that it knows no chat tokens of the model's type.
 logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
@@ -48,7 +48,7 @@ def read_config(run: str) -> VerlConfig:
 
 @lru_cache
 def make_sampler(tokenizer: Any, run: str) -> Sampler:
-    """Make what reads and writes this model's text, once for all responses."""
+    """Return the sampler of a run, once for all responses; verl generates in place of its engine."""
     config = read_config(run)
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
@@ -71,7 +71,7 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
 def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
     """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
 
-    Of a response that cannot be graded it is 0, and so is its gradient.
+    A response that cannot be graded gets 0, and so has no gradient.
     """
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
@@ -145,39 +145,39 @@ class AdaptThinkLoop(AgentLoopBase):
         """Complete one request; also return what verl wants to know of it, such as the step of the weights.
 
         A token that may not come first is banned in a request of its own for that token: a server's ban holds for a
-        whole response, and a thought that may not be closed never ends.
+        whole response, and thinking that cannot be closed never ends.
         """
         forced = request.prefix_ids[: request.max_tokens]
         ids, logprobs = list(forced), [0.0] * len(forced)
         if request.banned_first_ids:
             bans = dict.fromkeys(request.banned_first_ids, BAN)
-            drawn = await self.draw(request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans})
-            ids, logprobs = list(drawn.token_ids), list(drawn.log_probs)
+            output = await self.generate_tokens(request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans})
+            ids, logprobs = list(output.token_ids), list(output.log_probs)
             if set(ids) & set(request.banned_first_ids):
                 raise UserError(
-                    "the rollout drew a token that was banned; use one that honours logit_bias, such as vLLM"
+                    "the rollout sampled a token that was banned; use one that honours logit_bias, such as vLLM"
                 )
         if len(ids) == request.max_tokens and not request.banned_first_ids:
             raise UserError(
-                f"the cap of {request.max_tokens} tokens leaves no room behind the forced {len(ids)}; raise it"
+                f"the limit of {request.max_tokens} tokens leaves none after the forced {len(ids)}; raise it"
             )
         if not (len(ids) == request.max_tokens or self.is_end(ids, forced)):
-            room = request.max_tokens - len(ids)
-            drawn = await self.draw([*request.prompt_ids, *ids], sampling_params | {"max_tokens": room})
-            ids += drawn.token_ids
-            logprobs += drawn.log_probs
+            left = request.max_tokens - len(ids)
+            output = await self.generate_tokens([*request.prompt_ids, *ids], sampling_params | {"max_tokens": left})
+            ids += output.token_ids
+            logprobs += output.log_probs
         finish = Finish.STOP if self.is_end(ids, forced) else Finish.LENGTH
-        return Completion(tuple(ids), tuple(logprobs), finish), drawn.extra_fields
+        return Completion(tuple(ids), tuple(logprobs), finish), output.extra_fields
 
     def is_end(self, ids: Sequence[int], forced: Sequence[int]) -> bool:
-        """Whether a response has ended: an end token was drawn. One that was forced ends nothing."""
+        """Return whether a sampled end token ended a response; a forced one does not end it."""
         return len(ids) > len(forced) and ids[-1] in self.ends
 
-    async def draw(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
-        """Let one of verl's servers generate; raises UserError where it keeps its log-probabilities to itself."""
-        drawn = await self.server_manager.generate(
+    async def generate_tokens(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
+        """Generate on one of verl's servers; raises UserError if it returns no log-probabilities."""
+        output = await self.server_manager.generate(
             request_id=uuid4().hex, prompt_ids=list(prompt_ids), sampling_params=sampling_params
         )
-        if drawn.log_probs is None or len(drawn.log_probs) != len(drawn.token_ids):
+        if output.log_probs is None or len(output.log_probs) != len(output.token_ids):
             raise UserError("the rollout returned no log-probability for each token; π_IS cannot be known without them")
-        return drawn
+        return output

@@ -37,12 +37,12 @@ def compute_verl_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return a micro-batch's part of the step's loss, and metrics; all tensors are (B, T), the decision in column 0.
 
-    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` has no say. Raises ValueError without
+    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` is not used. Raises ValueError without
     the size of the global batch, which verl's engines always give.
     """
     samples, ranks = config.global_batch_info.get("global_batch_size"), config.global_batch_info.get("dp_size")
     if not samples or not ranks:
-        raise ValueError("AdaptThink's loss needs the size of the global batch, which this engine of verl does not say")
+        raise ValueError("AdaptThink's loss needs the size of the global batch, which this engine of verl lacks")
     mask_BT = response_mask.bool()
     result = policy_loss(log_prob, old_log_prob, advantages[:, 0], mask_BT, clip=config.clip_ratio, ratio=ratio)
     with torch.no_grad():

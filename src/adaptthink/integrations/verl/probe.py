@@ -1,6 +1,6 @@
-"""A look at the decision token on held-out problems, by one forward pass of the weights that are trained.
+"""The probe of the decision token on held-out problems, by one forward pass of the weights that are trained.
 
-The native trainer's probe, with verl's engine: where a cold start can be seen to move before any no_think is drawn.
+The native trainer's probe, with verl's engine: it shows a cold start move before any no_think response is sampled.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Value = str | int | float | bool | tuple[str, ...] | None
 PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_./][\w./:-]*")  # a text that needs no quotes in Hydra
 
 REFUSED = {  # each with the only value that verl can do
-    "token_share": (1.0, "verl draws the same number of samples for every problem"),
+    "token_share": (1.0, "verl takes the same number of samples for every problem"),
     "schedule": ("constant", "verl has no schedule that falls at the end alone"),
     "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
     "device": ("auto", "it trains on the GPUs that Ray gives it"),
@@ -161,7 +161,7 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         f"{rollout}.temperature": config.temperature,
         f"{rollout}.top_p": 1.0,
         f"{rollout}.top_k": -1,
-        f"{rollout}.logprobs_mode": "processed_logprobs",  # of the distribution drawn from, temperature included
+        f"{rollout}.logprobs_mode": "processed_logprobs",  # of the sampling distribution, temperature included
         f"{rollout}.seed": config.seed,
         f"{rollout}.full_determinism": False,
         f"{rollout}.max_model_len": longest,
@@ -199,22 +199,20 @@ def make_environment_settings(variables: Mapping[str, str]) -> dict[str, Value]:
     return {f"+ray_kwargs.ray_init.runtime_env.env_vars.{name}": value for name, value in variables.items()}
 
 
-def arguments(settings: Mapping[str, Value], overrides: Iterable[str] = ()) -> list[str]:
+def make_arguments(settings: Mapping[str, Value], overrides: Iterable[str] = ()) -> list[str]:
     """Return settings as arguments of `python -m verl.trainer.main_ppo`; an override takes the place of its setting."""
     written = dict(override.split("=", 1) for override in overrides)
     replaced = {key.lstrip("+") for key in written}
     kept = {key: value for key, value in settings.items() if key.lstrip("+") not in replaced}
-    return [f"{key}={quoted(value)}" for key, value in kept.items()] + [
-        f"{key}={text}" for key, text in written.items()
-    ]
+    return [f"{key}={quote(value)}" for key, value in kept.items()] + [f"{key}={text}" for key, text in written.items()]
 
 
-def quoted(value: Value) -> str:
+def quote(value: Value) -> str:
     """Write a value as Hydra reads it."""
     if value is None:
         return "null"
     if isinstance(value, tuple):
-        return f"[{','.join(map(quoted, value))}]"
+        return f"[{','.join(map(quote, value))}]"
     if not isinstance(value, str) or PLAIN.fullmatch(value):
         return str(value)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

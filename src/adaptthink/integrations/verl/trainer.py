@@ -31,7 +31,7 @@ from adaptthink.training.metrics import (
     is_probe_due,
 )
 
-POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
+POLL_SECONDS = 0.1  # between two checks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time
     "gen": "rollout_seconds",
     "update_actor": "update_seconds",
@@ -44,11 +44,11 @@ PHASES = {  # verl's timers, and the native trainer's names for what they time
 
 @register_trainer(NAME)
 class AdaptThinkTrainer(PPOTrainerSync):
-    """Writes one line per step to the run's `metrics.jsonl`, and ends a training that learns nothing true."""
+    """Writes one line per step to the run's `metrics.jsonl`, and ends a training whose gradient or grading failed."""
 
     def __init__(self, config: Any) -> None:
         with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"  # verl asks for its own trainers by name in many places
+            config.trainer.v1.trainer_mode = "sync"  # verl compares the names of its own trainers in many places
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_SECONDS
         self.folder = Path(config.adaptthink.run)
@@ -109,7 +109,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.log.replace_last(self.row)
 
     def probe(self) -> dict[str, Any]:
-        """Look at the mode choice on held-out problems."""
+        """Measure the mode choice on held-out problems."""
         rows = parquet.read_table(self.folder / "verl" / HELD_OUT_FILE).to_pylist()
         ranks = self.settings.nodes * self.settings.gpus_per_node
         sampler = make_sampler(self.tokenizer, str(self.folder))
@@ -139,7 +139,7 @@ def rename_timings(timing_raw: Mapping[str, float]) -> dict[str, float]:
 
 
 def rename_validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Name what verl says of its validation as the native trainer does; empty on a step without one."""
+    """Return verl's validation metrics, named as the native trainer does; empty on a step without one."""
     names = {"acc": "probe_accuracy", "tokens": "probe_mean_tokens", "no_think": "probe_sampled_no_think_share"}
     found: dict[str, float] = {}
     for name, value in metrics.items():
