@@ -85,7 +85,7 @@ def test_every_subpackage_has_a_layer():
     assert found == set(LAYER_OF)
 
 
-def test_few_files_lie_beside_the_rooms():
+def test_few_files_lie_beside_the_subpackages():
     assert len([path for path in SOURCE.iterdir() if path.is_file()]) <= TOP
 
 

@@ -78,7 +78,7 @@ def complaint(run):
 
 
 def only_line(err):
-    """The one line on standard error. The bar that transformers draws while it loads weights is no complaint."""
+    """The one line on standard error. The bar that transformers shows while it loads weights is no complaint."""
     lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
     assert len(lines) == 1, err
     assert lines[0].startswith("adaptthink: ")
@@ -576,7 +576,7 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     samples = (tmp_path / "e/samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in samples.splitlines()]
     assert sorted(row["requested"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
-    assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
+    assert run(*command)[0] == 0  # nothing is missing, so nothing is sampled
     assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
     status, _, err = run(*command, "--temperature", "0.9")
     assert status == 2

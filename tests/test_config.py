@@ -1,4 +1,4 @@
-"""Settings: which source wins, which values are refused, and what a person is told."""
+"""Settings: which source wins, which values are refused, and what messages a person gets."""
 
 import os
 import re
@@ -398,15 +398,15 @@ def test_errors_about_an_endpoint_name_the_variable_that_may_have_given_it(monke
 
 
 @pytest.mark.parametrize(
-    ("schema", "values", "said"),
+    ("schema", "values", "message"),
     [
         (TrainConfig, {"engine": "openai"}, "give --endpoint URL"),
         (EvaluateConfig, {"engine": "vllm", "endpoint": URLS}, "engine = 'vllm' has no endpoint, but endpoint = http"),
         (TrainConfig, {"endpoint": URLS}, "training sends its weights to one server, and endpoint names 2"),
     ],
 )
-def test_endpoints_that_do_not_fit_are_said(schema, values, said):
-    with pytest.raises(UserError, match=said):
+def test_endpoints_that_do_not_fit_are_reported(schema, values, message):
+    with pytest.raises(UserError, match=message):
         check(schema, values)
 
 

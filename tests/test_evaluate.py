@@ -96,7 +96,7 @@ def test_a_problem_weighs_the_same_however_many_responses_it_has():
 
 
 def test_deltas_are_means_over_levels_as_in_the_paper():
-    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as it says, all of the mean length."""
+    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as reported, all of the mean length."""
 
     def row(*sets):
         return [

@@ -191,16 +191,16 @@ def test_a_server_that_hangs_holds_nothing_up(servers, expected):
 
 
 def test_a_slow_server_takes_less(servers, expected):
-    """It answers only when the others have drawn 24 more, or all is done."""
+    """It answers only when the others have generated 24 more, or all is done."""
     done = threading.Event()
 
-    def drawn():
-        return sum(len(server.drawn) for server in servers[1:])
+    def generated():
+        return sum(len(server.generated) for server in servers[1:])
 
     class Slowly(threading.Event):
         def wait(self, timeout=None):
-            before = drawn()
-            wait_until(lambda: drawn() >= before + 24 or done.is_set())
+            before = generated()
+            wait_until(lambda: generated() >= before + 24 or done.is_set())
 
     servers[0].bad = lambda call: Slowly()
     fleet = make(servers)
@@ -242,7 +242,7 @@ def test_when_all_are_dead_one_line_reports_it_and_completed_work_was_handed_on(
 
 
 def test_the_timeout_counts_unhealthy_time_and_not_generation(monkeypatch):
-    """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
+    """By a clock of the test's own: 1000 s of thinking, a broken connection, then nothing for 600 s; or an answer."""
     now = [50.0]
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
     fault = UserError("broken")

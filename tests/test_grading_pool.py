@@ -112,7 +112,7 @@ def worker_pids(limits):
 
 
 def gone(process):
-    """Whether a process has ended, be it that nobody has asked for its exit status yet."""
+    """Whether a process has ended, even if nobody has read its exit status yet."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() == psutil.STATUS_ZOMBIE
     return True

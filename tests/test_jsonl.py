@@ -246,7 +246,7 @@ def presample_here(monkeypatch):
 
 
 def load_references(folder):
-    """What training looks up, in the order of the file."""
+    """What training reads, in the order of the file."""
     path = folder / "reference.jsonl"
     found = open_references(path)
     return {one.id: found[one.id] for one in read_references(path)}

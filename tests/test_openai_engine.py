@@ -52,11 +52,11 @@ def test_everything_that_shapes_the_distribution_is_said(engine, server):
     assert (done[1].token_ids, done[1].finish) == ((EOS,), Finish.STOP)
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
     bodies = sorted((body for _, body in server.calls), key=lambda body: (body["max_tokens"], "logit_bias" in body))
-    score, first, rest, free = bodies
+    score, first, rest, unconstrained = bodies
     assert (score["logprob_token_ids"], score["logprobs"], score["top_p"]) == ([41], 1, 1.0)
     assert (first["logit_bias"], first["prompt"]) == ({"12": -100}, [5, 9, 17, 41])
     assert (rest["prompt"], rest["max_tokens"], "logit_bias" in rest) == ([5, 9, 17, 41, 7], 2, False)
-    assert len({body["seed"] for body in (first, rest, free)}) == 3
+    assert len({body["seed"] for body in (first, rest, unconstrained)}) == 3
     for body in bodies:
         assert (body["model"], body["temperature"], body["stop_token_ids"]) == ("tiny", 0.5, [EOS])
         neutral = {name: body[name] for name in ("top_k", "min_p", "repetition_penalty", "presence_penalty")}
@@ -145,7 +145,7 @@ def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypa
     server.faults.append(Later())
     [done] = ask(engine)
     assert done.token_ids == (7, 7, 7)
-    assert len(server.calls) == 1  # and it was not drawn again
+    assert len(server.calls) == 1  # and it was not sampled again
     never = threading.Event()
     server.faults.append(never)
     with pytest.raises(UserError, match=r"no answer from .*ReadTimeout"):

@@ -211,7 +211,7 @@ def test_implicit_thinking_by_level_with_examples(tmp_path):
     assert (
         found["auto"].share.estimate == found["auto"].by_keywords.estimate == 0.25
     )  # a problem's half, of two problems
-    assert found["auto"].share.num_problems == 2  # the third thought openly
+    assert found["auto"].share.num_problems == 2  # the third thinks openly
     assert found["auto"].levels["1"].estimate == 0.25
     assert found["auto"].examples == (problems[0].id,)
     assert (found["no_think"].share.estimate, found["no_think"].by_keywords.estimate) == (0.5, 0)

@@ -41,7 +41,7 @@ VERDICTS = {
     "9-4=?": ["truncated", "wrong", "correct", "truncated"],
 }
 REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
-# \boxed is one token, and so are </think>, the opener, the end token, every digit, sign, brace and line break.
+# \boxed is one token, and so are </think>, the think start, the end token, every digit, sign, brace and line break.
 TOKENS = {"1+1=?": [14, 7, 6, 8], "2+3=?": [7, 6, 3, 6], "9-4=?": [20, 6, 6, 4]}
 CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_concurrent_sequences=4)
 STREAM_STRIDE = 0x9E3779B97F4A7C15
@@ -370,7 +370,7 @@ generate, engine.calls_left = engine.generate, 1
 def slowly(requests, **options):
     if not engine.calls_left:
         print("in the middle", flush=True)
-        sys.stdin.read()  # until the test says so
+        sys.stdin.read()  # until the test ends it
     engine.calls_left -= 1
     return generate(requests, **options)
 

@@ -1,4 +1,4 @@
-"""The report of evaluation folders: whose numbers it shows, what it says of what is missing or not comparable."""
+"""The report of evaluation folders: whose numbers it shows, how it reports what is missing or not comparable."""
 
 from __future__ import annotations
 

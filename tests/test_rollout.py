@@ -33,7 +33,7 @@ def template(tokenizer):
 
 
 def scripted(tokenizer, template, *, thinking="\n47+8=55\n", answer="55", cut=False):
-    """A sampler whose model always writes the same thought and answer, whatever is asked."""
+    """A sampler whose model always writes the same thinking and answer, whatever is requested."""
 
     def script(prompt, prefix):
         closed = template.close_id in prefix

@@ -82,8 +82,8 @@ def served(tokenizer):
         stack.append(server)
 
         def post(path="/v1/chat/completions", **body):
-            said = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
-            return httpx.post(url + path, json=said, timeout=WAIT_SECONDS)
+            body_sent = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
+            return httpx.post(url + path, json=body_sent, timeout=WAIT_SECONDS)
 
         return engine, post
 
@@ -149,12 +149,12 @@ def test_a_stream_says_the_same_in_pieces(client):
 def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
     options = {"model": "tiny", "messages": MESSAGES, "temperature": 1.5, "top_p": 1.0, "n": 3}
 
-    def draw(seed):
+    def complete_with_seed(seed):
         done = client.chat.completions.create(**options, seed=seed)
         assert [choice.index for choice in done.choices] == [0, 1, 2]
         return [(choice.message.reasoning, choice.message.content) for choice in done.choices]
 
-    first = draw(11)
+    first = complete_with_seed(11)
     assert len(set(first)) > 1
     others = [
         threading.Thread(
@@ -166,8 +166,8 @@ def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
     ]
     for other in others:
         other.start()
-    assert draw(11) == first
-    assert draw(12) != first
+    assert complete_with_seed(11) == first
+    assert complete_with_seed(12) != first
     for other in others:
         other.join()
 

@@ -1,6 +1,6 @@
 """Trackers as callbacks: what they are given, and that no failure of theirs reaches a training.
 
-A package of the tests' own stands for wandb here, so that it can fail as it is told to. The real trackers:
+A package of the tests' own stands for wandb here, so that it can fail as a test requests. The real trackers:
 `test_trackers_real.py`.
 """
 
@@ -96,7 +96,7 @@ class Listener(Callback):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Put the package that stands for wandb in front; returns a function that reads what it was asked for."""
+    """Put the package that stands for wandb in front; returns a function that reads what it was called with."""
     package = tmp_path / "packages" / "wandb"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(FAKE)
@@ -112,7 +112,7 @@ def calls(tmp_path, monkeypatch):
 
 
 def runs(pid):
-    """Whether a process runs; one that has ended and that nobody has asked after does not."""
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -127,7 +127,7 @@ def wait_until(true):
 
 
 def run_steps(tracker, output, *, steps=3):
-    """A job that reports steps and nothing else; returns what people were told."""
+    """A job that reports steps and nothing else; returns its messages to people."""
     listener = Listener()
     all_of_them = Callbacks([tracker, listener])
     with all_of_them.reporting("train", {"delta": 0.05}, output) as result:
@@ -281,7 +281,7 @@ def train_small(run, *callbacks, resume=False):
 
 
 def learned(run):
-    """What a training leaves, times aside."""
+    """What a training leaves, but for times."""
     rows = [
         {name: value for name, value in row.items() if not name.endswith("_seconds")}
         for row in read_metrics(run / "metrics.jsonl")

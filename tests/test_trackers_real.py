@@ -102,10 +102,10 @@ def times_aside(values):
 
 def test_people_are_told_where_to_look_and_nothing_failed(tracked):
     run, messages = tracked
-    told = [message for message in messages if message.startswith(("wandb", "trackio", "tensorboard", "mlflow"))]
-    assert [message.split(":")[0] for message in told] == 2 * ["wandb", "trackio", "tensorboard", "mlflow"]
-    assert not [message for message in told if "switched off" in message]
-    assert f"tensorboard --logdir {run / 'tensorboard'}" in told[2]
+    shown = [message for message in messages if message.startswith(("wandb", "trackio", "tensorboard", "mlflow"))]
+    assert [message.split(":")[0] for message in shown] == 2 * ["wandb", "trackio", "tensorboard", "mlflow"]
+    assert not [message for message in shown if "switched off" in message]
+    assert f"tensorboard --logdir {run / 'tensorboard'}" in shown[2]
 
 
 def wandb_records(path):

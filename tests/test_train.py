@@ -335,7 +335,7 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
     monkeypatch.setattr(
         "adaptthink.training.allocation.UNIFORM_STEPS", 2
-    )  # what step 5 draws depends on the log of steps 1 to 4
+    )  # what step 5 samples depends on the log of steps 1 to 4
     settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
     run_training(straight, settings, tmp_path / "straight")

@@ -1,4 +1,4 @@
-"""The TRL trainer: what it asks for, what it counts, what it refuses. Parity with the native trainer: `parity/`."""
+"""The TRL trainer: what it requests, what it counts, what it refuses. Parity with the native trainer: `parity/`."""
 
 import importlib.util
 import json
@@ -73,11 +73,11 @@ def script(trainer, answer):
     """Put an engine under a trainer that answers from `answer(question, mode)`; return the engine."""
     tokenizer = trainer.processing_class
 
-    def reply(prompt, prefix):
+    def respond(prompt, prefix):
         question = next(row["prompt"] for row in ROWS if row["prompt"] in tokenizer.decode(prompt))
         return tokenizer.encode(answer(question, bool(prefix)) + "<|eos|>", add_special_tokens=False)
 
-    engine = ScriptedEngine(reply, logprob=-2.0)
+    engine = ScriptedEngine(respond, logprob=-2.0)
 
     @contextmanager
     def yielded():
@@ -93,7 +93,7 @@ def rows_of(trainer, rows):
 
 
 def test_what_is_asked_for(tmp_path):
-    """Two of four copies are forced not to think, with their own cap; the others open their thought."""
+    """Two of four copies are forced not to think, with their own token limit; the others open their thinking."""
     trainer = make_trainer(tmp_path)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     rows_of(trainer, ROWS)
@@ -121,7 +121,7 @@ def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, mon
     assert torch.cat([half["advantages"] for half in halves]).tolist() == whole["advantages"].tolist()
 
 
-def test_an_opener_of_the_models_own(tmp_path):
+def test_a_think_start_of_the_models_own(tmp_path):
     trainer = make_trainer(tmp_path, force_think_start=False)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     batch = rows_of(trainer, ROWS[:1])
@@ -246,7 +246,7 @@ def test_a_log_counts_each_response_once(tmp_path):
     script(trainer, lambda question, forced: "\\boxed{2}" if question == "1+1=?" else "\\boxed{3}")
     trainer.train()
     [row] = [row for row in trainer.state.log_history if "loss" in row]
-    assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without a thought, none that never closed it
+    assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without thinking, none that never closed it
     assert row["reward_no_think"] == 0.5
     assert row["no_think_logprob"] == -2.0
     assert row["verdict_share_truncated"] == 0.5
@@ -553,7 +553,7 @@ def test_references_from_a_store(tmp_path):
 
 @pytest.fixture
 def strange_store(tmp_path):
-    """A store of another model's thoughts on our rows."""
+    """A store of another model's samples on our rows."""
     store = tmp_path / "ref.jsonl"
     made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
     made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own

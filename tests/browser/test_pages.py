@@ -139,7 +139,7 @@ def test_a_thought_unfolds_and_folds(show):
     assert not text.is_visible()
     thinking.locator("summary").click()
     assert text.is_visible()
-    assert "<script>" in text.inner_text()  # a hostile thought, shown as text
+    assert "<script>" in text.inner_text()  # hostile thinking, shown as text
     thinking.locator("summary").click()
     assert not text.is_visible()
 

@@ -149,11 +149,11 @@ def test_a_masked_token_that_counts_is_caught(monkeypatch, tmp_path):
 
 def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
     """One update per batch, on fresh rollouts: every ratio but the decision's is 1, so the loss is known by hand."""
-    drawn = []
+    sampled = []
 
     def spied(*arguments):
-        drawn.extend(sample_rows(*arguments))
-        return list(drawn)
+        sampled.extend(sample_rows(*arguments))
+        return list(sampled)
 
     sample_rows = trl.sample_rows
     monkeypatch.setattr(trl, "sample_rows", spied)
@@ -162,11 +162,11 @@ def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
     model = load_policy("tiny", device="cpu").model
     [row], _ = train(tmp_path, model, requested, reference, per_device_train_batch_size=16)
     losses = []
-    for one in drawn:
+    for one in sampled:
         ratio = math.exp((one.behavior_logprobs[0] - math.log(0.5)) / len(one.response_ids))
         value = (one.verdict == "correct") - reference[one.problem.id] + 0.05 * (one.mode is Mode.NO_THINK)
         losses.append(-min(ratio * value, min(max(ratio, 0.8), 1.2) * value))
     assert len(losses) == 16
-    assert max(abs(math.exp(one.behavior_logprobs[0]) - 0.5) for one in drawn) > 0.3
+    assert max(abs(math.exp(one.behavior_logprobs[0]) - 0.5) for one in sampled) > 0.3
     assert row["loss"] == pytest.approx(sum(losses) / 16, rel=1e-4)
     assert row["loss"] != pytest.approx(-sum(losses) / 16, rel=1e-2)

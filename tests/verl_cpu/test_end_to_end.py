@@ -145,7 +145,7 @@ def test_metrics_move_as_the_native_trainers(resumed, store, tmp_path, monkeypat
 
     for key in ("probe_no_think_logprob", "probe_mode_mass"):
         assert within(rows[-1][key], [run[-1][key] for run in native]), key
-    # The first step's responses are drawn from the same model; its update moves log P(no_think) alike.
+    # The first step's responses are sampled from the same model; its update moves log P(no_think) alike.
     for key in ("probe_no_think_logprob", "grad_norm"):
         assert within(rows[0][key], [run[0][key] for run in native]), key
 

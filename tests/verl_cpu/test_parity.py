@@ -45,7 +45,7 @@ def settings_of(folder, **values):
 
 
 class Queue:
-    """A dictionary that answers as verl's queue does, as far as a step asks."""
+    """A dictionary that answers as verl's queue does, as far as a step needs."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -106,7 +106,7 @@ def queue_of(recipe):
 
 
 def forward(model, data, temperature):
-    """Log-probabilities of every token of every sequence, flat, each at the place before it, as verl's engines give."""
+    """Log-probabilities of every token of every sequence, flat, each at the index before it, as verl's engines give."""
     prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
     logprob_BT = compute_response_logprobs(model, prompts, responses, temperature)
     rows = [

@@ -151,7 +151,9 @@ class AdaptThinkLoop(AgentLoopBase):
         ids, logprobs = list(forced), [0.0] * len(forced)
         if request.banned_first_ids:
             bans = dict.fromkeys(request.banned_first_ids, BAN)
-            output = await self.generate_tokens(request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans})
+            output = await self.generate_tokens(
+                request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans}
+            )
             ids, logprobs = list(output.token_ids), list(output.log_probs)
             if set(ids) & set(request.banned_first_ids):
                 raise UserError(
