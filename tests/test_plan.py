@@ -335,7 +335,7 @@ def test_replicas_take_what_is_configured_and_what_divides():
 
 
 def test_verl_reserves_memory_for_the_longest_sequence():
-    """As `ppo_max_token_len_per_gpu` and `max_model_len`: the limits and the longest prompt; one GPU: actual lengths."""
+    """As `ppo_max_token_len_per_gpu`, `max_model_len`: the limits and the longest prompt; one GPU: actual lengths."""
     config = VerlConfig(micro_batch_tokens=100, max_prompt_tokens=50, max_think_tokens=70, max_no_think_tokens=90)
     lengths = Lengths(5, (10.0, 60.0), (3.0, 4.0), "")
     found = make_verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]

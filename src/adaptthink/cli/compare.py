@@ -169,7 +169,7 @@ def make_mode_choice_table(choice: ModeChoice) -> TextTable:
         rows.append(("  other first tokens", rest))
     if choice.chosen_accuracy:
         chosen = choice.chosen_accuracy
-        for name, share in (("where it thought", chosen.think), ("where it did not", chosen.no_think)):
+        for name, share in (("think", chosen.think), ("no_think", chosen.no_think)):
             if share:
                 rows.append((f"accuracy, %, {name}", f"{write_estimate(share, 100)}, {chosen.label}"))
     for requested, one in choice.implicit_thinking.items():
