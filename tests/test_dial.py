@@ -473,7 +473,7 @@ def test_a_tolerance_must_be_a_share(tolerance):
 
 
 def test_a_budget_must_lie_below_max_tokens():
-    with pytest.raises(ValueError, match="between 0 and 128 tokens, the maximum; got 128"):
+    with pytest.raises(ValueError, match="between 0 and the maximum of 128 tokens, got 128"):
         choose_budget(FOUR, 128, 128)
     with pytest.raises(ValueError, match="must not exceed"):
         choose_budget(FOUR, 30, 60)  # one of the problems takes 100

@@ -439,7 +439,7 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
     store.write_text('{"settings": {}}\n' + row + row[:20])  # the last is still being written
     measured = find_lengths(config, None, 50, 200, store)
     assert (measured.think[0], measured.think[-1]) == (pytest.approx(100, abs=1), pytest.approx(300, abs=1))
-    with pytest.raises(UserError, match="give one of them"):
+    with pytest.raises(UserError, match="use one of them"):
         find_lengths(config, 3000, None, 200, store)
     with pytest.raises(UserError, match=r"more than max_think_tokens = 128"):
         find_lengths(config.model_copy(update={"max_think_tokens": 128}), None, 50, 200, store)

@@ -166,7 +166,7 @@ def test_forced_tokens_behind_the_decision_carry_no_loss(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     decision = trainer._template.no_think_id
     trainer._template = replace(trainer._template, no_think_prefix_ids=(decision, 7, 8))
-    monkeypatch.setattr(Sampler, "prompt", lambda self, problem: (5, 6))
+    monkeypatch.setattr(Sampler, "encode_prompt", lambda self, problem: (5, 6))
     engine = script(trainer, None)
     engine.script = lambda prompt, prefix: (9, *trainer._eos_ids)
     batch = rows_of(trainer, ROWS[:1])
