@@ -8,15 +8,15 @@ import sys
 import tomllib
 
 import pytest
-from patience import PATIENCE
 from rich.cells import cell_len
 from transformers import Qwen2Tokenizer
+from waiting import WAIT_SECONDS
 
 from adaptthink.cli import app as cli
 from adaptthink.cli import commands, jobs
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
-from adaptthink.config.resolve import known_recipes, resolve
+from adaptthink.config.resolve import list_recipes, resolve
 from adaptthink.config.schema import (
     PLANNED,
     EvaluateConfig,
@@ -80,14 +80,14 @@ def complaint(run):
 
 
 def only_line(err):
-    """The one line on standard error. The bar that transformers draws while it loads weights is no complaint."""
+    """The one line on standard error. The bar that transformers shows while it loads weights is no complaint."""
     lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
     assert len(lines) == 1, err
     assert lines[0].startswith("adaptthink: ")
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=PATIENCE):
+def process(*args, timeout=WAIT_SECONDS):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(
@@ -328,7 +328,7 @@ def test_as_a_process():
         ),
         (
             "train nowhere",
-            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(known_recipes()),
+            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(list_recipes()),
         ),
         ("serve", 'Command "serve" parameter MODEL requires an argument.'),
         ("serve tiny --model other", "serve takes its model as an argument, not as --model: adaptthink serve MODEL"),
@@ -578,7 +578,7 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     samples = (tmp_path / "e/samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in samples.splitlines()]
     assert sorted(row["requested"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
-    assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
+    assert run(*command)[0] == 0  # nothing is missing, so nothing is sampled
     assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
     status, _, err = run(*command, "--temperature", "0.9")
     assert status == 2

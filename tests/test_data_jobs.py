@@ -8,7 +8,7 @@ import pytest
 
 from adaptthink.cli import app as cli
 from adaptthink.cli import jobs
-from adaptthink.cli.console import excerpt
+from adaptthink.cli.console import shorten
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.training.data import prepare_problems
@@ -47,7 +47,12 @@ def test_check(run, folder):
     status, out, err = run("data", "check", "gsm8k", "--against", "gsm8k", "--data", ".", "--json", "c.json")
     assert (status, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    for line in ("rows read 8", "problems kept 6", "golds that cannot be read 1", "rows that cannot be used 1"):
+    for line in (
+        "rows read 8",
+        "problems kept 6",
+        "reference answers that cannot be parsed 1",
+        "rows that cannot be used 1",
+    ):
         assert line in lines
     assert "gsm8k 1 1 0 1 (100.0%)" in lines
     assert "'' of 'Why [bold]?'" in lines
@@ -157,6 +162,6 @@ def test_a_step_needs_as_many_problems_as_it_samples(folder):
     )
 
 
-def test_excerpt():
-    assert excerpt("a\n b  c") == "a b c"
-    assert excerpt("abcdef", 4) == "abc…"
+def test_shorten():
+    assert shorten("a\n b  c") == "a b c"
+    assert shorten("abcdef", 4) == "abc…"

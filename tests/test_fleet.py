@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
-from patience import PATIENCE, wait_until
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink import api
 from adaptthink.cli import jobs
@@ -244,7 +244,7 @@ def test_when_all_are_dead_one_line_reports_it_and_completed_work_was_handed_on(
 
 
 def test_the_timeout_counts_unhealthy_time_and_not_generation(monkeypatch):
-    """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
+    """By a clock of the test's own: 1000 s of thinking, a broken connection, then nothing for 600 s; or an answer."""
     now = [50.0]
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
     fault = UserError("broken")
@@ -547,7 +547,7 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
         def late(call, complete=complete, calls=calls):
             calls.append(call)
             if len(calls) > 10:
-                held.wait(PATIENCE)
+                held.wait(WAIT_SECONDS)
             return complete(call)
 
         server.complete = late

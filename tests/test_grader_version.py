@@ -41,7 +41,7 @@ def grades_of(rows):
 
 
 def check(rows, golden_version, version):
-    """Fail if a row is not graded as it says, in the words that say what to do."""
+    """Fail if a row is not graded as recorded, with a message that explains what to do."""
     if golden_version != version:
         pytest.fail(f"{GOLDEN.name} is of version {golden_version}: run python tests/{Path(__file__).name}")
     changed = [

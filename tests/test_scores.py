@@ -17,7 +17,7 @@ from adaptthink.evaluation.formats import (
     write_number,
     write_range,
 )
-from adaptthink.evaluation.levels import level_name, level_order, level_title
+from adaptthink.evaluation.levels import name_level, rank_level, write_level
 from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.scores import Change, Evaluation, Scores, compare_scores, summarise
 from adaptthink.evaluation.statistics import Difference, Interval
@@ -26,9 +26,9 @@ from adaptthink.problems import make_problem
 
 def test_levels_have_one_order_and_one_title():
     levels = ["stem", "10", "2", "-1", "all", "²"]
-    assert sorted(levels, key=level_order) == ["-1", "2", "10", "all", "stem", "²"]
-    assert [level_title(level) for level in levels] == ["stem", "Level 10", "Level 2", "Level -1", "all", "²"]
-    assert [level_name(make_problem("q", "1", level=level)) for level in (3, "stem", None)] == ["3", "stem", "all"]
+    assert sorted(levels, key=rank_level) == ["-1", "2", "10", "all", "stem", "²"]
+    assert [write_level(level) for level in levels] == ["stem", "Level 10", "Level 2", "Level -1", "all", "²"]
+    assert [name_level(make_problem("q", "1", level=level)) for level in (3, "stem", None)] == ["3", "stem", "all"]
 
 
 # ---- records --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,13 @@ from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
-from adaptthink.integrations.verl.launcher import find_reason, finished_steps, run_process, train_with_verl, verl_job
+from adaptthink.integrations.verl.launcher import (
+    find_reason,
+    run_process,
+    select_finished_steps,
+    train_with_verl,
+    verl_job,
+)
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_metrics
@@ -204,10 +210,10 @@ def test_a_step_is_reported_with_what_verl_adds_to_its_line_later(tmp_path, stat
 
 def test_which_lines_are_finished():
     open_, timed = {"step": 2}, {"step": 2, "step_seconds": 1.0}
-    assert finished_steps([], ended=False) == finished_steps([{"step": 1}], ended=False) == []
-    assert finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
-    assert finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
-    assert finished_steps([open_], ended=True) == [open_]
+    assert select_finished_steps([], ended=False) == select_finished_steps([{"step": 1}], ended=False) == []
+    assert select_finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
+    assert select_finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
+    assert select_finished_steps([open_], ended=True) == [open_]
 
 
 def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):

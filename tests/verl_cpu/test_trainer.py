@@ -1,4 +1,4 @@
-"""What our trainer writes of a step, and when; verl's own step is replaced by what it says of itself."""
+"""What our trainer writes of a step, and when; verl's own step is replaced by recorded metrics."""
 
 import pytest
 
