@@ -494,7 +494,7 @@ def test_quality_of_an_evaluation_and_comparison_of_two(run, complaint, tmp_path
     assert run("evaluate", model_folder, *flags.split(), "--output", "a", "--top-p", "1")[0] == 0
     status, out, _ = run("evaluate", model_folder, *flags.split(), "--output", "b", "--reference", "a", "--delta", "1")
     assert status == 0
-    assert "mode quality, delta 1" in out
+    assert "mode choice, delta 1" in out
     quality = json.loads((tmp_path / "b/quality.json").read_text())
     assert quality["no_think_by_pass_rate"]["reference"] == "auto of a"
     assert quality["better_mode"]["regret"]["interval"]["num_problems"] == 10
@@ -511,7 +511,7 @@ def test_quality_of_an_evaluation_and_comparison_of_two(run, complaint, tmp_path
     compared = json.loads((tmp_path / "c.json").read_text())
     assert [row["name"] for row in compared["rows"]] == ["b:think", "b", "b:no_think"]
     assert compared["rows"][2]["mean_change"]["tokens"]["verdict"] in {"higher", "lower", "not distinguishable"}
-    assert (tmp_path / "c.md").read_text().startswith("**accuracy % / mean tokens / no\\_think %**")
+    assert (tmp_path / "c.md").read_text().startswith("**accuracy, % / mean tokens / no_think, %**")
 
 
 def test_a_reference_that_is_none_is_refused_before_the_work(complaint, tmp_path, model_folder):

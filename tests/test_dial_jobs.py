@@ -7,8 +7,11 @@ import sys
 import pytest
 
 from adaptthink.cli import app as cli
-from adaptthink.cli.dial import place_of
-from adaptthink.dial.curve import ALWAYS_THINK, Kind, read_dial, stored_threshold
+from adaptthink.cli.dial import choose_dial_path
+from adaptthink.dial.curve import ALWAYS_THINK
+from adaptthink.dial.decide import read_stored_threshold
+from adaptthink.dial.guarantee import Kind
+from adaptthink.dial.stored import read_dial
 from adaptthink.models.loading import load_policy
 from adaptthink.models.make_tiny import make_model
 
@@ -65,8 +68,8 @@ def test_calibrate_then_decide(run, model_folder, tmp_path):
     assert dial.threshold.certified  # an untrained model loses nothing: it is never right
     raw = json.loads((model_folder / "adaptthink.json").read_text())
     assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
-    assert stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
-    assert stored_threshold(load_policy("tiny")) is None
+    assert read_stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
+    assert read_stored_threshold(load_policy("tiny")) is None
     assert read_dial(tmp_path / "c/dial.json") == dial  # with so few points nothing is thinned
     assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES
@@ -123,11 +126,11 @@ def test_too_few_problems_say_so_and_think_always(run, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_path, monkeypatch):
-    assert place_of(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
-    assert place_of("tiny", tmp_path) == tmp_path / "adaptthink.json"
-    assert place_of("org/name", tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
+    assert choose_dial_path("tiny", tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path("org/name", tmp_path) == tmp_path / "adaptthink.json"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert place_of(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
 
 
 @pytest.mark.parametrize(

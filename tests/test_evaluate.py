@@ -12,18 +12,14 @@ from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluation.run import (
-    Evaluation,
     Query,
-    Scores,
     decide_missing,
-    delta_accuracy_points,
-    delta_length_percent,
     policy_respond,
     policy_setting,
     read_completion,
     sample_missing,
-    summarise,
 )
+from adaptthink.evaluation.scores import compare_scores, map_levels, summarise
 from adaptthink.evaluation.store import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
@@ -90,19 +86,47 @@ def test_levels_are_in_order_of_their_numbers_and_names_come_last():
     assert list(levels) == ["1", "2", "10", "all", "stem"]
 
 
-def test_deltas_are_means_over_levels_as_in_the_paper():
-    def evaluation(*rows):
-        levels = {
-            str(level): Scores(accuracy, (0, 1), tokens, None, 0, (0, 1), 0, 1, {})
-            for level, (accuracy, tokens) in enumerate(rows, 1)
-        }
-        return Evaluation(levels, levels["1"])
+def test_a_problem_weighs_the_same_however_many_responses_it_has():
+    """One problem right in four responses of 10 tokens, one wrong in a single response of 40, truncated."""
+    often = [outcome(1, 10, mode=Mode.NO_THINK, problem="often", index=index) for index in range(4)]
+    overall = summarise([*often, outcome(1, 40, Verdict.TRUNCATED, problem="once")]).overall
+    assert (overall.accuracy, overall.mean_tokens) == (0.5, 25)
+    assert (overall.no_think_share, overall.truncated_share, overall.n) == (0.5, 0.5, 5)
 
-    old = evaluation((0.790, 978), (0.806, 4887), (0.294, 12073))
-    new = evaluation((0.831, 480), (0.820, 1782), (0.310, 6679))
-    # The paper's own 1.5B rows: +2.4 points and -53.0%.
-    assert delta_accuracy_points(new, old) == pytest.approx(2.4, abs=0.05)
-    assert delta_length_percent(new, old) == pytest.approx(-53.0, abs=0.05)
+
+def test_deltas_are_means_over_levels_as_in_the_paper():
+    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as it says, all of the mean length."""
+
+    def row(*sets):
+        return [
+            outcome(level, tokens, Verdict.CORRECT if n < right else Verdict.WRONG, problem=f"{level}/{n}")
+            for level, (right, tokens) in enumerate(sets, 1)
+            for n in range(1000)
+        ]
+
+    old = row((790, 978), (806, 4887), (294, 12073))
+    new = row((831, 480), (820, 1782), (310, 6679))
+    change = compare_scores(new, old, map_levels(old))
+    assert 100 * change.accuracy.interval.estimate == pytest.approx(2.4, abs=0.05)
+    assert 100 * change.tokens.interval.estimate == pytest.approx(-53.0, abs=0.05)
+    for changed, before in ((new, old[:-1]), (new[:-1], old)):
+        with pytest.raises(ValueError, match="must have the same problems: 1 are in one only"):
+            compare_scores(changed, before, map_levels(old))
+
+
+def test_changes_by_hand():
+    old = [outcome(level, 20, Verdict.WRONG, problem=f"{level}{n}") for level in (1, 2) for n in "ab"]
+    new = [
+        *(outcome(1, 10, problem=f"1{n}") for n in "ab"),
+        outcome(2, 30, problem="2a"),
+        outcome(2, 20, Verdict.WRONG, problem="2b"),
+    ]
+    by_level = compare_scores(new, old, map_levels(old))
+    assert by_level.accuracy.interval.estimate == pytest.approx((1 + 0.5) / 2)
+    assert by_level.tokens.interval.estimate == pytest.approx((-0.5 + 0.25) / 2)
+    together = compare_scores(new, old)
+    assert together.tokens.interval.estimate == pytest.approx(70 / 80 - 1)
+    assert compare_scores(new[:3], old[:3], map_levels(old)).tokens is None  # one problem of level 2
 
 
 POOL = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(5)]

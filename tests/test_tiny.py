@@ -7,7 +7,8 @@ import pytest
 
 from adaptthink.config.schema import EvaluateConfig, resolve
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing, summarise
+from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.scores import summarise
 from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.problems.arithmetic import Split, problems

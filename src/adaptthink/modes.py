@@ -37,6 +37,11 @@ class Mode(StrEnum):
     NO_THINK = "no_think"
 
 
+def choose_mode(no_think_probability: float, threshold: float) -> Mode:
+    """The mode of a response whose P(no_think), at temperature 1, is known: no_think from the threshold on."""
+    return Mode.NO_THINK if no_think_probability >= threshold else Mode.THINK
+
+
 class Convention(StrEnum):
     """Where the decision was found. The examples show: …prompt [decision] rest of the prefix."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,18 @@ from rich.table import Table
 from adaptthink.timing import WITHIN, Phase
 
 if TYPE_CHECKING:
-    from adaptthink.dial.curve import Choice, Dial, HeldOut, ModeDecision
     from adaptthink.engines.fleet import Server
-    from adaptthink.evaluation.run import Evaluation
     from adaptthink.evaluation.store import Sample
     from adaptthink.grading.lines import Tally
     from adaptthink.modes import Check
     from adaptthink.planning.roofline import Machine
     from adaptthink.problems import Problem
     from adaptthink.problems.checks import Check as DataCheck
-    from adaptthink.reproduction.claims import Claim
 
 Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
 
 console = Console(highlight=False)
-
-HEADING = (
-    "             reward       tokens   cut  held-out: P(no_think)\n"
-    "     step think   no_ think    no_ think    log  mass  by level, %          left"
-)
+console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
 
 
 @contextmanager
@@ -108,137 +101,52 @@ class StepPrinter:
         self.lines = 0
 
     def show(self, metrics: Mapping[str, Any]) -> None:
-        """Print the line of one step on which the held-out problems were looked at."""
+        """Print the line of one step after which the held-out problems were measured."""
         self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
         if "probe_no_think_logprob" not in metrics:
             return
+        shares = list_level_shares(metrics)
         if self.lines % 20 == 0:
-            console.print(HEADING, style="bold", soft_wrap=True)
+            console.print(make_step_heading(self.steps, shares), style="bold", soft_wrap=True)
         self.lines += 1
         left = int(sum(self.seconds) / len(self.seconds) * (self.steps - metrics["step"]))
-        by_level = " ".join(f"{100 * share:3.0f}" for share in metrics["probe_no_think_by_level"].values())
         console.print(
-            f"{metrics['step']:>4}/{self.steps:<4}"
-            f"{_cell(metrics['reward_think'], '5.2f')}{_cell(metrics['reward_no_think'], '6.2f')} "
-            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '6.0f')}"
-            f"{_cell(metrics['truncated_share_think'], '6.2f')} "
-            f"{metrics['probe_no_think_logprob']:7.2f}{metrics['probe_mode_mass']:6.2f} {by_level} "
-            f"{left // 60:>4}:{left % 60:02}",
+            f"{write_step(metrics['step'], self.steps)}"
+            f"{_cell(metrics['reward_think'], '6.2f')}{_cell(metrics['reward_no_think'], '9.2f')}"
+            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '9.0f')}"
+            f"{_cell(metrics['truncated_share_think'], '5.2f')}"
+            f"{metrics['probe_no_think_logprob']:>7.2f}{metrics['probe_mode_mass']:>5.2f}"
+            f"{''.join(f'{100 * share:4.0f}' for share in shares.values())}"
+            f"{left // 60:>3}:{left % 60:02}",
             soft_wrap=True,
         )
+
+
+def list_level_shares(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """P(no_think) by level, as far as it fits on the line of a step; else its mean."""
+    by_level: dict[str, float] = metrics["probe_no_think_by_level"]
+    fits = len(by_level) <= 5 and all(len(level) <= 3 for level in by_level)
+    return by_level if fits else {"all": metrics["probe_no_think_share"]}
+
+
+def write_step(step: int | str, steps: int) -> str:
+    """A step and how many there are."""
+    return f"{step}/{steps}".rjust(max(4, 2 * len(str(steps)) + 1))
+
+
+def make_step_heading(steps: int, levels: Iterable[str]) -> str:
+    """The two lines above the figures of `StepPrinter`: 80 columns with five levels and up to 999 steps."""
+    width = len(write_step("", steps))
+    return (
+        f"{'':{width}}{'reward':>15}{'tokens':>15}{'':5}  P(no_think) held-out, % by level\n"
+        f"{'step':>{width}}{'think':>6}{'no_think':>9}{'think':>6}{'no_think':>9}{'cut':>5}{'log':>7}{'mass':>5}"
+        f"{''.join(f'{level:>4}' for level in levels)}{'left':>6}"
+    )
 
 
 def _cell(value: float | None, form: str) -> str:
     width, _, _ = form.partition(".")
     return "-".rjust(int(width)) if value is None else format(value, form)
-
-
-def show_table(evaluations: Mapping[str, Evaluation]) -> None:
-    """Print the scores by level, one block of lines per evaluation, with 95% intervals; narrow for any terminal."""
-    levels = list(next(iter(evaluations.values())).levels)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True, min_width=13)
-    for heading in (*levels, "overall"):
-        table.add_column(f"level {heading}" if heading.isdigit() else heading, justify="right", no_wrap=True)
-    for name, evaluation in evaluations.items():
-        scores = [*(evaluation.levels[level] for level in levels), evaluation.overall]
-        table.add_row(f"[bold]{name}")
-        table.add_row("  accuracy %", *(f"{100 * score.accuracy:.1f}" for score in scores))
-        table.add_row("", *(_ends(score.accuracy_interval, 100) for score in scores), style="dim")
-        table.add_row("  mean tokens", *(f"{score.mean_tokens:.1f}" for score in scores))
-        table.add_row("", *(_ends(score.tokens_interval, 1) for score in scores), style="dim")
-        table.add_row("  no_think %", *(f"{100 * score.no_think_share:.1f}" for score in scores))
-        table.add_row("", *(_ends(score.no_think_interval, 100) for score in scores), style="dim")
-        table.add_row("  truncated %", *(f"{100 * score.truncated_share:.1f}" for score in scores))
-    console.print(table)
-
-
-def _ends(interval: tuple[float, float] | None, scale: float) -> str:
-    return "" if interval is None else f"{scale * interval[0]:.0f}-{scale * interval[1]:.0f}"
-
-
-def show_dial(dial: Dial) -> None:
-    """Print a calibrated dial: about a dozen points of its curve, then what was chosen and how it was checked."""
-    chosen = {choice.no_think_probability for choice in dial.choices}
-    last = len(dial.curve) - 1
-    indices = {round(last * step / 10) for step in range(11)}
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("threshold", "no_think %", "accuracy %", "tokens", "Δ points", "Δ tokens %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for index, point in enumerate(dial.curve):
-        if index not in indices and point.threshold not in chosen:
-            continue
-        table.add_row(
-            "think" if index == 0 else f"{point.threshold:g}",
-            f"{100 * point.no_think_share:.1f}",
-            f"{100 * point.accuracy:.1f}",
-            f"{point.mean_tokens:.1f}",
-            f"{100 * point.accuracy_difference:+.1f}",
-            f"{100 * point.token_change:+.1f}",
-            style="bold" if point.threshold in chosen else None,
-        )
-        table.add_row(
-            "",
-            _ends(point.no_think_interval, 100),
-            _ends(point.accuracy_interval, 100),
-            _ends(point.tokens_interval, 1),
-            _range(point.accuracy_difference_interval, 1),
-            _range(point.token_change_interval, 0),
-            style="dim",
-        )
-    console.print(table)
-    console.print("Δ: against always thinking; 95% intervals; bold: chosen", style="dim", soft_wrap=True)
-    for choice in dial.choices:
-        console.print(_chosen(choice) + (" [in use]" if choice == dial.threshold else ""), markup=False, soft_wrap=True)
-        if choice.held_out:
-            console.print(f"  {_checked(choice.held_out)}", markup=False, soft_wrap=True)
-
-
-def _range(ends: tuple[float, float | None], digits: int) -> str:
-    return f"{100 * ends[0]:+.{digits}f} to " + ("?" if ends[1] is None else f"{100 * ends[1]:+.{digits}f}")
-
-
-def _limit(choice: Choice) -> str:
-    if choice.tolerance is not None:
-        points = f"{100 * choice.tolerance:g}"
-        return f"at most {points} point{'' if points == '1' else 's'} below always thinking"
-    return f"at most {choice.token_budget:g} tokens a response"
-
-
-def _chosen(choice: Choice) -> str:
-    if choice.certified:
-        rule = f"no_think where P(no_think) >= {choice.no_think_probability:g}"
-        if choice.no_think_probability > 1:
-            rule = "always thinking"
-        return (
-            f"{_limit(choice)}: {rule}, certified with {choice.confidence:.0%} confidence "
-            f"on {choice.num_problems} problems"
-        )
-    if choice.problems_needed is None:
-        reason = "no number of problems like these would do"
-    else:
-        reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
-    return f"{_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
-
-
-def _checked(held_out: HeldOut) -> str:
-    point = held_out.point
-    accuracy = f"{100 * point.accuracy_difference:+.1f} points ({_range(point.accuracy_difference_interval, 1)})"
-    tokens = f"{point.mean_tokens:.1f} tokens ({_ends(point.tokens_interval, 1)})"
-    change = f"{100 * point.token_change:+.1f}% ({_range(point.token_change_interval, 0)})"
-    against = held_out.against_thinking
-    if against != "not distinguishable":
-        against += " in accuracy"
-    return (
-        f"held-out {held_out.num_problems}: limit {held_out.verdict}; {accuracy}, {against}; "
-        f"{tokens}, {change}; {100 * point.no_think_share:.1f}% no_think"
-    )
-
-
-def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
-    """Print what the dial decides for one prompt."""
-    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {excerpt(prompt)}"
-    console.print(line, markup=False, soft_wrap=True, emoji=False)
 
 
 def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
@@ -262,20 +170,6 @@ def show_profile(phases: Sequence[Phase], machine: Machine) -> None:
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
         soft_wrap=True,
     )
-
-
-def show_claims(claims: Sequence[Claim]) -> None:
-    """Print each claim of the paper with its verdict and the numbers behind it."""
-    for claim in claims:
-        side = "above" if claim.above else "below"
-        seeds = ", ".join(f"{value:+.1f}" for value in claim.by_seed)
-        console.print(f"[bold]{claim.verdict:>15}[/]  {escape(claim.statement)}", soft_wrap=True)
-        console.print(
-            f"{'':17}here {claim.estimate:+.1f} {claim.unit} (95% {claim.low:+.1f} to {claim.high:+.1f}"
-            f"{'; seeds ' + seeds if seeds else ''}), to be {side} {claim.bound:+g}: {escape(claim.measured)}",
-            soft_wrap=True,
-        )
-        console.print(f"{'':17}paper: {escape(claim.paper)}", style="dim", soft_wrap=True)
 
 
 def show_checks(title: str, checks: list[Check]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from adaptthink import __version__
 from adaptthink.chat.base import Switch, cost
-from adaptthink.cli.compare import quality_job
+from adaptthink.cli.compare import mode_choice_job, show_scores
 from adaptthink.cli.console import (
     Price,
     StepPrinter,
@@ -31,29 +31,27 @@ from adaptthink.cli.console import (
     show_checks,
     show_profile,
     show_servers,
-    show_table,
 )
 from adaptthink.config.schema import EvaluateConfig, PolicyConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.compare import Change, change, read_rows
+from adaptthink.evaluation.compare import read_rows
+from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
+from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
-    Evaluation,
     Respond,
     chat_respond,
     chat_setting,
     decide_missing,
-    delta_accuracy_points,
-    delta_length_percent,
     make_endpoint,
     policy_respond,
     policy_setting,
     sample_missing,
-    summarise,
 )
+from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
     Setting,
@@ -335,7 +333,7 @@ def evaluation_summary(config: EvaluateConfig, evaluations: dict[str, Evaluation
     return {
         "model": config.model,
         "config": config.model_dump(mode="json"),
-        "modes": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
+        "modes": to_json(evaluations),
     }
 
 
@@ -347,7 +345,7 @@ def evaluate_job(
     reference: Path | None = None,
     delta: float = DELTA,
 ) -> dict[str, Any]:
-    """Evaluate one model in the asked modes, into `folder`, and print the table and the quality of its choice."""
+    """Evaluate one model in the asked modes, into `folder`, and print its scores and how it chooses."""
     if reference:
         read_setting(reference)  # refuse what is no evaluation before the work, not after it
     problems = load_evaluation_problems(config)
@@ -364,8 +362,8 @@ def evaluate_job(
         finally:
             show_servers(servers)
         convention = sampler.template.convention
-    show_table(evaluations)
-    quality_job(folder, convention, reference=reference, delta=delta)
+    show_scores(evaluations)
+    mode_choice_job(folder, convention, reference=reference, delta=delta)
     console.print(f"samples, summary and quality in {folder}")
     return evaluation_summary(config, evaluations) | {"servers": servers_record(servers)}
 
@@ -452,16 +450,19 @@ def demo_job(
         rows |= evaluate_rows(
             policy, evaluation_sampler, TRAINED, fresh, evaluation, run / "evaluations" / "adaptthink"
         )
-    show_table(rows)
+    show_scores(rows)
+    changes = compare_rows_of_run(run)
+    trained = changes["adaptthink"]
+    accuracy, length = trained.accuracy.interval, trained.tokens.interval if trained.tokens else None
     summary = {
         "seed": config.seed,
         "delta": config.delta,
         "objective": config.ratio,
         "model": config.model,
-        "modes": {name: row.to_json() for name, row in rows.items()},
-        "changes": changes_of_run(run),
-        "delta_accuracy_points": delta_accuracy_points(rows["adaptthink"], rows["original_think"]),
-        "delta_length_percent": delta_length_percent(rows["adaptthink"], rows["original_think"]),
+        "modes": to_json(rows),
+        "changes": to_json(changes),
+        "delta_accuracy_points": 100 * accuracy.estimate,
+        "delta_length_percent": 100 * length.estimate if length else None,
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -471,16 +472,16 @@ def demo_job(
     seconds["total"] = round(sum(seconds.values()), 2)
     write_json(run / "summary.json", summary)
     console.print(
-        f"against the original model thinking: accuracy {summary['delta_accuracy_points']:+.1f} points, "
-        f"length {summary['delta_length_percent']:+.1f}%  "
+        f"against the original model thinking: accuracy {write_estimate(accuracy, 100, signed=True)} points, "
+        f"length {write_estimate(length, 100, signed=True)} %  "
         f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
     )
     console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
     return summary
 
 
-def changes_of_run(run: Path) -> dict[str, dict[str, Any]]:
-    """Each row of a run against the original model thinking on the same problems: means over levels, and intervals."""
+def compare_rows_of_run(run: Path) -> dict[str, Change]:
+    """Each row of a run against the original model thinking, on the same problems: means over levels."""
     rows = {
         name: row
         for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
@@ -489,19 +490,8 @@ def changes_of_run(run: Path) -> dict[str, dict[str, Any]]:
         )
     }
     base = rows.pop("original_think")
-    level_of = {name: str(problem.level) for name, problem in base.problems.items()}
-    return {name: change_record(change(row.outcomes, base.outcomes, level_of)) for name, row in rows.items()}
-
-
-def change_record(changed: Change) -> dict[str, Any]:
-    """A change in points and percent, as `summary.json` has it."""
-    points, percent = changed.accuracy.interval, changed.tokens.interval if changed.tokens else None
-    return {
-        "points": 100 * points.estimate,
-        "points_interval": [100 * points.low, 100 * points.high],
-        "percent": 100 * percent.estimate if percent else None,
-        "percent_interval": [100 * percent.low, 100 * percent.high] if percent else None,
-    }
+    levels = map_levels(base.outcomes)
+    return {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
 
 
 def peak_memory_mb() -> float:

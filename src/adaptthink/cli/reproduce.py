@@ -18,41 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adaptthink.cli.console import console, show_claims
+from adaptthink.cli.console import console
 from adaptthink.config.schema import TrainConfig, resolve
 from adaptthink.errors import UserError
-from adaptthink.evaluation.statistics import Values, plain
-from adaptthink.evaluation.store import level_name, read_outcomes, read_problems, read_samples
-from adaptthink.grading.implicit_thinking import read_signs, thinks_implicitly
-from adaptthink.modes import Mode
+from adaptthink.evaluation.formats import write_number, write_range
+from adaptthink.evaluation.mode_choice import read_no_think_signs
+from adaptthink.evaluation.records import to_json
+from adaptthink.evaluation.statistics import Values
+from adaptthink.evaluation.store import read_outcomes
+from adaptthink.grading.implicit_thinking import thinks_implicitly
 from adaptthink.report import write_report
-from adaptthink.reproduction.claims import MAIN, BySeed, Runs, claims, tables
+from adaptthink.reproduction.claims import check_claims
+from adaptthink.reproduction.runs import MAIN, BySeed, Design, Runs
+from adaptthink.reproduction.tables import Reproduction, make_tables
+from adaptthink.reproduction.verdicts import Claim
 from adaptthink.storage.runs import open_run, read_metrics, write_json
 
 BASE = "reproduce"  # the recipe under all others
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 20.0  # for an interrupted command to end by itself
-
-
-@dataclass(frozen=True, slots=True)
-class Design:
-    """How much is run."""
-
-    seeds: tuple[int, ...]
-    trainings: tuple[str, ...]  # recipes over the base, without its name; MAIN is the base alone
-    steps: int | None = None  # of every training; None: as its recipe says
-    problems: int | None = None  # of each level: to train on
-    evaluated: int | None = None  # of each level: to evaluate on
-
-    def flags(self, command: str) -> tuple[str, ...]:
-        """The flags that make a command as small as the design."""
-        values = {
-            "steps": self.steps if command == "train" else None,
-            "problems-per-level": self.evaluated if command == "evaluate" else self.problems,
-        }
-        return tuple(part for name, value in values.items() if value for part in (f"--{name}", f"{value}"))
 
 
 DELTAS = tuple(f"delta_{delta}" for delta in ("0", "0.01", "0.02", "0.075", "0.1"))
@@ -94,11 +81,10 @@ def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
         run_jobs([job for job in jobs if not job.is_done], run / "logs")
     console.print(f"all runs done ({(time.monotonic() - started) / 60:.0f} minutes this time)")
     runs = read_runs(run, design)
-    found = claims(runs)
-    claimed = [plain(claim) | {"verdict": claim.verdict} for claim in found]
-    result: dict[str, Any] = {"design": plain(design), "claims": claimed, "tables": plain(tables(runs))}
+    reproduction = Reproduction(design, tuple(check_claims(runs)), make_tables(runs))
+    result: dict[str, Any] = to_json(reproduction)
     write_json(run / "reproduction.json", result)
-    show_claims(found)
+    show_claims(reproduction.claims)
     html, _ = write_report(run)
     console.print(f"result in {run / 'reproduction.json'}, report {html}")
     return result
@@ -112,9 +98,18 @@ def stages(run: Path, design: Design) -> list[list[Job]]:
     return [first, [training_job(run, name, seed, design) for name in trainings for seed in design.seeds]]
 
 
+def size_flags(design: Design, command: str) -> tuple[str, ...]:
+    """The flags that make a command as small as the design."""
+    values = {
+        "steps": design.steps if command == "train" else None,
+        "problems-per-level": design.evaluated if command == "evaluate" else design.problems,
+    }
+    return tuple(part for name, value in values.items() if value for part in (f"--{name}", f"{value}"))
+
+
 def original_job(run: Path, design: Design) -> Job:
     """The untrained model in both forced modes: the pilot study, and what trained models are compared with."""
-    flags = ("--modes", "think", "no_think", "--samples-per-problem", "3", *design.flags("evaluate"))
+    flags = ("--modes", "think", "no_think", "--samples-per-problem", "3", *size_flags(design, "evaluate"))
     return Job(
         "original",
         (
@@ -126,14 +121,14 @@ def original_job(run: Path, design: Design) -> Job:
 
 def reference_job(run: Path, seed: int, design: Design) -> Job:
     """The reference that all trainings of a seed share."""
-    store = reference_store(run, seed)
+    store = reference_path(run, seed)
     done = store.with_suffix(".json")
-    flags = ("--seed", f"{seed}", *design.flags("presample"))
+    flags = ("--seed", f"{seed}", *size_flags(design, "presample"))
     arguments = ("presample", BASE, *flags, "--output", f"{store}", "--json", f"{done}")
     return Job(f"reference {seed}", (Command(arguments, done),))
 
 
-def reference_store(run: Path, seed: int) -> Path:
+def reference_path(run: Path, seed: int) -> Path:
     """Where the reference of a seed is."""
     return run / "references" / f"{seed}.jsonl"
 
@@ -142,13 +137,13 @@ def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     """One training and the evaluation of what it gave: as the model chooses; the main one in every mode and kind."""
     folder = run / "trainings" / name / f"{seed}"
     recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}_{name}")
-    flags = (*design.flags("train"), "--seed", f"{seed}")
-    reference = ("--reference", f"{reference_store(run, seed)}")
+    flags = (*size_flags(design, "train"), "--seed", f"{seed}")
+    reference = ("--reference", f"{reference_path(run, seed)}")
     done = folder / "result.json"  # written last: a model folder may be there in part
     arguments = ("train", *recipes, *flags, *reference, "--output", f"{folder}", "--json", f"{done}")
     train = Command(arguments, done, folder / "config.json")
     modes = ("auto", "think", "no_think") if name == MAIN else ("auto",)
-    requested = ("--modes", *modes, *design.flags("evaluate"))
+    requested = ("--modes", *modes, *size_flags(design, "evaluate"))
     commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
     if name == MAIN:
         commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}_story"), requested))
@@ -253,7 +248,7 @@ def read_runs(run: Path, design: Design) -> Runs:
         original_story=read_outcomes(run / "original" / "story"),
         chain={name: by_seed(name, "chain") for name in design.trainings},
         story=by_seed(MAIN, "story"),
-        implicit={seed: implicit_thinking(trainings / MAIN / f"{seed}" / "chain") for seed in design.seeds},
+        implicit={seed: read_implicit_thinking(trainings / MAIN / f"{seed}" / "chain") for seed in design.seeds},
         metrics={
             name: {seed: read_metrics(trainings / name / f"{seed}" / "metrics.jsonl") for seed in design.seeds}
             for name in design.trainings
@@ -261,12 +256,25 @@ def read_runs(run: Path, design: Design) -> Runs:
     )
 
 
-def implicit_thinking(folder: Path) -> Values:
+def read_implicit_thinking(folder: Path) -> Values:
     """1 for each no_think answer of a model left to choose that thinks after all, by problem."""
-    answers = [one for one in read_samples(folder) if one.requested == "auto" and one.mode is Mode.NO_THINK]
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
-    signs = read_signs((levels[one.problem_id], one.answer or "") for one in answers)
-    found: dict[str, list[float]] = {}
-    for one, seen in zip(answers, signs, strict=True):
-        found.setdefault(one.problem_id, []).append(float(thinks_implicitly(seen)))
-    return found
+    signs = read_no_think_signs(folder).get("auto", {})
+    return {problem: [float(thinks_implicitly(one)) for one in own] for problem, own in signs.items()}
+
+
+# ---- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def show_claims(claims: Sequence[Claim]) -> None:
+    """Print each claim of the paper with its verdict and the numbers behind it."""
+    for claim in claims:
+        side = "above" if claim.above else "below"
+        seeds = ", ".join(write_number(value, signed=True) for value in claim.by_seed)
+        ends = write_range((claim.low, claim.high), signed=True)
+        console.print(f"[bold]{claim.verdict:>15}[/]  {escape(claim.statement)}")
+        console.print(
+            f"{'':17}here {write_number(claim.estimate, signed=True)} {claim.unit} ({ends}"
+            f"{'; seeds ' + seeds if seeds else ''}), to be {side} {write_number(claim.bound, signed=True)}: "
+            f"{escape(claim.measured)}"
+        )
+        console.print(f"{'':17}paper: {escape(claim.paper)}", style="dim")

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from adaptthink.cli.console import console
 from adaptthink.config.schema import ServeConfig
-from adaptthink.dial.curve import stored_threshold
+from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_configured
 from adaptthink.sampling.engine import make_engine
@@ -27,7 +27,7 @@ def serve_job(config: ServeConfig) -> None:
         raise UserError(f"serving needs {error.name}; {advice}") from None
     with listen(config.host, config.port) as listening:
         policy = load_configured(config)
-        threshold = stored_threshold(policy) if config.threshold is None else config.threshold
+        threshold = read_stored_threshold(policy) if config.threshold is None else config.threshold
         context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         name = config.name or PurePath(config.model).name
         served = Served(name, policy.tokenizer, policy.template, context, threshold)

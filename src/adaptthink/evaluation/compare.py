@@ -1,8 +1,8 @@
-"""Comparison of evaluations on the same problems, asked alike: the paper's table, and what of it can be told apart.
+"""Comparison of evaluations on the same problems: the paper's table, and which differences are distinguishable.
 
-A row is one evaluation folder asked in one way. Every row is compared with the first, the base, problem by problem.
-What makes two rows incomparable (other problems, decoding, grader) is refused; a comparison that is forced keeps the
-problems that all rows have and says what differs.
+A row is one requested mode of one evaluation folder. Every row is compared with the first, the base, problem by
+problem. What makes two rows incomparable (other problems, decoding, grader) is refused; a comparison that is forced
+keeps the problems that all rows have and reports what differs.
 
 P-values are adjusted (Holm) within four families: accuracy and length, each over the rows' means over sets, and over
 all rows and sets.
@@ -10,36 +10,32 @@ all rows and sets.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.statistics import (
-    Difference,
-    Interval,
-    Levels,
-    holm,
-    mean_interval,
-    pass_interval,
-    relative_change,
-    share_difference,
-    share_interval,
+from adaptthink.evaluation.levels import level_name, level_order
+from adaptthink.evaluation.scores import (
+    Change,
+    Scores,
+    compare_scores,
+    group_rewards,
+    score,
+    select_gradable,
 )
+from adaptthink.evaluation.statistics import Interval, holm, pass_interval
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
     Outcome,
     Setting,
-    by_problem,
-    gradable,
     grader_of,
-    level_name,
-    level_order,
     read_outcomes,
     read_problems,
     read_setting,
 )
-from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 
 MAY_DIFFER = {"model", "fingerprint", "seed"}  # of a setting
@@ -47,7 +43,7 @@ MAY_DIFFER = {"model", "fingerprint", "seed"}  # of a setting
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one model answered, asked in one way."""
+    """What one model answered in one requested mode."""
 
     name: str
     requested: str
@@ -58,32 +54,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """A row on one set; shares in [0, 1], tokens of a whole response."""
-
-    accuracy: Interval  # avg@k
-    tokens: Interval | None  # None for a single problem
-    no_think: Interval
-    pass_at: dict[int, Interval]  # k -> pass@k, for 1, 2, 4, … up to the samples that every problem has
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A row against the base; `tokens` is the relative change of the mean length, None for a single problem."""
-
-    accuracy: Difference
-    tokens: Difference | None
-
-
-@dataclass(frozen=True, slots=True)
 class Compared:
     """A row of the comparison; the base has no changes."""
 
     name: str
     model: str
     requested: str
-    samples: tuple[int, int]  # of a problem: the least and the most
+    samples: tuple[int, int]  # of a problem: the fewest and the most
     sets: dict[str, Scores]
+    pass_at: dict[str, dict[int, Interval]]  # set -> k -> pass@k, for 1, 2, 4, … up to the samples of every problem
     changes: dict[str, Change]  # by set
     mean_change: Change | None  # over the sets: ΔAcc and ΔLength
 
@@ -101,12 +80,12 @@ class Comparison:
 
 
 def read_rows(names: Sequence[str]) -> list[Row]:
-    """Read rows given as FOLDER, which is its auto row, or FOLDER:ASKED; raises UserError for what is not there."""
+    """Read rows given as FOLDER, which is its auto row, or FOLDER:MODE; raises UserError for what is not there."""
     sources = [split_name(name) for name in names]
-    titles = titles_of(sources)
+    titles = name_rows(sources)
     if len(set(titles)) < len(titles):
         raise UserError(f"a row is given twice ({', '.join(titles)}); give each once, such as FOLDER:think and FOLDER")
-    outcomes = {folder: gradable(read_outcomes(folder)) for folder, _ in sources}
+    outcomes = {folder: select_gradable(read_outcomes(folder)) for folder, _ in sources}
     return [
         make_row(title, folder, requested, outcomes[folder])
         for title, (folder, requested) in zip(titles, sources, strict=True)
@@ -114,7 +93,7 @@ def read_rows(names: Sequence[str]) -> list[Row]:
 
 
 def split_name(name: str) -> tuple[Path, str]:
-    """Tell a folder from the asked mode behind it."""
+    """Split the requested mode from the folder before it."""
     folder, colon, requested = name.rpartition(":")
     if not colon or Path(name).exists():
         return Path(name), "auto"
@@ -123,25 +102,38 @@ def split_name(name: str) -> tuple[Path, str]:
     return (Path(folder), requested) if requested in REQUESTED_MODES else (Path(name), "auto")
 
 
-def titles_of(sources: Sequence[tuple[Path, str]]) -> list[str]:
-    """Name rows by their folders, with as many of the folders above as tell them apart."""
-    parts = [folder.resolve().parts for folder, _ in sources]
-    depth = 1
-    while len({own[-depth:] for own in parts}) < len(set(parts)):
-        depth += 1
+def name_rows(sources: Sequence[tuple[Path, str]]) -> list[str]:
+    """Name rows by their folders, with as many of the folders above as distinguish them."""
+    names = name_folders([folder for folder, _ in sources])
     return [
-        "/".join(own[-depth:]) + ("" if requested == "auto" else f":{requested}")
-        for own, (_, requested) in zip(parts, sources, strict=True)
+        name + ("" if requested == "auto" else f":{requested}")
+        for name, (_, requested) in zip(names, sources, strict=True)
+    ]
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Name each folder by as many of its last parts as distinguish it from the others."""
+    paths = [folder.resolve() for folder in folders]
+    distinct = set(paths)
+    return [
+        next(
+            str(Path(*path.parts[-length:]))
+            for length in range(1, len(path.parts) + 1)
+            if sum(other.parts[-length:] == path.parts[-length:] for other in distinct) == 1
+        )
+        for path in paths
     ]
 
 
 def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcome]) -> Row:
-    """Take one asked mode out of a folder."""
+    """Take one requested mode out of a folder."""
     everything = list(outcomes)
     own = [one for one in everything if one.requested == requested]
     if not own:
         there = sorted({one.requested for one in everything})
-        found = f"it has {', '.join(f'{folder}:{one}' for one in there)}" if there else "none of its golds can be read"
+        found = f"it has {', '.join(f'{folder}:{one}' for one in there)}"
+        if not there:
+            found = "none of its reference answers can be parsed"
         raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
@@ -151,16 +143,16 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
 # ---- what stands against a comparison -------------------------------------------------------------------------------
 
 
-def differences(base: Row, row: Row) -> list[str]:
+def describe_differences(base: Row, row: Row) -> list[str]:
     """Say in what two rows differ beside their models and seeds; empty if they may be compared."""
     before, now = asdict(base.setting), asdict(row.setting)
-    found = [
-        f"{name} is {before[name]} in {base.name} and {now[name]} in {row.name}"
-        for name in before
-        if before[name] != now[name] and name not in MAY_DIFFER and not free(name, base, row)
-    ]
+    if base.requested == row.requested == "auto":  # how an endpoint is told the mode plays no part
+        before["switch"] = now["switch"] = None
+    found = describe_settings(before, now, base.name, row.name)
     if base.grader != row.grader:
-        found.append(f"{row.name} was graded by another grader than {base.name} (evaluate it again: nothing is drawn)")
+        found.append(
+            f"{row.name} was graded by another grader than {base.name} (evaluate it again: nothing is sampled again)"
+        )
     for one, other in ((base, row), (row, base)):
         alone = [problem for problem in one.problems if problem not in other.problems]
         if alone:
@@ -169,15 +161,19 @@ def differences(base: Row, row: Row) -> list[str]:
     return found
 
 
-def free(name: str, base: Row, row: Row) -> bool:
-    """Whether a setting plays no part: how the mode is told, where nobody tells it."""
-    return name == "switch" and base.requested == row.requested == "auto"
+def describe_settings(one: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str) -> list[str]:
+    """Say in what two settings of evaluations differ, beside what models that are compared may differ in."""
+    return [
+        f"{key} is {one.get(key)} in {name} and {other.get(key)} in {other_name}"
+        for key in dict.fromkeys((*one, *other))
+        if key not in MAY_DIFFER and one.get(key) != other.get(key)
+    ]
 
 
 def check_alike(rows: Sequence[Row]) -> None:
     """Raise UserError naming what differs between the base and any other row."""
     for row in rows[1:]:
-        found = differences(rows[0], row)
+        found = describe_differences(rows[0], row)
         if found:
             raise UserError(
                 f"{row.name} cannot be compared with {rows[0].name}: {'; '.join(found)}. Evaluate both alike, or give "
@@ -200,15 +196,14 @@ def compare(rows: Sequence[Row]) -> Comparison:
     common = {id_: problem for id_, problem in base.problems.items() if all(id_ in row.problems for row in rows)}
     if not common:
         raise UserError(f"no problem is common to {', '.join(row.name for row in rows)}; evaluate them on the same set")
-    set_of = sets_of(common)
-    sets = {name: [problem for problem in common if set_of[problem] == name] for name in dict.fromkeys(set_of.values())}
+    set_of = assign_sets(common)
     kept = [replace(row, outcomes=[one for one in row.outcomes if one.problem_id in common]) for row in rows]
-    compared = [compared_row(kept[0], row, sets, set_of) for row in kept]
-    found = tuple(dict.fromkeys(one for row in rows[1:] for one in differences(base, row)))
-    return Comparison(tuple(adjusted(compared)), {name: len(problems) for name, problems in sets.items()}, found)
+    compared = [compare_row(kept[0], row, set_of) for row in kept]
+    found = tuple(dict.fromkeys(one for row in rows[1:] for one in describe_differences(base, row)))
+    return Comparison(tuple(adjust_p_values(compared)), dict(Counter(set_of.values())), found)
 
 
-def sets_of(problems: Mapping[str, Problem]) -> dict[str, str]:
+def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:
     """The set of each problem: its source's name, or its level if all come from one source; sets in their order."""
     names = {id_: source_name(problem) for id_, problem in problems.items()}
     if len(set(names.values())) == 1:
@@ -223,78 +218,50 @@ def source_name(problem: Problem) -> str:
     return "/".join([name, *rest[:1]]) if name == "reasoning_gym" else name
 
 
-def compared_row(base: Row, row: Row, sets: Mapping[str, Sequence[str]], set_of: Levels) -> Compared:
+def compare_row(base: Row, row: Row, set_of: Mapping[str, str]) -> Compared:
     """Score a row on each set; against the base, unless it is the base."""
-    counts = [len(values) for values in by_problem(row.outcomes, lambda one: 1).values()]
-    own = {name: of_problems(row, problems) for name, problems in sets.items()}
-    changes = {}
-    if row is not base:
-        changes = {name: change(own[name], of_problems(base, problems)) for name, problems in sets.items()}
+    counts = Counter(one.problem_id for one in row.outcomes).values()
+    sets = {name: select_set(row, set_of, name) for name in dict.fromkeys(set_of.values())}
     return Compared(
         name=row.name,
         model=row.setting.model,
         requested=row.requested,
         samples=(min(counts), max(counts)),
-        sets={name: score(outcomes, min(counts)) for name, outcomes in own.items()},
-        changes=changes,
-        mean_change=None if row is base else change(row.outcomes, base.outcomes, set_of),
+        sets={name: score(outcomes) for name, outcomes in sets.items()},
+        pass_at={name: compute_pass_at(outcomes, min(counts)) for name, outcomes in sets.items()},
+        changes={}
+        if row is base
+        else {name: compare_scores(outcomes, select_set(base, set_of, name)) for name, outcomes in sets.items()},
+        mean_change=None if row is base else compare_scores(row.outcomes, base.outcomes, set_of),
     )
 
 
-def of_problems(row: Row, problems: Sequence[str]) -> list[Outcome]:
-    """A row's outcomes on some problems."""
-    wanted = set(problems)
-    return [one for one in row.outcomes if one.problem_id in wanted]
+def select_set(row: Row, set_of: Mapping[str, str], name: str) -> list[Outcome]:
+    """A row's outcomes on one set."""
+    return [one for one in row.outcomes if set_of[one.problem_id] == name]
 
 
-def score(outcomes: Sequence[Outcome], samples: int) -> Scores:
-    """Score a row on one set, of which every problem has `samples` or more."""
-    right, tokens = by_problem(outcomes, lambda one: one.correct), by_problem(outcomes, lambda one: one.tokens)
-    return Scores(
-        accuracy=share_interval(right),
-        tokens=mean_interval(tokens) if len(tokens) > 1 else None,
-        no_think=share_interval(by_problem(outcomes, lambda one: one.mode is Mode.NO_THINK)),
-        pass_at={k: pass_interval(right, k) for k in powers_of_two(samples)} if samples > 1 else {},
-    )
+def compute_pass_at(outcomes: Sequence[Outcome], samples: int) -> dict[int, Interval]:
+    """pass@k for k = 1, 2, 4, … up to `samples`, which every problem has; empty for a single one."""
+    ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
+    return {k: pass_interval(group_rewards(outcomes), k) for k in ks}
 
 
-def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, … up to `most`."""
-    return [2**power for power in range(most.bit_length())]
-
-
-def change(new: Sequence[Outcome], old: Sequence[Outcome], set_of: Levels | None = None) -> Change:
-    """Difference of two rows on the same problems; with sets, its mean over them."""
-    right, before = (by_problem(outcomes, lambda one: one.correct) for outcomes in (new, old))
-    return Change(share_difference(right, before, set_of), length_change(new, old, set_of))
-
-
-def length_change(new: Sequence[Outcome], old: Sequence[Outcome], set_of: Levels | None = None) -> Difference | None:
-    """Relative change of the mean length on the same problems; None for a set of one problem, which has no interval."""
-    longer, shorter = (by_problem(outcomes, lambda one: one.tokens) for outcomes in (new, old))
-    sizes: dict[object, int] = {}
-    for problem in longer:
-        name = None if set_of is None else set_of[problem]
-        sizes[name] = sizes.get(name, 0) + 1
-    return relative_change(longer, shorter, set_of) if min(sizes.values()) > 1 else None
-
-
-def adjusted(rows: Sequence[Compared]) -> list[Compared]:
+def adjust_p_values(rows: Sequence[Compared]) -> list[Compared]:
     """The same rows, with p-values adjusted within each of the four families of verdicts."""
-    sets = {f"{row.name}\n{name}": one for row in rows for name, one in row.changes.items()}
-    means = {row.name: row.mean_change for row in rows if row.mean_change}
-    sets, means = adjust(sets), adjust(means)
+    sets = adjust_changes({(row.name, name): one for row in rows for name, one in row.changes.items()})
+    means = adjust_changes({(row.name, ""): row.mean_change for row in rows if row.mean_change})
     return [
         replace(
             row,
-            changes={name: sets[f"{row.name}\n{name}"] for name in row.changes},
-            mean_change=means.get(row.name),
+            changes={name: sets[row.name, name] for name in row.changes},
+            mean_change=means.get((row.name, "")),
         )
         for row in rows
     ]
 
 
-def adjust(changes: Mapping[str, Change]) -> dict[str, Change]:
+def adjust_changes(changes: Mapping[tuple[str, str], Change]) -> dict[tuple[str, str], Change]:
     """Adjust the p-values of accuracy, and those of length, for their number."""
     accuracy = holm({name: one.accuracy for name, one in changes.items()})
     tokens = holm({name: one.tokens for name, one in changes.items() if one.tokens})

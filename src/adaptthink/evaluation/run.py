@@ -1,4 +1,4 @@
-"""Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder, summarised by level.
+"""Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder.
 
 auto is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
 """
@@ -6,35 +6,25 @@ auto is how a model is used. Forced think and forced no_think of the same checkp
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch
 from adaptthink.chat.client import ask_all
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish
-from adaptthink.evaluation.statistics import mean_interval, share_interval
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
     Decision,
-    Outcome,
     Sample,
     Setting,
-    by_problem,
-    gradable,
-    level_order,
     open_folder,
     read_decisions,
     sample_writer,
     write_decisions,
 )
-from adaptthink.grading import Verdict
-from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import MaxTokens, Sampler, make_request, stream_seed
 
@@ -52,35 +42,6 @@ class Query:
 
 
 Respond = Callable[[Sequence[Query], Callable[[Sample], None]], None]  # draw all; hand over each sample as it ends
-Ends = tuple[float, float]  # of a 95% interval
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a set of responses came to; shares and accuracy in [0, 1], `n` responses; intervals clustered by problem."""
-
-    accuracy: float
-    accuracy_interval: Ends
-    mean_tokens: float
-    tokens_interval: Ends | None  # None for a single problem
-    no_think_share: float
-    no_think_interval: Ends
-    truncated_share: float
-    n: int
-    verdicts: dict[str, int]  # how many responses got each verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Scores by level (as text, "1" to "5"; "all" where problems have no level) and over everything."""
-
-    levels: dict[str, Scores]
-    overall: Scores
-    ungradable: int = 0  # responses to problems whose gold cannot be read; they count nowhere else
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain dictionaries."""
-        return asdict(self)
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -280,48 +241,3 @@ def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
     ids = (sampler.template.no_think_id, sampler.template.think_id)
     rows = sampler.engine.next_token_logprobs([sampler.prompt(problem) for problem in problems], ids)
     return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
-
-
-# ---- summaries ------------------------------------------------------------------------------------------------------
-
-
-def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
-    """Score responses by level and over all; raises ValueError for none that could be graded."""
-    everything = list(outcomes)
-    graded = gradable(everything)
-    if not graded:
-        raise ValueError("no graded responses to summarise")
-    by_level: dict[str, list[Outcome]] = {}
-    for outcome in graded:
-        by_level.setdefault(outcome.level, []).append(outcome)
-    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
-    return Evaluation(levels, score(graded), len(everything) - len(graded))
-
-
-def score(outcomes: Sequence[Outcome]) -> Scores:
-    """Score one non-empty group of responses."""
-    accuracy = share_interval(by_problem(outcomes, lambda one: one.correct))
-    no_think = share_interval(by_problem(outcomes, lambda one: one.mode is Mode.NO_THINK))
-    tokens = by_problem(outcomes, lambda one: one.tokens)
-    spread = mean_interval(tokens) if len(tokens) > 1 else None
-    return Scores(
-        accuracy=fmean(one.correct for one in outcomes),
-        accuracy_interval=(accuracy.low, accuracy.high),
-        mean_tokens=fmean(one.tokens for one in outcomes),
-        tokens_interval=(spread.low, spread.high) if spread else None,
-        no_think_share=fmean(one.mode is Mode.NO_THINK for one in outcomes),
-        no_think_interval=(no_think.low, no_think.high),
-        truncated_share=fmean(one.verdict is Verdict.TRUNCATED for one in outcomes),
-        n=len(outcomes),
-        verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
-    )
-
-
-def delta_accuracy_points(new: Evaluation, old: Evaluation) -> float:
-    """ΔAcc of the paper: mean over levels of the accuracy difference, in points."""
-    return fmean(100 * (new.levels[level].accuracy - old.levels[level].accuracy) for level in old.levels)
-
-
-def delta_length_percent(new: Evaluation, old: Evaluation) -> float:
-    """ΔLength of the paper: mean over levels of the relative change of the mean response length, in percent."""
-    return fmean(100 * (new.levels[level].mean_tokens / old.levels[level].mean_tokens - 1) for level in old.levels)

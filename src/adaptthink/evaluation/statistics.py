@@ -14,21 +14,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 from scipy import special, stats
 from scipy.optimize import elementwise
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Sequence[float]]  # problem id -> one number per response
 Levels = Mapping[str, object]  # problem id -> its level
+# Ends of an interval. JSON has no infinity, and null stands for it (see `records`).
+Low = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
+High = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
+K = TypeVar("K")
 
 CONFIDENCE = 0.95
 POWER = 0.80  # of the smallest detectable difference
-NUM_FLIPS = 9_999  # sign flips drawn where 2^problems is more than this
+NUM_FLIPS = 9_999  # sign flips sampled where 2^problems is more than this
 SEED = 0  # the same data give the same p-value
 
 # Shrinks the spread between problems towards the largest possible, by 0.15 on the sum of squares. Few failures say
@@ -42,8 +47,8 @@ class Interval:
     """An estimate from `num_problems` problems and the ends of its interval."""
 
     estimate: float
-    low: float
-    high: float
+    low: Low
+    high: High
     confidence: float
     num_problems: int
 
@@ -58,7 +63,7 @@ class Difference:
 
     interval: Interval
     p_value: float
-    smallest_detectable: float
+    smallest_detectable: High
 
     @property
     def verdict(self) -> str:
@@ -96,20 +101,6 @@ class Calibration:
     bins: tuple[Bin, ...]  # those that hold problems, in order
 
 
-def plain(value: object) -> Any:
-    """A record, or a collection of records, as JSON holds it: differences with their verdicts, None for no end."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # as JSON knows no infinity
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if is_dataclass(value):
-        record = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return record | ({"verdict": value.verdict} if isinstance(value, Difference) else {})
-    return value
-
-
 # ---- one model ------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +120,7 @@ def mean_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
 def share_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
     """Share (accuracy, avg@k, no_think) with an interval that stays honest at 0 and 1; values in [0, 1].
 
-    The mid-P interval of a binomial with as many independent trials as the data are worth: between one for each
+    The mid-P interval of a binomial with as many independent trials as the data amount to: between one for each
     problem and one for each response, by the spread of the problem means. With one 0/1 sample per problem it is the
     textbook mid-P interval; if every response is right, each problem counts once. In simulation (10 to 500 problems,
     1 to 16 samples, shares 0.05 to 0.99) it covered 92.9% at the least; from 100 problems on and up to a share of
@@ -223,7 +214,7 @@ def share_difference(
     """Difference of two shares (accuracy), paired by problem; with levels, its mean over the levels (ΔAcc).
 
     Interval: Bonett & Price's (2012) for paired shares, which adds one disagreement each way, on as many independent
-    pairs as the data are worth (as in `share_interval`), so that it has a width even if nothing disagrees. In
+    pairs as the data amount to (as in `share_interval`), so that it has a width even if nothing disagrees. In
     simulation it covered 94% at the least; 94-97% from 30 problems on where shares are not both near 1, up to 100%
     elsewhere. p-value: see `sign_flip_p_value`.
     Raises ValueError where the problems differ and for values outside [0, 1].
@@ -280,7 +271,7 @@ def sign_flip_p_value(differences: Sequence[float] | Array) -> float:
     return float(result.pvalue)
 
 
-def holm(differences: Mapping[str, Difference]) -> dict[str, Difference]:
+def holm(differences: Mapping[K, Difference]) -> dict[K, Difference]:
     """The same differences with p-values adjusted for their number (Holm 1979): verdicts over several sets.
 
     Whatever the dependence, the chance of any false alarm among the sets stays below 1 − confidence. Intervals stay
@@ -297,7 +288,7 @@ def holm(differences: Mapping[str, Difference]) -> dict[str, Difference]:
 # ---- calibration ----------------------------------------------------------------------------------------------------
 
 
-def calibration(
+def measure_calibration(
     probabilities: Mapping[str, float],
     think: Values,
     no_think: Values,
@@ -311,7 +302,7 @@ def calibration(
     no_think *pays* on a problem if its accuracy is at most `delta` below that of think. A calibrated model that says
     0.8 is one where it pays on 80% of such problems. The error is Σ (bin's share of problems)·|mean P − share where
     it pays| over `num_bins` bins of equal width (Guo et al. 2017); the last bin includes 1. Being a sum of absolute
-    values, it is above 0 by chance alone: `error_if_calibrated` says by how much (2,000 seeded draws). Whether it
+    values, it is above 0 by chance alone: `error_if_calibrated` says by how much (2,000 seeded samples). Whether it
     pays is itself measured, with few samples coarsely. Raises ValueError where the problems differ, for accuracies
     or probabilities outside [0, 1] and for no bins.
     """
@@ -319,17 +310,17 @@ def calibration(
         raise ValueError(f"a reliability table needs at least one bin, got {num_bins}")
     [(with_thought, without, per_trial)] = _pairs(think, no_think, None, unit=True, names=("think", "no_think"))
     _same_problems(probabilities, think, ("probabilities", "think"))
-    keep_probability = np.array([probabilities[problem] for problem in think], dtype=float)
-    if not ((keep_probability >= 0) & (keep_probability <= 1)).all():
+    probability_P = np.array([probabilities[problem] for problem in think], dtype=float)
+    if not ((probability_P >= 0) & (probability_P <= 1)).all():
         raise ValueError("P(no_think) must lie in [0, 1]: give probabilities, not their logarithms")
     pays = (without + delta - with_thought >= -1e-12).astype(float)
-    indices = np.minimum((keep_probability * num_bins).astype(int), num_bins - 1)
-    draws = np.random.default_rng(SEED).random((2_000, len(keep_probability))) < keep_probability
+    indices = np.minimum((probability_P * num_bins).astype(int), num_bins - 1)
+    sampled = np.random.default_rng(SEED).random((2_000, len(probability_P))) < probability_P
     bins, error, by_chance = [], 0.0, 0.0
     for index in np.unique(indices):
         here = indices == index
-        error += abs((keep_probability[here] - pays[here]).sum())
-        by_chance += np.abs((keep_probability[here] - draws[:, here]).sum(1)).mean()
+        error += abs((probability_P[here] - pays[here]).sum())
+        by_chance += np.abs((probability_P[here] - sampled[:, here]).sum(1)).mean()
         low, high = share_difference_limits(with_thought[here], without[here], per_trial, _checked(confidence))
         num_here = int(here.sum())
         bins.append(
@@ -337,14 +328,14 @@ def calibration(
                 low=float(index / num_bins),
                 high=float((index + 1) / num_bins),
                 num_problems=num_here,
-                probability=float(keep_probability[here].mean()),
+                probability=float(probability_P[here].mean()),
                 pays=_share(pays[here], 1.0, confidence),
                 gap=Interval(
                     float((with_thought - without)[here].mean()), float(low), float(high), confidence, num_here
                 ),
             )
         )
-    return Calibration(float(error / len(keep_probability)), float(by_chance / len(keep_probability)), tuple(bins))
+    return Calibration(float(error / len(probability_P)), float(by_chance / len(probability_P)), tuple(bins))
 
 
 # ---- the limits, on arrays of problem means (..., P) ----------------------------------------------------------------
@@ -401,7 +392,7 @@ def share_difference_limits(
 ) -> tuple[Array, Array]:
     """Ends of the interval of a difference of paired shares over the last axis; see `share_limits` for `per_trial`.
 
-    With b and c the shares of pairs that only new, or only old, got right (one response drawn from each), N effective
+    With b and c the shares of pairs that only new, or only old, got right (one response sampled from each), N effective
     pairs by their variance b + c − (b−c)², and one disagreement added each way: d = N(b−c)/(N+2), and
     d ± z·√(((N(b+c) + 2)/(N+2) − d²)/(N+2)), cut at ±1.
     """

@@ -13,7 +13,7 @@ interruption cut is dropped, and its sample drawn again. One process at a time w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import level_name
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade_all
 from adaptthink.grading.identity import grader_id
 from adaptthink.modes import Mode
@@ -308,16 +309,6 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     return outcomes
 
 
-def level_name(problem: Problem) -> str:
-    """A problem's level as text."""
-    return "all" if problem.level is None else str(problem.level)
-
-
-def level_order(level: str) -> tuple[int, str]:
-    """Sort key that puts level 2 before level 10, and names after numbers."""
-    return (int(level), "") if level.lstrip("-").isdigit() else (2**31, level)
-
-
 def read_rows(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """Read a JSONL file into records, nothing if there is none; raises UserError that says which line is damaged."""
     if path.is_file():
@@ -334,16 +325,3 @@ def read_lines(path: Path, lines: Iterable[str], make: Callable[[dict[str, Any]]
             raise UserError(
                 f"{path}, line {number}: damaged ({error}); remove that line, and what it held is made again"
             ) from None
-
-
-def by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> dict[str, list[float]]:
-    """Values of outcomes, grouped by problem, as `statistics` wants them."""
-    values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        values.setdefault(outcome.problem_id, []).append(value(outcome))
-    return values
-
-
-def gradable(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes on problems whose gold can be read; the others count nowhere."""
-    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

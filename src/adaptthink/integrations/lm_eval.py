@@ -24,7 +24,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from adaptthink.config.schema import EngineConfig, Share, check
-from adaptthink.dial.curve import stored_threshold
+from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_configured
@@ -86,7 +86,7 @@ class AdaptThinkLM(LM):
         if device and torch.cuda.is_available():  # the harness says cuda:0 by itself, on any machine
             self.args = self.args.model_copy(update={"device": device})
         policy = load_configured(self.args)
-        stored = stored_threshold(policy) if self.args.threshold is None else self.args.threshold
+        stored = read_stored_threshold(policy) if self.args.threshold is None else self.args.threshold
         self.threshold = None if self.mode else stored
         self.tokenizer, self.template = policy.tokenizer, policy.template
         self.engine = make_engine(policy, self.args)
