@@ -35,20 +35,20 @@ def outcomes(rights, *, requested="auto", mode=Mode.THINK, tokens=10, level="1")
 def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
     """Write and grade an evaluation folder.
 
-    `rows` maps asked modes to {place of a problem: [answer, …]}; an answer that begins with "thought:" thought first.
+    `rows` maps requested modes to {index of a problem: [answer, …]}; one that begins with "thought:" thought first.
     Problems are "0+1=?", "1+1=?" and so on, of level 1, unless given.
     """
     problems = problems or [make_problem(f"{n}+1=?", str(n + 1), level=1, source="sums/test") for n in range(6)]
     open_folder(path, setting, problems)
     with sample_writer(path) as write:
         for requested, answers in rows.items():
-            for place, texts in answers.items():
+            for number, texts in answers.items():
                 for index, text in enumerate(texts):
                     thinking, _, answer = text.rpartition("thought:")
                     mode = Mode.THINK if text.startswith("thought:") else Mode.NO_THINK
                     write(
                         Sample(
-                            problem_id=problems[place].id,
+                            problem_id=problems[number].id,
                             requested=requested,
                             index=index,
                             mode=mode,
@@ -60,6 +60,6 @@ def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
                             seed=0,
                         )
                     )
-    write_decisions(path, {problems[place].id: Decision(*pair) for place, pair in (decisions or {}).items()})
+    write_decisions(path, {problems[number].id: Decision(*pair) for number, pair in (decisions or {}).items()})
     grade_folder(path)
     return problems

@@ -244,6 +244,11 @@ def test_a_table_that_fits_is_laid_out_in_single_lines():
     ]
 
 
+def test_a_table_without_rows_is_its_headings():
+    assert list(lay_out(TextTable("t", ("", ""), ()), 80)) == []
+    assert [line for line, _ in lay_out(TextTable("t", ("", "x"), ()), 80)] == ["  x", "───"]
+
+
 def test_a_narrow_table_breaks_neither_words_nor_intervals():
     assert [line for line, _ in lay_out(WIDE, 50)] == [
         "                  accuracy, %          mean tokens",

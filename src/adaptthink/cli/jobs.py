@@ -472,8 +472,8 @@ def demo_job(
     seconds["total"] = round(sum(seconds.values()), 2)
     write_json(run / "summary.json", summary)
     console.print(
-        f"against the original model thinking: accuracy {write_estimate(accuracy, 100, signed=True)} points, "
-        f"length {write_estimate(length, 100, signed=True)} %  "
+        f"against the original model thinking: accuracy {write_estimate(accuracy, 100, ' points', signed=True)}, "
+        f"length {write_estimate(length, 100, '%', signed=True)}  "
         f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
     )
     console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")

@@ -69,7 +69,7 @@ def lay_out(table: TextTable, width: int) -> Iterator[tuple[str, bool]]:
     rows = [[f"{indent}{name}", *cells] for name, *cells in (row[table.grouped :] for row in table.rows)]
     listed = not any(headings)
     widths = [
-        max(longest_word(heading), *map(cell_len, column)) for heading, *column in zip(headings, *rows, strict=True)
+        max([longest_word(heading), *map(cell_len, column)]) for heading, *column in zip(headings, *rows, strict=True)
     ]
     while sum(widths) + len(GAP) * (len(widths) - 1) > width:
         narrower = [

@@ -146,7 +146,7 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
 def describe_differences(base: Row, row: Row) -> list[str]:
     """Say in what two rows differ beside their models and seeds; empty if they may be compared."""
     before, now = asdict(base.setting), asdict(row.setting)
-    if base.requested == row.requested == "auto":  # how an endpoint is told the mode plays no part
+    if base.requested == row.requested == "auto":  # how a mode would be requested plays no part
         before["switch"] = now["switch"] = None
     found = describe_settings(before, now, base.name, row.name)
     if base.grader != row.grader:

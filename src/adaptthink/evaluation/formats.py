@@ -39,12 +39,12 @@ def write_range(
     return f"{write_number(low, digits, signed=signed)}{joint}{write_number(high, digits, signed=signed)}"
 
 
-def write_estimate(interval: Interval | None, scale: float = 1.0, *, signed: bool = False) -> str:
-    """An estimate with its interval: 94.8 (91.8–96.8); a difference with its: +1.2 (−0.4 to +2.8)."""
+def write_estimate(interval: Interval | None, scale: float = 1.0, unit: str = "", *, signed: bool = False) -> str:
+    """An estimate with its interval: 94.8 (91.8–96.8); a difference with its own: +1.2 points (−0.4 to +2.8)."""
     if interval is None:
         return DASH
     ends = write_range((interval.low, interval.high), scale=scale, signed=signed)
-    return f"{write_number(scale * interval.estimate, signed=signed)} ({ends})"
+    return f"{write_number(scale * interval.estimate, 1, unit, signed=signed)} ({ends})"
 
 
 def write_deltas(change: Change | None) -> tuple[str, str]:

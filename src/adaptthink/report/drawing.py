@@ -213,7 +213,7 @@ def make_style(paint: Paint) -> dict[Any, Any]:
 
 
 def open_figure(size: tuple[int, int], head: int = 0) -> tuple[Figure, Axes]:
-    """Return an empty drawing of `size` points, and room of `head` points above it."""
+    """Return an empty drawing of `size` points, and `head` points of space above it."""
     width, height = size[0], size[1] + head
     figure = Figure(figsize=(width / 72, height / 72))
     inside = ((width - LEFT - RIGHT) / width, (size[1] - BOTTOM - TOP) / height)

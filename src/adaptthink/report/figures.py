@@ -69,7 +69,7 @@ class Curve:
         """How many steps the running mean averages, an odd number."""
         return 1 if self.probe or len(self.points) < 20 else len(self.points) // 40 * 2 + 3
 
-    def drawn(self) -> list[tuple[float, float, float]]:
+    def select_points(self) -> list[tuple[float, float, float]]:
         """The steps that are drawn, each with its value and the running mean there."""
         if not self.values:
             return []
@@ -385,7 +385,7 @@ def plot_training(panel: Panel) -> Plot:
         rows=tuple(
             (step, curve.name, *(None if np.isnan(one) else one for one in values))
             for curve in panel.curves
-            for step, *values in curve.drawn()
+            for step, *values in curve.select_points()
         ),
         draw=partial(draw_panel, panel),
     )
@@ -395,7 +395,7 @@ def draw_panel(panel: Panel, axes: Axes, paint: Paint) -> None:
     """Draw the curves of `plot_training`."""
     drawn = [curve for curve in panel.curves if curve.values]
     for curve in drawn:
-        steps, values, means = zip(*curve.drawn(), strict=True)
+        steps, values, means = zip(*curve.select_points(), strict=True)
         style: dict[str, Any] = {"color": paint[curve.colour], "clip_on": False}
         if curve.window > 1:
             axes.plot(steps, values, linewidth=0.7, alpha=0.4, **style)
