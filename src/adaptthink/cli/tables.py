@@ -69,9 +69,10 @@ def lay_out(table: TextTable, width: int) -> Iterator[tuple[str, bool]]:
     rows = [[f"{indent}{name}", *cells] for name, *cells in (row[table.grouped :] for row in table.rows)]
     listed = not any(headings)
     widths = [
-        max([longest_word(heading), *map(cell_len, column)]) for heading, *column in zip(headings, *rows, strict=True)
+        max([measure_longest_word(heading), *map(cell_len, column)])
+        for heading, *column in zip(headings, *rows, strict=True)
     ]
-    while sum(widths) + len(GAP) * (len(widths) - 1) > width:
+    while count_width(widths) > width:
         narrower = [
             max(cell_len(line) for cell in (heading, *column) for line in wrap(cell, old - 1))
             for heading, *column, old in zip(headings, *rows, widths, strict=True)
@@ -83,13 +84,18 @@ def lay_out(table: TextTable, width: int) -> Iterator[tuple[str, bool]]:
         widths[widest] = narrower[widest]
     if not listed:
         yield from ((line, True) for line in align(headings, widths, listed=False))
-        yield "─" * (sum(widths) + len(GAP) * (len(widths) - 1)), False
+        yield "─" * count_width(widths), False
     group = None
     for whole, row in zip(table.rows, rows, strict=True):
         if table.grouped and whole[0] != group:
             group = whole[0]
             yield group, True
         yield from ((line, False) for line in align(row, widths, listed=listed))
+
+
+def count_width(widths: Sequence[int]) -> int:
+    """The width of a whole line."""
+    return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def align(cells: Sequence[str], widths: Sequence[int], *, listed: bool) -> Iterator[str]:
@@ -117,7 +123,7 @@ def wrap(cell: str, width: int) -> list[str]:
     return lines
 
 
-def longest_word(text: str) -> int:
+def measure_longest_word(text: str) -> int:
     """Cells of the longest word of a text."""
     return max(map(cell_len, PIECE.findall(text)), default=0)
 

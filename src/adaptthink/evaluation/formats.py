@@ -69,7 +69,7 @@ class Measure:
     heading: str  # of a column
     short: str  # the heading where columns are narrow
     meaning: str  # of the short heading, where it needs saying
-    value_of: Callable[[Scores], float]
+    value_of: Callable[[Scores], float | None]
     interval_of: Callable[[Scores], Ends | None] = lambda scores: None
     is_share: bool = True
 
@@ -81,7 +81,8 @@ class Measure:
     def write(self, scores: Scores | None, token_digits: int, unit: str = "") -> str:
         """The value; `token_digits` are the decimals of what is no share."""
         digits = 1 if self.is_share else token_digits
-        return write_number(None if scores is None else self.scale * self.value_of(scores), digits, unit)
+        value = None if scores is None else self.value_of(scores)
+        return write_number(None if value is None else self.scale * value, digits, unit)
 
     def write_interval(self, scores: Scores | None, token_digits: int) -> str:
         """The 95% interval alone."""

@@ -135,10 +135,11 @@ def plot_levels(levels: Sequence[str], rows: Sequence[Row], chart: LevelChart, p
 
 def scale_score(measure: Measure, score: Scores | None, row: Row) -> tuple[float | None, float | None, float | None]:
     """Value and interval as they are drawn. A forced mode's share is so by construction: it has no interval."""
-    if score is None:
+    value = None if score is None else measure.value_of(score)
+    if score is None or value is None:
         return None, None, None
     interval = None if row.forced and measure is NO_THINK else measure.interval_of(score)
-    return scale_ends(measure.value_of(score), interval, measure.scale)
+    return scale_ends(value, interval, measure.scale)
 
 
 def draw_levels(levels: Sequence[str], rows: Sequence[Row], measure: Measure, axes: Axes, paint: Paint) -> None:
@@ -156,7 +157,7 @@ def draw_levels(levels: Sequence[str], rows: Sequence[Row], measure: Measure, ax
     axes.set_xlabel("level" if all(map(is_number, levels)) else "")
     axes.set_ylim(0, 102 if measure.is_share else None)
     axes.yaxis.set_major_formatter("{x:,g}")
-    if all(score is None for row in rows for score in row.scores):
+    if all(scale_score(measure, score, row)[0] is None for row in rows for score in row.scores):
         mark_empty(axes, paint)
 
 
