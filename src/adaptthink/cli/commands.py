@@ -321,7 +321,7 @@ def evaluate(
     delta: Annotated[
         float,
         Parameter(
-            help="Accuracy that no_think may cost, for the mode quality.", validator=validators.Number(gte=0, lte=1)
+            help="Accuracy that no_think may cost, for the mode choice.", validator=validators.Number(gte=0, lte=1)
         ),
     ] = 0.05,
     dry_run: DryRun = False,

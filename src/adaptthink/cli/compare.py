@@ -30,7 +30,7 @@ def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) ->
         show_text_table(table)
     if markdown:
         write_markdown(markdown, tables)
-        console.print(f"tables in {markdown}", markup=False)
+        console.print(f"tables in {markdown}", markup=False, soft_wrap=True)
     result: dict[str, Any] = to_json(comparison)
     return result
 
