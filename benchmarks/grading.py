@@ -33,18 +33,27 @@ def cases(data: Path) -> list[Case]:
     found: list[Case] = []
     for line in (data / "gsm8k_graded_solutions.jsonl").open(encoding="utf-8"):
         row = json.loads(line)
-        gold = row["ground_truth"].rpartition("A:")[2].strip()
+        reference_answer = row["ground_truth"].rpartition("A:")[2].strip()
         solutions = [value for name, value in row.items() if name not in ("question", "ground_truth")]
-        found += [(item["solution"], gold, item["is_correct"], "GSM8K, four models") for item in solutions]
+        found += [(item["solution"], reference_answer, item["is_correct"], "GSM8K, four models") for item in solutions]
     rng = random.Random(0)
     for line in (data / "math500_test.jsonl").open(encoding="utf-8"):
         row = json.loads(line)
-        gold = row["answer"]
-        found.append((row["solution"], gold, True, "MATH-500, solutions"))
-        found.append((f"It is $\\boxed{{{rng.choice(rewritings(gold))}}}$.", gold, True, "MATH-500, rewritings"))
-        misses = near_misses(gold)
+        reference_answer = row["answer"]
+        found.append((row["solution"], reference_answer, True, "MATH-500, solutions"))
+        found.append(
+            (
+                f"It is $\\boxed{{{rng.choice(rewritings(reference_answer))}}}$.",
+                reference_answer,
+                True,
+                "MATH-500, rewritings",
+            )
+        )
+        misses = near_misses(reference_answer)
         if misses:
-            found.append((f"It is $\\boxed{{{rng.choice(misses)}}}$.", gold, False, "MATH-500, near misses"))
+            found.append(
+                (f"It is $\\boxed{{{rng.choice(misses)}}}$.", reference_answer, False, "MATH-500, near misses")
+            )
     rng.shuffle(found)
     return found
 
@@ -55,7 +64,7 @@ def run_ours(mix: list[Case]) -> tuple[float, list[bool]]:
 
     grade("\\boxed{z+1}", "1+z")  # the workers' start
     started = time.perf_counter()
-    grades = grade_all([Submission(response, gold) for response, gold, *_ in mix])
+    grades = grade_all([Submission(response, reference_answer) for response, reference_answer, *_ in mix])
     return time.perf_counter() - started, [grade.verdict is Verdict.CORRECT for grade in grades]
 
 
@@ -65,7 +74,7 @@ def run_math_verify(mix: list[Case]) -> tuple[float, list[bool]]:
 
     verify(parse("$1+z$"), parse("\\boxed{z+1}"))
     started = time.perf_counter()
-    says = [bool(verify(parse(f"${gold}$"), parse(response))) for response, gold, *_ in mix]
+    says = [bool(verify(parse(f"${reference_answer}$"), parse(response))) for response, reference_answer, *_ in mix]
     return time.perf_counter() - started, says
 
 

@@ -65,14 +65,17 @@ def run_step(point: Point) -> dict[str, Any]:
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, Qwen2Config  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.reference import Reference  # noqa: PLC0415
-    from adaptthink.rollout import Sampler  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.reference import Reference  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
+    from adaptthink.training.update import update  # noqa: PLC0415
 
     policy = load_policy(str(model_folder("tiny")))
     shape = Qwen2Config.from_pretrained(model_folder("tiny"))
@@ -89,17 +92,18 @@ def run_step(point: Point) -> dict[str, Any]:
         problems_per_step=point.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=point.tokens, max_no_think_tokens=point.tokens,
     )  # fmt: skip
-    asked = problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in asked}
+    problems = generate_problems(-(-point.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: point.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(model, [10**9]), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     seconds = []
     for step in (1, 2):
         started = time.perf_counter()
-        rollouts = collect_step(sampler, asked, config, step)
-        drawn = time.perf_counter()
-        update(model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
-        seconds.append((drawn - started, time.perf_counter() - drawn))
+        rollouts = collect(sampler, choose_problems(problems, point.prompts, config.seed, step), config, step)
+        sampled = time.perf_counter()
+        advantages_N = compute_step_advantages(rollouts, reference, config)
+        update(model, optimizer, rollouts, advantages_N, config, step)
+        seconds.append((sampled - started, time.perf_counter() - sampled))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
     return {
         "value": parameters if point.axis == "million parameters" else point.value,
@@ -111,12 +115,14 @@ def run_step(point: Point) -> dict[str, Any]:
 
 def run_problems(point: Point) -> dict[str, Any]:
     """Time what a job does with all problems; the model answers at once, and every prompt is the same to it."""
-    from adaptthink.config import EvaluateConfig, TrainConfig  # noqa: PLC0415
+    from adaptthink.cli.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.config.schema import EvaluateConfig, TrainConfig  # noqa: PLC0415
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
-    from adaptthink.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.rollout import Sampler  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
     class Unread(Sampler):
         def prompt(self, problem: Any) -> tuple[int, ...]:
@@ -149,7 +155,9 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("read")
         reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl")
         done("presample")
-        step_advantages(collect_step(sampler, problems, config, step=1), reference, config)
+        chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
+        rollouts = collect(sampler, chosen, config, step=1)
+        compute_step_advantages(rollouts, reference, config)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
         evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from adaptthink.models import TINY
+from adaptthink.models.loading import TINY
 
 CACHE = Path(__file__).parent / ".models"
 THINK_TEMPLATE = (  # SmolLM2's chat template, with the thought opened as in DeepSeek-R1's

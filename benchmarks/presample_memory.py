@@ -29,11 +29,12 @@ def run_point(num_samples: int) -> dict[str, Any]:
     """Measure one point in this process."""
     import httpx2 as httpx  # noqa: PLC0415
 
-    from adaptthink.config import PresampleConfig, check  # noqa: PLC0415
+    from adaptthink.cli.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.config.resolve import check  # noqa: PLC0415
+    from adaptthink.config.schema import PresampleConfig  # noqa: PLC0415
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
-    from adaptthink.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
 
     policy = load_policy("tiny")
     answer = [*policy.tokenizer.encode("</think>\\boxed{7}", add_special_tokens=False), policy.eos_ids[0]]
@@ -46,7 +47,11 @@ def run_point(num_samples: int) -> dict[str, Any]:
 
     async def open_at_once(self: fleet.Fleet, server: fleet.Server) -> fleet.OpenAIEngine:
         server.engine = fleet.OpenAIEngine(
-            server.url, policy.eos_ids, model="tiny", capacity_tokens=10**6, max_rows=self.max_rows
+            server.url,
+            policy.eos_ids,
+            model="tiny",
+            capacity_tokens=10**6,
+            max_concurrent_sequences=self.max_concurrent_sequences,
         )
         return server.engine
 
@@ -61,10 +66,16 @@ def run_point(num_samples: int) -> dict[str, Any]:
             for number in range(num_samples // SAMPLES + 1):
                 prompt = f"Problem {number}: what is {number} + {number % 97}?"
                 file.write(json.dumps({"prompt": prompt, "answer": str(number + number % 97)}) + "\n")
-        config = check(PresampleConfig, {"problems": str(path), "reference_samples": SAMPLES, "max_rows": 256})
+        config = check(
+            PresampleConfig, {"problems": str(path), "reference_samples": SAMPLES, "max_concurrent_sequences": 256}
+        )
         problems, _ = read_training_problems(config, held_out_per_level=1)
         engine = fleet.open_fleet(
-            ["http://one", "http://two"], policy.eos_ids, name="tiny", max_rows=256, probe=Probe((), (), ())
+            ["http://one", "http://two"],
+            policy.eos_ids,
+            name="tiny",
+            max_concurrent_sequences=256,
+            probe=Probe((), (), ()),
         )
         before, started = peak_mb(), time.perf_counter()
         store = Path(folder) / "reference.jsonl"

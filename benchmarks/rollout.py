@@ -51,14 +51,14 @@ def make_work(model: str, num_prompts: int) -> tuple[list[Work], list[int]]:
     """Return the work of both modes, the longer one first, and the ids that end a response."""
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
 
-    from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.modes import Mode, encode_prompt, probe  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
 
     folder = model_folder(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     template = probe(tokenizer)
-    asked = problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
-    prompts = [list(prompt_ids(tokenizer, template, problem.prompt)) for problem in asked]
+    problems = generate_problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
+    prompts = [list(encode_prompt(tokenizer, template, problem.prompt)) for problem in problems]
     think, no_think = CAPS[model]
     parts = [(template.prefix_ids(Mode.THINK), think), (template.prefix_ids(Mode.NO_THINK), no_think)]
     ends = AutoConfig.from_pretrained(folder).eos_token_id
@@ -284,7 +284,7 @@ def main() -> None:
         "dtype": arguments.dtype,
         "device": device_name(DEVICE),
         "rows": arguments.prompts * SAMPLES,
-        "caps": CAPS[arguments.model],
+        "max_tokens": CAPS[arguments.model],
         "tokens": {name: spread([row["tokens"] for row in rows[name]]) for name in names},
         "tokens_per_second": {name: spread(rates[name]) for name in names},
         "sync_seconds": {name: spread([row["sync"] for row in rows[name]]) for name in names},

@@ -19,15 +19,18 @@ import torch
 from models import model_folder
 from record import shown, spread, surroundings, write_result
 
-from adaptthink.config import TrainConfig
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
-from adaptthink.models import load_policy
-from adaptthink.reference import Reference
-from adaptthink.rollout import Sampler
-from adaptthink.roofline import generation_bound, measure_machine, shape_of, update_bound
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import collect_step, step_advantages, update
+from adaptthink.models.loading import load_policy
+from adaptthink.planning.roofline import compute_generation_bound, compute_update_bound, measure_machine, read_shape
+from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.reference import Reference
+from adaptthink.training.rollout import collect
+from adaptthink.training.train import choose_problems
+from adaptthink.training.update import update
 
 CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
 
@@ -47,28 +50,29 @@ def main() -> None:
         problems_per_step=arguments.prompts, samples_per_problem=16, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=think, max_no_think_tokens=no_think, dtype=arguments.dtype,
     )  # fmt: skip
-    asked = problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
-    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in asked}
+    problems = generate_problems(-(-arguments.prompts // 5) + 1, seed=0, split=Split.TRAIN)[: arguments.prompts]
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT, Verdict.WRONG), (1, 1)) for one in problems}
     sampler = Sampler(NativeEngine(policy.model, [10**9], dtype=dtype), policy.tokenizer, policy.template)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate)
-    shape = shape_of(policy.model, dtype)
+    shape = read_shape(policy.model, dtype)
     rows: list[dict[str, float]] = []
     for step in range(1, arguments.repetitions + 2):
         machine = measure_machine(policy.model.device, dtype)
         sampler.clock.take()
-        rollouts = collect_step(sampler, asked, config, step)
+        rollouts = collect(sampler, choose_problems(problems, arguments.prompts, config.seed, step), config, step)
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
+        advantages_N = compute_step_advantages(rollouts, reference, config)
+        update(policy.model, optimizer, rollouts, advantages_N, config, step)
         updated = time.perf_counter() - started
         row = {
             "gflops_per_second": machine.flops_per_second / 1e9,
             "gbytes_per_second": machine.bytes_per_second / 1e9,
             "generate_seconds": generated,
             "update_seconds": updated,
-            "generate_share": generation_bound(shape, machine, prompts, responses) / generated,
-            "update_share": update_bound(shape, machine, prompts, responses) / updated,
+            "generate_share": compute_generation_bound(shape, machine, prompts, responses) / generated,
+            "update_share": compute_update_bound(shape, machine, prompts, responses) / updated,
         }
         print({name: round(value, 3) for name, value in row.items()}, flush=True)
         if step > 1:
@@ -78,7 +82,7 @@ def main() -> None:
         "model": arguments.model,
         "dtype": arguments.dtype,
         "responses": 16 * arguments.prompts,
-        "caps": [think, no_think],
+        "max_tokens": [think, no_think],
         "shape": asdict(shape),
     }
     for name, values in figures.items():

@@ -17,11 +17,20 @@ import matplotlib as mpl
 import numpy as np
 from record import surroundings, write_result
 
-from adaptthink.architecture import Architecture, architecture_of
-from adaptthink.config import VerlConfig, resolve
-from adaptthink.hardware import NODE_GPUS, read_cluster
-from adaptthink.plan import Lengths, Platform, cluster_platform, element_bytes, generate, make_plan, step_rows
-from adaptthink.plan_job import PROMPT_TOKENS, find_lengths
+from adaptthink.cli.plan import PROMPT_TOKENS, find_lengths
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import VerlConfig
+from adaptthink.planning.architecture import Architecture, read_architecture
+from adaptthink.planning.estimate import (
+    Lengths,
+    Platform,
+    choose_element_bytes,
+    make_cluster_platform,
+    make_plan,
+    make_step_rows,
+    simulate_generation,
+)
+from adaptthink.planning.hardware import NODE_GPUS, read_cluster
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,10 +47,10 @@ def main() -> None:
     parser.add_argument("--gpu", default="H100")
     arguments = parser.parse_args()
     config = resolve("verl", VerlConfig, recipes=[arguments.recipe])
-    architecture, lengths = architecture_of(config.model), find_lengths(config, None, None, PROMPT_TOKENS, None)
+    architecture, lengths = read_architecture(config.model), find_lengths(config, None, None, PROMPT_TOKENS, None)
     rows = []
     for count in COUNTS:
-        platform = cluster_platform(read_cluster(f"{count}x{arguments.gpu}"))
+        platform = make_cluster_platform(read_cluster(f"{count}x{arguments.gpu}"))
         fixed = make_plan(architecture, config, platform, lengths)
         batch = max(1, round(config.problems_per_step * count / 8))
         growing = config.model_copy(update={"problems_per_step": batch, "steps": max(1, 314 * 128 // batch)})
@@ -69,8 +78,10 @@ def main() -> None:
 
 def longest_alone(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> float:
     """Seconds that the longest response takes on an engine that has nothing else: no number of GPUs goes below it."""
-    shape = architecture.shape(element_bytes(config, platform))
-    return generate(architecture, shape, platform, step_rows(lengths, config)[:1], lengths.prompt, 1, math.inf).seconds
+    shape = architecture.shape(choose_element_bytes(config, platform))
+    return simulate_generation(
+        architecture, shape, platform, make_step_rows(lengths, config)[:1], lengths.prompt, 1, math.inf
+    ).seconds
 
 
 def asynchronous(
@@ -81,15 +92,15 @@ def asynchronous(
     What is in flight and what waits belongs to at most STALENESS batches, and so each GPU has the fewer rows the more
     GPUs there are. Weights are sent without a stop; waking and sleeping fall away.
     """
-    drawn = step_rows(lengths, config)
+    drawn = make_step_rows(lengths, config)
     update_gpu_seconds = update_seconds * platform.devices
     updating = max(1, platform.devices // 4)
     for _ in range(20):  # the share of GPUs that update, until both sides take the same time
         generating = max(1, platform.devices - updating)
-        at_once = max(1, min(config.max_rows, STALENESS * len(drawn) // generating))
+        at_once = max(1, min(config.max_concurrent_sequences, STALENESS * len(drawn) // generating))
         stream = np.random.default_rng(1).choice(drawn, 16 * at_once)
-        part = generate(
-            architecture, architecture.shape(element_bytes(config, platform)), platform, stream, lengths.prompt,
+        part = simulate_generation(
+            architecture, architecture.shape(choose_element_bytes(config, platform)), platform, stream, lengths.prompt,
             at_once, math.inf,
         )  # fmt: skip
         full = part.seconds - part.tail_seconds

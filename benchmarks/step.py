@@ -51,14 +51,18 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     """Steps of our trainer, without its probe and checkpoints."""
     import torch  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
     from adaptthink.engines.native import NativeEngine  # noqa: PLC0415
     from adaptthink.grading import Verdict  # noqa: PLC0415
-    from adaptthink.models import load_policy  # noqa: PLC0415
-    from adaptthink.reference import Reference  # noqa: PLC0415
-    from adaptthink.rollout import Caps, Sampler, Sampling, draw  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import collect_step, step_advantages, update  # noqa: PLC0415
+    from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
+    from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.reference import Reference  # noqa: PLC0415
+    from adaptthink.training.rollout import collect  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
+    from adaptthink.training.update import update  # noqa: PLC0415
 
     think, no_think = CAPS[model]
     config = TrainConfig(
@@ -67,14 +71,14 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)))
     policy.model.to(DEVICE, torch.float32)
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     mixed = (Verdict.CORRECT, Verdict.WRONG)  # a reference of one half, so that no advantage is zero
-    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in asked}
+    reference = {problem.id: Reference(problem.id, mixed, (1, 1)) for problem in problems}
     engine = NativeEngine(policy.model, policy.eos_ids, dtype=getattr(torch, DTYPE))
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     if sample_reference:
-        settings = Sampling(Caps(think, no_think), config.temperature)
-        for problem in asked:
+        settings = Sampling(MaxTokens(think, no_think), config.temperature)
+        for problem in problems:
             [rollouts] = draw(sampler, [problem], [None] * SAMPLES, settings)
             verdicts = tuple(rollout.verdict for rollout in rollouts)
             reference[problem.id] = Reference(problem.id, verdicts, tuple(len(one.response_ids) for one in rollouts))
@@ -82,8 +86,9 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     for step in range(1, steps + 2):
         wait_for_turn()
         started = time.perf_counter()
-        rollouts = collect_step(sampler, asked, config, step)
-        update(policy.model, optimizer, rollouts, step_advantages(rollouts, reference, config), config, step)
+        rollouts = collect(sampler, choose_problems(problems, num_prompts, config.seed, step), config, step)
+        advantages_N = compute_step_advantages(rollouts, reference, config)
+        update(policy.model, optimizer, rollouts, advantages_N, config, step)
         report(started, sum(len(rollout.response_ids) for rollout in rollouts))
 
 
@@ -94,9 +99,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     from transformers import AutoTokenizer, TrainerCallback  # noqa: PLC0415
     from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
 
-    from adaptthink.grading import Submission, grade_all, reward, text_after_thought  # noqa: PLC0415
-    from adaptthink.modes import Mode, probe, prompt_ids  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
+    from adaptthink.grading import Submission, compute_reward, drop_thinking, grade_all  # noqa: PLC0415
+    from adaptthink.modes import Mode, encode_prompt, probe  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
 
     folder = str(model_folder(model))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -107,9 +112,9 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         nonlocal tokens
-        asked = [list(prompt_ids(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
-        forced = [list(prefixes[place % SAMPLES >= SAMPLES // 2]) for place in range(len(prompts))]
-        rows = [ids + prefix for ids, prefix in zip(asked, forced, strict=True)]
+        prompt_ids = [list(encode_prompt(tokenizer, template, prompt[-1]["content"])) for prompt in prompts]
+        forced = [list(prefixes[index % SAMPLES >= SAMPLES // 2]) for index in range(len(prompts))]
+        rows = [ids + prefix for ids, prefix in zip(prompt_ids, forced, strict=True)]
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=DEVICE)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=DEVICE)
@@ -121,14 +126,17 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         ends = [row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row) for row in out]
         responses = [prefix + row[:end] for prefix, row, end in zip(forced, out, ends, strict=True)]
         tokens = sum(map(len, responses))
-        return {"prompt_ids": asked, "completion_ids": responses, "logprobs": None}
+        return {"prompt_ids": prompt_ids, "completion_ids": responses, "logprobs": None}
 
     def score(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
         grades = grade_all(
-            [Submission(text_after_thought(text), gold) for text, gold in zip(texts, answer, strict=True)]
+            [
+                Submission(drop_thinking(text), reference_answer)
+                for text, reference_answer in zip(texts, answer, strict=True)
+            ]
         )
-        return [reward(grade.verdict) for grade in grades]
+        return [compute_reward(grade.verdict) for grade in grades]
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -138,8 +146,8 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             report(self.started, tokens)
 
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
-    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in asked]
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    rows = [{"prompt": [{"role": "user", "content": one.prompt}], "answer": one.answer} for one in problems]
     micro = max(SAMPLES, SAMPLES * num_prompts // 8)
     settings = GRPOConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", bf16=DTYPE == "bfloat16",
@@ -209,7 +217,7 @@ def main() -> None:
         "device": device_name(DEVICE),
         "dtype": DTYPE,
         "responses_per_step": arguments.prompts * SAMPLES,
-        "caps": CAPS[arguments.model],
+        "max_tokens": CAPS[arguments.model],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "tokens_per_step": {name: spread([row["tokens"] for row in rows[name]]) for name in RUNS},
         "peak_mb": {name: rows[name][-1]["peak_mb"] for name in RUNS},

@@ -58,11 +58,11 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
-    from adaptthink.config import TrainConfig  # noqa: PLC0415
-    from adaptthink.tasks.arithmetic import Split, problems  # noqa: PLC0415
-    from adaptthink.train import problems_of_step  # noqa: PLC0415
+    from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
+    from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
+    from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
-    asked = problems(num_prompts * 2, seed=0, split=Split.TRAIN)
+    problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [
         {
             "data_source": "arithmetic",
@@ -73,7 +73,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
         for index, problem in enumerate(
             problem
             for step in range(1, num_steps + 1)
-            for problem in problems_of_step(asked, num_prompts, TrainConfig().seed, step)
+            for problem in choose_problems(problems, num_prompts, TrainConfig().seed, step)
         )
     ]
     parquet.write_table(pa.Table.from_pylist(rows), path)
@@ -251,7 +251,7 @@ def main() -> None:
         "threads": threads,
         "model": MODEL,
         "responses_per_step": num_prompts * SAMPLES,
-        "caps": CAPS[MODEL],
+        "max_tokens": CAPS[MODEL],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "seconds_of_parts_of_verl": {
             part: spread([row["parts"][part] for row in warm["verl"]]) for part in warm["verl"][0]["parts"]

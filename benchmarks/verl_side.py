@@ -19,7 +19,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from adaptthink.grading import grade, reward
+from adaptthink.grading import compute_reward, grade
 from adaptthink.modes import Mode, ThinkTemplate, probe
 
 TURNS = "STEP_VERL_TURNS"  # names the folder where turns are given and reported
@@ -70,7 +70,7 @@ class HalfForced(AgentLoopBase):
 
 def compute_score(*, solution_str: str, ground_truth: str, **_: Any) -> float:
     """Grade as our trainer does; verl hands over the text without `</think>`, which is a special token here."""
-    return reward(grade(solution_str, ground_truth).verdict)
+    return compute_reward(grade(solution_str, ground_truth).verdict)
 
 
 class QuickReplayBuffer(ReplayBuffer):

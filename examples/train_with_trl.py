@@ -16,17 +16,18 @@ from typing import Any, cast
 
 from transformers import HfArgumentParser
 
-from adaptthink.config import TrainConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.tasks.sources import reading_of, training_problems
+from adaptthink.problems.sources import choose_training_problems, make_reading
 
 EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of any size holds whole groups
 
 # The miniature's settings, those of the recipe toy_cpu but for its schedule. On a real model the defaults are right.
 MINIATURE = [
     *("--temperature", "1.0", "--num_generations", "2", "--max_completion_length", "128"),
-    *("--max_no_think_tokens", "16", "--delta", "0.075", "--force_opener", "False"),
+    *("--max_no_think_tokens", "16", "--delta", "0.075", "--force_think_start", "False"),
     *("--learning_rate", "1e-4", "--max_grad_norm", "0.1", "--gradient_checkpointing", "False"),
     *("--per_device_train_batch_size", "320", "--per_device_eval_batch_size", "80"),
     *("--max_steps", "165", "--logging_steps", "1", "--save_steps", "50", "--report_to", "none"),
@@ -52,12 +53,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, TrainConfig, AdaptT
 
 def main(arguments: list[str]) -> None:
     own, recipe, settings = parse(arguments)
-    chosen = training_problems(
+    chosen = choose_training_problems(
         recipe.problems,
         per_level=recipe.problems_per_level,
         held_out_per_level=recipe.probe_problems_per_level,
         seed=recipe.seed,
-        reading=reading_of(recipe),
+        reading=make_reading(recipe),
     )
     trainer = AdaptThinkTrainer(
         recipe.model,

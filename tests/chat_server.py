@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from patience import PATIENCE
 from tenacity import wait_none
 
-from adaptthink import web
+from adaptthink.engines import http_retry as web
 
 CUT, HANG = object(), object()  # instead of a piece of an answer: close the connection; send nothing more
 
@@ -55,12 +55,12 @@ def claude(*blocks, stop="end_turn", usage=None):
     message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "c", "stop_reason": None}
     yield event({"type": "message_start", "message": message | {"usage": begun}}, "message_start")
     yield event({"type": "ping"}, "ping")
-    for place, (block, *deltas) in enumerate(blocks):
-        start = {"type": "content_block_start", "index": place, "content_block": block}
+    for index, (block, *deltas) in enumerate(blocks):
+        start = {"type": "content_block_start", "index": index, "content_block": block}
         yield event(start, start["type"])
         for part in deltas:
-            yield event({"type": "content_block_delta", "index": place, "delta": part}, "content_block_delta")
-        yield event({"type": "content_block_stop", "index": place}, "content_block_stop")
+            yield event({"type": "content_block_delta", "index": index, "delta": part}, "content_block_delta")
+        yield event({"type": "content_block_stop", "index": index}, "content_block_stop")
     end = {"type": "message_delta", "delta": {"stop_reason": stop, "stop_sequence": None}}
     yield event(end | {"usage": usage or {"output_tokens": 15}}, "message_delta")
     yield event({"type": "message_stop"}, "message_stop")

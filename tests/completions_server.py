@@ -1,4 +1,4 @@
-"""A server in this program that speaks the form of vLLM's /v1/completions, and misbehaves when asked to."""
+"""A server in this program that speaks the form of vLLM's /v1/completions, and misbehaves on request."""
 
 import json
 import math
@@ -16,7 +16,7 @@ EOS, VOCABULARY = 299, 300
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Its model gives token i the logit −i/10 and always draws 7, or the end token after a context that ends in 8.
+    """Its model gives token i the logit −i/10 and always samples 7, or the end token after a context that ends in 8.
 
     `faults` are what the next calls meet instead of an answer: a status with headers, text for a body, "drop", or an
     event to wait for first.
@@ -31,7 +31,7 @@ class FakeServer(ThreadingHTTPServer):
         self.faults, self.calls, self.keys = deque(), [], []
         self.models = [{"id": "tiny", "max_model_len": 64}]
         self.processed, self.removed, self.resets, self.files = True, (), True, []
-        self.together, self.most_together, self.lock = 0, 0, threading.Lock()
+        self.together, self.max_together, self.lock = 0, 0, threading.Lock()
 
     def handle_error(self, request, client_address):
         """A client that went away is no news."""
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         server.keys.append(self.headers["Authorization"])
         with server.lock:
             server.together += 1
-            server.most_together = max(server.most_together, server.together)
+            server.max_together = max(server.max_together, server.together)
             fault = server.meets(self.path, call)
         if isinstance(fault, threading.Event):
             fault.wait(PATIENCE)
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif isinstance(fault, tuple):
-            self.send(fault[0], b'{"error": {"message": "as asked"}}', fault[1])
+            self.send(fault[0], b'{"error": {"message": "as requested"}}', fault[1])
         else:
             self.send(200, fault.encode() if fault else json.dumps(make()).encode(), {})
         with server.lock:

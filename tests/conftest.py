@@ -6,12 +6,16 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+# Test workers beside each other, each with a thread for each core, would spend their time waiting for each other.
+# Set before torch is imported, which reads it then; programs that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from patience import PATIENCE
 
 from adaptthink.grading import pool
-from adaptthink.models import Policy, eos_ids
+from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 
@@ -61,7 +65,7 @@ def random_model(tokenizer):
 
 @pytest.fixture
 def random_policy(tokenizer, random_model):
-    return Policy("random", random_model, tokenizer, probe(tokenizer), eos_ids(random_model, tokenizer))
+    return Policy("random", random_model, tokenizer, probe(tokenizer), find_eos_ids(random_model, tokenizer))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""How often do the 95% intervals of `adaptthink.statistics` cover the truth? `python tests/coverage_simulation.py`.
+"""How often do the 95% intervals of `evaluation.statistics` cover the truth? `python tests/coverage_simulation.py`.
 
 Prints the tables of docs/statistics.md; test_statistics.py runs smaller ones. A world is many repetitions of one
 evaluation: arrays of problem means, (repetitions, problems).
@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from adaptthink import statistics
+from adaptthink.evaluation import statistics
 
 GRID = np.linspace(0, 1, 20_001)
 

@@ -1,9 +1,7 @@
 """Outcomes and evaluation folders made by hand, for the tests of what reads them."""
 
 from adaptthink.engines.base import Finish
-from adaptthink.grading import Verdict
-from adaptthink.modes import Mode
-from adaptthink.samples import (
+from adaptthink.evaluation.store import (
     Decision,
     Outcome,
     Sample,
@@ -13,20 +11,22 @@ from adaptthink.samples import (
     sample_writer,
     write_decisions,
 )
-from adaptthink.tasks import make_problem
+from adaptthink.grading import Verdict
+from adaptthink.modes import Mode
+from adaptthink.problems import make_problem
 
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 
 
-def outcome(problem, right, *, asked="auto", index=0, mode=Mode.THINK, tokens=10, level="1"):
+def outcome(problem, right, *, requested="auto", index=0, mode=Mode.THINK, tokens=10, level="1"):
     verdict = Verdict.CORRECT if right else Verdict.WRONG
-    return Outcome(problem, level, asked, index, mode, verdict, tokens, None)
+    return Outcome(problem, level, requested, index, mode, verdict, tokens, None)
 
 
-def outcomes(rights, *, asked="auto", mode=Mode.THINK, tokens=10, level="1"):
+def outcomes(rights, *, requested="auto", mode=Mode.THINK, tokens=10, level="1"):
     """Outcomes from {"p": [1, 0]}: one for each response, all alike but for being right."""
     return [
-        outcome(problem, right, asked=asked, index=index, mode=mode, tokens=tokens, level=level)
+        outcome(problem, right, requested=requested, index=index, mode=mode, tokens=tokens, level=level)
         for problem, values in rights.items()
         for index, right in enumerate(values)
     ]
@@ -35,31 +35,31 @@ def outcomes(rights, *, asked="auto", mode=Mode.THINK, tokens=10, level="1"):
 def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
     """Write and grade an evaluation folder.
 
-    `rows` maps asked modes to {place of a problem: [answer, …]}; an answer that begins with "thought:" thought first.
+    `rows` maps requested modes to {index of a problem: [answer, …]}; one that begins with "thought:" thought first.
     Problems are "0+1=?", "1+1=?" and so on, of level 1, unless given.
     """
     problems = problems or [make_problem(f"{n}+1=?", str(n + 1), level=1, source="sums/test") for n in range(6)]
     open_folder(path, setting, problems)
     with sample_writer(path) as write:
-        for asked, answers in rows.items():
-            for place, texts in answers.items():
+        for requested, answers in rows.items():
+            for number, texts in answers.items():
                 for index, text in enumerate(texts):
-                    thought, _, answer = text.rpartition("thought:")
+                    thinking, _, answer = text.rpartition("thought:")
                     mode = Mode.THINK if text.startswith("thought:") else Mode.NO_THINK
                     write(
                         Sample(
-                            problem_id=problems[place].id,
-                            asked=asked,
+                            problem_id=problems[number].id,
+                            requested=requested,
                             index=index,
                             mode=mode,
-                            thought=thought or None,
+                            thinking=thinking or None,
                             answer=answer,
                             finish=Finish.STOP,
                             tokens=20 if mode is Mode.THINK else 5,
-                            thought_tokens=15 if mode is Mode.THINK else 0,
+                            thinking_tokens=15 if mode is Mode.THINK else 0,
                             seed=0,
                         )
                     )
-    write_decisions(path, {problems[place].id: Decision(*pair) for place, pair in (decisions or {}).items()})
+    write_decisions(path, {problems[number].id: Decision(*pair) for number, pair in (decisions or {}).items()})
     grade_folder(path)
     return problems

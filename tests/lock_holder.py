@@ -7,7 +7,7 @@ from contextlib import contextmanager
 HOLD = """
 import sys
 from pathlib import Path
-from adaptthink.locks import locked
+from adaptthink.storage.locks import locked
 with locked(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     sys.stdin.read()

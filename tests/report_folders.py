@@ -8,6 +8,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+from adaptthink.dial.curve import Point
+from adaptthink.dial.guarantee import Choice, Kind
+from adaptthink.dial.stored import VERSION, Dial
+from adaptthink.evaluation.mode_choice import ModeChoice
+from adaptthink.evaluation.records import to_json
+from adaptthink.evaluation.scores import Change
+from adaptthink.evaluation.statistics import Bin, Calibration, Difference, Interval
+from adaptthink.evaluation.store import Setting
+
 TRAINED = Path("evaluations", "adaptthink")
 ACCURACY = {  # by level, easy to hard
     "original_think": (0.98, 0.97, 0.95, 0.92, 0.885),
@@ -33,7 +42,20 @@ def score(accuracy: float, tokens: float, no_think: float, n: int) -> dict[str, 
         "tokens_interval": [0.9 * tokens, 1.2 * tokens],
         "no_think_interval": [max(0.0, no_think - 0.05), min(1.0, no_think + 0.04)],
     }
-    return shares | around | {"mean_tokens": tokens, "n": n}
+    return shares | around | {"mean_tokens": tokens, "n": n, "verdicts": {"correct": round(accuracy * n)}}
+
+
+def difference(estimate: float, low: float, high: float) -> Difference:
+    return Difference(Interval(estimate, low, high, 0.95, 1000), 1.0 if low < 0 < high else 0.0, 0.01)
+
+
+# Against "original_think". Accuracies of "adaptthink" differ by .5, 0, 1, 1, 1 points: mean .7; lengths change by -75,
+# -60, -20, -4.99, 0 percent. Accuracies of "original_no_think" differ by -2, -16, -33, -68, -77.5 points: mean -39.3.
+CHANGES = {
+    "original_no_think": Change(difference(-0.393, -0.41, -0.37), difference(-0.89, -0.9, -0.88)),
+    "adaptthink": Change(difference(0.007, -0.0125, 0.035), difference(-0.31998, -0.61, -0.275)),
+    "adaptthink_think": Change(difference(0.01, -0.01, 0.03), None),
+}
 
 
 def summary() -> dict[str, Any]:
@@ -48,7 +70,7 @@ def summary() -> dict[str, Any]:
         }
     return {
         "seed": 7, "delta": 0.05, "objective": "sequence_mean", "model": "tiny", "modes": modes,
-        "delta_accuracy_points": 0.7, "delta_length_percent": -31.998,
+        "changes": to_json(CHANGES), "delta_accuracy_points": 0.7, "delta_length_percent": -31.998,
         "seconds": {"presample": 48.24, "train": 1325.0, "evaluate": 7512.0}, "peak_memory_mb": 1834.2,
     }  # fmt: skip
 
@@ -83,30 +105,30 @@ def samples() -> list[dict[str, Any]]:
     records = []
     for level in range(1, 6):
         for chosen, verdict in KINDS:
-            thought = "" if chosen == "no_think" else "Alright\n47+8=55\n55-3=52\n" * level
+            thinking = "" if chosen == "no_think" else "Alright\n47+8=55\n55-3=52\n" * level
             records.append({
-                "asked": "auto", "index": 0, "problem_id": f"chain-{level}-{verdict}-{chosen}", "level": level,
-                "prompt": "47+8-3=?", "gold": "52", "mode": chosen, "thought": thought or None,
-                "answer": None if verdict == "truncated" else "\n\\boxed{52}", "tokens": 6 + len(thought) // 2,
+                "requested": "auto", "index": 0, "problem_id": f"chain-{level}-{verdict}-{chosen}", "level": level,
+                "prompt": "47+8-3=?", "gold": "52", "mode": chosen, "thinking": thinking or None,
+                "answer": None if verdict == "truncated" else "\n\\boxed{52}", "tokens": 6 + len(thinking) // 2,
                 "verdict": verdict, "no_think_probability": None if verdict == "wrong" else 0.9123,
             })  # fmt: skip
     records[0]["prompt"] = HOSTILE
-    records[1] |= {"thought": f"Alright ``` {HOSTILE}", "answer": "52"}
-    forced = {**records[0], "asked": "think", "index": 1, "thought": "asked to think"}
+    records[1] |= {"thinking": f"Alright ``` {HOSTILE}", "answer": "52"}
+    forced = {**records[0], "requested": "think", "index": 1, "thinking": "asked to think"}
     return [forced, *records]
 
 
 def write_samples(folder: Path, records: list[dict[str, Any]]) -> None:
     """Write an evaluation folder's four files, as far as the report reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    keys = ("problem_id", "asked", "index")
+    keys = ("problem_id", "requested", "index")
     problems = {row["problem_id"]: row for row in records}.values()
     write_lines(
         folder / "problems.jsonl",
         [{"id": r["problem_id"], "level": r["level"], "prompt": r["prompt"], "answer": r["gold"]} for r in problems],
     )
     columns = {
-        "samples": (*keys, "mode", "thought", "answer", "tokens"),
+        "samples": (*keys, "mode", "thinking", "answer", "tokens"),
         "verdicts": (*keys, "verdict"),
         "decisions": ("problem_id", "no_think_probability"),
     }
@@ -144,26 +166,33 @@ def make_evaluation(folder: Path, *, extras: bool = True, **setting: Any) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(SETTING | setting))
     modes = summary()["modes"]
-    rows = {asked: modes[row] | {"ungradable": 0} for asked, row in ROWS.items()}
+    rows = {requested: modes[row] | {"ungradable": 0} for requested, row in ROWS.items()}
     (folder / "summary.json").write_text(json.dumps({"model": "tiny", "config": {"kind": "chain"}, "modes": rows}))
     write_samples(folder, samples())
     if extras:
-        curve = [
-            {
-                "threshold": threshold, "no_think_share": share, "accuracy": accuracy, "mean_tokens": tokens,
-                "accuracy_interval": [accuracy - 0.02, accuracy + 0.02], "tokens_interval": [tokens - 1, tokens + 1],
-            }
-            for threshold, share, accuracy, tokens in DIAL
-        ]  # fmt: skip
-        dial = {"version": 1, "threshold": {"no_think_probability": 0.25, "certified": True}, "curve": curve}
-        (folder / "dial.json").write_text(json.dumps(dial))
-        bins = [
-            {
-                "low": 0, "high": 1, "probability": probability, "num_problems": count,
-                "pays": {"estimate": pays, "low": pays - 0.02, "high": pays + 0.1},
-            }
-            for probability, pays, count in BINS
-        ]  # fmt: skip
-        quality = {"delta": 0.05, "calibration": {"error": 0.0425, "error_if_calibrated": 0.03, "bins": bins}}
-        (folder / "quality.json").write_text(json.dumps(quality))
+        (folder / "dial.json").write_text(json.dumps(to_json(made_up_dial())))
+        (folder / "quality.json").write_text(json.dumps(to_json(made_up_mode_choice())))
     return folder
+
+
+def made_up_dial() -> Dial:
+    """A dial whose threshold in use is 0.25."""
+    choice = Choice(Kind.ACCURACY_LOSS, 0.25, 0.01, None, 0.95, True, 50, None, None)
+    curve = tuple(
+        Point(
+            threshold, share, (share, share), accuracy, (accuracy - 0.02, accuracy + 0.02), tokens,
+            (tokens - 1, tokens + 1), 0.0, (0.0, 0.0), 0.0, (-0.1, None),
+        )
+        for threshold, share, accuracy, tokens in DIAL
+    )  # fmt: skip
+    return Dial(VERSION, choice, (choice,), curve, "93df", "arithmetic", 100, "2026-01-01", Setting(**SETTING))
+
+
+def made_up_mode_choice() -> ModeChoice:
+    """A calibration, and nothing else."""
+    gap = Interval(0.0, -0.1, 0.1, 0.95, 10)
+    bins = tuple(
+        Bin(0.0, 1.0, count, probability, Interval(pays, pays - 0.02, pays + 0.1, 0.95, count), gap)
+        for probability, pays, count in BINS
+    )
+    return ModeChoice(0.05, {}, None, None, None, None, None, Calibration(0.0425, 0.03, bins), {}, ())

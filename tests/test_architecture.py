@@ -1,6 +1,7 @@
-"""The floors of the house: a module imports from its own floor and from those below, never upward."""
+"""The layers of the package: a subpackage imports from the layers below its own, never sideways, never upward."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,67 +9,29 @@ import pytest
 import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
-FLOORS = {
-    0: {
-        "errors",
-        "objective",
-        "modes",
-        "tasks",
-        "grading",
-        "config",
-        "runs",
-        "phases",
-        "statistics",
-        "web",
-        "implicit",
-        "hardware",
-        "locks",
-    },
-    1: {"engines", "chat", "models", "roofline", "architecture"},
-    2: {
-        "rollout",
-        "reference",
-        "samples",
-        "evaluate",
-        "allocation",
-        "compare",
-        "quality",
-        "dial",
-        "start",
-        "answering",
-        "plan",
-        "step_metrics",
-    },
-    3: {"train", "model_card", "checkpoint", "reproduction", "serve", "integrations"},
-    4: {
-        "report",
-        "screen",
-        "sheets",
-        "jobs",
-        "data_jobs",
-        "compare_jobs",
-        "dial_jobs",
-        "reproduce_jobs",
-        "serve_job",
-        "plan_job",
-        "verl_job",
-        "commands",
-        "cli",
-        "__main__",
-    },
+LAYERS = (  # from the bottom to the top
+    {"", "callbacks", "errors", "ratio", "timing"},  # "": the package itself
+    {"objective", "storage"},  # storage: files of any content; it knows nothing of what is stored
+    {"config", "grading", "modes"},
+    {"engines", "problems"},
+    {"chat", "models"},
+    {"planning", "sampling"},
+    {"evaluation", "serve", "training"},
+    {"dial", "reproduction"},
+    {"report"},
+    {"api", "integrations"},
+    {"cli", "__main__"},
+)
+LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+FORBIDDEN = {  # beyond the layers
+    "engines": {"modes", "grading", "config"},  # they know tokens only
+    "__main__": set(LAYER_OF) - {"cli"},
 }
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"": 0}  # "": the package itself
-FORBIDDEN = {  # beyond the floors
-    "engines": {"modes", "tasks", "grading", "config"},
-    "report": set(FLOOR_OF) - {"errors", "report"},
-    "train": {"serve", "integrations"},
-    "serve": {"train", "integrations"},
-    "integrations": {"train", "serve"},
-}
+TOP = 12  # modules and other files that may lie beside the subpackages
 
 
-def room_of(module):
-    """The room of a module by its dotted name: adaptthink.tasks.files is in tasks."""
+def subpackage_of(module):
+    """The part of the package that a module is in: adaptthink.problems.files is in problems."""
     return module.removeprefix("adaptthink").lstrip(".").partition(".")[0]
 
 
@@ -83,21 +46,24 @@ def imported_modules(module, is_package, source):
             origin = ".".join([*base, *filter(None, [node.module])])
             names = [origin]
             if origin == "adaptthink":  # from adaptthink import cli
-                names = [f"{origin}.{alias.name}" for alias in node.names if alias.name in FLOOR_OF]
+                names = [f"{origin}.{alias.name}" for alias in node.names if alias.name in LAYER_OF]
         else:
             continue
         yield from (name for name in names if name.split(".")[0] == "adaptthink")
 
 
 def faults(module, source, *, is_package=False):
-    """Say which imports of one module go upward or are otherwise forbidden."""
-    room = room_of(module)
-    if room not in FLOOR_OF:
-        return [f"{module} is on no floor; add it to FLOORS"]
+    """Say which imports of one module go upward, sideways, or are otherwise forbidden."""
+    own = subpackage_of(module)
+    if own == "":
+        return []  # the package itself names everything public, for type checkers alone (tests/test_api.py)
+    if own not in LAYER_OF:
+        return [f"{module} is in no layer; add it to LAYERS"]
     found = []
     for name in imported_modules(module, is_package, source):
-        other = room_of(name)
-        if FLOOR_OF.get(other, 99) > FLOOR_OF[room] or other in FORBIDDEN.get(room, ()):
+        other = subpackage_of(name)
+        below = other == own or LAYER_OF.get(other, 99) < LAYER_OF[own] or (own, other) == ("__main__", "cli")
+        if not below or other in FORBIDDEN.get(own, ()):
             found.append(f"{module} imports {name}")
     return found
 
@@ -110,36 +76,60 @@ def sources():
 
 
 @pytest.mark.parametrize(("module", "source", "is_package"), [pytest.param(*row, id=row[0]) for row in sources()])
-def test_no_import_goes_upward(module, source, is_package):
+def test_imports_go_down_only(module, source, is_package):
     assert faults(module, source, is_package=is_package) == []
 
 
-def test_every_room_is_there():
-    rooms = {room_of(module) for module, _, _ in sources()}
-    assert rooms == set(FLOOR_OF)
+def test_every_subpackage_has_a_layer():
+    found = {subpackage_of(module) for module, _, _ in sources()}
+    assert found == set(LAYER_OF)
+
+
+def test_few_files_lie_beside_the_rooms():
+    assert len([path for path in SOURCE.iterdir() if path.is_file()]) <= TOP
+
+
+def test_no_circle_of_modules():
+    graph = {}
+    modules = {module for module, _, _ in sources()}
+    for module, source, is_package in sources():
+        named = imported_modules(module, is_package, at_the_top(source))
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in named} - {module}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle in it
+
+
+def at_the_top(source):
+    """The statements of a module that run when it is imported, as source; those for type checkers are not."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.unparse(tree)
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("adaptthink.objective", "from adaptthink.rollout import Rollout"),
-        ("adaptthink.objective", "import adaptthink.train"),
+        ("adaptthink.objective", "from adaptthink.sampling.sampler import Rollout"),
+        ("adaptthink.objective", "import adaptthink.training.train"),
         ("adaptthink.objective", "import math, adaptthink.engines.base as base"),
-        ("adaptthink.config", "from adaptthink import cli"),
-        ("adaptthink.config", "def f():\n    from adaptthink.jobs import train_job"),
-        ("adaptthink.modes", "if TYPE_CHECKING:\n    from adaptthink.models import Policy"),
-        ("adaptthink.tasks.files", "from ..rollout import draw"),
-        ("adaptthink.tasks.files", "from .. import rollout"),
-        ("adaptthink.models", "from adaptthink.reference import presample"),
-        ("adaptthink.rollout", "from adaptthink.train import train"),
-        ("adaptthink.train", "from adaptthink.report import write_report"),
-        ("adaptthink.train", "import adaptthink.jobs"),
-        ("adaptthink.train", "from adaptthink.cli import app"),
+        ("adaptthink.config.schema", "from adaptthink import cli"),
+        ("adaptthink.config.schema", "def f():\n    from adaptthink.cli.jobs import train_job"),
+        ("adaptthink.config.schema", "from adaptthink.grading import Verdict"),  # sideways
+        ("adaptthink.modes", "if TYPE_CHECKING:\n    from adaptthink.models.loading import Policy"),
+        ("adaptthink.problems.files", "from ..sampling.sampler import draw"),
+        ("adaptthink.problems.files", "from .. import sampling"),
+        ("adaptthink.problems.files", "from adaptthink.engines.base import Engine"),  # sideways
+        ("adaptthink.storage.runs", "from adaptthink.config.schema import HOW"),
+        ("adaptthink.models.loading", "from adaptthink.training.reference import presample"),
+        ("adaptthink.sampling.sampler", "from adaptthink.training.train import train"),
+        ("adaptthink.sampling.sampler", "from adaptthink.planning.roofline import Machine"),  # sideways
+        ("adaptthink.training.train", "from adaptthink.evaluation.run import summarise"),  # sideways
+        ("adaptthink.training.train", "from adaptthink.report import write_report"),
+        ("adaptthink.training.train", "import adaptthink.cli.jobs"),
         ("adaptthink.engines.native", "from adaptthink.modes import Mode"),
-        ("adaptthink.engines.native", "from adaptthink.config import TrainConfig"),
-        ("adaptthink.report.tables", "from adaptthink.evaluate import Scores"),
-        ("adaptthink.report.tables", "from adaptthink.runs import write_json"),
-        ("adaptthink.train", "import adaptthink.nowhere"),
+        ("adaptthink.engines.native", "from adaptthink.config.schema import TrainConfig"),
+        ("adaptthink.report.tables", "from adaptthink.cli.console import console"),
+        ("adaptthink.__main__", "from adaptthink.training.train import train"),
+        ("adaptthink.training.train", "import adaptthink.nowhere"),
     ],
 )
 def test_the_checker_catches_an_injected_import(module, source):
@@ -147,24 +137,22 @@ def test_the_checker_catches_an_injected_import(module, source):
 
 
 def test_the_checker_catches_relative_imports_of_a_package():
-    assert faults("adaptthink.tasks", "from ..train import train", is_package=True)
-    assert faults("adaptthink.tasks", "from .arithmetic import Chain", is_package=True) == []
+    assert faults("adaptthink.problems", "from ..training.train import train", is_package=True)
+    assert faults("adaptthink.problems", "from .arithmetic import Chain", is_package=True) == []
 
 
-def test_the_checker_catches_a_module_without_a_floor():
-    assert faults("adaptthink.attic", "") == ["adaptthink.attic is on no floor; add it to FLOORS"]
+def test_the_checker_catches_a_module_without_a_layer():
+    assert faults("adaptthink.attic", "") == ["adaptthink.attic is in no layer; add it to LAYERS"]
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        (
-            "adaptthink.train",
-            "from adaptthink.rollout import collect\nfrom adaptthink.checkpoint import save_checkpoint",
-        ),
+        ("adaptthink.training.train", "from adaptthink.sampling.sampler import Sampler"),
+        ("adaptthink.training.train", "from adaptthink.training.checkpoint import save_checkpoint"),
         ("adaptthink.engines.native", "from adaptthink.engines.base import Engine\nfrom adaptthink.objective import x"),
         ("adaptthink.report.tables", "from adaptthink.errors import UserError\nfrom .folder import RunFolder"),
-        ("adaptthink.cli", "from adaptthink import __version__\nimport torch"),
+        ("adaptthink.cli.app", "from adaptthink import __version__\nimport torch"),
     ],
 )
 def test_the_checker_lets_good_imports_pass(module, source):

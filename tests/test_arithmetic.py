@@ -4,15 +4,15 @@ import re
 
 import pytest
 
-from adaptthink.tasks import make_problem, problem_id
-from adaptthink.tasks.arithmetic import (
+from adaptthink.problems import make_problem, make_problem_id
+from adaptthink.problems.arithmetic import (
     OPERATIONS_BY_LEVEL,
     Chain,
     Kind,
     Split,
-    chains,
-    problems,
-    question,
+    format_question,
+    generate_chains,
+    generate_problems,
 )
 
 BY_HAND = [
@@ -35,8 +35,8 @@ COUNTS = {Split.SUPERVISED: 873, Split.TRAIN: 322, Split.HELD_OUT: 92, Split.EVA
 
 def chain_of(prompt):
     """Read a chain back from either wording, without the code under test."""
-    told = prompt.replace(" gets ", "+").replace(" gives ", "-")
-    first, *steps = re.findall(r"[+-]?\d+", told)
+    expression = prompt.replace(" gets ", "+").replace(" gives ", "-")
+    first, *steps = re.findall(r"[+-]?\d+", expression)
     return Chain(int(first), tuple(int(step) for step in steps))
 
 
@@ -44,8 +44,8 @@ def chain_of(prompt):
 def test_chain_by_hand(chain, values, expression, as_chain, as_story):
     assert chain.values == values
     assert chain.expression == expression
-    assert question(chain, Kind.CHAIN) == as_chain
-    assert question(chain, Kind.STORY) == as_story
+    assert format_question(chain, Kind.CHAIN) == as_chain
+    assert format_question(chain, Kind.STORY) == as_story
 
 
 def test_splits_and_ids_are_pinned():
@@ -53,9 +53,9 @@ def test_splits_and_ids_are_pinned():
     assert Chain(47, (8, -3)).split is Split.EVALUATION
     assert Chain(5, (4,)).split is Split.SUPERVISED
     assert Chain(12, (-9, 9, 1)).split is Split.TRAIN
-    assert problem_id("34+4=?", "38", "arithmetic/chain/train") == "1c8086a0f9b3adf1"
-    assert problem_id("34+4=?", "38") == "5e3963a312f31a90"
-    first = problems(1, seed=0, split=Split.EVALUATION)
+    assert make_problem_id("34+4=?", "38", "arithmetic/chain/train") == "1c8086a0f9b3adf1"
+    assert make_problem_id("34+4=?", "38") == "5e3963a312f31a90"
+    first = generate_problems(1, seed=0, split=Split.EVALUATION)
     assert [(problem.id, problem.prompt, problem.answer) for problem in first[::2]] == [
         ("a1abfd57258df542", "33+2=?", "35"),
         ("eaedfd371674da5c", "94+4-4-8=?", "86"),
@@ -68,22 +68,22 @@ def test_id_depends_on_every_part_and_on_nothing_else():
     assert make_problem("1+1=?", "2", level=3, source="a").id == base.id
     others = {make_problem(*parts, source=s).id for *parts, s in [("1+1=? ", "2", "a"), ("1+1=?", "3", "a")]}
     assert base.id not in others | {make_problem("1+1=?", "2", source="b").id}
-    assert problem_id("ab", "c") != problem_id("a", "bc")
+    assert make_problem_id("ab", "c") != make_problem_id("a", "bc")
 
 
 def test_split_follows_from_the_chain_alone():
-    """Thousands of draws with other seeds: each split yields its own chains, and no chain is in two of them."""
-    drawn = {
+    """Thousands of samples with other seeds: each split yields its own chains, and no chain is in two of them."""
+    generated = {
         split: {
             chain.expression
             for operations in OPERATIONS_BY_LEVEL.values()
-            for chain, _ in zip(chains(seed, split, operations), range(250), strict=False)
+            for chain, _ in zip(generate_chains(seed, split, operations), range(250), strict=False)
         }
         for seed, split in enumerate(Split)
     }
-    assert sum(len(expressions) for expressions in drawn.values()) > 3000
+    assert sum(len(expressions) for expressions in generated.values()) > 3000
     for one in Split:
-        assert not any(drawn[one] & drawn[other] for other in Split if other is not one)
+        assert not any(generated[one] & generated[other] for other in Split if other is not one)
 
 
 def test_every_chain_of_one_operation_by_split():
@@ -93,8 +93,8 @@ def test_every_chain_of_one_operation_by_split():
 
 
 def test_both_kinds_ask_for_the_same_chains():
-    chain_kind = problems(20, seed=3, split=Split.TRAIN, kind=Kind.CHAIN)
-    story_kind = problems(20, seed=3, split=Split.TRAIN, kind=Kind.STORY)
+    chain_kind = generate_problems(20, seed=3, split=Split.TRAIN, kind=Kind.CHAIN)
+    story_kind = generate_problems(20, seed=3, split=Split.TRAIN, kind=Kind.STORY)
     assert [chain_of(p.prompt) for p in chain_kind] == [chain_of(p.prompt) for p in story_kind]
     assert [p.answer for p in chain_kind] == [p.answer for p in story_kind]
     assert not {p.id for p in chain_kind} & {p.id for p in story_kind}
@@ -102,8 +102,8 @@ def test_both_kinds_ask_for_the_same_chains():
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("split", Split)
-def test_problems_are_what_was_asked_for(kind, split):
-    found = problems(30, seed=11, split=split, kind=kind)
+def test_problems_are_what_was_requested(kind, split):
+    found = generate_problems(30, seed=11, split=split, kind=kind)
     assert [problem.level for problem in found] == [level for level in (1, 2, 3, 4, 5) for _ in range(30)]
     assert len({problem.prompt for problem in found}) == len({problem.id for problem in found}) == 150
     for problem in found:
@@ -117,25 +117,25 @@ def test_problems_are_what_was_asked_for(kind, split):
 
 
 def test_seed_decides_which_problems():
-    assert problems(20, seed=5, split=Split.TRAIN) == problems(20, seed=5, split=Split.TRAIN)
-    assert problems(20, seed=5, split=Split.TRAIN) != problems(20, seed=6, split=Split.TRAIN)
+    assert generate_problems(20, seed=5, split=Split.TRAIN) == generate_problems(20, seed=5, split=Split.TRAIN)
+    assert generate_problems(20, seed=5, split=Split.TRAIN) != generate_problems(20, seed=6, split=Split.TRAIN)
 
 
 def test_asking_for_more_gives_the_same_and_more():
-    few, many = (problems(count, seed=2, split=Split.TRAIN) for count in (5, 25))
+    few, many = (generate_problems(count, seed=2, split=Split.TRAIN) for count in (5, 25))
     for level in OPERATIONS_BY_LEVEL:
         own = [problem for problem in many if problem.level == level]
         assert own[:5] == [problem for problem in few if problem.level == level]
 
 
 def test_enough_level_one_problems_to_evaluate_on():
-    found = problems(300, seed=0, split=Split.EVALUATION)
+    found = generate_problems(300, seed=0, split=Split.EVALUATION)
     assert len({problem.id for problem in found if problem.level == 1}) == 300
 
 
-def test_too_many_problems_asked_for():
+def test_too_many_problems_requested():
     with pytest.raises(ValueError, match=r"^level 1 of split 'held_out' holds only about \d+ different") as caught:
-        problems(100, seed=0, split=Split.HELD_OUT)
+        generate_problems(100, seed=0, split=Split.HELD_OUT)
     message = str(caught.value)
-    assert message.endswith("but 100 were asked for; ask for fewer")
+    assert message.endswith("but 100 were requested; request fewer")
     assert int(re.search(r"about (\d+)", message)[1]) == COUNTS[Split.HELD_OUT]

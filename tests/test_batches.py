@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from adaptthink.models.batches import BATCH_COST, SHARED_COST, Batch, divide, micro_batches
+from adaptthink.models.batches import BATCH_COST, SHARED_COST, Batch, divide, make_micro_batches
 
 
 def work(seed, count):
@@ -42,10 +42,10 @@ def test_the_division_is_the_cheapest_of_all(seed, sharing):
 
     best = min(price(cuts) for size in range(9) for cuts in combinations(range(1, 9), size))
     assert found == best
-    assert [index for batch in batches for index in batch.places] == order
-    assert price([batch.places[0] for batch in batches[1:]]) == best
+    assert [index for batch in batches for index in batch.indices] == order
+    assert price([batch.indices[0] for batch in batches[1:]]) == best
     for batch in batches:
-        least, plain = (cost_of(batch.places, prompts, responses, sharing=shared) for shared in (sharing, False))
+        least, plain = (cost_of(batch.indices, prompts, responses, sharing=shared) for shared in (sharing, False))
         assert batch.shared == (least < plain)
 
 
@@ -53,18 +53,18 @@ def test_the_division_is_the_cheapest_of_all(seed, sharing):
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**6])
 def test_every_response_is_in_one_batch_and_the_limit_holds(limit, sharing):
     prompts, responses = work(1, 200)
-    batches = micro_batches(prompts, responses, limit, sharing=sharing)
-    assert sorted(index for batch in batches for index in batch.places) == list(range(200))
+    batches = make_micro_batches(prompts, responses, limit, sharing=sharing)
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(200))
     for batch in batches:
-        assert len(batch.places) == 1 or cost_of(batch.places, prompts, responses, sharing=sharing) <= limit
+        assert len(batch.indices) == 1 or cost_of(batch.indices, prompts, responses, sharing=sharing) <= limit
 
 
 def test_sharing_runs_fewer_tokens_than_not_sharing():
     prompts, responses = work(2, 200)
     totals = {
         sharing: sum(
-            cost_of(batch.places, prompts, responses, sharing=sharing)
-            for batch in micro_batches(prompts, responses, 4096, sharing=sharing)
+            cost_of(batch.indices, prompts, responses, sharing=sharing)
+            for batch in make_micro_batches(prompts, responses, 4096, sharing=sharing)
         )
         for sharing in (True, False)
     }
@@ -73,7 +73,7 @@ def test_sharing_runs_fewer_tokens_than_not_sharing():
 
 def whole(prompts, responses, *, sharing=True):
     """All of them as the one batch that they make."""
-    [batch] = micro_batches(prompts, responses, 10**6, sharing=sharing)
+    [batch] = make_micro_batches(prompts, responses, 10**6, sharing=sharing)
     return batch
 
 
@@ -89,4 +89,4 @@ def test_sharing_pays_by_hand():
 
 
 def test_nothing_to_run():
-    assert micro_batches([], [], 100, sharing=True) == []
+    assert make_micro_batches([], [], 100, sharing=True) == []

@@ -13,10 +13,10 @@ from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, s
 from patience import PATIENCE, wait_until
 from tenacity import wait_none
 
-from adaptthink import web
 from adaptthink.chat import client
-from adaptthink.chat.base import Dialect, Endpoint, Prices, Question, Reply, Switch, cost
+from adaptthink.chat.base import ChatResponse, Dialect, Endpoint, Prices, Question, Switch, compute_cost
 from adaptthink.chat.client import ask_all
+from adaptthink.engines import http_retry as web
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
@@ -31,19 +31,19 @@ def server(monkeypatch):
 
 
 def ask(server, *questions, **settings):
-    """Return the replies in the order of the questions."""
-    replies = {}
+    """Return the responses in the order of the questions."""
+    responses = {}
     endpoint = Endpoint(url=server.url, model="m", **settings)
-    ask_all(endpoint, questions or [PLAIN], lambda place, question, reply: replies.setdefault(place, reply))
-    return [replies[place] for place in sorted(replies)]
+    ask_all(endpoint, questions or [PLAIN], lambda index, question, response: responses.setdefault(index, response))
+    return [responses[index] for index in sorted(responses)]
 
 
 def ask_claude(server, *questions, **settings):
     return ask(server, *questions, dialect=Dialect.ANTHROPIC, **settings)
 
 
-def refused(server, said, *questions, **settings):
-    with pytest.raises(UserError, match=said) as caught:
+def refused(server, message, *questions, **settings):
+    with pytest.raises(UserError, match=message) as caught:
         ask(server, *questions, **settings)
     assert "\n" not in str(caught.value)
     assert len(server.plans) == 0
@@ -112,7 +112,7 @@ def test_settings_and_the_other_name_of_the_cap_are_sent(server):
         ),
     ],
 )
-def test_each_switch_is_said_in_both_directions_and_not_at_all_for_the_models_own_choice(
+def test_each_switch_is_sent_in_both_directions_and_not_at_all_for_the_models_own_choice(
     server, settings, think, no_think
 ):
     for mode in (Mode.THINK, Mode.NO_THINK, None):
@@ -156,16 +156,16 @@ def test_anthropics_switches_headers_and_missing_seed(server, monkeypatch, setti
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
-        (Question("?", Mode.THINK, 4096, temperature=0.6), "no temperature but 1"),
-        (Question("?", Mode.THINK, 4096, top_p=0.8), "no top_p below 0.95"),
+        (Question("?", Mode.THINK, 4096, temperature=0.6), "only temperature 1 .* not 0.6 and None"),
+        (Question("?", Mode.THINK, 4096, top_p=0.8), "a top_p of at least 0.95, not None and 0.8"),
         (Question("?", Mode.THINK, 2048), "a thinking budget of 2048 tokens leaves none of the 2048"),
     ],
 )
-def test_what_anthropic_refuses_beside_thinking_is_said_before_anything_is_sent(server, question, said):
+def test_what_anthropic_refuses_beside_thinking_is_reported_before_anything_is_sent(server, question, message):
     settings = {"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET, "budget_tokens": 2048}
-    refused(server, said, question, **settings)
+    refused(server, message, question, **settings)
     assert server.calls == []
 
 
@@ -184,32 +184,32 @@ def test_what_anthropic_refuses_beside_thinking_is_said_before_anything_is_sent(
     ],
 )
 def test_urls_are_taken_in_the_forms_that_vendors_write(dialect, url, address):
-    assert client.place_of(Endpoint(url=url, model="m", dialect=Dialect(dialect))) == address
+    assert client.format_address(Endpoint(url=url, model="m", dialect=Dialect(dialect))) == address
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"url": "localhost:8000"}, "give one like http://localhost:8000"),
-        ({"switch": Switch.ADAPTIVE}, "'adaptive' is not of the dialect 'openai'; choose none, enable_thinking"),
+        ({"switch": Switch.ADAPTIVE}, "the dialect 'openai' has no switch 'adaptive'; choose none, enable_thinking"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.REASONING}, "choose none, budget, adaptive"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET}, "at least 1024 tokens, not None"),
         ({"dialect": Dialect.ANTHROPIC, "switch": Switch.BUDGET, "budget_tokens": 1023}, "not 1023"),
         ({"switch": Switch.REASONING, "effort": "low", "budget_tokens": 9}, "an effort or a budget, not both"),
-        ({"concurrency": 0}, "concurrency of 1 or more"),
+        ({"concurrency": 0}, "concurrency = 0 sends no questions; give 1 or more"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(settings, said):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
         Endpoint(**{"url": "http://h", "model": "m", **settings})
 
 
 def test_a_mode_without_a_switch_is_refused_before_anything_is_sent(server):
-    refused(server, "asks for the mode 'no_think', but no switch is set", Question("?", Mode.NO_THINK, 9))
+    refused(server, "requests the mode 'no_think', but no switch is set", Question("?", Mode.NO_THINK, 9))
     assert server.calls == []
 
 
-def test_a_prompt_that_is_no_text_is_said(server):
+def test_a_prompt_that_is_no_text_is_reported(server):
     refused(server, "half of a surrogate pair", Question("a\ud800b", None, 9))
 
 
@@ -217,23 +217,23 @@ def test_a_prompt_that_is_no_text_is_said(server):
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_a_thought_in_a_field_of_its_own(server, field):
+def test_thinking_in_a_field_of_its_own(server, field):
     server.default = stream({field: "Hm, "}, {field: "2."}, {"content": "It is "}, {"content": "2"})
-    assert ask(server) == [Reply("Hm, 2.", "It is 2", Finish.STOP, 7, None, 11)]
+    assert ask(server) == [ChatResponse("Hm, 2.", "It is 2", Finish.STOP, 7, None, 11)]
     assert ask(server)[0].mode is Mode.THINK
 
 
-def test_both_names_of_the_field_are_one_thought(server):
+def test_both_names_of_the_field_are_one_thinking_text(server):
     server.default = stream({"reasoning": "Hm", "reasoning_content": "Hm"}, {"content": "2"})
-    assert ask(server)[0].thought == "Hm"
+    assert ask(server)[0].thinking == "Hm"
 
 
 @pytest.mark.parametrize(
-    ("content", "thought", "answer"),
+    ("content", "thinking", "answer"),
     [
         ("<think>\nHm\n</think>\n\n2", "\nHm\n", "\n\n2"),
         ("Hm</think>2", "Hm", "2"),  # the prompt ended in the open marker
-        ("Hm </think> no, </think>2", "Hm </think> no, ", "2"),
+        ("Hm</think>2 follows </think>", "Hm", "2 follows </think>"),
         ("<think>\n\n</think>\n\n2", None, "\n\n2"),  # Qwen3's empty block
         ("</think>2", None, "2"),  # AdaptThink's own way
         ("<seed:think>Hm</seed:think>2", "Hm", "2"),
@@ -242,99 +242,106 @@ def test_both_names_of_the_field_are_one_thought(server):
         ("<think>Hm</think>  ", "Hm", None),
     ],
 )
-def test_a_thought_inside_the_text(server, content, thought, answer):
+def test_thinking_inside_the_text(server, content, thinking, answer):
     server.default = stream(*({"content": character} for character in content), finish="length")
-    [reply] = ask(server)
-    assert (reply.thought, reply.answer, reply.finish) == (thought, answer, Finish.LENGTH)
-    assert reply.mode is (Mode.NO_THINK if thought is None else Mode.THINK)
+    [response] = ask(server)
+    assert (response.thinking, response.answer, response.finish) == (thinking, answer, Finish.LENGTH)
+    assert response.mode is (Mode.NO_THINK if thinking is None else Mode.THINK)
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "finish", "thought", "answer"),
+    ("content", "mode", "finish", "thinking", "answer"),
     [
         ("Alright, one and", None, "length", "Alright, one and", None),
         ("Alright, one and", Mode.THINK, "length", "Alright, one and", None),
-        ("2", Mode.NO_THINK, "stop", None, "2"),  # that prompt's thought is closed
+        ("2", Mode.NO_THINK, "stop", None, "2"),  # that prompt's thinking is closed
+        ("2, as </think> says", Mode.NO_THINK, "stop", None, "2, as </think> says"),
         ("Hm</think>2", None, "stop", "Hm", "2"),
     ],
 )
-def test_what_never_closes_is_a_thought_where_the_prompt_opened_it(server, content, mode, finish, thought, answer):
+def test_what_never_closes_is_thinking_where_the_prompt_opened_it(server, content, mode, finish, thinking, answer):
     server.default = stream({"content": content}, finish=finish)
-    [reply] = ask(server, Question("?", mode, 9), inline_thoughts=True, switch=Switch.ENABLE_THINKING)
-    assert (reply.thought, reply.answer) == (thought, answer)
+    [response] = ask(server, Question("?", mode, 9), inline_thinking=True, switch=Switch.ENABLE_THINKING)
+    assert (response.thinking, response.answer) == (thinking, answer)
     assert server.calls[0].body["skip_special_tokens"] is False  # else a server may take the markers away
 
 
-def test_a_thought_of_which_only_the_tokens_are_told(server):
+def test_thinking_of_which_only_the_tokens_are_reported(server):
     details = {"completion_tokens": 40, "prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 32}}
     server.default = stream({"content": "2"}, usage=details)
-    [reply] = ask(server)
-    assert reply == Reply("", "2", Finish.STOP, 40, 32, 3)
-    assert reply.mode is Mode.THINK
+    [response] = ask(server)
+    assert response == ChatResponse("", "2", Finish.STOP, 40, 32, 3)
+    assert response.mode is Mode.THINK
     none = {**details, "completion_tokens_details": {"reasoning_tokens": 0}}
     server.default = stream({"content": "2"}, usage=none)
-    assert ask(server) == [Reply(None, "2", Finish.STOP, 40, 0, 3)]
+    assert ask(server) == [ChatResponse(None, "2", Finish.STOP, 40, 0, 3)]
     server.default = stream({"content": "2", "reasoning": "Hm"}, usage=none)  # always 0 there: it says nothing
-    assert ask(server) == [Reply("Hm", "2", Finish.STOP, 40, None, 3)]
+    assert ask(server) == [ChatResponse("Hm", "2", Finish.STOP, 40, None, 3)]
 
 
-def test_a_cut_thought_has_no_answer(server):
+def test_cut_thinking_has_no_answer(server):
     server.default = stream({"reasoning_content": "Hm, one"}, finish="length")
-    assert ask(server) == [Reply("Hm, one", None, Finish.LENGTH, 7, None, 11)]
+    assert ask(server) == [ChatResponse("Hm, one", None, Finish.LENGTH, 7, None, 11)]
     hidden = {"completion_tokens": 64, "prompt_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 64}}
     server.default = stream(finish="length", usage=hidden)
-    assert ask(server) == [Reply("", None, Finish.LENGTH, 64, 64, 3)]
+    assert ask(server) == [ChatResponse("", None, Finish.LENGTH, 64, 64, 3)]
 
 
 def test_refusals_of_openai(server):
     server.default = stream({"refusal": "I cannot "}, {"refusal": "help."})
-    [reply] = ask(server)
-    assert (reply.answer, reply.refused, reply.thought) == ("I cannot help.", True, None)
+    [response] = ask(server)
+    assert (response.answer, response.refused, response.thinking) == ("I cannot help.", True, None)
     server.default = stream({"content": "As"}, finish="content_filter")
-    assert [(reply.answer, reply.refused) for reply in ask(server)] == [("As", True)]
+    assert [(response.answer, response.refused) for response in ask(server)] == [("As", True)]
 
 
-def test_missing_usage_is_estimated_and_says_so(server):
+def test_missing_usage_is_estimated_and_marked(server):
     server.default = stream({"reasoning": "abcdefgh"}, {"content": "ijk"}, usage=None)
-    [reply] = ask(server)
-    assert reply == Reply("abcdefgh", "ijk", Finish.STOP, 3, None, None, tokens_estimated=True)  # 11 characters
-    assert cost(reply, Prices(1.0, 2.0)) is None
+    [response] = ask(server)
+    assert response == ChatResponse(
+        "abcdefgh", "ijk", Finish.STOP, 3, None, None, tokens_estimated=True
+    )  # 11 characters
+    assert compute_cost(response, Prices(1.0, 2.0)) is None
 
 
 def test_a_server_that_knows_no_streams(server):
     message = {"role": "assistant", "content": "2", "reasoning_content": "Hm", "refusal": None}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     server.default = (200, {}, json.dumps({"object": "chat.completion", "choices": choices, "usage": USAGE}).encode())
-    assert ask(server) == [Reply("Hm", "2", Finish.STOP, 7, None, 11)]
+    assert ask(server) == [ChatResponse("Hm", "2", Finish.STOP, 7, None, 11)]
     content = [{"type": "thinking", "thinking": "Hm", "signature": "x"}, {"type": "text", "text": "2"}]
     whole = {"type": "message", "role": "assistant", "content": content, "stop_reason": "end_turn"}
     server.default = (200, {}, json.dumps({**whole, "usage": {"input_tokens": 4, "output_tokens": 9}}).encode())
-    assert ask_claude(server) == [Reply("Hm", "2", Finish.STOP, 9, None, 4)]
+    assert ask_claude(server) == [ChatResponse("Hm", "2", Finish.STOP, 9, None, 4)]
 
 
-def test_a_thought_of_anthropics(server):
+def test_thinking_of_anthropics(server):
     server.default = list(claude(thinking("Hm, ", "2."), text("It is ", "2")))
-    assert ask_claude(server) == [Reply("Hm, 2.", "It is 2", Finish.STOP, 15, None, 30)]
+    assert ask_claude(server) == [ChatResponse("Hm, 2.", "It is 2", Finish.STOP, 15, None, 30)]
 
 
 def test_counts_of_anthropics(server):
     server.default = list(claude(text("12345"), usage={"input_tokens": 7, "output_tokens": 20}))
-    [reply] = ask_claude(server)
-    assert (reply.tokens, reply.prompt_tokens, reply.tokens_estimated) == (20, 7, False)
+    [response] = ask_claude(server)
+    assert (response.tokens, response.prompt_tokens, response.tokens_estimated) == (20, 7, False)
     server.default = list(claude(text("12345"), usage={"server_tool_use": None}))
-    [reply] = ask_claude(server)
-    assert (reply.tokens, reply.prompt_tokens, reply.tokens_estimated) == (2, 30, True)  # not the 1 of the start
+    [response] = ask_claude(server)
+    assert (response.tokens, response.prompt_tokens, response.tokens_estimated) == (
+        2,
+        30,
+        True,
+    )  # not the 1 of the start
 
 
-def test_a_withheld_thought_of_anthropics(server):
+def test_a_withheld_thinking_of_anthropics(server):
     for block in ([{"type": "redacted_thinking", "data": "EmwK"}], thinking()):  # thinking(): display omitted
         server.default = list(claude(block, text("2")))
-        [reply] = ask_claude(server)
-        assert (reply.thought, reply.answer, reply.mode) == ("", "2", Mode.THINK)
+        [response] = ask_claude(server)
+        assert (response.thinking, response.answer, response.mode) == ("", "2", Mode.THINK)
 
 
 @pytest.mark.parametrize(
-    ("blocks", "stop", "thought", "answer", "finish", "refusal"),
+    ("blocks", "stop", "thinking", "answer", "finish", "refusal"),
     [
         ([thinking("Hm")], "max_tokens", "Hm", None, Finish.LENGTH, False),
         ([text("1 and")], "model_context_window_exceeded", None, "1 and", Finish.LENGTH, False),
@@ -343,18 +350,23 @@ def test_a_withheld_thought_of_anthropics(server):
         ([text("2")], "stop_sequence", None, "2", Finish.STOP, False),
     ],
 )
-def test_stop_reasons_of_anthropics(server, blocks, stop, thought, answer, finish, refusal):
+def test_stop_reasons_of_anthropics(server, blocks, stop, thinking, answer, finish, refusal):
     server.default = list(claude(*blocks, stop=stop))
-    [reply] = ask_claude(server)
-    assert (reply.thought, reply.answer, reply.finish, reply.refused) == (thought, answer, finish, refusal)
+    [response] = ask_claude(server)
+    assert (response.thinking, response.answer, response.finish, response.refused) == (
+        thinking,
+        answer,
+        finish,
+        refusal,
+    )
 
 
 @pytest.mark.parametrize(
-    ("dialect", "plan", "said"),
+    ("dialect", "plan", "message"),
     [
         ("openai", stream(finish="tool_calls"), "finish_reason 'tool_calls'"),
         ("anthropic", list(claude(stop="pause_turn")), "stop_reason 'pause_turn'"),
-        ("openai", list(claude(text("2"))), "nothing of the dialect 'openai'"),
+        ("openai", list(claude(text("2"))), "no event of the dialect 'openai'"),
         ("anthropic", stream({"content": "2"}), r"no message of Anthropic's API: type Field required"),
         ("openai", [b"data: {oops\n\n"], "no chat completion: Invalid JSON"),
         ("openai", [event(delta(content=["a", "list"]))], r"choices\.0\.delta\.content Input should be a valid string"),
@@ -362,9 +374,9 @@ def test_stop_reasons_of_anthropics(server, blocks, stop, thought, answer, finis
         ("openai", (200, {"Content-Type": "text/html"}, b"<html>Hello</html>"), "no chat completion: Invalid JSON"),
     ],
 )
-def test_an_answer_in_another_form_is_said(server, dialect, plan, said):
+def test_an_answer_in_another_form_is_reported(server, dialect, plan, message):
     server.default = plan
-    refused(server, said, dialect=Dialect(dialect))
+    refused(server, message, dialect=Dialect(dialect))
 
 
 # The stream
@@ -377,7 +389,7 @@ def test_the_cuts_between_pieces_of_a_stream_do_not_matter(server, ending):
         b": keep-alive\n\n" + b"".join(text_event(chunk) + b": OPENROUTER PROCESSING\n\n" for chunk in chunks) + DONE
     )
     whole = whole.replace(b"\n", ending)
-    expected = [Reply("Hm… δ → 🤔", "答え is 2", Finish.STOP, 7, None, 11)]
+    expected = [ChatResponse("Hm… δ → 🤔", "答え is 2", Finish.STOP, 7, None, 11)]
     for size in (1, 2, 3, 7, 64, len(whole)):
         server.default = [whole[start : start + size] for start in range(0, len(whole), size)]
         assert ask(server) == expected
@@ -385,7 +397,7 @@ def test_the_cuts_between_pieces_of_a_stream_do_not_matter(server, ending):
 
 def test_the_end_of_the_stream_need_not_be_waited_for(server):
     server.default = [*stream({"content": "2"}), HANG]
-    assert [reply.answer for reply in ask(server)] == ["2"]
+    assert [response.answer for response in ask(server)] == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -407,26 +419,26 @@ def test_the_end_of_the_stream_need_not_be_waited_for(server):
         (529, {}, b""),
     ],
 )
-def test_what_passes_is_tried_again(server, plan):
+def test_what_is_transient_is_tried_again(server, plan):
     server.plans += [plan] * (web.ATTEMPTS - 1)
-    assert ask(server) == [Reply(None, "2", Finish.STOP, 7, None, 11)]
+    assert ask(server) == [ChatResponse(None, "2", Finish.STOP, 7, None, 11)]
     assert len(server.calls) == web.ATTEMPTS
 
 
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error"])
-def test_anthropics_passing_errors_in_mid_stream_are_tried_again(server, kind):
+def test_anthropics_transient_errors_in_mid_stream_are_tried_again(server, kind):
     fault = event({"type": "error", "error": {"type": kind, "message": "Overloaded"}}, "error")
     begun = list(claude(thinking("Hm"), text("wro")))[:6]
     server.default = list(claude(text("2")))
     server.plans += [[*begun, fault], [*begun, CUT], begun, list(claude(text("2")))[:-1]]
-    assert [(reply.thought, reply.answer) for reply in ask_claude(server)] == [(None, "2")]
+    assert [(response.thinking, response.answer) for response in ask_claude(server)] == [(None, "2")]
     assert len(server.calls) == 5
 
 
-def test_a_wish_to_wait_is_granted(server, monkeypatch):
+def test_retry_after_is_honoured(server, monkeypatch):
     waits = []
-    pause = client.pause
-    monkeypatch.setattr(client, "pause", lambda state: waits.append(pause(state)) or 0.0)
+    choose_wait = client.choose_wait
+    monkeypatch.setattr(client, "choose_wait", lambda state: waits.append(choose_wait(state)) or 0.0)
     server.plans += [(429, {"Retry-After": "7"}, b""), (503, {"Retry-After": "99999"}, b""), (429, {}, b"")]
     ask(server)
     assert waits == [7.0, web.LONGEST_WAIT, 0.0]
@@ -436,23 +448,23 @@ def test_a_wish_to_wait_is_granted(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
-        ((500, {}, b'{"error": {"message": "as asked"}}'), "answered 500: as asked; try again later"),
-        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; ask fewer questions at once"),
+        ((500, {}, b'{"error": {"message": "as requested"}}'), "answered 500: as requested; try again later"),
+        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; send fewer questions at once"),
         ([CUT], r"no answer from .*/v1/chat/completions \(RemoteProtocolError"),
         (stream({"content": "2"})[:-1], "the stream was cut before its end; try again later"),
         ([event({"error": {"message": "busy"}})], "/v1/chat/completions: busy; try again later"),
     ],
 )
-def test_what_should_pass_and_does_not_is_said_after_all_attempts(server, plan, said):
+def test_transient_errors_that_last_are_reported_after_all_attempts(server, plan, message):
     server.default = plan
-    refused(server, said)
+    refused(server, message)
     assert len(server.calls) == web.ATTEMPTS
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         (
             (404, {}, b'{"error": {"message": "The model `m` does not exist", "code": "model_not_found"}}'),
@@ -466,16 +478,16 @@ def test_what_should_pass_and_does_not_is_said_after_all_attempts(server, plan, 
         ((402, {}, b'{"error": {"message": "Insufficient credits", "code": 402}}'), "the account has no credit"),
         ((422, {}, b'{"detail": [{"loc": ["body"]}]}'), r"answered 422: .*body"),
         ((405, {}, b"<html>\n<h1>Not\nallowed</h1>"), "answered 405: <html> <h1>Not allowed</h1>"),
-        ((404, {}, b""), "answered 404: nothing more"),
+        ((404, {}, b""), "answered 404: no message"),
         ((308, {"Location": "https://h/v2"}, b""), "give the URL that it points to: https://h/v2"),
         ([event({"error": {"message": "Too\nlong" + 999 * "!", "code": 400}})], r"completions: Too long!{192}; see"),
         ([event({"error": {"message": "Bad", "type": "invalid_request_error", "code": "context"}})], "Bad"),
         ([event({"error": {"message": "No money", "type": "insufficient_quota"}})], "No money"),
     ],
 )
-def test_a_refusal_is_not_tried_again_and_is_said_in_the_servers_words(server, plan, said):
+def test_a_refusal_is_not_tried_again_and_is_reported_in_the_servers_words(server, plan, message):
     server.default = plan
-    refused(server, said)
+    refused(server, message)
     assert len(server.calls) == 1
 
 
@@ -485,13 +497,15 @@ def test_a_refusal_of_anthropics_in_mid_stream(server):
     assert len(server.calls) == 1
 
 
-def test_keys_are_sent_but_never_said(server, monkeypatch):
+def test_keys_are_sent_but_never_shown(server, monkeypatch):
     echo = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}}).encode()
     server.default = (401, {}, echo)
     assert "there is no key: set OPENAI_API_KEY" in refused(server, "answered 401")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    said = refused(server, "answered 401: Incorrect API key provided: OPENAI_API_KEY.; check the key in OPENAI_API_KEY")
-    assert KEY not in said
+    message = refused(
+        server, "answered 401: Incorrect API key provided: OPENAI_API_KEY.; check the key in OPENAI_API_KEY"
+    )
+    assert KEY not in message
     assert server.calls[-1].headers["Authorization"] == f"Bearer {KEY}"
     server.default = [event({"error": {"message": f"bad {KEY}", "code": 401}})]
     assert KEY not in refused(server, "bad OPENAI_API_KEY")
@@ -503,12 +517,12 @@ def test_keys_are_sent_but_never_said(server, monkeypatch):
     ask(server, key_variable="MY_KEY")
     assert server.calls[-1].headers["Authorization"] == "Bearer another"
     monkeypatch.setenv("MY_KEY", "two\nlines")
-    with pytest.raises(UserError, match="the key in MY_KEY has characters that no key has") as caught:
+    with pytest.raises(UserError, match="the key in MY_KEY has characters that a header cannot carry") as caught:
         ask(server, key_variable="MY_KEY")
     assert "two" not in str(caught.value)
 
 
-def test_nobody_at_the_endpoint_is_said(monkeypatch):
+def test_nobody_at_the_endpoint_is_reported(monkeypatch):
     monkeypatch.setattr(web, "BACKOFF", wait_none())
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -533,13 +547,13 @@ def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypat
         while not server.released.wait(0.02):
             yield b": keep-alive\n\n"
 
-    monkeypatch.setattr(client, "LONGEST_REPLY_SECONDS", 0.3)
+    monkeypatch.setattr(client, "RESPONSE_TIMEOUT_SECONDS", 0.3)
     server.default = lambda body: comments()
     refused(server, "had not ended after 0 s; lower its cap of 64 tokens")
     assert len(server.calls) <= 1  # not tried again; on a busy machine the time may have gone before it was asked
 
 
-# Answers in the field of thoughts
+# Answers in the field of the thinking
 
 
 def misplaced(prompt="lost"):
@@ -547,14 +561,14 @@ def misplaced(prompt="lost"):
 
 
 @pytest.mark.parametrize("mode", [Mode.NO_THINK, None])
-def test_answers_that_all_come_as_thoughts_are_noticed(server, mode):
+def test_answers_that_all_come_as_thinking_are_noticed(server, mode):
     server.default = misplaced()
     arrived = []
     endpoint = Endpoint(url=server.url, model="m", switch=Switch.ENABLE_THINKING, concurrency=2)
     with pytest.raises(
-        UserError, match=r"finished [1-4] replies with a thought and none with an answer: its reasoning parser"
+        UserError, match=r"finished [1-4] responses with thinking and none with an answer: its reasoning parser"
     ):
-        ask_all(endpoint, [Question("?", mode, 9)] * 50, lambda *reply: arrived.append(reply))
+        ask_all(endpoint, [Question("?", mode, 9)] * 50, lambda *response: arrived.append(response))
     assert arrived == []
     assert len(server.calls) <= 5  # long before all are paid for
 
@@ -562,14 +576,14 @@ def test_answers_that_all_come_as_thoughts_are_noticed(server, mode):
 @pytest.mark.parametrize("mode", [Mode.THINK, None])
 def test_a_server_that_takes_the_markers_away_is_noticed(server, mode):
     server.default = stream({"content": "Alright, 1+1=2. 2"})
-    said = "finished 3 replies with a thought and none with an answer: no thought was closed; the server may leave"
-    refused(server, said, *[Question("?", mode, 9)] * 3, inline_thoughts=True, switch=Switch.ENABLE_THINKING)
+    message = "finished 3 responses with thinking and none with an answer: no thinking was closed; the server may drop"
+    refused(server, message, *[Question("?", mode, 9)] * 3, inline_thinking=True, switch=Switch.ENABLE_THINKING)
 
 
 def test_one_answer_in_the_right_field_clears_the_others_of_its_mode(server):
     server.plans += [misplaced("first"), stream({"content": "2"}), misplaced("third")]
-    replies = ask(server, *[Question("?", Mode.NO_THINK, 9)] * 3, switch=Switch.ENABLE_THINKING, concurrency=1)
-    assert [(reply.thought, reply.answer) for reply in replies] == [
+    responses = ask(server, *[Question("?", Mode.NO_THINK, 9)] * 3, switch=Switch.ENABLE_THINKING, concurrency=1)
+    assert [(response.thinking, response.answer) for response in responses] == [
         ("The answer, first", None),
         (None, "2"),
         ("The answer, third", None),
@@ -579,7 +593,7 @@ def test_one_answer_in_the_right_field_clears_the_others_of_its_mode(server):
 def test_an_answer_of_another_mode_clears_nothing(server):
     server.plans += [stream({"reasoning": "Hm"}, {"content": "2"}), misplaced()]
     questions = [Question("?", Mode.THINK, 9), Question("?", Mode.NO_THINK, 9)]
-    refused(server, "finished 1 replies with a thought", *questions, switch=Switch.ENABLE_THINKING, concurrency=1)
+    refused(server, "finished 1 responses with thinking", *questions, switch=Switch.ENABLE_THINKING, concurrency=1)
 
 
 @pytest.mark.parametrize(
@@ -590,16 +604,16 @@ def test_an_answer_of_another_mode_clears_nothing(server):
         (None, {"switch": Switch.REASONING}),
     ],
 )
-def test_where_thoughts_are_surely_thoughts_one_without_an_answer_is_a_reply(server, mode, settings):
+def test_where_thinking_is_certain_a_response_may_have_no_answer(server, mode, settings):
     server.default = misplaced()
-    [reply] = ask(server, Question("?", mode, 9), **settings)
-    assert (reply.thought, reply.answer, reply.finish) == ("The answer, lost", None, Finish.STOP)
+    [response] = ask(server, Question("?", mode, 9), **settings)
+    assert (response.thinking, response.answer, response.finish) == ("The answer, lost", None, Finish.STOP)
 
 
 # Many questions
 
 
-def test_questions_are_taken_as_they_are_asked_and_at_most_so_many_at_once(server):
+def test_questions_are_taken_as_they_are_sent_and_at_most_so_many_at_once(server):
     taken, done, most = 0, [], 0
 
     def questions():
@@ -616,7 +630,9 @@ def test_questions_are_taken_as_they_are_asked_and_at_most_so_many_at_once(serve
 
     server.default = answer
     endpoint = Endpoint(url=server.url, model="m", concurrency=4)
-    ask_all(endpoint, questions(), lambda place, question, reply: done.append((place, question.prompt, reply.answer)))
+    ask_all(
+        endpoint, questions(), lambda index, question, response: done.append((index, question.prompt, response.answer))
+    )
     assert sorted(done) == [(number, f"{number}", f"{number}") for number in range(60)]
     assert most <= 4
     assert 1 < server.most_together <= 4
@@ -628,7 +644,7 @@ def test_what_came_before_a_refusal_has_been_handed_over(server):
     answers = []
     endpoint = Endpoint(url=server.url, model="m", concurrency=1)
     with pytest.raises(UserError, match="gone"):
-        ask_all(endpoint, [PLAIN] * 100, lambda place, question, reply: answers.append((place, reply.answer)))
+        ask_all(endpoint, [PLAIN] * 100, lambda index, question, response: answers.append((index, response.answer)))
     assert answers == [(number, str(number)) for number in range(5)]
     assert len(server.calls) == 6
 
@@ -639,7 +655,7 @@ def test_one_refusal_ends_calls_that_still_run(server):
 
 
 def test_an_error_of_the_caller_goes_through(server):
-    def full(place, question, reply):
+    def full(index, question, response):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -659,20 +675,20 @@ def test_no_questions_are_no_calls(server):
 
 
 def test_memory_does_not_grow_with_the_number_of_questions(server):
-    def live_replies(number):
+    def live_responses(number):
         held = []
 
-        def count(place, question, reply):
-            if place == number - 1:
+        def count(index, question, response):
+            if index == number - 1:
                 gc.collect()
-                held.append(sum(type(thing) in (Reply, Question) for thing in gc.get_objects()))
+                held.append(sum(type(thing) in (ChatResponse, Question) for thing in gc.get_objects()))
 
         ask_all(
             Endpoint(url=server.url, model="m", concurrency=2), (Question("?", None, n) for n in range(number)), count
         )
         return held[0]
 
-    assert 1 <= live_replies(100) <= live_replies(10) + 2
+    assert 1 <= live_responses(100) <= live_responses(10) + 2
 
 
 PROGRAM = """
@@ -689,13 +705,13 @@ def test_an_interrupt_leaves_nothing_hanging(server):
     try:
         wait_until(lambda: server.together == 8 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
+        _, message = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert server.most_together == 8
     assert process.returncode in (-signal.SIGINT, 130, 1)
-    assert said.rstrip().endswith("KeyboardInterrupt")
-    assert "never retrieved" not in said
+    assert message.rstrip().endswith("KeyboardInterrupt")
+    assert "never retrieved" not in message
 
 
 def test_chat_loads_neither_torch_nor_transformers():
@@ -708,9 +724,11 @@ def test_chat_loads_neither_torch_nor_transformers():
 
 
 def test_costs():
-    reply = Reply("Hm", "2", Finish.STOP, 2_000, None, 500)
-    assert cost(reply, Prices(input=3.0, output=15.0)) == pytest.approx(0.0315)  # 0.0015 + 0.03
-    assert cost(reply, Prices(input=0.0, output=0.0)) == 0
-    assert cost(reply, Prices(output=15.0)) is None
-    assert cost(Reply(None, "2", Finish.STOP, 9, None, None), Prices(1.0, 1.0)) is None
-    assert cost(Reply(None, "2", Finish.STOP, 9, None, 9, tokens_estimated=True), Prices(1.0, 1.0)) is None
+    response = ChatResponse("Hm", "2", Finish.STOP, 2_000, None, 500)
+    assert compute_cost(response, Prices(input=3.0, output=15.0)) == pytest.approx(0.0315)  # 0.0015 + 0.03
+    assert compute_cost(response, Prices(input=0.0, output=0.0)) == 0
+    assert compute_cost(response, Prices(output=15.0)) is None
+    assert compute_cost(ChatResponse(None, "2", Finish.STOP, 9, None, None), Prices(1.0, 1.0)) is None
+    assert (
+        compute_cost(ChatResponse(None, "2", Finish.STOP, 9, None, 9, tokens_estimated=True), Prices(1.0, 1.0)) is None
+    )

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from adaptthink import checkpoint
-from adaptthink.checkpoint import MANIFEST, MODEL, OPTIMIZER, find_fault, load_checkpoint, save_checkpoint
+from adaptthink.training import checkpoint
+from adaptthink.training.checkpoint import MANIFEST, MODEL, OPTIMIZER, find_fault, load_checkpoint, save_checkpoint
 
 
 def make(seed):

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import checks, make_problem
-from adaptthink.tasks.checks import build_index, check_problems, nearest
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sources import Purpose, Reading, every_problem
+from adaptthink.problems import checks, make_problem
+from adaptthink.problems.checks import build_index, check_problems, find_nearest
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sources import Purpose, Reading, read_every_problem
 
 LONG = "A farmer has twelve hens and each of them lays three eggs a day so how many eggs are there in a week?"
 
@@ -30,14 +30,14 @@ def test_counts():
         problem("Else?", "5"),
     ]
     check = check_problems("p", rows)
-    assert (check.num_rows, check.num_bad, check.num_unreadable) == (9, 1, 1)
+    assert (check.num_rows, check.num_bad, check.num_unparsable) == (9, 1, 1)
     assert (check.num_repeats, check.num_contradictions) == (3, 1)
-    assert check.num_kept == 6  # all but the first repeat, the bad row and the unreadable gold
+    assert check.num_kept == 6  # all but the first repeat, the bad row and the unparsable reference answer
     assert check.levels == {"2": 3, "10": 1, "stem": 1, "none": 1}
     assert list(check.levels) == ["2", "10", "stem", "none"]
     assert check.kinds == {"choice": 1, "math": 5}
     assert check.bad_rows == ("p, line 5: no",)
-    assert check.unreadable == ("' ' of 'Unknown?'",)
+    assert check.unparsable == ("' ' of 'Unknown?'",)
     assert check.leaks == ()
 
 
@@ -60,7 +60,7 @@ def test_counts_do_not_depend_on_batches(monkeypatch, batch):
         (" ".join(LONG.split()[:14]), 1, False),  # its beginning
         (LONG.replace("hens", "geese"), 11 / 16, False),  # 23 words are 16 runs of 8; five hold the fifth word
         ("A farmer has twelve hens.", None, False),  # shorter than a run, and not the whole
-        ("How many eggs are there in a week?", None, False),  # one run, which it shares: too little to say
+        ("How many eggs are there in a week?", None, False),  # one run, which it shares: too few to decide
         (
             "Find the sum of all whole numbers below one hundred that seven divides, and give it as a number.",
             None,
@@ -70,7 +70,7 @@ def test_counts_do_not_depend_on_batches(monkeypatch, batch):
 )
 def test_near_duplicates(prompt, share, exact):
     index = build_index("other", ["Is it so?", LONG])
-    match = nearest(index, prompt)
+    match = find_nearest(index, prompt)
     if share is None:
         assert match is None
     else:
@@ -80,17 +80,17 @@ def test_near_duplicates(prompt, share, exact):
 
 def test_short_prompts_are_near_only_as_a_whole():
     index = build_index("other", ["What is 2 + 3?"])
-    assert nearest(index, "What is 2 * 3") is not None  # signs are no words: better to be looked at than missed
-    assert nearest(index, "What is 2 + 4?") is None
+    assert find_nearest(index, "What is 2 * 3") is not None  # signs are no words: better to be looked at than missed
+    assert find_nearest(index, "What is 2 + 4?") is None
 
 
 def test_boilerplate_is_no_leak():
-    """What more than ten problems of a set begin with says nothing about any of them."""
+    """What more than ten problems of a set begin with is no evidence about any of them."""
     opening = "For which of these two scenarios does the main character do something clearly wrong, in your opinion"
     many = [f"{opening}: scenario {n}?" for n in range(12)]
-    assert nearest(build_index("other", many[:10]), f"{opening}: or none?") is not None
-    assert nearest(build_index("other", many), f"{opening}: or none?") is None
-    assert nearest(build_index("other", many), many[3].replace(":", ";")).number == 3
+    assert find_nearest(build_index("other", many[:10]), f"{opening}: or none?") is not None
+    assert find_nearest(build_index("other", many), f"{opening}: or none?") is None
+    assert find_nearest(build_index("other", many), many[3].replace(":", ";")).number == 3
 
 
 def test_leaks_are_counted_on_both_sides():
@@ -108,7 +108,7 @@ def test_leaks_are_counted_on_both_sides():
 
 def prompts_of(name, data_folder):
     reading = Reading(data=data_folder, instruction="")
-    return [row.prompt for row in every_problem(name, Purpose.CHECK, per_level=1, seed=0, reading=reading)]
+    return [row.prompt for row in read_every_problem(name, Purpose.CHECK, per_level=1, seed=0, reading=reading)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def prompts_of(name, data_folder):
 )
 def test_leaks_between_real_sets(data_folder, name, against, exact, near):
     index = build_index(against, prompts_of(against, data_folder))
-    matches = [nearest(index, prompt) for prompt in prompts_of(name, data_folder)]
+    matches = [find_nearest(index, prompt) for prompt in prompts_of(name, data_folder)]
     assert sum(match.exact for match in matches if match) == exact
     assert sum(not match.exact for match in matches if match) == near
 
@@ -149,7 +149,7 @@ def test_planted_leaks_are_found(data_folder, way, found):
     rng = random.Random(0)
     prompts = prompts_of("gsm8k:test", data_folder)[:300]
     index = build_index("gsm8k:test", prompts)
-    matches = [nearest(index, changed(prompt, way, rng)) for prompt in prompts]
+    matches = [find_nearest(index, changed(prompt, way, rng)) for prompt in prompts]
     right = sum(match is not None and match.number == number for number, match in enumerate(matches))
     assert right / len(prompts) >= found
     assert sum(match is not None for match in matches) == right

@@ -9,14 +9,34 @@ import tomllib
 
 import pytest
 from patience import PATIENCE
+from rich.cells import cell_len
 from transformers import Qwen2Tokenizer
 
-from adaptthink import cli, commands, jobs
-from adaptthink.config import COMMANDS, RECIPES, EvaluateConfig, TrainConfig, resolve
+from adaptthink.cli import app as cli
+from adaptthink.cli import commands, jobs
+from adaptthink.config.chat import ChatConfig
+from adaptthink.config.groups import GROUPS
+from adaptthink.config.resolve import known_recipes, resolve
+from adaptthink.config.schema import (
+    PLANNED,
+    EvaluateConfig,
+    PresampleConfig,
+    ServeConfig,
+    TrainConfig,
+    VerlConfig,
+)
 from adaptthink.models.make_tiny import make_model
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
+SETTINGS = {  # of each command, as flags
+    "presample": PresampleConfig.model_fields,
+    "train": VerlConfig.model_fields,
+    "plan": {key: VerlConfig.model_fields[key] for key in PLANNED},
+    "evaluate": EvaluateConfig.model_fields | ChatConfig.model_fields,
+    "calibrate": EvaluateConfig.model_fields,
+    "serve": ServeConfig.model_fields,
+}
 GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
 
 
@@ -122,32 +142,49 @@ def test_help_names_every_command(run, args):
     assert "adaptthink demo" in out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SETTINGS)
 def test_help_shows_every_setting_with_its_default(run, command):
-    status, out, _ = run("train" if command == "verl" else command, "--help")
+    status, out, _ = run(command, "--help")
     assert status == 0
     lines = out.splitlines()
-    for name, field in COMMANDS[command].model_fields.items():
-        (line,) = [line for line in lines if f"--{name.replace('_', '-')} " in line]
-        assert field.default is None or f"[default: {field.default}]" in line
+    for name, field in SETTINGS[command].items():
+        found = [line for line in lines if f"--{name.replace('_', '-')} " in line]
+        if name == "model" and command in ("evaluate", "calibrate", "serve"):
+            assert found == []  # it is an argument
+            continue
+        (line,) = found
+        assert field.default in (None, ()) or field.is_required() or f"[default: {field.default}]" in line
         assert field.description in line
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_help_is_in_groups_and_reads_well_on_80_columns(monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = process("-m", "adaptthink", command, "--help").stdout.splitlines()
+    titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
+    settings = [title for title in GROUPS if set(GROUPS[title]) & set(SETTINGS[command]) - {"model"}]
+    assert [title for title in titles if title not in ("Arguments", "Parameters")] == settings
+    assert titles.index("Main settings") == 1 + ("Arguments" in titles)
+    assert max(map(cell_len, lines)) <= 80
+    for name in SETTINGS[command].keys() - {"model"}:  # no name is cut in two
+        assert f"--{name.replace('_', '-')}" in {word for line in lines for word in line.split()}
 
 
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("demo", ["--output PATH", "[default: runs/demo]", "('toy_cpu',)", "[default: the recipe's, else 0]"]),
+        ("demo", ["--output PATH", "[default: runs/demo]", "[default: toy_cpu]", "[default: the recipe's, else 0]"]),
         ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
-        ("evaluate", ["MODEL", "('auto', 'think', 'no_think')", "--output PATH", "--reference PATH", "--delta FLOAT"]),
+        ("evaluate", ["MODEL", "[default: auto think no_think]", "--difficulty-from PATH", "--delta FLOAT"]),
         ("compare", ["ROWS", "--force", "--markdown PATH"]),
         (
             "calibrate",
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
-        ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-opener STR"]),
+        ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-start STR"]),
         ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
-        ("doctor", ["MODEL", "--think-opener STR", "[default: Alright]"]),
+        ("doctor", ["MODEL", "--think-start STR", "[default: Alright]"]),
         ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
     ],
 )
@@ -175,7 +212,7 @@ def test_version_is_our_own(run, args):
 
 @pytest.mark.parametrize(
     "program",
-    ["import adaptthink, adaptthink.cli", "import runpy; runpy.run_module('adaptthink', run_name='__main__')"],
+    ["import adaptthink, adaptthink.cli.app", "import runpy; runpy.run_module('adaptthink', run_name='__main__')"],
 )
 def test_import_and_help_load_nothing_heavy(program):
     code = (
@@ -192,7 +229,7 @@ def test_import_and_help_load_nothing_heavy(program):
 def test_checking_settings_loads_no_torch():
     code = (
         "import sys; sys.argv = ['adaptthink', 'train', 'toy_cpu', '--dry-run']\n"
-        "from adaptthink.cli import main\n"
+        "from adaptthink.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
     )
@@ -235,9 +272,61 @@ def test_as_a_process():
             "evaluate takes its model as an argument, not as --model: adaptthink evaluate MODEL",
         ),
         (
+            "calibrate tiny --chat http://a",
+            "--chat has no effect in calibrate: it is a setting of evaluate; leave it out",
+        ),
+        ("demo --steps 3", "--steps has no effect in demo: it is a setting of train; leave it out"),
+        (
+            "plan --gpus 8xH100 --no-force-think-start",
+            "--no-force-think-start has no effect in plan: it is a setting of train; leave it out",
+        ),
+        (
+            "serve tiny --nodes 2",
+            "--nodes has no effect in serve: it is a setting of train --backend verl; leave it out",
+        ),
+        ("train --nodes 2", "nodes has no effect: it is for --backend verl; give that too, or leave it out"),
+        (
+            "train --verl-python python3",
+            "--verl-python has no effect: it is for --backend verl; give that too, or leave it out",
+        ),
+        (
+            "plan --gpus H100 --offload",
+            "offload has no effect: it is for verl, which a training on one device does not need; give --gpus more "
+            "than one, or leave it out",
+        ),
+        (
+            "plan --gpus 8xH100 --engine vllm",
+            "engine has no effect: verl generates with a vLLM of its own; leave it out",
+        ),
+        (
+            "evaluate tiny --problems-per-level 3 --problems gsm8k",
+            "problems_per_level has no effect: it is for problems of arithmetic or reasoning_gym, not for 'gsm8k'; "
+            "leave it out",
+        ),
+        (
+            "presample --fields prompt=q",
+            "fields has no effect: it is for problems of a file, not for 'arithmetic'; leave it out",
+        ),
+        (
+            "data check arithmetic --against reasoning_gym:chain_sum --data .",
+            "data has no effect: it is for problems of a named set, not for 'arithmetic'; leave it out",
+        ),
+        (
+            "data show gsm8k --fields prompt=q",
+            "fields has no effect: it is for problems of a file, not for 'gsm8k'; leave it out",
+        ),
+        (
+            "demo --recipe evaluated.toml",
+            "evaluated.toml: device has no effect: the demo evaluates the model that it trains, with the engine of the "
+            "training; leave it out of [evaluate]",
+        ),
+        (
+            "train toy_cpu --recipe toy_cpu",
+            "'toy_cpu' is left over: name all recipes together, first or after --recipe",
+        ),
+        (
             "train nowhere",
-            "no recipe 'nowhere': give the path of a TOML file or one of: "
-            + ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml"))),
+            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(known_recipes()),
         ),
         ("serve", 'Command "serve" parameter MODEL requires an argument.'),
         ("serve tiny --model other", "serve takes its model as an argument, not as --model: adaptthink serve MODEL"),
@@ -273,6 +362,7 @@ def test_as_a_process():
 def test_bad_input(complaint, tmp_path, args, message):
     (tmp_path / "bad.toml").write_text("a = \n")
     (tmp_path / "misspelt.toml").write_text("[train]\ndelat = 0.1\n")
+    (tmp_path / "evaluated.toml").write_text('[evaluate]\ndevice = "cpu"\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "used").mkdir()
     (tmp_path / "used/notes.txt").write_text("mine")
@@ -349,14 +439,15 @@ def test_resume_with_other_settings(complaint, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(settings))
     assert complaint("train", "toy_cpu", "--delta", "0.1", "--seed", "4", "--output", "run", "--resume") == (
-        "cannot resume 'run' with other settings: "
-        f"seed was 0 and is now 4, delta was {settings['delta']} and is now 0.1"
+        "run 'run' was made with other settings: "
+        f"seed was 0 and is now 4, delta was {settings['delta']} and is now 0.1; "
+        "return to the old ones or give another path"
     )
 
 
 def test_an_error_of_our_own_is_not_hidden(run, monkeypatch):
     """Only bad input is put into one line: a bug keeps its traceback."""
-    monkeypatch.setattr(commands, "resolve", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("adaptthink.config.resolve.read_sources", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("train")
 
@@ -379,7 +470,7 @@ def test_interruption(run, monkeypatch, args, advice):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "resolve", interrupt)
+    monkeypatch.setattr("adaptthink.config.resolve.read_sources", interrupt)
     status, out, err = run(*args)
     assert (status, out) == (130, "")
     assert only_line(err) == f"interrupted{advice}"
@@ -406,31 +497,34 @@ def test_servers_are_enough_to_presample_a_shipped_recipe_on_them(run, complaint
 @pytest.mark.parametrize(
     ("command", "args"),
     [
-        ("train", ["toy_cpu", "--learning-rate", "1e-5", "--seed", "-3", "--problems", 'a "b" \\ δ.jsonl']),
+        ("train", ["--recipe", "toy_cpu", "--learning-rate", "1e-5", "--seed", "-3", "--problems", 'a "b" \\ δ.jsonl']),
         ("train", []),
         ("presample", ["toy_cpu", "--reference-samples", "3"]),
         ("evaluate", ["tiny", "--recipe", "toy_cpu", "--kind", "story", "--top-p", "1"]),
+        ("evaluate", ["m", "--chat", "http://a", "--switch", "budget", "--budget-tokens", "2000"]),
         ("serve", ["tiny", "--recipe", "toy_cpu", "--port", "0", "--reasoning-format", "inline"]),
     ],
 )
 def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, command, args):
-    monkeypatch.setenv("ADAPTTHINK_MAX_ROWS", "77")
+    monkeypatch.setenv("ADAPTTHINK_MAX_CONCURRENT_SEQUENCES", "77")
     status, out, err = run(command, *args, "--dry-run")
     assert (status, err) == (0, "")
-    monkeypatch.delenv("ADAPTTHINK_MAX_ROWS")
+    monkeypatch.delenv("ADAPTTHINK_MAX_CONCURRENT_SEQUENCES")
     content = tomllib.loads(out)
-    not_set = {name for name, field in COMMANDS[command].model_fields.items() if field.default is None}
-    of_problems = {"data", "fields", "instruction", "max_problems"}
-    of_chat = {"chat", "key_variable", "effort", "budget_tokens", "price_input", "price_output"}
-    empty = {"serve": {"name", "threshold"}, "evaluate": of_problems | of_chat}
-    assert not_set == empty.get(command, of_problems)
-    assert list(content) == [name for name in COMMANDS[command].model_fields if name not in not_set]
-    assert content["max_rows"] == 77
+    schemas = {"train": TrainConfig, "presample": PresampleConfig, "evaluate": EvaluateConfig, "serve": ServeConfig}
+    schema = ChatConfig if "--chat" in args else schemas[command]
+    empty = {name for name, field in schema.model_fields.items() if field.default is None} - set(content)
+    assert empty <= {
+        "data", "fields", "instruction", "max_problems", "name", "threshold", "key_variable", "effort", "price_input",
+        "price_output",
+    }  # fmt: skip
+    assert list(content) == [name for name in schema.model_fields if name not in empty]
+    assert content.get("max_concurrent_sequences", 77) == 77
     (tmp_path / "again.toml").write_text(out, encoding="utf-8")
-    config = resolve(command, COMMANDS[command], recipes=["again.toml"])
-    assert config.model_dump(mode="json") == content | dict.fromkeys(not_set)
-    again = ["tiny", "--recipe", "again.toml"] if command in ("evaluate", "serve") else ["again.toml"]
-    assert run(command, *again, "--dry-run") == (0, out, "")
+    config = resolve(command, schema, recipes=["again.toml"])
+    assert config.model_dump(mode="json") == content | dict.fromkeys(empty)
+    arguments = args[:1] if command in ("evaluate", "serve") else []
+    assert run(command, *arguments, "--recipe", "again.toml", "--dry-run") == (0, out, "")
     assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]  # a dry run leaves nothing behind
 
 
@@ -445,14 +539,14 @@ def test_a_flag_wins_even_with_the_value_of_the_default(run):
     ("variable", "args", "seed"), [(None, [], 0), ("3", [], 3), ("3", ["--seed", "5"], 5), (None, ["--seed", "0"], 0)]
 )
 def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
-    asked = []
+    requested = []
     monkeypatch.setattr(
-        jobs, "demo_job", lambda config, evaluation, *rest, **options: asked.append((config, evaluation))
+        jobs, "demo_job", lambda config, evaluation, *rest, **options: requested.append((config, evaluation))
     )
     if variable:
         monkeypatch.setenv("ADAPTTHINK_SEED", variable)
     assert run("demo", *args)[0] == 0
-    ((config, evaluation),) = asked
+    ((config, evaluation),) = requested
     assert (config.seed, evaluation.seed) == (seed, seed)
     assert config == resolve("train", TrainConfig, recipes=["toy_cpu"], flags={"seed": seed})
     assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu"], flags={"seed": seed})
@@ -481,7 +575,7 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     assert result["config"]["max_think_tokens"] == 4
     samples = (tmp_path / "e/samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in samples.splitlines()]
-    assert sorted(row["asked"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
+    assert sorted(row["requested"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
     assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
     assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
     status, _, err = run(*command, "--temperature", "0.9")
@@ -492,9 +586,10 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
 def test_quality_of_an_evaluation_and_comparison_of_two(run, complaint, tmp_path, model_folder):
     flags = "--problems-per-level 2 --samples-per-problem 2 --max-think-tokens 4 --max-no-think-tokens 4"
     assert run("evaluate", model_folder, *flags.split(), "--output", "a", "--top-p", "1")[0] == 0
-    status, out, _ = run("evaluate", model_folder, *flags.split(), "--output", "b", "--reference", "a", "--delta", "1")
+    judged = ("--difficulty-from", "a", "--delta", "1")
+    status, out, _ = run("evaluate", model_folder, *flags.split(), "--output", "b", *judged)
     assert status == 0
-    assert "mode quality, delta 1" in out
+    assert "mode choice, delta 1" in out
     quality = json.loads((tmp_path / "b/quality.json").read_text())
     assert quality["no_think_by_pass_rate"]["reference"] == "auto of a"
     assert quality["better_mode"]["regret"]["interval"]["num_problems"] == 10
@@ -511,11 +606,11 @@ def test_quality_of_an_evaluation_and_comparison_of_two(run, complaint, tmp_path
     compared = json.loads((tmp_path / "c.json").read_text())
     assert [row["name"] for row in compared["rows"]] == ["b:think", "b", "b:no_think"]
     assert compared["rows"][2]["mean_change"]["tokens"]["verdict"] in {"higher", "lower", "not distinguishable"}
-    assert (tmp_path / "c.md").read_text().startswith("**accuracy % / mean tokens / no\\_think %**")
+    assert (tmp_path / "c.md").read_text().startswith("**accuracy, % / mean tokens / no_think, %**")
 
 
-def test_a_reference_that_is_none_is_refused_before_the_work(complaint, tmp_path, model_folder):
-    line = complaint("evaluate", model_folder, "--output", "e", "--reference", "nowhere")
+def test_a_folder_that_is_no_evaluation_is_refused_before_the_work(complaint, tmp_path, model_folder):
+    line = complaint("evaluate", model_folder, "--output", "e", "--difficulty-from", "nowhere")
     assert line == "'nowhere' holds no evaluation; make one: adaptthink evaluate MODEL --output FOLDER"
     assert not (tmp_path / "e").exists()
 
@@ -524,7 +619,7 @@ def test_comparing_loads_no_torch(run, tmp_path, model_folder):
     run("evaluate", model_folder, "--problems-per-level", "1", "--max-think-tokens", "2", "--output", "e")
     code = (
         f"import sys; sys.argv = ['adaptthink', 'compare', '{tmp_path}/e', '{tmp_path}/e:think']\n"
-        "from adaptthink.cli import main\n"
+        "from adaptthink.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
     )

@@ -2,29 +2,39 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from evaluations import SETTING, make_folder, outcomes
 from statsmodels.stats.multitest import multipletests
 
-from adaptthink.compare import Row, check_alike, compare, differences, read_rows, sets_of
-from adaptthink.compare_jobs import compare_job, comparison_sheets
+from adaptthink.cli.compare import compare_job, make_comparison_tables
+from adaptthink.cli.tables import TextTable, lay_out, to_markdown
 from adaptthink.errors import UserError
+from adaptthink.evaluation.compare import (
+    Row,
+    assign_sets,
+    check_alike,
+    compare,
+    describe_differences,
+    name_folders,
+    read_rows,
+)
+from adaptthink.evaluation.statistics import share_difference
 from adaptthink.modes import Mode
-from adaptthink.sheets import Sheet, markdown
-from adaptthink.statistics import plain, share_difference
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
 
+GRADER = {"version": 1, "boxed_only": True, "seconds": 2.0, "sympy": "1.14.0"}
 A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
 B = [make_problem(f"b{n}", "1", source="aime24/train") for n in range(4)]
 
 
-def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), asked="auto", setting=SETTING, grader="g"):
+def row(name, rights, *, tokens, mode=Mode.THINK, problems=(*A, *B), requested="auto", setting=SETTING, grader=GRADER):
     """A row from one list of right and wrong for each problem; `tokens` one number for each."""
     made = []
     for problem, values, count in zip(problems, rights, tokens, strict=True):
-        made += outcomes({problem.id: values}, asked=asked, mode=mode, tokens=count)
-    return Row(name, asked, setting, grader, {problem.id: problem for problem in problems}, made)
+        made += outcomes({problem.id: values}, requested=requested, mode=mode, tokens=count)
+    return Row(name, requested, setting, grader, {problem.id: problem for problem in problems}, made)
 
 
 BASE = row(
@@ -45,10 +55,10 @@ def test_the_papers_numbers_by_hand():
     assert comparison.sets == {"gsm8k": 4, "aime24": 4}
     assert comparison.differences == ()
     base, new = comparison.rows
-    assert [one.accuracy.estimate for one in base.sets.values()] == [0.625, 0.125]
-    assert [one.accuracy.estimate for one in new.sets.values()] == [0.875, 0.25]
-    assert [one.tokens.estimate for one in base.sets.values()] == [150, 1000]
-    assert [one.no_think.estimate for one in (*base.sets.values(), *new.sets.values())] == [0, 0, 1, 1]
+    assert [one.accuracy for one in base.sets.values()] == [0.625, 0.125]
+    assert [one.accuracy for one in new.sets.values()] == [0.875, 0.25]
+    assert [one.mean_tokens for one in base.sets.values()] == [150, 1000]
+    assert [one.no_think_share for one in (*base.sets.values(), *new.sets.values())] == [0, 0, 1, 1]
     assert (base.changes, base.mean_change) == ({}, None)
     assert new.changes["gsm8k"].accuracy.interval.estimate == pytest.approx(0.25)
     assert new.changes["aime24"].tokens.interval.estimate == pytest.approx(-0.10)
@@ -58,12 +68,12 @@ def test_the_papers_numbers_by_hand():
 
 def test_pass_at_k_by_hand():
     base = compare([BASE, NEW]).rows[0]
-    assert {k: one.estimate for k, one in base.sets["gsm8k"].pass_at.items()} == {1: 0.625, 2: 0.75}
+    assert {k: one.estimate for k, one in base.pass_at["gsm8k"].items()} == {1: 0.625, 2: 0.75}
     single = replace(BASE, outcomes=[one for one in BASE.outcomes if one.index == 0])
     uneven = replace(BASE, name="uneven", outcomes=[*single.outcomes, BASE.outcomes[1]])
     compared = compare([single, uneven]).rows
     assert [one.samples for one in compared] == [(1, 1), (1, 2)]
-    assert all(scores.pass_at == {} for one in compared for scores in one.sets.values())
+    assert all(pass_at == {} for one in compared for pass_at in one.pass_at.values())
 
 
 def test_p_values_are_adjusted_over_rows_and_sets():
@@ -94,9 +104,9 @@ def test_p_values_are_adjusted_over_rows_and_sets():
 def test_one_source_is_split_by_level():
     levels = [make_problem(f"q{n}", "1", level=n, source="math500/test/Algebra") for n in (10, 2)]
     other = make_problem("q3", "1", level=2, source="math500/test/Geometry")
-    assert list(sets_of({p.id: p for p in (*levels, other)}).values()) == ["2", "2", "10"]
+    assert list(assign_sets({p.id: p for p in (*levels, other)}).values()) == ["2", "2", "10"]
     families = [make_problem("q", "1", level=1, source=f"reasoning_gym/{name}/test") for name in ("gcd", "lcm")]
-    assert set(sets_of({p.id: p for p in families}).values()) == {"reasoning_gym/gcd", "reasoning_gym/lcm"}
+    assert set(assign_sets({p.id: p for p in families}).values()) == {"reasoning_gym/gcd", "reasoning_gym/lcm"}
 
 
 def test_a_set_of_one_problem_has_no_length_interval():
@@ -104,12 +114,12 @@ def test_a_set_of_one_problem_has_no_length_interval():
     rights = [[1], [0], [1], [0], [1]]
     rows = [row(name, rights, tokens=[5, 6, 7, 8, 9], problems=few) for name in ("one", "two")]
     comparison = compare(rows)
-    assert comparison.rows[0].sets["gsm8k"].tokens is None
+    assert comparison.rows[0].sets["gsm8k"].tokens_interval is None
     assert comparison.rows[1].changes["gsm8k"].tokens is None
     assert comparison.rows[1].mean_change.tokens is None
     assert comparison.rows[1].changes["aime24"].tokens is not None
     assert comparison.rows[1].changes["gsm8k"].accuracy.verdict == "not distinguishable"
-    assert "| two | gsm8k | - | - | - | - |" in markdown(comparison_sheets(comparison)[-1])
+    assert "| two | gsm8k | – | – | – | – |" in to_markdown(make_comparison_tables(comparison)[-1])
 
 
 @pytest.mark.parametrize(
@@ -123,18 +133,22 @@ def test_a_set_of_one_problem_has_no_length_interval():
     ],
 )  # fmt: skip
 def test_decoding_must_be_alike(change, named):
-    assert differences(BASE, replace(NEW, setting=replace(SETTING, **change))) == named
+    assert describe_differences(BASE, replace(NEW, setting=replace(SETTING, **change))) == named
 
 
 def test_how_the_mode_is_told_matters_where_it_is_told():
-    forced = replace(NEW, asked="think", setting=replace(SETTING, switch="enable_thinking"))
-    assert differences(BASE, forced) == ["switch is None in base and enable_thinking in new"]
+    forced = replace(NEW, requested="think", setting=replace(SETTING, switch="enable_thinking"))
+    assert describe_differences(BASE, forced) == ["switch is None in base and enable_thinking in new"]
 
 
 def test_other_problems_and_other_graders_are_refused_by_name():
-    fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader="h")
-    with pytest.raises(UserError, match=r"new was graded by another grader.*1 problems are in base only \(.*'b3'\)"):
+    other = GRADER | {"seconds": 5.0, "sympy": "1.13.3"}
+    fewer = row("new", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), grader=other)
+    with pytest.raises(UserError, match=r"1 problems are in base only \(.*'b3'\)") as caught:
         check_alike([BASE, NEW, fewer])
+    assert "the grader's seconds is 2.0 in base and 5.0 in new" in str(caught.value)
+    assert "the grader's sympy is 1.14.0 in base and 1.13.3 in new" in str(caught.value)
+    assert "boxed_only" not in str(caught.value)
     check_alike([BASE, NEW])
 
 
@@ -142,7 +156,7 @@ def test_a_forced_comparison_keeps_what_all_have_and_says_what_differs():
     fewer = row("fewer", [[1]] * 7, tokens=[1] * 7, problems=(*A, *B[:3]), setting=replace(SETTING, top_p=1.0))
     comparison = compare([BASE, NEW, fewer])
     assert comparison.sets == {"gsm8k": 4, "aime24": 3}
-    assert comparison.rows[1].sets["aime24"].accuracy.estimate == 0  # without the problem that new had right
+    assert comparison.rows[1].sets["aime24"].accuracy == 0  # without the problem that new had right
     assert [text.partition(" is")[0].partition(" problems")[0] for text in comparison.differences] == ["top_p", "1"]
     with pytest.raises(UserError, match="no problem is common to base, other"):
         compare([BASE, row("other", [[1]], tokens=[1], problems=[make_problem("z", "1")])])
@@ -167,7 +181,7 @@ def test_rows_are_read_and_named_apart(folders, monkeypatch):
     monkeypatch.chdir(folders)
     rows = read_rows(["a/ev", "b/ev:auto", "a/ev:think"])
     assert [one.name for one in rows] == ["a/ev", "b/ev", "a/ev:think"]
-    assert [one.asked for one in rows] == ["auto", "auto", "think"]
+    assert [one.requested for one in rows] == ["auto", "auto", "think"]
     assert [sum(out.correct for out in one.outcomes) for one in rows] == [0, 2, 0]
     assert [one.name for one in read_rows(["a/ev", "a/ev:think"])] == ["ev", "ev:think"]
     assert len(rows[0].problems) == 2  # of six in the folder, those that were asked
@@ -196,14 +210,59 @@ def test_the_job_writes_markdown_and_returns_everything(folders, capsys):
     assert result["rows"][1]["mean_change"]["accuracy"]["interval"]["estimate"] == 1.0
     assert result["rows"][1]["mean_change"]["accuracy"]["verdict"] == "not distinguishable"  # two problems
     text = (folders / "out/table.md").read_text()
-    assert "| b/ev | 100.0 / 5 / 100 | +100.0 | -75.0% |" in text
-    assert "| a/ev | 0.0 / 20 / 0 |  |  |" in text
-    assert "accuracy % / mean tokens / no_think %" in capsys.readouterr().out
+    assert "| b/ev | 100.0 / 5 / 100 | +100.0 | −75.0% |" in text
+    assert "| a/ev | 0.0 / 20 / 0 | – | – |" in text
+    assert "accuracy, % / mean tokens / no_think, %" in capsys.readouterr().out
 
 
 def test_markdown_is_harmless_whatever_a_folder_is_called():
-    assert markdown(Sheet("t", ("", "x"), (("a|b_<c>", "1"),))).splitlines()[-1] == "| a\\|b\\_&lt;c> | 1 |"
+    table = TextTable("t", ("", "x"), (("a|b*<c>", "1"),))
+    assert to_markdown(table).splitlines()[-1] == "| a\\|b\\*&lt;c&gt; | 1 |"
 
 
-def test_an_end_that_is_not_there_is_none_in_json():
-    assert plain({1: (float("inf"), 2.5)}) == {"1": [None, 2.5]}
+def test_folders_are_named_by_as_many_parts_as_distinguish_them():
+    paths = [Path("/runs/a/evaluation"), Path("/runs/b/evaluation"), Path("/other"), Path("/other")]
+    assert name_folders(paths) == ["a/evaluation", "b/evaluation", "other", "other"]
+    assert name_folders([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
+    assert name_folders([Path("/x"), Path("/y/x")]) == ["/x", "y/x"]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+WIDE = TextTable(
+    "t",
+    ("", "", "accuracy, %", "mean tokens"),
+    (("a-row-with-a-long-name:no_think", "Level 1", "100.0 (90.5–100.0)", "6.9 (6.6–7.0)"),
+     ("a-row-with-a-long-name:no_think", "Level 2", "98.3 (90.9–100.0)", "12,073.0 (11,500.0–12,700.0)")),
+    grouped=True,
+)  # fmt: skip
+
+
+def test_a_table_that_fits_is_laid_out_in_single_lines():
+    assert list(lay_out(WIDE, 80)) == [
+        ("                  accuracy, %                   mean tokens", True),
+        ("─" * 59, False),
+        ("a-row-with-a-long-name:no_think", True),
+        ("  Level 1  100.0 (90.5–100.0)                 6.9 (6.6–7.0)", False),
+        ("  Level 2   98.3 (90.9–100.0)  12,073.0 (11,500.0–12,700.0)", False),
+    ]
+
+
+def test_a_table_without_rows_is_its_headings():
+    assert list(lay_out(TextTable("t", ("", ""), ()), 80)) == []
+    assert [line for line, _ in lay_out(TextTable("t", ("", "x"), ()), 80)] == ["  x", "───"]
+
+
+def test_a_narrow_table_breaks_neither_words_nor_intervals():
+    assert [line for line, _ in lay_out(WIDE, 50)] == [
+        "                  accuracy, %          mean tokens",
+        "─" * 50,
+        "a-row-with-a-long-name:no_think",
+        "  Level 1  100.0 (90.5–100.0)        6.9 (6.6–7.0)",
+        "  Level 2   98.3 (90.9–100.0)             12,073.0",
+        "                               (11,500.0–12,700.0)",
+    ]
+    narrowest = [line for line, _ in lay_out(WIDE, 10)]
+    assert {len(line) for line in narrowest if line.startswith("─")} == {7 + 2 + 12 + 2 + 19}
+    assert [line.split() for line in narrowest[:2]] == [["accuracy,", "%", "mean", "tokens"], ["─" * 42]]

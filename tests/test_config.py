@@ -8,20 +8,44 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adaptthink.config import (
-    COMMANDS,
+from adaptthink.config.chat import (
+    BUDGET_SWITCHES,
+    EFFORT_SWITCHES,
+    KEY_VARIABLES,
+    SWITCHES,
+    ChatConfig,
+    Dialect,
+    Switch,
+)
+from adaptthink.config.groups import GROUPS
+from adaptthink.config.resolve import (
+    READS,
     RECIPES,
-    EvaluateConfig,
-    PresampleConfig,
-    TrainConfig,
+    TABLES,
+    all_keys,
     check,
     find_recipe,
+    known_recipes,
     read_recipe,
     resolve,
+    resolve_evaluation,
+)
+from adaptthink.config.schema import (
+    HOW,
+    PLANNED,
+    EvaluateConfig,
+    PresampleConfig,
+    ServeConfig,
+    TrainConfig,
+    VerlConfig,
 )
 from adaptthink.errors import UserError
 
-SHIPPED = sorted(RECIPES.glob("*.toml"))
+SHIPPED = sorted(RECIPES.rglob("*.toml"))
+COMMANDS = {
+    "presample": PresampleConfig, "train": TrainConfig, "verl": VerlConfig, "plan": VerlConfig,
+    "evaluate": EvaluateConfig, "calibrate": EvaluateConfig, "serve": ServeConfig,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -85,15 +109,23 @@ def test_later_recipe_wins_even_from_its_top_over_an_earlier_table(recipe):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_resolves_for_every_command(path, command):
-    config = resolve(command, COMMANDS[command], recipes=[path.stem])
+    config = resolve(command, COMMANDS[command], recipes=[path.relative_to(RECIPES).with_suffix("")])
     assert config == resolve(command, COMMANDS[command], recipes=[path])
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     for key, value in content.get(command, {}).items():
         assert getattr(config, key) == value
 
 
-def test_recipes_are_shipped():
-    assert "toy_cpu" in [path.stem for path in SHIPPED]
+def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_all_the_same():
+    assert known_recipes() == [
+        "qwen3_1.7b", "qwen3_4b", "qwen3_8b", "r1_distill_1.5b", "r1_distill_7b", "reproduce", "toy_cpu",
+    ]  # fmt: skip
+    parts = {path.stem for path in SHIPPED if path.parent != RECIPES}
+    assert parts == {
+        "delta_0", "delta_0.01", "delta_0.02", "delta_0.075", "delta_0.1", "grpo", "ratio_sequence", "ratio_token",
+        "story",
+    }  # fmt: skip
+    assert all(find_recipe(f"reproduce/{part}").parent == RECIPES / "reproduce" for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +272,9 @@ def test_file_that_is_no_toml(tmp_path, content, complaint):
 
 @pytest.mark.parametrize("name", ["nowhere", "recipes/nowhere.toml", "."])
 def test_missing_recipe_lists_the_known(name):
-    known = ", ".join(sorted(path.stem for path in SHIPPED))
     with pytest.raises(UserError) as caught:
         find_recipe(name)
+    known = "qwen3_1.7b, qwen3_4b, qwen3_8b, r1_distill_1.5b, r1_distill_7b, reproduce, toy_cpu"
     assert str(caught.value) == f"no recipe '{name}': give the path of a TOML file or one of: {known}"
 
 
@@ -253,8 +285,25 @@ def test_configs_are_frozen():
 
 
 def test_describes_every_key():
-    for schema in COMMANDS.values():
+    for schema in {*COMMANDS.values(), ChatConfig}:
         assert all(field.description for field in schema.model_fields.values())
+
+
+def test_every_key_has_one_group_and_names_of_keys_are_names_of_keys():
+    grouped = [key for keys in GROUPS.values() for key in keys]
+    assert sorted(grouped) == sorted(all_keys())
+    assert all(
+        len([key for key in GROUPS["Main settings"] if key in one.model_fields]) <= 10 for one in COMMANDS.values()
+    )
+    assert all_keys() >= HOW | PLANNED
+    assert {table for reads in READS.values() for table in reads.tables} == set(TABLES)
+
+
+def test_what_a_dialect_needs_is_there_for_each():
+    """A new dialect is two files: its line in each of these tables, and its module."""
+    assert set(SWITCHES) == set(KEY_VARIABLES) == set(Dialect)
+    assert {switch for switches in SWITCHES.values() for switch in switches} == set(Switch)
+    assert {*EFFORT_SWITCHES, *BUDGET_SWITCHES} < set(Switch)
 
 
 def test_training_reads_the_presample_table_too_and_its_own_wins(tmp_path):
@@ -359,3 +408,69 @@ def test_errors_about_an_endpoint_name_the_variable_that_may_have_given_it(monke
 def test_endpoints_that_do_not_fit_are_said(schema, values, said):
     with pytest.raises(UserError, match=said):
         check(schema, values)
+
+
+# ---- nothing is ignored in silence ----------------------------------------------------------------------------------
+
+
+def test_a_key_without_an_effect_is_refused_where_it_was_given_for_the_command(recipe):
+    """The rule: a flag, or the command's own table. What others share is passed over."""
+    line = "lora_alpha has no effect: lora_rank is 0, so the weights themselves are trained; give --lora-rank, or"
+    with pytest.raises(UserError, match=f"^{line}"):
+        resolve("train", TrainConfig, flags={"lora_alpha": 8})
+    own = recipe("[train]\nlora_alpha = 8\n")
+    with pytest.raises(UserError, match=re.escape(f"{own}: {line}")):
+        resolve("train", TrainConfig, recipes=[own])
+    with pytest.raises(UserError, match=re.escape(f"{own}: {line}")):
+        resolve("verl", VerlConfig, recipes=[own])
+    assert resolve("plan", VerlConfig, recipes=[own]).lora_alpha == 8
+    shared = recipe("lora_alpha = 8\n", "shared.toml")
+    assert resolve("train", TrainConfig, recipes=[shared]).lora_alpha == 8
+    assert resolve("train", TrainConfig, recipes=[own], flags={"lora_rank": 4}).lora_alpha == 8
+
+
+def test_a_variable_is_shared_by_all_commands(monkeypatch):
+    monkeypatch.setenv("ADAPTTHINK_ENGINE_MEMORY", "0.3")
+    assert resolve("presample", PresampleConfig).engine_memory == 0.3
+
+
+def test_a_stronger_source_may_make_a_setting_useless(recipe):
+    own = recipe('[presample]\nengine = "vllm"\nengine_memory = 0.3\n')
+    assert resolve("presample", PresampleConfig, recipes=[own]).engine_memory == 0.3
+    assert resolve("presample", PresampleConfig, recipes=[own], flags={"engine": "native"}).engine_memory == 0.3
+    weaker = recipe('engine = "native"\n', "weaker.toml")
+    alone = recipe("[presample]\nengine_memory = 0.3\n", "alone.toml")
+    with pytest.raises(UserError, match=r"alone\.toml: engine_memory has no effect: engine = 'native' takes no fixed"):
+        resolve("presample", PresampleConfig, recipes=[weaker, alone])
+    assert resolve("presample", PresampleConfig, recipes=[alone, weaker]).engine_memory == 0.3
+
+
+def test_all_keys_of_one_reason_are_named_together():
+    with pytest.raises(UserError, match=r"^lora_alpha, lora_targets have no effect: "):
+        resolve("train", TrainConfig, flags={"lora_targets": "q_proj", "lora_alpha": 8})
+
+
+def test_keys_of_the_other_variant_of_a_command(recipe):
+    with pytest.raises(UserError, match=r"^nodes has no effect: it is for --backend verl; give that too, or leave it"):
+        resolve("train", TrainConfig, flags={"nodes": 2})
+    with pytest.raises(UserError, match=r"^switch has no effect: it is for chat endpoints, and none is given; give"):
+        resolve_evaluation([], {"switch": "budget"})
+    with pytest.raises(UserError, match=r"^device has no effect: the chat endpoint runs the model; leave it out, or"):
+        resolve_evaluation([], {"device": "cpu", "chat": "http://a"})
+    mine = recipe('device = "cpu"\n[evaluate]\nswitch = "budget"\n')
+    with pytest.raises(UserError, match=re.escape(f"{mine}: switch has no effect")):
+        resolve_evaluation([mine], {})
+    assert resolve("calibrate", EvaluateConfig, recipes=[mine]).device == "cpu"  # the table is not its own
+    here = recipe('[evaluate]\ndevice = "cpu"\n', "here.toml")
+    assert resolve_evaluation([here], {"chat": "http://a"}).chat == "http://a"  # the flag is stronger
+
+
+def test_a_chat_endpoint_may_come_from_anywhere(recipe, monkeypatch):
+    for recipes in ([recipe('chat = "http://a"\n')], [recipe('[evaluate]\nchat = "http://a"\n')]):
+        found = resolve_evaluation(recipes, {})
+        assert isinstance(found, ChatConfig)
+        assert (found.chat, found.dialect, found.top_p) == ("http://a", Dialect.OPENAI, 0.95)
+    monkeypatch.setenv("ADAPTTHINK_CHAT", "http://b")
+    assert resolve_evaluation([], {}).chat == "http://b"
+    assert resolve_evaluation([], {"chat": ""}) == EvaluateConfig()
+    assert resolve("calibrate", EvaluateConfig) == EvaluateConfig()

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from adaptthink import cli, jobs
-from adaptthink.config import EvaluateConfig, TrainConfig
+from adaptthink.cli import app as cli
+from adaptthink.cli import jobs
+from adaptthink.cli.console import excerpt
+from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.screen import excerpt
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 

@@ -1,4 +1,4 @@
-"""The lean forward pass against transformers' own modules, family by family; and what it leaves to them."""
+"""The fast path against transformers' own modules, family by family; and what it leaves to them."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ from transformers import (
 from adaptthink.engines.base import Request
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import supports
-from adaptthink.engines.forward import LeanForward, ModuleForward, make_forward, run_prompts
+from adaptthink.engines.forward import FastPathForward, ModuleForward, make_forward, prefill_prompts
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.project import can_pack, projection
+from adaptthink.engines.project import can_pack, make_projection
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -51,7 +51,7 @@ def random_model(config: PretrainedConfig):
 
 def logits_of(forward, steps=5):
     """Next-token logits after the prompts and after each of some fed tokens, a row dropped in between."""
-    cache, logits = run_prompts(forward, PROMPTS, torch.device("cpu"))
+    cache, logits = prefill_prompts(forward, PROMPTS, torch.device("cpu"))
     seen = [logits]
     for step in range(steps):
         if step == 3:
@@ -67,22 +67,22 @@ def logits_of(forward, steps=5):
 def test_logits_equal_those_of_the_modules(family):
     model = random_model(FAMILIES[family])
     assert supports(model)
-    for lean, own in zip(
-        logits_of(LeanForward(model, torch.float32)), logits_of(ModuleForward(model, torch.float32)), strict=True
+    for fast, own in zip(
+        logits_of(FastPathForward(model, torch.float32)), logits_of(ModuleForward(model, torch.float32)), strict=True
     ):
-        assert lean.std() > 0.1
-        torch.testing.assert_close(lean, own, atol=2e-5, rtol=1e-4)
+        assert fast.std() > 0.1
+        torch.testing.assert_close(fast, own, atol=2e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_prefill_equals_a_plain_call_of_the_model():
     model = random_model(FAMILIES["qwen3"])
-    _, logits = run_prompts(LeanForward(model, torch.float32), PROMPTS, torch.device("cpu"))
+    _, logits = prefill_prompts(FastPathForward(model, torch.float32), PROMPTS, torch.device("cpu"))
     for row, prompt in zip(logits, PROMPTS, strict=True):
         torch.testing.assert_close(row, model(torch.tensor([prompt])).logits[0, -1], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("forward", [LeanForward, ModuleForward])
+@pytest.mark.parametrize("forward", [FastPathForward, ModuleForward])
 @torch.inference_mode()
 def test_bfloat16_stays_close_to_float32(forward):
     """Both passes compute in bfloat16 over weights that stay float32."""
@@ -137,12 +137,14 @@ def test_both_passes_generate_the_same_responses(monkeypatch):
     requests = [Request(PROMPTS[i % 4], 3 + i % 9, i, (8,) * (i % 3), (9,) * (i % 2)) for i in range(30)]
 
     def generate():
-        return NativeEngine(model, [210], max_rows=7).generate(requests, temperature=1.0, top_p=0.9, seed=1)
+        return NativeEngine(model, [210], max_concurrent_sequences=7).generate(
+            requests, temperature=1.0, top_p=0.9, seed=1
+        )
 
-    lean = generate()
+    fast = generate()
     monkeypatch.setattr("adaptthink.engines.native.make_forward", ModuleForward)
     own = generate()
-    assert [completion.token_ids for completion in lean] == [completion.token_ids for completion in own]
+    assert [completion.token_ids for completion in fast] == [completion.token_ids for completion in own]
 
 
 def test_each_row_is_written_at_its_own_place():
@@ -169,8 +171,8 @@ def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
     expected = torch.nn.functional.linear(states.double(), weight.double(), bias.double() if biased else None)
     tolerance = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.02}
     assert can_pack(weight)
-    packed = projection(weight, bias)(states)
+    packed = make_projection(weight, bias)(states)
     assert packed.dtype == dtype
     torch.testing.assert_close(packed.double(), expected, **tolerance)
     monkeypatch.setattr("adaptthink.engines.project.can_pack", lambda weight: False)  # a build without the operators
-    torch.testing.assert_close(projection(weight, bias)(states).double(), expected, **tolerance)
+    torch.testing.assert_close(make_projection(weight, bias)(states).double(), expected, **tolerance)

@@ -10,35 +10,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptthink import dial, statistics
-from adaptthink.dial import (
+from adaptthink.dial import curve as curve_module
+from adaptthink.dial import decide as decide_module
+from adaptthink.dial import guarantee
+from adaptthink.dial.curve import (
     ALWAYS_THINK,
+    Measured,
+    compute_curve,
+    compute_points,
+    floor_digits,
+    list_thresholds,
+    measure,
+    thin_curve,
+)
+from adaptthink.dial.decide import decide
+from adaptthink.dial.guarantee import (
     HeldOutVerdict,
     Kind,
-    Measured,
-    bet_logs,
-    calibrate,
     check_held_out,
     choose_budget,
     choose_loss,
-    curve,
-    decide,
-    floor_digits,
-    halves,
-    measure,
-    p_values,
-    points,
-    problems_needed,
-    read_dial,
-    thin,
-    thresholds,
-    write_dial,
+    compute_bet_logs,
+    compute_p_values,
+    count_problems_needed,
+    split_halves,
 )
+from adaptthink.dial.stored import calibrate, read_dial, write_dial
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
+from adaptthink.evaluation import statistics
+from adaptthink.evaluation.store import Decision, Outcome, Setting
 from adaptthink.grading import Verdict
-from adaptthink.modes import Mode, prompt_ids
-from adaptthink.samples import Decision, Outcome, Setting
+from adaptthink.modes import Mode, choose_mode, encode_prompt
 
 SETTING = Setting("m", "weights", 0.6, 0.95, 128, 16, 0)
 
@@ -55,7 +58,7 @@ FOUR = (
 def test_the_curve_by_hand_ties_move_together():
     rows = [
         (one.threshold, one.no_think_share, one.accuracy, one.mean_tokens, one.accuracy_difference, one.token_change)
-        for one in curve(FOUR)
+        for one in compute_curve(FOUR)
     ]
     assert rows == [
         (ALWAYS_THINK, 0, 0.75, 48.75, 0, 0),
@@ -66,12 +69,21 @@ def test_the_curve_by_hand_ties_move_together():
     ]
 
 
+def test_the_curve_chooses_as_one_prompt_is_decided():
+    """At the threshold itself no_think is chosen, by `choose_mode` and by what computes many thresholds at once."""
+    for threshold in (0.0, 0.1, 0.5, 0.5000001, 0.9, 1.0, ALWAYS_THINK):
+        [point] = compute_points(FOUR, [threshold])
+        modes = [choose_mode(one.no_think_probability, threshold) for one in FOUR]
+        assert point.no_think_share == modes.count(Mode.NO_THINK) / 4
+    assert [choose_mode(0.5, threshold) for threshold in (0.5, 0.51)] == [Mode.NO_THINK, Mode.THINK]
+
+
 def test_intervals_are_those_of_the_statistics_on_the_same_samples():
     think = {one.problem_id: one.think_correct for one in FOUR}
     tokens = {one.problem_id: one.think_tokens for one in FOUR}
     dialled = think | {one.problem_id: one.no_think_correct for one in FOUR[:3]}
     dialled_tokens = tokens | {one.problem_id: one.no_think_tokens for one in FOUR[:3]}
-    [point] = points(FOUR, [0.5])
+    [point] = compute_points(FOUR, [0.5])
     expected = {
         "no_think": statistics.share_interval({"a": [1], "b": [1], "c": [1], "d": [0]}),
         "accuracy": statistics.share_interval(dialled),
@@ -86,19 +98,19 @@ def test_intervals_are_those_of_the_statistics_on_the_same_samples():
 
 
 def test_many_thresholds_are_computed_in_parts(monkeypatch):
-    whole = curve(FOUR)
-    monkeypatch.setattr(dial, "POINTS_AT_ONCE", 2)
-    assert curve(FOUR) == whole
+    whole = compute_curve(FOUR)
+    monkeypatch.setattr(curve_module, "POINTS_AT_ONCE", 2)
+    assert compute_curve(FOUR) == whole
     assert whole[0].accuracy_difference_interval == (0, 0)  # always thinking differs from itself by nothing
 
 
 def test_a_thinned_curve_keeps_both_ends_and_what_was_chosen():
     problems = [replace(FOUR[0], problem_id=str(n), no_think_probability=n / 1000) for n in range(1, 1000)]
-    whole = curve(problems)
-    thinned = thin(whole, [0.123], 11)
+    whole = compute_curve(problems)
+    thinned = thin_curve(whole, [0.123], 11)
     assert len(whole) == 1001
     assert [point.threshold for point in thinned] == [2, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.123, 0.1, 0]
-    assert thin(whole[:5], [], 11) == whole[:5]
+    assert thin_curve(whole[:5], [], 11) == whole[:5]
 
 
 @given(st.floats(0, 1), st.integers(0, 10**6), st.integers(-20, 0))
@@ -112,19 +124,19 @@ def test_rounding_down_changes_no_decision(probability, digits, exponent):
 
 def test_thresholds_are_distinct_after_rounding():
     problems = [replace(FOUR[0], no_think_probability=p) for p in (0.1234567, 0.1234562, 1.0, 0.0, 5e-324)]
-    assert thresholds(problems) == [ALWAYS_THINK, 1.0, 0.123456, 4.94065e-324, 0.0]
+    assert list_thresholds(problems) == [ALWAYS_THINK, 1.0, 0.123456, 4.94065e-324, 0.0]
 
 
 # ---- putting samples together ---------------------------------------------------------------------------------------
 
 
-def outcome(problem, asked, verdict=Verdict.CORRECT, tokens=5, index=0):
-    mode = Mode.NO_THINK if asked == "no_think" else Mode.THINK
-    return Outcome(problem, "1", asked, index, mode, verdict, tokens, None)
+def outcome(problem, requested, verdict=Verdict.CORRECT, tokens=5, index=0):
+    mode = Mode.NO_THINK if requested == "no_think" else Mode.THINK
+    return Outcome(problem, "1", requested, index, mode, verdict, tokens, None)
 
 
 def world_of(names="abcd"):
-    outcomes = [outcome(name, asked) for name in names for asked in ("auto", "think", "no_think")]
+    outcomes = [outcome(name, requested) for name in names for requested in ("auto", "think", "no_think")]
     return outcomes, {name: Decision(0.5, 0.4) for name in names}
 
 
@@ -135,14 +147,14 @@ def test_samples_and_decisions_are_put_together():
     assert first == Measured("a", "1", 0.5, (1, 0), (1, 0), (5, 128), (5, 7))
 
 
-def test_problems_without_a_readable_gold_are_left_out():
+def test_problems_without_a_parsable_reference_answer_are_left_out():
     outcomes, decisions = world_of()
-    unreadable = [outcome("x", asked, Verdict.GOLD_UNPARSABLE) for asked in ("think", "no_think")]
+    unreadable = [outcome("x", requested, Verdict.REFERENCE_UNPARSABLE) for requested in ("think", "no_think")]
     assert [one.problem_id for one in measure([*outcomes, *unreadable], decisions)] == list("abcd")
 
 
 @pytest.mark.parametrize(
-    ("asked", "decided", "message"),
+    ("requested", "decided", "message"),
     [
         ("no_think", True, "problem 'c' has no forced no_think sample; complete the folder"),
         ("think", True, "problem 'c' has no forced think sample; complete the folder"),
@@ -150,9 +162,9 @@ def test_problems_without_a_readable_gold_are_left_out():
         ("think", False, r"problem 'c' has no forced think sample and no decision"),
     ],
 )
-def test_what_is_missing_is_refused_by_name(asked, decided, message):
+def test_what_is_missing_is_refused_by_name(requested, decided, message):
     outcomes, decisions = world_of()
-    outcomes = [one for one in outcomes if (one.problem_id, one.asked) != ("c", asked)]
+    outcomes = [one for one in outcomes if (one.problem_id, one.requested) != ("c", requested)]
     if not decided:
         del decisions["c"]
     with pytest.raises(UserError, match=message):
@@ -166,18 +178,20 @@ def test_a_decision_that_is_no_number_is_none():
 
 
 def test_too_few_problems_are_refused():
-    with pytest.raises(UserError, match=r"3 problems with a readable gold are too few to calibrate on.*at least 4"):
+    with pytest.raises(
+        UserError, match=r"3 problems with a parsable reference answer are too few to calibrate on.*at least 4"
+    ):
         measure(*world_of("abc"))
 
 
 def test_halves_are_stratified_and_know_no_outcome():
     problems = [replace(FOUR[0], problem_id=f"{level} {n}", level=level) for level in "123" for n in range(21)]
-    choosing, held_out = halves(problems)
+    choosing, held_out = split_halves(problems)
     assert sorted(one.problem_id for one in (*choosing, *held_out)) == sorted(one.problem_id for one in problems)
     for level in "123":
         assert {sum(one.level == level for one in half) for half in (choosing, held_out)} == {10, 11}
     turned = [replace(one, think_correct=(0.0,), no_think_probability=0.1) for one in reversed(problems)]
-    assert [one.problem_id for one in halves(turned)[0]] == [one.problem_id for one in choosing]
+    assert [one.problem_id for one in split_halves(turned)[0]] == [one.problem_id for one in choosing]
 
 
 # ---- the guarantee --------------------------------------------------------------------------------------------------
@@ -195,7 +209,7 @@ def slow_p_value(values, limit, high):
 def test_p_values_are_those_of_the_definition():
     rng = np.random.default_rng(1)
     direct, think = rng.choice([-1, -0.5, 0, 0.5, 1], 40), rng.choice([-1, 0, 0.5], 40)
-    found = p_values(direct, think, 0.2, 1.0)
+    found = compute_p_values(direct, think, 0.2, 1.0)
     assert len(found) == 41
     for count in range(41):
         assert found[count] == pytest.approx(slow_p_value([*direct[:count], *think[count:]], 0.2, 1.0))
@@ -208,16 +222,16 @@ def test_a_p_value_is_one_exactly_counted(means, spread):
     chances = [(max(0, -mean) + spread / 2, max(0, mean) + spread / 2) for mean in means]
     reached = []
     for losses in itertools.product((-1, 0, 1), repeat=6):
-        chance = math.prod(
+        probability = math.prod(
             {-1: minus, 1: plus, 0: 1 - minus - plus}[loss] for loss, (minus, plus) in zip(losses, chances, strict=True)
         )
-        if chance > 0:
-            [*_, p] = p_values(np.array(losses, float), np.zeros(6), 0.2, 1.0)
-            reached.append((p, chance))
-    assert math.fsum(chance for _, chance in reached) == pytest.approx(1)
-    assert math.fsum(chance * math.exp(bet_sum(p)) for p, chance in reached) <= 1 + 1e-9
+        if probability > 0:
+            [*_, p] = compute_p_values(np.array(losses, float), np.zeros(6), 0.2, 1.0)
+            reached.append((p, probability))
+    assert math.fsum(probability for _, probability in reached) == pytest.approx(1)
+    assert math.fsum(probability * math.exp(bet_sum(p)) for p, probability in reached) <= 1 + 1e-9
     for alpha in (0.01, 0.05, 0.2, 0.4, 0.6):
-        assert math.fsum(chance for p, chance in reached if p <= alpha) <= alpha
+        assert math.fsum(probability for p, probability in reached if p <= alpha) <= alpha
 
 
 def bet_sum(p):
@@ -227,27 +241,27 @@ def bet_sum(p):
 
 def test_a_value_beyond_the_bound_is_refused():
     with pytest.raises(ValueError, match="must not exceed"):
-        p_values(np.array([1.5]), np.array([0.0]), 0.1, 1.0)
+        compute_p_values(np.array([1.5]), np.array([0.0]), 0.1, 1.0)
     with pytest.raises(ValueError, match="must not exceed"):
-        p_values(np.array([0.5]), np.array([0.0]), 1.0, 1.0)
+        compute_p_values(np.array([0.5]), np.array([0.0]), 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("tolerance", "least"), [(0.01, 449), (0.05, 88)])
 def test_how_many_problems_a_loss_of_nothing_needs(tolerance, least):
     """By hand: the mean over λ of (1 + λ·tolerance)^n is about (e^x − 1)/x with x = n·tolerance: 20 at x = 4.5."""
-    assert problems_needed(np.zeros(7), tolerance, 1.0, 0.05) == least
-    assert p_values(np.zeros(least), np.zeros(least), tolerance, 1.0)[0] <= 0.05
-    assert p_values(np.zeros(least - 1), np.zeros(least - 1), tolerance, 1.0)[0] > 0.05
+    assert count_problems_needed(np.zeros(7), tolerance, 1.0, 0.05) == least
+    assert compute_p_values(np.zeros(least), np.zeros(least), tolerance, 1.0)[0] <= 0.05
+    assert compute_p_values(np.zeros(least - 1), np.zeros(least - 1), tolerance, 1.0)[0] > 0.05
 
 
 def test_no_number_of_problems_shows_what_is_not_so():
-    assert problems_needed(np.array([0.0, 0.5]), 0.25, 1.0, 0.05) is None
+    assert count_problems_needed(np.array([0.0, 0.5]), 0.25, 1.0, 0.05) is None
     once = np.array([0.0] * 30 + [0.5])
-    needed = problems_needed(once, 0.25, 1.0, 0.05)
+    needed = count_problems_needed(once, 0.25, 1.0, 0.05)
     repeated = np.tile(once, 3)
     assert needed < len(repeated)
     assert slow_p_value(repeated, 0.25, 1.0) < 0.05 < slow_p_value(once[-needed + 1 :], 0.25, 1.0)
-    assert bet_logs(once, 0.25, 1.0).shape == (31, 100)
+    assert compute_bet_logs(once, 0.25, 1.0).shape == (31, 100)
 
 
 def plateau(rng, count=600):
@@ -289,7 +303,7 @@ def problems_of(probability, think, no_think, think_tokens=None, no_think_tokens
 
 def losses(problems):
     """Of the half to choose on: every threshold, how many problems it answers directly, and losses in that order."""
-    ordered = sorted(halves(problems)[0], key=lambda one: -one.no_think_probability)
+    ordered = sorted(split_halves(problems)[0], key=lambda one: -one.no_think_probability)
     probability = np.array([one.no_think_probability for one in ordered])
     counts = np.unique(np.searchsorted(-probability, -probability, side="right"))
     steps = [ALWAYS_THINK, *probability[counts - 1]]
@@ -307,7 +321,7 @@ def in_sequence(problems, limit):
     """Fixed-sequence testing, written as it is told."""
     steps, counts, loss = losses(problems)
     chosen = ALWAYS_THINK
-    for step, p in zip(steps, p_values(loss, np.zeros_like(loss), limit, 1.0)[counts], strict=True):
+    for step, p in zip(steps, compute_p_values(loss, np.zeros_like(loss), limit, 1.0)[counts], strict=True):
         if p > 0.05:
             break
         chosen = step
@@ -333,13 +347,13 @@ ALLOWED = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 @pytest.mark.parametrize(("world", "limit"), [(plateau, 0.1), (slope, 0.1), (rare, 0.01)])
 def test_the_guarantee_holds_where_a_naive_choice_breaks_it(world, limit, monkeypatch):
-    monkeypatch.setattr(dial, "check_held_out", lambda *rest: None)
+    monkeypatch.setattr(guarantee, "check_held_out", lambda *rest: None)
     assert violations(world, certified, limit) <= ALLOWED
     assert violations(world, naive, limit) > 0.3
 
 
 def test_the_choice_is_that_of_the_procedure_as_it_is_told(monkeypatch):
-    monkeypatch.setattr(dial, "check_held_out", lambda *rest: None)
+    monkeypatch.setattr(guarantee, "check_held_out", lambda *rest: None)
     rng = np.random.default_rng(5)
     chosen = []
     for _ in range(20):
@@ -352,20 +366,20 @@ def test_the_choice_is_that_of_the_procedure_as_it_is_told(monkeypatch):
 def heavy(rng, count=400):
     """Answers take 30 tokens on average with a tail up to the cap of 1,000; thoughts twice that: any choice is over."""
     think, no_think = (np.where(rng.random(count) < share, 1000.0, 10.0) for share in (0.05, 0.0207))
-    chance = rng.random(count)
-    problems = problems_of(chance, np.ones(count), np.ones(count), think.tolist(), no_think.tolist())
+    probability = rng.random(count)
+    problems = problems_of(probability, np.ones(count), np.ones(count), think.tolist(), no_think.tolist())
     return problems, lambda threshold: 10 + 990 * (0.05 - 0.0293 * (1 - min(threshold, 1)))
 
 
 def test_a_token_budget_is_kept_where_a_naive_choice_exceeds_it(monkeypatch):
-    monkeypatch.setattr(dial, "check_held_out", lambda *rest: None)
+    monkeypatch.setattr(guarantee, "check_held_out", lambda *rest: None)
 
     def certified(problems):
         choice = choose_budget(problems, 30, 1000)
         return choice.no_think_probability if choice.certified else -1.0
 
     def naive(problems):
-        ordered = sorted(halves(problems)[0], key=lambda one: -one.no_think_probability)
+        ordered = sorted(split_halves(problems)[0], key=lambda one: -one.no_think_probability)
         saved = np.cumsum([one.think_tokens[0] - one.no_think_tokens[0] for one in ordered]) / len(ordered)
         within = np.flatnonzero(np.mean([one.think_tokens[0] for one in ordered]) - saved <= 30)
         return ordered[within[0]].no_think_probability if len(within) else -1.0
@@ -387,12 +401,12 @@ def test_a_token_budget_is_kept_where_a_naive_choice_exceeds_it(monkeypatch):
 
 def graded(count, loses_below, *, probability=lambda n, count: (n + 0.5) / count):
     """Problems that no_think answers as well as think if P(no_think) is above `loses_below`, and never below it."""
-    chance = [probability(n, count) for n in range(count)]
+    probability = [probability(n, count) for n in range(count)]
     return problems_of(
-        chance,
+        probability,
         [1] * count,
-        [p > loses_below for p in chance],
-        [40.0 if p < 0.5 else 20.0 for p in chance],
+        [p > loses_below for p in probability],
+        [40.0 if p < 0.5 else 20.0 for p in probability],
         [5.0] * count,
     )
 
@@ -498,7 +512,7 @@ def test_a_dial_that_cannot_be_used_is_refused(tmp_path):
     write_dial(path, replace(made, version=2))
     with pytest.raises(UserError, match="version 2, but this program reads 1"):
         read_dial(path)
-    for text, where in (('{"version": 1}', "threshold: Field required"), ("{oops", "the file: Invalid JSON")):
+    for text, where in (('{"version": 1}', "threshold: Field required"), ("{oops", "Expecting property name")):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"holds no dial \({where}") as caught:
             read_dial(path)
@@ -509,17 +523,17 @@ def test_a_dial_that_cannot_be_used_is_refused(tmp_path):
 
 
 def test_decisions_follow_the_threshold(random_policy, monkeypatch):
-    monkeypatch.setattr(dial, "PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(decide_module, "PROMPTS_AT_ONCE", 2)
     texts = ["1+1=?", "47+8=?", "12+88-31=?"]
     engine = NativeEngine(random_policy.model, random_policy.eos_ids)
-    ids = [prompt_ids(random_policy.tokenizer, random_policy.template, text) for text in texts]
+    ids = [encode_prompt(random_policy.tokenizer, random_policy.template, text) for text in texts]
     expected = [math.exp(row[0]) for row in engine.next_token_logprobs(ids, [random_policy.template.no_think_id])]
     found = decide(random_policy, texts, 0.0)
     assert [one.no_think_probability for one in found] == pytest.approx(expected, rel=1e-5)
     assert {one.mode for one in found} == {Mode.NO_THINK}
     middle = sorted(one.no_think_probability for one in found)[1]
     modes = [one.mode for one in decide(random_policy, texts, middle * 0.9999)]
-    assert modes == [Mode.NO_THINK if chance >= middle * 0.9999 else Mode.THINK for chance in expected]
+    assert modes == [Mode.NO_THINK if probability >= middle * 0.9999 else Mode.THINK for probability in expected]
     assert modes.count(Mode.NO_THINK) == 2
     assert {one.mode for one in decide(random_policy, texts, ALWAYS_THINK)} == {Mode.THINK}
     assert decide(random_policy, [], 0.5) == []

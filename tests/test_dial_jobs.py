@@ -6,10 +6,13 @@ import sys
 
 import pytest
 
-from adaptthink import cli
-from adaptthink.dial import ALWAYS_THINK, Kind, read_dial, stored_threshold
-from adaptthink.dial_jobs import place_of
-from adaptthink.models import load_policy
+from adaptthink.cli import app as cli
+from adaptthink.cli.dial import choose_dial_path
+from adaptthink.dial.curve import ALWAYS_THINK
+from adaptthink.dial.decide import read_stored_threshold
+from adaptthink.dial.guarantee import Kind
+from adaptthink.dial.stored import read_dial
+from adaptthink.models.loading import load_policy
 from adaptthink.models.make_tiny import make_model
 
 SMALL = ["--problems-per-level", "4", "--max-think-tokens", "24", "--max-no-think-tokens", "8"]
@@ -65,8 +68,8 @@ def test_calibrate_then_decide(run, model_folder, tmp_path):
     assert dial.threshold.certified  # an untrained model loses nothing: it is never right
     raw = json.loads((model_folder / "adaptthink.json").read_text())
     assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
-    assert stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
-    assert stored_threshold(load_policy("tiny")) is None
+    assert read_stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
+    assert read_stored_threshold(load_policy("tiny")) is None
     assert read_dial(tmp_path / "c/dial.json") == dial  # with so few points nothing is thinned
     assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES
@@ -95,7 +98,7 @@ def test_a_second_call_draws_nothing_and_a_larger_one_completes(run, model_folde
     assert run(*command)[0] == 0
     before = {name: (tmp_path / "c" / name).read_bytes() for name in FILES if name != "dial.json"}
     rows = [json.loads(line) for line in before["samples.jsonl"].splitlines()]
-    assert sorted(row["asked"] for row in rows) == ["no_think"] * 20 + ["think"] * 20
+    assert sorted(row["requested"] for row in rows) == ["no_think"] * 20 + ["think"] * 20
     assert run(*command, "--tolerance", 60, "--token-budget", 20)[0] == 0
     assert {name: (tmp_path / "c" / name).read_bytes() for name in before} == before
     dial = read_dial(tmp_path / "c/dial.json")
@@ -123,11 +126,11 @@ def test_too_few_problems_say_so_and_think_always(run, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_path, monkeypatch):
-    assert place_of(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
-    assert place_of("tiny", tmp_path) == tmp_path / "adaptthink.json"
-    assert place_of("org/name", tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
+    assert choose_dial_path("tiny", tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path("org/name", tmp_path) == tmp_path / "adaptthink.json"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert place_of(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
 
 
 @pytest.mark.parametrize(

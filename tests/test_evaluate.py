@@ -1,4 +1,4 @@
-"""Scores and deltas against hand-computed numbers; what is drawn, and what of it is kept."""
+"""Scores and deltas against hand-computed numbers; what is sampled, and what of it is kept."""
 
 import json
 import math
@@ -7,28 +7,25 @@ from dataclasses import replace
 import pytest
 from lock_holder import another_holds
 
-from adaptthink.config import EvaluateConfig
+from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluate import (
-    Evaluation,
+from adaptthink.evaluation.run import (
     Query,
-    Scores,
     decide_missing,
-    delta_accuracy_points,
-    delta_length_percent,
+    make_sample,
     policy_respond,
     policy_setting,
-    read_completion,
     sample_missing,
-    summarise,
 )
+from adaptthink.evaluation.scores import compare_scores, map_levels, summarise
+from adaptthink.evaluation.store import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
-from adaptthink.rollout import Sampler
-from adaptthink.samples import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.grader import AnswerGrader
+from adaptthink.sampling.sampler import Sampler
 
 
 def outcome(level, tokens, verdict=Verdict.CORRECT, mode=Mode.THINK, *, problem=None, index=0):
@@ -70,13 +67,15 @@ def test_intervals_are_clustered_by_problem():
 
 
 def test_nothing_to_summarise_is_an_error():
-    for outcomes in ([], [outcome(1, 3, Verdict.GOLD_UNPARSABLE)]):
+    for outcomes in ([], [outcome(1, 3, Verdict.REFERENCE_UNPARSABLE)]):
         with pytest.raises(ValueError, match="no graded responses"):
             summarise(outcomes)
 
 
 def test_responses_that_cannot_be_graded_are_counted_and_left_out():
-    evaluation = summarise([outcome(1, 10), outcome(1, 90, Verdict.GOLD_UNPARSABLE), outcome(2, 90, Verdict.TIMEOUT)])
+    evaluation = summarise(
+        [outcome(1, 10), outcome(1, 90, Verdict.REFERENCE_UNPARSABLE), outcome(2, 90, Verdict.TIMEOUT)]
+    )
     assert evaluation.ungradable == 1
     assert evaluation.levels["1"].n == 1
     assert evaluation.levels["1"].tokens_interval is None  # of a single problem
@@ -88,19 +87,47 @@ def test_levels_are_in_order_of_their_numbers_and_names_come_last():
     assert list(levels) == ["1", "2", "10", "all", "stem"]
 
 
-def test_deltas_are_means_over_levels_as_in_the_paper():
-    def evaluation(*rows):
-        levels = {
-            str(level): Scores(accuracy, (0, 1), tokens, None, 0, (0, 1), 0, 1, {})
-            for level, (accuracy, tokens) in enumerate(rows, 1)
-        }
-        return Evaluation(levels, levels["1"])
+def test_a_problem_weighs_the_same_however_many_responses_it_has():
+    """One problem right in four responses of 10 tokens, one wrong in a single response of 40, truncated."""
+    often = [outcome(1, 10, mode=Mode.NO_THINK, problem="often", index=index) for index in range(4)]
+    overall = summarise([*often, outcome(1, 40, Verdict.TRUNCATED, problem="once")]).overall
+    assert (overall.accuracy, overall.mean_tokens) == (0.5, 25)
+    assert (overall.no_think_share, overall.truncated_share, overall.n) == (0.5, 0.5, 5)
 
-    old = evaluation((0.790, 978), (0.806, 4887), (0.294, 12073))
-    new = evaluation((0.831, 480), (0.820, 1782), (0.310, 6679))
-    # The paper's own 1.5B rows: +2.4 points and -53.0%.
-    assert delta_accuracy_points(new, old) == pytest.approx(2.4, abs=0.05)
-    assert delta_length_percent(new, old) == pytest.approx(-53.0, abs=0.05)
+
+def test_deltas_are_means_over_levels_as_in_the_paper():
+    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as it says, all of the mean length."""
+
+    def row(*sets):
+        return [
+            outcome(level, tokens, Verdict.CORRECT if n < right else Verdict.WRONG, problem=f"{level}/{n}")
+            for level, (right, tokens) in enumerate(sets, 1)
+            for n in range(1000)
+        ]
+
+    old = row((790, 978), (806, 4887), (294, 12073))
+    new = row((831, 480), (820, 1782), (310, 6679))
+    change = compare_scores(new, old, map_levels(old))
+    assert 100 * change.accuracy.interval.estimate == pytest.approx(2.4, abs=0.05)
+    assert 100 * change.tokens.interval.estimate == pytest.approx(-53.0, abs=0.05)
+    for changed, before in ((new, old[:-1]), (new[:-1], old)):
+        with pytest.raises(ValueError, match="must have the same problems: 1 are in one only"):
+            compare_scores(changed, before, map_levels(old))
+
+
+def test_changes_by_hand():
+    old = [outcome(level, 20, Verdict.WRONG, problem=f"{level}{n}") for level in (1, 2) for n in "ab"]
+    new = [
+        *(outcome(1, 10, problem=f"1{n}") for n in "ab"),
+        outcome(2, 30, problem="2a"),
+        outcome(2, 20, Verdict.WRONG, problem="2b"),
+    ]
+    by_level = compare_scores(new, old, map_levels(old))
+    assert by_level.accuracy.interval.estimate == pytest.approx((1 + 0.5) / 2)
+    assert by_level.tokens.interval.estimate == pytest.approx((-0.5 + 0.25) / 2)
+    together = compare_scores(new, old)
+    assert together.tokens.interval.estimate == pytest.approx(70 / 80 - 1)
+    assert compare_scores(new[:3], old[:3], map_levels(old)).tokens is None  # one problem of level 2
 
 
 POOL = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(5)]
@@ -112,29 +139,29 @@ def sampler(random_policy):
     return Sampler(engine, random_policy.tokenizer, random_policy.template)
 
 
-def evaluate(sampler, folder, asked, **settings):
+def evaluate(sampler, folder, requested, **settings):
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
     seen = []
     setting = policy_setting("random", "weights", config)
     respond = policy_respond(sampler, config)
     count = config.samples_per_problem
-    sample_missing(respond, folder, setting, POOL, asked, count, on_sample=seen.append)
+    sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
     return seen
 
 
-def test_asked_modes_are_obeyed(sampler, tmp_path):
+def test_requested_modes_are_obeyed(sampler, tmp_path):
     evaluate(sampler, tmp_path / "e", ("think", "no_think"), samples_per_problem=2)
     samples = list(read_samples(tmp_path / "e"))
     assert {sample.key for sample in samples} == {
-        (problem.id, asked, index) for problem in POOL for asked in ("think", "no_think") for index in (0, 1)
+        (problem.id, requested, index) for problem in POOL for requested in ("think", "no_think") for index in (0, 1)
     }
     for sample in samples:
-        assert sample.mode == sample.asked
-        assert sample.tokens <= (4 if sample.asked == "no_think" else 9)
-    assert len({sample.seed for sample in samples}) == 2  # one for each asked mode
+        assert sample.mode == sample.requested
+        assert sample.tokens <= (4 if sample.requested == "no_think" else 9)
+    assert len({sample.seed for sample in samples}) == 2  # one for each requested mode
 
 
-def test_what_is_there_is_not_drawn_again_and_the_rest_is_as_it_would_have_been(sampler, tmp_path):
+def test_what_is_there_is_not_sampled_again_and_the_rest_is_as_it_would_have_been(sampler, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     evaluate(sampler, whole, ("auto", "no_think"), samples_per_problem=3)
     evaluate(sampler, parts, ("auto",), samples_per_problem=1)
@@ -157,7 +184,9 @@ def test_a_killed_evaluation_goes_on(sampler, tmp_path):
 
 def test_another_setting_is_refused_by_name(sampler, tmp_path):
     evaluate(sampler, tmp_path / "e", ("auto",))
-    with pytest.raises(UserError, match=r"temperature was 0\.6 and is now 1\.0; give another --output"):
+    with pytest.raises(
+        UserError, match=r"temperature was 0\.6 and is now 1\.0; return to the old ones or give another path"
+    ):
         evaluate(sampler, tmp_path / "e", ("auto",), temperature=1.0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -208,26 +237,27 @@ def read(random_policy, text, finish=Finish.STOP):
     ids = tuple(random_policy.tokenizer(text, add_special_tokens=False)["input_ids"])
     if finish is Finish.STOP:
         ids = (*ids, random_policy.eos_ids[0])
-    return read_completion(sampler, Query(POOL[0], "auto", 0), Completion(ids, (0.0,) * len(ids), finish), 7)
+    response = sampler.read(Completion(ids, (0.0,) * len(ids), finish))
+    return make_sample(Query(POOL[0], "auto", 0), response, 7)
 
 
 def test_a_response_is_kept_in_its_two_parts(random_policy):
-    thought = read(random_policy, "1+1=2</think>\\boxed{2}")
-    assert (thought.thought, thought.answer, thought.mode) == ("1+1=2", "\\boxed{2}", Mode.THINK)
-    assert thought.tokens - thought.thought_tokens == 2 + len(
+    thinking = read(random_policy, "1+1=2</think>\\boxed{2}")
+    assert (thinking.thinking, thinking.answer, thinking.mode) == ("1+1=2", "\\boxed{2}", Mode.THINK)
+    assert thinking.tokens - thinking.thinking_tokens == 2 + len(
         random_policy.tokenizer("\\boxed{2}", add_special_tokens=False)["input_ids"]
     )
     answered = read(random_policy, "</think>\\boxed{2}")
-    assert (answered.thought, answered.answer, answered.mode) == (None, "\\boxed{2}", Mode.NO_THINK)
-    assert answered.thought_tokens == 0
+    assert (answered.thinking, answered.answer, answered.mode) == (None, "\\boxed{2}", Mode.NO_THINK)
+    assert answered.thinking_tokens == 0
     cut = read(random_policy, "1+1=", Finish.LENGTH)
-    assert (cut.thought, cut.answer, cut.thought_tokens) == ("1+1=", None, cut.tokens)
+    assert (cut.thinking, cut.answer, cut.thinking_tokens) == ("1+1=", None, cut.tokens)
     cut = read(random_policy, "1+1=2</think>\\box", Finish.LENGTH)
-    assert (cut.thought, cut.answer) == ("1+1=2", "\\box")
+    assert (cut.thinking, cut.answer) == ("1+1=2", "\\box")
 
 
 def write(folder, answers):
-    """Make a folder with given answers to the first problem, whose gold is 1."""
+    """Make a folder with given answers to the first problem, whose reference answer is 1."""
     sample_missing(
         lambda queries, take: [take(sample) for sample in answers],
         folder,
@@ -242,7 +272,7 @@ def sample_with(random_policy, text, index, finish=Finish.STOP):
     return replace(read(random_policy, text, finish), index=index)
 
 
-def test_another_grader_grades_again_and_draws_nothing(random_policy, tmp_path):
+def test_another_grader_grades_again_and_samples_nothing(random_policy, tmp_path):
     texts = ["</think>\\boxed{1}", "</think>the answer is 1", "</think>\\boxed{2}"]
     samples = [sample_with(random_policy, text, index) for index, text in enumerate(texts)]
     cut = sample_with(random_policy, "</think>\\boxed{1}", 3, Finish.LENGTH)
@@ -250,7 +280,7 @@ def test_another_grader_grades_again_and_draws_nothing(random_policy, tmp_path):
     before = (tmp_path / "samples.jsonl").read_bytes()
 
     def verdicts(**settings):
-        grade_folder(tmp_path, **settings)
+        grade_folder(tmp_path, AnswerGrader(**settings))
         return [outcome.verdict.value for outcome in read_outcomes(tmp_path)]
 
     assert verdicts() == ["correct", "unparsed", "wrong", "truncated"]

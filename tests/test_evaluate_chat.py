@@ -6,7 +6,7 @@ import re
 import pytest
 from chat_server import claude, serving, stream, text, thinking
 
-from adaptthink import cli
+from adaptthink.cli import app as cli
 
 SMALL = ("--problems-per-level", "2", "--max-think-tokens", "64", "--max-no-think-tokens", "16", "--concurrency", "2")
 
@@ -65,8 +65,8 @@ def test_a_switched_model_stands_in_the_same_table(run, server, tmp_path):
     assert {name: modes[name]["overall"]["mean_tokens"] for name in modes} == {"auto": 7, "think": 7, "no_think": 3}
     # 30 prompts of 11 tokens at 0.001, 20 replies of 7 and 10 of 3 tokens at 0.01
     assert f"cost of all samples in e: {30 * 11 / 1000 + (20 * 7 + 10 * 3) / 100:.2f}, of 0 not known" in out
-    asked = [call.body.get("chat_template_kwargs") for call in server.calls]
-    assert sorted(map(str, asked)) == sorted(
+    requested = [call.body.get("chat_template_kwargs") for call in server.calls]
+    assert sorted(map(str, requested)) == sorted(
         map(str, [None] * 10 + [{"enable_thinking": True}] * 10 + [{"enable_thinking": False}] * 10)
     )
     assert len({call.body["seed"] for call in server.calls}) == 30
@@ -92,7 +92,7 @@ def test_without_a_switch_only_the_models_own_choice_is_asked(run, server):
     server.default = qwen
     status, out, _ = evaluate(run, server)
     assert status == 0
-    assert "think and no_think left out: no --switch says how this endpoint is told a mode" in out
+    assert "think and no_think left out: without a --switch no mode can be requested" in out
     assert len(server.calls) == 10
     status, _, err = evaluate(run, server, "--modes", "think")
     assert status == 2

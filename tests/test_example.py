@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from adaptthink import objective
-from adaptthink.modes import prompt_ids
-from adaptthink.tasks import arithmetic
+from adaptthink.modes import encode_prompt
+from adaptthink.problems import arithmetic
 
 PATH = Path(__file__).resolve().parents[1] / "examples" / "adaptthink_in_one_file.py"
 
@@ -154,7 +154,7 @@ def test_sample(example, random_policy, left_tokenizer, first, monkeypatch):
     response_BT = drawn.ids_BS[:, -num_tokens:]
     for row, problem in enumerate(problems):
         prompt = drawn.ids_BS[row, :-num_tokens][drawn.attention_BS[row, :-num_tokens].bool()]
-        expected = prompt_ids(random_policy.tokenizer, random_policy.template, problem.question)
+        expected = encode_prompt(random_policy.tokenizer, random_policy.template, problem.question)
         assert tuple(prompt.tolist()) == expected
         kept = response_BT[row][drawn.mask_BT[row]].tolist()
         assert left_tokenizer.eos_token_id not in kept[:-1]

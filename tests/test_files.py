@@ -1,4 +1,4 @@
-"""Problems from files: every fault is one readable line that names the file and the line."""
+"""Problems from files: every fault is reported in one line with the file and the line."""
 
 import json
 import tracemalloc
@@ -9,9 +9,9 @@ from pyarrow import parquet
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import Problem, arithmetic, problem_id, sources
-from adaptthink.tasks.files import Fields, parse_fields, read_problems
-from adaptthink.tasks.sources import Reading, evaluation_problems, training_problems
+from adaptthink.problems import Problem, arithmetic, make_problem_id, sources
+from adaptthink.problems.files import Fields, parse_fields, read_problems
+from adaptthink.problems.sources import Reading, choose_evaluation_problems, choose_training_problems
 
 GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -35,10 +35,10 @@ def test_good_file(tmp_path):
         encoding="utf-8",
     )
     assert read_problems(path) == [
-        Problem(problem_id("1+1=?", "2", "mine.jsonl"), "1+1=?", "2", 1, "mine.jsonl"),
-        Problem(problem_id("2/4=?", "0.5", "mine.jsonl"), "2/4=?", "0.5", None, "mine.jsonl"),
-        Problem(problem_id("1+1=?", "3", "mine.jsonl"), "1+1=?", "3", None, "mine.jsonl"),
-        Problem(problem_id("größer?", "ja", "mine.jsonl"), "größer?", "ja", -2, "mine.jsonl"),
+        Problem(make_problem_id("1+1=?", "2", "mine.jsonl"), "1+1=?", "2", 1, "mine.jsonl"),
+        Problem(make_problem_id("2/4=?", "0.5", "mine.jsonl"), "2/4=?", "0.5", None, "mine.jsonl"),
+        Problem(make_problem_id("1+1=?", "3", "mine.jsonl"), "1+1=?", "3", None, "mine.jsonl"),
+        Problem(make_problem_id("größer?", "ja", "mine.jsonl"), "größer?", "ja", -2, "mine.jsonl"),
     ]
 
 
@@ -111,7 +111,7 @@ def test_malformed_line(tmp_path, line, complaint):
 
 
 def test_line_number_far_into_a_file_that_is_not_utf8(tmp_path):
-    """Beyond any buffer of a text reader, where a position within the buffer would say nothing."""
+    """Beyond any buffer of a text reader, where a position within the buffer would mean nothing."""
     path = tmp_path / "p.jsonl"
     path.write_bytes(GOOD * 2000 + b'{"prompt": "\xff", "answer": "1"}\n')
     with pytest.raises(UserError, match=r"p\.jsonl, line 2001: not UTF-8 text"):
@@ -143,9 +143,9 @@ def test_missing_file(tmp_path, name):
 )
 def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_out):
     name = write_rows(tmp_path / "p.jsonl", count, levels)
-    chosen = training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
+    chosen = choose_training_problems(name, per_level=99, held_out_per_level=per_level, seed=0)
     train, other = chosen.problems, chosen.held_out
-    assert chosen.num_unreadable == 0
+    assert chosen.num_unparsable == 0
     assert len(other) == held_out
     assert not {problem.id for problem in train} & {problem.id for problem in other}
     everything = read_problems(tmp_path / "p.jsonl")
@@ -156,10 +156,10 @@ def test_held_out_problems_of_a_file(tmp_path, count, levels, per_level, held_ou
 
 def test_held_out_problems_do_not_depend_on_order_or_seed(tmp_path):
     name = write_rows(tmp_path / "p.jsonl", 60)
-    first = training_problems(name, per_level=99, held_out_per_level=16, seed=0)
+    first = choose_training_problems(name, per_level=99, held_out_per_level=16, seed=0)
     lines = (tmp_path / "p.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "p.jsonl").write_text("".join(reversed(lines)))
-    again = training_problems(name, per_level=5, held_out_per_level=16, seed=9)
+    again = choose_training_problems(name, per_level=5, held_out_per_level=16, seed=9)
     assert again.held_out == first.held_out
     assert again.problems == first.problems[::-1]
 
@@ -167,20 +167,20 @@ def test_held_out_problems_do_not_depend_on_order_or_seed(tmp_path):
 def test_too_few_problems_to_train_on(tmp_path):
     name = write_rows(tmp_path / "p.jsonl", 9)
     with pytest.raises(UserError) as caught:
-        training_problems(name, per_level=9, held_out_per_level=1, seed=0)
+        choose_training_problems(name, per_level=9, held_out_per_level=1, seed=0)
     assert str(caught.value) == f"{name}: 9 problems are too few to train on; at least 10"
 
 
 def test_a_file_is_evaluated_whole(tmp_path):
     name = write_rows(tmp_path / "p.jsonl", 9)
-    assert evaluation_problems(name, per_level=2, seed=0).problems == read_problems(tmp_path / "p.jsonl")
+    assert choose_evaluation_problems(name, per_level=2, seed=0).problems == read_problems(tmp_path / "p.jsonl")
 
 
 def test_arithmetic_sources_are_disjoint():
-    chosen = training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
+    chosen = choose_training_problems("arithmetic", per_level=20, held_out_per_level=5, seed=0)
     train, held_out = chosen.problems, chosen.held_out
-    evaluation = evaluation_problems("arithmetic", per_level=20, seed=0).problems
-    story = evaluation_problems("arithmetic", per_level=20, seed=0, kind="story").problems
+    evaluation = choose_evaluation_problems("arithmetic", per_level=20, seed=0).problems
+    story = choose_evaluation_problems("arithmetic", per_level=20, seed=0, kind="story").problems
     assert [len(part) for part in (train, held_out, evaluation, story)] == [100, 25, 100, 100]
     prompts = [{problem.prompt for problem in part} for part in (train, held_out, evaluation, story)]
     assert sum(len(part) for part in prompts) == len(set.union(*prompts)) == 325
@@ -191,15 +191,15 @@ def test_too_many_arithmetic_problems_is_bad_input(monkeypatch):
     def refuse(*args, **kwargs):
         raise ValueError("only 7 there")
 
-    monkeypatch.setattr(arithmetic, "problems", refuse)
+    monkeypatch.setattr(arithmetic, "generate_problems", refuse)
     with pytest.raises(UserError, match=r"^only 7 there$"):
-        training_problems("arithmetic", per_level=1, held_out_per_level=8, seed=0)
+        choose_training_problems("arithmetic", per_level=1, held_out_per_level=8, seed=0)
     with pytest.raises(UserError, match=r"^only 7 there$"):
-        evaluation_problems("arithmetic", per_level=8, seed=0)
+        choose_evaluation_problems("arithmetic", per_level=8, seed=0)
 
 
 def test_mapping_reaches_into_nested_objects(tmp_path):
-    """The form of verl's Parquet files: chat messages as prompt, the gold inside another object."""
+    """The form of verl's Parquet files: chat messages as prompt, the answer inside another object."""
     row = {
         "prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1=?"}],
         "reward_model": {"ground_truth": "2", "style": "rule"},
@@ -320,18 +320,20 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
 
 
 def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
-    """Without the grader, which keeps some tens of thousands of golds whatever the size of the file."""
-    monkeypatch.setattr("adaptthink.tasks.table.SPOOL_BYTES", 2**16)
-    monkeypatch.setattr(sources, "readable_golds", lambda golds: [True] * len(golds))
+    """Without the grader, which caches some tens of thousands of reference answers whatever the size of the file."""
+    monkeypatch.setattr("adaptthink.problems.table.SPOOL_BYTES", 2**16)
+    monkeypatch.setattr(sources, "find_parsable", lambda reference_answers: [True] * len(reference_answers))
     path = tmp_path / "p.jsonl"
     with path.open("w") as file:
         for n in range(20_000):
             file.write(json.dumps({"prompt": f"{n} " + "x" * 360, "answer": str(n)}) + "\n")
     size = path.stat().st_size
-    training_problems(write_rows(tmp_path / "few.jsonl", 99), per_level=1, held_out_per_level=1, seed=0)  # imports
+    choose_training_problems(
+        write_rows(tmp_path / "few.jsonl", 99), per_level=1, held_out_per_level=1, seed=0
+    )  # imports
     tracemalloc.start()
     try:
-        chosen = training_problems(str(path), per_level=1, held_out_per_level=16, seed=0)
+        chosen = choose_training_problems(str(path), per_level=1, held_out_per_level=16, seed=0)
         _, peak = tracemalloc.get_traced_memory()
         assert len(chosen.problems) == 20_000 - 16
         assert all(len(problem.prompt) > 360 for problem in chosen.problems)
@@ -339,7 +341,7 @@ def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
         del chosen
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
-        few = evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=50))
+        few = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=50))
         _, peak_of_few = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -14,18 +14,19 @@ import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
 from patience import PATIENCE, wait_until
 
-from adaptthink import jobs
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.engines import fleet as fleet_module
 from adaptthink.engines import openai
 from adaptthink.engines.base import Request, ScriptedEngine
 from adaptthink.engines.fleet import Fleet, Job, Server, Work, open_fleet
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import OpenAIEngine, UnansweredError, make_probe
-from adaptthink.engines.rounds import Draw
+from adaptthink.engines.rounds import ContinuationRequest
 from adaptthink.errors import UserError
-from adaptthink.models import TINY, load_configured, load_policy
-from adaptthink.start import make_engine
+from adaptthink.models.loading import TINY, load_configured, load_policy
+from adaptthink.sampling.engine import make_engine
 
 PROMPT = (5, 9, 17)
 TOTAL = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))
@@ -34,22 +35,22 @@ ROWS = 4
 
 
 class Seeded(FakeServer):
-    """Its responses follow from the call's seed; draws can be held up, refused, and counted, unlike the looks at it."""
+    """Its responses follow from the call's seed; generation calls can be delayed, refused and counted."""
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.bad = lambda call: None  # what a draw meets instead of an answer
-        self.drawn, self.looks = [], 0
+        self.bad = lambda call: None  # what a generation call gets instead of an answer
+        self.generated, self.health_checks = [], 0
 
     def meets(self, path, call):
         if path.endswith("/models"):
-            self.looks += 1
+            self.health_checks += 1
         return self.bad(call) if call and "logprob_token_ids" not in call else None
 
     def complete(self, call):
         answer = super().complete(call)
         if "logprob_token_ids" not in call:
-            self.drawn.append(call["seed"])
+            self.generated.append(call["seed"])
             [choice] = answer["choices"]
             choice["token_ids"] = [1 + call["seed"] % 97, 1 + call["seed"] % 89]
             choice["logprobs"]["token_logprobs"] = [-1.0, -2.0]
@@ -58,8 +59,8 @@ class Seeded(FakeServer):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(fleet_module, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(fleet_module, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(fleet_module, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(fleet_module, "LONGEST_BACKOFF", 0.05)
     monkeypatch.setattr(fleet_module, "IDLE_SECONDS", 0.01)
     monkeypatch.delenv(openai.KEY_VARIABLE, raising=False)
 
@@ -70,25 +71,26 @@ def servers():
         yield [one, two, three]
 
 
-def make(servers, said=None, **options):
+def make(servers, messages=None, **options):
     urls = [getattr(server, "url", server) for server in servers]
-    say = (lambda text: None) if said is None else said.append
-    return open_fleet(urls, [EOS], name="tiny", max_rows=ROWS, probe=PROBE, say=say, **options)
+    on_message = (lambda text: None) if messages is None else messages.append
+    options |= {"name": "tiny", "max_concurrent_sequences": ROWS, "probe": PROBE}
+    return open_fleet(urls, [EOS], on_message=on_message, **options)
 
 
 def requests(count=60):
     return [Request(PROMPT, 2, stream) for stream in range(count)]
 
 
-def stream(fleet, asked):
-    """Completions by place; fails if one comes twice."""
+def stream(fleet, requested):
+    """Completions by index; fails if one comes twice."""
     done = {}
 
-    def finish(place, completion):
-        assert place not in done
-        done[place] = completion
+    def finish(index, completion):
+        assert index not in done
+        done[index] = completion
 
-    fleet.stream(iter(asked), temperature=1.0, top_p=1.0, seed=3, on_finish=finish)
+    fleet.stream(iter(requested), temperature=1.0, top_p=1.0, seed=3, on_finish=finish)
     return done
 
 
@@ -96,7 +98,7 @@ def stream(fleet, asked):
 def expected():
     """What an undisturbed server answers, alone and in its own order."""
     with running(Seeded()) as server:
-        engine = OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=1)
+        engine = OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_concurrent_sequences=1)
         return dict(enumerate(engine.generate(requests(), temperature=1.0, seed=3)))
 
 
@@ -108,19 +110,19 @@ def test_responses_do_not_depend_on_who_answers(servers, expected, count):
     assert sum(server.responses for server in fleet.servers) == 120
     assert all(server.responses >= 20 for server in fleet.servers)
     assert sum(server.tokens for server in fleet.servers) == 240
-    assert all(0 < server.most_together <= ROWS for server in servers[:count])
+    assert all(0 < server.max_together <= ROWS for server in servers[:count])
 
 
-def test_requests_are_taken_only_as_there_is_room(servers):
+def test_requests_are_taken_only_as_slots_become_free(servers):
     taken, ended, ahead = [], [], []
 
-    def asked():
+    def requested():
         for request in requests(100):
             taken.append(request)
             ahead.append(len(taken) - len(ended))
             yield request
 
-    make(servers).stream(asked(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: ended.append(one))
+    make(servers).stream(requested(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: ended.append(one))
     assert len(ended) == 100
     assert max(ahead) <= 3 * ROWS
 
@@ -136,19 +138,19 @@ def test_what_a_server_fails_on_goes_to_others_and_it_comes_back(servers, expect
         left[0] -= 1
         return fault if left[0] >= 0 else None
 
-    servers[0].bad, said = bad, []
-    fleet = make(servers, said)
+    servers[0].bad, messages = bad, []
+    fleet = make(servers, messages)
     assert stream(fleet, requests()) == expected
     assert 1 <= fleet.servers[0].faults <= 5
     assert fleet.servers[1].faults == fleet.servers[2].faults == 0
-    assert said[0].startswith(f"{servers[0].url} is set aside: ")
+    assert messages[0].startswith(f"{servers[0].url} is unhealthy: ")
 
     def is_back():
         stream(fleet, requests())
-        return f"{servers[0].url} is back" in said and fleet.servers[0].responses > 0
+        return f"{servers[0].url} is healthy again" in messages and fleet.servers[0].responses > 0
 
     wait_until(is_back)
-    assert fleet.servers[0].seconds_aside > 0
+    assert fleet.servers[0].unhealthy_seconds > 0
 
 
 @pytest.fixture
@@ -157,25 +159,25 @@ def stopped(monkeypatch):
     monkeypatch.setattr(fleet_module, "time", SimpleNamespace(monotonic=lambda: 50.0))
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_asks(servers, stopped):
+def test_a_server_gets_nothing_until_its_retry_after(servers, stopped):
     servers[0].bad = lambda call: (429, {"Retry-After": "77"})
     fleet = make(servers[:2])
-    looks = servers[0].looks
+    health_checks = servers[0].health_checks
     assert len(stream(fleet, requests())) == 60
-    assert fleet.servers[0].rests_until == 50 + 77
-    assert servers[0].looks == looks
+    assert fleet.servers[0].retry_at == 50 + 77
+    assert servers[0].health_checks == health_checks
 
 
-def test_pauses_grow_until_a_draw_is_answered(stopped):
+def test_the_backoff_grows_until_a_request_is_answered(stopped):
     fleet, server = Fleet(["http://one"], [EOS], "tiny", 1, PROBE, lambda text: None), Server("http://one")
-    pauses = []
+    backoffs = []
     for _ in range(5):
-        fleet._set_aside(server, UserError("no"))
-        pauses.append(server.rests_until - 50)
-    for pause, full in zip(pauses, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
-        assert full / 2 - 1e-9 <= pause <= full + 1e-9
-    fleet._set_aside(server, UnansweredError("busy", 9.0))
-    assert server.rests_until == 50 + 9
+        fleet._mark_unhealthy(server, UserError("no"))
+        backoffs.append(server.retry_at - 50)
+    for backoff, full in zip(backoffs, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
+        assert full / 2 - 1e-9 <= backoff <= full + 1e-9
+    fleet._mark_unhealthy(server, UnansweredError("busy", 9.0))
+    assert server.retry_at == 50 + 9
 
 
 def test_a_server_that_hangs_holds_nothing_up(servers, expected):
@@ -213,7 +215,7 @@ def test_a_server_that_dies_midway_loses_nothing(expected):
         fleet = make([goes, stays])
 
         def die(call):
-            if len(goes.drawn) < 7:
+            if len(goes.generated) < 7:
                 return None
             goes.socket.close()
             return "drop"
@@ -224,22 +226,22 @@ def test_a_server_that_dies_midway_loses_nothing(expected):
         assert sum(server.responses for server in fleet.servers) == 60
 
 
-def test_when_all_are_dead_one_line_says_so_and_what_is_done_was_handed_on(servers, monkeypatch):
-    monkeypatch.setattr(fleet_module, "PATIENCE_SECONDS", 0.2)
+def test_when_all_are_dead_one_line_reports_it_and_completed_work_was_handed_on(servers, monkeypatch):
+    monkeypatch.setattr(fleet_module, "TIMEOUT_SECONDS", 0.2)
     done = []
     for server in servers:
-        server.bad = lambda call, server=server: (503, {}) if len(server.drawn) > 5 else None
+        server.bad = lambda call, server=server: (503, {}) if len(server.generated) > 5 else None
     fleet = make(servers)
     with pytest.raises(UserError) as caught:
         fleet.stream(requests(), temperature=1.0, top_p=1.0, seed=3, on_finish=lambda *one: done.append(one))
     assert "none of 3 servers has answered" in str(caught.value)
     assert "answered 503" in str(caught.value)
-    assert "what is done is kept" in str(caught.value)
+    assert "completed work is kept" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert 18 <= len(done) < 60
 
 
-def test_patience_counts_the_time_set_aside_and_not_that_of_thoughts(monkeypatch):
+def test_the_timeout_counts_unhealthy_time_and_not_generation(monkeypatch):
     """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
     now = [50.0]
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
@@ -253,8 +255,8 @@ def test_patience_counts_the_time_set_aside_and_not_that_of_thoughts(monkeypatch
         def fail_after(seconds, server):
             now[0] += seconds
             server.engine = None
-            fleet._set_aside(server, fault)
-            fleet._check_patience(work)
+            fleet._mark_unhealthy(server, fault)
+            fleet._check_timeout(work)
             return work.over.done()
 
         assert not fail_after(1000, one)
@@ -263,16 +265,16 @@ def test_patience_counts_the_time_set_aside_and_not_that_of_thoughts(monkeypatch
         fleet._note_answer()
         assert not fail_after(599, one)
         assert fail_after(2, two)
-        with pytest.raises(UserError, match=r"none of 2 servers has answered, and each was set aside for 601 s"):
+        with pytest.raises(UserError, match=r"none of 2 servers has answered, and each was unhealthy for 601 s"):
             await work.over
 
     asyncio.run(see())
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_draw_that_no_server_survives_comes_last_and_is_given_up(servers, count):
+def test_a_request_that_no_server_survives_comes_last_and_fails(servers, count):
     """It is not tried for ever, and an error comes only when all others are done."""
-    poison = [5, 17]  # places of the draws, which say it by the length of their context
+    poison = [5, 17]  # indices of the requests, marked by the length of their context
     tried, done = [], []
 
     def bad(call):
@@ -283,26 +285,26 @@ def test_a_draw_that_no_server_survives_comes_last_and_is_given_up(servers, coun
 
     for server in servers:
         server.bad = bad
-    asked = [
+    requested = [
         Request(PROMPT * (3 if request.stream in poison else 1), request.max_tokens, request.stream)
         for request in requests()
     ]
     with pytest.raises(UserError) as caught:
         make(servers[:count]).stream(
-            asked, temperature=1.0, top_p=1.0, seed=3, on_finish=lambda place, _: done.append(place)
+            requested, temperature=1.0, top_p=1.0, seed=3, on_finish=lambda index, _: done.append(index)
         )
     assert str(caught.value).startswith(
-        f"a draw with a context of 9 tokens and a cap of 2 failed {3 * (1 + count)} times on servers that were fit "
-        "before, and so did 1 more (http"
+        f"a request with a context of 9 tokens and max_tokens 2 failed {3 * (1 + count)} times on servers that were "
+        "healthy before, and so did 1 more (http"
     )
     assert "answered 500" in str(caught.value)
     assert "lower max_think_tokens" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert sorted(done) == [place for place in range(60) if place not in poison]
+    assert sorted(done) == [index for index in range(60) if index not in poison]
     assert len(tried) == 2 * 3 * (1 + count)
 
 
-def test_a_draw_that_servers_were_too_busy_for_is_not_given_up(servers, expected):
+def test_a_request_that_servers_were_too_busy_for_does_not_fail(servers, expected):
     met = []
 
     def busy(call):
@@ -310,7 +312,7 @@ def test_a_draw_that_servers_were_too_busy_for_is_not_given_up(servers, expected
         return (429, {}) if met.count(met[0]) <= 20 and call["seed"] == met[0] else None
 
     async def see():
-        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None, 1)
+        work = Work([ContinuationRequest(PROMPT, 1, 1.0)], lambda *_: None, 1)
         one = Server("one")
         for _ in range(20):
             work.give_back(work.take(one), one, UnansweredError("answered 429", busy=True))
@@ -329,16 +331,16 @@ def test_a_draw_that_servers_were_too_busy_for_is_not_given_up(servers, expected
 
 def test_a_call_that_is_at_fault_itself_ends_it(servers):
     servers[1].bad = lambda call: (400, {})
-    with pytest.raises(UserError, match=r"answered 400: .*as asked"):
+    with pytest.raises(UserError, match=r"answered 400: .*as requested"):
         stream(make(servers), requests())
 
 
-def test_a_response_that_a_server_broke_off_is_drawn_again(servers, expected, monkeypatch):
+def test_a_response_that_a_server_broke_off_is_generated_again(servers, expected, monkeypatch):
     complete = servers[0].complete
 
     def cut(call):
         answer = complete(call)
-        if "logprob_token_ids" not in call and len(servers[0].drawn) < 4:
+        if "logprob_token_ids" not in call and len(servers[0].generated) < 4:
             [choice] = answer["choices"]
             del choice["token_ids"][1:], choice["logprobs"]["token_logprobs"][1:]
             choice["finish_reason"] = "abort"
@@ -352,7 +354,7 @@ def test_a_response_that_a_server_broke_off_is_drawn_again(servers, expected, mo
 
 def test_a_server_that_comes_back_with_another_model_is_not_used(servers):
     def restart(call):
-        if len(servers[0].drawn) < 5:
+        if len(servers[0].generated) < 5:
             return None
         servers[0].complete = lambda call: FakeServer.complete(servers[0], call | {"temperature": 30.0})
         return "drop"
@@ -371,33 +373,33 @@ def test_a_server_that_is_dead_at_the_start_is_taken_in_when_it_comes(servers, e
     del servers[0]
     with running(Seeded()) as gone:
         port = gone.server_port
-    said = []
-    fleet = make([f"http://127.0.0.1:{port}", *servers], said)
+    messages = []
+    fleet = make([f"http://127.0.0.1:{port}", *servers], messages)
     assert [server.engine is None for server in fleet.servers] == [True, False, False]
-    assert said[0].startswith(f"http://127.0.0.1:{port} is set aside: no answer")
+    assert messages[0].startswith(f"http://127.0.0.1:{port} is unhealthy: no answer")
     assert stream(fleet, requests()) == expected
     with running(Seeded(port=port)):
         stream(fleet, requests(400))
     assert fleet.servers[0].responses > 0
 
 
-def test_nobody_at_any_endpoint_is_said_at_once():
+def test_nobody_at_any_endpoint_is_reported_at_once():
     with running(Seeded()) as one, running(Seeded()) as two:
         urls = [one.url, two.url]
     with pytest.raises(UserError, match="is the server running there"):
         make(urls)
 
 
-def test_a_server_that_takes_calls_and_is_silent_is_said_in_words(servers, monkeypatch):
-    monkeypatch.setattr(fleet_module, "LOOK_SECONDS", 0.5)
+def test_a_server_that_accepts_calls_but_is_silent_is_reported(servers, monkeypatch):
+    monkeypatch.setattr(fleet_module, "CHECK_SECONDS", 0.5)
     never = threading.Event()
     servers[0].meets = lambda path, call: never
-    with pytest.raises(UserError, match=f"{servers[0].url} takes calls and has not answered within 0.5 s"):
+    with pytest.raises(UserError, match=f"{servers[0].url} accepts calls but has not answered within 0.5 s"):
         make(servers[:1])
     never.set()
 
 
-def test_a_wrong_model_at_the_start_is_said_at_once(servers):
+def test_a_wrong_model_at_the_start_is_reported_at_once(servers):
     servers[1].processed = False
     with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
         make(servers)
@@ -407,7 +409,7 @@ def test_an_endpoint_named_twice_is_one_server(servers):
     assert len(make([servers[0].url, servers[0].url + "/v1/"]).servers) == 1
 
 
-def test_a_prompt_that_no_server_holds_is_said(servers):
+def test_a_prompt_that_no_server_holds_is_reported(servers):
     servers[1].models = [{"id": "tiny", "max_model_len": 4}]
     with pytest.raises(UserError, match="lower max_think_tokens"):
         stream(make(servers), requests())
@@ -417,8 +419,8 @@ def test_a_prompt_that_no_server_holds_is_said(servers):
 def test_an_error_of_who_takes_the_responses_ends_the_call(servers, first):
     done = []
 
-    def full(place, completion):
-        done.append(place)
+    def full(index, completion):
+        done.append(index)
         if len(done) > first:
             raise OSError("disk full")
 
@@ -431,10 +433,10 @@ def test_training_on_several_servers_is_refused(servers, random_model):
         make(servers).load_weights(random_model)
 
 
-def test_late_draws_go_to_one_server_more_each_time():
+def test_late_requests_go_to_one_server_more_each_time():
     async def see():
         one, two, three = (Server(name) for name in "abc")
-        work = Work([Draw(PROMPT, 1, 1.0)], lambda *_: None, 3)
+        work = Work([ContinuationRequest(PROMPT, 1, 1.0)], lambda *_: None, 3)
         job = work.take(one)
         assert isinstance(job, Job)
         assert work.take(two) is None  # nothing ended yet: nobody knows what is late
@@ -459,7 +461,7 @@ def test_the_last_answer_ends_the_call_though_no_server_is_left():
 
     async def see():
         one, two, done = Server("one"), Server("two"), []
-        work = Work([Draw(PROMPT, 1, 1.0)] * 2, lambda place, _: done.append(place), 2)
+        work = Work([ContinuationRequest(PROMPT, 1, 1.0)] * 2, lambda index, _: done.append(index), 2)
         first = work.take(one)
         work.finish(first, None)
         assert not work.over.done()
@@ -478,7 +480,7 @@ def test_the_last_answer_ends_the_call_though_no_server_is_left():
 # ---- presample over servers that have the embedded model ------------------------------------------------------------
 
 SIZE = {"problems_per_level": 3, "reference_samples": 2, "max_think_tokens": 24, "max_no_think_tokens": 8}
-SIZE |= {"max_rows": 3}
+SIZE |= {"max_concurrent_sequences": 3}
 
 
 @pytest.fixture(scope="module")
@@ -562,12 +564,12 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
 
 
 def evaluate(pair, folder):
-    size = {"problems_per_level": 1, "max_think_tokens": 24, "max_no_think_tokens": 8, "max_rows": 3}
+    size = {"problems_per_level": 1, "max_think_tokens": 24, "max_no_think_tokens": 8, "max_concurrent_sequences": 3}
     config = check(EvaluateConfig, size | {"endpoint": [server.url for server in pair]})
     return jobs.evaluate_job(config, ("auto", "no_think"), folder)
 
 
-def test_an_evaluation_says_what_each_server_did(pair, tmp_path, capfd):
+def test_an_evaluation_reports_what_each_server_did(pair, tmp_path, capfd):
     result = evaluate(pair, tmp_path / "e")
     assert [server["url"] for server in result["servers"]] == [server.url for server in pair]
     assert sum(server["responses"] for server in result["servers"]) >= 10
@@ -575,8 +577,8 @@ def test_an_evaluation_says_what_each_server_did(pair, tmp_path, capfd):
     assert "failed calls" in capfd.readouterr().out
 
 
-def test_an_evaluation_that_fails_says_what_each_server_did(pair, tmp_path, capfd):
-    for server in pair:  # no draw of a response is answered
+def test_an_evaluation_that_fails_reports_what_each_server_did(pair, tmp_path, capfd):
+    for server in pair:  # no generation call is answered
         server.meets = lambda path, call: (400, {}) if call and "logprob_token_ids" not in call else None
     with pytest.raises(UserError, match="answered 400"):
         evaluate(pair, tmp_path / "e")

@@ -16,17 +16,17 @@ from adaptthink.grading import (
     Rule,
     Submission,
     Verdict,
-    failed_share,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+    drop_thinking,
+    find_last_boxed,
+    find_parsable,
     grade,
     grade_all,
-    last_boxed,
-    mean_reward,
-    readable_golds,
-    reward,
-    text_after_thought,
 )
 from adaptthink.grading.choice import find_letter
-from adaptthink.grading.extract import find_answer, find_gold
+from adaptthink.grading.extract import find_answer, find_reference_answer
 from adaptthink.grading.lines import Tally, grade_lines
 
 
@@ -34,7 +34,7 @@ from adaptthink.grading.lines import Tally, grade_lines
     ("response", "after"),
     [
         ("a</think>b", "b"),
-        ("a</think>b</think>c", "c"),
+        ("a</think>b</think>c", "b</think>c"),
         ("<think>a</think>b", "b"),
         ("</think>", ""),
         ("<think>a, so 5", None),
@@ -42,14 +42,14 @@ from adaptthink.grading.lines import Tally, grade_lines
         ("", ""),
     ],
 )
-def test_text_after_thought(response, after):
-    assert text_after_thought(response) == after
+def test_drop_thinking(response, after):
+    assert drop_thinking(response) == after
 
 
-def test_a_boxed_answer_in_the_thought_does_not_count():
-    assert grade(text_after_thought("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
-    assert grade(text_after_thought("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
-    assert grade(text_after_thought("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
+def test_a_boxed_answer_in_the_thinking_does_not_count():
+    assert grade(drop_thinking("\\boxed{55}</think>so it is done"), "55").verdict is Verdict.UNPARSED
+    assert grade(drop_thinking("\\boxed{54}</think>\\boxed{55}"), "55").verdict is Verdict.CORRECT
+    assert grade(drop_thinking("<think>\\boxed{55}"), "55") == Grade(Verdict.TRUNCATED, None, Rule.FORM)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_find_answer(text, found):
 
 
 @pytest.mark.parametrize(
-    ("gold", "found"),
+    ("reference_answer", "found"),
     [
         ("72", "72"),
         ("Natalia sold 48/2.\n#### 72", "72"),
@@ -88,8 +88,8 @@ def test_find_answer(text, found):
         ("A, B", "A, B"),
     ],
 )
-def test_a_gold_may_be_a_whole_solution(gold, found):
-    assert find_gold(gold) == found
+def test_a_reference_may_be_a_whole_solution(reference_answer, found):
+    assert find_reference_answer(reference_answer) == found
 
 
 SAME = [
@@ -148,10 +148,10 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("found", "gold", "rule"), SAME)
-def test_same_answers_and_the_rule_that_finds_it(found, gold, rule):
-    assert grade(f"\\boxed{{{found}}}", gold) == Grade(Verdict.CORRECT, found, rule)
-    assert grade(f"\\boxed{{{gold}}}", found).verdict is Verdict.CORRECT
+@pytest.mark.parametrize(("found", "reference_answer", "rule"), SAME)
+def test_same_answers_and_the_rule_that_finds_it(found, reference_answer, rule):
+    assert grade(f"\\boxed{{{found}}}", reference_answer) == Grade(Verdict.CORRECT, found, rule)
+    assert grade(f"\\boxed{{{reference_answer}}}", found).verdict is Verdict.CORRECT
 
 
 DIFFERENT = [
@@ -195,25 +195,25 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("found", "gold"), DIFFERENT)
-def test_different_answers(found, gold):
-    assert grade(f"\\boxed{{{found}}}", gold).verdict is Verdict.WRONG
-    assert grade(f"\\boxed{{{gold}}}", found).verdict is Verdict.WRONG
+@pytest.mark.parametrize(("found", "reference_answer"), DIFFERENT)
+def test_different_answers(found, reference_answer):
+    assert grade(f"\\boxed{{{found}}}", reference_answer).verdict is Verdict.WRONG
+    assert grade(f"\\boxed{{{reference_answer}}}", found).verdict is Verdict.WRONG
 
 
-@pytest.mark.parametrize("gold", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
-def test_a_gold_that_cannot_be_read_is_never_scored(gold):
+@pytest.mark.parametrize("reference_answer", ["", "  ", "{", "\\frac{1}{", "x" * 2_000, "}{", "$$"])
+def test_a_reference_that_cannot_be_parsed_is_never_scored(reference_answer):
     for answer in ("\\boxed{5}", "nothing", None):
-        assert grade(answer, gold) == Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
+        assert grade(answer, reference_answer) == Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     with pytest.raises(ValueError, match="leave it out"):
-        reward(Verdict.GOLD_UNPARSABLE)
+        compute_reward(Verdict.REFERENCE_UNPARSABLE)
 
 
-def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
-    gold = "\\frac{}{}+\\int"
-    assert grade("\\boxed{y+1}", gold).verdict is Verdict.GOLD_UNPARSABLE
+def test_a_reference_that_only_the_symbolic_rule_finds_unparsable():
+    reference_answer = "\\frac{}{}+\\int"
+    assert grade("\\boxed{y+1}", reference_answer).verdict is Verdict.REFERENCE_UNPARSABLE
     kinds = [
-        (gold, AnswerKind.MATH),
+        (reference_answer, AnswerKind.MATH),
         ("\\sin^2 t", AnswerKind.MATH),
         ("5", AnswerKind.MATH),
         ("", AnswerKind.MATH),
@@ -221,7 +221,7 @@ def test_a_gold_that_only_the_symbolic_rule_finds_unreadable():
         ("Paris", AnswerKind.CHOICE),
         ("{", AnswerKind.CHOICE),
     ]
-    assert readable_golds(kinds) == [False, True, True, False, True, False, False]
+    assert find_parsable(kinds) == [False, True, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("answer", ["\\boxed{}", "\\boxed{\\frac{1}{}+}", "\\boxed{ }", "\\boxed{" + "x+" * 800 + "x}"])
@@ -268,15 +268,15 @@ def test_find_letter(text, letter):
 
 
 def test_choices_are_graded_by_their_letter():
-    def verdict(answer, gold):
-        return grade(answer, gold, AnswerKind.CHOICE)
+    def verdict(answer, reference_answer):
+        return grade(answer, reference_answer, AnswerKind.CHOICE)
 
     assert verdict("\\boxed{C}", "C") == Grade(Verdict.CORRECT, "C", Rule.CHOICE)
     assert verdict("\\boxed{C}", "(c)").verdict is Verdict.CORRECT
     assert verdict("\\boxed{D}", "C").verdict is Verdict.WRONG
     assert verdict("\\boxed{42}", "C").verdict is Verdict.UNPARSED
     assert verdict(None, "C").verdict is Verdict.TRUNCATED
-    assert verdict("\\boxed{C}", "Paris").verdict is Verdict.GOLD_UNPARSABLE
+    assert verdict("\\boxed{C}", "Paris").verdict is Verdict.REFERENCE_UNPARSABLE
 
 
 @pytest.mark.parametrize("kind", [AnswerKind.MATH, AnswerKind.CHOICE])
@@ -291,17 +291,17 @@ def test_boxed_only(kind):
 
 
 def test_reward_maps_every_verdict():
-    gradable = [verdict for verdict in Verdict if verdict is not Verdict.GOLD_UNPARSABLE]
-    assert [verdict for verdict in gradable if reward(verdict) == 1.0] == [Verdict.CORRECT]
-    assert {reward(verdict) for verdict in gradable} == {0.0, 1.0}
+    gradable = [verdict for verdict in Verdict if verdict is not Verdict.REFERENCE_UNPARSABLE]
+    assert [verdict for verdict in gradable if compute_reward(verdict) == 1.0] == [Verdict.CORRECT]
+    assert {compute_reward(verdict) for verdict in gradable} == {0.0, 1.0}
 
 
 def test_means_leave_out_what_cannot_be_graded():
-    verdicts = [Verdict.CORRECT, Verdict.GOLD_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
-    assert mean_reward(verdicts) == 0.5
-    assert mean_reward([Verdict.GOLD_UNPARSABLE]) is None
-    assert failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
-    assert failed_share([]) == 0.0
+    verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
+    assert compute_mean_reward(verdicts) == 0.5
+    assert compute_mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
+    assert compute_failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
+    assert compute_failed_share([]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_means_leave_out_what_cannot_be_graded():
     ],
 )
 def test_last_boxed(text, found):
-    assert last_boxed(text) == found
+    assert find_last_boxed(text) == found
 
 
 @given(
@@ -337,7 +337,7 @@ def test_last_boxed(text, found):
     | st.lists(st.sampled_from(["\\boxed{", "}", "{", "x"])).map("".join)
 )
 def test_last_boxed_never_raises(text):
-    found = last_boxed(text)
+    found = find_last_boxed(text)
     assert found is None or found in text
 
 
@@ -352,7 +352,7 @@ balanced = st.recursive(
     before=st.text(alphabet=st.characters(exclude_characters="\\")), inside=balanced, after=st.text(alphabet="ab }{")
 )
 def test_boxing_balanced_text_returns_it(before, inside, after):
-    assert last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
+    assert find_last_boxed(f"{before}\\boxed{{{inside}}}{after}") == inside
 
 
 def graded(*lines):
@@ -366,11 +366,17 @@ def test_lines_are_graded_in_order_and_bad_ones_are_named():
         json.dumps({"response": "hm</think>\\boxed{\\frac12}", "gold": "0.5"}),
         "not json",
         json.dumps({"response": "The answer is (C).", "gold": "C", "kind": "choice"}),
-        json.dumps({"response": "18", "gold": 18}),
+        json.dumps({"response": "18", "reference_answer": 18, "source": "gsm8k"}),
         json.dumps({"response": "\\boxed{18}", "gold": 18, "finished": False}),
         json.dumps({"response": "18", "gold": 18, "kind": "maths"}),
-        json.dumps({"response": "18"}),
+        json.dumps({"response": "18", "solution": "18"}),
         "[1]",
+        json.dumps({"response": "18", "answer": "So it is 18.\n#### 18"}),
+        json.dumps({"response": "18", "answer": "17", "gold": 19, "reference_answer": "18"}),
+        json.dumps({"response": "18", "answer": "17", "gold": 18, "reference_answer": None}),
+        json.dumps({"response": "18", "gold": [18]}),
+        json.dumps({"completion": "18", "gold": 18}),
+        "{}",
     )
     assert [(row["line"], row["verdict"], row["extracted"], row["rule"]) for row in rows] == [
         (1, "correct", "\\frac12", "number"),
@@ -381,13 +387,22 @@ def test_lines_are_graded_in_order_and_bad_ones_are_named():
         (6, "error", None, "form"),
         (7, "error", None, "form"),
         (8, "error", None, "form"),
+        (9, "correct", "18", "exact"),
+        (10, "correct", "18", "exact"),
+        (11, "correct", "18", "exact"),
+        (12, "error", None, "form"),
+        (13, "error", None, "form"),
+        (14, "error", None, "form"),
     ]
-    assert tally.verdicts == {"correct": 3, "truncated": 1}
+    assert tally.verdicts == {"correct": 6, "truncated": 1}
     assert tally.bad_lines == [
         "line 2: not valid JSON: Expecting value",
         "line 6: unknown kind 'maths'; choose math, choice, reasoning_gym",
-        "line 7: 'gold' is missing or no text",
-        "line 8: expected a JSON object with 'response' and 'gold', found list",
+        "line 7: 'reference_answer' is missing (so are 'gold' and 'answer'); found 'response', 'solution'",
+        "line 8: expected a JSON object, found list",
+        "line 12: 'gold' must be text or a number, found list",
+        "line 13: 'response' is missing or no text; found 'completion', 'gold'",
+        "line 14: 'response' is missing or no text; found no field",
     ]
 
 
@@ -399,7 +414,9 @@ def run_grade(*arguments):
 
 def test_the_command_writes_a_verdict_a_line_and_names_bad_lines(tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "new/out.jsonl"
-    source.write_bytes(b'{"response": "\\\\boxed{x(x+1)}", "gold": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}\n')
+    source.write_bytes(
+        b'{"response": "\\\\boxed{x(x+1)}", "reference_answer": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}'
+    )
     done = run_grade(source, "--json", target, "--seconds", PATIENCE)
     assert (done.returncode, done.stderr) == (
         0,
@@ -426,4 +443,6 @@ def test_the_command_refuses_to_overwrite_its_input_or_to_grade_nothing(tmp_path
         assert done.returncode == 2
         assert complaint in done.stderr
         assert len(done.stderr.splitlines()) == 1
+    assert run_grade(source, "--json", tmp_path / "out.jsonl").returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert source.read_text() == "[]\n"

@@ -1,11 +1,11 @@
-r"""Every gold of MATH, MATH-500 and AIME: right against itself and rewritings, wrong against near misses."""
+r"""Every reference answer of MATH, MATH-500 and AIME: equal to itself and rewritings, not to near misses."""
 
 import json
 
 import pytest
 from rewritings import near_misses, rewritings, symbolic_rewritings
 
-from adaptthink.grading import AnswerKind, Submission, Verdict, grade_all, readable_golds, text_after_thought
+from adaptthink.grading import AnswerKind, Submission, Verdict, drop_thinking, find_parsable, grade_all
 
 OWN_GOLDS = [
     "0",
@@ -65,29 +65,35 @@ OWN_GOLDS = [
 ]
 
 
-def check_rewritings(golds):
-    pairs = [(gold, other) for gold in golds for other in (gold, *rewritings(gold))]
-    assert all(len(rewritings(gold)) >= 5 for gold in golds)
-    grades = grade_all([Submission(f"so \\boxed{{{other}}}.", gold) for gold, other in pairs])
+def check_rewritings(reference_answers):
+    pairs = [
+        (reference_answer, other)
+        for reference_answer in reference_answers
+        for other in (reference_answer, *rewritings(reference_answer))
+    ]
+    assert all(len(rewritings(reference_answer)) >= 5 for reference_answer in reference_answers)
+    grades = grade_all([Submission(f"so \\boxed{{{other}}}.", reference_answer) for reference_answer, other in pairs])
     return [(*pair, grade) for pair, grade in zip(pairs, grades, strict=True) if grade.verdict is not Verdict.CORRECT]
 
 
-def check_near_misses(golds):
-    pairs = [(gold, other) for gold in golds for other in near_misses(gold)]
-    grades = grade_all([Submission(f"so \\boxed{{{other}}}.", gold) for gold, other in pairs])
+def check_near_misses(reference_answers):
+    pairs = [
+        (reference_answer, other) for reference_answer in reference_answers for other in near_misses(reference_answer)
+    ]
+    grades = grade_all([Submission(f"so \\boxed{{{other}}}.", reference_answer) for reference_answer, other in pairs])
     wrong = (Verdict.WRONG, Verdict.TIMEOUT)  # stopping is allowed, saying yes is not
     return [(*pair, grade) for pair, grade in zip(pairs, grades, strict=True) if grade.verdict not in wrong]
 
 
-def test_own_golds():
+def test_own_references():
     assert check_rewritings(OWN_GOLDS) == []
     assert check_near_misses(OWN_GOLDS) == []
-    assert all(readable_golds([(gold, AnswerKind.MATH) for gold in OWN_GOLDS]))
+    assert all(find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in OWN_GOLDS]))
 
 
 @pytest.fixture(scope="module")
-def golds(data_folder):
-    """Every different gold of the three sets; two rows of MATH train have none at all, two an empty one."""
+def reference_answers(data_folder):
+    """Every different reference answer of the three sets; two rows of MATH train have none at all, two an empty one."""
     math = [row["answer"] for row in json.loads((data_folder / "math_train_answers.json").read_text("utf-8"))]
     math500 = [json.loads(line)["answer"] for line in (data_folder / "math500_test.jsonl").open(encoding="utf-8")]
     aime = [
@@ -96,28 +102,34 @@ def golds(data_folder):
         for row in json.loads((data_folder / name).read_text("utf-8"))
     ]
     assert (len(math), math.count(None), math.count(""), len(math500), len(aime)) == (7474, 2, 2, 500, 1005)
-    return sorted({gold for gold in (*math, *math500, *aime) if gold})
+    return sorted({reference_answer for reference_answer in (*math, *math500, *aime) if reference_answer})
 
 
-def test_every_gold_of_math_and_aime_can_be_read(golds):
-    readable = readable_golds([(gold, AnswerKind.MATH) for gold in golds])
-    assert [gold for gold, yes in zip(golds, readable, strict=True) if not yes] == []
+def test_every_reference_of_math_and_aime_can_be_parsed(reference_answers):
+    parsable = find_parsable([(reference_answer, AnswerKind.MATH) for reference_answer in reference_answers])
+    assert [
+        reference_answer for reference_answer, yes in zip(reference_answers, parsable, strict=True) if not yes
+    ] == []
 
 
-def test_every_gold_of_math_and_aime_equals_its_rewritings(golds):
-    assert check_rewritings(golds) == []
+def test_every_reference_of_math_and_aime_equals_its_rewritings(reference_answers):
+    assert check_rewritings(reference_answers) == []
 
 
-def test_every_formula_of_math_equals_itself_written_as_a_sum(golds):
-    pairs = [(gold, other) for gold in golds for other in symbolic_rewritings(gold)]
+def test_every_formula_of_math_equals_itself_written_as_a_sum(reference_answers):
+    pairs = [
+        (reference_answer, other)
+        for reference_answer in reference_answers
+        for other in symbolic_rewritings(reference_answer)
+    ]
     assert len(pairs) > 500
-    grades = grade_all([Submission(f"\\boxed{{{other}}}", gold) for gold, other in pairs])
+    grades = grade_all([Submission(f"\\boxed{{{other}}}", reference_answer) for reference_answer, other in pairs])
     failed = [(*pair, grade) for pair, grade in zip(pairs, grades, strict=True) if grade.verdict is not Verdict.CORRECT]
     assert failed == []
 
 
-def test_every_gold_of_math_and_aime_differs_from_near_misses(golds):
-    assert check_near_misses(golds) == []
+def test_every_reference_of_math_and_aime_differs_from_near_misses(reference_answers):
+    assert check_near_misses(reference_answers) == []
 
 
 def test_agreement_with_recorded_grades(data_folder):
@@ -126,7 +138,9 @@ def test_agreement_with_recorded_grades(data_folder):
     models = [name for name in rows[0] if name not in ("question", "ground_truth")]
     solutions = [(row[model], row["ground_truth"]) for row in rows for model in models]
     assert len(solutions) == 4 * 1319
-    grades = grade_all([Submission(text_after_thought(item["solution"]), gold) for item, gold in solutions])
+    grades = grade_all(
+        [Submission(drop_thinking(item["solution"]), reference_answer) for item, reference_answer in solutions]
+    )
     outcomes = [
         (item["is_correct"], grade.verdict is Verdict.CORRECT)
         for (item, _), grade in zip(solutions, grades, strict=True)

@@ -1,4 +1,4 @@
-r"""Answers and golds that were made to break graders: none hangs, escapes as an exception or passes for correct.
+r"""Answers and references that were made to break graders: none hangs, escapes as an exception or passes for correct.
 
 The strings come from seeded generators, one per way to attack: towers of powers, deep nesting, a megabyte of one sign,
 broken Unicode, text that makes a careless regular expression take forever, code.
@@ -17,7 +17,7 @@ import pytest
 from patience import PATIENCE
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, readable_golds
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
 from adaptthink.grading import pool as pools
 from adaptthink.grading.notation import read_answer
 
@@ -191,7 +191,7 @@ HEAVY = [
     "1e999999999+x", r"2^{999999999}\cdot x", "(1+x)" * 150,
 ]  # fmt: skip
 
-# text → gold, kind, verdict: must come out right whatever is graded beside it
+# text → reference, kind, verdict: must come out right whatever is graded beside it
 NORMAL = [
     (r"\boxed{12}", "12", AnswerKind.MATH, Verdict.CORRECT),
     (r"\boxed{13}", "12", AnswerKind.MATH, Verdict.WRONG),
@@ -201,7 +201,7 @@ NORMAL = [
     ("The answer is (C).", "C", AnswerKind.CHOICE, Verdict.CORRECT),
     (r"\boxed{D}", "C", AnswerKind.CHOICE, Verdict.WRONG),
 ]
-GOLD = "1234567.875"  # what no hostile string stands for
+REFERENCE = "1234567.875"  # the value of no hostile string
 
 
 def hostile_strings(seed, per_family=PER_FAMILY):
@@ -215,9 +215,9 @@ def mixed_with_normal(submissions):
     for position, submission in enumerate(submissions):
         mixed.append(submission)
         if position % 10 == 0:
-            answer, gold, kind, verdict = NORMAL[next(turn) % len(NORMAL)]
+            answer, reference_answer, kind, verdict = NORMAL[next(turn) % len(NORMAL)]
             known[len(mixed)] = verdict
-            mixed.append(Submission(answer, gold, kind))
+            mixed.append(Submission(answer, reference_answer, kind))
     return mixed, known
 
 
@@ -254,18 +254,18 @@ def test_there_are_enough():
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_hostile_answers(family):
     strings = [family(random.Random(f"answers {family.__name__} {n}")) for n in range(PER_FAMILY)]
-    check(few_for_workers([Submission(form, GOLD) for text in strings for form in (text, rf"\boxed{{{text}}}")]))
+    check(few_for_workers([Submission(form, REFERENCE) for text in strings for form in (text, rf"\boxed{{{text}}}")]))
 
 
 @pytest.mark.parametrize("kind", [AnswerKind.MATH, AnswerKind.CHOICE])
-def test_hostile_golds(kind):
+def test_hostile_references(kind):
     strings = hostile_strings("golds", 20)
-    answer = rf"\boxed{{{GOLD}}}" if kind is AnswerKind.MATH else r"\boxed{J}"
+    answer = rf"\boxed{{{REFERENCE}}}" if kind is AnswerKind.MATH else r"\boxed{J}"
     submissions = few_for_workers([Submission(answer, text, kind) for text in strings], 30)
     grades = check(submissions, never_correct=kind is AnswerKind.MATH)
     if kind is AnswerKind.CHOICE:
         for submission, result in zip(submissions, grades, strict=True):
-            assert result.verdict is not Verdict.CORRECT or "J" in submission.gold.upper()
+            assert result.verdict is not Verdict.CORRECT or "J" in submission.reference_answer.upper()
 
 
 def test_hostile_choices():
@@ -276,25 +276,25 @@ def test_hostile_choices():
 
 
 def test_hostile_answers_equal_themselves_or_fail():
-    """A gold that can be read is equal to itself; no other verdict but the gold's own fault."""
+    """A reference that can be parsed is equal to itself; the only other verdict is that it cannot."""
     for text in hostile_strings("themselves", 30):
         verdict = grade(rf"\boxed{{{text}}}", rf"\boxed{{{text}}}", limits=LIMITS).verdict
-        assert verdict in (Verdict.CORRECT, Verdict.GOLD_UNPARSABLE, Verdict.UNPARSED), text
+        assert verdict in (Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.UNPARSED), text
 
 
-def test_hostile_golds_are_readable_or_not():
-    golds = [(text, AnswerKind.CHOICE) for text in hostile_strings("readable", 40)]
-    golds += [(text, AnswerKind.MATH) for text in hostile_strings("readable", 2)]
-    golds += [("12", AnswerKind.MATH), ("C", AnswerKind.CHOICE)]
-    outcome = readable_golds(golds, limits=LIMITS)
+def test_hostile_references_are_parsable_or_not():
+    reference_answers = [(text, AnswerKind.CHOICE) for text in hostile_strings("readable", 40)]
+    reference_answers += [(text, AnswerKind.MATH) for text in hostile_strings("readable", 2)]
+    reference_answers += [("12", AnswerKind.MATH), ("C", AnswerKind.CHOICE)]
+    outcome = find_parsable(reference_answers, limits=LIMITS)
     assert set(map(type, outcome)) == {bool}
     assert outcome[-2:] == [True, True]
 
 
 def test_heavy_formulas_and_memory():
     """Formulas without end: workers are killed again and again, and neither they nor this process grow."""
-    gold = r"x+\sqrt{2}"
-    grade("x+1", gold, limits=LIMITS)  # starts the workers
+    reference_answer = r"x+\sqrt{2}"
+    grade("x+1", reference_answer, limits=LIMITS)  # starts the workers
     me, limit = psutil.Process(), LIMITS.memory_mb + 200  # what a worker needs to start is below 200 MiB
     before, largest, done = me.memory_info().rss / 2**20, [0.0], threading.Event()
 
@@ -305,7 +305,7 @@ def test_heavy_formulas_and_memory():
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        check([Submission(text, gold) for text in HEAVY])
+        check([Submission(text, reference_answer) for text in HEAVY])
         check([Submission(r"\boxed{x+1}", text) for text in HEAVY[:3]])
     finally:
         done.set()
@@ -336,8 +336,8 @@ for unit in units:
     long = unit * (10**6 // len(unit))
     for text in (long, f"answer{long}Z", rf"\boxed{{{long}}}"):
         for kind in (AnswerKind.MATH, AnswerKind.CHOICE):
-            gold = "J" if kind == "choice" else "1234567.875"
-            assert grade(text, gold, kind, limits=limits).verdict != "correct", unit
+            reference = "J" if kind == "choice" else "1234567.875"
+            assert grade(text, reference, kind, limits=limits).verdict != "correct", unit
         text_after_thought(text)
     grade("K", text, limits=limits)
     grade("K", text, "choice", limits=limits)
@@ -361,7 +361,7 @@ def test_blanks_offer_no_choice():
         assert grade(f"answer{' ' * 1_990}{letter}", "J", AnswerKind.CHOICE).verdict is Verdict.UNPARSED
         assert grade(f"answer{' ' * 1_990}J", "J", AnswerKind.CHOICE).verdict is Verdict.CORRECT
         bomb = f"{'1' * 300}{' ' * 300}{letter}{' ' * 300}!"
-        assert isinstance(grading.grade_fast(Submission(rf"\boxed{{{bomb}}}", GOLD)), grading.Task)
+        assert isinstance(grading.grade_fast(Submission(rf"\boxed{{{bomb}}}", REFERENCE)), grading.Task)
 
 
 def test_an_answer_at_the_end_of_a_long_text_is_found():

@@ -22,7 +22,7 @@ from patience import PATIENCE, wait_until
 
 from adaptthink import grading
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, grade, grade_all, readable_golds
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
 from adaptthink.grading import pool as pools
 
 SOURCES = str(Path(grading.__file__).parents[2])
@@ -60,10 +60,10 @@ def parse(text, **settings):
         raise RecursionError(name)
     return [sympy.sin(sympy.Symbol(text))]
 
-def verify(gold, found, **settings):
+def verify(reference, found, **settings):
     if "fail" in str(found):
         raise TypeError("cannot compare")
-    return gold == found or "late" in str(found)
+    return reference == found or "late" in str(found)
 '''
 
 
@@ -108,7 +108,7 @@ def overrun(stand_in, monkeypatch):
 
 
 def worker_pids(limits):
-    return {worker.process.pid for worker in pools.pool_for(limits).workers}
+    return {worker.process.pid for worker in pools.get_pool(limits).workers}
 
 
 def gone(process):
@@ -177,7 +177,7 @@ def test_a_worker_killed_from_outside_in_the_middle(stand_in):
 def test_a_worker_killed_while_idle_costs_no_answer(stand_in):
     limits = Limits(seconds=PATIENCE, workers=1)
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
     worker.process.wait()
     assert grade("x+3", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -210,7 +210,7 @@ def test_a_parent_that_goes_before_its_workers_are_ready_leaves_no_traceback():
 
 def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
     limits = Limits(workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.ERROR
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -218,7 +218,7 @@ def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
 
 def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
     limits = Limits(workers=1)
-    pool = pools.pool_for(limits)
+    pool = pools.get_pool(limits)
     (worker,) = pool.workers
     worker.wait_until_ready()
     worker.process.kill()
@@ -238,7 +238,7 @@ def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
 
 def test_memory_never_passes_the_limit(stand_in):
     limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     worker.wait_until_ready()
     start = worker.memory_mb()
     assert grade("eat+1", "x+1", limits=limits).verdict is Verdict.ERROR
@@ -334,12 +334,17 @@ def test_asyncio(stand_in):
     ]  # fmt: skip
 
 
-def test_readable_golds(stand_in, overrun):
+def test_parsable_references(stand_in, overrun):
     limits = Limits(seconds=PATIENCE, workers=1)
-    golds = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
-    golds += [("x+2", AnswerKind.MATH), ("die+1", AnswerKind.MATH), ("C", AnswerKind.CHOICE), ("7", AnswerKind.CHOICE)]
-    assert readable_golds(golds, limits=limits) == [True, True, False, False, True, False, True, False]
-    assert readable_golds([], limits=limits) == []
+    references = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
+    references += [
+        ("x+2", AnswerKind.MATH),
+        ("die+1", AnswerKind.MATH),
+        ("C", AnswerKind.CHOICE),
+        ("7", AnswerKind.CHOICE),
+    ]
+    assert find_parsable(references, limits=limits) == [True, True, False, False, True, False, True, False]
+    assert find_parsable([], limits=limits) == []
 
 
 PLAIN = """
@@ -359,12 +364,12 @@ def test_without_a_main_guard(tmp_path, way):
 DAEMON = """
 import multiprocessing, os, sys
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1800, workers=1)
 
 def pids():
-    return {worker.process.pid for worker in pool_for(limits).workers}
+    return {worker.process.pid for worker in get_pool(limits).workers}
 
 def work(queue):
     queue.put((str(grade("x+2", "2+x", limits=limits).verdict), pids()))
@@ -422,10 +427,10 @@ def test_fork_while_a_pool_starts():
 ENDING = """
 import json, os, sys, threading, time
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1, workers=2)
-pool = pool_for(limits)
+pool = get_pool(limits)
 for worker in pool.workers:
     worker.wait_until_ready()
 if "fork" in sys.argv and not os.fork():
@@ -476,7 +481,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path, how):
 INTERRUPTED = """
 import sys, time
 from adaptthink.grading import Limits, grade
-from adaptthink.grading.pool import pool_for
+from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1800, workers=2)
 pool = pool_for(limits)
@@ -509,7 +514,7 @@ def test_interrupt_from_the_keyboard(tmp_path, moment):
 FAST = r"""
 import sys
 import psutil
-from adaptthink.grading import AnswerKind, Submission, grade_all, pool, readable_golds
+from adaptthink.grading import AnswerKind, Submission, find_parsable, grade_all, pool
 pairs = [
     ("\\boxed{1{,}234.50}", "1234.5"), ("so \\boxed{\\dfrac12}", "0.5"), ("Answer: 1 1/2", "\\frac{3}{2}"),
     ("\\boxed{\\left(3, \\tfrac{1}{2}\\right)}", "(3,0.5)"), ("\\boxed{\\{2,1\\}}", "\\{1,2\\}"),
@@ -520,7 +525,8 @@ pairs = [
 submissions = [Submission(*pair) for pair in pairs]
 submissions += [Submission("The answer is (C).", "C", AnswerKind.CHOICE)]
 print({str(result.verdict) for result in grade_all(submissions)})
-print(all(readable_golds([(one.gold, one.kind) for one in submissions if "infty" not in one.gold])))
+pairs = [(one.reference_answer, one.kind) for one in submissions if "infty" not in one.reference_answer]
+print(all(find_parsable(pairs)))
 print([name for name in ("sympy", "math_verify", "latex2sympy2_extended", "antlr4", "torch") if name in sys.modules])
 print(pool._pools, psutil.Process().children())
 """

@@ -1,7 +1,7 @@
 r"""Properties of notation and comparison: what must not matter does not, and what matters does.
 
-Golds are generated together with other ways to write them. Most answers never leave the fast rules; where a test says
-so, they must not.
+Reference answers are generated together with other ways to write them. Most answers never leave the fast rules; where a
+test says so, they must not.
 """
 
 from fractions import Fraction
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 from adaptthink import grading
-from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, grade, text_after_thought
+from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, drop_thinking, grade
 from adaptthink.grading import pool as pools
 from adaptthink.grading.compare import compare, read_structure
 from adaptthink.grading.notation import read_answer
@@ -30,18 +30,18 @@ def close_pool():
         pools._pools.pop(LIMITS).close()
 
 
-def verdict(answer, gold):
+def verdict(answer, reference_answer):
     """Grade by the fast rules alone; None if they leave it open."""
-    outcome = grading.grade_fast(Submission(rf"\boxed{{{answer}}}", gold))
+    outcome = grading.grade_fast(Submission(rf"\boxed{{{answer}}}", reference_answer))
     return outcome.verdict if isinstance(outcome, Grade) else None
 
 
-def right(answer, gold):
-    return verdict(answer, gold) is Verdict.CORRECT
+def right(answer, reference_answer):
+    return verdict(answer, reference_answer) is Verdict.CORRECT
 
 
-def wrong(answer, gold):
-    return verdict(answer, gold) is Verdict.WRONG
+def wrong(answer, reference_answer):
+    return verdict(answer, reference_answer) is Verdict.WRONG
 
 
 # --- numbers: text, and the value worked out without the library ---
@@ -83,8 +83,8 @@ WORDS = ["Monday", "blue", "east", "isosceles", "increasing", "Evelyn", "paralle
 
 
 @st.composite
-def golds(draw):
-    """A gold of any form that the fast rules take apart."""
+def reference_answers(draw):
+    """A reference answer of any form that the fast rules take apart."""
     form = draw(
         st.sampled_from(["atom", "tuple", "set", "list", "interval", "union", "matrix", "words", "percent", "unit"])
     )
@@ -150,7 +150,7 @@ def test_comparison_of_numbers_is_symmetric(one, other):
 
 
 @quick
-@given(golds(), golds())
+@given(reference_answers(), reference_answers())
 def test_comparison_is_symmetric(one, other):
     assert compare(one, other).same == compare(other, one).same
 
@@ -159,17 +159,17 @@ def test_comparison_is_symmetric(one, other):
 
 
 @quick
-@given(golds())
-def test_every_gold_is_readable_and_equals_itself(gold):
-    assert grading.gold_status(gold, AnswerKind.MATH) is not False
-    assert right(gold, gold)
-    assert right(f" {gold} ", rf"The answer is $\boxed{{{gold}}}$.")
+@given(reference_answers())
+def test_every_reference_is_parsable_and_equals_itself(reference_answer):
+    assert grading.check_reference(reference_answer, AnswerKind.MATH) is not False
+    assert right(reference_answer, reference_answer)
+    assert right(f" {reference_answer} ", rf"The answer is $\boxed{{{reference_answer}}}$.")
 
 
 @quick
-@given(golds())
-def test_reading_what_was_read_changes_nothing(gold):
-    once = read_answer(gold).text
+@given(reference_answers())
+def test_reading_what_was_read_changes_nothing(reference_answer):
+    once = read_answer(reference_answer).text
     assert read_answer(once).text == once
 
 
@@ -177,14 +177,18 @@ SPACES = [r"\,", r"\!", r"\;", r"\:", r"\ ", r"\quad ", "~", "  ", "\n"]
 
 
 @quick
-@given(golds(), st.sampled_from(SPACES), st.data())
-def test_spacing_does_not_matter(gold, space, data):
-    assume("text" not in gold and "\\overline" not in gold)
-    places = [place for place, sign in enumerate(gold) if sign in "(,)=+[]&" and gold[place - 1] != "\\"]
+@given(reference_answers(), st.sampled_from(SPACES), st.data())
+def test_spacing_does_not_matter(reference_answer, space, data):
+    assume("text" not in reference_answer and "\\overline" not in reference_answer)
+    places = [
+        place
+        for place, sign in enumerate(reference_answer)
+        if sign in "(,)=+[]&" and reference_answer[place - 1] != "\\"
+    ]
     chosen = data.draw(st.sets(st.sampled_from(places)) if places else st.just(set()))
-    spaced = "".join(sign + space if place in chosen else sign for place, sign in enumerate(gold))
-    assert right(spaced, gold)
-    assert right(gold, spaced)
+    spaced = "".join(sign + space if place in chosen else sign for place, sign in enumerate(reference_answer))
+    assert right(spaced, reference_answer)
+    assert right(reference_answer, spaced)
 
 
 WRAPPINGS = [
@@ -194,10 +198,10 @@ WRAPPINGS = [
 
 
 @quick
-@given(golds(), st.sampled_from(WRAPPINGS))
-def test_wrapping_does_not_matter(gold, wrapping):
-    assert right(wrapping.replace("{}", gold), gold)
-    assert right(gold, wrapping.replace("{}", gold))
+@given(reference_answers(), st.sampled_from(WRAPPINGS))
+def test_wrapping_does_not_matter(reference_answer, wrapping):
+    assert right(wrapping.replace("{}", reference_answer), reference_answer)
+    assert right(reference_answer, wrapping.replace("{}", reference_answer))
 
 
 RESPELLINGS = [
@@ -210,11 +214,11 @@ RESPELLINGS = [
 
 
 @settings(quick, max_examples=200)
-@given(golds(), st.sampled_from(RESPELLINGS))
-def test_spelling_does_not_matter(gold, respelling):
-    other = gold.replace(*respelling)
-    assert right(other, gold)
-    assert right(gold, other)
+@given(reference_answers(), st.sampled_from(RESPELLINGS))
+def test_spelling_does_not_matter(reference_answer, respelling):
+    other = reference_answer.replace(*respelling)
+    assert right(other, reference_answer)
+    assert right(reference_answer, other)
 
 
 @quick
@@ -336,13 +340,15 @@ def test_sets_of_any_parts_have_no_order(parts, data):
 def test_brackets_count_in_intervals(ends):
     a, b = ends
     forms = [f"{left}{a}, {b}{end}" for left in "([" for end in ")]"]
-    for gold in forms:
+    for reference_answer in forms:
         for answer in forms:
-            assert verdict(answer, gold) is (Verdict.CORRECT if answer == gold else Verdict.WRONG)
+            assert verdict(answer, reference_answer) is (
+                Verdict.CORRECT if answer == reference_answer else Verdict.WRONG
+            )
             union = rf"\cup [{b + 1}, {b + 2})"
-            assert verdict(f"{answer} {union}", f"{gold} {union}") is verdict(answer, gold)
-        assert wrong(gold, f"{gold[0]}{a}, {b + 1}{gold[-1]}")
-        assert wrong(gold, rf"\{{{a}, {b}\}}")
+            assert verdict(f"{answer} {union}", f"{reference_answer} {union}") is verdict(answer, reference_answer)
+        assert wrong(reference_answer, f"{reference_answer[0]}{a}, {b + 1}{reference_answer[-1]}")
+        assert wrong(reference_answer, rf"\{{{a}, {b}\}}")
 
 
 @quick
@@ -355,10 +361,12 @@ def test_places_count_in_matrices(rows, columns, data):
         lines = ["&".join(values[start : start + width]) for start in range(0, len(values), width)]
         return r"\begin{pmatrix}" + r"\\".join(lines) + r"\end{pmatrix}"
 
-    gold = matrix(cells, columns)
-    assert verdict(matrix(shuffled, columns), gold) is (Verdict.CORRECT if shuffled == cells else Verdict.WRONG)
-    assert wrong(matrix(cells, len(cells)), gold)
-    assert wrong(matrix([*cells[:-1], "1000000007"], columns), gold)
+    reference_answer = matrix(cells, columns)
+    assert verdict(matrix(shuffled, columns), reference_answer) is (
+        Verdict.CORRECT if shuffled == cells else Verdict.WRONG
+    )
+    assert wrong(matrix(cells, len(cells)), reference_answer)
+    assert wrong(matrix([*cells[:-1], "1000000007"], columns), reference_answer)
 
 
 @quick
@@ -396,8 +404,8 @@ def test_plus_minus_is_two_values(middle, step):
 
 @quick
 @given(st.sampled_from("ABCDEFGHIJ"), st.sampled_from("ABCDEFGHIJ"))
-def test_letters(letter, gold):
-    expected = Verdict.CORRECT if letter == gold else Verdict.WRONG
+def test_letters(letter, reference_answer):
+    expected = Verdict.CORRECT if letter == reference_answer else Verdict.WRONG
     forms = [
         r"\boxed{{{}}}", r"\boxed{{\text{{{}}}}}", r"\boxed{{({})}}", "The answer is {}.", "Answer: {}",
         "so ({})\n({})",
@@ -409,25 +417,25 @@ def test_letters(letter, gold):
             if "boxed" not in form
             else form.format(letter)
         )
-        for written in (gold, gold.lower(), f"({gold})", f"{gold}."):
+        for written in (reference_answer, reference_answer.lower(), f"({reference_answer})", f"{reference_answer}."):
             assert grade(text, written, AnswerKind.CHOICE).verdict is expected, text
 
 
 @quick
 @given(st.text(), st.text())
-def test_text_after_thought(thought, answer):
+def test_drop_thinking(thinking, answer):
     assume("</think>" not in answer and "<think>" not in answer)
-    assert text_after_thought(f"<think>{thought}</think>{answer}") == answer
-    assert text_after_thought(f"{thought}</think>{answer}") == answer
-    assert text_after_thought(answer) == answer
-    assert text_after_thought(f"<think>{answer}") is None
+    assert drop_thinking(f"<think>{thinking}</think>{answer}") == answer
+    assert drop_thinking(f"{thinking}</think>{answer}") == answer
+    assert drop_thinking(answer) == answer
+    assert drop_thinking(f"<think>{answer}") is None
 
 
 @quick
 @given(st.text(max_size=200), st.text(max_size=200), st.sampled_from([AnswerKind.MATH, AnswerKind.CHOICE]))
-def test_no_text_raises(answer, gold, kind):
-    grading.grade_fast(Submission(answer, gold, kind))
-    grading.grade_fast(Submission(rf"\boxed{{{answer}}}", gold, kind))
+def test_no_text_raises(answer, reference_answer, kind):
+    grading.grade_fast(Submission(answer, reference_answer, kind))
+    grading.grade_fast(Submission(rf"\boxed{{{answer}}}", reference_answer, kind))
 
 
 # --- with workers ---
@@ -447,9 +455,9 @@ def test_surds(a, b):
 def test_symbolic_parts_of_structures(a, b):
     one, same, other = f"{a}x+{b}", f"{b}+{a}x", f"{a}+{b}x"
     for opening, closing, ordered in (("(", ")", True), (r"\{", r"\}", False), ("[", ")", True)):
-        gold = f"{opening}{one},{other}{closing}"
+        reference_answer = f"{opening}{one},{other}{closing}"
         outcome = [
-            grade(rf"\boxed{{{opening}{left},{right_}{closing}}}", gold, limits=LIMITS).verdict
+            grade(rf"\boxed{{{opening}{left},{right_}{closing}}}", reference_answer, limits=LIMITS).verdict
             for left, right_ in ((same, other), (other, same), (same, same))
         ]
         assert outcome == [Verdict.CORRECT, Verdict.WRONG if ordered else Verdict.CORRECT, Verdict.WRONG]

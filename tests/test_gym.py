@@ -1,4 +1,4 @@
-"""reasoning-gym: levels, splits, golds that its own scorers accept, and families that cannot be used."""
+"""reasoning-gym: levels, splits, reference answers that its own scorers accept, and families that cannot be used."""
 
 import json
 import sys
@@ -8,20 +8,20 @@ import pytest
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading import gym as grading_gym
-from adaptthink.grading.gym import family_scorer, gold_json, gold_scores, score_entry
-from adaptthink.tasks import gym
-from adaptthink.tasks.arithmetic import Split
-from adaptthink.tasks.sources import BOXED, evaluation_problems, training_problems
+from adaptthink.grading.gym import load_scorer, make_reference_json, score_entry, scores_itself
+from adaptthink.problems import gym
+from adaptthink.problems.arithmetic import Split
+from adaptthink.problems.sources import BOXED, choose_evaluation_problems, choose_training_problems
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym: scripts/setup_gym.sh")
 
 
-def draw(family, per_level=4, seed=0, split=Split.TRAIN):
-    return gym.problems(family, per_level, seed=seed, split=split)
+def generate(family, per_level=4, seed=0, split=Split.TRAIN):
+    return gym.generate_problems(family, per_level, seed=seed, split=split)
 
 
 def test_problems_of_a_family():
-    problems = draw("chain_sum")
+    problems = generate("chain_sum")
     assert [problem.level for problem in problems] == [level for level in range(1, 6) for _ in range(4)]
     assert {problem.kind for problem in problems} == {AnswerKind.REASONING_GYM}
     assert {problem.source for problem in problems} == {"reasoning_gym/chain_sum/train"}
@@ -37,7 +37,7 @@ def test_levels_are_those_of_the_curriculum():
     """Level i sets every attribute to its i-th level; ranges begin at the lowest."""
     attributes = reasoning_gym.factory.create_curriculum("chain_sum").attributes
     terms, digits = attributes["num_terms"].levels, attributes["num_digits"].levels
-    configs = gym.level_configs("chain_sum")
+    configs = gym.read_level_configs("chain_sum")
     assert list(configs) == [1, 2, 3, 4, 5]  # of eleven
     for level, config in configs.items():
         assert (config["min_terms"], config["max_terms"]) == (terms[0], terms[level - 1])
@@ -46,42 +46,42 @@ def test_levels_are_those_of_the_curriculum():
 
 def test_family_whose_settings_are_not_checked():
     """Two families have settings without a `validate`."""
-    assert list(gym.level_configs("power_function")) == [1, 2, 3, 4, 5]
+    assert list(gym.read_level_configs("power_function")) == [1, 2, 3, 4, 5]
 
 
 def test_curriculum_with_fewer_levels():
-    assert list(gym.level_configs("gcd")) == [1, 2, 3, 4]
-    assert list(gym.level_configs("caesar_cipher")) == [
+    assert list(gym.read_level_configs("gcd")) == [1, 2, 3, 4]
+    assert list(gym.read_level_configs("caesar_cipher")) == [
         1,
         2,
     ]  # the library refuses the settings of its third and fourth
 
 
 def test_family_without_a_curriculum():
-    assert [problem.level for problem in draw("gsm_symbolic")] == [None] * 4
+    assert [problem.level for problem in generate("gsm_symbolic")] == [None] * 4
 
 
 def test_same_seed_same_problems():
-    assert draw("chain_sum") == draw("chain_sum")
-    assert draw("chain_sum") != draw("chain_sum", seed=1)
-    few, many = draw("chain_sum", per_level=2), draw("chain_sum", per_level=5)
+    assert generate("chain_sum") == generate("chain_sum")
+    assert generate("chain_sum") != generate("chain_sum", seed=1)
+    few, many = generate("chain_sum", per_level=2), generate("chain_sum", per_level=5)
     assert {problem.id for problem in few} <= {problem.id for problem in many}
 
 
 def test_splits_are_disjoint():
     prompts = [
-        {problem.prompt for problem in draw("leg_counting", 5, split=split)}
+        {problem.prompt for problem in generate("leg_counting", 5, split=split)}
         for split in (Split.TRAIN, Split.HELD_OUT, Split.EVALUATION)
     ]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 75
-    assert {gym.split_of(prompt) for prompt in prompts[1]} == {Split.HELD_OUT}
+    assert {gym.find_split(prompt) for prompt in prompts[1]} == {Split.HELD_OUT}
 
 
 def test_sources_of_a_family():
-    chosen = training_problems("reasoning_gym:gcd", per_level=3, held_out_per_level=2, seed=0)
-    levels = len(gym.level_configs("gcd"))
+    chosen = choose_training_problems("reasoning_gym:gcd", per_level=3, held_out_per_level=2, seed=0)
+    levels = len(gym.read_level_configs("gcd"))
     assert (len(chosen.problems), len(chosen.held_out)) == (3 * levels, 2 * levels)
-    evaluation = evaluation_problems("reasoning_gym:gcd", per_level=3, seed=0).problems
+    evaluation = choose_evaluation_problems("reasoning_gym:gcd", per_level=3, seed=0).problems
     assert {problem.source for problem in evaluation} == {"reasoning_gym/gcd/evaluation"}
     assert evaluation[0].prompt.endswith(f"\n{BOXED}")
 
@@ -89,32 +89,34 @@ def test_sources_of_a_family():
 @pytest.mark.parametrize(
     "family", ["chain_sum", "gcd", "countdown", "time_intervals", "self_reference", "list_functions", "acre", "maze"]
 )
-def test_golds_survive_json(family):
+def test_references_survive_json(family):
     """The scorer gives 1 to the family's own answer and less to nonsense."""
-    for problem in draw(family, per_level=1):
-        gold = json.loads(problem.answer)
-        assert "question" not in gold
-        assert score_entry(gold["answer"], problem.answer) == 1
-        assert gold_scores(problem.answer)
+    for problem in generate(family, per_level=1):
+        reference_answer = json.loads(problem.answer)
+        assert "question" not in reference_answer
+        assert score_entry(reference_answer["answer"], problem.answer) == 1
+        assert scores_itself(problem.answer)
         assert score_entry("certainly not this", problem.answer) < 1
 
 
 def test_scorer_is_the_familys_own():
     """Countdown takes any expression that gives the target, not the one that is written down."""
-    problem = draw("countdown", per_level=1)[0]
-    gold = json.loads(problem.answer)
-    assert score_entry(f"({gold['answer']})", problem.answer) == 1
+    problem = generate("countdown", per_level=1)[0]
+    reference_answer = json.loads(problem.answer)
+    assert score_entry(f"({reference_answer['answer']})", problem.answer) == 1
 
 
-def test_gold_that_does_not_score():
+def test_reference_that_does_not_score():
     entry = reasoning_gym.create_dataset("rush_hour", seed=1, size=1)[0]
-    assert not gold_scores(gold_json(entry))
+    assert not scores_itself(make_reference_json(entry))
 
 
-@pytest.mark.parametrize("gold", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
-def test_gold_that_is_no_entry(gold):
-    with pytest.raises(ValueError, match="the gold of a reasoning_gym problem is JSON with 'answer' and 'metadata'"):
-        score_entry("1", gold)
+@pytest.mark.parametrize("reference_answer", ["[]", "{}", '{"answer": "1", "metadata": 3}'])
+def test_reference_that_is_no_entry(reference_answer):
+    with pytest.raises(
+        ValueError, match="the reference answer of a reasoning_gym problem is JSON with 'answer' and 'metadata'"
+    ):
+        score_entry("1", reference_answer)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_gold_that_is_no_entry(gold):
 )
 def test_families_that_do_not_accept_their_own_answer(family, score):
     with pytest.raises(UserError) as caught:
-        draw(family)
+        generate(family)
     assert str(caught.value) == (
         f"reasoning_gym: the scorer of '{family}' gives {score} to the family's own answer, "
         "so no response to it could be graded; choose another family"
@@ -153,7 +155,7 @@ def test_families_that_do_not_accept_their_own_answer(family, score):
 )
 def test_families_that_cannot_be_used(family, message):
     with pytest.raises(UserError) as caught:
-        draw(family, per_level=20)
+        generate(family, per_level=20)
     assert str(caught.value).startswith(message)
 
 
@@ -164,27 +166,27 @@ def test_family_that_breaks_down_while_drawing(monkeypatch):
 
     monkeypatch.setattr(reasoning_gym.factory, "create_dataset", lambda *args, **options: Broken())
     with pytest.raises(UserError, match=r"level 1 of 'gcd' fails \(IndexError: no more\); choose another family"):
-        draw("gcd")
+        generate("gcd")
 
 
 def test_entry_that_json_cannot_hold():
     with pytest.raises(TypeError):
-        gold_json({"answer": "1", "metadata": {"x": object()}})
+        make_reference_json({"answer": "1", "metadata": {"x": object()}})
 
 
 def test_library_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(UserError) as caught:
-        draw("chain_sum")
+        generate("chain_sum")
     assert str(caught.value).startswith("reasoning_gym problems need the package reasoning-gym: pip install '.[gym]'")
 
 
 def test_scorer_is_made_once(monkeypatch):
-    family_scorer.cache_clear()
+    load_scorer.cache_clear()
     made = []
     load = grading_gym.load_library
     monkeypatch.setattr(grading_gym, "load_library", lambda: made.append(load()))
-    problem = draw("gcd", per_level=1)[0]
+    problem = generate("gcd", per_level=1)[0]
     made.clear()
     for _ in range(3):
         score_entry("1", problem.answer)

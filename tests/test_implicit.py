@@ -6,7 +6,13 @@ import statistics
 
 import pytest
 
-from adaptthink.implicit import Signs, medians_of_others, read_signs, repetition, thinks_implicitly
+from adaptthink.grading.implicit_thinking import (
+    Signs,
+    compute_medians_of_others,
+    measure_repetition,
+    read_signs,
+    thinks_implicitly,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,17 +29,17 @@ from adaptthink.implicit import Signs, medians_of_others, read_signs, repetition
         ("", ()),
     ],
 )
-def test_keywords_stand_where_a_second_thought_begins(text, found):
+def test_keywords_count_where_a_second_thought_begins(text, found):
     [signs] = read_signs([("g", text)])
     assert signs.keywords == found
     assert thinks_implicitly(signs) == bool(found)
 
 
 def test_repetition_by_hand():
-    assert repetition("a b c d e") == 0
-    assert repetition("a b c d a b c d") == pytest.approx(1 - 4 / 5)  # abcd bcda cdab dabc abcd
-    assert repetition("x " * 13) == pytest.approx(1 - 1 / 10)
-    assert repetition("a b c") == 0
+    assert measure_repetition("a b c d e") == 0
+    assert measure_repetition("a b c d a b c d") == pytest.approx(1 - 4 / 5)  # abcd bcda cdab dabc abcd
+    assert measure_repetition("x " * 13) == pytest.approx(1 - 1 / 10)
+    assert measure_repetition("a b c") == 0
 
 
 def test_length_is_relative_to_the_others_of_the_group():
@@ -47,10 +53,10 @@ def test_medians_of_others_as_the_library_has_them():
     rng = random.Random(0)
     for _ in range(500):
         values = [rng.randint(0, 9) for _ in range(rng.randint(2, 8))]
-        assert medians_of_others(values) == [
+        assert compute_medians_of_others(values) == [
             statistics.median(values[:i] + values[i + 1 :]) for i in range(len(values))
         ]
-    assert medians_of_others([4]) == [0]
+    assert compute_medians_of_others([4]) == [0]
 
 
 def test_length_and_repetition_count_only_together():

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness for real, on our model class and on our server: the same scores, thoughts out of the way.
+"""lm-evaluation-harness for real, on our model class and on our server: the same scores, without the thinking.
 
 Needs an environment with it: scripts/setup_harness.sh makes one. Nothing is fetched: tasks are written here.
 """
@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adaptthink.config import ServeConfig
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
-from adaptthink.modes import Mode, prompt_ids
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.models.loading import load_policy
+from adaptthink.modes import Mode, encode_prompt
+from adaptthink.problems.arithmetic import Split, generate_problems
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm_eval is not installed here; scripts/setup_harness.sh, .venv-harness", allow_module_level=True)
@@ -35,7 +35,7 @@ from adaptthink.integrations.lm_eval import AdaptThinkLM, read_generation
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
 
-PROBLEMS = problems(2, seed=3, split=Split.EVALUATION)
+PROBLEMS = generate_problems(2, seed=3, split=Split.EVALUATION)
 FIRST_NUMBER = "(-?[0-9]+)"
 TASK = """
 task: sums
@@ -79,7 +79,7 @@ def tasks(tmp_path_factory):
     """A folder with two tasks on the same problems."""
     folder = tmp_path_factory.mktemp("tasks")
     rows = folder / "sums.json"
-    told = [
+    tasks = [
         {
             "question": problem.prompt,
             "answer": problem.answer,
@@ -87,7 +87,7 @@ def tasks(tmp_path_factory):
         }
         for problem in PROBLEMS
     ]
-    rows.write_text(json.dumps(told))
+    rows.write_text(json.dumps(tasks))
     for name, text in (("sums", TASK), ("choices", CHOICES)):
         filled = text.format(rows=rows, cache=folder / "cache", pattern=FIRST_NUMBER)
         (folder / f"{name}.yaml").write_text(filled)
@@ -101,7 +101,7 @@ def expected(policy, native):
     for mode in Mode:
         prefix = template.no_think_prefix_ids if mode is Mode.NO_THINK else ()
         banned = () if prefix else (template.no_think_id,)
-        prompts = [prompt_ids(policy.tokenizer, template, problem.prompt) for problem in PROBLEMS]
+        prompts = [encode_prompt(policy.tokenizer, template, problem.prompt) for problem in PROBLEMS]
         requests = [Request(prompt, 120 + len(prefix), 0, prefix, banned) for prompt in prompts]
         right = 0
         for problem, done in zip(PROBLEMS, native.generate(requests, temperature=1.0, top_p=1e-9), strict=True):
@@ -153,7 +153,7 @@ def test_their_chat_client_on_our_server_gives_the_known_score(tasks, expected, 
 
 
 def test_a_thought_that_is_not_stripped_confuses_the_filter(tasks, expected, url):
-    """The same responses as one text: the filter's first number is then one of the thought's."""
+    """The same responses as one text: the filter's first number is then one of the thinking's."""
     arguments = {"model": "tiny:think", "base_url": f"{url}/v1/chat/completions", "num_concurrent": 4}
     options = {"model": "local-chat-completions", "apply_chat_template": True, "gen_kwargs": "reasoning_format=inline"}
     confused, texts = evaluate(tasks, model_args=arguments, **options)
@@ -167,7 +167,7 @@ def test_a_thought_that_is_cut_is_an_empty_answer_and_is_said(tasks, url, caplog
     cut = {"apply_chat_template": True, "gen_kwargs": "max_gen_toks=8"}
     score, texts = evaluate(tasks, model="adaptthink", model_args="model=tiny,mode=think", **cut)
     assert (score, set(texts)) == (0, {""})
-    assert "10 of 10 responses reached their cap before an answer and count as empty" in caplog.text
+    assert "10 of 10 responses reached max_tokens before an answer and count as empty" in caplog.text
     arguments = {"model": "tiny:think", "base_url": f"{url}/v1/chat/completions", "num_concurrent": 4}
     score, texts = evaluate(tasks, model="local-chat-completions", model_args=arguments, **cut)
     assert (score, set(texts)) == (0, {""})
@@ -184,9 +184,9 @@ def test_given_answers_are_scored_behind_the_no_think_prefix(policy):
         size = len(policy.tokenizer.encode(answer.strip(), add_special_tokens=False))
         with torch.inference_mode():
             rows = policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places = range(len(ids) - size, len(ids))
-        assert logprob == pytest.approx(sum(rows[place - 1, ids[place]].item() for place in places), abs=1e-3)
-        assert greedy == all(rows[place - 1].argmax().item() == ids[place] for place in places)
+        indices = range(len(ids) - size, len(ids))
+        assert logprob == pytest.approx(sum(rows[index - 1, ids[index]].item() for index in indices), abs=1e-3)
+        assert greedy == all(rows[index - 1].argmax().item() == ids[index] for index in indices)
     assert [greedy for _, greedy in found] == [True, False, True, False, True, True]
 
 
@@ -212,19 +212,21 @@ def test_what_a_model_with_modes_cannot_give_is_refused():
 
 
 def test_reading_generation_kwargs():
-    asked = read_generation({"until": ["\n"], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_gen_toks": 9})
-    assert (asked.max_tokens, asked.temperature, asked.top_p, asked.stops) == (9, 0.6, 0.9, ("\n",))
+    requested = read_generation(
+        {"until": ["\n"], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_gen_toks": 9}
+    )
+    assert (requested.max_tokens, requested.temperature, requested.top_p, requested.stops) == (9, 0.6, 0.9, ("\n",))
     greedy = read_generation({"until": "\n", "do_sample": False, "num_beams": 1, "top_k": -1})
     assert (greedy.max_tokens, greedy.temperature, greedy.stops) == (None, 0.0, ("\n",))
-    with pytest.raises(UserError, match="asks for num_beams=4, which is not offered here; change it with --gen_kwargs"):
+    with pytest.raises(UserError, match="requests num_beams=4, which is not supported; change it with --gen_kwargs"):
         read_generation({"num_beams": 4})
 
 
 def test_repeats_are_other_draws_and_a_seed_gives_them_again():
     request = SimpleNamespace(args=("47+8-3+9-2+5=?", {"do_sample": True, "temperature": 3.0, "max_gen_toks": 12}))
-    draws = [AdaptThinkLM(model="tiny", mode="no_think", seed=5).generate_until([request] * 4) for _ in range(2)]
-    assert draws[0] == draws[1]
-    assert len(set(draws[0])) > 1
+    samples = [AdaptThinkLM(model="tiny", mode="no_think", seed=5).generate_until([request] * 4) for _ in range(2)]
+    assert samples[0] == samples[1]
+    assert len(set(samples[0])) > 1
 
 
 @pytest.fixture

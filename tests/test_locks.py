@@ -9,7 +9,7 @@ import pytest
 from lock_holder import another_holds
 
 from adaptthink.errors import UserError
-from adaptthink.locks import locked
+from adaptthink.storage.locks import locked
 
 
 def test_a_second_process_is_refused_in_one_line(tmp_path):
@@ -43,7 +43,7 @@ TAKE_TURNS = """
 import os, sys
 from pathlib import Path
 from adaptthink.errors import UserError
-from adaptthink.locks import locked
+from adaptthink.storage.locks import locked
 path, turns = Path(sys.argv[1]), 0
 while turns < 50:
     try:

@@ -8,25 +8,25 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from rollouts import correct
 from transformers import AutoModelForCausalLM
 
-from adaptthink import jobs
-from adaptthink.checkpoint import MODEL, load_checkpoint
-from adaptthink.config import TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict
-from adaptthink.models import TINY, load_policy, load_trainee
-from adaptthink.models.scoring import checkpoint_gradients, response_logprobs
+from adaptthink.models.loading import TINY, load_policy, load_trainee
+from adaptthink.models.scoring import checkpoint_gradients, compute_response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.rollout import Rollout
-from adaptthink.roofline import shape_of
-from adaptthink.runs import read_metrics
-from adaptthink.start import make_engine
-from adaptthink.tasks import make_problem
-from adaptthink.train import batch_loss
+from adaptthink.planning.roofline import read_shape
+from adaptthink.problems import make_problem
+from adaptthink.sampling.engine import make_engine
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.checkpoint import MODEL, load_checkpoint
+from adaptthink.training.update import batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
 
@@ -112,23 +112,21 @@ def test_what_the_engine_draws_has_the_log_probability_that_the_update_sees():
     requests = [Request(prompt, 9, stream) for stream, prompt in enumerate(PROMPTS)]
     done = engine.generate(requests, temperature=0.7, seed=1)
     with torch.no_grad():
-        seen = response_logprobs(policy.model, PROMPTS, [one.token_ids for one in done], 0.7)
+        seen = compute_response_logprobs(policy.model, PROMPTS, [one.token_ids for one in done], 0.7)
     for row, one in zip(seen, done, strict=True):
         assert row[: len(one.token_ids)].tolist() == pytest.approx(one.logprobs, abs=1e-4)
 
 
 def test_weights_for_other_engines_are_merged():
     policy = filled()
-    with weights_folder(policy.plain()) as folder:
+    with write_weights_folder(policy.plain()) as folder:
         loaded = AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(logits(loaded), logits(policy.model), atol=1e-4, rtol=1e-4)
 
 
 def test_the_gradient_reaches_the_adapter_with_activations_made_again():
     response = (60, 61, 62)
-    one = Rollout(
-        make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3, (True,) * 3, "", Verdict.CORRECT
-    )
+    one = correct(make_problem("1+1=?", "2"), Mode.THINK, PROMPTS[0], response, (-4.0,) * 3)
 
     def gradient(*, again):
         policy = filled()
@@ -145,7 +143,7 @@ def test_the_gradient_reaches_the_adapter_with_activations_made_again():
 
 def test_the_bound_counts_the_adapter_apart():
     base, policy = load_policy("tiny").model, load_trainee(config()).model
-    plain, shape = shape_of(base, torch.float32), shape_of(policy, torch.float32)
+    plain, shape = read_shape(base, torch.float32), read_shape(policy, torch.float32)
     assert (shape.body, shape.head, plain.adapter) == (plain.body, plain.head, 0)
     assert shape.adapter == sum(p.numel() for p in policy.parameters() if p.requires_grad)
 
@@ -209,7 +207,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_bit_for_bit(trained, tmp_pat
         if shown == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.StepPrinter, "show", stop)
+    monkeypatch.setattr(jobs.StepPrinter, "on_step", stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
     run(tmp_path / "broken", resume=True)
@@ -234,6 +232,9 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch):
 
 
 def test_peft_is_not_loaded_where_it_is_not_asked_for():
-    code = "import sys, adaptthink.jobs, adaptthink.models as m; m.load_policy('tiny'); print('peft' in sys.modules)"
+    code = (
+        "import sys, adaptthink.cli.jobs, adaptthink.models.loading as m; m.load_policy('tiny'); "
+        "print('peft' in sys.modules)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout.strip().lower()) is False

@@ -3,8 +3,8 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from adaptthink.config import TrainConfig
-from adaptthink.model_card import write_card
+from adaptthink.config.schema import TrainConfig
+from adaptthink.models.card import write_card
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ def test_the_card_does_not_say_where_it_was_done(tmp_path):
 
 
 def test_the_card_says_what_was_done(tmp_path):
-    write_card(tmp_path, TrainConfig(delta=0.075, steps=7, seed=3, think_opener='a "b"'), backend="verl 0.9.1")
+    write_card(tmp_path, TrainConfig(delta=0.075, steps=7, seed=3, think_start='a "b"'), backend="verl 0.9.1")
     content = (tmp_path / "README.md").read_text()
     assert "delta 0.075" in content
     assert "7 steps of 128 problems x 16 responses" in content
     assert "Backend: verl 0.9.1." in content
     assert content.count("delta = 0.075\nsteps = 7\n") == 1
-    assert 'think_opener = "a \\"b\\""' in content
+    assert 'think_start = "a \\"b\\""' in content
     assert "learning_rate =" not in content  # a default

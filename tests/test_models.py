@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from rollouts import correct
 
-from adaptthink import models
-from adaptthink.config import EngineConfig, TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict
-from adaptthink.models import arithmetic_dtype, choose_device, load_configured, load_policy, load_trainee
-from adaptthink.models.scoring import response_logprobs
+from adaptthink.models import loading as models
+from adaptthink.models.loading import choose_device, choose_dtype, load_configured, load_policy, load_trainee
+from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.modes import Mode
-from adaptthink.rollout import Rollout
-from adaptthink.tasks import make_problem
-from adaptthink.train import update
+from adaptthink.problems import make_problem
+from adaptthink.training.update import update
 
 ACCELERATOR = torch.device("meta")  # stands for one: anything that is not the CPU
 
@@ -30,14 +30,14 @@ def dtypes(model):
 
 
 def on_accelerator(monkeypatch):
-    monkeypatch.setattr(models, "choose_device", lambda asked: ACCELERATOR)
+    monkeypatch.setattr(models, "choose_device", lambda requested: ACCELERATOR)
 
 
 def test_on_a_cpu_everything_is_float32(halved):
     for policy in (load_policy(halved), load_configured(EngineConfig(model=halved)), load_trainee(TrainConfig())):
         assert policy.model.device.type == "cpu"
         assert dtypes(policy.model) == {torch.float32}
-        assert arithmetic_dtype(policy.model, EngineConfig()) == torch.float32
+        assert choose_dtype(policy.model, EngineConfig()) == torch.float32
 
 
 def test_on_an_accelerator_weights_stay_as_saved_but_are_float32_where_they_are_trained(halved, monkeypatch):
@@ -48,8 +48,8 @@ def test_on_an_accelerator_weights_stay_as_saved_but_are_float32_where_they_are_
         trainee = load_trainee(TrainConfig(model=halved, dtype=dtype))
         assert trainee.model.device.type == "meta"
         assert dtypes(trainee.model) == {torch.float32}
-    assert arithmetic_dtype(trainee.model, TrainConfig()) == torch.bfloat16
-    assert arithmetic_dtype(trainee.model, TrainConfig(dtype="float32")) == torch.float32
+    assert choose_dtype(trainee.model, TrainConfig()) == torch.bfloat16
+    assert choose_dtype(trainee.model, TrainConfig(dtype="float32")) == torch.float32
 
 
 def test_under_an_adapter_the_frozen_weights_stay_as_saved(halved, monkeypatch):
@@ -64,11 +64,13 @@ def test_the_fingerprint_does_not_depend_on_the_dtype_that_the_device_asks_for(h
     assert load_policy(halved).fingerprint != load_policy("tiny").fingerprint
 
 
-@pytest.mark.parametrize("asked", ["cuda", "cuda:0", "cuda:7"])
-def test_a_gpu_that_is_not_there_is_said(asked, monkeypatch):
+@pytest.mark.parametrize("requested", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_said(requested, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError, match=rf"device = '{asked}' is not there: PyTorch .* sees 0 GPUs; .*--device cpu"):
-        load_configured(EngineConfig(device=asked))
+    with pytest.raises(
+        UserError, match=rf"device = '{requested}' does not exist: PyTorch .* sees 0 GPUs; .*--device cpu"
+    ):
+        load_configured(EngineConfig(device=requested))
 
 
 def test_devices_that_are_there(monkeypatch):
@@ -81,10 +83,10 @@ def test_devices_that_are_there(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("asked", ["gpu", "cuda:", "cuda:x", "mps", ""])
-def test_a_device_by_another_name_is_said(asked):
+@pytest.mark.parametrize("requested", ["gpu", "cuda:", "cuda:x", "mps", ""])
+def test_a_device_by_another_name_is_said(requested):
     with pytest.raises(UserError, match="device = "):
-        check(EngineConfig, {"device": asked})
+        check(EngineConfig, {"device": requested})
 
 
 def moved_share(policy, dtype, steps=3):
@@ -92,10 +94,8 @@ def moved_share(policy, dtype, steps=3):
     settings = check(TrainConfig, {"dtype": dtype, "problems_per_step": 1, "samples_per_problem": 2})
     prompt, response = (5, 9, 17), (60, 61, 62, 63)
     with torch.no_grad():
-        [own] = response_logprobs(policy.model, [prompt], [response], settings.temperature).tolist()
-    one = Rollout(
-        make_problem("1+1=?", "2"), Mode.THINK, prompt, response, tuple(own), (True,) * 4, "", Verdict.CORRECT
-    )
+        [own] = compute_response_logprobs(policy.model, [prompt], [response], settings.temperature).tolist()
+    one = correct(make_problem("1+1=?", "2"), Mode.THINK, prompt, response, own)
     before = [parameter.detach().clone() for parameter in policy.model.parameters()]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     for step in range(1, steps + 1):

@@ -19,10 +19,10 @@ from adaptthink.modes import (
     Mode,
     ThinkTemplate,
     describe,
+    encode_prompt,
+    encode_rendered,
     is_rendered,
     probe,
-    prompt_ids,
-    rendered_ids,
     split_response,
 )
 from adaptthink.modes import render as render_conversation
@@ -93,7 +93,7 @@ def decode(tokenizer, ids) -> list[str]:
 
 def assert_sound(tokenizer, template: ThinkTemplate, question: str = QUESTION) -> None:
     """What holds for every accepted tokenizer: one prompt, one decision token, nothing re-tokenised, one BOS."""
-    prompt = prompt_ids(tokenizer, template, question)
+    prompt = encode_prompt(tokenizer, template, question)
     think, no_think = template.prefix_ids(Mode.THINK), template.prefix_ids(Mode.NO_THINK)
     assert (think[0], no_think[0]) == (template.think_id, template.no_think_id)
     assert template.think_id != template.no_think_id
@@ -142,7 +142,7 @@ def test_family(name):
     template = probe(tokenizer)
     assert_sound(tokenizer, template)
     assert (template.convention, template.switch, template.open, template.close) == (convention, switch, *MARKERS)
-    assert tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).endswith(end)
+    assert tokenizer.decode(encode_prompt(tokenizer, template, QUESTION)).endswith(end)
     assert decode(tokenizer, template.think_prefix_ids) == think
     assert decode(tokenizer, template.no_think_prefix_ids) == no_think
     assert template.think_id == tokenizer.convert_tokens_to_ids(think[0].replace("\n", "Ċ"))
@@ -154,7 +154,7 @@ def test_family(name):
 def test_an_opened_prompt_stays_as_rendered(name):
     tokenizer = from_trl(name, bos=FAMILIES[name][0], adds_bos=FAMILIES[name][0] is not None)
     rendered = encode(tokenizer, render(tokenizer, enable_thinking=True))
-    prompt = prompt_ids(tokenizer, probe(tokenizer), QUESTION)
+    prompt = encode_prompt(tokenizer, probe(tokenizer), QUESTION)
     assert prompt[-len(rendered) :] == rendered
     assert set(prompt[: -len(rendered)]) <= {tokenizer.bos_token_id}
 
@@ -164,7 +164,7 @@ def test_an_opened_prompt_stays_as_rendered(name):
 def test_block_is_the_templates_own_no_think_render(question):
     tokenizer = from_trl("qwen3")
     template = probe(tokenizer)
-    prompt = prompt_ids(tokenizer, template, question)
+    prompt = encode_prompt(tokenizer, template, question)
     own = encode(tokenizer, render(tokenizer, question, enable_thinking=False))
     assert prompt + template.no_think_prefix_ids == own
     thinking = render(tokenizer, question, enable_thinking=True) + "<think>\nAlright"
@@ -176,7 +176,7 @@ def test_block_without_a_token_for_two_line_breaks():
     tokenizer = build(CHATML.replace("ENDING", block), words=("Alright",))
     template = probe(tokenizer)
     assert_sound(tokenizer, template)
-    assert tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).endswith(IM + "<think>\n")
+    assert tokenizer.decode(encode_prompt(tokenizer, template, QUESTION)).endswith(IM + "<think>\n")
     assert decode(tokenizer, template.think_prefix_ids) == ["Alright"]
     assert decode(tokenizer, template.no_think_prefix_ids) == ["\n", "</think>", "\n", "\n"]
 
@@ -186,7 +186,7 @@ def test_block_with_more_white_space_gives_half_of_it_to_the_thought():
     tokenizer = build(CHATML.replace("ENDING", block))
     template = probe(tokenizer)
     assert_sound(tokenizer, template)
-    assert tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).endswith(IM + "<think>\n\n")
+    assert tokenizer.decode(encode_prompt(tokenizer, template, QUESTION)).endswith(IM + "<think>\n\n")
     assert decode(tokenizer, template.think_prefix_ids) == ["Alright"]
     assert decode(tokenizer, template.no_think_prefix_ids) == ["\n\n", "</think>"]
 
@@ -195,7 +195,7 @@ def test_block_with_more_white_space_gives_half_of_it_to_the_thought():
 def test_glm_says_nothink_after_the_question_and_the_prompt_does_not():
     tokenizer = from_trl("glm4moe")
     assert "/nothink" in render(tokenizer, enable_thinking=False)
-    assert "/nothink" not in tokenizer.decode(prompt_ids(tokenizer, probe(tokenizer), QUESTION))
+    assert "/nothink" not in tokenizer.decode(encode_prompt(tokenizer, probe(tokenizer), QUESTION))
 
 
 SWITCHED = {
@@ -213,7 +213,7 @@ def test_switch(name):
     assert template.switch in ("thinking", "enable_thinking")
     assert decode(tokenizer, template.think_prefix_ids) == ["<think>"]
     assert decode(tokenizer, template.no_think_prefix_ids) == ["</think>"]
-    prompt = prompt_ids(tokenizer, template, QUESTION)
+    prompt = encode_prompt(tokenizer, template, QUESTION)
     assert tokenizer.decode(prompt).endswith(IM)
     for value, mode in ((True, Mode.THINK), (False, Mode.NO_THINK)):
         own = render(tokenizer, **{template.switch: value})
@@ -227,7 +227,7 @@ def test_a_switch_that_also_rewrites_the_system_prompt():
     template = probe(tokenizer)
     assert_sound(tokenizer, template)
     assert template.convention is Convention.BLOCK
-    assert "/think<|im_end|>" in tokenizer.decode(prompt_ids(tokenizer, template, QUESTION))
+    assert "/think<|im_end|>" in tokenizer.decode(encode_prompt(tokenizer, template, QUESTION))
     assert decode(tokenizer, template.no_think_prefix_ids) == ["\n\n", "</think>", "\n"]
 
 
@@ -248,7 +248,7 @@ def test_the_embedded_tokenizer():
     assert template.convention is Convention.OPEN_PROMPT
     assert decode(tokenizer, template.think_prefix_ids) == ["Alright"]
     assert decode(tokenizer, template.no_think_prefix_ids) == ["</think>"]
-    assert prompt_ids(tokenizer, template, question) == encode(tokenizer, render(tokenizer, question))
+    assert encode_prompt(tokenizer, template, question) == encode(tokenizer, render(tokenizer, question))
     assert render(tokenizer, question) == "<|bos|><|user|>47+8-3=?<|assistant|><think>\n"
 
 
@@ -264,7 +264,7 @@ def test_tokens_that_merge_across_the_end_of_the_prompt():
     tokenizer = build(CHATML.replace("ENDING", "<think> "), words=("ĠAlright",))
     template = probe(tokenizer)
     assert_sound(tokenizer, template)
-    assert tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).endswith("<think>")
+    assert tokenizer.decode(encode_prompt(tokenizer, template, QUESTION)).endswith("<think>")
     assert decode(tokenizer, template.think_prefix_ids) == [" Alright"]
     assert decode(tokenizer, template.no_think_prefix_ids) == [" ", "</think>"]
 
@@ -287,13 +287,13 @@ def test_a_template_that_ends_the_conversation_where_no_answer_is_to_come():
 def test_bos_is_never_doubled(writes_bos, adds_bos):
     source = ("{{ bos_token }}" if writes_bos else "") + CHATML.replace("ENDING", "<think>\n")
     tokenizer = build(source, bos="<s>", adds_bos=adds_bos)
-    ids = prompt_ids(tokenizer, probe(tokenizer), QUESTION)
+    ids = encode_prompt(tokenizer, probe(tokenizer), QUESTION)
     assert ids.count(tokenizer.bos_token_id) == int(writes_bos or adds_bos)
 
 
-def test_a_long_opener_gives_its_first_token():
+def test_a_long_think_start_gives_its_first_token():
     tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
-    template = probe(tokenizer, think_opener="Okay, so")
+    template = probe(tokenizer, think_start="Okay, so")
     assert_sound(tokenizer, template)
     assert decode(tokenizer, template.think_prefix_ids) == ["Okay"]
 
@@ -307,16 +307,16 @@ def refusal(tokenizer, **options) -> str:
     return message
 
 
-@pytest.mark.parametrize("opener", ["", " \n", "</think>", "<think>", "<|im_end|>", "日本", "\nAlright"])
-def test_openers_refused(opener):
-    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_opener=opener)
-    assert f"think_opener {opener!r}" in message
-    assert ("it is blank" in message) == (not opener.strip())
+@pytest.mark.parametrize("think_start", ["", " \n", "</think>", "<think>", "<|im_end|>", "日本", "\nAlright"])
+def test_think_starts_refused(think_start):
+    message = refusal(build(CHATML.replace("ENDING", "<think>\n")), think_start=think_start)
+    assert f"think_start {think_start!r}" in message
+    assert ("it is blank" in message) == (not think_start.strip())
 
 
 @needs_trl
 @pytest.mark.parametrize(
-    ("name", "markers", "said"),
+    ("name", "markers", "message"),
     [
         ("gptoss", MARKERS, "'<|channel|>'"),
         ("gptoss", (), "'<|channel|>'"),
@@ -327,15 +327,15 @@ def test_openers_refused(opener):
         ("llava_next", MARKERS, "drops the text"),
     ],
 )
-def test_families_refused(name, markers, said):
-    assert said in refusal(from_trl(name, markers=markers))
+def test_families_refused(name, markers, message):
+    assert message in refusal(from_trl(name, markers=markers))
 
 
 GRANITE = "<|system|>{{ 'Think first.' if thinking else 'Answer.' }}" + CHATML.replace("ENDING", "")
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (None, "no chat template"),
         ("{{ raise_exception('roles\nmust alternate') }}", "(roles must alternate)"),
@@ -349,8 +349,8 @@ GRANITE = "<|system|>{{ 'Think first.' if thinking else 'Answer.' }}" + CHATML.r
         (CHATML.replace("ENDING", "{% if not thinking %}<think>\nNo.\n</think>{% endif %}"), "No."),
     ],
 )
-def test_templates_refused(source, said):
-    assert said in refusal(build(source))
+def test_templates_refused(source, message):
+    assert message in refusal(build(source))
 
 
 def word_level(*words: str) -> PreTrainedTokenizerFast:
@@ -365,12 +365,12 @@ def word_level(*words: str) -> PreTrainedTokenizerFast:
 def test_markers_may_be_ordinary_words():
     template = probe(word_level(*MARKERS))
     assert (template.think_prefix_ids, template.no_think_prefix_ids, template.close_id) == ((1,), (3,), 3)
-    assert "no_think begins with the same token" in refusal(word_level(*MARKERS), think_opener="</think>")
+    assert "no_think begins with the same token" in refusal(word_level(*MARKERS), think_start="</think>")
 
 
-def test_what_is_unknown_is_neither_marker_nor_opener():
+def test_what_is_unknown_is_neither_marker_nor_think_start():
     assert "does not know the markers" in refusal(word_level("<think>"))
-    assert "its first token is '<unk>' (0)" in refusal(word_level(*MARKERS), think_opener="Hmm")
+    assert "its first token is '<unk>' (0)" in refusal(word_level(*MARKERS), think_start="Hmm")
 
 
 def test_tokens_that_depend_on_the_question_are_refused():
@@ -419,7 +419,7 @@ def test_mode_of(tiny):
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "answer"),
+    ("text", "thinking", "answer"),
     [
         ("Alright\n1+1=2\n</think>\\boxed{2}", "Alright\n1+1=2\n", "\\boxed{2}"),
         ("</think>\\boxed{2}", None, "\\boxed{2}"),
@@ -427,15 +427,15 @@ def test_mode_of(tiny):
         ("<think>\nso</think>2", "\nso", "2"),
         ("\n<think>so</think>2", "so", "2"),
         ("<think></think>", None, ""),
-        ("a</think>b</think>c", "a</think>b", "c"),
+        ("a</think>b</think>c", "a", "b</think>c"),
         ("a <think> b</think>c", "a <think> b", "c"),
         ("never closed", "never closed", None),
         ("<think>never closed", "never closed", None),
         ("", None, None),
     ],
 )
-def test_split_response(tiny, text, thought, answer):
-    assert split_response(text, tiny) == (thought, answer)
+def test_split_response(tiny, text, thinking, answer):
+    assert split_response(text, tiny) == (thinking, answer)
 
 
 TURNS = [
@@ -453,7 +453,7 @@ TURNS = [
 def test_a_conversation_is_rendered_whole_with_the_answers_alone():
     tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
     template = probe(tokenizer)
-    assert tokenizer.decode(prompt_ids(tokenizer, template, TURNS)) == (
+    assert tokenizer.decode(encode_prompt(tokenizer, template, TURNS)) == (
         "<|im_start|>system\nbe brief<|im_end|>\n"
         "<|im_start|>user\n1+1=?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
         "<|im_start|>user\n2+2=?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
@@ -468,17 +468,17 @@ def test_conversations_of_real_families_end_as_their_questions_do(name):
     tokenizer = from_trl(name)
     template = probe(tokenizer)
     one = [Message("user", QUESTION)]
-    assert prompt_ids(tokenizer, template, one) == prompt_ids(tokenizer, template, QUESTION)
+    assert encode_prompt(tokenizer, template, one) == encode_prompt(tokenizer, template, QUESTION)
     more = [Message("user", "1+1=?"), Message("assistant", "<think>\nsecret\n</think>\n\n2"), *one]
-    ids = prompt_ids(tokenizer, template, more)
+    ids = encode_prompt(tokenizer, template, more)
     text = tokenizer.decode(ids)
     assert "secret" not in text
     assert text.count(QUESTION) == 1
-    ending = tokenizer.decode(prompt_ids(tokenizer, template, QUESTION)).rpartition(QUESTION)[2]
+    ending = tokenizer.decode(encode_prompt(tokenizer, template, QUESTION)).rpartition(QUESTION)[2]
     assert text.endswith(ending)
     rendered = render_conversation(tokenizer, template, more)
     assert is_rendered(tokenizer, template, rendered)
-    assert rendered_ids(tokenizer, template, rendered) == ids
+    assert encode_rendered(tokenizer, template, rendered) == ids
 
 
 @pytest.mark.parametrize("text", ["", "1+1=?", "<|user|>1+1=?<|assistant|>", "<|assistant|><think>\nAlright"])
@@ -491,7 +491,7 @@ def test_a_conversation_that_the_template_refuses_is_said():
     tokenizer = build(source.replace("ENDING", "<think>\n"))
     turns = [Message("system", "be brief"), Message("user", QUESTION)]
     with pytest.raises(UserError, match=r"fails on messages of system, user \(one only\)"):
-        prompt_ids(tokenizer, probe(tokenizer), turns)
+        encode_prompt(tokenizer, probe(tokenizer), turns)
 
 
 def test_describe_names_everything(tiny):
@@ -522,7 +522,7 @@ def test_describe_and_prompt_ids_notice_another_tokenizer(tiny):
     other = build(CHATML.replace("ENDING", "<think>\n"))
     assert failed(other, tiny) == ["think prefix", "no_think prefix", "close token"]
     with pytest.raises(UserError, match="as probed"):
-        prompt_ids(other, tiny, QUESTION)
+        encode_prompt(other, tiny, QUESTION)
 
 
 def test_describe_notices_doubled_bos_missing_end_and_equal_decisions(tiny):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from adaptthink.engines.base import Finish, Request
-from adaptthink.engines.forward import token_batches
+from adaptthink.engines.forward import make_token_batches
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.sampling import draw, nucleus, uniforms
+from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
 from adaptthink.errors import UserError
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,), (33, 4, 60, 61, 62, 7, 8)]
-NO_EOS = (10**6,)  # a token that no model draws
+NO_EOS = (10**6,)  # a token that no model samples
 
 
 def requests(prompts=PROMPTS, *, max_tokens=12, **extra):
@@ -44,8 +44,10 @@ def test_near_greedy_sampling_equals_transformers_generate(random_model):
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_logprobs_are_those_of_a_full_forward_pass(random_model, temperature):
-    asked = requests(prefix_ids=(41, 42))
-    for request, completion in zip(asked, engine(random_model).generate(asked, temperature=temperature), strict=True):
+    requested = requests(prefix_ids=(41, 42))
+    for request, completion in zip(
+        requested, engine(random_model).generate(requested, temperature=temperature), strict=True
+    ):
         assert completion.token_ids[:2] == (41, 42)
         expected = recomputed_logprobs(random_model, request, completion, temperature)
         assert list(completion.logprobs) == pytest.approx(expected, abs=2e-4)
@@ -58,15 +60,15 @@ def test_a_response_does_not_depend_on_the_rest_of_the_batch(random_model):
 
 
 def test_rows_are_refilled_while_others_go_on(random_model):
-    asked = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
-    wide = engine(random_model).generate(asked, temperature=1.0, seed=1)
+    requested = [Request(PROMPTS[i % 4], 1 + 3 * (i % 5), i) for i in range(40)]
+    wide = engine(random_model).generate(requested, temperature=1.0, seed=1)
     finished = []
-    narrow = engine(random_model, max_rows=3).generate(
-        asked, temperature=1.0, seed=1, on_finish=lambda *ended: finished.append(ended)
+    narrow = engine(random_model, max_concurrent_sequences=3).generate(
+        requested, temperature=1.0, seed=1, on_finish=lambda *ended: finished.append(ended)
     )
     assert [c.token_ids for c in wide] == [c.token_ids for c in narrow]
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(narrow))
-    assert [place for place, _ in finished] != list(range(40))  # as they end
+    assert [index for index, _ in finished] != list(range(40))  # as they end
 
 
 def test_seed_and_stream_decide(random_model):
@@ -95,8 +97,8 @@ def test_a_forced_end_token_does_not_stop(random_model):
 def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_model):
     free = engine(random_model).next_token_logprobs([PROMPTS[0]], range(300))[0]
     favourite = int(np.argmax(free))
-    asked = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
-    for completion in engine(random_model).generate(asked, temperature=1.0):
+    requested = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
+    for completion in engine(random_model).generate(requested, temperature=1.0):
         token = completion.token_ids[0]
         assert token != favourite
         expected = free[token] - math.log1p(-math.exp(free[favourite]))
@@ -104,12 +106,12 @@ def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_mode
 
 
 def test_sampled_frequencies_match_the_distribution(random_model):
-    """4,000 draws of the first token against the model's probabilities: every frequency within 4.5 standard errors."""
+    """4,000 samples of the first token against the model's probabilities: each within 4.5 standard errors."""
     num = 4000
     probability = np.exp(engine(random_model).next_token_logprobs([PROMPTS[1]], range(300))[0])
-    asked = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
-    drawn = engine(random_model).generate(asked, temperature=1.0, seed=11)
-    count = np.bincount([c.token_ids[0] for c in drawn], minlength=300)
+    requested = [Request(PROMPTS[1], 1, stream) for stream in range(num)]
+    sampled = engine(random_model).generate(requested, temperature=1.0, seed=11)
+    count = np.bincount([c.token_ids[0] for c in sampled], minlength=300)
     error = np.sqrt(num * probability * (1 - probability)) + 1e-9
     common = probability > 0.005
     assert (np.abs(count - num * probability)[common] / error[common]).max() < 4.5
@@ -142,44 +144,44 @@ def test_models_without_full_attention_are_refused(random_model):
 
 def test_nucleus_by_hand():
     # 0.5 + 0.3 reaches 0.75, so the third is cut and the two are renormalised to 0.625 and 0.375.
-    kept = nucleus(torch.tensor([[0.2, 0.5, 0.3]]).log(), 0.75).exp()
+    kept = apply_top_p(torch.tensor([[0.2, 0.5, 0.3]]).log(), 0.75).exp()
     assert kept[0].tolist() == pytest.approx([0.0, 0.625, 0.375])
-    assert nucleus(torch.tensor([[0.9, 0.1]]).log(), 0.5).exp()[0].tolist() == pytest.approx([1.0, 0.0])
+    assert apply_top_p(torch.tensor([[0.9, 0.1]]).log(), 0.5).exp()[0].tolist() == pytest.approx([1.0, 0.0])
 
 
 def test_draw_never_returns_an_impossible_token():
     logprob = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
-    assert draw(logprob, torch.tensor([0.0, 0.5, 0.999999])).tolist() == [1, 1, 1]
+    assert sample_tokens(logprob, torch.tensor([0.0, 0.5, 0.999999])).tolist() == [1, 1, 1]
 
 
 def test_draw_by_hand():
     logprob = torch.tensor([[0.2, 0.5, 0.3]]).log().repeat(4, 1)
-    assert draw(logprob, torch.tensor([0.0, 0.19, 0.21, 0.75])).tolist() == [0, 0, 1, 2]
+    assert sample_tokens(logprob, torch.tensor([0.0, 0.19, 0.21, 0.75])).tolist() == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("size", [300, 1024, 1025, 5000])
 def test_draws_invert_the_cumulative_distribution(size):
-    """Against the same inversion in double precision by numpy; a draw next to a boundary may fall on either side."""
+    """Against the same inversion in double precision by numpy; a sample next to a boundary may fall on either side."""
     generator = np.random.default_rng(0)
     logprob = torch.from_numpy(generator.normal(size=(500, size)) * 4).float().log_softmax(-1)
     logprob[:, ::3] = -torch.inf
     uniform = generator.random(500)
     cumulative = logprob.double().exp().numpy().cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
-    for row, token in enumerate(draw(logprob, torch.from_numpy(uniform)).tolist()):
+    for row, token in enumerate(sample_tokens(logprob, torch.from_numpy(uniform)).tolist()):
         low, high = (np.searchsorted(cumulative[row], target[row] + shift, side="right")[0] for shift in (-1e-5, 1e-5))
         assert low <= token <= high
         assert logprob[row, token] > -torch.inf
 
 
 def test_uniforms_are_uniform_and_independent_of_order():
-    values = uniforms(5, np.arange(20000), np.full(20000, 3))
+    values = make_uniforms(5, np.arange(20000), np.full(20000, 3))
     assert values.min() >= 0
     assert values.max() < 1
     # Mean of 20,000 uniforms: standard error 0.00204; lag-one correlation: 0.0071.
     assert abs(values.mean() - 0.5) < 0.008
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03
-    assert uniforms(5, np.array([7]), np.array([3]))[0] == values[7]
+    assert make_uniforms(5, np.array([7]), np.array([3]))[0] == values[7]
 
 
 def test_the_nucleus_does_not_depend_on_where_the_sort_begins(monkeypatch):
@@ -188,7 +190,7 @@ def test_the_nucleus_does_not_depend_on_where_the_sort_begins(monkeypatch):
     found = {}
     for guess in (1, 8, 97):
         monkeypatch.setattr("adaptthink.engines.sampling.NUCLEUS_GUESS", guess)
-        found[guess] = nucleus(logprobs, 0.9)
+        found[guess] = apply_top_p(logprobs, 0.9)
     assert 1 < found[97].isfinite().sum(-1).max() <= 97
     for guess in (1, 8):
         torch.testing.assert_close(found[guess], found[97])
@@ -205,18 +207,18 @@ def test_draw_inverts_the_distribution_across_blocks():
     probabilities[0, 300:520] = 0
     cumulative = (probabilities / probabilities.sum()).cumsum(-1)[0]
     logprobs = (probabilities / probabilities.sum()).log().float()
-    for place in (0, 1, 255, 256, 257, 299, 520, 698, 699):
-        before = cumulative[place - 1].item() if place else 0.0
-        middle = (before + cumulative[place].item()) / 2
-        if cumulative[place].item() - before > 1e-6:
-            assert draw(logprobs, torch.tensor([middle], dtype=torch.float64)).item() == place
-    assert draw(logprobs, torch.tensor([0.0], dtype=torch.float64)).item() == 0
-    last = draw(logprobs, torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item()
+    for index in (0, 1, 255, 256, 257, 299, 520, 698, 699):
+        before = cumulative[index - 1].item() if index else 0.0
+        middle = (before + cumulative[index].item()) / 2
+        if cumulative[index].item() - before > 1e-6:
+            assert sample_tokens(logprobs, torch.tensor([middle], dtype=torch.float64)).item() == index
+    assert sample_tokens(logprobs, torch.tensor([0.0], dtype=torch.float64)).item() == 0
+    last = sample_tokens(logprobs, torch.tensor([1 - 2.0**-53], dtype=torch.float64)).item()
     assert probabilities[0, last] > 0
-    drawn = draw(logprobs.expand(5000, -1), torch.rand(5000, dtype=torch.float64))
-    assert (probabilities[0, drawn] > 0).all()
+    sampled = sample_tokens(logprobs.expand(5000, -1), torch.rand(5000, dtype=torch.float64))
+    assert (probabilities[0, sampled] > 0).all()
 
 
 def test_token_batches_by_hand():
-    assert token_batches([3, 4, 2, 9, 1], budget=8) == [[0, 1], [2], [3], [4]]
-    assert token_batches([], budget=8) == []
+    assert make_token_batches([3, 4, 2, 9, 1], budget=8) == [[0, 1], [2], [3], [4]]
+    assert make_token_batches([], budget=8) == []

@@ -75,9 +75,9 @@ def test_an_opener_that_was_drawn_keeps_its_probability_within_the_mode():
 def test_a_mode_that_is_never_drawn_is_refused():
     assert decision_logprob(True, 1.0) == 0.0
     assert decision_logprob(False, 0.0) == 0.0
-    with pytest.raises(ValueError, match="think sample is never drawn"):
+    with pytest.raises(ValueError, match="no think response is ever sampled"):
         decision_logprob(False, 1.0)
-    with pytest.raises(ValueError, match="no_think sample is never drawn"):
+    with pytest.raises(ValueError, match="no no_think response is ever sampled"):
         decision_logprob(True, 0.0)
 
 

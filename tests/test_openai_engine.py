@@ -1,4 +1,4 @@
-"""The server engine against a small server in this program that speaks vLLM's format, and misbehaves when asked to."""
+"""The server engine against a small server in this program that speaks vLLM's format, and misbehaves on request."""
 
 import asyncio
 import math
@@ -12,7 +12,7 @@ from completions_server import EOS, VOCABULARY, FakeServer, running
 from patience import PATIENCE
 from tenacity import wait_none
 
-from adaptthink import web
+from adaptthink.engines import http_retry as web
 from adaptthink.engines import openai
 from adaptthink.engines.base import Completion, Finish, Request, ScriptedEngine
 from adaptthink.engines.openai import OpenAIEngine, check_server, connect
@@ -31,7 +31,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def engine(server):
-    return OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_rows=4)
+    return OpenAIEngine(server.url, [EOS], model="tiny", capacity_tokens=64, max_concurrent_sequences=4)
 
 
 def ask(engine, *requests, **extra):
@@ -45,8 +45,8 @@ def native():
 
 def test_everything_that_shapes_the_distribution_is_said(engine, server):
     finished = []
-    asked = [Request(PROMPT, 4, 3, (41,), (12,)), Request((*PROMPT, 8), 6, 4)]
-    done = ask(engine, *asked, temperature=0.5, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended))
+    requested = [Request(PROMPT, 4, 3, (41,), (12,)), Request((*PROMPT, 8), 6, 4)]
+    done = ask(engine, *requested, temperature=0.5, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended))
     assert done[0].token_ids == (41, 7, 7, 7)
     assert done[0].logprobs[0] - done[0].logprobs[1] == pytest.approx(-(41 - 7) / 10 / 0.5)
     assert (done[1].token_ids, done[1].finish) == ((EOS,), Finish.STOP)
@@ -66,7 +66,7 @@ def test_everything_that_shapes_the_distribution_is_said(engine, server):
 def test_no_more_calls_at_once_than_rows(engine, server):
     done = ask(engine, *(Request(PROMPT, 1, stream) for stream in range(40)))
     assert len(done) == 40
-    assert server.most_together <= 4
+    assert server.max_together <= 4
 
 
 @pytest.mark.parametrize("fault", [(429, {"Retry-After": "0"}), (429, {}), (500, {}), (503, {}), "drop"])
@@ -79,30 +79,30 @@ def test_what_passes_is_tried_again(engine, server, fault):
 
 def test_a_servers_wish_to_wait_is_granted(engine, server, monkeypatch):
     waits = []
-    pause = openai.pause
-    monkeypatch.setattr(openai, "pause", lambda state: waits.append(pause(state)) or 0.0)
+    choose_wait = openai.choose_wait
+    monkeypatch.setattr(openai, "choose_wait", lambda state: waits.append(choose_wait(state)) or 0.0)
     server.faults += [(429, {"Retry-After": "7"}), (503, {"Retry-After": "99999"}), (429, {"Retry-After": "soon"})]
     ask(engine)
     assert waits == [7.0, web.LONGEST_WAIT, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "messages"),
     [
-        ((500, {}), "answered 500: .*as asked"),
+        ((500, {}), "answered 500: .*as requested"),
         ("drop", r"no answer from .*/v1/completions \(RemoteProtocolError"),
     ],
 )
-def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, fault, said):
+def test_what_does_not_pass_is_said_once_all_attempts_are_made(engine, server, fault, messages):
     server.faults += [fault] * 50
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=messages):
         ask(engine)
     assert len(server.keys) == web.ATTEMPTS
 
 
 def test_a_refusal_is_not_tried_again(engine, server):
     server.faults.append((400, {}))
-    with pytest.raises(UserError, match=r"answered 400: .*as asked"):
+    with pytest.raises(UserError, match=r"answered 400: .*as requested"):
         ask(engine)
     assert len(server.keys) == 1
 
@@ -133,7 +133,7 @@ def test_nobody_at_the_endpoint_is_said(monkeypatch):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match="is the server running there"):
-            connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_rows=1)
+            connect(f"http://127.0.0.1:{taken.getsockname()[1]}", [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypatch):
@@ -149,12 +149,12 @@ def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypa
     never = threading.Event()
     server.faults.append(never)
     with pytest.raises(UserError, match=r"no answer from .*ReadTimeout"):
-        connect(server.url, [EOS], name="tiny", max_rows=1)
+        connect(server.url, [EOS], name="tiny", max_concurrent_sequences=1)
     never.set()
 
 
 def test_a_machine_that_is_gone_is_noticed(server):
-    """A draw has no time limit, so the connection itself must say that nobody is there."""
+    """Generation has no time-out, so the connection itself must show that nobody is there."""
 
     async def options():
         async with openai.make_client(server.url) as client, client.stream("GET", "/v1/models") as answer:
@@ -168,18 +168,18 @@ def test_a_machine_that_is_gone_is_noticed(server):
 def test_an_endpoint_that_is_no_url_is_said():
     for endpoint in ("localhost:8000", "ftp://host"):
         with pytest.raises(UserError, match="give one like http://localhost:8000"):
-            connect(endpoint, [EOS], name="tiny", max_rows=1)
+            connect(endpoint, [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_the_servers_model_is_taken_and_the_key_is_sent(server, monkeypatch):
     monkeypatch.setenv(openai.KEY_VARIABLE, "secret")
-    engine = connect(server.url + "/v1/", [EOS], name="other-name", max_rows=1)
+    engine = connect(server.url + "/v1/", [EOS], name="other-name", max_concurrent_sequences=1)
     assert (engine.model, engine.capacity_tokens, engine.url) == ("tiny", 64, server.url)
     assert server.keys == ["Bearer secret"]
     server.models = [{"id": "a", "max_model_len": 8}, {"id": "b", "max_model_len": 9}]
-    assert connect(server.url, [EOS], name="b", max_rows=1).capacity_tokens == 9
+    assert connect(server.url, [EOS], name="b", max_concurrent_sequences=1).capacity_tokens == 9
     with pytest.raises(UserError, match=r"no model 'tiny' but a, b; start it with --served-model-name tiny"):
-        connect(server.url, [EOS], name="tiny", max_rows=1)
+        connect(server.url, [EOS], name="tiny", max_concurrent_sequences=1)
 
 
 def test_the_check_passes_a_server_as_it_should_be(engine):

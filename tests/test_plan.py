@@ -11,38 +11,39 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adaptthink.architecture import PUBLISHED, Architecture, architecture_of
-from adaptthink.config import RECIPES, VerlConfig, resolve
+from adaptthink.cli.plan import MEANS, find_lengths, plan_job
+from adaptthink.config.resolve import RECIPES, resolve
+from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
-from adaptthink.hardware import GPUS, read_cluster
 from adaptthink.integrations.verl.settings import check_config, verl_settings
-from adaptthink.plan import (
+from adaptthink.planning.architecture import PUBLISHED, Architecture, read_architecture
+from adaptthink.planning.estimate import (
     CPU_EFFICIENCY,
     Efficiency,
     Lengths,
     Platform,
-    cluster_platform,
-    cut,
-    element_bytes,
+    choose_element_bytes,
+    choose_micro_batch,
+    choose_tensor_parallel,
+    clip_lengths,
+    compute_cache_tokens,
+    count_forward_flops,
+    count_passes,
     estimate_memory,
     estimate_step,
+    find_remedies,
     fits,
-    forward_flops,
-    generate,
-    larger_platforms,
+    list_larger_platforms,
+    make_cluster_platform,
     make_plan,
-    micro_batch,
-    passes,
-    place,
-    remedies,
-    replicas_size,
-    room_in_cache,
-    shortened,
-    spread,
-    step_rows,
+    make_quantiles,
+    make_step_rows,
+    shorten_thinking,
+    simulate_generation,
+    spread_gpus,
 )
-from adaptthink.plan_job import MEANS, find_lengths, plan_job
-from adaptthink.roofline import Machine, generation_bound, shape_of, update_bound
+from adaptthink.planning.hardware import GPUS, read_cluster
+from adaptthink.planning.roofline import Machine, compute_generation_bound, compute_update_bound, read_shape
 
 SMALL = Architecture(layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True)
 IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
@@ -50,12 +51,12 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def on(gpus):
-    return cluster_platform(read_cluster(gpus))
+    return make_cluster_platform(read_cluster(gpus))
 
 
 def paper(recipe):
     config = resolve("verl", VerlConfig, recipes=[recipe])
-    return architecture_of(config.model), config, find_lengths(config, None, None, 200, None)
+    return read_architecture(config.model), config, find_lengths(config, None, None, 200, None)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_published_shapes_have_the_published_number_of_weights(model, billions):
 
 def test_a_shape_is_read_as_the_loaded_model_has_it(random_model, tmp_path):
     random_model.config.save_pretrained(tmp_path)
-    found = architecture_of(str(tmp_path))
-    assert found.shape(4) == shape_of(random_model, torch.float32)
+    found = read_architecture(str(tmp_path))
+    assert found.shape(4) == read_shape(random_model, torch.float32)
 
 
 def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
@@ -83,12 +84,14 @@ def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
         raise OSError(f"no connection for {name}\nmuch advice")
 
     with monkeypatch.context() as patch:
-        patch.setattr("adaptthink.architecture.AutoConfig.from_pretrained", offline)
-        with pytest.raises(UserError, match=r"no shape of 'some/where': .*had \(no connection for some/where\); give"):
-            architecture_of("some/where")
+        patch.setattr("adaptthink.planning.architecture.AutoConfig.from_pretrained", offline)
+        with pytest.raises(
+            UserError, match=r"the shape of 'some/where' is unknown: .*loaded \(no connection for some/where\); give"
+        ):
+            read_architecture("some/where")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral", "num_local_experts": 8}))
     with pytest.raises(UserError, match="experts = 8: only dense models"):
-        architecture_of(str(tmp_path))
+        read_architecture(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -103,12 +106,12 @@ def test_gpus_as_people_write_them(text, count, name):
 
 @pytest.mark.parametrize("text", ["", "8x", "0xH100", "8", "-1xH100", "8xH100,4xA100"])
 def test_gpus_that_cannot_be_read(text):
-    with pytest.raises(UserError, match="is not a number and a GPU; write it like 8xH100"):
+    with pytest.raises(UserError, match="is not a number and a GPU; give it like 8xH100"):
         read_cluster(text)
 
 
 def test_an_unknown_gpu_names_the_nearest():
-    with pytest.raises(UserError, match=r"no figures of a GPU 'H10'; nearest: H100.*; known: H100, H800, H200"):
+    with pytest.raises(UserError, match=r"no data sheet for a GPU 'H10'; nearest: H100.*; known: H100, H800, H200"):
         read_cluster("8xH10")
 
 
@@ -122,7 +125,7 @@ def test_data_sheets_agree_where_they_must():
 
 @pytest.mark.parametrize(("mean", "cap"), [(8480, 16384), (1424, 4096), (64, 128), (127, 128), (2, 16384)])
 def test_assumed_lengths_have_their_mean_and_their_cap(mean, cap):
-    lengths = spread(mean, cap)
+    lengths = make_quantiles(mean, cap)
     assert np.mean(lengths) == pytest.approx(mean, rel=1e-3)
     assert list(lengths) == sorted(lengths)
     assert lengths[0] >= 1
@@ -131,17 +134,17 @@ def test_assumed_lengths_have_their_mean_and_their_cap(mean, cap):
 
 @pytest.mark.parametrize("mean", [0.5, 128, 500])
 def test_a_mean_that_the_cap_forbids(mean):
-    with pytest.raises(UserError, match="does not go with a cap of 128"):
-        spread(mean, 128)
+    with pytest.raises(UserError, match="is impossible with max_tokens 128"):
+        make_quantiles(mean, 128)
 
 
 def test_what_is_cut_stays_cut_when_thoughts_shorten():
-    assert shortened(Lengths(1, (10, 50, 100), (20,), ""), 100) == Lengths(1, (9, 45, 100), (20,), "")
+    assert shorten_thinking(Lengths(1, (10, 50, 100), (20,), ""), 100) == Lengths(1, (9, 45, 100), (20,), "")
 
 
 def test_a_step_has_the_shares_of_both_modes():
     config = VerlConfig(problems_per_step=2, samples_per_problem=4, no_think_share=0.25)
-    assert step_rows(Lengths(1, (100.0, 100.0), (7.0, 7.0), ""), config).tolist() == [100.0] * 6 + [7.0] * 2
+    assert make_step_rows(Lengths(1, (100.0, 100.0), (7.0, 7.0), ""), config).tolist() == [100.0] * 6 + [7.0] * 2
 
 
 def test_generation_is_the_rooflines_where_nothing_is_in_the_way():
@@ -150,10 +153,12 @@ def test_generation_is_the_rooflines_where_nothing_is_in_the_way():
     lengths = [100, 60, 60, 31, 8]
     for machine in (Machine(1e6, 1e30), Machine(1e30, 1e6), Machine(3e6, 2e6)):
         platform = Platform("cpu", 1, 1e9, machine, math.inf, IDEAL)
-        found = generate(SMALL, shape, replace(platform, efficiency=IDEAL), np.array(lengths, float), 20, 99, 1e9)
+        found = simulate_generation(
+            SMALL, shape, replace(platform, efficiency=IDEAL), np.array(lengths, float), 20, 99, 1e9
+        )
         prompts = [[row] * 20 for row in range(len(lengths))]
         gpu_peak = Machine(machine.flops_per_second / 2, machine.bytes_per_second)  # four bytes: TF32
-        expected = generation_bound(shape, gpu_peak, prompts, [[0] * length for length in lengths])
+        expected = compute_generation_bound(shape, gpu_peak, prompts, [[0] * length for length in lengths])
         assert found.seconds == pytest.approx(expected, rel=0.06)
         assert (found.rows, found.longest_tokens) == (5, 100)
 
@@ -162,21 +167,21 @@ def test_rows_wait_for_room():
     """Two of 10 + 90 tokens in a cache of 100: one after the other, twice the time of one; at once else."""
     platform = Platform("x", 1, 1e9, Machine(1e30, 1e6), math.inf, IDEAL)
     rows, shape = np.array([90.0, 90.0]), SMALL.shape(2)
-    one = generate(SMALL, shape, platform, rows[:1], 10, 8, 100)
-    alone = generate(SMALL, shape, platform, rows, 10, 8, 100)
-    assert (alone.rows, generate(SMALL, shape, platform, rows, 10, 8, 200).rows) == (1, 2)
-    assert generate(SMALL, shape, platform, rows, 10, 1, 1e9).rows == 1
+    one = simulate_generation(SMALL, shape, platform, rows[:1], 10, 8, 100)
+    alone = simulate_generation(SMALL, shape, platform, rows, 10, 8, 100)
+    assert (alone.rows, simulate_generation(SMALL, shape, platform, rows, 10, 8, 200).rows) == (1, 2)
+    assert simulate_generation(SMALL, shape, platform, rows, 10, 1, 1e9).rows == 1
     assert alone.seconds == pytest.approx(2 * one.seconds)
     with pytest.raises(UserError, match="less than one response"):
-        generate(SMALL, shape, platform, rows, 11, 8, 100)
+        simulate_generation(SMALL, shape, platform, rows, 11, 8, 100)
 
 
 def test_update_is_the_rooflines():
     rows, shape = np.array([30.0, 5.0]), SMALL.shape(2)
-    expected = update_bound(shape, Machine(1.0, 1.0), [[0] * 7] * 2, [[0] * 30, [0] * 5])
-    assert 3 * forward_flops(shape, rows, 7).sum() == expected
-    assert passes(VerlConfig()) == 3
-    assert passes(VerlConfig(gradient_checkpointing=True)) == 4
+    expected = compute_update_bound(shape, Machine(1.0, 1.0), [[0] * 7] * 2, [[0] * 30, [0] * 5])
+    assert 3 * count_forward_flops(shape, rows, 7).sum() == expected
+    assert count_passes(VerlConfig()) == 3
+    assert count_passes(VerlConfig(gradient_checkpointing=True)) == 4
 
 
 def test_memory_by_hand():
@@ -198,7 +203,7 @@ def test_memory_by_hand():
     assert (memory.engine, memory.engine_idle) == (40e9, 0)
     kept = estimate_memory(a, config.model_copy(update={"gradient_checkpointing": False}), on("16xH100"), lengths)
     assert kept.activations == 100 * 2 * of_layer
-    assert room_in_cache(a, config, on("16xH100"), 1) == (40e9 - 2e9 - 2 * a.weights) / (2 * 2 * 2 * 4)
+    assert compute_cache_tokens(a, config, on("16xH100"), 1) == (40e9 - 2e9 - 2 * a.weights) / (2 * 2 * 2 * 4)
 
 
 def test_memory_under_an_adapter_by_hand():
@@ -212,9 +217,9 @@ def test_memory_under_an_adapter_by_hand():
     assert native.update == pytest.approx(
         native.weights + 12 * SMALL.adapter(2) + native.activations + native.logits + 2 * weights
     )
-    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": "vllm"}), on("H100"), lengths)
+    vllm = estimate_memory(SMALL, config.model_copy(update={"engine": EngineName.VLLM}), on("H100"), lengths)
     assert (vllm.engine, vllm.engine_idle) == (40e9 + 2 * weights, 40e9)
-    far = estimate_memory(SMALL, config.model_copy(update={"engine": "openai"}), on("H100"), lengths)
+    far = estimate_memory(SMALL, config.model_copy(update={"engine": EngineName.OPENAI}), on("H100"), lengths)
     assert (far.engine, far.engine_idle) == (2 * weights, 0)
     trained = estimate_memory(SMALL, config.model_copy(update={"lora_rank": 0}), on("H100"), lengths)
     assert (trained.weights, trained.engine, trained.engine_idle) == (6 * weights, cache, 0)
@@ -225,7 +230,7 @@ def test_memory_under_an_adapter_by_hand():
 def test_an_adapter_on_7b_does_not_fit_into_40_gb():
     """7.62e9 weights, three times in bfloat16: 45.7 GB before anything is computed."""
     architecture, config, lengths = paper("r1_distill_7b")
-    tried = config.model_copy(update={"lora_rank": 32, "engine": "native", "max_rows": 1})
+    tried = config.model_copy(update={"lora_rank": 32, "engine": EngineName.NATIVE, "max_concurrent_sequences": 1})
     memory = estimate_memory(architecture, tried, on("A100-40"), lengths)
     assert memory.rollout > 6 * 7.6e9
     assert not fits(architecture, tried, on("A100-40"), lengths)
@@ -281,11 +286,11 @@ def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(mo
     """`benchmarks/roofline.py`: K = 16, half in each mode, every response as long as its cap."""
     found = json.loads((RESULTS / f"roofline-{model}-float32-2026-11-22.json").read_text())
     smollm2 = Architecture(30, 576, 1536, 9, 3, 64, 49154, tied=True)
-    architecture = architecture_of("tiny") if model == "tiny" else smollm2
+    architecture = read_architecture("tiny") if model == "tiny" else smollm2
     assert {key: getattr(architecture.shape(4), key) for key in found["shape"]} == found["shape"]
     machine = Machine(found["gflops_per_second"]["median"] * 1e9, found["gbytes_per_second"]["median"] * 1e9)
     platform = Platform("cpu", 1, 25e9, machine, math.inf, CPU_EFFICIENCY)
-    think, no_think = found["caps"]
+    think, no_think = found["max_tokens"]
     config = VerlConfig(
         problems_per_step=found["responses"] // 16, max_think_tokens=think, max_no_think_tokens=no_think
     )
@@ -299,14 +304,14 @@ def test_what_does_not_fit_is_said_and_what_helps_does():
     architecture, config, lengths = paper("r1_distill_7b")
     platform = on("RTX4090")
     assert not fits(architecture, config, platform, lengths)
-    found = remedies(architecture, config, platform, lengths, larger_platforms(platform))
+    found = find_remedies(architecture, config, platform, lengths, list_larger_platforms(platform))
     assert found
     assert all(remedy.memory.peak <= 24e9 for remedy in found)
     small = config.model_copy(update={"gradient_checkpointing": False})
-    helps = [remedy.settings for remedy in remedies(architecture, small, on("32xH100"), lengths)]
+    helps = [remedy.settings for remedy in find_remedies(architecture, small, on("32xH100"), lengths)]
     assert "gradient_checkpointing = true" in helps
     switched = small.model_copy(update={"gradient_checkpointing": True})
-    assert fits(architecture, switched, on("32xH100"), cut(lengths, switched))
+    assert fits(architecture, switched, on("32xH100"), clip_lengths(lengths, switched))
 
 
 def test_replicas_spread_over_gpus_where_one_is_too_small():
@@ -322,11 +327,11 @@ def test_replicas_take_what_is_configured_and_what_divides():
     assert make_plan(architecture, four, on("8xH100"), lengths).tensor_parallel == 4
     assert make_plan(architecture, four, on("H100"), lengths).tensor_parallel == 1  # the native trainer
     less = config.model_copy(update={"engine_memory": 0.1})  # 2.4 of 24 GB, less workspace: nothing is enough
-    assert replicas_size(architecture, less, on("8xRTX4090"), lengths) == 1
+    assert choose_tensor_parallel(architecture, less, on("8xRTX4090"), lengths) == 1
     odd = replace(architecture, heads=27)  # cannot be shared by two
     small = config.model_copy(update={"engine_memory": 0.6})
-    assert replicas_size(architecture, small, on("8xRTX4090"), lengths) == 2
-    assert replicas_size(odd, small, on("8xRTX4090"), lengths) == 1
+    assert choose_tensor_parallel(architecture, small, on("8xRTX4090"), lengths) == 2
+    assert choose_tensor_parallel(odd, small, on("8xRTX4090"), lengths) == 1
 
 
 def test_verl_keeps_room_for_whatever_may_come():
@@ -334,11 +339,11 @@ def test_verl_keeps_room_for_whatever_may_come():
     config = VerlConfig(micro_batch_tokens=100, max_prompt_tokens=50, max_think_tokens=70, max_no_think_tokens=90)
     lengths = Lengths(5, (10.0, 60.0), (3.0, 4.0), "")
     found = verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
-    assert micro_batch(config, on("8xH100"), lengths) == found == 140
-    assert micro_batch(config, on("H100"), lengths) == 100
-    assert micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65
+    assert choose_micro_batch(config, on("8xH100"), lengths) == found == 140
+    assert choose_micro_batch(config, on("H100"), lengths) == 100
+    assert choose_micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65
     architecture, paper_config, paper_lengths = paper("r1_distill_7b")
-    helps = remedies(architecture, paper_config, on("8xA100-40"), paper_lengths)
+    helps = find_remedies(architecture, paper_config, on("8xA100-40"), paper_lengths)
     assert any("micro_batch_tokens = 18432" in remedy.settings for remedy in helps)
 
 
@@ -348,7 +353,7 @@ def test_verl_keeps_room_for_whatever_may_come():
 )
 def test_gpus_are_placed_in_nodes(given, devices, placed):
     config = VerlConfig(nodes=given[0], gpus_per_node=given[1])
-    found = place(config, devices)
+    found = spread_gpus(config, devices)
     assert (found.nodes, found.gpus_per_node) == placed
     assert found.ray_address == ("auto" if devices > 1 and placed[0] > 1 else None)
 
@@ -392,17 +397,17 @@ def test_a_remedy_says_all_that_it_changes():
     architecture, config, lengths = paper("r1_distill_7b")
     for gpus in ("H100", "8xA100-40", "2xH200"):
         platform = on(gpus)
-        for remedy in remedies(architecture, config, platform, lengths):
+        for remedy in find_remedies(architecture, config, platform, lengths):
             values = tomllib.loads(remedy.settings.replace(", ", "\n"))
             changed = config.model_copy(update=values)
-            assert fits(architecture, changed, platform, cut(lengths, changed))
-            assert estimate_memory(architecture, changed, platform, cut(lengths, changed)) == remedy.memory
+            assert fits(architecture, changed, platform, clip_lengths(lengths, changed))
+            assert estimate_memory(architecture, changed, platform, clip_lengths(lengths, changed)) == remedy.memory
 
 
 def test_float32_on_a_gpu_is_not_planned_at_the_peak_of_bfloat16():
     architecture, config, lengths = paper("r1_distill_1.5b")
     wide = config.model_copy(update={"dtype": "float32"})
-    assert (element_bytes(config, on("H100")), element_bytes(wide, on("H100"))) == (2, 4)
+    assert (choose_element_bytes(config, on("H100")), choose_element_bytes(wide, on("H100"))) == (2, 4)
     one, other = (make_plan(architecture, each, on("8xH100"), lengths).first for each in (config, wide))
     assert other.update_seconds == pytest.approx(2 * one.update_seconds)
 
@@ -415,10 +420,10 @@ def test_recipes_hold_the_papers_settings(name):
     assert (config.learning_rate, config.schedule, config.warmup_steps) == (2e-6, "constant", 0)
     assert (config.temperature, config.delta, config.clip, config.steps) == (0.6, 0.05, 0.2, 314)
     assert (config.reference_samples, config.reference_temperature, config.reference_top_p) == (16, 0.6, 0.95)
-    assert (config.advantage, config.problems, config.force_opener) == ("reference", "deepscaler", True)
+    assert (config.advantage, config.problems, config.force_think_start) == ("reference", "deepscaler", True)
     assert config.model in PUBLISHED
-    opener = "Alright" if name.startswith("r1") else "Okay"
-    assert config.think_opener == opener
+    think_start = "Alright" if name.startswith("r1") else "Okay"
+    assert config.think_start == think_start
     assert f"--gpus {'8' if '1.' in name else ''}" in (RECIPES / f"{name}.toml").read_text()
 
 
@@ -439,14 +444,14 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
     with pytest.raises(UserError, match=r"more than max_think_tokens = 128"):
         find_lengths(config.model_copy(update={"max_think_tokens": 128}), None, 50, 200, store)
     store.write_text('{"settings": {}}\nnothing\n')
-    with pytest.raises(UserError, match="line 2: no row of a reference store"):
+    with pytest.raises(UserError, match="line 2: damaged"):
         find_lengths(config, None, None, 200, store)
     with pytest.raises(UserError, match="make one with: adaptthink presample"):
         find_lengths(config, None, None, 200, tmp_path / "none.jsonl")
 
 
 def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
-    monkeypatch.setattr("adaptthink.plan_job.console.width", 80, raising=False)
+    monkeypatch.setattr("adaptthink.cli.plan.console.width", 80, raising=False)
     config = resolve("verl", VerlConfig, recipes=["r1_distill_1.5b"])
     result = json.loads(json.dumps(plan_job(config, "8xH100", price=2.0), allow_nan=False))
     out = capsys.readouterr().out

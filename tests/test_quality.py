@@ -1,4 +1,4 @@
-"""Mode quality by hand; the regret that is honest, against truths that a simulation knows."""
+"""Mode choice by hand; the regret that is honest, against truths that a simulation knows."""
 
 import json
 
@@ -6,34 +6,34 @@ import numpy as np
 import pytest
 from evaluations import make_folder, outcome, outcomes
 
-from adaptthink.compare_jobs import quality_job
+from adaptthink.cli.compare import mode_choice_job
 from adaptthink.errors import UserError
-from adaptthink.modes import Convention, Mode
-from adaptthink.quality import (
-    against_better_mode,
-    against_think,
-    assess,
-    better_mode,
-    bin_of,
-    calibrate,
-    chosen_accuracy,
-    cross_fitted,
-    groups_of_both,
-    implicit_thinking,
-    mass,
-    no_think_by_level,
-    pass_rates,
-    rates_of,
+from adaptthink.evaluation.mode_choice import (
+    assess_mode_choice,
+    check_calibration,
+    compare_with_better_mode,
+    compare_with_pass_rates,
+    compare_with_think,
+    compute_pass_rates,
+    cross_fit,
+    find_better_mode,
+    find_bin,
+    measure_implicit_thinking,
+    measure_mass,
+    measure_no_think_by_level,
+    pair_forced,
+    score_by_chosen_mode,
 )
-from adaptthink.samples import Decision
+from adaptthink.evaluation.store import Decision
+from adaptthink.modes import Convention, Mode
 
 
 def think(rights, tokens=20):
-    return outcomes(rights, asked="think", tokens=tokens)
+    return outcomes(rights, requested="think", tokens=tokens)
 
 
 def no_think(rights, tokens=5):
-    return outcomes(rights, asked="no_think", mode=Mode.NO_THINK, tokens=tokens)
+    return outcomes(rights, requested="no_think", mode=Mode.NO_THINK, tokens=tokens)
 
 
 def auto(choices, level="1"):
@@ -60,25 +60,27 @@ T, N = Mode.THINK, Mode.NO_THINK
     ],
 )
 def test_better_mode_by_hand(with_thought, without, tokens, better):
-    mode = better_mode(think({"p": with_thought}, tokens[0]), no_think({"p": without}, tokens[1]), 0.05)
+    mode = find_better_mode(think({"p": with_thought}, tokens[0]), no_think({"p": without}, tokens[1]), 0.05)
     assert mode is better
 
 
 def test_cross_fitting_scores_no_sample_with_its_own_choice():
     # Whichever sample is left out, the others point to the mode in which it failed; all together tie.
-    scored = cross_fitted(think({"p": [1, 0, 1, 0]}), no_think({"p": [0, 1, 0, 1]}), 0.05)
+    scored = cross_fit(think({"p": [1, 0, 1, 0]}), no_think({"p": [0, 1, 0, 1]}), 0.05)
     assert [(one.mode, one.index, one.correct) for one in scored] == [(N, 0, 0), (T, 1, 0), (N, 2, 0), (T, 3, 0)]
 
 
 def test_cross_fitting_with_more_samples_in_one_mode():
     # two folds: think 1 and 3 with no_think 1 choose for think 0 and 2 or no_think 0, and the other way round
-    scored = cross_fitted(think({"p": [1, 1, 0, 1]}), no_think({"p": [0, 1]}), 0.05)
+    scored = cross_fit(think({"p": [1, 1, 0, 1]}), no_think({"p": [0, 1]}), 0.05)
     assert [(one.mode, one.index) for one in scored] == [(N, 0), (T, 1), (T, 3)]
 
 
 def test_regret_and_hybrid_accuracy_by_hand():
-    forced = groups_of_both(think({"p": [1, 1], "q": [1, 1]}), no_think({"p": [1, 1], "q": [0, 0]}))
-    found = against_better_mode(auto({"p": [(N, 1), (T, 1)], "q": [(N, 0), (T, 1)], "other": [(N, 1)]}), forced, 0.05)
+    forced = pair_forced(think({"p": [1, 1], "q": [1, 1]}), no_think({"p": [1, 1], "q": [0, 0]}))
+    found = compare_with_better_mode(
+        auto({"p": [(N, 1), (T, 1)], "q": [(N, 0), (T, 1)], "other": [(N, 1)]}), forced, 0.05
+    )
     assert found.hybrid_accuracy.estimate == 0.5  # no_think for p, think for q, each chosen once out of two
     assert found.hybrid_accuracy.num_problems == 2
     assert found.regret.interval.estimate == pytest.approx((0 + 0.5) / 2)
@@ -87,27 +89,27 @@ def test_regret_and_hybrid_accuracy_by_hand():
 
 
 def test_one_sample_in_a_mode_gives_no_honest_regret():
-    forced = groups_of_both(think({"p": [1], "q": [1, 1]}), no_think({"p": [0, 0], "q": [0]}))
-    found = against_better_mode(auto({"p": [(T, 1)], "q": [(T, 1)]}), forced, 0.05)
+    forced = pair_forced(think({"p": [1], "q": [1, 1]}), no_think({"p": [0, 0], "q": [0]}))
+    found = compare_with_better_mode(auto({"p": [(T, 1)], "q": [(T, 1)]}), forced, 0.05)
     assert (found.regret, found.regret_tokens) == (None, None)
     assert found.hybrid_accuracy.estimate == 1
-    assert against_better_mode([], forced, 0.05) is None
+    assert compare_with_better_mode([], forced, 0.05) is None
 
 
 def simulate(rng, with_thought, without, samples, choice):
     """One evaluation: true accuracies by problem and mode, and auto's choice; returns what was found."""
     names = [str(n) for n in range(len(with_thought))]
 
-    def draw(chances):
+    def sample(chances):
         return {name: (rng.random(samples) < p).astype(int).tolist() for name, p in zip(names, chances, strict=True)}
 
     tried = np.where(choice, without, with_thought)
     chosen = auto({
         name: [(N if direct else T, right) for right in values]
-        for (name, values), direct in zip(draw(tried).items(), choice, strict=True)
+        for (name, values), direct in zip(sample(tried).items(), choice, strict=True)
     })  # fmt: skip
-    forced = groups_of_both(think(draw(with_thought)), no_think(draw(without)))
-    return against_better_mode(chosen, forced, 0.05)
+    forced = pair_forced(think(sample(with_thought)), no_think(sample(without)))
+    return compare_with_better_mode(chosen, forced, 0.05)
 
 
 def test_regret_is_unbiased_where_the_naive_one_is_not():
@@ -135,57 +137,66 @@ def test_true_regret_lies_between_the_two():
 
 def test_no_think_share_by_level():
     chosen = [*auto({"p": [(N, 1), (T, 1)], "q": [(N, 0), (N, 1)]}, "2"), *auto({"r": [(T, 1)]}, "10")]
-    assert [(level, share.estimate) for level, share in no_think_by_level(chosen).items()] == [("2", 0.75), ("10", 0)]
+    assert [(level, share.estimate) for level, share in measure_no_think_by_level(chosen).items()] == [
+        ("2", 0.75),
+        ("10", 0),
+    ]
 
 
 def test_pass_rates_by_hand():
-    assert [bin_of(rate) for rate in (0, 0.1, 0.49, 0.5, 0.99, 1)] == [
+    assert [find_bin(rate) for rate in (0, 0.1, 0.49, 0.5, 0.99, 1)] == [
         "0", "(0, 0.5)", "(0, 0.5)", "[0.5, 1)", "[0.5, 1)", "1",
     ]  # fmt: skip
-    rates = rates_of(think({"never": [0, 0], "half": [1, 0], "always": [1, 1], "also": [1]}))
+    rates = compute_pass_rates(think({"never": [0, 0], "half": [1, 0], "always": [1, 1], "also": [1]}))
     assert rates == {"never": 0, "half": 0.5, "always": 1, "also": 1}
     chosen = auto({"never": [(T, 0)], "half": [(T, 1), (N, 1)], "always": [(N, 1)], "also": [(T, 1)], "new": [(T, 1)]})
-    found = pass_rates(chosen, "r", rates)
+    found = compare_with_pass_rates(chosen, "r", rates)
     assert {name: share.estimate for name, share in found.bins.items()} == {"0": 0, "[0.5, 1)": 0.5, "1": 0.5}
     assert found.unknown == 1
     with pytest.raises(UserError, match=r"the reference \(r\) has none of these problems"):
-        pass_rates(chosen, "r", {"elsewhere": 1.0})
-    assert pass_rates(chosen, "r", {}) is None
+        compare_with_pass_rates(chosen, "r", {"elsewhere": 1.0})
+    assert compare_with_pass_rates(chosen, "r", {}) is None
 
 
 def test_against_think_by_hand():
-    found = against_think(auto({"p": [(N, 1)], "q": [(T, 0)], "alone": [(N, 1)]}), think({"p": [1, 0], "q": [1, 1]}))
+    found = compare_with_think(
+        auto({"p": [(N, 1)], "q": [(T, 0)], "alone": [(N, 1)]}), think({"p": [1, 0], "q": [1, 1]})
+    )
     assert found.accuracy.interval.estimate == pytest.approx(0.5 - 0.75)
     assert found.tokens.interval.estimate == pytest.approx(12.5 / 20 - 1)
-    assert against_think(auto({"p": [(N, 1)]}), think({"p": [1]})).tokens is None  # of a single problem
-    assert against_think(auto({"p": [(N, 1)]}), []) is None
+    assert compare_with_think(auto({"p": [(N, 1)]}), think({"p": [1]})).tokens is None  # of a single problem
+    assert compare_with_think(auto({"p": [(N, 1)]}), []) is None
 
 
 def test_accuracy_by_chosen_mode_is_labelled():
-    found = chosen_accuracy(auto({"p": [(N, 1), (T, 0)], "q": [(N, 0), (N, 1)]}))
+    found = score_by_chosen_mode(auto({"p": [(N, 1), (T, 0)], "q": [(N, 0), (N, 1)]}))
     assert (found.think.estimate, found.no_think.estimate) == (0, 0.75)
     assert found.label == "selected, not comparable"
-    assert chosen_accuracy(auto({"p": [(T, 1)]})).no_think is None
+    assert score_by_chosen_mode(auto({"p": [(T, 1)]})).no_think is None
 
 
 def test_calibration_of_a_model_that_knows():
-    forced = groups_of_both(think({"p": [1, 1], "q": [1, 1]}), no_think({"p": [1, 1], "q": [0, 0]}))
-    right = calibrate({"p": Decision(1.0, 0.0), "q": Decision(0.0, 1.0), "else": Decision(0.5, 0.5)}, forced, 0.05)
-    wrong = calibrate({"p": Decision(0.0, 1.0), "q": Decision(1.0, 0.0)}, forced, 0.05)
+    forced = pair_forced(think({"p": [1, 1], "q": [1, 1]}), no_think({"p": [1, 1], "q": [0, 0]}))
+    right = check_calibration(
+        {"p": Decision(1.0, 0.0), "q": Decision(0.0, 1.0), "else": Decision(0.5, 0.5)}, forced, 0.05
+    )
+    wrong = check_calibration({"p": Decision(0.0, 1.0), "q": Decision(1.0, 0.0)}, forced, 0.05)
     assert (right.error, wrong.error) == (0, 1)
-    assert calibrate({"p": Decision(0.0, 1.0), "q": Decision(1.0, 0.0)}, forced, 1.0).error == 0.5  # it pays everywhere
-    assert calibrate({}, forced, 0.05) is None
+    assert (
+        check_calibration({"p": Decision(0.0, 1.0), "q": Decision(1.0, 0.0)}, forced, 1.0).error == 0.5
+    )  # it pays everywhere
+    assert check_calibration({}, forced, 0.05) is None
 
 
 def test_only_a_switch_can_leak():
     decisions = {"p": Decision(0.6, 0.395), "q": Decision(0.5, 0.4), "r": Decision(0.2, 0.1)}
-    switch = mass(decisions, Convention.SWITCH)
+    switch = measure_mass(decisions, Convention.SWITCH)
     assert (switch.mean, switch.least) == (pytest.approx((0.995 + 0.9 + 0.3) / 3), pytest.approx(0.3))
     assert switch.leaking.estimate == pytest.approx(2 / 3)
     assert switch.examples == ("r", "q")
     for convention in (Convention.OPEN_PROMPT, Convention.APPENDED, Convention.BLOCK):
-        free = mass(decisions, convention)
-        assert (free.others_think, free.leaking, free.examples) == (True, None, ())
+        found = measure_mass(decisions, convention)
+        assert (found.others_think, found.leaking, found.examples) == (True, None, ())
 
 
 def test_implicit_thinking_by_level_with_examples(tmp_path):
@@ -196,7 +207,7 @@ def test_implicit_thinking_by_level_with_examples(tmp_path):
             "no_think": {0: ["\\boxed{1}"], 3: ["2 + 2 = 4 " * 9 + "\\boxed{4}"]},
         },
     )
-    found = implicit_thinking(tmp_path / "e")
+    found = measure_implicit_thinking(tmp_path / "e")
     assert (
         found["auto"].share.estimate == found["auto"].by_keywords.estimate == 0.25
     )  # a problem's half, of two problems
@@ -210,7 +221,7 @@ def test_implicit_thinking_by_level_with_examples(tmp_path):
 RIGHT, WRONG = [f"\\boxed{{{n + 1}}}" for n in range(6)], "\\boxed{77}"
 
 
-def thought(answer):
+def thinking(answer):
     return f"thought: so thought:{answer}"
 
 
@@ -219,8 +230,8 @@ def folder(tmp_path):
     make_folder(
         tmp_path / "e",
         {
-            "auto": {0: [RIGHT[0]] * 2, 1: [thought(RIGHT[1])] * 2},
-            "think": {0: [thought(RIGHT[0])] * 2, 1: [thought(RIGHT[1]), thought(WRONG)]},
+            "auto": {0: [RIGHT[0]] * 2, 1: [thinking(RIGHT[1])] * 2},
+            "think": {0: [thinking(RIGHT[0])] * 2, 1: [thinking(RIGHT[1]), thinking(WRONG)]},
             "no_think": {0: [RIGHT[0]] * 2, 1: [WRONG] * 2},
         },
         decisions={0: (0.9, 0.1), 1: (0.2, 0.1)},
@@ -229,59 +240,59 @@ def folder(tmp_path):
 
 
 def test_a_whole_folder(folder):
-    quality = assess(folder, convention=Convention.SWITCH)
-    assert quality.notes == ()
-    assert quality.no_think_by_level["1"].estimate == 0.5
-    assert quality.no_think_by_pass_rate.reference == "forced think of the same model"
-    assert {name: one.estimate for name, one in quality.no_think_by_pass_rate.bins.items()} == {"[0.5, 1)": 0, "1": 1}
-    assert quality.against_think.accuracy.interval.estimate == 0.25
-    assert quality.better_mode.hybrid_accuracy.estimate == 1
-    assert quality.mass.leaking.estimate == 0.5
-    assert quality.calibration.error == pytest.approx((0.1 + 0.2) / 2)
+    choice = assess_mode_choice(folder, convention=Convention.SWITCH)
+    assert choice.notes == ()
+    assert choice.no_think_by_level["1"].estimate == 0.5
+    assert choice.no_think_by_pass_rate.reference == "forced think of the same model"
+    assert {name: one.estimate for name, one in choice.no_think_by_pass_rate.bins.items()} == {"[0.5, 1)": 0, "1": 1}
+    assert choice.against_think.accuracy.interval.estimate == 0.25
+    assert choice.better_mode.hybrid_accuracy.estimate == 1
+    assert choice.mass.leaking.estimate == 0.5
+    assert choice.calibration.error == pytest.approx((0.1 + 0.2) / 2)
 
 
 def test_the_reference_is_another_folder_and_never_the_own_auto_row(folder, tmp_path):
     make_folder(
-        tmp_path / "r", {"auto": {0: [thought(WRONG)], 1: [thought(RIGHT[1])]}, "think": {0: [thought(RIGHT[0])]}}
+        tmp_path / "r", {"auto": {0: [thinking(WRONG)], 1: [thinking(RIGHT[1])]}, "think": {0: [thinking(RIGHT[0])]}}
     )
-    rates = assess(folder, reference=tmp_path / "r").no_think_by_pass_rate
+    rates = assess_mode_choice(folder, reference=tmp_path / "r").no_think_by_pass_rate
     assert rates.reference == f"auto of {tmp_path / 'r'}"
     assert {name: one.estimate for name, one in rates.bins.items()} == {"0": 1, "1": 0}
-    own = assess(folder, reference=folder / ".." / "e").no_think_by_pass_rate
+    own = assess_mode_choice(folder, reference=folder / ".." / "e").no_think_by_pass_rate
     assert own.reference == "forced think of the same model"
     make_folder(tmp_path / "n", {"no_think": {0: [RIGHT[0]]}})
     with pytest.raises(UserError, match="holds neither auto nor think responses"):
-        assess(folder, reference=tmp_path / "n")
+        assess_mode_choice(folder, reference=tmp_path / "n")
 
 
 def test_what_a_folder_cannot_say_is_named(tmp_path):
     make_folder(tmp_path / "auto", {"auto": {0: [RIGHT[0]], 1: [WRONG]}})
-    quality = assess(tmp_path / "auto")
-    assert (quality.against_think, quality.better_mode, quality.mass, quality.calibration) == (None,) * 4
-    assert [note.partition(":")[0] for note in quality.notes] == [
+    choice = assess_mode_choice(tmp_path / "auto")
+    assert (choice.against_think, choice.better_mode, choice.mass, choice.calibration) == (None,) * 4
+    assert [note.partition(":")[0] for note in choice.notes] == [
         "no forced think and no forced no_think",
         "the model shows no probabilities of its first token",
-        "no forced think and no --reference",
+        "no forced think and no --difficulty-from",
     ]
-    make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}})
-    quality = assess(tmp_path / "two")
-    assert quality.against_think.accuracy.interval.estimate == 1
-    assert quality.notes[0] == "no forced no_think: no better mode or calibration; evaluate with all --modes"
+    make_folder(tmp_path / "two", {"auto": {0: [RIGHT[0]]}, "think": {0: [thinking(WRONG)]}})
+    choice = assess_mode_choice(tmp_path / "two")
+    assert choice.against_think.accuracy.interval.estimate == 1
+    assert choice.notes[0] == "no forced no_think: no better mode or calibration; evaluate with all --modes"
     make_folder(
         tmp_path / "one",
-        {"auto": {0: [RIGHT[0]]}, "think": {0: [thought(WRONG)]}, "no_think": {0: [RIGHT[0]]}},
+        {"auto": {0: [RIGHT[0]]}, "think": {0: [thinking(WRONG)]}, "no_think": {0: [RIGHT[0]]}},
         decisions={0: (0.5, 0.5)},
     )
-    quality = assess(tmp_path / "one")
-    assert quality.better_mode.regret is None
-    assert [note.partition(":")[0] for note in quality.notes] == [
+    choice = assess_mode_choice(tmp_path / "one")
+    assert choice.better_mode.regret is None
+    assert [note.partition(":")[0] for note in choice.notes] == [
         "one sample in each forced mode",
         "how thoughts begin is not known here",
     ]
 
 
-def test_quality_is_written_and_printed(folder, capsys):
-    quality_job(folder, Convention.OPEN_PROMPT, reference=None, delta=0.1)
+def test_mode_choice_is_written_and_printed(folder, capsys):
+    mode_choice_job(folder, Convention.OPEN_PROMPT, reference=None, delta=0.1)
     written = json.loads((folder / "quality.json").read_text())
     assert written["delta"] == 0.1
     assert written["against_think"]["accuracy"]["verdict"] == "not distinguishable"

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from adaptthink import reference
-from adaptthink.config import PresampleConfig
+from adaptthink.config.schema import PresampleConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import probe
-from adaptthink.reference import Reference, presample, read_store, store_settings
-from adaptthink.rollout import Sampler, stream_seed
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training import reference
+from adaptthink.training.reference import Reference, presample, read_references, read_store, store_settings
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1),
@@ -42,12 +43,12 @@ VERDICTS = {
 REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
 # \boxed is one token, and so are </think>, the opener, the end token, every digit, sign, brace and line break.
 TOKENS = {"1+1=?": [14, 7, 6, 8], "2+3=?": [7, 6, 3, 6], "9-4=?": [20, 6, 6, 4]}
-CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_rows=4)
+CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_concurrent_sequences=4)
 STREAM_STRIDE = 0x9E3779B97F4A7C15
 
 
 class ByStream(ScriptedEngine):
-    """Answers sample k of a problem with its k-th response, told apart by the random stream alone."""
+    """Answers sample k of a problem with its k-th response, identified by the random stream alone."""
 
     def __init__(self, sampler_parts, *, fail_after=None):
         tokenizer, template = sampler_parts
@@ -66,10 +67,10 @@ class ByStream(ScriptedEngine):
             raise RuntimeError("power cut")
         self.calls.append(options | {"requests": len(requests)})
         completions = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             self.answer = self.answers[request.stream]
             completions += super().generate([request], **options)
-            on_finish(place, completions[-1])
+            on_finish(index, completions[-1])
         return completions
 
 
@@ -79,7 +80,7 @@ def parts(tokenizer):
 
 
 def run(parts, path, *, config=CONFIG, problems=PROBLEMS, fail_after=None, on_finish=None):
-    """Presample; returns the references and the engine that was asked."""
+    """Presample; returns the references and the engine."""
     engine = ByStream(parts, fail_after=fail_after)
     found = presample(engine.sampler, problems, config, fingerprint="f00d", path=path, on_finish=on_finish)
     return found, engine
@@ -104,7 +105,7 @@ def test_rewards_by_hand(parts, tmp_path):
     assert len(engine.requests) == 12
 
 
-def test_samples_are_free_and_drawn_as_configured(parts, tmp_path):
+def test_samples_are_unconstrained_and_sampled_as_configured(parts, tmp_path):
     _, engine = run(parts, tmp_path / "r.jsonl")
     assert {(request.prefix_ids, request.banned_first_ids, request.max_tokens) for request in engine.requests} == {
         ((), (), 20)
@@ -135,15 +136,21 @@ def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("max_rows", "calls"), [(1, [4, 4, 4]), (4, [4, 4, 4]), (11, [8, 4]), (100, [12])])
-def test_memory_bounds_what_is_asked_at_once_and_changes_nothing(parts, tmp_path, whole, max_rows, calls):
+@pytest.mark.parametrize(
+    ("max_concurrent_sequences", "calls"), [(1, [4, 4, 4]), (4, [4, 4, 4]), (11, [8, 4]), (100, [12])]
+)
+def test_memory_bounds_what_is_requested_at_once_and_changes_nothing(
+    parts, tmp_path, whole, max_concurrent_sequences, calls
+):
     path = tmp_path / "r.jsonl"
-    _, engine = run(parts, path, config=CONFIG.model_copy(update={"max_rows": max_rows}))
+    _, engine = run(
+        parts, path, config=CONFIG.model_copy(update={"max_concurrent_sequences": max_concurrent_sequences})
+    )
     assert [call["requests"] for call in engine.calls] == calls
     assert path.read_bytes() == whole
 
 
-def test_a_full_store_asks_nothing(parts, tmp_path):
+def test_a_full_store_samples_nothing(parts, tmp_path):
     path = tmp_path / "r.jsonl"
     first, _ = run(parts, path)
     content = path.read_bytes()
@@ -153,15 +160,15 @@ def test_a_full_store_asks_nothing(parts, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_only_missing_problems_are_asked(parts, tmp_path):
+def test_only_missing_problems_are_sampled(parts, tmp_path):
     path = tmp_path / "r.jsonl"
     run(parts, path, problems=PROBLEMS[:1])
     finished = []
     found, engine = run(parts, path, problems=PROBLEMS[::-1], on_finish=lambda *numbers: finished.append(numbers))
     assert list(found) == [problem.id for problem in PROBLEMS[::-1]]
     assert len(engine.requests) == 8
-    drawn = [(1, tokens) for problem in PROBLEMS[:0:-1] for tokens in TOKENS[problem.prompt]]
-    assert finished == [(4, 0), *drawn]  # what the store held counts at once
+    sampled = [(1, tokens) for problem in PROBLEMS[:0:-1] for tokens in TOKENS[problem.prompt]]
+    assert finished == [(4, 0), *sampled]  # what the store held counts at once
     assert run(parts, path, problems=PROBLEMS[1:2])[0] == {PROBLEMS[1].id: found[PROBLEMS[1].id]}
 
 
@@ -202,13 +209,13 @@ def test_failure_while_sampling_keeps_what_was_done(parts, tmp_path, whole, prob
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"reference_samples": 8}, "samples 4, now 8"),
-        ({"reference_temperature": 1.0}, "temperature 0.6, now 1.0"),
-        ({"reference_top_p": 1.0}, "top_p 0.95, now 1.0"),
-        ({"max_think_tokens": 30}, "max_tokens 20, now 30"),
-        ({"max_no_think_tokens": 30}, "max_tokens 20, now 30"),
-        ({"boxed_only": False}, "boxed_only True, now False"),
-        ({"seed": 1, "reference_samples": 2}, "samples 4, now 2, seed 0, now 1"),
+        ({"reference_samples": 8}, "samples was 4 and is now 8"),
+        ({"reference_temperature": 1.0}, "temperature was 0.6 and is now 1.0"),
+        ({"reference_top_p": 1.0}, "top_p was 0.95 and is now 1.0"),
+        ({"max_think_tokens": 30}, "max_tokens was 20 and is now 30"),
+        ({"max_no_think_tokens": 30}, "max_tokens was 20 and is now 30"),
+        ({"boxed_only": False}, "boxed_only was True and is now False"),
+        ({"seed": 1, "reference_samples": 2}, "samples was 4 and is now 2, seed was 0 and is now 1"),
     ],
 )
 def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
@@ -217,7 +224,8 @@ def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
     with pytest.raises(UserError) as caught:
         run(parts, path, config=CONFIG.model_copy(update=change))
     assert str(caught.value) == (
-        f"reference store '{path}' was made with other settings: {difference}; give another path"
+        f"reference store '{path}' was made with other settings: {difference}; "
+        "return to the old ones or give another path"
     )
     assert path.read_bytes() == whole
 
@@ -225,14 +233,19 @@ def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
 def test_settings_that_change_no_sample_do_not_matter(parts, tmp_path, whole):
     path = tmp_path / "r.jsonl"
     path.write_bytes(whole)
-    change = {"max_rows": 7, "max_no_think_tokens": 3, "problems_per_level": 5, "problems": "other.jsonl"}
+    change = {
+        "max_concurrent_sequences": 7,
+        "max_no_think_tokens": 3,
+        "problems_per_level": 5,
+        "problems": "other.jsonl",
+    }
     assert run(parts, path, config=CONFIG.model_copy(update=change))[1].requests == []
 
 
 def test_other_model_is_named(tmp_path, whole):
     path = tmp_path / "r.jsonl"
     path.write_bytes(whole)
-    with pytest.raises(UserError, match=r"other settings: model_fingerprint 'f00d', now 'beef'; give"):
+    with pytest.raises(UserError, match=r"other settings: model_fingerprint was 'f00d' and is now 'beef'; "):
         read_store(path, store_settings(CONFIG, "beef"))
 
 
@@ -261,14 +274,17 @@ def test_damaged_middle_line_is_named(parts, tmp_path, whole, damaged):
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(UserError) as caught:
         run(parts, path)
-    assert str(caught.value) == f"{path}, line 3: damaged; remove that line, and its problem is sampled again"
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 3: damaged (")
+    assert message.endswith("); remove that line, and what it held is made again")
+    assert "\n" not in message
     path.write_bytes(b"\n".join(lines[:2] + lines[3:]))  # the advice holds
     found, engine = run(parts, path)
     assert len(engine.requests) == 4
     assert [reference.reward for reference in found.values()] == [1.0, 0.5, 0.25]
 
 
-def test_rows_are_looked_up_by_id_and_the_last_of_an_id_counts(parts, tmp_path, whole):
+def test_rows_are_looked_up_by_id_and_the_first_of_an_id_counts(parts, tmp_path, whole):
     path = tmp_path / "r.jsonl"
     first = path.write_bytes(whole)
     second = {"id": PROBLEMS[1].id, "verdicts": ["wrong"] * 4, "tokens": [9, 8, 7, 6]}
@@ -277,8 +293,9 @@ def test_rows_are_looked_up_by_id_and_the_last_of_an_id_counts(parts, tmp_path, 
         file.write(json.dumps(other) + "\n" + json.dumps(second) + "\n")
     found, engine = run(parts, path)
     assert engine.requests == []
-    assert found[PROBLEMS[1].id] == Reference(PROBLEMS[1].id, (Verdict.WRONG,) * 4, (9, 8, 7, 6))
-    assert [reference.reward for reference in found.values()] == [1.0, 0.0, 0.25]
+    assert found[PROBLEMS[1].id].tokens == tuple(TOKENS["2+3=?"])
+    assert [reference.reward for reference in found.values()] == [1.0, 0.5, 0.25]
+    assert [reference.id for reference in read_references(path)] == [*(one.id for one in PROBLEMS), other["id"]]
     assert len(found) == 3
     for absent in (other["id"], "0" * 16, "f" * 16):
         assert absent not in found
@@ -414,7 +431,7 @@ def test_a_finished_store_is_read_without_a_lock_and_without_leave_to_write(part
     assert [one.name for one in path.parent.iterdir()] == ["r.jsonl"]
 
 
-def test_what_another_process_added_until_the_lock_was_had_is_not_drawn_again(parts, tmp_path, whole, monkeypatch):
+def test_what_another_process_added_until_the_lock_was_had_is_not_sampled_again(parts, tmp_path, whole, monkeypatch):
     path = tmp_path / "r.jsonl"
 
     @contextmanager

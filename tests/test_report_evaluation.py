@@ -6,18 +6,28 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from report_folders import HOSTILE, make_evaluation, make_run, samples, summary, write_samples
+from report_folders import HOSTILE, made_up_dial, make_evaluation, make_run, samples, summary, write_samples
 
 from adaptthink.errors import UserError
-from adaptthink.report import write_report
-from adaptthink.report.drawing import DARK, LIGHT, Key, Plot, csv_bytes, for_papers, inline_svg, mix, picture
-from adaptthink.report.evaluation import DialPoint, short_names, thin
-from adaptthink.report.figures import NO_THINK, TOKENS, bars, place_label
-from adaptthink.report.folder import Score, interval
+from adaptthink.evaluation.scores import Scores
+from adaptthink.report import thin_dial, write_report
+from adaptthink.report.drawing import (
+    DARK,
+    LIGHT,
+    Key,
+    Plot,
+    draw_for_paper,
+    draw_inline,
+    draw_picture,
+    mix_colours,
+    write_csv,
+)
+from adaptthink.report.figures import LEVEL_CHARTS, plot_levels, position_label
 from adaptthink.report.tables import Row
 
 
@@ -36,7 +46,7 @@ def table(text: str, name: str) -> list[str]:
     return next(re.split(r"\s*\|\s*", line)[2:-1] for line in text.splitlines() if line.startswith(f"| {name} |"))
 
 
-def test_both_twins_show_the_summary(folder):
+def test_both_versions_show_the_summary(folder):
     html, markdown = (path.read_text() for path in write_report(folder))
     # (98.5 + 97 + 96 + 93 + 89.5) / 5; (5.5 + 13.8 + 37.6 + 80 + 121.6) / 5; (99 + 70 + 24 + 5 + 0) / 5
     everything = ["94.8", "91.8–96.8", "51.7", "46.5–62.0", "39.6", "0.5", "1,000"]
@@ -86,8 +96,8 @@ def test_what_keeps_models_from_being_compared_is_said(folder, tmp_path):
     for text in (html, markdown):
         assert "Not evaluated alike" in text
         assert "warm answered other problems than trained: 16 and 20, of which 16 are the same" in text
-        assert "temperature was 0.6 in trained, 1.0 in warm" in text
-        assert "seed was" not in text
+        assert "temperature is 0.6 in trained and 1.0 in warm" in text
+        assert "seed is" not in text
 
 
 def test_figures_are_written_as_files(folder, tmp_path):
@@ -121,7 +131,7 @@ def test_a_folder_without_auto_shows_what_it_has(tmp_path):
     content = json.loads((folder / "summary.json").read_text())
     del content["modes"]["auto"]
     (folder / "summary.json").write_text(json.dumps(content))
-    write_samples(folder, [row | {"asked": "think", "index": 0} for row in samples()[1:]])
+    write_samples(folder, [row | {"requested": "think", "index": 0} for row in samples()[1:]])
     html = write_report(folder)[0].read_text()
     assert "forced to think" in html
     assert html.count('<article class="card"') == 20
@@ -184,71 +194,59 @@ def test_transcripts_are_the_first_by_problem_not_the_first_that_ended(folder):
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
-def test_short_names_are_as_long_as_they_must():
-    paths = [Path("/runs/a/evaluation"), Path("/runs/b/evaluation"), Path("/other")]
-    assert short_names(paths) == ["a/evaluation", "b/evaluation", "other"]
-    assert short_names([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
-    assert short_names([Path("/x"), Path("/y/x")]) == ["/x", "y/x"]
-
-
-def test_a_long_dial_is_thinned_but_keeps_its_ends_and_the_choice():
-    points = [DialPoint(1 - i / 1000, 0.5, None, 9.0, None, None, i == 333) for i in range(1000)]
-    kept = thin(points, 10)
-    assert kept[0] is points[0]
-    assert kept[-1] is points[-1]
-    assert points[333] in kept
-    assert 10 <= len(kept) <= 13
-    assert thin(points[:5], 10) == tuple(points[:5])
-
-
-def test_interval_needs_two_numbers():
-    assert interval([0.1, 0.2]) == (0.1, 0.2)
-    for odd in (None, [0.1], [0.1, None], [0.1, "0.2"], [0.1, float("inf")], "ab"):
-        assert interval(odd) is None
+def test_a_long_dial_is_thinned_but_keeps_its_ends_and_the_threshold_in_use():
+    dial = made_up_dial()
+    curve = tuple(replace(dial.curve[0], threshold=1 - n / 1000) for n in range(1000))
+    in_use = replace(dial.threshold, no_think_probability=curve[300].threshold)
+    kept = thin_dial(replace(dial, curve=curve, threshold=in_use), count=10)
+    assert kept == tuple(curve[n] for n in (0, 111, 222, 300, 333, 444, 555, 666, 777, 888, 999))
 
 
 def test_colours_of_both_schemes_have_the_same_names_and_mix_between_their_ends():
     assert list(LIGHT) == list(DARK)
-    assert mix("#000000", "#ff8000", 0.5) == "#804000"
+    assert mix_colours("#000000", "#ff8000", 0.5) == "#804000"
     assert (LIGHT["level-0"], LIGHT["level-10"]) == ("#ee9a52", "#4d2303")
 
 
 def test_a_figure_for_papers_has_its_size_title_keys_and_light_colours():
-    scores = (Score(mean_tokens=10.0, tokens_interval=(8.0, 13.0)), Score(mean_tokens=40.0))
-    row = Row("auto", Key("a" * 30, "adapt"), scores, Score(), forced=False)
-    plot = bars(("1", "2"), [row, row, row], TOKENS)
-    shown = picture(plot)
+    wide = Scores(0.5, (0.4, 0.6), 10.0, (8.0, 13.0), 0.5, (0.4, 0.6), 0.0, 9, {})
+    scores = (wide, replace(wide, mean_tokens=40.0, tokens_interval=None))
+    row = Row("auto", Key("a" * 30, "adapt"), scores, wide, forced=False)
+    _, tokens, _ = LEVEL_CHARTS
+    plot = plot_levels(("1", "2"), [row, row, row], tokens)
+    shown = draw_picture(plot)
     # 320 points of 1/72 inch at 300 dpi; 196 points, 15 for the title, 15 for each of three long keys
     assert shown.pixels == (1333, int((196 + 4 * 15) / 72 * 300))
     assert LIGHT["adapt"].encode() in shown.svg
     assert b"var(" not in shown.svg
     assert b"<text" not in shown.svg  # letters are outlined: no font is needed
-    assert "var(--adapt)" in inline_svg(plot)
-    assert for_papers(plot, "svg") == shown.svg
+    assert "var(--adapt)" in draw_inline(plot)
+    assert draw_for_paper(plot, "svg") == shown.svg
     assert shown.csv.decode().splitlines()[:3] == [
         "level,row,mean_tokens,low,high", f"1,{'a' * 30},10.0,8.0,13.0", f"2,{'a' * 30},40.0,,",
     ]  # fmt: skip
 
 
 def test_bars_of_nothing_say_so():
-    row = Row("auto", Key("auto", "adapt"), (Score(),), Score(), forced=False)
-    assert "not recorded" in inline_svg(bars(("1",), [row], NO_THINK))
-    assert "not recorded" in inline_svg(bars((), [], NO_THINK))
+    row = Row("auto", Key("auto", "adapt"), (None,), None, forced=False)
+    for chart in LEVEL_CHARTS:
+        assert "not recorded" in draw_inline(plot_levels(("1",), [row], chart))
+        assert "not recorded" in draw_inline(plot_levels((), [], chart))
 
 
 def test_csv_quotes_what_would_break_it():
     plot = Plot("x", "x", "", (), ("row", "value"), (('say "a, b"', 1.5), ("none", None)), lambda axes, paint: None)
-    text = csv_bytes(plot).decode()
+    text = write_csv(plot).decode()
     assert list(csv.reader(io.StringIO(text))) == [["row", "value"], ['say "a, b"', "1.5"], ["none", ""]]
 
 
 def test_a_label_goes_where_nothing_is():
     frame, own = (0.0, 0.0, 200.0, 100.0), (44.0, 42.0, 56.0, 58.0)
-    right = place_label((50, 50), own, 40, [own], frame)
+    right = position_label((50, 50), own, 40, [own], frame)
     assert right == (10, 0, (60, 44, 100, 56))
-    left = place_label((50, 50), own, 30, [own, right[2]], frame)
+    left = position_label((50, 50), own, 30, [own, right[2]], frame)
     assert left[:2] == (-10, 0)
-    up = place_label((50, 50), own, 40, [own, right[2], left[2]], frame)
+    up = position_label((50, 50), own, 40, [own, right[2], left[2]], frame)
     assert up[1] != 0
 
 

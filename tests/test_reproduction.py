@@ -4,20 +4,26 @@ import csv
 import itertools
 import json
 import math
+from dataclasses import replace
 from html import unescape
 
 import pytest
 
-from adaptthink import reproduce_jobs
-from adaptthink.config import EvaluateConfig, PresampleConfig, TrainConfig, resolve
+from adaptthink.cli import reproduce as reproduce_jobs
+from adaptthink.cli.reproduce import FULL, QUICK, Command, Job, reproduce_job, run_jobs, stages
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
+from adaptthink.evaluation.records import from_json, to_json
+from adaptthink.evaluation.statistics import Interval, difference_of_groups
+from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.report import write_report
-from adaptthink.reproduce_jobs import FULL, QUICK, Command, Design, Job, reproduce_job, run_jobs, stages
-from adaptthink.reproduction import MAIN, Claim, Runs, claims, implicit_claim, over_seeds, pilot_claims, tables
-from adaptthink.samples import Outcome
-from adaptthink.statistics import Interval, difference_of_groups, plain
+from adaptthink.reproduction.claims import check_claims, check_implicit_thinking, check_pilot
+from adaptthink.reproduction.runs import MAIN, Design, Runs
+from adaptthink.reproduction.tables import Reproduction, make_tables
+from adaptthink.reproduction.verdicts import Claim, average_seeds
 
 SEEDS = (0, 1, 2)
 
@@ -45,10 +51,10 @@ def test_a_verdict_follows_from_interval_and_seeds(given, verdict):
 
 
 def test_over_seeds_by_hand():
-    interval = over_seeds([1.0, 2.0, 3.0])
+    interval = average_seeds([1.0, 2.0, 3.0])
     assert interval.estimate == 2
     assert interval.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)  # t, two degrees of freedom
-    assert over_seeds([1.0]).high == math.inf
+    assert average_seeds([1.0]).high == math.inf
 
 
 def test_a_difference_of_groups_by_hand():
@@ -58,11 +64,11 @@ def test_a_difference_of_groups_by_hand():
     assert found.high == pytest.approx(0.4 + math.hypot(0.2, 0.1))
 
 
-def outcomes(asked, mode_of, right, tokens, *, per_level=100):
+def outcomes(requested, mode_of, right, tokens, *, per_level=100):
     """One outcome a problem; `mode_of`, `right` and `tokens` are functions of the level (and the problem's number)."""
     return [
         Outcome(
-            f"{level}-{number}", str(level), asked, 0, mode_of(level),
+            f"{level}-{number}", str(level), requested, 0, mode_of(level),
             Verdict.CORRECT if right(level, number) else Verdict.WRONG, tokens(level) + number % 3, 0,
         )
         for level, number in itertools.product(range(1, 6), range(per_level))
@@ -112,7 +118,7 @@ def made_up_runs(*, grpo_mode=think, price=True):
 
 
 def test_runs_that_show_what_the_paper_shows():
-    found = {one.name: one for one in claims(made_up_runs())}
+    found = {one.name: one for one in check_claims(made_up_runs())}
     verdicts = {name: one.verdict for name, one in found.items() if not name.startswith("ratio")}
     assert set(verdicts.values()) == {"reproduced"}
     # by hand: three levels at 7 + 0..2 tokens instead of 40, 80 and 120 + 0..2, two levels unchanged
@@ -126,13 +132,13 @@ def test_runs_that_show_what_the_paper_shows():
 
 
 def test_a_ratio_that_starts_is_ahead_on_every_seed():
-    one = next(one for one in claims(made_up_runs()) if one.name.startswith("ratio"))
+    one = next(one for one in check_claims(made_up_runs()) if one.name.startswith("ratio"))
     assert one.by_seed == pytest.approx([5.9] * 3)
     assert one.verdict == "reproduced"
 
 
 def test_runs_that_show_the_opposite():
-    found = {one.name: one.verdict for one in claims(made_up_runs(grpo_mode=by_level, price=False))}
+    found = {one.name: one.verdict for one in check_claims(made_up_runs(grpo_mode=by_level, price=False))}
     assert found["sampling: plain GRPO never tries"] == "not reproduced"
     assert found["sampling: and stays long"] == "undecided"
     assert found["delta: at a price"] != "reproduced"
@@ -140,8 +146,7 @@ def test_runs_that_show_the_opposite():
 
 def written(folder, runs):
     """Write what the command writes of runs."""
-    claimed = [plain(claim) | {"verdict": claim.verdict} for claim in claims(runs)]
-    content = {"design": plain(FULL), "claims": claimed, "tables": plain(tables(runs))}
+    content = to_json(Reproduction(FULL, tuple(check_claims(runs)), make_tables(runs)))
     (folder / "reproduction.json").write_text(json.dumps(content))
     return content
 
@@ -165,11 +170,20 @@ def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path)
     assert float(last["value"]) == pytest.approx(-4.1)
 
 
+def test_a_result_comes_back_as_it_was_written(tmp_path):
+    """One seed leaves the ratios without an interval: JSON has no infinity, and null stands for it."""
+    runs = made_up_runs()
+    one_seed = {name: {0: by_seed[0]} for name, by_seed in runs.metrics.items()}
+    result = Reproduction(QUICK, tuple(check_claims(replace(runs, metrics=one_seed))), make_tables(runs))
+    assert math.inf in {claim.high for claim in result.claims}
+    assert from_json(Reproduction, json.loads(json.dumps(to_json(result), allow_nan=False))) == result
+
+
 def test_a_damaged_result_is_one_line(tmp_path):
     content = written(tmp_path, made_up_runs())
     del content["tables"]["story"]
     (tmp_path / "reproduction.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"reproduction\.json: damaged \(KeyError\('story'\)\)"):
+    with pytest.raises(UserError, match=r"reproduction\.json: damaged \(tables\.story: Field required\)"):
         write_report(tmp_path)
 
 
@@ -179,7 +193,7 @@ def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
     schemas = {"train": TrainConfig, "presample": PresampleConfig, "evaluate": EvaluateConfig}
     for command in (command for job in jobs for command in job.commands):
         name, *rest = command.arguments
-        recipes = [part for part in rest if part.startswith("reproduce") and "/" not in part]
+        recipes = [part for part in rest if part == "reproduce" or part.startswith("reproduce/")]
         assert recipes[0] == "reproduce"
         config = resolve(name, schemas[name], recipes=recipes)
         if name == "train" and "grpo" in recipes[-1]:
@@ -206,10 +220,12 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
     """Two steps of the main training, twice: the second time nothing is left to run. Claims and report: see above."""
     monkeypatch.setattr(reproduce_jobs, "QUICK", Design((0,), (MAIN,), 2, 40, 2))
     monkeypatch.setattr(
-        reproduce_jobs, "claims", lambda runs: [*pilot_claims(runs.original_chain), implicit_claim(runs.implicit)]
+        reproduce_jobs,
+        "check_claims",
+        lambda runs: [*check_pilot(runs.original_chain), check_implicit_thinking(runs.implicit)],
     )
     monkeypatch.setattr(reproduce_jobs, "write_report", lambda run: (run / "report.html", run / "report.md"))
-    monkeypatch.setattr(reproduce_jobs, "tables", lambda runs: {"main": len(runs.chain[MAIN][0])})
+    monkeypatch.setattr(reproduce_jobs, "make_tables", lambda runs: {"main": len(runs.chain[MAIN][0])})
     result = reproduce_job(tmp_path / "run", quick=True, clean=False)
     assert result["tables"] == {"main": 30}  # ten problems in each of three modes
     assert json.loads((tmp_path / "run" / "reproduction.json").read_text()) == result

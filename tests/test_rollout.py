@@ -1,4 +1,4 @@
-"""Rollouts: what is forced, what is drawn, and the one number that is the paper's importance sampling."""
+"""Rollouts: what is forced, what is sampled, and the one number that is the paper's importance sampling."""
 
 import math
 import threading
@@ -7,15 +7,24 @@ import pytest
 from patience import PATIENCE
 
 from adaptthink import grading
+from adaptthink.config.schema import TrainConfig, check
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
-from adaptthink.rollout import Caps, Sampler, Sampling, collect, draw, stream_seed
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.sampler import Sampler, Sampling, draw
+from adaptthink.training.rollout import collect, make_loss_mask
 
 PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
-SAMPLING = Sampling(Caps(think=20, no_think=8), temperature=1.0)
+SAMPLING = Sampling(MaxTokens(think=20, no_think=8), temperature=1.0)
+
+
+def collect_rollouts(sampler, problems=PROBLEMS, **values):
+    """Collect as the first step of a training with these settings does."""
+    own = {"max_think_tokens": 20, "max_no_think_tokens": 8, "temperature": 1.0, "samples_per_problem": 4}
+    return collect(sampler, problems, check(TrainConfig, own | values), step=1)
 
 
 @pytest.fixture
@@ -23,12 +32,12 @@ def template(tokenizer):
     return probe(tokenizer)
 
 
-def scripted(tokenizer, template, *, thought="\n47+8=55\n", answer="55", cut=False):
+def scripted(tokenizer, template, *, thinking="\n47+8=55\n", answer="55", cut=False):
     """A sampler whose model always writes the same thought and answer, whatever is asked."""
 
     def script(prompt, prefix):
         closed = template.close_id in prefix
-        text = ("" if closed else thought + "</think>") + f"\\boxed{{{answer}}}" + ("" if cut else "<|eos|>")
+        text = ("" if closed else thinking + "</think>") + f"\\boxed{{{answer}}}" + ("" if cut else "<|eos|>")
         ids = tokenizer.encode(text, add_special_tokens=False)
         return [*ids, *ids, *ids] if cut else ids
 
@@ -38,7 +47,7 @@ def scripted(tokenizer, template, *, thought="\n47+8=55\n", answer="55", cut=Fal
 
 def test_half_of_the_samples_are_forced_into_each_mode(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=0.5, sampling=SAMPLING)
+    rollouts = collect_rollouts(sampler)
     assert [rollout.mode for rollout in rollouts] == [Mode.NO_THINK, Mode.NO_THINK, Mode.THINK, Mode.THINK] * 2
     assert [rollout.problem for rollout in rollouts] == [PROBLEMS[0]] * 4 + [PROBLEMS[1]] * 4
     assert [request.prefix_ids for request in engine.requests[:4]] == [(template.no_think_id,)] * 2 + [
@@ -52,18 +61,18 @@ def test_the_decision_token_carries_the_log_of_its_share_and_no_other_token_does
     tokenizer, template, share, num_no_think
 ):
     sampler, _ = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=share, sampling=SAMPLING)
+    rollouts = collect_rollouts(sampler, no_think_share=share)
     assert sum(rollout.mode is Mode.NO_THINK for rollout in rollouts) == 2 * num_no_think
     for rollout in rollouts:
         own_share = share if rollout.mode is Mode.NO_THINK else 1 - share
         assert rollout.behavior_logprobs[0] == pytest.approx(math.log(own_share))
         assert rollout.behavior_logprobs[1:] == (-0.5,) * (len(rollout.response_ids) - 1)
-        assert all(rollout.in_loss)
+        assert all(make_loss_mask(rollout))
 
 
-def test_a_free_opener_is_drawn_without_no_think_and_keeps_its_probability(tokenizer, template):
+def test_a_think_start_that_is_not_forced_is_sampled_without_no_think_and_keeps_its_probability(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS[:1], samples=4, no_think_share=0.5, sampling=SAMPLING, force_opener=False)
+    rollouts = collect_rollouts(sampler, PROBLEMS[:1], force_think_start=False)
     assert [request.banned_first_ids for request in engine.requests] == [()] * 2 + [(template.no_think_id,)] * 2
     assert [rollout.behavior_logprobs[0] for rollout in rollouts] == pytest.approx(
         [math.log(0.5)] * 2 + [math.log(0.5) - 0.5] * 2
@@ -72,22 +81,22 @@ def test_a_free_opener_is_drawn_without_no_think_and_keeps_its_probability(token
 
 def test_share_zero_forces_nothing_and_keeps_the_sampled_value(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS, samples=4, no_think_share=0.0, sampling=SAMPLING)
+    rollouts = collect_rollouts(sampler, no_think_share=0.0)
     assert {request.prefix_ids for request in engine.requests} == {()}
     assert all(rollout.behavior_logprobs[0] == -0.5 for rollout in rollouts)
 
 
 def test_responses_are_graded(tokenizer, template):
     sampler, _ = scripted(tokenizer, template)
-    rollouts = collect(sampler, PROBLEMS, samples=2, no_think_share=0.5, sampling=SAMPLING)
+    rollouts = collect_rollouts(sampler, samples_per_problem=2)
     assert [rollout.verdict for rollout in rollouts] == [Verdict.CORRECT] * 2 + [Verdict.WRONG] * 2
-    assert rollouts[0].text == "</think>\\boxed{55}<|eos|>"
-    assert rollouts[1].text == "Alright\n47+8=55\n</think>\\boxed{55}<|eos|>"
+    read = [(one.response.thinking, one.response.answer) for one in rollouts[:2]]
+    assert read == [(None, "\\boxed{55}"), ("Alright\n47+8=55\n", "\\boxed{55}")]
 
 
 def test_a_response_that_meets_its_cap_is_truncated(tokenizer, template):
     sampler, _ = scripted(tokenizer, template, cut=True)
-    rollouts = collect(sampler, PROBLEMS[:1], samples=2, no_think_share=0.5, sampling=SAMPLING)
+    rollouts = collect_rollouts(sampler, PROBLEMS[:1], samples_per_problem=2)
     assert [len(rollout.response_ids) for rollout in rollouts] == [8, 20]
     assert {rollout.verdict for rollout in rollouts} == {Verdict.TRUNCATED}
 
@@ -99,12 +108,12 @@ def test_forced_tokens_after_the_decision_are_not_in_the_loss(tokenizer, templat
     forced = (template.close_id, newline, newline)
     block = replace(template, no_think_prefix_ids=forced, no_think_text="</think>\n\n")
     sampler, _ = scripted(tokenizer, block)
-    no_think, think = collect(sampler, PROBLEMS[:1], samples=2, no_think_share=0.5, sampling=SAMPLING)
-    assert no_think.in_loss[:4] == (True, False, False, True)
-    assert all(think.in_loss)
+    no_think, think = collect_rollouts(sampler, PROBLEMS[:1], samples_per_problem=2)
+    assert make_loss_mask(no_think)[:4] == (True, False, False, True)
+    assert all(make_loss_mask(think))
 
 
-def test_asked_think_bans_the_no_think_token_instead_of_forcing_an_opener(tokenizer, template):
+def test_requested_think_bans_the_no_think_token_instead_of_forcing_a_think_start(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
     [[free, _, no_think]] = draw(sampler, PROBLEMS[:1], [None, Mode.THINK, Mode.NO_THINK], SAMPLING)
     assert [request.prefix_ids for request in engine.requests] == [(), (), (template.no_think_id,)]
@@ -143,8 +152,8 @@ def test_responses_are_graded_while_others_are_generated(tokenizer, template, mo
             done = engine.generate(requests, **options)
             on_finish(1, done[1])
             waited.append(graded.wait(timeout=PATIENCE))
-            for place in (3, 0, 2):
-                on_finish(place, done[place])
+            for index in (3, 0, 2):
+                on_finish(index, done[index])
             return done
 
     monkeypatch.setattr(grading, "grade_fast", spy)

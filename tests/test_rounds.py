@@ -1,11 +1,11 @@
-"""The two rounds, with the native engine carrying out the draws one by one: the putting together is ours."""
+"""The two rounds, with the native engine completing their requests one by one; the assembly is what is tested."""
 
 import pytest
 import torch
 
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.rounds import Drawn, complete, draw_seed, score
+from adaptthink.engines.rounds import Continuation, complete, derive_seed, score
 from adaptthink.errors import UserError
 
 PROMPT, OTHER = (5, 9, 17), (33, 4, 60)
@@ -13,28 +13,28 @@ NO_EOS = (10**6,)
 
 
 class Continuer:
-    """Carries out draws with a native engine and remembers them."""
+    """Completes requests with a native engine and records them."""
 
     def __init__(self, model, eos=NO_EOS):
         self.engine = NativeEngine(model, eos)
         self.batches = []
 
-    def __call__(self, draws, on_drawn):
-        self.batches.append(list(draws))
-        results = [self.one(draw) for draw in draws]
-        if on_drawn:
-            for place in reversed(range(len(draws))):
-                on_drawn(place, results[place])
+    def __call__(self, parts, on_continuation):
+        self.batches.append(list(parts))
+        results = [self.one(part) for part in parts]
+        if on_continuation:
+            for index in reversed(range(len(parts))):
+                on_continuation(index, results[index])
         return results
 
-    def one(self, draw):
-        request = Request(draw.context_ids, draw.max_tokens, 0, (), draw.banned_ids)
-        [done] = self.engine.generate([request], temperature=draw.temperature, top_p=draw.top_p, seed=draw.seed)
+    def one(self, part):
+        request = Request(part.context_ids, part.max_tokens, 0, (), part.banned_ids)
+        [done] = self.engine.generate([request], temperature=part.temperature, top_p=part.top_p, seed=part.seed)
         scored = ()
-        if draw.scored_ids:
-            rows = self.engine.next_token_logprobs([draw.context_ids], draw.scored_ids, temperature=draw.temperature)
+        if part.scored_ids:
+            rows = self.engine.next_token_logprobs([part.context_ids], part.scored_ids, temperature=part.temperature)
             scored = tuple(rows[0])
-        return Drawn(done.token_ids, done.logprobs, done.finish is Finish.STOP, scored)
+        return Continuation(done.token_ids, done.logprobs, done.finish is Finish.STOP, scored)
 
 
 def answer(continuer, requests, *, temperature=0.8, top_p=1.0, seed=1, capacity_tokens=100, on_finish=None):
@@ -67,8 +67,8 @@ def test_a_forced_token_is_scored_once_for_all_responses_that_share_it(random_mo
     continuer = Continuer(random_model)
     answer(continuer, [Request(PROMPT, 4, stream, prefix_ids=(41 + stream % 2,)) for stream in range(8)])
     [scoring, rest] = continuer.batches
-    assert [(draw.context_ids, draw.scored_ids, draw.top_p) for draw in scoring] == [(PROMPT, (41, 42), 1.0)]
-    assert len({draw.seed for draw in rest}) == 8
+    assert [(part.context_ids, part.scored_ids, part.top_p) for part in scoring] == [(PROMPT, (41, 42), 1.0)]
+    assert len({part.seed for part in rest}) == 8
 
 
 def test_a_ban_holds_at_the_first_sampled_position_alone(random_model):
@@ -89,7 +89,7 @@ def test_a_ban_holds_at_the_first_sampled_position_alone(random_model):
     [
         (Request(PROMPT, 2, 0, (41, 42)), 2, Finish.LENGTH),  # the prefix fills the cap
         (Request(PROMPT, 2, 0, (41, 42, 43), (7,)), 2, Finish.LENGTH),  # and more than that
-        (Request(PROMPT, 1, 0, (), (7,)), 1, Finish.LENGTH),  # the first draw under a ban does
+        (Request(PROMPT, 1, 0, (), (7,)), 1, Finish.LENGTH),  # the first token under a ban does
         (Request(PROMPT, 3, 0, (41,), (7,)), 3, Finish.LENGTH),
     ],
 )
@@ -113,17 +113,17 @@ def test_a_drawn_end_token_stops_and_a_forced_one_does_not(random_model):
 
 def test_the_longest_caps_start_first_and_answers_keep_their_order(random_model):
     continuer, finished = Continuer(random_model), []
-    caps = [3, 9, 1, 9]
+    max_tokens = [3, 9, 1, 9]
     done = answer(
-        continuer, [Request(PROMPT, cap, cap) for cap in caps], on_finish=lambda *ended: finished.append(ended)
+        continuer, [Request(PROMPT, cap, cap) for cap in max_tokens], on_finish=lambda *ended: finished.append(ended)
     )
-    assert [len(completion.token_ids) for completion in done] == caps
-    assert [draw.max_tokens for draw in continuer.batches[0]] == [9, 9, 3, 1]
+    assert [len(completion.token_ids) for completion in done] == max_tokens
+    assert [part.max_tokens for part in continuer.batches[0]] == [9, 9, 3, 1]
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
 
 
 def test_draws_follow_from_seed_stream_and_round():
-    seeds = {draw_seed(*key, round_number=n) for key in [(0, 1), (1, 0), (0, 2**70), (-1, 1)] for n in (1, 2)}
+    seeds = {derive_seed(*key, round_number=n) for key in [(0, 1), (1, 0), (0, 2**70), (-1, 1)] for n in (1, 2)}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -131,7 +131,7 @@ def test_draws_follow_from_seed_stream_and_round():
 def test_scores_are_asked_for_in_small_parts(random_model):
     continuer = Continuer(random_model)
     rows = score(continuer, [PROMPT, OTHER, PROMPT], range(40), 0.8)
-    assert [len(draw.scored_ids) for draw in continuer.batches[0]] == [16, 16, 8] * 2
+    assert [len(part.scored_ids) for part in continuer.batches[0]] == [16, 16, 8] * 2
     assert rows[0] == rows[2]
     assert rows[1] == pytest.approx(model_logprobs(random_model, OTHER)[:40].tolist(), abs=1e-4)
 
@@ -151,8 +151,8 @@ def test_what_vllm_would_change_is_refused(random_model):
 
 
 def test_an_engine_that_breaks_its_word_is_found_out():
-    def cut(draws, on_drawn):
-        return [Drawn((1,), (-1.0,), stopped=False) for _ in draws]
+    def cut(parts, on_continuation):
+        return [Continuation((1,), (-1.0,), stopped=False) for _ in parts]
 
     with pytest.raises(UserError, match="after 1 of 5 tokens"):
         answer(cut, [Request(PROMPT, 5, 0)])

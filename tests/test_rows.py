@@ -9,8 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from adaptthink.errors import UserError
-from adaptthink.tasks import rows
-from adaptthink.tasks.rows import BadRow, Row, read_rows
+from adaptthink.problems import rows
+from adaptthink.problems.rows import BadRow, Row, read_rows
 
 VALUES = [{"prompt": f"größer {n}?\nja", "answer": str(n), "tags": ["a", "]"]} for n in range(3)]
 

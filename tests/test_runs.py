@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from adaptthink import runs
 from adaptthink.errors import UserError
-from adaptthink.runs import MetricsLog, open_run, read_metrics, write_json
+from adaptthink.storage.runs import MetricsLog, open_run, read_metrics, write_json
 
 CONFIG = {"steps": 3, "delta": 0.05, "model": "tiny", "schedule": "größer"}
 
@@ -74,10 +73,17 @@ def test_resume_with_other_settings_names_them_all(tmp_path):
     with pytest.raises(UserError) as caught:
         open_run(tmp_path, CONFIG | {"delta": 0.1, "model": "other", "new": 1}, resume=True)
     assert str(caught.value) == (
-        f"cannot resume '{tmp_path}' with other settings: delta was 0.05 and is now 0.1, "
-        "model was 'tiny' and is now 'other', new was None and is now 1"
+        f"run '{tmp_path}' was made with other settings: delta was 0.05 and is now 0.1, "
+        "model was 'tiny' and is now 'other', new was None and is now 1; return to the old ones or give another path"
     )
     assert snapshot(tmp_path) == before
+
+
+def test_settings_that_may_change_are_recorded_as_they_are_now(tmp_path):
+    open_run(tmp_path, CONFIG | {"device": "cpu"})
+    changed = CONFIG | {"device": "cuda", "offload": True}
+    open_run(tmp_path, changed, ignoring={"device", "offload"}, resume=True)
+    assert read(tmp_path / "config.json") == changed
 
 
 def test_resume_without_a_setting_that_there_was(tmp_path):
@@ -140,19 +146,20 @@ def test_write_json(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
 
 
+def disk_full(_):
+    raise OSError("disk full")
+
+
 def test_write_json_that_fails_midway_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
 
-    def half(value, file, **options):
-        file.write('{"new":')
-        raise OSError("disk full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(runs.json, "dump", half)
+        patch.setattr("os.fsync", disk_full)
         with pytest.raises(OSError, match="disk full"):
             write_json(path, {"new": 2})
     assert read(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     write_json(path, {"new": 2})
     assert read(path) == {"new": 2}
 
@@ -206,20 +213,54 @@ def test_a_new_run_keeps_no_metrics(tmp_path):
     assert read_metrics(path) == []
 
 
-def test_failing_while_steps_are_dropped_loses_nothing(tmp_path, monkeypatch):
+def test_failing_while_the_last_step_is_replaced_loses_nothing(tmp_path, monkeypatch):
+    """A checkpoint of that step may be there already, and a log that lacks it could not be resumed."""
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n')
-
-    def half(self, text, **options):
-        with self.open("w") as file:
-            file.write(text[:5])
-        raise OSError("disk full")
-
+    log = MetricsLog(path)
+    log.write({"step": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(type(path), "write_text", half)
+        patch.setattr(type(path), "replace", lambda *_: disk_full(0))
         with pytest.raises(OSError, match="disk full"):
-            MetricsLog(path, keep_steps=1)
-    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+            log.replace_last({"step": 1, "more": 1})
+    assert read_metrics(path) == [{"step": 1}]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("content", "keep_steps", "fault"),
+    [
+        ("", 2, "metrics.jsonl lacks step 1 of the 2 that are done"),
+        ('{"step": 1}\n{"step": 2}\n', 3, "metrics.jsonl lacks step 3 of the 3"),
+        ('{"step": 1}\n{"step": 3}\n', 3, "metrics.jsonl lacks step 2 of the 3"),
+        ('{"step": 1}\n{"step": 2, "lo', 2, "metrics.jsonl lacks step 2 of the 2"),
+        ('{"step": 1}\n\n{"step": 2}\n', 2, "metrics.jsonl, line 2: damaged (not valid JSON"),
+        ('{"step": 1}\n{"loss": 2}\n', 2, "metrics.jsonl, line 2: damaged (no 'step')"),
+        ('{"step": "1"}\n', 1, "metrics.jsonl, line 1: damaged (no number under 'step')"),
+    ],
+)
+def test_a_log_that_lacks_a_step_is_not_continued(tmp_path, content, keep_steps, fault):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        MetricsLog(path, keep_steps=keep_steps)
+    message = str(caught.value)
+    assert fault in message
+    assert message.endswith(
+        "restore the file, or train again in another folder: later steps depend on all earlier ones"
+    )
+    assert path.read_text() == content
+
+
+def test_what_is_dropped_may_be_damaged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 1}\n{"step": 2}\n\0\0\0\n{"step": 4}\n{"st')
+    with pytest.raises(UserError, match="line 4: damaged"):
+        read_metrics(path)
+    log = MetricsLog(path, keep_steps=2)
+    log.write({"step": 3})
+    log.close()
+    assert path.read_text() == '{"step": 1}\n{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
 
 
 def test_read_metrics_ignores_a_cut_last_line_at_every_place(tmp_path):

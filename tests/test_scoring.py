@@ -7,7 +7,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config
 
 from adaptthink.models import scoring
-from adaptthink.models.scoring import SHARING, can_share, checkpoint_gradients, has_plain_head, response_logprobs
+from adaptthink.models.scoring import (
+    SHARING,
+    can_share,
+    checkpoint_gradients,
+    compute_response_logprobs,
+    has_plain_head,
+)
 from adaptthink.objective import policy_logprobs
 
 TEMPERATURE = 0.6
@@ -27,7 +33,7 @@ def plain(model):
 
 
 def found_by(model, *, shared=False):
-    return response_logprobs(model, PROMPTS, RESPONSES, TEMPERATURE, shared=shared)
+    return compute_response_logprobs(model, PROMPTS, RESPONSES, TEMPERATURE, shared=shared)
 
 
 def value_and_gradient(model, compute):
@@ -85,7 +91,7 @@ def test_a_prompt_is_run_once(random_model, monkeypatch):
 
 
 def test_responses_of_one_token_need_the_prompts_alone(random_model):
-    logprobs = response_logprobs(random_model, [(5, 9, 17)] * 3, [(1,), (2,), (3,)], 1.0, shared=True)
+    logprobs = compute_response_logprobs(random_model, [(5, 9, 17)] * 3, [(1,), (2,), (3,)], 1.0, shared=True)
     expected = random_model(torch.tensor([[5, 9, 17]])).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(logprobs[:, 0], expected[1:4], atol=1e-5, rtol=1e-5)
 

@@ -10,19 +10,25 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from patience import PATIENCE, wait_until
 from server import running
 
-from adaptthink import serve_job as serve_job_module
-from adaptthink.config import ServeConfig
+from adaptthink.cli import serve as serve_job_module
+from adaptthink.cli.serve import serve_job
+from adaptthink.config.schema import EvaluateConfig, ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.models import load_policy
-from adaptthink.modes import Mode, probe, prompt_ids
+from adaptthink.evaluation.run import Query, policy_respond
+from adaptthink.grading import Verdict
+from adaptthink.models.loading import load_policy
+from adaptthink.modes import Mode, encode_prompt, probe
+from adaptthink.problems import make_problem
+from adaptthink.sampling.requests import MaxTokens
+from adaptthink.sampling.responses import PromptRequest
+from adaptthink.sampling.sampler import Sampler, Sampling, draw
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
-from adaptthink.serve_job import serve_job
 
 QUESTION = "47+8-3=?"
-ASKED = [{"role": "user", "content": QUESTION}]
+MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +59,12 @@ def client(url):
         yield client
 
 
-def scripted(tokenizer, *, thought="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
-    """A model that writes the same thought and answer whatever is asked, with a known P(no_think)."""
+def scripted(tokenizer, *, thinking="\n9\n", answer="5+5\n\n4;3", no_think=0.25):
+    """A model that writes the same thinking and answer for any prompt, with a known P(no_think)."""
     close = tokenizer.convert_tokens_to_ids("</think>")
 
     def script(prompt, prefix):
-        text = ("" if close in prefix else f"Alright{thought}</think>") + answer + "<|eos|>"
+        text = ("" if close in prefix else f"Alright{thinking}</think>") + answer + "<|eos|>"
         return tokenizer.encode(text, add_special_tokens=False)
 
     return ScriptedEngine(script, next_token=lambda prompt, token: math.log(no_think))
@@ -76,7 +82,7 @@ def served(tokenizer):
         stack.append(server)
 
         def post(path="/v1/chat/completions", **body):
-            said = {"model": "tiny"} | ({"messages": ASKED} if "chat" in path else {}) | body
+            said = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
             return httpx.post(url + path, json=said, timeout=PATIENCE)
 
         return engine, post
@@ -95,8 +101,8 @@ def test_the_models_are_listed_with_their_modes(client, url):
 
 
 def direct(policy, native, mode):
-    """What the engine itself gives, greedily by its own log-probabilities: thought and answer."""
-    context = prompt_ids(policy.tokenizer, policy.template, QUESTION)
+    """What the engine itself gives, greedily by its own log-probabilities: thinking and answer."""
+    context = encode_prompt(policy.tokenizer, policy.template, QUESTION)
     start = len(context)
     if mode is Mode.NO_THINK:
         context += policy.template.no_think_prefix_ids
@@ -111,25 +117,24 @@ def direct(policy, native, mode):
 
 @pytest.mark.parametrize("mode", Mode)
 def test_a_mode_by_the_models_name(client, policy, native, mode):
-    done = client.chat.completions.create(model=f"tiny:{mode}", messages=ASKED, temperature=0)
+    done = client.chat.completions.create(model=f"tiny:{mode}", messages=MESSAGES, temperature=0)
     [choice] = done.choices
-    thought, answer = direct(policy, native, mode)
-    assert (choice.message.reasoning, choice.message.reasoning_content) == (thought, thought)
+    thinking, answer = direct(policy, native, mode)
+    assert (choice.message.reasoning, choice.message.reasoning_content) == (thinking, thinking)
     assert (choice.message.content, choice.finish_reason, choice.mode) == (answer, "stop", mode)
     assert answer == "\\boxed{52}"
-    encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thought or "", answer)]
+    encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in (thinking or "", answer)]
     usage = done.usage
-    # The thought's white space at its end and its marker, the answer's end token.
-    between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thought else 0
+    # The thinking's white space at its end and its marker, the answer's end token.
+    between = len(policy.tokenizer.encode("\n</think>", add_special_tokens=False)) if thinking else 1
     assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
-    assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thought else 0)
-    forced = len(policy.template.no_think_prefix_ids) if mode is Mode.NO_THINK else 0
-    assert usage.prompt_tokens == len(prompt_ids(policy.tokenizer, policy.template, QUESTION)) + forced
+    assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thinking else 0)
+    assert usage.prompt_tokens == len(encode_prompt(policy.tokenizer, policy.template, QUESTION))
     assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
 
 
 def test_a_stream_says_the_same_in_pieces(client):
-    options = {"model": "tiny:think", "messages": ASKED, "temperature": 0}
+    options = {"model": "tiny:think", "messages": MESSAGES, "temperature": 0}
     whole = client.chat.completions.create(**options)
     pieces = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
@@ -142,7 +147,7 @@ def test_a_stream_says_the_same_in_pieces(client):
 
 
 def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
-    options = {"model": "tiny", "messages": ASKED, "temperature": 1.5, "top_p": 1.0, "n": 3}
+    options = {"model": "tiny", "messages": MESSAGES, "temperature": 1.5, "top_p": 1.0, "n": 3}
 
     def draw(seed):
         done = client.chat.completions.create(**options, seed=seed)
@@ -168,13 +173,13 @@ def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
 
 
 def test_texts_are_continued_as_they_are(client, policy):
-    rendered = policy.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    rendered = policy.tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     think = client.completions.create(model="tiny:think", prompt=rendered, temperature=0, max_tokens=100)
     assert think.choices[0].text.startswith("Alright\n47+8=55")
     assert think.choices[0].text.endswith("</think>\\boxed{52}")
     no_think = client.completions.create(model="tiny:no_think", prompt=rendered, temperature=0)
     assert (no_think.choices[0].text, no_think.choices[0].finish_reason) == ("\\boxed{52}", "stop")
-    assert no_think.usage.prompt_tokens == think.usage.prompt_tokens + 1  # the forced marker
+    assert no_think.usage.prompt_tokens == think.usage.prompt_tokens  # the forced marker is the response's
     begun = client.completions.create(model="tiny", prompt=rendered + "Alright\n47", temperature=0, stop="55")
     assert (begun.choices[0].text, begun.choices[0].finish_reason) == ("+8=", "stop")
     with pytest.raises(BadRequestError, match="there is no mode to choose"):
@@ -184,8 +189,8 @@ def test_texts_are_continued_as_they_are(client, policy):
 
 
 def test_another_model_is_not_found(client):
-    with pytest.raises(NotFoundError, match="no model 'gpt'; there are: tiny, tiny:think, tiny:no_think") as caught:
-        client.chat.completions.create(model="gpt", messages=ASKED)
+    with pytest.raises(NotFoundError, match="no model 'gpt'; available: tiny, tiny:think, tiny:no_think") as caught:
+        client.chat.completions.create(model="gpt", messages=MESSAGES)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
@@ -193,7 +198,7 @@ def test_another_model_is_not_found(client):
 
 
 @pytest.mark.parametrize(
-    ("said", "mode"),
+    ("sent", "mode"),
     [
         ({}, "auto"),
         ({"model": "tiny:think"}, "think"),
@@ -207,15 +212,15 @@ def test_another_model_is_not_found(client):
         ({"reasoning_effort": None, "chat_template_kwargs": {}}, "auto"),
     ],
 )
-def test_every_way_to_ask_for_a_mode(served, tokenizer, said, mode):
+def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     template = probe(tokenizer)
     engine, post = served()
-    answer = post(**said).json()
+    answer = post(**sent).json()
     [request] = engine.requests
     assert answer["adaptthink"]["mode"] == mode
     assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
     assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
-    assert request.prompt_ids == prompt_ids(tokenizer, template, QUESTION)
+    assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")
     assert message["content"] == "5+5\n\n4;3"
@@ -226,12 +231,12 @@ def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
     _, post = served(threshold=threshold)
     found = post().json()["adaptthink"]
     assert found == {"mode": mode, "no_think_probability": pytest.approx(0.25), "threshold": threshold}
-    asked = post(model="tiny:think").json()["adaptthink"]
-    assert asked == {"mode": "think", "no_think_probability": None, "threshold": None}
+    requested = post(model="tiny:think").json()["adaptthink"]
+    assert requested == {"mode": "think", "no_think_probability": None, "threshold": None}
 
 
 @pytest.mark.parametrize(
-    ("said", "content", "reasoning"),
+    ("sent", "content", "reasoning"),
     [
         ({}, "5+5\n\n4;3", "Alright\n9"),
         ({"stop": "\n\n"}, "5+5", "Alright\n9"),
@@ -243,12 +248,12 @@ def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
         ({"max_tokens": 100, "max_completion_tokens": 6}, "5", "Alright\n9"),
     ],
 )
-def test_what_comes_back(served, said, content, reasoning):
+def test_what_comes_back(served, sent, content, reasoning):
     _, post = served()
-    [choice] = post(**said).json()["choices"]
+    [choice] = post(**sent).json()["choices"]
     assert choice["message"]["content"] == content
     assert choice["message"].get("reasoning_content") == reasoning
-    cut = any(name.startswith("max") for name in said)
+    cut = any(name.startswith("max") for name in sent)
     assert choice["finish_reason"] == ("length" if cut else "stop")
 
 
@@ -276,13 +281,15 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
     answer = post().json()["choices"][0]["message"]
     inline = post(reasoning_format="inline").json()["choices"][0]["message"]
     for earlier in (answer, inline):
-        post(messages=[*ASKED, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
-        said = tokenizer.decode(engine.requests[-1].prompt_ids)
-        assert said == (f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n")
+        post(messages=[*MESSAGES, earlier, {"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}])
+        rendered = tokenizer.decode(engine.requests[-1].prompt_ids)
+        assert rendered == (
+            f"<|bos|><|user|>{QUESTION}<|assistant|>5+5\n\n4;3<|eos|><|user|>1+1=?<|assistant|><think>\n"
+        )
 
 
 @pytest.mark.parametrize(
-    ("said", "param", "message"),
+    ("sent", "param", "message"),
     [
         ({"top_k": 5}, "top_k", "would change the answer; leave it out"),
         ({"logit_bias": {"5": -100}}, "logit_bias", "would change the answer"),
@@ -307,14 +314,14 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
             "messages.0.content.0.type",
             "should be 'text'",
         ),
-        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "ask for one mode"),
+        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "request one mode"),
         ({"prompt": "1+1"}, "prompt", "would change the answer"),
         ({"messages": None}, "messages", "is missing"),
     ],
 )
-def test_what_would_change_the_answer_is_refused(served, said, param, message):
+def test_what_would_change_the_answer_is_refused(served, sent, param, message):
     engine, post = served()
-    answer = post(**said)
+    answer = post(**sent)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -345,11 +352,11 @@ def test_bodies_that_are_no_calls(url):
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
 
 
-def test_the_models_room_bounds_prompt_and_response(served, tokenizer):
-    size = len(prompt_ids(tokenizer, probe(tokenizer), QUESTION))
+def test_the_models_context_bounds_prompt_and_response(served, tokenizer):
+    size = len(encode_prompt(tokenizer, probe(tokenizer), QUESTION))
     engine, post = served(context=size + 5)
     assert post().status_code == 200
-    assert engine.requests[0].max_tokens == 4  # one token of room is kept for the no_think prefix
+    assert engine.requests[0].max_tokens == 5
     answer = post(messages=[{"role": "user", "content": QUESTION * 2}])
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
 
@@ -371,7 +378,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     worker = Worker(engine, template)
     app = make_app(Served("tiny", tokenizer, template, None, None), worker, ServeConfig())
     with running(app) as url:
-        body = {"model": "tiny", "messages": ASKED}
+        body = {"model": "tiny", "messages": MESSAGES}
         answers = []
 
         def post():
@@ -408,12 +415,26 @@ def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
     assert third.status_code == 200
 
 
-def test_a_closed_worker_has_answered_what_waited(tokenizer):
-    from adaptthink.answering import Ask
-    from adaptthink.rollout import Caps
+def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served, tokenizer, tmp_path):
+    """A marker in ordinary tokens was once correct in training, truncated in evaluation and answered in serving."""
+    spelled = [tokenizer.encode(sign, add_special_tokens=False) for sign in "9</think>\\boxed{52}"]
+    ids = [token for piece in spelled for token in piece] + [tokenizer.eos_token_id]
+    engine, post = served(ScriptedEngine(lambda *_: ids))
+    message = post().json()["choices"][0]["message"]
+    assert (message["content"], message["reasoning"]) == (None, "9</think>\\boxed{52}")
+    problem = make_problem(QUESTION, "52")
+    sampler = Sampler(engine, tokenizer, probe(tokenizer))
+    [[rollout]] = draw(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
+    assert (rollout.verdict, rollout.response.answer) == (Verdict.TRUNCATED, None)
+    config = EvaluateConfig(max_think_tokens=64, max_no_think_tokens=64)
+    samples = []
+    policy_respond(sampler, config)([Query(problem, "auto", 0)], samples.append)
+    assert (samples[0].thinking, samples[0].answer) == ("9</think>\\boxed{52}", None)
 
+
+def test_a_closed_worker_has_answered_what_waited(tokenizer):
     worker = Worker(scripted(tokenizer), probe(tokenizer))
-    waiting = [worker.submit(Ask((5,), (1,), Caps(9, 9))) for _ in range(3)]
+    waiting = [worker.submit(PromptRequest((5,), (1,), MaxTokens(9, 9))) for _ in range(3)]
     assert waiting[0].cancel()
     worker.start()
     worker.close()

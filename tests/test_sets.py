@@ -9,16 +9,16 @@ import pytest
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import Problem
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sets import GROUP_OF, GROUPS, SETS, boxed_gold, gold, set_problems
+from adaptthink.problems import Problem
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, format_reference_answer, read_boxed, read_set
 
 MATH_LEVELS = {1: 43, 2: 90, 3: 105, 4: 128, 5: 134}
 AIME_LEVELS = dict.fromkeys(range(1, 16), 2)
 
 
 def read(name, split, data=None, only=None):
-    return list(set_problems(name, split, only=only, data=data))
+    return list(read_set(name, split, only=only, data=data))
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_original_files(data_folder, name, split, count, levels, first):
         assert problems[0].answer == first[1]
 
 
-def test_golds_of_gsm8k_are_plain_numbers(data_folder):
+def test_references_of_gsm8k_are_plain_numbers(data_folder):
     answers = [problem.answer for split in ("train", "test") for problem in read("gsm8k", split, data_folder)]
     assert all(answer.removeprefix("-").replace(".", "", 1).isdecimal() for answer in answers)
     assert "109200000" in answers  # written 109,200,000
 
 
 def test_math_without_an_answer_is_left_to_the_grader(data_folder):
-    """Two golds of MATH are missing and two are empty: such a problem is there, with a gold that cannot be read."""
+    """Two answers of MATH are missing and two are empty: the problem is kept, with an answer that cannot be parsed."""
     assert sum(not problem.answer for problem in read("math", "train", data_folder)) == 4
 
 
@@ -149,17 +149,17 @@ READ = {
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that gives each set two rows per config; returns what it was asked for."""
-    asked = []
+    """A hub that gives each set two rows per config; returns the requests it got."""
+    requested = []
     by_id = {named.hub_id: HUB_ROWS[name] for name, named in SETS.items()}
 
     def load_dataset(path, config=None, *, split, streaming):
         assert streaming
-        asked.append((path, config, split))
+        requested.append((path, config, split))
         return iter([by_id[path], by_id[path]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -254,12 +254,12 @@ def test_archive_that_is_none(tmp_path):
         ("So 7.", ""),
     ],
 )
-def test_boxed_gold(solution, answer):
-    assert boxed_gold(solution) == answer
+def test_read_boxed(solution, answer):
+    assert read_boxed(solution) == answer
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(27.0, "27"), ("-3.0", "-3"), (0.5, "0.5"), ("1.00", "1.00"), (" x ", "x"), (None, "")]
 )
-def test_gold(value, text):
-    assert gold(value) == text
+def test_format_reference_answer(value, text):
+    assert format_reference_answer(value) == text

@@ -1,16 +1,16 @@
-"""Problems by name: which split a name stands for, what is asked, held out, left out."""
+"""Problems by name: which split a name means, what the prompt is, what is held out and left out."""
 
 import json
 
 import pytest
 
-from adaptthink.config import PresampleConfig
+from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import sources
-from adaptthink.tasks.files import Fields, read_problems
-from adaptthink.tasks.rows import BadRow
-from adaptthink.tasks.sources import (
+from adaptthink.problems import sources
+from adaptthink.problems.files import Fields, read_problems
+from adaptthink.problems.rows import BadRow
+from adaptthink.problems.sources import (
     BOXED,
     BOXED_LETTER,
     ArithmeticSource,
@@ -19,11 +19,11 @@ from adaptthink.tasks.sources import (
     Purpose,
     Reading,
     SetSource,
-    evaluation_problems,
-    every_problem,
+    choose_evaluation_problems,
+    choose_training_problems,
+    make_reading,
     parse_name,
-    reading_of,
-    training_problems,
+    read_every_problem,
 )
 
 
@@ -41,11 +41,13 @@ def data(tmp_path):
 
 def train(name, data=None, per_level=3, held_out_per_level=2, **options):
     reading = Reading(data=data, **options)
-    return training_problems(name, per_level=per_level, held_out_per_level=held_out_per_level, seed=0, reading=reading)
+    return choose_training_problems(
+        name, per_level=per_level, held_out_per_level=held_out_per_level, seed=0, reading=reading
+    )
 
 
 def evaluate(name, data=None, per_level=3, **options):
-    return evaluation_problems(name, per_level=per_level, seed=0, reading=Reading(data=data, **options))
+    return choose_evaluation_problems(name, per_level=per_level, seed=0, reading=Reading(data=data, **options))
 
 
 @pytest.mark.parametrize(
@@ -100,13 +102,13 @@ def test_path_with_a_comma(tmp_path):
             "aime24",
             Purpose.TRAINING,
             "'aime24' has no split for training; sets that have one: gsm8k, math, deepscaler, svamp; "
-            "or say 'aime24:test' to use it all the same",
+            "or give 'aime24:test' to use it all the same",
         ),
         (
             "math",
             Purpose.EVALUATION,
             "'math' has no split for evaluation; sets that have one: gsm8k, math500, aime24, aime25, amc23, mmlu, "
-            "svamp; or say 'math:train' to use it all the same",
+            "svamp; or give 'math:train' to use it all the same",
         ),
     ],
 )
@@ -124,18 +126,20 @@ def test_training_and_evaluation_take_different_splits(data):
     assert [problem.source for problem in evaluate("gsm8k", data).problems] == ["gsm8k/test"] * 5
 
 
-def test_golds_that_cannot_be_read_are_left_out_and_counted(data):
+def test_references_that_cannot_be_parsed_are_left_out_and_counted(data):
     chosen = train("math", data)
-    assert chosen.num_unreadable == 2
+    assert chosen.num_unparsable == 2
     everything = [*chosen.problems, *chosen.held_out]
     assert len(everything) == 58
     assert not {"math 7?", "math 8?"} & {problem.prompt.partition("\n")[0] for problem in everything}
 
 
-def test_evaluation_of_unreadable_golds_alone(data):
+def test_evaluation_of_unparsable_references_alone(data):
     rows = json.loads((data / "math_train_answers.json").read_text())[7:9]
     (data / "math_train_answers.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=r"^math:train: none of its 2 problems has a gold that can be read"):
+    with pytest.raises(
+        UserError, match=r"^math:train: none of its 2 problems has a reference answer that can be parsed"
+    ):
         evaluate("math:train", data)
 
 
@@ -168,9 +172,9 @@ def test_own_instructions(data, tmp_path):
 @pytest.mark.parametrize("name", ["gsm8k", "arithmetic"])
 def test_given_instructions(data, name):
     bare = evaluate(name, data, instruction="").problems
-    asked = evaluate(name, data, instruction="Say it.").problems
-    assert [problem.prompt for problem in asked] == [f"{problem.prompt}\nSay it." for problem in bare]
-    assert not {problem.id for problem in asked} & {problem.id for problem in bare}  # another text, another id
+    instructed = evaluate(name, data, instruction="Say it.").problems
+    assert [problem.prompt for problem in instructed] == [f"{problem.prompt}\nSay it." for problem in bare]
+    assert not {problem.id for problem in instructed} & {problem.id for problem in bare}  # another text, another id
     assert "\n" not in bare[0].prompt
 
 
@@ -188,7 +192,7 @@ def test_max_problems_takes_the_smallest_ids_in_order(data, monkeypatch):
     smallest = sorted(problem.id for problem in everything)[:7]
     expected = [problem for problem in everything if problem.id in smallest]
     assert evaluate("gsm8k:train", data, instruction="", max_problems=7).problems == expected
-    monkeypatch.setattr(sources, "GOLDS_AT_A_TIME", 1)  # so that the rest is dropped while reading
+    monkeypatch.setattr(sources, "PARSED_AT_ONCE", 1)  # so that the rest is dropped while reading
     assert evaluate("gsm8k:train", data, instruction="", max_problems=7).problems == expected
     assert len(evaluate("arithmetic", max_problems=4).problems) == 4
     assert len(evaluate("gsm8k", data, max_problems=99).problems) == 5
@@ -200,15 +204,15 @@ def test_training_stops_at_a_bad_row_but_a_check_goes_on(data):
     with pytest.raises(UserError) as caught:
         train("gsm8k", data)
     assert str(caught.value) == f"{path}, line 4: 'question' is empty; every problem needs a question"
-    rows = list(every_problem("gsm8k", Purpose.CHECK, per_level=1, seed=0, reading=Reading(data=data)))
+    rows = list(read_every_problem("gsm8k", Purpose.CHECK, per_level=1, seed=0, reading=Reading(data=data)))
     assert [number for number, row in enumerate(rows, start=1) if isinstance(row, BadRow)] == [4]
     assert len(rows) == 40
 
 
 def test_reading_from_settings(tmp_path):
     config = PresampleConfig(data=tmp_path, fields="prompt=q", instruction="", max_problems=3)
-    assert reading_of(config) == Reading(tmp_path, Fields(prompt="q"), "", 3)
-    assert reading_of(PresampleConfig()) == Reading()
+    assert make_reading(config) == Reading(tmp_path, Fields(prompt="q"), "", 3)
+    assert make_reading(PresampleConfig()) == Reading()
 
 
 def test_mapping_reaches_files(tmp_path):
@@ -218,8 +222,8 @@ def test_mapping_reaches_files(tmp_path):
 
 
 def test_stand_in_for_deepscaler(data_folder):
-    """MATH train with AIME 1983 to 2023; four golds of MATH cannot be read."""
+    """MATH train with AIME 1983 to 2023; four answers of MATH cannot be parsed."""
     chosen = train(f"math,{data_folder}/aime_1983_2023.json", data_folder, held_out_per_level=16)
-    assert len(chosen.problems) + len(chosen.held_out) + chosen.num_unreadable == 7474 + 975
-    assert chosen.num_unreadable >= 4
+    assert len(chosen.problems) + len(chosen.held_out) + chosen.num_unparsable == 7474 + 975
+    assert chosen.num_unparsable >= 4
     assert len(read_problems(data_folder / "aime_1983_2023.json")) == 975

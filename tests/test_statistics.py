@@ -16,15 +16,15 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from adaptthink import statistics
-from adaptthink.statistics import (
+from adaptthink.evaluation import statistics
+from adaptthink.evaluation.statistics import (
     Difference,
     Interval,
-    calibration,
     holm,
     mean_difference,
     mean_interval,
     mean_over_levels,
+    measure_calibration,
     pass_at_k,
     pass_interval,
     relative_change,
@@ -333,7 +333,7 @@ def test_calibration_by_hand():
     probabilities = {"a": 0.9, "b": 0.8, "c": 0.2, "d": 0.1, "e": 1.0}
     think = {"a": [1, 1], "b": [1, 1], "c": [1, 1], "d": [1, 0], "e": [1, 0]}
     no_think = {"a": [1, 1], "b": [0, 1], "c": [0, 0], "d": [0, 1], "e": [1, 1]}
-    result = calibration(probabilities, think, no_think, delta=0.05, num_bins=2)
+    result = measure_calibration(probabilities, think, no_think, delta=0.05, num_bins=2)
     # pays: a, d, e. Low bin: mean 0.15 against 1/2; high bin: mean 0.9 against 2/3
     assert result.error == pytest.approx(2 / 5 * 0.35 + 3 / 5 * (0.9 - 2 / 3))
     low, high = result.bins
@@ -341,8 +341,8 @@ def test_calibration_by_hand():
     assert low.pays == share_interval({"c": [0], "d": [1]})
     assert (low.gap.estimate, high.gap.estimate) == (0.5, 0.0)
     # what no_think costs exactly delta pays; binary fractions must not decide
-    assert calibration({"a": 1.0}, {"a": [1]}, {"a": [0.95]}, 0.05).bins[0].pays.estimate == 1
-    assert calibration({"a": 1.0}, {"a": [1]}, {"a": [0.94]}, 0.05).bins[0].pays.estimate == 0
+    assert measure_calibration({"a": 1.0}, {"a": [1]}, {"a": [0.95]}, 0.05).bins[0].pays.estimate == 1
+    assert measure_calibration({"a": 1.0}, {"a": [1]}, {"a": [0.94]}, 0.05).bins[0].pays.estimate == 0
 
 
 def test_the_error_of_a_calibrated_model_is_what_chance_makes_it():
@@ -350,9 +350,9 @@ def test_the_error_of_a_calibrated_model_is_what_chance_makes_it():
     probability = rng.random(400)
     think = named(np.ones((400, 1)))
 
-    def measured(chance):
-        pays = named((rng.random(400) < chance).astype(float)[:, None])
-        return calibration(named(probability), think, pays, 0.0)
+    def measured(keep_probability):
+        pays = named((rng.random(400) < keep_probability).astype(float)[:, None])
+        return measure_calibration(named(probability), think, pays, 0.0)
 
     runs = [measured(probability) for _ in range(40)]
     assert np.mean([run.error for run in runs]) == pytest.approx(runs[0].error_if_calibrated, rel=0.12)
@@ -360,7 +360,7 @@ def test_the_error_of_a_calibrated_model_is_what_chance_makes_it():
 
 
 def test_empty_bins_are_left_out():
-    result = calibration({"a": 0.05, "b": 0.95}, {"a": [1], "b": [1]}, {"a": [0], "b": [1]}, 0.0)
+    result = measure_calibration({"a": 0.05, "b": 0.95}, {"a": [1], "b": [1]}, {"a": [0], "b": [1]}, 0.0)
     assert [(each.low, each.high) for each in result.bins] == [(0, 0.1), (0.9, 1)]
 
 
@@ -466,10 +466,10 @@ NAN = float("nan")
         (lambda: relative_change({"a": [-1], "b": [4]}, {"a": [1], "b": [1]}), "needs values >= 0"),
         (lambda: sign_flip_p_value([]), "at least one problem"),
         (lambda: sign_flip_p_value([1, NAN]), "finite"),
-        (lambda: calibration({"a": 1.2}, {"a": [1]}, {"a": [1]}, 0.1), "must lie in"),
-        (lambda: calibration({"a": NAN}, {"a": [1]}, {"a": [1]}, 0.1), "must lie in"),
-        (lambda: calibration({}, {"a": [1]}, {"a": [1]}, 0.1), "in think"),
-        (lambda: calibration({"a": 1.0}, {"a": [1]}, {"a": [1]}, 0.1, num_bins=0), "at least one bin"),
+        (lambda: measure_calibration({"a": 1.2}, {"a": [1]}, {"a": [1]}, 0.1), "must lie in"),
+        (lambda: measure_calibration({"a": NAN}, {"a": [1]}, {"a": [1]}, 0.1), "must lie in"),
+        (lambda: measure_calibration({}, {"a": [1]}, {"a": [1]}, 0.1), "in think"),
+        (lambda: measure_calibration({"a": 1.0}, {"a": [1]}, {"a": [1]}, 0.1, num_bins=0), "at least one bin"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, message):

@@ -1,4 +1,4 @@
-"""Problems on disk: what is read is what was written, in any order, and a full disk is told in one line."""
+"""Problems on disk: what is read is what was written, in any order, and a full disk is reported in one line."""
 
 import random
 
@@ -7,9 +7,9 @@ import pytest
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.tasks import make_problem, sources, table
-from adaptthink.tasks.sources import Reading, evaluation_problems
-from adaptthink.tasks.table import Selection, Spool, first_of_each, id_number, id_numbers
+from adaptthink.problems import make_problem, sources, table
+from adaptthink.problems.sources import Reading, choose_evaluation_problems
+from adaptthink.problems.table import Selection, Spool, find_first_of_each, parse_id, parse_ids
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1, source="a"),
@@ -59,7 +59,7 @@ def test_full_disk_is_one_line(monkeypatch):
         spool.append(PROBLEMS[0])
     assert str(caught.value) == (
         "cannot put the problems into a temporary file ([Errno 28] No space left on device); set TMPDIR to a folder "
-        "with room for them, or use fewer with max_problems"
+        "with free space, or use fewer with max_problems"
     )
 
 
@@ -82,9 +82,9 @@ def test_a_selection_is_a_sequence():
 
 def test_first_of_each_id_in_the_order_of_ids():
     ids = np.array([2**64 - 1, 7, 2**63, 7, 0, 2**64 - 1], np.uint64)
-    assert first_of_each(ids).tolist() == [4, 1, 2, 0]
-    assert first_of_each(ids[:0]).tolist() == []
-    assert [f"{id_:016x}" for id_ in id_numbers(PROBLEMS)] == [problem.id for problem in PROBLEMS]
+    assert find_first_of_each(ids).tolist() == [4, 1, 2, 0]
+    assert find_first_of_each(ids[:0]).tolist() == []
+    assert [f"{id_:016x}" for id_ in parse_ids(PROBLEMS)] == [problem.id for problem in PROBLEMS]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,16 +96,16 @@ def test_smallest_ids_are_found_while_reading_whatever_is_repeated(tmp_path, mon
     path.write_text("prompt,answer\n" + "".join(f"{number}?,{number}\n" for number in numbers))
     distinct = [make_problem(f"{number}?", str(number), source="p.csv") for number in dict.fromkeys(numbers)]
     kept = sorted(problem.id for problem in distinct)[:most]
-    monkeypatch.setattr(sources, "GOLDS_AT_A_TIME", 2)
-    chosen = evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=most)).problems
+    monkeypatch.setattr(sources, "PARSED_AT_ONCE", 2)
+    chosen = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=most)).problems
     assert chosen == [problem for problem in distinct if problem.id in kept]
 
 
 def test_what_will_not_be_kept_is_not_written(tmp_path, monkeypatch):
     path = tmp_path / "p.csv"
     path.write_text("prompt,answer\n" + "".join(f"{number}?,{number}\n" for number in range(5000)))
-    monkeypatch.setattr(sources, "GOLDS_AT_A_TIME", 10)
-    chosen = evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=5)).problems
+    monkeypatch.setattr(sources, "PARSED_AT_ONCE", 10)
+    chosen = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(max_problems=5)).problems
     assert len(chosen) == 5
     assert len(chosen.problems) < 200
-    assert max(id_number(problem.id) for problem in chosen) < 2**64 / 500
+    assert max(parse_id(problem.id) for problem in chosen) < 2**64 / 500

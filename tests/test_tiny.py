@@ -5,13 +5,15 @@ import math
 
 import pytest
 
-from adaptthink.config import EvaluateConfig, resolve
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluate import policy_respond, policy_setting, sample_missing, summarise
-from adaptthink.models import TINY, load_policy
-from adaptthink.rollout import Sampler
-from adaptthink.samples import grade_folder, read_outcomes, read_samples
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.scores import summarise
+from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def fresh():
-    return problems(60, seed=99, split=Split.EVALUATION)
+    return generate_problems(60, seed=99, split=Split.EVALUATION)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,12 @@ def folder(sampler, config, fresh, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def levels(folder):
-    """Scores by asked mode and level."""
+    """Scores by requested mode and level."""
     outcomes = read_outcomes(folder)
-    return {asked: summarise(o for o in outcomes if o.asked == asked).levels for asked in ("auto", "no_think")}
+    return {
+        requested: summarise(o for o in outcomes if o.requested == requested).levels
+        for requested in ("auto", "no_think")
+    }
 
 
 def test_it_is_small():
@@ -66,8 +71,8 @@ def test_left_free_it_always_thinks(sampler, fresh, temperature):
 
 
 def test_it_over_thinks(folder):
-    thoughts = [sample.thought for sample in read_samples(folder) if sample.asked == "auto"]
-    assert sum("Wait" in (thought or "") for thought in thoughts) > 0.3 * len(thoughts)
+    thinkings = [sample.thinking for sample in read_samples(folder) if sample.requested == "auto"]
+    assert sum("Wait" in (thinking or "") for thinking in thinkings) > 0.3 * len(thinkings)
 
 
 def test_thinking_works_nearly_everywhere(levels):

@@ -8,37 +8,32 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rollouts import make_rollout
 
-from adaptthink import jobs
-from adaptthink.config import TrainConfig, check
+from adaptthink.cli import jobs
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import Policy, eos_ids
+from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
-from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout, Sampler
-from adaptthink.roofline import Machine
-from adaptthink.runs import read_metrics
-from adaptthink.tasks import make_problem
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import (
-    batch_loss,
-    check_grading,
-    implicit_share,
-    implicit_thinkers,
-    learning_rate,
-    least_seconds,
-    probe_responses,
-    problems_of_step,
-    rollout_metrics,
-    step_advantages,
-    train,
-    update,
-)
+from adaptthink.planning.roofline import Machine
+from adaptthink.problems import make_problem
+from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training import describe
+from adaptthink.training.advantages import compute_advantages, compute_step_advantages, find_implicit_thinkers
+from adaptthink.training.describe import implicit_share, measure_roofline, probe_responses, roofline_seconds
+from adaptthink.training.metrics import check_grading, describe_rollouts, summarise_rollout
+from adaptthink.training.reference import Reference
+from adaptthink.training.rollout import make_loss_mask
+from adaptthink.training.train import Reporting, TrainingData, choose_problems, select_gradable, train
+from adaptthink.training.update import batch_loss, learning_rate, update
 
 PROBLEM = make_problem("47+8=?", "55", level=1)
 
@@ -52,9 +47,8 @@ def config(**values):
     return check(TrainConfig, small | values)
 
 
-def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), in_loss=None):
-    in_loss = in_loss or (True,) * len(response)
-    return Rollout(PROBLEM, mode, prompt, tuple(response), tuple(logprobs), in_loss, "", verdict)
+def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), num_forced=1):
+    return make_rollout(PROBLEM, mode, prompt, response, logprobs, num_forced, verdict)
 
 
 def batch():
@@ -62,10 +56,15 @@ def batch():
     return [
         rollout([60, 61, 62, 63], [-math.log(2), -5.0, -5.5, -6.0]),
         rollout([70, 71], [-math.log(2), -5.2], mode=Mode.NO_THINK, prompt=(5, 9, 17, 33, 34)),
-        rollout([80, 81, 82], [-math.log(2), -1.0, -5.1], mode=Mode.NO_THINK, in_loss=(True, False, True)),
+        rollout([80, 81, 82], [-math.log(2), -1.0, -5.1], mode=Mode.NO_THINK, num_forced=2),
         rollout([90], [-5.0], prompt=(4,)),
         rollout([60, 65, 66, 67, 68], [-math.log(2), -5.0, -5.5, -6.0, -4.0], prompt=(7, 8)),
     ]
+
+
+@pytest.fixture
+def template(tokenizer):
+    return probe(tokenizer)
 
 
 ADVANTAGES = torch.tensor([0.3, -0.7, 0.05, 0.0, -1.0])
@@ -95,7 +94,7 @@ def test_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
         chosen = torch.stack([logprobs[start + t - 1, token] for t, token in enumerate(one.response_ids)])
         expected = policy_loss(
             chosen[None], torch.tensor([one.behavior_logprobs]), ADVANTAGES[index : index + 1],
-            torch.tensor([one.in_loss]), clip=0.2, ratio="sequence_mean",
+            torch.tensor([make_loss_mask(one)]), clip=0.2, ratio="sequence_mean",
         )  # fmt: skip
         assert together[index].item() == pytest.approx(expected.loss_B.item(), abs=1e-5)
 
@@ -141,13 +140,13 @@ def test_the_half_survives_to_the_loss(random_policy, monkeypatch, tmp_path):
         seen.extend(behavior_BT[:, 0].tolist())
         return policy_loss(logprob_BT, behavior_BT, *args, **kwargs)
 
-    monkeypatch.setattr("adaptthink.train.policy_loss", spy)
+    monkeypatch.setattr("adaptthink.training.update.policy_loss", spy)
     run_training(random_policy, config(steps=2), tmp_path)
     assert len(seen) > 0
     assert seen == pytest.approx([-math.log(2)] * len(seen))
 
 
-def test_step_advantages_by_hand():
+def test_step_advantages_by_hand(template):
     rollouts = [
         rollout([1], [0.0], mode=Mode.NO_THINK),
         rollout([1], [0.0], mode=Mode.NO_THINK, verdict=Verdict.WRONG),
@@ -155,21 +154,25 @@ def test_step_advantages_by_hand():
         rollout([1], [0.0], verdict=Verdict.TRUNCATED),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
-        [0.30, -0.70, 0.25, -0.75]
-    )
+    found = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    assert found.tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
 
 
-def test_a_rollout_that_cannot_be_graded_has_no_advantage():
-    rollouts = [rollout([1], [0.0], verdict=Verdict.GOLD_UNPARSABLE), rollout([1], [0.0])]
+def test_a_rollout_that_cannot_be_graded_has_no_advantage(template):
+    rollouts = [rollout([1], [0.0], verdict=Verdict.REFERENCE_UNPARSABLE), rollout([1], [0.0])]
     reference = {
-        PROBLEM.id: Reference(PROBLEM.id, (Verdict.GOLD_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
+        PROBLEM.id: Reference(PROBLEM.id, (Verdict.REFERENCE_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
     }
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
-    assert step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
+    assert compute_step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
+    assert compute_step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
 
 
-def test_group_advantages_by_hand():
+def test_a_problem_without_a_reference_reward_has_no_advantage():
+    rollouts = [rollout([1], [0.0]), rollout([1], [0.0]), rollout([1], [0.0], verdict=Verdict.WRONG)]
+    assert compute_advantages(rollouts, [None, 0.0, 0.25], delta=0.05).tolist() == [0.0, 1.0, -0.25]
+
+
+def test_group_advantages_by_hand(template):
     """Two groups of three: rewards 1, 0, 1 (with delta on the first), and all alike."""
     verdicts = (Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3)
     modes = (Mode.NO_THINK, *[Mode.THINK] * 5)
@@ -178,7 +181,9 @@ def test_group_advantages_by_hand():
     values = [1.1, 0.0, 1.0]
     mean, deviation = statistics.mean(values), statistics.stdev(values)
     expected = [(value - mean) / deviation for value in values] + [0.0] * 3
-    assert step_advantages(rollouts, {}, grouped).tolist() == pytest.approx(expected, abs=1e-5)
+    reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,), (1,))}
+    found = compute_step_advantages(rollouts, reference, grouped)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_group_advantages_need_a_group():
@@ -187,7 +192,7 @@ def test_group_advantages_need_a_group():
 
 
 def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy):
-    pool = problems(2, seed=0, split=Split.HELD_OUT)
+    pool = generate_problems(2, seed=0, split=Split.HELD_OUT)
     sampler = native_sampler(random_policy)
     seen = probe_responses(sampler, pool, config(probe_samples=3))
     assert seen == probe_responses(sampler, pool, config(probe_samples=3))
@@ -196,30 +201,34 @@ def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy
     assert probe_responses(sampler, pool, config()) == {}
 
 
+def thinking_openly(text):
+    one = rollout([1], [0.0])
+    return replace(one, response=replace(one.response, answer=text))
+
+
 def in_words(text, **values):
-    """A rollout that says `text` after an empty thought."""
-    return replace(rollout([1], [0.0], mode=Mode.NO_THINK, **values), text=f"</think>{text}")
+    """A rollout that answers with `text` and did not think."""
+    one = rollout([1], [0.0], mode=Mode.NO_THINK, **values)
+    return replace(one, response=replace(one.response, answer=text))
 
 
-def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(random_policy):
+def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(template):
     rollouts = [
         in_words("\\boxed{55}"),
         in_words("Wait, 47+8 is \\boxed{55}"),
         in_words("Hmm, \\boxed{54}", verdict=Verdict.WRONG),
-        replace(rollout([1], [0.0]), text="Wait</think>Wait, \\boxed{55}"),  # it thinks openly
-        in_words("Wait", verdict=Verdict.GOLD_UNPARSABLE),
+        thinking_openly("Wait, \\boxed{55}"),
+        in_words("Wait", verdict=Verdict.REFERENCE_UNPARSABLE),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    implicit = implicit_thinkers(rollouts, random_policy.template)
-    assert implicit == {1, 2, 4}
-    assert step_advantages(rollouts, reference, config(delta=0.05)).tolist() == pytest.approx(
-        [0.30, 0.30, -0.70, 0.25, 0.0]
-    )
-    unrewarded = step_advantages(rollouts, reference, config(delta=0.05), implicit)
+    assert find_implicit_thinkers(rollouts) == {1, 2, 4}
+    allowed = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    assert allowed.tolist() == pytest.approx([0.30, 0.30, -0.70, 0.25, 0.0])
+    unrewarded = compute_step_advantages(rollouts, reference, config(delta=0.05, implicit_thinking="no_reward"))
     assert unrewarded.tolist() == pytest.approx([0.30, -0.70, -0.70, 0.25, 0.0])
-    assert implicit_share(rollouts, implicit) == 0.75
-    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]], {1}) == 0.25
-    assert implicit_share([rollouts[3]], set()) is None
+    assert implicit_share(rollouts) == 0.75
+    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]]) == 0.25
+    assert implicit_share([rollouts[3]]) is None
 
 
 @pytest.mark.parametrize(("choice", "reward_of_no_think"), [("allowed", 1.0), ("no_reward", 0.0)])
@@ -232,9 +241,9 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
         seen.extend(advantages.tolist())
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
-    monkeypatch.setattr("adaptthink.train.update", spy)
+    monkeypatch.setattr("adaptthink.training.train.update", spy)
     monkeypatch.setattr(
-        "adaptthink.train.collect_step",
+        "adaptthink.training.train.collect",
         lambda sampler, pool, *_: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
     )
     run_training(random_policy, config(steps=1, implicit_thinking=choice), tmp_path / "run")
@@ -253,7 +262,7 @@ def test_training_stops_when_grading_fails_too_often():
 
 def test_rollout_metrics_by_hand():
     rollouts = [rollout([1, 2], [0, 0]), rollout([1, 2, 3, 4], [0] * 4, verdict=Verdict.TRUNCATED)]
-    metrics = rollout_metrics(rollouts, torch.tensor([0.0, -1.0]))
+    metrics = describe_rollouts([summarise_rollout(rollouts[0], 0.0), summarise_rollout(rollouts[1], -1.0)])
     assert metrics["reward_think"] == 0.5
     assert metrics["mean_tokens_think"] == 3
     assert metrics["truncated_share_think"] == 0.5
@@ -266,16 +275,23 @@ def test_rollout_metrics_by_hand():
 
 def test_every_epoch_sees_every_problem_once_in_its_own_order():
     pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(7)]
-    drawn = [problem for step in range(1, 8) for problem in problems_of_step(pool, 3, seed=0, step=step)]
-    epochs = [drawn[:7], drawn[7:14], drawn[14:21]]
+    chosen = [problem for step in range(1, 8) for problem in choose_problems(pool, 3, seed=0, step=step)]
+    epochs = [chosen[:7], chosen[7:14], chosen[14:21]]
     for epoch in epochs:
         assert sorted(problem.id for problem in epoch) == sorted(problem.id for problem in pool)
     assert epochs[0] != epochs[1]
 
 
+def test_problems_that_cannot_be_graded_are_left_out():
+    pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(4)]
+    verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.WRONG, Verdict.REFERENCE_UNPARSABLE]
+    reference = {p.id: Reference(p.id, (verdict,), (1,)) for p, verdict in zip(pool, verdicts, strict=True)}
+    assert list(select_gradable(pool, reference)) == [pool[0], pool[2]]
+
+
 def test_more_problems_per_step_than_there_are():
     pool = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(3)]
-    assert len(problems_of_step(pool, 8, seed=0, step=2)) == 8
+    assert len(choose_problems(pool, 8, seed=0, step=2)) == 8
 
 
 def test_learning_rate_by_hand():
@@ -288,7 +304,7 @@ def test_learning_rate_by_hand():
 def fresh_policy(tokenizer):
     torch.manual_seed(0)
     model = make_model(tokenizer)
-    return Policy("random", model, tokenizer, probe(tokenizer), eos_ids(model, tokenizer))
+    return Policy("random", model, tokenizer, probe(tokenizer), find_eos_ids(model, tokenizer))
 
 
 def native_sampler(policy):
@@ -296,7 +312,7 @@ def native_sampler(policy):
 
 
 def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
-    pool = problems(2, seed=0, split=Split.TRAIN)
+    pool = generate_problems(2, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     folder.mkdir(exist_ok=True)
 
@@ -305,23 +321,16 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
             raise KeyboardInterrupt
 
     warnings = []
-    train(
-        policy,
-        sampler or native_sampler(policy),
-        pool,
-        reference,
-        pool[:2],
-        settings,
-        folder,
-        on_step=on_step,
-        warn=warnings.append,
-    )
+    data = TrainingData(pool, reference, held_out=pool[:2])
+    train(policy, sampler or native_sampler(policy), data, settings, folder, Reporting(on_step, warnings.append))
     return warnings
 
 
 @pytest.mark.parametrize("token_share", [1.0, 0.6])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
-    monkeypatch.setattr("adaptthink.allocation.FIRST_STEPS", 2)  # what step 5 draws depends on the log of steps 1 to 4
+    monkeypatch.setattr(
+        "adaptthink.training.allocation.UNIFORM_STEPS", 2
+    )  # what step 5 draws depends on the log of steps 1 to 4
     settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
     run_training(straight, settings, tmp_path / "straight")
@@ -345,7 +354,7 @@ def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):
     run_training(fresh_policy(tokenizer), config(steps=2), tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
     rows = read_metrics(log)
-    del rows[1]["cells"]
+    del rows[1]["strata"]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError) as caught:
         run_training(fresh_policy(tokenizer), config(steps=3), tmp_path / "run")
@@ -364,6 +373,13 @@ def test_the_engine_gets_the_weights_at_the_start_and_after_every_update(tokeniz
     half = len(engine.requests) // 2
     assert steps == [0, half, 2 * half]
     assert engine.num_loads == 3
+
+
+def test_held_out_problems_are_probed_at_the_first_step_the_last_and_every_few(tokenizer, tmp_path):
+    run_training(fresh_policy(tokenizer), config(steps=5, probe_every=2, probe_samples=1), tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    for key in ("probe_no_think_logprob", "probe_accuracy", "probe_seconds"):
+        assert [row["step"] for row in rows if key in row] == [1, 2, 4, 5]
 
 
 def test_a_finished_run_has_nothing_left_to_do(tokenizer, tmp_path):
@@ -396,17 +412,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
     with torch.no_grad():
         next(random_model.parameters()).fill_(float("nan"))
     optimizer = torch.optim.AdamW(random_model.parameters())
-    with pytest.raises(FloatingPointError, match="step 1: loss nan"):
+    with pytest.raises(UserError, match="step 1: loss nan"):
         update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
 
 
-def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
+def test_the_bound_is_of_the_arithmetic_that_generates(random_model, monkeypatch):
     """Where memory alone counts, half the bytes take half the time; the model's own weights are float32."""
     machine = Machine(flops_per_second=math.inf, bytes_per_second=1.0)
+    monkeypatch.setattr(describe, "measure_machine", lambda device, dtype: machine)
 
     def bound(dtype):
-        metrics = least_seconds(random_model, machine, batch(), ADVANTAGES, config(dtype=dtype))
-        return metrics["generate_bound_seconds"]
+        roofline = measure_roofline(random_model, config(dtype=dtype))
+        return roofline_seconds(roofline, batch(), ADVANTAGES)["generate_roofline_seconds"]
 
     assert 0 < bound("bfloat16") == bound("float32") / 2
 
@@ -415,15 +432,15 @@ def test_the_bound_is_of_the_arithmetic_that_generates(random_model):
 def test_the_machine_is_measured_in_the_arithmetic_that_generates(
     random_policy, tmp_path, monkeypatch, dtype, measured
 ):
-    class Asked(Exception):  # noqa: N818
+    class Pending(Exception):  # noqa: N818
         pass
 
     def spy(device, dtype):
-        raise Asked(dtype)
+        raise Pending(dtype)
 
-    monkeypatch.setattr(jobs, "measure_machine", spy)
-    with pytest.raises(Asked) as caught:
-        jobs.train_and_save(random_policy, None, [], {}, [], config(dtype=dtype), tmp_path, profiled=True)
+    monkeypatch.setattr(describe, "measure_machine", spy)
+    with pytest.raises(Pending) as caught:
+        jobs.train_and_save(random_policy, None, TrainingData([], {}, []), config(dtype=dtype), tmp_path, profiled=True)
     assert caught.value.args == (measured,)
 
 

@@ -29,12 +29,12 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations import trl
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
-from adaptthink.models import TINY, load_policy
+from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
-from adaptthink.reference import open_references
-from adaptthink.rollout import Sampler
-from adaptthink.step_metrics import Response
-from adaptthink.tasks import make_problem, problem_id
+from adaptthink.problems import make_problem, make_problem_id
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.metrics import RolloutSummary
+from adaptthink.training.reference import open_references
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = "examples/train_with_trl.py"
@@ -116,7 +116,7 @@ def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, mon
 
 
 def test_an_opener_of_the_models_own(tmp_path):
-    trainer = make_trainer(tmp_path, force_opener=False)
+    trainer = make_trainer(tmp_path, force_think_start=False)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     batch = rows_of(trainer, ROWS[:1])
     template = trainer._template
@@ -208,14 +208,14 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 
 def test_metrics_by_hand():
-    responses = [
-        Seen(Response(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
-        Seen(Response(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
-        Seen(Response(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        Seen(Response(Mode.THINK, Verdict.GOLD_UNPARSABLE, 10, 0.0), None),
+    seen = [
+        Seen(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
+        Seen(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
+        Seen(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
+        Seen(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
-    found = trl.seen_metrics(responses, training=True)
-    shares = dict.fromkeys(Verdict, 0.0) | {one.response.verdict: 0.25 for one in responses}
+    found = trl.seen_metrics(seen, training=True)
+    shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
     assert found == pytest.approx(
         {
             "responses": 4, "response_tokens": 44, "update_tokens": 26, "mean_tokens": 11,
@@ -226,7 +226,7 @@ def test_metrics_by_hand():
         }
         | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
     )  # fmt: skip
-    evaluated = trl.seen_metrics(responses, training=False)
+    evaluated = trl.seen_metrics(seen, training=False)
     assert set(found) - set(evaluated) == {"update_tokens", "zero_advantage_share"}
     assert trl.seen_metrics([], training=True) == {}
     assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
@@ -276,7 +276,7 @@ def test_grading_that_fails_stops_the_training(tmp_path, monkeypatch):
 
     def with_timeouts(*args, **kwargs):
         first, second, *others = graded(*args, **kwargs)
-        return [replace(one, verdict=Verdict.TIMEOUT) for one in (first, second)] + others
+        return [replace(one, grade=replace(one.grade, verdict=Verdict.TIMEOUT)) for one in (first, second)] + others
 
     monkeypatch.setattr(trl, "generate_and_grade", with_timeouts)
     with pytest.raises(UserError, match=r"step 1: grading timed out or failed on 25\.0%"):
@@ -352,17 +352,17 @@ class FakeVllm:
 def fake_vllm(monkeypatch):
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", FakeVllm)
     FakeVllm.mode = "processed_logprobs"
-    asked = []
+    requested = []
 
     def engine_of(*arguments, **named):
-        asked.append((arguments, named))
+        requested.append((arguments, named))
         tokenizer = AutoTokenizer.from_pretrained(TINY)
         ids = tokenizer.encode("\\boxed{2}<|eos|>", add_special_tokens=False)
         return ScriptedEngine(lambda prompt, prefix: ids, logprob=-2.0)
 
     monkeypatch.setattr(trl, "VllmEngine", engine_of)
     monkeypatch.setattr(trl, "connect", engine_of)
-    return asked
+    return requested
 
 
 def test_vllm_in_the_trainers_process(tmp_path, fake_vllm):
@@ -376,10 +376,12 @@ def test_vllm_in_the_trainers_process(tmp_path, fake_vllm):
 
 
 def test_a_vllm_server(tmp_path, fake_vllm):
-    trainer = make_trainer(tmp_path, use_vllm=True, vllm_mode="server", vllm_server_port=8123, max_steps=2, max_rows=7)
+    trainer = make_trainer(
+        tmp_path, use_vllm=True, vllm_mode="server", vllm_server_port=8123, max_steps=2, max_concurrent_sequences=7
+    )
     trainer.train()
     [[[url, eos], named]] = fake_vllm
-    assert (url, eos, named["max_rows"]) == ("http://0.0.0.0:8123", trainer._eos_ids, 7)
+    assert (url, eos, named["max_concurrent_sequences"]) == ("http://0.0.0.0:8123", trainer._eos_ids, 7)
     assert trainer.vllm_generation.num_syncs == 2
 
 
@@ -501,7 +503,7 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_the_model_is_loaded(t
 
 def test_reading_a_row():
     plain = read_problem({"prompt": "1+1=?", "answer": 2})
-    assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", problem_id("1+1=?", "2"))
+    assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", make_problem_id("1+1=?", "2"))
     assert read_problem({"prompt": [{"role": "user", "content": "1+1=?"}], "answer": "2"}) == plain
     two = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1=?"}]
     with pytest.raises(UserError, match="a conversation of one user message"):
@@ -519,8 +521,8 @@ def test_our_problems_as_rows_and_back():
 
 def test_references_from_a_store(tmp_path):
     store = tmp_path / "ref.jsonl"
-    ids = [problem_id(row["prompt"], row["answer"]) for row in ROWS]
-    verdicts = (["correct", "wrong"], ["gold_unparsable", "gold_unparsable"])
+    ids = [make_problem_id(row["prompt"], row["answer"]) for row in ROWS]
+    verdicts = (["correct", "wrong"], ["reference_unparsable", "reference_unparsable"])
     fingerprint = load_policy("tiny", device="cpu").fingerprint
     made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 24, "boxed_only": True}
     lines = [{"settings": made_with}]
@@ -550,7 +552,9 @@ def strange_store(tmp_path):
     made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
     made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own
     lines = [{"settings": made_with}]
-    lines += [{"id": problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS]
+    lines += [
+        {"id": make_problem_id(row["prompt"], row["answer"]), "verdicts": ["correct"], "tokens": [3]} for row in ROWS
+    ]
     store.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return store
 
@@ -577,8 +581,8 @@ def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_comp
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"max_completion_length": 48}, "made with other settings: max_tokens 24, now 48"),
-        ({"boxed_only": False}, "made with other settings: boxed_only True, now False"),
+        ({"max_completion_length": 48}, "made with other settings: max_tokens was 24 and is now 48"),
+        ({"boxed_only": False}, "made with other settings: boxed_only was True and is now False"),
     ],
 )
 def test_a_store_that_was_cut_or_graded_otherwise_is_refused_before_the_model_is_loaded(

@@ -16,13 +16,13 @@ if importlib.util.find_spec("trl") is None or importlib.util.find_spec("vllm") i
 os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 from adaptthink.engines.vllm_worker import FreshWeights
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, generate_problems
 
 K = 4
 CLOSE = 0.005  # nats on average, between vLLM's log-probability of a drawn token, in half precision, and the trainer's
-PROBLEMS = problems(1, seed=0, split=Split.TRAIN)[:4]
+PROBLEMS = generate_problems(1, seed=0, split=Split.TRAIN)[:4]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def trainer(tmp_path_factory):
     vllm = trainer.vllm_generation
 
     def through_a_folder():
-        with weights_folder(trainer.accelerator.unwrap_model(trainer.model)) as folder:
+        with write_weights_folder(trainer.accelerator.unwrap_model(trainer.model)) as folder:
             vllm.llm.collective_rpc(FreshWeights.load_fresh_weights, args=(str(folder),))
         assert vllm.llm.reset_prefix_cache()
 

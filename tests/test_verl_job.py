@@ -14,16 +14,18 @@ import psutil
 import pytest
 from pyarrow import parquet
 
-from adaptthink.cli import main
-from adaptthink.config import VerlConfig, check
+from adaptthink.callbacks import Callback
+from adaptthink.cli.app import main
+from adaptthink.cli.jobs import load_training_problems, presample_job
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
-from adaptthink.jobs import load_training_problems, presample_job
-from adaptthink.locks import locked
-from adaptthink.models import TINY, load_policy
-from adaptthink.runs import read_metrics
-from adaptthink.train import problems_of_step
-from adaptthink.verl_job import find_reason, run_process, verl_job
+from adaptthink.integrations.verl.launcher import find_reason, finished_steps, run_process, train_with_verl, verl_job
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.storage.locks import locked
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.train import choose_problems
 
 SETTINGS = {
     "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,
@@ -105,7 +107,7 @@ def test_verl_gets_the_native_trainers_problems_in_its_order_with_their_referenc
     problems, held_out = load_training_problems(config)
     rows = [read_row(row) for row in parquet.read_table(run / "verl" / "train.parquet").to_pylist()]
     assert [one.id for one, _ in rows] == [
-        one.id for step in (1, 2, 3) for one in problems_of_step(problems, 8, config.seed, step)
+        one.id for step in (1, 2, 3) for one in choose_problems(problems, 8, config.seed, step)
     ]
     verdicts = {row["id"]: row["verdicts"] for row in map(json.loads, store.read_text().splitlines()[1:])}
     for one, extra in rows:
@@ -144,6 +146,67 @@ def test_a_fault_in_verl_is_told_in_one_line_and_the_run_goes_on(tmp_path, store
 )
 def test_the_reason_of_a_failure_is_found_in_the_log(lines, reason):
     assert find_reason(lines) == reason
+
+
+class Steps(Callback):
+    """Keeps the lines, and what came at the end."""
+
+    def __init__(self):
+        self.rows, self.result = [], "not ended"
+
+    def on_step(self, metrics):
+        self.rows.append(metrics)
+
+    def on_end(self, result):
+        self.result = result
+
+
+def test_callbacks_are_told_of_each_step_once_and_of_the_end(tmp_path, store, python, monkeypatch):
+    run, steps, resumed = tmp_path / "run", Steps(), Steps()
+    monkeypatch.setenv("FAKE_FAULT", "3")
+    config = check(VerlConfig, SETTINGS)
+    options = {"reference_store": store, "python": python, "clean": False}
+    with pytest.raises(UserError, match="verl stopped"):
+        verl_job(config, run, resume=False, callbacks=[steps], **options)
+    assert ([row["step"] for row in steps.rows], steps.result) == ([1, 2], None)
+    monkeypatch.delenv("FAKE_FAULT")
+    result = verl_job(config, run, resume=True, callbacks=[resumed], **options)
+    assert [row["step"] for row in resumed.rows] == [3]
+    assert resumed.result == result
+    assert steps.rows + resumed.rows == read_metrics(run / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_step_is_reported_with_what_verl_adds_to_its_line_later(tmp_path, status):
+    """The validation comes behind the checkpoint; where verl ends before it, the line is reported as it is."""
+    script = tmp_path / "verl.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        from adaptthink.storage.runs import MetricsLog
+        log = MetricsLog(Path({str(tmp_path / "metrics.jsonl")!r}))
+        for step in (1, 2):
+            log.write({{"step": step}})
+            time.sleep(1.2)  # the launcher reads the file meanwhile
+            if step == 2 and {status}:
+                sys.exit({status})
+            log.replace_last({{"step": step, "probe_accuracy": 0.5}} | ({{"step_seconds": 1.0}} if step == 2 else {{}}))
+    """)
+    )
+    steps = Steps()
+    with contextlib.suppress(UserError):
+        train_with_verl([sys.executable, str(script)], tmp_path, steps)
+    second = {"step": 2} if status else {"step": 2, "probe_accuracy": 0.5, "step_seconds": 1.0}
+    assert steps.rows == [{"step": 1, "probe_accuracy": 0.5}, second]
+
+
+def test_which_lines_are_finished():
+    open_, timed = {"step": 2}, {"step": 2, "step_seconds": 1.0}
+    assert finished_steps([], ended=False) == finished_steps([{"step": 1}], ended=False) == []
+    assert finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
+    assert finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
+    assert finished_steps([open_], ended=True) == [open_]
 
 
 def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):
@@ -213,7 +276,7 @@ def test_what_would_end_a_training_in_the_middle_is_found_before_it(tmp_path, st
         train(run, store, python, max_prompt_tokens=5)
     spoilt = tmp_path / "spoilt.jsonl"
     head, *rows = store.read_text().splitlines()
-    unreadable = [json.loads(row) | {"verdicts": ["gold_unparsable"] * 2} for row in rows[:5]]
+    unreadable = [json.loads(row) | {"verdicts": ["reference_unparsable"] * 2} for row in rows[:5]]
     spoilt.write_text("\n".join([head, *map(json.dumps, unreadable), *rows[5:], ""]))
     with pytest.raises(UserError, match="problems can be graded, fewer than problems_per_step = 8"):
         train(run, spoilt, python)
@@ -245,7 +308,7 @@ def test_whatever_a_process_started_ends_with_it(tmp_path):
 
 
 def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptthink.verl_job.STOP_SECONDS", 2.0)
+    monkeypatch.setattr("adaptthink.integrations.verl.launcher.STOP_SECONDS", 2.0)
     code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     log = tmp_path / "log.txt"
 
@@ -310,8 +373,9 @@ def test_dry_run_prints_the_command_and_touches_nothing(tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--nodes", "2"], "nodes: for --backend verl alone"),
-        (["--verl-python", "x"], "verl_python: for --backend verl alone"),
+        (["--nodes", "2"], "nodes has no effect: it is for --backend verl"),
+        (["--verl-python", "x"], "--verl-python has no effect: it is for --backend verl"),
+        (["--backend", "verl", "--engine", "native"], "engine has no effect: verl generates with a vLLM of its own"),
         (["--backend", "verl", "--profile"], "--profile measures the native trainer"),
         (["--backend", "verl", "--dry-run"], "schedule = 'stable_decay' is not for --backend verl"),
     ],

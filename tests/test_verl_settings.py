@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from adaptthink.config import TrainConfig, VerlConfig, check, resolve
+from adaptthink.config.resolve import check, resolve
+from adaptthink.config.schema import TrainConfig, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, read_row, write_problems
@@ -23,17 +24,18 @@ from adaptthink.integrations.verl.settings import (
     quoted,
     verl_settings,
 )
-from adaptthink.reference import Reference
-from adaptthink.tasks import make_problem
+from adaptthink.problems import make_problem
+from adaptthink.training.reference import Reference
 
 ROOT = Path(__file__).parent.parent
 OTHER = {  # a value that is not the default, for each key
-    "model": "org/name", "max_think_tokens": 20000, "max_no_think_tokens": 20000, "think_opener": "Okay",
-    "dtype": "float32", "max_rows": 7, "engine": "openai", "endpoint": "http://localhost:1", "engine_memory": 0.7,
+    "model": "org/name", "max_think_tokens": 20000, "max_no_think_tokens": 20000, "think_start": "Okay",
+    "dtype": "float32", "max_concurrent_sequences": 7, "engine": "openai", "endpoint": "http://localhost:1",
+    "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
     "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 5, "reference_samples": 5,
     "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "advantage": "group", "no_think_share": 0.25,
-    "samples_per_problem": 8, "token_share": 0.5, "force_opener": False, "ratio": "token", "clip": 0.3,
+    "samples_per_problem": 8, "token_share": 0.5, "force_think_start": False, "ratio": "token", "clip": 0.3,
     "implicit_thinking": "no_reward", "steps": 9, "problems_per_step": 64, "temperature": 0.9, "learning_rate": 1e-3,
     "warmup_steps": 4, "schedule": "stable_decay", "max_grad_norm": 0.5, "micro_batch_tokens": 50000,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 3, "probe_samples": 2,
@@ -43,7 +45,7 @@ OTHER = {  # a value that is not the default, for each key
     "offload": True, "overrides": ("trainer.logger",),
 }  # fmt: skip
 READ_BY_US = {  # keys that are no settings of verl's: who reads them from the run's config.json, or why nobody does
-    "think_opener": "loop", "no_think_share": "loop", "force_opener": "loop", "delta": "loop", "boxed_only": "loop",
+    "think_start": "loop", "no_think_share": "loop", "force_think_start": "loop", "delta": "loop", "boxed_only": "loop",
     "grading_seconds": "loop",
     "max_failed_grades": "trainer",
     "problems": "data", "data": "data", "fields": "data", "instruction": "data", "max_problems": "data",

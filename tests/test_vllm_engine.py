@@ -18,17 +18,17 @@ PROMPT, EOS = (5, 9, 17), 299
 
 
 class FakeLLM:
-    """Draws token 7 at log-probability −0.5 until the cap; scores any token at −id. What was asked last ends first."""
+    """Samples token 7 at log-probability −0.5 until max_tokens; scores any token at −id. The last one ends first."""
 
     model_config = SimpleNamespace(max_model_len=64)
 
     def __init__(self, *, resets=True):
-        self.asked, self.files, self.calls, self.resets = [], {}, [], resets
+        self.requested, self.files, self.calls, self.resets = [], {}, [], resets
 
     def enqueue(self, prompts, params, *, use_tqdm):
         assert use_tqdm is False
-        self.asked.append(list(zip(prompts, params, strict=True)))
-        names = [f"{100 * len(self.asked) + number}" for number in range(len(prompts))]
+        self.requested.append(list(zip(prompts, params, strict=True)))
+        names = [f"{100 * len(self.requested) + number}" for number in range(len(prompts))]
         self.running = list(zip(names, params, strict=True))
         return [f"{name}-8f3a" for name in names]  # as vLLM 0.32 does
 
@@ -71,13 +71,13 @@ def fake_vllm(monkeypatch):
 
 def test_every_setting_of_a_draw_reaches_vllm():
     llm, finished = FakeLLM(), []
-    asked = [Request(PROMPT, 4, 3, (41,), (8, 9)), Request(PROMPT, 6, 4)]
+    requested = [Request(PROMPT, 4, 3, (41,), (8, 9)), Request(PROMPT, 6, 4)]
     done = VllmEngine(llm, [EOS, EOS]).generate(
-        asked, temperature=0.6, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended)
+        requested, temperature=0.6, top_p=0.9, seed=1, on_finish=lambda *ended: finished.append(ended)
     )
     assert done[0] == Completion((41, 7, 7, 7), (-41.0, -0.5, -0.5, -0.5), Finish.LENGTH)
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
-    [[_, score], [_, first]], [[long_prompt, long], [rest_prompt, rest]] = llm.asked
+    [[_, score], [_, first]], [[long_prompt, long], [rest_prompt, rest]] = llm.requested
     assert (score.logprob_token_ids, score.logprobs, score.top_p, score.temperature) == ([41], None, 1.0, 0.6)
     assert (first.logit_bias, first.max_tokens, first.top_p) == ({8: -math.inf, 9: -math.inf}, 1, 0.9)
     assert (long.max_tokens, rest.max_tokens) == (6, 2)
@@ -121,14 +121,14 @@ def test_a_prefix_cache_that_stays_is_an_error(random_model):
 
 def test_the_ram_disk_is_taken_only_if_the_weights_fit(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path)
-    assert weights.ram_disk(1000) == tmp_path
-    assert weights.ram_disk(2**60) is None
+    assert weights.find_ram_disk(1000) == tmp_path
+    assert weights.find_ram_disk(2**60) is None
     monkeypatch.setattr(weights, "RAM_DISK", tmp_path / "none")
-    assert weights.ram_disk(1000) is None
+    assert weights.find_ram_disk(1000) is None
 
 
 def start():
-    return start_vllm("some/model", [EOS], dtype=torch.float32, max_rows=8, memory_share=0.5)
+    return start_vllm("some/model", [EOS], dtype=torch.float32, max_concurrent_sequences=8, memory_share=0.5)
 
 
 def test_vllm_that_is_not_installed_is_said_in_one_line(monkeypatch):

@@ -16,21 +16,24 @@ import pytest
 import torch
 from patience import PATIENCE
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Finish, Request
-from adaptthink.engines.native import NativeEngine, nucleus
+from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
+from adaptthink.engines.sampling import apply_top_p
 from adaptthink.engines.vllm import start_vllm
 from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models import TINY, load_policy, load_trainee
-from adaptthink.modes import Mode, prompt_ids
-from adaptthink.reference import Reference
-from adaptthink.rollout import Caps, Sampler, Sampling, collect
-from adaptthink.runs import read_metrics
-from adaptthink.tasks.arithmetic import Split, problems
-from adaptthink.train import train
+from adaptthink.models.loading import TINY, load_policy, load_trainee
+from adaptthink.modes import Mode, encode_prompt
+from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.reference import Reference
+from adaptthink.training.rollout import collect
+from adaptthink.training.train import Reporting, TrainingData, train
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; scripts/setup_vllm.sh, .venv-vllm"
@@ -39,7 +42,16 @@ pytestmark = pytest.mark.skipif(
 MEMORY_SHARE = 0.1
 START_SECONDS = 480  # half a minute on an idle machine, many times that on a busy one
 QUESTIONS = ("47+8=?", "9-3+77=?", "12+34+56-7=?")
-SMALL = ("--problems-per-level", "2", "--max-think-tokens", "48", "--max-no-think-tokens", "16", "--max-rows", "64")
+SMALL = (
+    "--problems-per-level",
+    "2",
+    "--max-think-tokens",
+    "48",
+    "--max-no-think-tokens",
+    "16",
+    "--max-concurrent-sequences",
+    "64",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def vllm_engine(policy):
         str(TINY),
         policy.eos_ids,
         dtype=policy.model.dtype,
-        max_rows=64,
+        max_concurrent_sequences=64,
         memory_share=MEMORY_SHARE,
     )
     yield engine
@@ -106,7 +118,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def server_engine(server, policy, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "secret")
-    return connect(server, policy.eos_ids, name="tiny", max_rows=32)
+    return connect(server, policy.eos_ids, name="tiny", max_concurrent_sequences=32)
 
 
 @pytest.fixture(params=["vllm", "openai"])
@@ -115,7 +127,7 @@ def engine(request):
 
 
 def prompts(policy):
-    return [prompt_ids(policy.tokenizer, policy.template, question) for question in QUESTIONS]
+    return [encode_prompt(policy.tokenizer, policy.template, question) for question in QUESTIONS]
 
 
 def native(policy):
@@ -128,7 +140,7 @@ def distribution(policy, context, temperature, top_p=1.0, banned=()):
         logprobs_1V = (policy.model(torch.tensor([context])).logits[:, -1] / temperature).log_softmax(-1)
     logprobs_1V[:, list(banned)] = -torch.inf
     logprobs_1V = logprobs_1V.log_softmax(-1)
-    return (nucleus(logprobs_1V, top_p) if top_p < 1 else logprobs_1V)[0]
+    return (apply_top_p(logprobs_1V, top_p) if top_p < 1 else logprobs_1V)[0]
 
 
 def mixed_requests(policy):
@@ -150,12 +162,12 @@ def mixed_requests(policy):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.6, 1.0), (0.6, 0.95), (1.0, 0.8)])
 def test_logprobs_are_those_of_the_distribution_drawn_from(engine, policy, temperature, top_p):
-    asked, finished = mixed_requests(policy), []
+    requested, finished = mixed_requests(policy), []
     done = engine.generate(
-        asked, temperature=temperature, top_p=top_p, seed=7, on_finish=lambda *ended: finished.append(ended)
+        requested, temperature=temperature, top_p=top_p, seed=7, on_finish=lambda *ended: finished.append(ended)
     )
     gaps = []
-    for request, completion in zip(asked, done, strict=True):
+    for request, completion in zip(requested, done, strict=True):
         forced = len(request.prefix_ids)
         assert completion.token_ids[:forced] == request.prefix_ids
         assert len(completion.logprobs) == len(completion.token_ids) <= request.max_tokens
@@ -178,8 +190,8 @@ def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, to
     num, prompt = 2000, (*prompts(policy)[1], policy.template.think_id, 198)
     free = distribution(policy, prompt, 2.0)
     banned = (int(free.argmax()),) if ban else ()
-    asked = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
-    drawn = [c.token_ids[0] for c in vllm_engine.generate(asked, temperature=2.0, top_p=top_p, seed=5)]
+    requested = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
+    drawn = [c.token_ids[0] for c in vllm_engine.generate(requested, temperature=2.0, top_p=top_p, seed=5)]
     expected = num * distribution(policy, prompt, 2.0, top_p, banned).exp().double()
     count = torch.bincount(torch.tensor(drawn), minlength=len(expected)).double()
     assert count[expected == 0].sum() == 0
@@ -193,12 +205,12 @@ def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, to
 
 
 def test_a_response_does_not_depend_on_the_rest_of_the_batch(engine, policy):
-    asked = mixed_requests(policy)
-    together = engine.generate(asked, temperature=1.0, seed=3)
+    requested = mixed_requests(policy)
+    together = engine.generate(requested, temperature=1.0, seed=3)
     for index in (0, 3, 4):
-        [alone] = engine.generate([asked[index]], temperature=1.0, seed=3)
+        [alone] = engine.generate([requested[index]], temperature=1.0, seed=3)
         assert alone.token_ids == together[index].token_ids
-    others = engine.generate(asked, temperature=1.0, seed=4)
+    others = engine.generate(requested, temperature=1.0, seed=4)
     assert [c.token_ids for c in others] != [c.token_ids for c in together]
 
 
@@ -242,15 +254,9 @@ def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
 
 def test_rollouts_keep_each_modes_cap(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
-    sampling = Sampling(Caps(think=24, no_think=5), 1.0, seed=2)
-    rollouts = collect(
-        sampler,
-        problems(2, seed=1, split=Split.TRAIN),
-        samples=4,
-        no_think_share=0.5,
-        sampling=sampling,
-        force_opener=False,
-    )
+    settings = {"max_think_tokens": 24, "max_no_think_tokens": 5, "samples_per_problem": 4, "temperature": 1.0}
+    config = check(TrainConfig, settings | {"force_think_start": False, "seed": 2})
+    rollouts = collect(sampler, generate_problems(2, seed=1, split=Split.TRAIN), config, step=1)
     for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
         assert len(lengths) == len(rollouts) / 2
@@ -261,7 +267,7 @@ def test_rollouts_keep_each_modes_cap(engine, policy):
 def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, forced):
     """After each update vLLM's probe equals the native engine's on the trained weights: nothing is stale."""
     trained = load_policy("tiny")
-    pool = problems(4, seed=0, split=Split.TRAIN)
+    pool = generate_problems(4, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     settings = check(
         TrainConfig,
@@ -272,20 +278,21 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
             "max_think_tokens": 64,
             "max_no_think_tokens": 16,
         }
-        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_opener": forced},
+        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_think_start": forced},
     )
     no_think = []
 
     def on_step(metrics):
         ids = (trained.template.no_think_id,)
-        asked = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
-        exact = native(trained).next_token_logprobs(asked, ids, temperature=1.0)
+        requested = [encode_prompt(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        exact = native(trained).next_token_logprobs(requested, ids, temperature=1.0)
         assert metrics["probe_no_think_logprob"] == pytest.approx(sum(row[0] for row in exact) / 2, abs=1e-3)
         no_think.append(metrics["probe_no_think_logprob"])
 
     sampler = Sampler(vllm_engine, trained.tokenizer, trained.template)
     try:
-        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+        data = TrainingData(pool, reference, held_out=pool[:2])
+        train(trained, sampler, data, settings, tmp_path, Reporting(on_step, warn=print))
     finally:
         vllm_engine.load_weights(policy.model)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
@@ -295,7 +302,7 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
 def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
     """After each update the engine's probe equals that of the model with its adapter, whose own weights stay."""
     pytest.importorskip("peft")
-    pool = problems(4, seed=0, split=Split.TRAIN)
+    pool = generate_problems(4, seed=0, split=Split.TRAIN)
     reference = {p.id: Reference(p.id, (Verdict.CORRECT, Verdict.WRONG), (5, 5)) for p in pool}
     settings = check(
         TrainConfig,
@@ -306,7 +313,7 @@ def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
     no_think = []
 
     def on_step(metrics):
-        contexts = [prompt_ids(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
+        contexts = [encode_prompt(trained.tokenizer, trained.template, p.prompt) for p in pool[:2]]
         with torch.no_grad():
             rows = [trained.model(torch.tensor([context])).logits[0, -1].log_softmax(-1) for context in contexts]
         exact = sum(row[trained.template.no_think_id].item() for row in rows) / 2
@@ -315,7 +322,8 @@ def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
 
     sampler = Sampler(engine, trained.tokenizer, trained.template)
     try:
-        train(trained, sampler, pool, reference, pool[:2], settings, tmp_path, on_step=on_step, warn=print)
+        data = TrainingData(pool, reference, held_out=pool[:2])
+        train(trained, sampler, data, settings, tmp_path, Reporting(on_step, warn=print))
     finally:
         engine.load_weights(policy.model)
     assert abs(no_think[1] - no_think[0]) > 0.01
@@ -380,23 +388,23 @@ def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
 
 
 def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, random_model, monkeypatch):
-    asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
-    check_server(server_engine, native(policy), *asked)
+    requested = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+    check_server(server_engine, native(policy), *requested)
     with pytest.raises(UserError, match="another model than --model"):
-        check_server(server_engine, NativeEngine(random_model, policy.eos_ids), *asked)
+        check_server(server_engine, NativeEngine(random_model, policy.eos_ids), *requested)
     monkeypatch.setenv(KEY_VARIABLE, "wrong")
     with pytest.raises(UserError, match=f"answered 401: .*set {KEY_VARIABLE}"):
-        connect(server, policy.eos_ids, name="tiny", max_rows=1)
+        connect(server, policy.eos_ids, name="tiny", max_concurrent_sequences=1)
 
 
 def test_a_server_with_raw_logprobs_or_without_our_extension_is_refused(policy, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "secret")
     process, url = start_server(tmp_path)
     try:
-        engine = connect(url, policy.eos_ids, name="tiny", max_rows=1)
-        asked = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
+        engine = connect(url, policy.eos_ids, name="tiny", max_concurrent_sequences=1)
+        requested = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)
         with pytest.raises(UserError, match="--logprobs-mode processed_logprobs"):
-            check_server(engine, native(policy), *asked)
+            check_server(engine, native(policy), *requested)
         with pytest.raises(UserError, match="--worker-extension-cls"):
             engine.load_weights(policy.model)
     finally:

@@ -1,5 +1,5 @@
 """``python -m adaptthink`` is the same as ``adaptthink``."""
 
-from adaptthink.cli import main
+from adaptthink.cli.app import main
 
 main()

@@ -1,13 +1,13 @@
-"""How each model family opens and closes a thought, found by asking its own chat template.
+"""How each model family opens and closes a thought, derived from its own chat template.
 
 A prompt is rendered once in each mode and the two token sequences are compared. What they share is the prompt. The
 first token that differs is the *decision token*: what AdaptThink samples half and half and learns to choose. Each
 mode's *prefix* begins with its decision token; the tokens after it are forced and carry no loss.
 
 A prefix forces what the template itself writes for the mode. Where the template writes nothing for thinking, the
-first token of the think opener (w_start in the paper) stands for it. Four conventions are known, see `Convention`.
+prefix is the first token of `think_start` (w_start in the paper). Four conventions are known, see `Convention`.
 
-Left out on purpose: a table of model names (a fine-tune may carry any template), thoughts that do not sit between
+Left out on purpose: a table of model names (a fine-tune may carry any template), thoughts that are not between
 two markers (harmony channels), and graded effort (`reasoning_effort`): there are two modes here.
 """
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MARKERS = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"))
 SWITCHES = ("enable_thinking", "thinking")
-ELSEWHERE = ("<|channel|>", "<|channel>", "to=self<|message|>")  # how templates without markers set thoughts apart
-QUESTION, SECOND_QUESTION = "1+1=?", "5-3=?\n9+8=?"  # characters that even the smallest vocabulary has
+ELSEWHERE = ("<|channel|>", "<|channel>", "to=self<|message|>")  # how templates without markers separate thinking
+QUESTION, SECOND_QUESTION = "1+1=?", "5-3=?\n9+8=?"  # only characters that any vocabulary has
 
 
 class Mode(StrEnum):
@@ -37,8 +37,13 @@ class Mode(StrEnum):
     NO_THINK = "no_think"
 
 
+def choose_mode(no_think_probability: float, threshold: float) -> Mode:
+    """Return the mode chosen by a threshold on P(no_think): no_think at or above the threshold, else think."""
+    return Mode.NO_THINK if no_think_probability >= threshold else Mode.THINK
+
+
 class Convention(StrEnum):
-    """Where the decision was found. The examples show: …prompt [decision] rest of the prefix."""
+    """Where the decision is. The examples show: …prompt [decision] rest of the prefix."""
 
     OPEN_PROMPT = "open_prompt"  # DeepSeek-R1, Qwen3.5: …<think>\n [Alright]   or   …<think>\n [</think>] \n\n
     BLOCK = "block"  # Qwen3: …<think> [\n] Alright   or   …<think> [\n\n] </think> \n\n
@@ -109,19 +114,19 @@ class Check:
     ok: bool
 
 
-def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") -> ThinkTemplate:
-    """Derive the `ThinkTemplate` from the tokenizer's own chat template, then verify it on a second question.
+def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -> ThinkTemplate:
+    """Return the `ThinkTemplate` derived from the tokenizer's own chat template, verified on a second question.
 
-    `think_opener` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). Raises
-    `UserError` with what was found, what is needed and what to do instead.
+    `think_start` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). Raises
+    `UserError` if the template cannot work, with what was found, what is needed and what to do instead.
     """
-    if not think_opener.strip():
-        raise _bad_opener(think_opener, "it is blank")
+    if not think_start.strip():
+        raise _bad_think_start(think_start, "it is blank")
     opening, closing, close_id = _markers(tokenizer)
     switch = _switch(tokenizer)
     endings = [_ending(tokenizer, switch, mode) for mode in Mode]
     convention, cut, think_text, no_think_text = _compare(
-        *endings, opening=opening, closing=closing, opener=think_opener, switched=switch is not None
+        *endings, opening=opening, closing=closing, think_start=think_start, switched=switch is not None
     )
     prompt = _render(tokenizer, QUESTION, switch).removesuffix(cut)
     if QUESTION not in prompt:
@@ -132,9 +137,9 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
     think_ids, no_think_ids = encode(tokenizer, prompt + think_text), encode(tokenizer, prompt + no_think_text)
     start, stop = _shared(think_ids, no_think_ids), len(think_ids)
     if convention is not Convention.SWITCH:
-        # The opener's first token is the first one that the opener changes, also where it merges with what precedes.
-        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_opener)), think_ids) + 1
-        _check_word(tokenizer, think_opener, think_ids[:stop][-1])
+        # The first token of think_start is the first one that it changes, also where it merges with what precedes.
+        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids) + 1
+        _check_word(tokenizer, think_start, think_ids[:stop][-1])
     template = ThinkTemplate(
         convention=convention,
         open=opening,
@@ -148,28 +153,28 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_opener: str = "Alright") 
         no_think_text=no_think_text,
     )
     if not template.think_prefix_ids or close_id not in template.no_think_prefix_ids:
-        raise _bad_opener(think_opener, "no_think begins with the same token, so nothing tells the modes apart")
+        raise _bad_think_start(think_start, "no_think begins with the same token, so nothing tells the modes apart")
     if not all(check.ok for check in _check_prefixes(tokenizer, template, SECOND_QUESTION)):
         raise UserError(
             f"the tokens after the question change with the question (its prompts end in {endings[0]!r}); needed: a"
-            " prompt that ends in the same tokens whatever is asked; check the chat template and the normalizer"
+            " prompt that ends in the same tokens for any question; check the chat template and the normalizer"
         )
     return template
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str | Sequence[Message]
 ) -> tuple[int, ...]:
     """Return the ids of the rendered chat prompt up to, but excluding, the decision token; with BOS never doubled.
 
-    `asked` is one question, or a conversation that ends in one; thoughts in its earlier answers are dropped.
+    `question` is one question, or a conversation that ends in one; thinking in its earlier answers is dropped.
     """
-    return rendered_ids(tokenizer, template, _prompt(tokenizer, template, asked))
+    return encode_rendered(tokenizer, template, _prompt(tokenizer, template, question))
 
 
-def rendered_ids(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
-    """Return what `prompt_ids` does for a prompt that the chat template has already rendered (see `is_rendered`)."""
-    # Cut from the whole, because a text that stops before the decision may end in other tokens than the whole has.
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, prompt: str) -> tuple[int, ...]:
+    """Return what `encode_prompt` does, for a prompt that is rendered already (see `is_rendered`)."""
+    # The whole text is encoded and then cut: encoded alone, the prompt might end in other tokens.
     whole = encode(tokenizer, prompt.removesuffix(template.cut) + template.no_think_text)
     size = len(template.no_think_prefix_ids)
     if whole[-size:] != template.no_think_prefix_ids:
@@ -188,18 +193,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, messages: Sequence[Message]) -> str:
-    """Return the text of a conversation's prompt, in the form that leads into a thought; earlier thoughts dropped."""
-    return _render(tokenizer, without_thoughts(template, messages), template.switch)
+    """Return the text of a conversation's prompt, in the form for think; thinking in earlier answers is dropped."""
+    return _render(tokenizer, drop_earlier_thinking(template, messages), template.switch)
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, text: str) -> bool:
-    """Whether a text ends as the chat template's own prompts do, so that the next token decides the mode."""
+    """Return whether a text ends as the chat template's own prompts do, so that the next token decides the mode."""
     _, _, ending = _prompt(tokenizer, template, QUESTION).rpartition(QUESTION)
     return text.removesuffix(template.cut).endswith(ending)
 
 
-def without_thoughts(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with the answers alone where the assistant's texts hold a thought too."""
+def drop_earlier_thinking(template: ThinkTemplate, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages without the thinking in the assistant's texts."""
     answers = []
     for message in messages:
         content = message.content
@@ -211,26 +216,27 @@ def without_thoughts(template: ThinkTemplate, messages: Sequence[Message]) -> li
 
 
 def split_response(text: str, template: ThinkTemplate) -> tuple[str | None, str | None]:
-    """Return (thought, answer), both as written: what stands before and after the last close marker.
+    """Return (thinking, answer) of a text, both as written: what is before and after the first close marker.
 
-    A leading open marker is dropped. The thought is None where nothing was thought, the answer is None if the thought
-    never closed. Decode `text` with its special tokens: some tokenizers count the markers among them.
+    For texts alone, such as a conversation's earlier turns; a completion is read by its tokens (`sampling.reading`).
+    A leading open marker is dropped. The thinking is None if it is blank, the answer is None if the thinking never
+    closed. Decode `text` with its special tokens: some tokenizers count the markers among them.
     """
     return split_text(text, template.open, template.close)
 
 
 def split_text(text: str, opening: str, closing: str) -> tuple[str | None, str | None]:
-    """Return (thought, answer) by a pair of markers (see `split_response`)."""
-    before, closed, after = text.rpartition(closing)
-    thought, answer = (before, after) if closed else (text, None)
-    head, opened, rest = thought.partition(opening)
+    """Return (thinking, answer) by a pair of markers (see `split_response`)."""
+    before, closed, after = text.partition(closing)
+    thinking, answer = (before, after) if closed else (text, None)
+    head, opened, rest = thinking.partition(opening)
     if opened and not head.strip():
-        thought = rest
-    return (thought if thought.strip() else None), answer
+        thinking = rest
+    return (thinking if thinking.strip() else None), answer
 
 
 def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> list[Check]:
-    """Say what was found, for a human to read; `ok` is False where this tokenizer and `template` do not agree."""
+    """Return what was found, one line each; `ok` is False where this tokenizer and `template` do not agree."""
     prompt = _prompt(tokenizer, template, QUESTION)
     num_bos = sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, encode(tokenizer, prompt)))
     close_ids, eos = _plain_ids(tokenizer, template.close), tokenizer.eos_token_id
@@ -250,7 +256,7 @@ def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> lis
 
 
 def _compare(
-    think: str, no_think: str, *, opening: str, closing: str, opener: str, switched: bool
+    think: str, no_think: str, *, opening: str, closing: str, think_start: str, switched: bool
 ) -> tuple[Convention, str, str, str]:
     """Return the convention and the texts `cut`, `think_text` and `no_think_text`, from how the prompts end."""
     base, opened, space = think.rpartition(opening)
@@ -260,15 +266,15 @@ def _compare(
         if closes and before == base:
             return Convention.SWITCH, opening + space, opening + space, closing + after
         # A prompt that is deployed opened stays as it is; only what follows the family's own close is taken over.
-        return Convention.OPEN_PROMPT, "", opener, closing + (after if closes else "")
+        return Convention.OPEN_PROMPT, "", think_start, closing + (after if closes else "")
     if not switched and not closes:
-        return Convention.APPENDED, "", f"{opening}\n{opener}", f"{opening}\n{closing}"
+        return Convention.APPENDED, "", f"{opening}\n{think_start}", f"{opening}\n{closing}"
     block = no_think[len(think) :] if no_think.startswith(think) else ""
     lead, _, rest = block.partition(opening)
     inside, closed, after = rest.partition(closing)
     if closed and not (lead + inside + after).strip():
-        # An empty thought shows the white space of both its ends; the model begins a thought with the first half.
-        return Convention.BLOCK, "", lead + opening + inside[: (len(inside) + 1) // 2] + opener, block
+        # An empty block has the white space of both its ends; the model begins its thinking with the first half.
+        return Convention.BLOCK, "", lead + opening + inside[: (len(inside) + 1) // 2] + think_start, block
     raise UserError(
         f"the chat template ends its prompt in {think[-40:]!r} for think and {no_think[-40:]!r} for no_think; needed: a"
         f" prompt that ends in {opening}, or a switch ({' or '.join(SWITCHES)}) that makes it end in {closing}; choose"
@@ -287,7 +293,7 @@ def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
     for sign in ELSEWHERE:
         if sign in source:
             raise UserError(
-                f"the chat template sets thoughts apart by {sign!r}; needed: thoughts between an open and a close"
+                f"the chat template separates thinking by {sign!r}; needed: thoughts between an open and a close"
                 f" marker; choose a model that writes {' … '.join(MARKERS[0])}"
             )
     for opening, closing in MARKERS:
@@ -311,39 +317,39 @@ def _switch(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode) -> str:
-    """Return what the template adds for the answer to begin.
+    """Return the generation prompt, the text that the template adds before an answer.
 
-    A switch may write elsewhere too, in the system prompt or after the question. One prompt has to serve both modes,
-    so that part stays as it is for think.
+    A switch may also write elsewhere, in the system prompt or after the question. One prompt has to serve both modes,
+    so that part is always the one for think.
     """
     text = _render(tokenizer, QUESTION, switch, mode=mode)
     before = _render(tokenizer, QUESTION, switch, mode=mode, answering=False)
-    # A template may also add it always, or end the conversation with a token of its own if no answer is to come.
+    # Some templates add it always, or end a conversation without generation prompt with a token of their own.
     return text[len(before) :] if text != before and text.startswith(before) else text.rpartition(QUESTION)[2]
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, asked: str | Sequence[Message]) -> str:
+def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str | Sequence[Message]) -> str:
     """Return the text that both modes share."""
-    messages = [Message("user", asked)] if isinstance(asked, str) else asked
+    messages = [Message("user", question)] if isinstance(question, str) else question
     return render(tokenizer, template, messages).removesuffix(template.cut)
 
 
 def _render(
     tokenizer: PreTrainedTokenizerBase,
-    asked: str | Sequence[Message],
+    question: str | Sequence[Message],
     switch: str | None,
     *,
     mode: Mode = Mode.THINK,
     answering: bool = True,
 ) -> str:
-    """Render one question or a conversation. The switch is always said, since some templates default to no_think."""
-    turns = [Message("user", asked)] if isinstance(asked, str) else asked
+    """Render one question or a conversation. The switch is always set, since some templates default to no_think."""
+    turns = [Message("user", question)] if isinstance(question, str) else question
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     shown = "one user message" if len(turns) == 1 else f"messages of {', '.join(turn.role for turn in turns)}"
     options: dict[str, Any] = {switch: mode is Mode.THINK} if switch else {}
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering, **options))
-    except Exception as error:  # a chat template is somebody's program and may fail in any way
+    except Exception as error:  # a chat template is third-party code and may raise anything
         raise UserError(
             f"the chat template fails on {shown} ({' '.join(str(error).split())}); needed: a template that"
             f" renders {'a plain question' if len(turns) == 1 else 'these'}; set the tokenizer's chat_template to one"
@@ -355,7 +361,7 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the number of leading tokens that are alike."""
+    """Return the number of leading tokens that are equal."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -372,17 +378,17 @@ def _check_prefixes(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate,
     return checks
 
 
-def _check_word(tokenizer: PreTrainedTokenizerBase, opener: str, token: int) -> None:
-    """Refuse an opener whose first token is a special or an unknown token, white space or a part of a character."""
+def _check_word(tokenizer: PreTrainedTokenizerBase, think_start: str, token: int) -> None:
+    """Raise UserError if the first token of think_start is special, unknown, white space or a part of a character."""
     text = str(tokenizer.decode([token]))
     if token in tokenizer.added_tokens_decoder or not text.strip() or "\ufffd" in text:
-        raise _bad_opener(opener, f"its first token is {_show(tokenizer, token)}")
+        raise _bad_think_start(think_start, f"its first token is {_show(tokenizer, token)}")
 
 
-def _bad_opener(opener: str, found: str) -> UserError:
+def _bad_think_start(think_start: str, found: str) -> UserError:
     return UserError(
-        f"think_opener {opener!r}: {found}; needed: an opener whose first token is an ordinary word; set think_opener"
-        " to how the model's thoughts begin, such as 'Alright' or 'Okay'"
+        f"think_start {think_start!r}: {found}; needed: a text whose first token is an ordinary word; set think_start"
+        " to how the model's thinking begins, such as 'Alright' or 'Okay'"
     )
 
 

@@ -6,7 +6,7 @@ r"""The paper's mathematics: advantage, importance ratio, clipped loss. Tensors 
 | R       | `reward`           | 1 if the answer is correct, else 0                                   |
 | R̄_ref   | `reference_reward` | mean reward of the reference model on the same problem, pre-sampled  |
 | π_θ     | `logprob`          | the policy that is trained                                           |
-| π_IS    | `behavior`         | the policy that drew the tokens; its log-probability is data         |
+| π_IS    | `behavior`         | the policy that sampled the tokens; its log-probability is data      |
 | ε       | `clip`             | half-width of the interval in which the ratio still counts           |
 
 Shapes: B sequences, T response tokens (padded). `mask_BT` is True where a token takes part in the loss: padding and
@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Ratio = Literal["sequence_mean", "sequence", "token"]
+from adaptthink.ratio import Ratio
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is far outside every clipping interval, and still finite in float32
 
@@ -41,7 +40,7 @@ def advantage(no_think: Tensor, reward: Tensor, reference_reward: Tensor, delta:
     `no_think` is boolean; all three have the same shape (B,), which is the result's. No group mean, no standard
     deviation, no KL term.
     """
-    return delta * no_think.to(reward.dtype) + reward - reference_reward
+    return delta * no_think.to(reward.dtype) + reward - reference_reward  # Eq. 5
 
 
 def group_advantage(no_think_GK: Tensor, reward_GK: Tensor, delta: float) -> Tensor:
@@ -58,17 +57,17 @@ def decision_logprob(no_think: bool, share: float, within_mode: float = 0.0) -> 
     """Log-probability of the decision token under π_IS (Eq. 7): log of its mode's share.
 
     `share` is the share of no_think samples, in [0, 1]. `within_mode` is the token's log-probability among those of
-    its mode: 0 where the mode has one token, as in the paper; where a thought is opened by any token but the
+    its mode: 0 where the mode has one token, as in the paper; where a thought begins with any token but the
     no_think one, the policy's own log π(y₁) − log(1 − π(no_think)). Raises ValueError for a share outside [0, 1] and
-    for a mode that is never drawn at that share.
+    for a mode that is never sampled at that share.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the no_think share must lie in [0, 1], got {share}")
     own_share = share if no_think else 1 - share
     if own_share == 0:
         mode = "no_think" if no_think else "think"
-        raise ValueError(f"a {mode} sample is never drawn at a no_think share of {share}")
-    return math.log(own_share) + within_mode
+        raise ValueError(f"no {mode} response is ever sampled at a no_think share of {share}")
+    return math.log(own_share) + within_mode  # Eq. 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +108,9 @@ def policy_loss(
 def _clipped(log_ratio: Tensor, advantage_: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Return −min(r·A, clip(r)·A), and where its gradient is cut; any shape."""
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    free = ratio * advantage_
-    held = ratio.clamp(1 - clip, 1 + clip) * advantage_
-    return -torch.minimum(free, held), held < free
+    unclipped = ratio * advantage_
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantage_
+    return -torch.minimum(unclipped, clipped), clipped < unclipped  # Eq. 8-9
 
 
 def policy_logprobs(logits_BTV: Tensor, token_ids_BT: Tensor, temperature: float) -> Tensor:

@@ -134,13 +134,13 @@ def test_the_width_check_can_fail(show):
 
 def test_a_thought_unfolds_and_folds(show):
     page = show("one", PHONE)
-    thought = page.locator("details.thought").first
-    text = thought.locator("pre")
+    thinking = page.locator("details.thought").first
+    text = thinking.locator("pre")
     assert not text.is_visible()
-    thought.locator("summary").click()
+    thinking.locator("summary").click()
     assert text.is_visible()
     assert "<script>" in text.inner_text()  # a hostile thought, shown as text
-    thought.locator("summary").click()
+    thinking.locator("summary").click()
     assert not text.is_visible()
 
 
@@ -183,9 +183,9 @@ def test_paper_unfolds_everything_and_shows_no_links(show, name):
     assert not any(page.evaluate(shown, "details.thought pre"))
     page.emulate_media(media="print")
     assert not any(page.evaluate(shown, ".files"))
-    thoughts = page.evaluate(shown, "details.thought pre")
-    assert len(thoughts) >= 10
-    assert all(thoughts)
+    thinkings = page.evaluate(shown, "details.thought pre")
+    assert len(thinkings) >= 10
+    assert all(thinkings)
 
 
 def test_where_the_style_sheet_cannot_unfold_the_script_does_and_folds_again(show):

@@ -75,9 +75,9 @@ def test_deltas_are_those_of_the_levels(folder):
     assert summary["delta_accuracy_points"] == pytest.approx(accuracy)
     assert summary["delta_length_percent"] == pytest.approx(length)
     change = summary["changes"]["adaptthink"]
-    assert change["points"] == pytest.approx(accuracy)
-    assert change["percent"] == pytest.approx(length)
-    assert change["points_interval"][0] <= accuracy <= change["points_interval"][1]
+    assert 100 * change["accuracy"]["interval"]["estimate"] == pytest.approx(accuracy)
+    assert 100 * change["tokens"]["interval"]["estimate"] == pytest.approx(length)
+    assert 100 * change["accuracy"]["interval"]["low"] <= accuracy <= 100 * change["accuracy"]["interval"]["high"]
     assert set(summary["changes"]) == MODES - {"original_think"}
 
 

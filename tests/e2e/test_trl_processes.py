@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
 
-from adaptthink.models import TINY, load_policy
-from adaptthink.tasks.sources import reading_of, training_problems
+from adaptthink.models.loading import TINY, load_policy
+from adaptthink.problems.sources import choose_training_problems, make_reading
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -36,14 +36,15 @@ PLAIN = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0", "-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A recipe, and a store with made-up references of its problems."""
-    from adaptthink.config import TrainConfig, resolve
+    from adaptthink.config.resolve import resolve
+    from adaptthink.config.schema import TrainConfig
 
     folder = tmp_path_factory.mktemp("given")
     recipe = folder / "small.toml"
     recipe.write_text(RECIPE)
     config = resolve("train", TrainConfig, recipes=[recipe])
-    chosen = training_problems(
-        config.problems, per_level=4, held_out_per_level=2, seed=config.seed, reading=reading_of(config)
+    chosen = choose_training_problems(
+        config.problems, per_level=4, held_out_per_level=2, seed=config.seed, reading=make_reading(config)
     )
     fingerprint = load_policy("tiny", device="cpu").fingerprint
     made_with = {"samples": 2, "model_fingerprint": fingerprint, "max_tokens": 48, "boxed_only": True}

@@ -1,7 +1,7 @@
 """Rollouts that were recorded once, and what the native trainer makes of them: what every backend is compared with.
 
-`rollouts.json` holds responses of the embedded model with the log-probabilities that they were drawn with, four to
-each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
+`rollouts.json` holds responses of the embedded model with the log-probabilities that they were sampled with, four
+to each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
 as forced, as where a family's no_think prefix has several tokens: it is no decision and carries no loss. The model
 that is updated is the embedded one with noise on its weights, as a policy that has moved since: ratios lie on both
 sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows.
@@ -12,7 +12,7 @@ shapes and on the processor, and a few tokens carry much of the gradient. The gr
 1 − π, a small difference: of one token with π = 0.953 an error of 3.4e-6 in log π is 7e-5 of 1 − π. With the ratio of
 each token, that token has 30% of the gradient's length in each of two equal responses.
 
-To record again: `python tests/parity/recorded.py`.
+To record again: `PYTHONPATH=tests python tests/parity/recorded.py`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ from typing import Any
 
 import pytest
 import torch
+from rollouts import make_rollout
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.qwen2 import modeling_qwen2
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.grading import Verdict
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
-from adaptthink.reference import Reference
-from adaptthink.rollout import Rollout
-from adaptthink.tasks import Problem
-from adaptthink.train import step_advantages, update
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.reference import Reference
+from adaptthink.training.update import update
 
 FILE = Path(__file__).parent / "rollouts.json"
 PROBLEMS, SAMPLES, REFERENCE_SAMPLES = 8, 4, 4
@@ -63,15 +66,14 @@ def config(**values: object) -> TrainConfig:
 def rollouts() -> list[Rollout]:
     """The recorded responses, problem by problem, no_think first."""
     return [
-        Rollout(
-            problem=Problem(**row["problem"]),
-            mode=Mode(row["mode"]),
-            prompt_ids=tuple(row["prompt_ids"]),
-            response_ids=tuple(row["response_ids"]),
-            behavior_logprobs=tuple(row["behavior_logprobs"]),
-            in_loss=tuple(row["in_loss"]),
-            text=row["text"],
-            verdict=Verdict(row["verdict"]),
+        make_rollout(
+            Problem(**row["problem"]),
+            Mode(row["mode"]),
+            tuple(row["prompt_ids"]),
+            row["response_ids"],
+            row["behavior_logprobs"],
+            row["num_forced"],
+            Verdict(row["verdict"]),
         )
         for row in json.loads(FILE.read_text(encoding="utf-8"))
     ]
@@ -83,10 +85,10 @@ def references() -> dict[str, Reference]:
     return {
         id_: Reference(
             id_,
-            tuple(Verdict.CORRECT if k < place % 5 else Verdict.WRONG for k in range(REFERENCE_SAMPLES)),
+            tuple(Verdict.CORRECT if k < index % 5 else Verdict.WRONG for k in range(REFERENCE_SAMPLES)),
             (20,) * REFERENCE_SAMPLES,
         )
-        for place, id_ in enumerate(ids)
+        for index, id_ in enumerate(ids)
     }
 
 
@@ -128,25 +130,37 @@ def native_loss_and_gradient(
             named = model.named_parameters()
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
-    advantages_N = step_advantages(rollouts(), references(), settings)
+    advantages_N = compute_step_advantages(rollouts(), references(), settings)
     metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), advantages_N, settings, step=1)
     return metrics["loss"], gradients
 
 
 def record() -> None:
-    """Draw the rollouts and write them down."""
+    """Sample the rollouts and write them down."""
     from adaptthink.engines.native import NativeEngine
-    from adaptthink.rollout import Sampler
-    from adaptthink.tasks.arithmetic import Split, problems
-    from adaptthink.train import collect_step
+    from adaptthink.problems.arithmetic import Split, generate_problems
+    from adaptthink.sampling.sampler import Sampler
+    from adaptthink.training.rollout import collect
+    from adaptthink.training.train import choose_problems
 
     policy = load_policy("tiny", device="cpu")
-    engine = NativeEngine(policy.model, policy.eos_ids, max_rows=64)
-    chosen = problems(2, seed=5, split=Split.TRAIN)
-    drawn = collect_step(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
-    rows = [{key: value for key, value in asdict(one).items() if key != "weight"} for one in drawn]
+    engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)
+    chosen = choose_problems(generate_problems(2, seed=5, split=Split.TRAIN), PROBLEMS, config().seed, step=1)
+    sampled = collect(Sampler(engine, policy.tokenizer, policy.template), chosen, config(), step=1)
+    rows = [
+        {
+            "problem": asdict(one.problem),
+            "mode": one.mode,
+            "prompt_ids": one.prompt_ids,
+            "response_ids": one.response_ids,
+            "behavior_logprobs": one.behavior_logprobs,
+            "num_forced": one.num_forced,
+            "verdict": one.verdict,
+        }
+        for one in sampled
+    ]
     for row in rows[::SAMPLES]:
-        row["in_loss"] = [place != 1 for place in range(len(row["in_loss"]))]
+        row["num_forced"] = 2
     FILE.write_text(json.dumps(rows, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
 
 

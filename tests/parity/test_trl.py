@@ -19,9 +19,9 @@ from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
 from adaptthink.integrations import trl
-from adaptthink.models import load_policy
+from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
-from adaptthink.tasks.arithmetic import Split, problems
+from adaptthink.problems.arithmetic import Split, generate_problems
 
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
 SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}
@@ -48,7 +48,7 @@ class Spy(torch.optim.SGD):
         self.gradients.append({name: one.grad.clone() for name, one in self.named.items() if one.grad is not None})
 
 
-def train(tmp_path, model, asked, reference, **settings):
+def train(tmp_path, model, requested, reference, **settings):
     """Train with TRL; return the log and the gradient of every step."""
     args = trl.AdaptThinkConfig(output_dir=str(tmp_path), **(SETTINGS | LOCAL | settings))
     spy = Spy(model)
@@ -56,7 +56,7 @@ def train(tmp_path, model, asked, reference, **settings):
     trainer = trl.AdaptThinkTrainer(
         model,
         args,
-        trl.problem_dataset(asked),
+        trl.problem_dataset(requested),
         processing_class=tokenizer,
         reference=reference,
         optimizers=(spy, None),
@@ -79,9 +79,9 @@ def replay(monkeypatch, tmp_path, dtype=torch.float64, **settings):
         return [by_place[row.id, position] for row, position in zip(rows, positions, strict=True)]
 
     monkeypatch.setattr(trl, "draw_rows", draw_rows)
-    asked = dict.fromkeys(one.problem for one in rollouts)
+    requested = dict.fromkeys(one.problem for one in rollouts)
     reference = {id_: one.reward for id_, one in recorded.references().items()}
-    [row], [gradient] = train(tmp_path, recorded.moved_model(dtype), asked, reference, **settings)
+    [row], [gradient] = train(tmp_path, recorded.moved_model(dtype), requested, reference, **settings)
     return row["loss"], gradient
 
 
@@ -157,10 +157,10 @@ def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
 
     draw_rows = trl.draw_rows
     monkeypatch.setattr(trl, "draw_rows", spied)
-    asked = problems(1, seed=3, split=Split.TRAIN)[:4]
-    reference = dict(zip((one.id for one in asked), [0.25, 0.5, 0.75, 1.0], strict=True))
+    requested = generate_problems(1, seed=3, split=Split.TRAIN)[:4]
+    reference = dict(zip((one.id for one in requested), [0.25, 0.5, 0.75, 1.0], strict=True))
     model = load_policy("tiny", device="cpu").model
-    [row], _ = train(tmp_path, model, asked, reference, per_device_train_batch_size=16)
+    [row], _ = train(tmp_path, model, requested, reference, per_device_train_batch_size=16)
     losses = []
     for one in drawn:
         ratio = math.exp((one.behavior_logprobs[0] - math.log(0.5)) / len(one.response_ids))

@@ -50,11 +50,11 @@ class Waiting:
 class Server:
     """Holds the model that generates."""
 
-    def __init__(self, path: str, dtype: str, max_rows: int, max_tokens: int) -> None:
+    def __init__(self, path: str, dtype: str, max_concurrent_sequences: int, max_tokens: int) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         ends = self.model.generation_config.eos_token_id
         self.ends = {ends} if isinstance(ends, int) else set(ends or ())
-        self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.max_concurrent_sequences, self.max_tokens = max_concurrent_sequences, max_tokens
         self.waiting: list[Waiting] = []
         self.arrived = asyncio.Event()
         self.weights_of_step: int | None = None
@@ -81,13 +81,16 @@ class Server:
     async def serve(self) -> None:
         """Answer all that wait, batch by batch."""
         while self.waiting:
-            while len(self.waiting) < self.max_rows:
+            while len(self.waiting) < self.max_concurrent_sequences:
                 self.arrived.clear()
                 try:
                     await asyncio.wait_for(self.arrived.wait(), QUIET_SECONDS)
                 except TimeoutError:
                     break
-            batch, self.waiting = self.waiting[: self.max_rows], self.waiting[self.max_rows :]
+            batch, self.waiting = (
+                self.waiting[: self.max_concurrent_sequences],
+                self.waiting[self.max_concurrent_sequences :],
+            )
             for settings in {request.settings for request in batch}:
                 alike = [request for request in batch if request.settings == settings]
                 try:
@@ -125,7 +128,7 @@ class Server:
         )
         answers = []
         for tokens, logprobs in zip(chosen_BT.tolist(), logprob_BT.tolist(), strict=True):
-            end = next((place + 1 for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+            end = next((index + 1 for index, token in enumerate(tokens) if token in self.ends), len(tokens))
             answers.append(
                 TokenOutput(
                     token_ids=tokens[:end],

@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-import adaptthink.train
-from adaptthink.config import TrainConfig, check
-from adaptthink.jobs import presample_job, train_job
-from adaptthink.models import load_policy
-from adaptthink.runs import read_metrics
-from adaptthink.verl_job import latest_step
+import adaptthink.training.rollout
+from adaptthink.cli.jobs import presample_job, train_job
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
+from adaptthink.integrations.verl.launcher import latest_step
+from adaptthink.models.loading import load_policy
+from adaptthink.storage.runs import read_metrics
 from verl_cpu.launch import environment, settings
 
 SOURCE = Path(adaptthink.__file__).parent.parent
@@ -121,13 +122,13 @@ def test_the_model_comes_out_as_one_of_hugging_face_and_has_learned(resumed):
 
 def native_metrics(store, folder, salt, monkeypatch):
     """Metrics of the native trainer on the same problems and references; with a salt it samples other responses."""
-    seed_of = adaptthink.rollout.stream_seed
+    seed_of = adaptthink.sampling.sampler.stream_seed
 
     def salted(seed, *purpose):
         return seed_of(seed + 1000 * salt if purpose[0] == "rollout" else seed, *purpose)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptthink.train, "stream_seed", salted)
+        patch.setattr(adaptthink.training.rollout, "stream_seed", salted)
         train_job(check(TrainConfig, RECIPE), folder, reference_store=store, resume=False, clean=False)
     return read_metrics(folder / "metrics.jsonl")
 

@@ -23,13 +23,15 @@ from verl.utils import tensordict_utils
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from adaptthink.config import VerlConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import learning_value
 from adaptthink.integrations.verl.settings import verl_settings
-from adaptthink.models.scoring import response_logprobs
-from adaptthink.train import step_advantages
+from adaptthink.models.scoring import compute_response_logprobs
+from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.rollout import make_loss_mask
 
 RATIOS = ("sequence_mean", "sequence", "token")
 DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
@@ -61,8 +63,8 @@ class Queue:
         )
 
     def kv_batch_put(self, keys, partition_id, fields):
-        for place, key in enumerate(keys):
-            self.rows[key] |= {name: fields[name][place] for name in fields.keys()}  # noqa: SIM118
+        for index, key in enumerate(keys):
+            self.rows[key] |= {name: fields[name][index] for name in fields.keys()}  # noqa: SIM118
 
 
 class Batch:
@@ -76,10 +78,10 @@ class Batch:
 def queue_of(recipe):
     """The recorded rollouts as the agent loop hands them over."""
     rows = {}
-    for place, one in enumerate(rollouts()):
+    for index, one in enumerate(rollouts()):
         level = None if one.problem.level is None else str(one.problem.level)
         extra = Extra(
-            place,
+            index,
             TRAIN,
             one.problem.id,
             level,
@@ -87,10 +89,10 @@ def queue_of(recipe):
             one.problem.kind,
             references()[one.problem.id].reward,
         )
-        response_mask = torch.tensor(one.in_loss, dtype=torch.int64)
+        response_mask = torch.tensor(make_loss_mask(one), dtype=torch.int64)
         scores = torch.zeros(len(one.response_ids))
         scores[-1] = learning_value(recipe, one, extra)
-        rows[f"{one.problem.id}_{place}_0"] = {
+        rows[f"{one.problem.id}_{index}_0"] = {
             "uid": one.problem.id,
             "prompts": torch.tensor(one.prompt_ids),
             "responses": torch.tensor(one.response_ids),
@@ -106,7 +108,7 @@ def queue_of(recipe):
 def forward(model, data, temperature):
     """Log-probabilities of every token of every sequence, flat, each at the place before it, as verl's engines give."""
     prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
-    logprob_BT = response_logprobs(model, prompts, responses, temperature)
+    logprob_BT = compute_response_logprobs(model, prompts, responses, temperature)
     rows = [
         torch.cat([torch.zeros(len(prompt) - 1), own[: len(response)], torch.zeros(1)])
         for prompt, response, own in zip(prompts, responses, logprob_BT, strict=True)
@@ -163,7 +165,7 @@ def verl_loss_and_gradient(
     fields = ["prompts", "responses", "input_ids", "response_mask", "old_log_probs", "advantages"]
     total, seen = 0.0, []
     for part in np.array_split(np.arange(len(keys)), micro_batches * ranks):
-        data = queue.kv_batch_get([keys[place] for place in part], TRAIN, fields)
+        data = queue.kv_batch_get([keys[index] for index in part], TRAIN, fields)
         tensordict_utils.assign_non_tensor(
             data, dp_size=ranks, global_batch_size=len(keys), batch_num_tokens=1, max_response_len=-1
         )
@@ -221,7 +223,7 @@ def test_without_bypass_the_half_is_lost_and_the_gradient_is_another(monkeypatch
 def test_the_learning_value_is_the_native_advantage(tmp_path):
     recipe, _ = settings_of(tmp_path)
     queue = queue_of(recipe)
-    expected = step_advantages(rollouts(), references(), config())
+    expected = compute_step_advantages(rollouts(), references(), config())
     assert [row["rm_scores"].sum().item() for row in queue.rows.values()] == expected.tolist()
     assert not math.isclose(expected.abs().sum().item(), 0)
 

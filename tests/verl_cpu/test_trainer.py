@@ -8,13 +8,14 @@ pytest.importorskip("verl")  # in .venv-verl
 from parity.recorded import config
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from adaptthink.config import VerlConfig, check
+from adaptthink.cli.console import StepPrinter
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import VerlConfig
 from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.modes import Mode
-from adaptthink.runs import read_metrics
-from adaptthink.screen import StepPrinter
-from adaptthink.step_metrics import Response, response_metrics
+from adaptthink.storage.runs import read_metrics
+from adaptthink.training.metrics import RolloutSummary, describe_rollouts
 
 UPDATE = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-4, "clip_share": 0.0, "behavior_decision": 0.5}
 
@@ -34,7 +35,7 @@ def trainer_of(folder, monkeypatch, **update):
     trainer = object.__new__(AdaptThinkTrainer)
     trainer.folder, trainer.global_steps = folder, 1
     trainer.settings = check(VerlConfig, config(steps=1).model_dump() | {"gpus_per_node": 1})
-    trainer.described = response_metrics([Response(mode, Verdict.CORRECT, 5, 1.0) for mode in Mode])
+    trainer.described = describe_rollouts([RolloutSummary(mode, Verdict.CORRECT, 5, 1.0) for mode in Mode])
     trainer.probe = lambda: {"probe_no_think_logprob": -1.0, "probe_mode_mass": 1.0, "probe_no_think_by_level": {}}
     trainer.on_train_begin()
     return trainer
@@ -47,7 +48,7 @@ def test_a_step_can_be_shown_as_soon_as_it_is_written(tmp_path, monkeypatch, cap
     assert trainer.step(metrics, timing) == "batch"
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert (row["rollout_seconds"], row["update_seconds"]) == (3.0, 2.0)
-    StepPrinter(steps=1).show(row)
+    StepPrinter(steps=1).on_step(row)
     assert "1/1" in capsys.readouterr().out
     timing |= {"save_checkpoint": 7.0, "step": 13.0}
     trainer._compute_metrics("batch", metrics, timing, 1, 0)

@@ -1,1 +1,1 @@
-"""Chat models behind an API: `base` the records, `client` asks, one module for each dialect; text in, text out."""
+"""Chat models behind an API: `base` has the records, `client` sends questions, and each dialect has a module."""

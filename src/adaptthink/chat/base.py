@@ -1,53 +1,25 @@
-"""The records of a chat: what is asked, of whom, what came back, and what a dialect has to know.
+"""The records of a chat: endpoint, question and response, and the interface of a dialect.
 
-Left out on purpose: conversations of several turns, system prompts, tools, images. An evaluation asks one question.
+Left out on purpose: conversations of several turns, system prompts, tools, images. An evaluation has single questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from adaptthink.config.chat import KEY_VARIABLES, SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
+from adaptthink.engines.http_retry import check_url
 from adaptthink.errors import UserError
 from adaptthink.modes import MARKERS, Mode, split_text
-from adaptthink.web import check_url
 
-SMALLEST_BUDGET = 1024  # tokens, of Anthropic's thinking budget
-CHARACTERS_PER_TOKEN = 4  # English text; only where a server does not count
+MIN_BUDGET = 1024  # of Anthropic's thinking budget, in tokens
+CHARACTERS_PER_TOKEN = 4  # of English text; only for servers that do not count
 MILLION = 1_000_000
-
-
-class Dialect(StrEnum):
-    """The API that a server speaks."""
-
-    OPENAI = "openai"  # /v1/chat/completions: OpenAI, DeepSeek, OpenRouter, vLLM, SGLang, llama.cpp and many more
-    ANTHROPIC = "anthropic"  # /v1/messages
-
-
-class Switch(StrEnum):
-    """How a mode is asked for. A mode is always said in both directions: servers have defaults of their own."""
-
-    NONE = "none"  # it cannot be: the model decides
-    ENABLE_THINKING = "enable_thinking"  # chat_template_kwargs: {enable_thinking: bool}; Qwen3, GLM
-    TEMPLATE_THINKING = "template_thinking"  # chat_template_kwargs: {thinking: bool}; DeepSeek-V3.1, Granite
-    REASONING_EFFORT = "reasoning_effort"  # reasoning_effort: level; OpenAI
-    THINKING_TYPE = "thinking_type"  # thinking: {type: enabled | disabled}; DeepSeek
-    REASONING = "reasoning"  # reasoning: {enabled: bool}; OpenRouter
-    BUDGET = "budget"  # thinking: {type: enabled, budget_tokens} | {type: disabled}; Anthropic up to 4.6
-    ADAPTIVE = "adaptive"  # thinking: {type: adaptive | disabled}; Anthropic since 4.6
-
-
-HOSTED_SWITCHES = (Switch.REASONING_EFFORT, Switch.THINKING_TYPE, Switch.REASONING)
-SWITCHES = {
-    Dialect.OPENAI: (Switch.NONE, Switch.ENABLE_THINKING, Switch.TEMPLATE_THINKING, *HOSTED_SWITCHES),
-    Dialect.ANTHROPIC: (Switch.NONE, Switch.BUDGET, Switch.ADAPTIVE),
-}
-KEY_VARIABLES = {Dialect.OPENAI: "OPENAI_API_KEY", Dialect.ANTHROPIC: "ANTHROPIC_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +27,19 @@ class Prices:
     """What a million tokens cost, in any one currency; None: unknown."""
 
     input: float | None = None
-    output: float | None = None  # thoughts are billed as output everywhere
+    output: float | None = None  # thinking is billed as output everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model behind an API. Raises UserError for settings that do not go together.
+    """A model behind an API. Raises UserError for settings that contradict each other.
 
-    `url` is the server's, with or without /v1. `effort` is the level of thinking where a switch knows levels, None for
-    the server's own (with `reasoning_effort` medium); `no_think_effort` is the level that stands for no_think.
-    `budget_tokens` caps a thought for the switches `budget` and `reasoning`. `completion_cap` sends the cap as
-    max_completion_tokens, which OpenAI's reasoning models ask for. `inline_thoughts` says that prompts end inside an
-    opened thought and that the server leaves thoughts in the text (vLLM without a reasoning parser): what never closes
-    is then a thought. `silence_seconds` is how long a server may send nothing at all.
+    `url` is the server's, with or without /v1. `effort` is the level of thinking for switches that have levels, None
+    for the server's own (with `reasoning_effort` medium); `no_think_effort` is the level that means no_think.
+    `budget_tokens` limits the thinking for the switches `budget` and `reasoning`. `completion_cap` sends max_tokens as
+    max_completion_tokens, which OpenAI's reasoning models require. `inline_thinking` means that prompts end inside an
+    opened thinking section and that the server leaves thinking in the text (vLLM without a reasoning parser): text that
+    never closes is then thinking. `silence_seconds` is the time-out between two events of a stream.
     """
 
     url: str
@@ -80,7 +52,7 @@ class Endpoint:
     no_think_effort: str = "none"
     budget_tokens: int | None = None
     completion_cap: bool = False
-    inline_thoughts: bool = False
+    inline_thinking: bool = False
     silence_seconds: float = 900.0
     prices: Prices = Prices()
 
@@ -88,16 +60,16 @@ class Endpoint:
         check_url(self.url)
         if self.switch not in SWITCHES[self.dialect]:
             fitting = ", ".join(SWITCHES[self.dialect])
-            raise UserError(f"the switch '{self.switch}' is not of the dialect '{self.dialect}'; choose {fitting}")
-        if self.switch is Switch.BUDGET and (self.budget_tokens or 0) < SMALLEST_BUDGET:
+            raise UserError(f"the dialect '{self.dialect}' has no switch '{self.switch}'; choose {fitting}")
+        if self.switch is Switch.BUDGET and (self.budget_tokens or 0) < MIN_BUDGET:
             raise UserError(
-                f"the switch 'budget' needs a budget of at least {SMALLEST_BUDGET} tokens, not {self.budget_tokens}; "
-                "give one, or take the switch 'adaptive'"
+                f"the switch 'budget' needs a budget of at least {MIN_BUDGET} tokens, not {self.budget_tokens}; "
+                "give one, or use the switch 'adaptive'"
             )
         if self.switch is Switch.REASONING and self.effort and self.budget_tokens:
             raise UserError("the switch 'reasoning' takes an effort or a budget, not both; give one of them")
         if self.concurrency < 1:
-            raise UserError(f"{self.concurrency} questions in flight answer nothing; give a concurrency of 1 or more")
+            raise UserError(f"concurrency = {self.concurrency} sends no questions; give 1 or more")
 
     @property
     def key_name(self) -> str:
@@ -107,43 +79,43 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt. Settings that are None are not sent, so that the server's own apply."""
+    """One prompt to send. Settings that are None are not sent, so that the server's own apply."""
 
     prompt: str
-    mode: Mode | None  # None: the model decides, nothing is switched
-    max_tokens: int  # thought and answer together
+    mode: Mode | None  # None: the model decides, no switch is sent
+    max_tokens: int  # thinking and answer together
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None  # not known to Anthropic's API, and not sent there
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back, texts as written.
+class ChatResponse:
+    """A response from a server, texts as written.
 
-    `thought` is None if nothing was thought, and "" if something was but the server keeps its text. `answer` is None
-    if it never came to one, as in a thought that was cut. `refused`: the model or a filter declined; the answer is
-    then what was said instead, if anything. Where the server did not count, `tokens` are one for every four
-    characters and `tokens_estimated` is True.
+    `thinking` is None if there was none, and "" if there was but the server withholds its text. `answer` is None if
+    there is none, as after thinking that was cut. `refused`: the model or a filter declined; the answer is then the
+    text sent instead, if any. If the server did not count, `tokens` is one for every four characters and
+    `tokens_estimated` is True.
     """
 
-    thought: str | None
+    thinking: str | None
     answer: str | None
     finish: Finish
-    tokens: int  # of thought and answer
-    thought_tokens: int | None  # None: not told
-    prompt_tokens: int | None  # None: not told
+    tokens: int  # of thinking and answer
+    thinking_tokens: int | None  # None: not reported
+    prompt_tokens: int | None  # None: not reported
     tokens_estimated: bool = False
     refused: bool = False
 
     @property
     def mode(self) -> Mode:
-        """The mode in which the model answered, whatever was asked for."""
-        return Mode.NO_THINK if self.thought is None else Mode.THINK
+        """The mode in which the model answered, whatever was requested."""
+        return Mode.NO_THINK if self.thinking is None else Mode.THINK
 
 
 class Counted(Protocol):
-    """Anything with a server's counts: a `Reply`, or what was kept of it."""
+    """Anything with a server's counts: a `ChatResponse`, or the sample stored from it."""
 
     @property
     def prompt_tokens(self) -> int | None: ...  # noqa: D102
@@ -153,84 +125,87 @@ class Counted(Protocol):
     def tokens_estimated(self) -> bool: ...  # noqa: D102
 
 
-def cost(reply: Counted, prices: Prices) -> float | None:
-    """Return what a reply cost, in the currency of `prices`; None if a price or a count is unknown."""
-    if prices.input is None or prices.output is None or reply.prompt_tokens is None or reply.tokens_estimated:
+def compute_cost(response: Counted, prices: Prices) -> float | None:
+    """Return the cost of a response, in the currency of `prices`; None if a price or a count is unknown."""
+    if prices.input is None or prices.output is None or response.prompt_tokens is None or response.tokens_estimated:
         return None
-    return (reply.prompt_tokens * prices.input + reply.tokens * prices.output) / MILLION
+    return (response.prompt_tokens * prices.input + response.tokens * prices.output) / MILLION
 
 
-class ServerFault(Exception):  # noqa: N818, the client makes the error for people of it
-    """What a server says went wrong after it had begun to answer; `passing`: worth another attempt."""
+class ServerFault(Exception):  # noqa: N818, the client turns it into a UserError
+    """An error that a server reports after it began to answer; if `transient`, another attempt may succeed."""
 
-    def __init__(self, message: str, *, passing: bool) -> None:
+    def __init__(self, message: str, *, transient: bool) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.transient = transient
 
 
-def unreadable(error: ValidationError, wanted: str) -> ServerFault:
-    """Make the fault of an answer in another form; names the place, not what stood there."""
+def make_format_fault(error: ValidationError, wanted: str) -> ServerFault:
+    """Return the fault of an answer in another form; it names the field, not its content."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return ServerFault(f"this is no {wanted}: {place} {fault['msg']}".replace("  ", " "), passing=False)
+    field_name = ".".join(str(part) for part in fault["loc"])
+    return ServerFault(f"this is no {wanted}: {field_name} {fault['msg']}".replace("  ", " "), transient=False)
 
 
 @dataclass(slots=True)
 class Draft:
-    """A reply while it arrives."""
+    """A response while it arrives."""
 
-    thoughts: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    thought_withheld: bool = False  # something was thought, whatever text came of it
+    thinking_pieces: list[str] = field(default_factory=list)
+    answer_pieces: list[str] = field(default_factory=list)
+    thinking_withheld: bool = False  # there was thinking, whether or not its text was sent
     refused: bool = False
     finish: Finish | None = None
     complete: bool = False  # the dialect's last event has come
     tokens: int | None = None
-    thought_tokens: int | None = None
+    thinking_tokens: int | None = None
     prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One dialect. `hear` takes the data of one event of a stream, or the whole of an answer that is no stream."""
+    """One dialect. `read_event` takes the data of one event of a stream, or a whole answer that is no stream."""
 
     address: Callable[[Endpoint], str]
     headers: Callable[[str | None], dict[str, str]]  # from the key, if there is one
     body: Callable[[Endpoint, Question], dict[str, Any]]  # raises UserError for what the API documents to refuse
-    hear: Callable[[Draft, str], None]  # raises ServerFault
+    read_event: Callable[[Draft, str], None]  # raises ServerFault
 
 
-def reply_of(draft: Draft, *, opened: bool) -> Reply:
-    """Make the reply of a complete draft; `opened`: its prompt ended inside a thought that the server leaves in place.
+def make_response(draft: Draft, requested: Mode | None, *, opened: bool) -> ChatResponse:
+    """Return the response of a complete draft; `opened`: its prompt ended inside thinking that the server leaves there.
 
     Raises ServerFault if the draft has no finish.
     """
     if draft.finish is None:
-        raise ServerFault("the answer came without the reason of its end", passing=True)
-    reasoning, content = "".join(draft.thoughts), "".join(draft.answers)
-    thought, answer = (reasoning, content) if reasoning.strip() else split_inline(content, opened=opened)
-    if thought is None and (draft.thought_withheld or draft.thought_tokens):
-        thought = ""
+        raise ServerFault("the answer came without a finish reason", transient=True)
+    reasoning, content = "".join(draft.thinking_pieces), "".join(draft.answer_pieces)
+    thinking, answer = (reasoning, content) if reasoning.strip() else split_inline(content, requested, opened=opened)
+    if thinking is None and (draft.thinking_withheld or draft.thinking_tokens):
+        thinking = ""
     estimate = -(-len(reasoning + content) // CHARACTERS_PER_TOKEN)
-    return Reply(
-        thought=thought,
+    return ChatResponse(
+        thinking=thinking,
         answer=answer if answer and answer.strip() else None,
         finish=draft.finish,
         tokens=estimate if draft.tokens is None else draft.tokens,
-        # Some servers write 0 under every reply; beside a thought that can be read it says nothing.
-        thought_tokens=None if thought and not draft.thought_tokens else draft.thought_tokens,
+        # Some servers report 0 with every response; where there is thinking, 0 means that they do not count it.
+        thinking_tokens=None if thinking and not draft.thinking_tokens else draft.thinking_tokens,
         prompt_tokens=draft.prompt_tokens,
         tokens_estimated=draft.tokens is None,
         refused=draft.refused,
     )
 
 
-def split_inline(text: str, *, opened: bool) -> tuple[str | None, str | None]:
-    """Return (thought, answer) of a text that may hold both: what stands before and after the last close marker.
+def split_inline(text: str, requested: Mode | None, *, opened: bool) -> tuple[str | None, str | None]:
+    """Return (thinking, answer) of a text that may hold both: what is before and after the first close marker.
 
-    The open marker may be missing, as some prompts end in it; `opened` says that this one did.
+    The open marker may be missing, as some prompts end in it; `opened` means that these prompts do. Where no_think was
+    requested the prompt has closed the thinking: a later marker is part of the answer, which may mention it.
     """
+    closed = requested is Mode.NO_THINK
     for opening, closing in MARKERS:
-        if closing in text or text.lstrip().startswith(opening):
+        marked = text.lstrip().startswith((opening, closing)) or (closing in text and not closed)
+        if marked:
             return split_text(text, opening, closing)
-    return (text if text.strip() else None, None) if opened else (None, text)
+    return (text if text.strip() else None, None) if opened and not closed else (None, text)

@@ -1,6 +1,6 @@
-"""Asks many questions of one endpoint, a few at a time, in its dialect and as streams.
+"""Sends many questions to one endpoint, a few at a time, in its dialect and as streams.
 
-Streams, because nothing would be sent during a long thought otherwise, and proxies hang up on silence.
+Without streams nothing would be sent during long thinking, and proxies close silent connections.
 """
 
 from __future__ import annotations
@@ -10,172 +10,180 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import httpx2 as httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-from adaptthink.chat import completions, messages
 from adaptthink.chat.base import (
-    HOSTED_SWITCHES,
-    Dialect,
+    Adapter,
+    ChatResponse,
     Draft,
     Endpoint,
     Question,
-    Reply,
     ServerFault,
-    Switch,
-    reply_of,
+    make_response,
 )
+from adaptthink.config.chat import HOSTED_SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
+from adaptthink.engines.http_retry import ATTEMPTS, choose_wait, is_transient, shorten
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
-from adaptthink.web import ATTEMPTS, is_passing, pause, short
 
-ADAPTERS = {Dialect.OPENAI: completions.ADAPTER, Dialect.ANTHROPIC: messages.ADAPTER}
 CONNECT_SECONDS = 10.0
-SHORTEST_KEY = 8  # characters
-LONGEST_REPLY_SECONDS = 7200.0  # also for a server that only keeps the connection alive
+MIN_KEY_CHARACTERS = 8  # characters
+RESPONSE_TIMEOUT_SECONDS = 7200.0  # of a whole response, also if the server keeps the connection alive
 
-OnReply = Callable[[int, Question, Reply], None]  # called as each reply ends, with its place among the questions
+OnResponse = Callable[[int, Question, ChatResponse], None]  # called as each one ends, with its question's index
 
 
-def ask_all(endpoint: Endpoint, questions: Iterable[Question], on_reply: OnReply) -> None:
-    """Ask every question and hand each reply to `on_reply` as it ends, in any order.
+def load_adapter(dialect: Dialect) -> Adapter:
+    """Return the adapter of a dialect: the `ADAPTER` of the module of its name in this package."""
+    adapter: Adapter = import_module(f"adaptthink.chat.{dialect}").ADAPTER
+    return adapter
 
-    Questions are taken from the iterable one by one, and no more of them are held than are in flight. Broken
-    connections, cut streams, 408, 429 and faults of the server are tried again. Raises one UserError for a refusal,
-    or for what did not pass; replies that had ended by then have been handed over.
+
+def ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse) -> None:
+    """Send every question and call `on_response` with each response as it ends, in any order.
+
+    Questions are taken from the iterable one by one, only as many as are in flight. Broken connections, cut streams,
+    408, 429 and 5xx are repeated. Raises one UserError for a refusal, or for an error that lasted through all attempts;
+    responses that had ended by then have been handed over.
     """
-    asyncio.run(_ask_all(endpoint, questions, on_reply))
+    asyncio.run(_ask_all(endpoint, questions, on_response))
 
 
-async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_reply: OnReply) -> None:
+async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse) -> None:
     numbered = enumerate(questions)
-    doubts = _Doubts(endpoint, on_reply)
+    unconfirmed = _Unconfirmed(endpoint, on_response)
 
     async def work(client: httpx.AsyncClient) -> None:
-        for place, question in numbered:  # all workers take from the one iterator
-            doubts.hand_over(place, question, await ask(client, endpoint, question))
+        for index, question in numbered:  # all workers take from the one iterator
+            unconfirmed.hand_over(index, question, await ask(client, endpoint, question))
 
     try:
         async with make_client(endpoint) as client, asyncio.TaskGroup() as group:
             for _ in range(endpoint.concurrency):
                 group.create_task(work(client))
-    except BaseExceptionGroup as failures:  # the first; the others were cancelled or failed alike
+    except BaseExceptionGroup as failures:  # the others were cancelled, or failed for the same reason
         raise failures.exceptions[0] from None
-    doubts.check_none_left()
+    unconfirmed.check_none_left()
 
 
 @dataclass(slots=True)
-class _Doubts:
-    """Holds back finished replies of thought alone, until it is known that no answers are hidden in them.
+class _Unconfirmed:
+    """Holds back finished responses that are all thinking, until it is clear that they hide no answers.
 
-    A reasoning parser that waits for a close marker takes a whole answer for thought where the template has already
-    closed the thought (vLLM's deepseek_r1 does), and a server that leaves close markers out of its text hides where a
-    thought ends. Both befall every reply of a mode. One reply of the mode with an answer therefore rules them out: a
-    reply of thought alone has then ended without an answer.
+    A reasoning parser that waits for a close marker takes a whole answer for thinking if the template has already
+    closed the thinking (vLLM's deepseek_r1 does), and a server that drops close markers from its text hides where the
+    thinking ends. Both affect every response of a mode. So one response of the mode with an answer rules them out: one
+    without has then really ended without an answer.
     """
 
     endpoint: Endpoint
-    on_reply: OnReply
+    on_response: OnResponse
     answered: set[Mode | None] = field(default_factory=set)
-    held: list[tuple[int, Question, Reply]] = field(default_factory=list)
+    held: list[tuple[int, Question, ChatResponse]] = field(default_factory=list)
 
-    def hand_over(self, place: int, question: Question, reply: Reply) -> None:
-        """Pass a reply on, or hold it. Raises UserError if too many are held."""
-        if reply.answer is not None:
+    def hand_over(self, index: int, question: Question, response: ChatResponse) -> None:
+        """Pass a response on, or hold it back. Raises UserError if too many are held."""
+        if response.answer is not None:
             self.answered.add(question.mode)
-        self.held.append((place, question, reply))
-        clear = [item for item in self.held if not self._is_doubtful(*item[1:])]
-        self.held = [item for item in self.held if self._is_doubtful(*item[1:])]
+        self.held.append((index, question, response))
+        clear = [item for item in self.held if not self._is_suspect(*item[1:])]
+        self.held = [item for item in self.held if self._is_suspect(*item[1:])]
         for item in clear:
-            self.on_reply(*item)
+            self.on_response(*item)
         if len(self.held) > self.endpoint.concurrency:
             self.check_none_left()
 
     def check_none_left(self) -> None:
-        """Raise UserError if replies are still held."""
+        """Raise UserError if responses are still held."""
         if not self.held:
             return
-        found = f"{place_of(self.endpoint)} finished {len(self.held)} replies with a thought and none with an answer"
-        if self.endpoint.inline_thoughts:
+        found = (
+            f"{format_address(self.endpoint)} finished {len(self.held)} responses with thinking and none with an answer"
+        )
+        if self.endpoint.inline_thinking:
             raise UserError(
-                f"{found}: no thought was closed; the server may leave the marker out of its text, or the prompt may "
-                "open no thought; start the server with a reasoning parser, or leave out inline_thoughts"
+                f"{found}: no thinking was closed; the server may drop the marker from its text, or the prompt may "
+                "not open any thinking; start the server with a reasoning parser, or leave out inline_thinking"
             )
         raise UserError(
-            f"{found}: its reasoning parser may take answers for thoughts; start the server with the parser of its "
+            f"{found}: its reasoning parser may take answers for thinking; start the server with the parser of its "
             "model's family, or with none"
         )
 
-    def _is_doubtful(self, question: Question, reply: Reply) -> bool:
-        # A template that was told to think has closed no thought, and hosted APIs set thoughts apart by themselves.
-        told = question.mode is Mode.THINK and not self.endpoint.inline_thoughts
+    def _is_suspect(self, question: Question, response: ChatResponse) -> bool:
+        # A template in mode think has closed no thinking, and hosted APIs separate thinking themselves.
+        opened = question.mode is Mode.THINK and not self.endpoint.inline_thinking
         local = self.endpoint.dialect is Dialect.OPENAI and self.endpoint.switch not in HOSTED_SWITCHES
-        bare = bool(reply.thought) and reply.answer is None and reply.finish is Finish.STOP
-        return local and bare and not told and not reply.refused and question.mode not in self.answered
+        bare = bool(response.thinking) and response.answer is None and response.finish is Finish.STOP
+        return local and bare and not opened and not response.refused and question.mode not in self.answered
 
 
-async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question) -> Reply:
-    """Return the reply to one question, after as many attempts as it takes.
+async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question) -> ChatResponse:
+    """Return the response to one question, after up to `ATTEMPTS` attempts.
 
-    Raises UserError when there is none after all attempts, for a refusal, and for a question that cannot be asked.
+    Raises UserError if all attempts failed, for a refusal, and for a question that cannot be sent.
     """
     if question.mode and endpoint.switch is Switch.NONE:
         raise UserError(
-            f"a question asks for the mode '{question.mode}', but no switch is set for {place_of(endpoint)}; "
-            f"set the one that its models know ({', '.join(Switch)}), or leave the mode to the model"
+            f"a question requests the mode '{question.mode}', but no switch is set for {format_address(endpoint)}; "
+            f"set the one that its models support ({', '.join(Switch)}), or leave the mode to the model"
         )
-    body = ADAPTERS[endpoint.dialect].body(endpoint, question)
+    body = load_adapter(endpoint.dialect).body(endpoint, question)
     try:
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS), wait=pause, retry=retry_if_exception(_is_worth_repeating), reraise=True
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=choose_wait,
+            retry=retry_if_exception(_is_worth_repeating),
+            reraise=True,
         ):
             with attempt:
-                async with asyncio.timeout(LONGEST_REPLY_SECONDS):
-                    draft = await _listen(client, endpoint, body)
-                opened = endpoint.inline_thoughts and question.mode is not Mode.NO_THINK
-                reply = reply_of(draft, opened=opened)
+                async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+                    draft = await _read_stream(client, endpoint, body)
+                response = make_response(draft, question.mode, opened=endpoint.inline_thinking)
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
-        advice = "try again later" if error.passing else "see docs/chat.md for its dialect and settings"
-        raise UserError(f"{place_of(endpoint)}: {short(_hide_key(endpoint, str(error)))}; {advice}") from None
+        advice = "try again later" if error.transient else "see docs/chat.md for its dialect and settings"
+        raise UserError(f"{format_address(endpoint)}: {shorten(_hide_key(endpoint, str(error)))}; {advice}") from None
     except TimeoutError:
         raise UserError(
-            f"a reply of {place_of(endpoint)} had not ended after {LONGEST_REPLY_SECONDS:.0f} s; lower its cap of "
-            f"{question.max_tokens} tokens"
+            f"a response of {format_address(endpoint)} had not ended after {RESPONSE_TIMEOUT_SECONDS:.0f} s; lower its "
+            f"max_tokens, {question.max_tokens} now"
         ) from None
     except UnicodeEncodeError:
-        raise UserError("a prompt holds half of a surrogate pair, which no server can be sent; mend the text") from None
+        raise UserError("a prompt has half of a surrogate pair, which cannot be sent; repair the text") from None
     except httpx.HTTPError as error:
         raise _no_answer(endpoint, error) from None
-    return reply
+    return response
 
 
-async def _listen(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, object]) -> Draft:
-    """Return the whole draft from one attempt; raises HTTPError or ServerFault for a failed one."""
-    adapter, draft, heard = ADAPTERS[endpoint.dialect], Draft(), False
+async def _read_stream(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, object]) -> Draft:
+    """Return the whole draft of one attempt; raises HTTPError or ServerFault if it failed."""
+    adapter, draft, received = load_adapter(endpoint.dialect), Draft(), False
     async with client.sse(adapter.address(endpoint), method="POST", json=body) as events:
         response = events.response
         if not response.is_success:
             await response.aread()
             response.raise_for_status()
-        if "text/event-stream" not in response.headers.get("Content-Type", ""):  # a server that knows no streams
+        if "text/event-stream" not in response.headers.get("Content-Type", ""):  # a server that cannot stream
             await response.aread()
-            adapter.hear(draft, response.text)
+            adapter.read_event(draft, response.text)
             if not draft.complete:
-                raise ServerFault(f"this is no answer: {short(response.text)}", passing=False)
+                raise ServerFault(f"this is no answer: {shorten(response.text)}", transient=False)
             return draft
         async for event in events:
             if event.data:
-                adapter.hear(draft, event.data)
+                adapter.read_event(draft, event.data)
             if draft.complete:
                 return draft
-            heard = True
-    if heard and draft == Draft():
-        raise ServerFault(f"its stream holds nothing of the dialect '{endpoint.dialect}'", passing=False)
-    raise ServerFault("the stream was cut before its end", passing=True)
+            received = True
+    if received and draft == Draft():
+        raise ServerFault(f"its stream has no event of the dialect '{endpoint.dialect}'", transient=False)
+    raise ServerFault("the stream was cut before its end", transient=True)
 
 
 def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
@@ -185,31 +193,31 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
     """
     key = _key(endpoint)
     if key and not (key.isascii() and key.isprintable()):
-        raise UserError(f"the key in {endpoint.key_name} has characters that no key has; copy it again")
+        raise UserError(f"the key in {endpoint.key_name} has characters that a header cannot carry; copy it again")
     return httpx.AsyncClient(
-        headers=ADAPTERS[endpoint.dialect].headers(key),
+        headers=load_adapter(endpoint.dialect).headers(key),
         timeout=httpx.Timeout(endpoint.silence_seconds, connect=CONNECT_SECONDS),
         limits=httpx.Limits(max_connections=endpoint.concurrency),
     )
 
 
-def place_of(endpoint: Endpoint) -> str:
-    """Return the address for people: without a name, password or query, which may hold keys."""
-    url = httpx.URL(ADAPTERS[endpoint.dialect].address(endpoint))
+def format_address(endpoint: Endpoint) -> str:
+    """Return the address for messages: without user name, password and query, which may hold keys."""
+    url = httpx.URL(load_adapter(endpoint.dialect).address(endpoint))
     return str(url.copy_with(username="", password="", query=None, fragment=None))
 
 
 def _is_worth_repeating(error: BaseException) -> bool:
-    """Whether to try again; a silent stream too, as it is no slow answer but a broken one."""
-    passing_fault = isinstance(error, ServerFault) and error.passing
-    return passing_fault or is_passing(error) or isinstance(error, httpx.ReadTimeout)
+    """Return whether to try again; also after a silent stream, which is broken rather than slow."""
+    passing_fault = isinstance(error, ServerFault) and error.transient
+    return passing_fault or is_transient(error) or isinstance(error, httpx.ReadTimeout)
 
 
 def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
-    """Make the error of an answer with a status, in the server's own words."""
+    """Return the error for an answer with an error status, with the server's own message."""
     try:
-        said = json.loads(response.text)
-        fault = said.get("error", said)
+        answer = json.loads(response.text)
+        fault = answer.get("error", answer)
         message = fault if isinstance(fault, str) else fault.get("message") or response.text
     except (ValueError, AttributeError):
         message = response.text
@@ -222,22 +230,22 @@ def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
         404: f"check the URL and the model's name '{endpoint.model}'",
         413: "the prompt is too long for it",
         422: "change the setting that it names",
-        429: f"ask fewer questions at once than {endpoint.concurrency}, or see to the account's limits",
+        429: f"send fewer questions at once than {endpoint.concurrency}, or raise the account's limits",
     }.get(response.status_code, "see docs/chat.md" if response.is_client_error else "try again later")
     if response.has_redirect_location:
         advice = f"give the URL that it points to: {response.headers['Location']}"
-    words = short(_hide_key(endpoint, str(message))) or "nothing more"
-    return UserError(f"{place_of(endpoint)} answered {response.status_code}: {words}; {advice}")
+    shown = shorten(_hide_key(endpoint, str(message))) or "no message"
+    return UserError(f"{format_address(endpoint)} answered {response.status_code}: {shown}; {advice}")
 
 
 def _no_answer(endpoint: Endpoint, error: httpx.HTTPError) -> UserError:
     if isinstance(error, httpx.ReadTimeout):
         return UserError(
-            f"{place_of(endpoint)} sent nothing for {endpoint.silence_seconds:g} s, {ATTEMPTS} times over; ask fewer "
-            f"questions at once than {endpoint.concurrency}, or allow a longer silence"
+            f"{format_address(endpoint)} sent nothing for {endpoint.silence_seconds:g} s, {ATTEMPTS} times over; send "
+            f"fewer questions at once than {endpoint.concurrency}, or allow a longer silence"
         )
     reason = _hide_key(endpoint, f"{type(error).__name__} {error}".strip())
-    return UserError(f"no answer from {place_of(endpoint)} ({reason}); is the server running there?")
+    return UserError(f"no answer from {format_address(endpoint)} ({reason}); is the server running there?")
 
 
 def _key(endpoint: Endpoint) -> str | None:
@@ -245,6 +253,6 @@ def _key(endpoint: Endpoint) -> str | None:
 
 
 def _hide_key(endpoint: Endpoint, text: str) -> str:
-    """Return the text without the key, should a server repeat it; stand-ins like EMPTY are words, not secrets."""
+    """Return the text without the key, should a server repeat it; placeholders like EMPTY are no secrets."""
     key = _key(endpoint)
-    return text.replace(key, endpoint.key_name) if key and len(key) >= SHORTEST_KEY else text
+    return text.replace(key, endpoint.key_name) if key and len(key) >= MIN_KEY_CHARACTERS else text

@@ -1,7 +1,7 @@
 """The boundary to whatever generates: three methods, and a scripted fake that makes tests fast.
 
-An engine knows tokens only. What is forced and what is sampled is said in the `Request`; what the policy thought of
-each token comes back in the `Completion`.
+An engine knows tokens only. The `Request` states what is forced and what is sampled; the `Completion` has the
+log-probability of each token.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Finish(StrEnum):
-    """Why a response ended."""
+    """Why a completion ended."""
 
-    STOP = "stop"  # the end token was drawn
-    LENGTH = "length"  # the cap was reached first
+    STOP = "stop"  # an end token was sampled
+    LENGTH = "length"  # max_tokens was reached first
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One response to generate.
+    """One completion to generate.
 
-    `prefix_ids` are forced as the first response tokens and count toward `max_tokens`. `banned_first_ids` cannot be
-    drawn as the first sampled token. `stream` names the random stream: the same engine seed and stream give the
-    same draws, whatever else is in the batch.
+    `prefix_ids` are forced as the first tokens and count toward `max_tokens`. `banned_first_ids` are never sampled as
+    the first token behind the prefix. `stream` identifies the random stream: the same engine seed and stream give the
+    same samples, whatever else is in the batch.
     """
 
     prompt_ids: tuple[int, ...]
@@ -41,10 +41,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The response to one `Request`, prefix and end token included.
+    """The tokens generated for one `Request`, prefix and end token included.
 
-    `logprobs[t]` is the log-probability of `token_ids[t]`: for a sampled token under the distribution that it was
-    drawn from (temperature, top_p and bans applied), for a forced token under the model at the same temperature.
+    `logprobs[t]` is the log-probability of `token_ids[t]`, in nats: for a sampled token under the distribution that it
+    was sampled from (temperature, top_p and bans applied), for a forced token under the model at the same temperature.
     """
 
     token_ids: tuple[int, ...]
@@ -52,11 +52,11 @@ class Completion:
     finish: Finish
 
 
-OnFinish = Callable[[int, Completion], None]  # called as each response ends, with its place among the requests
+OnFinish = Callable[[int, Completion], None]  # called as each one ends, with its request's index
 
 
 class Engine(Protocol):
-    """What every engine does."""
+    """What every engine can do."""
 
     def generate(
         self,
@@ -67,13 +67,13 @@ class Engine(Protocol):
         seed: int = 0,
         on_finish: OnFinish | None = None,
     ) -> list[Completion]:
-        """Complete every request, in order; `on_finish` gets each response as it ends."""
+        """Return one completion per request, in their order; `on_finish` is called with each as it ends."""
         ...
 
     def next_token_logprobs(
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
     ) -> list[list[float]]:
-        """Return, for each prompt, the log-probability of each of `token_ids` as the next token (one prefill)."""
+        """Return for each prompt the log-probability of each of `token_ids` as the next token, (P, N); one prefill."""
         ...
 
     def load_weights(self, model: PreTrainedModel) -> None:
@@ -83,20 +83,20 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Streaming(Protocol):
-    """An engine that also takes requests as it has room for them, so that there may be any number of them."""
+    """An engine that can also take requests from an iterator, of any length, as slots become free."""
 
     def stream(
         self, requests: Iterable[Request], *, temperature: float, top_p: float, seed: int, on_finish: OnFinish
     ) -> None:
-        """Complete requests without prefixes and bans; `on_finish` gets each with its place, and nothing is kept."""
+        """Complete requests without prefixes and bans; `on_finish` gets each one's index, and none is kept."""
         ...
 
 
 class ScriptedEngine:
     """A fake that answers from a function: prompt ids and prefix ids in, response ids after the prefix out.
 
-    A response that does not fit the cap is cut and finishes with `Finish.LENGTH`. Every token's log-probability is
-    `logprob`. `requests` remembers what was asked, `num_loads` counts the times that weights were loaded.
+    A response that is longer than max_tokens is cut and finishes with `Finish.LENGTH`. Every token's log-probability is
+    `logprob`. `requests` records all requests, `num_loads` counts how often weights were loaded.
     """
 
     def __init__(
@@ -121,22 +121,22 @@ class ScriptedEngine:
         seed: int = 0,
         on_finish: OnFinish | None = None,
     ) -> list[Completion]:
-        """Answer every request from the script."""
+        """Complete every request from the script."""
         completions = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             self.requests.append(request)
             ids = (*request.prefix_ids, *self.script(request.prompt_ids, request.prefix_ids))
             finish = Finish.STOP if len(ids) <= request.max_tokens else Finish.LENGTH
             ids = ids[: request.max_tokens]
             completions.append(Completion(ids, (self.logprob,) * len(ids), finish))
             if on_finish:
-                on_finish(place, completions[-1])
+                on_finish(index, completions[-1])
         return completions
 
     def next_token_logprobs(
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
     ) -> list[list[float]]:
-        """Answer from `next_token`."""
+        """Return the values of `next_token`."""
         return [[self.next_token(tuple(prompt), token) for token in token_ids] for prompt in prompts]
 
     def load_weights(self, model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""The native engine's key/value cache: rows with lengths of their own, which come and go between steps."""
+"""The native engine's key/value cache: rows with lengths of their own, which are added and dropped between steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class SlotCache(Cache):
     """A key/value cache whose rows have lengths of their own; rows are appended and dropped between steps.
 
-    `begin(starts_B, count)` announces where the next `count` tokens of each row go. Buffers grow by doubling.
+    `begin(starts_B, count)` sets the positions of the next `count` tokens of each row. Buffers grow by doubling.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -18,18 +18,18 @@ class SlotCache(Cache):
         super().__init__(layers=[*self.slots])
         self.lengths_B = torch.empty(0, dtype=torch.long)
         self.starts_B = self.lengths_B
-        self.width = 0  # of what is visible once the announced tokens are written
-        self.rows_B1 = self.places_BT = torch.empty(0, 1, dtype=torch.long)
+        self.width = 0  # visible positions once the next tokens are written
+        self.rows_B1 = self.positions_BT = torch.empty(0, 1, dtype=torch.long)
 
     def begin(self, starts_B: Tensor, count: int) -> None:
-        """Announce that `count` tokens per row are about to be written at `starts_B`."""
+        """Set the positions of the next write: `count` tokens per row, from `starts_B` on."""
         self.starts_B = starts_B
         self.width = int(starts_B.max()) + count
         self.rows_B1 = torch.arange(len(starts_B), device=starts_B.device)[:, None]
-        self.places_BT = starts_B[:, None] + torch.arange(count, device=starts_B.device)
+        self.positions_BT = starts_B[:, None] + torch.arange(count, device=starts_B.device)
 
     def append(self, other: SlotCache, source_B: Tensor, *, spare: int = 0) -> None:
-        """Add one row for each index in `source_B`, copied from that row of `other`; leave room for `spare` tokens."""
+        """Add one row for each index in `source_B`, copied from that row of `other`; reserve `spare` tokens."""
         self.lengths_B = torch.cat([self.lengths_B.to(source_B.device), other.lengths_B[source_B]])
         for mine, theirs in zip(self.slots, other.slots, strict=True):
             mine.append(theirs, source_B, spare)
@@ -55,7 +55,7 @@ class SlotLayer(CacheLayerMixin):
         """Nothing to prepare: the first write makes the buffer."""
 
     def write(self, states_BT2HD: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values at each row's own places; return all that is visible, (B, heads, width, D) each."""
+        """Write new keys and values at each row's own positions; return all visible ones, (B, heads, width, D) each."""
         batch, _, _, heads, head_dim = states_BT2HD.shape
         if not self.is_initialized:
             self.states = states_BT2HD.new_zeros(2, batch, heads, self.cache.width, head_dim)
@@ -63,14 +63,14 @@ class SlotLayer(CacheLayerMixin):
         capacity = self.states.shape[3]
         if self.cache.width > capacity:
             self.states = _widen(self.states, max(self.cache.width, 2 * capacity))
-        self.states[:, self.cache.rows_B1, :, self.cache.places_BT] = states_BT2HD
+        self.states[:, self.cache.rows_B1, :, self.cache.positions_BT] = states_BT2HD
         keys, values = self.states[:, :, :, : self.cache.width]
         return keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """What transformers' modules call: keys and values (B, heads, T, D) in, all that is visible out."""
+        """Take keys and values (B, heads, T, D), return all visible ones; transformers' modules call this."""
         return self.write(torch.stack([key_states, value_states]).permute(1, 3, 0, 2, 4))
 
     def append(self, other: SlotLayer, source_B: Tensor, spare: int) -> None:
@@ -85,15 +85,15 @@ class SlotLayer(CacheLayerMixin):
         self.states, self.is_initialized = states, True
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys and values visible to a query, and their offset."""
+        """Return the number of keys visible to a query, and their offset."""
         return self.cache.width, 0
 
     def get_seq_length(self) -> int:
-        """Tokens before the ones about to be written; only meaningful during a prefill, where it is 0."""
+        """Return the tokens before the next write; only meaningful during a prefill, where it is 0."""
         return self.cache.width if self.cache.width == 0 else int(self.cache.starts_B.min())
 
     def get_max_length(self) -> int:
-        """-1: grows as needed."""
+        """Return -1: the cache grows as needed."""
         return -1
 
     get_max_cache_shape = get_max_length  # its name in older versions, such as the 5.10 that verl needs

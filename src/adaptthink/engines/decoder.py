@@ -1,10 +1,11 @@
-"""A lean forward pass to generate with, for the Llama family (Llama, SmolLM2, Qwen2 and 3, full-attention Mistral).
+"""The fast path of the native engine, a forward pass for the Llama family (Llama, SmolLM2, Qwen2
+and 3, full-attention Mistral).
 
 On a small model, or a batch that has become small, most of a decoding step is not arithmetic but the calls around it.
 This is the same mathematics as transformers' modules in fewer calls: the three projections of attention in one product,
 gate and up in one, keys and values written together, the queries of a group attending to its keys without copying them.
-On a CPU the larger projections are laid out once for oneDNN (`project.py`). `tests/test_decoder.py` holds it to
-transformers' own logits. Other architectures generate through their own modules (`forward.py`).
+On a CPU the larger projections are packed once for oneDNN (`project.py`). `tests/test_decoder.py` compares it
+with transformers' own logits. Other architectures generate through their own modules (`forward.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 from transformers import PreTrainedModel
 
 from adaptthink.engines.cache import SlotCache
-from adaptthink.engines.project import Projection, projection
+from adaptthink.engines.project import Projection, make_projection
 
 FAMILIES = {"llama", "qwen2", "qwen3", "mistral"}
 PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not change with the length
@@ -39,7 +40,7 @@ class Layer:
 
 
 class Decoder:
-    """The weights of a model as they were when this was made, in `dtype`, and the forward pass over them."""
+    """A snapshot of a model's weights in `dtype`, and the forward pass over them."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         config, body = model.config, model.model
@@ -49,7 +50,7 @@ class Decoder:
         self.epsilon = config.rms_norm_eps
         self.embedding = body.embed_tokens.weight.detach().to(dtype)
         head = model.get_output_embeddings().weight
-        self.head = projection(self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype))
+        self.head = make_projection(self.embedding if head is body.embed_tokens.weight else head.detach().to(dtype))
         self.norm = body.norm.weight.detach().to(dtype)
         self.layers = [read_layer(layer, dtype) for layer in body.layers]
         self.inverse_frequencies = body.rotary_emb.inv_freq
@@ -64,7 +65,7 @@ class Decoder:
         Without one, attention is causal and all rows start at position 0.
         """
         batch, length = ids_BT.shape
-        cos, sin = self.rotate_by(positions_BT)
+        cos, sin = self.find_rotation(positions_BT)
         hidden = F.embedding(ids_BT, self.embedding)
         for layer, slot in zip(self.layers, cache.slots, strict=True):
             normed = normalize(hidden, layer.attention_norm, self.epsilon)
@@ -88,22 +89,22 @@ class Decoder:
         return normalize(hidden, self.norm, self.epsilon)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask_C1W: Tensor) -> Tensor:
-        """Attention of one query token a row: the heads of a group are the queries (G) of one product, C of them."""
+        """Return attention of one query token per row: the G heads of each of C groups are one product's queries."""
         query_CGD = query.reshape(len(mask_C1W), -1, self.head_dim)
         keys_CWD, values_CWD = keys.flatten(0, 1), values.flatten(0, 1)
         scores_CGW = torch.baddbmm(mask_C1W, query_CGD, keys_CWD.transpose(1, 2), alpha=self.head_dim**-0.5)
         return torch.bmm(scores_CGW.softmax(-1), values_CWD)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return logits in float32 for hidden states."""
+        """Return logits (…, V) in float32 for hidden states (…, hidden)."""
         return self.head(hidden).float()
 
-    def rotate_by(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and signed sines (B, T, 1, head_dim) for positions, from a table that grows by doubling."""
+    def find_rotation(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines, (B, T, 1, head_dim) each, from a table that grows by doubling."""
         needed = int(positions_BT.max()) + 1
         if needed > len(self.rotation[0]):
-            places = torch.arange(max(needed, 2 * len(self.rotation[0]), 256), device=positions_BT.device)
-            angles = places[:, None].float() * self.inverse_frequencies.float()[None]
+            positions = torch.arange(max(needed, 2 * len(self.rotation[0]), 256), device=positions_BT.device)
+            angles = positions[:, None].float() * self.inverse_frequencies.float()[None]
             cos, sin = angles.cos() * self.rope_scale, angles.sin() * self.rope_scale
             self.rotation = torch.cat([cos, cos], -1).to(self.dtype), torch.cat([-sin, sin], -1).to(self.dtype)
         cos, sin = self.rotation
@@ -111,13 +112,13 @@ class Decoder:
 
 
 def rotate(states: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Apply rotary position embeddings to (B, T, heads, head_dim)."""
+    """Return states (B, T, heads, head_dim) with rotary position embeddings applied."""
     left, right = states.chunk(2, dim=-1)
     return torch.addcmul(states * cos, torch.cat([right, left], dim=-1), signed_sin)
 
 
 def normalize(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """RMSNorm over the last dimension. On a CPU `F.rms_norm` is composed of more calls than these."""
+    """Return the RMSNorm over the last dimension. On a CPU `F.rms_norm` is composed of more calls than these."""
     if states.device.type != "cpu":
         return F.rms_norm(states, weight.shape, weight, epsilon)
     norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
@@ -126,13 +127,13 @@ def normalize(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def read_layer(layer: Any, dtype: torch.dtype) -> Layer:
-    """Read one layer's weights."""
+    """Return one layer's weights, products that share an input stacked."""
 
     def stacked(*modules: Any) -> Projection:
         weight = torch.cat([module.weight.detach() for module in modules])
         biased = modules[0].bias is not None
         bias = torch.cat([module.bias.detach() for module in modules]).to(dtype) if biased else None
-        return projection(weight.to(dtype), bias)
+        return make_projection(weight.to(dtype), bias)
 
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
@@ -148,7 +149,7 @@ def read_layer(layer: Any, dtype: torch.dtype) -> Layer:
 
 
 def supports(model: PreTrainedModel) -> bool:
-    """Say whether the lean pass knows this model: its family, activation, rotation, and plain modules throughout."""
+    """Return whether the fast path covers this model: its family, activation and rotation, and plain modules only."""
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     plain = all(

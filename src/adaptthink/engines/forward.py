@@ -1,4 +1,4 @@
-"""Forward passes over a `SlotCache`: the lean one where it knows the model, else the model's own modules."""
+"""Forward passes over a `SlotCache`: the fast path where it covers the model, else the model's own modules."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Forward(Protocol):
         ...
 
 
-class LeanForward:
-    """The lean pass of `decoder.py`, over a copy of the weights as they are now."""
+class FastPathForward:
+    """The fast path of `decoder.py`, over a copy of the weights as they are now."""
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         self.decoder = Decoder(model, dtype)
         self.num_layers = len(self.decoder.layers)
 
     def prefill(self, ids_PT: Tensor, lengths_P: Tensor, cache: SlotCache) -> Tensor:
-        """See `Forward`. Right padding needs no mask: a causal row never looks at what stands behind it."""
+        """See `Forward`. Right padding needs no mask: causal attention never attends to it."""
         positions_PT = torch.arange(ids_PT.shape[1], device=ids_PT.device).expand_as(ids_PT)
         hidden_PTD = self.decoder(ids_PT, positions_PT, None, cache)
         return self.decoder.logits(hidden_PTD[torch.arange(len(ids_PT), device=ids_PT.device), lengths_P - 1])
 
     def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
         """See `Forward`."""
-        places_W = torch.arange(cache.width, device=tokens_B.device)
+        positions_W = torch.arange(cache.width, device=tokens_B.device)
         mask_BW = torch.zeros(len(tokens_B), cache.width, dtype=self.decoder.dtype, device=tokens_B.device)
-        mask_BW.masked_fill_(places_W > cache.starts_B[:, None], -torch.inf)
+        mask_BW.masked_fill_(positions_W > cache.starts_B[:, None], -torch.inf)
         mask_C1W = mask_BW.repeat_interleave(self.decoder.num_groups, dim=0)[:, None]
         hidden_B1D = self.decoder(tokens_B[:, None], cache.starts_B[:, None], mask_C1W, cache)
         return self.decoder.logits(hidden_B1D[:, 0])
@@ -83,14 +83,16 @@ class ModuleForward:
 
 
 def make_forward(model: PreTrainedModel, dtype: torch.dtype) -> Forward:
-    """Return a forward pass in `dtype`: the lean one where it knows the model, else the model's modules."""
-    return LeanForward(model, dtype) if supports(model) else ModuleForward(model, dtype)
+    """Return a forward pass in `dtype`: the fast path where it covers the model, else the model's modules."""
+    return FastPathForward(model, dtype) if supports(model) else ModuleForward(model, dtype)
 
 
-def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[SlotCache, Tensor]:
+def prefill_prompts(
+    forward: Forward, prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[SlotCache, Tensor]:
     """Prefill prompts in batches; return their cache (one row each) and next-token logits (P, V)."""
     cache, logits = SlotCache(forward.num_layers), []
-    for batch in token_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
+    for batch in make_token_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
         part = SlotCache(forward.num_layers)
         lengths_P = torch.tensor([len(prompts[index]) for index in batch], device=device)
         width = int(lengths_P.max())
@@ -104,8 +106,8 @@ def run_prompts(forward: Forward, prompts: Sequence[Sequence[int]], device: torc
     return cache, torch.cat(logits)
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut indices, in order, into batches whose padded size (rows × longest) stays within `budget` tokens.
+def make_token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Divide indices, in order, into batches whose padded size (rows × longest) stays within `budget` tokens.
 
     A single sequence longer than the budget gets a batch of its own.
     """

@@ -1,13 +1,13 @@
 """The native engine: samples from any Hugging Face causal LM with full attention, on CPU or GPU.
 
-How it is quick without being clever:
+Why it is fast:
 
 * a prompt is prefilled once, whatever number of responses share it;
 * every row of the cache has its own length (tokens sit at their true positions, there is no left padding), so rows
-  that finish leave and waiting requests take their place at once; those with the largest cap go first;
+  that finish are replaced by waiting requests at once; those with the largest max_tokens go first;
 * what happens to rows in a step happens to all of them in one array operation;
-* for the Llama family a lean forward pass (`decoder.py`) stands in for the model's modules;
-* draws come from a counter-based stream: token t of request i is decided by (seed, i, t) alone.
+* for the Llama family a fast path (`decoder.py`) replaces the model's modules;
+* random numbers are counter-based: token t of request i is decided by (seed, i, t) alone.
 
 Left out: models whose layers keep anything but full key/value tensors (sliding windows, linear attention). They are
 refused when the engine is made.
@@ -26,20 +26,21 @@ from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Finish, OnFinish, Request
 from adaptthink.engines.cache import SlotCache
-from adaptthink.engines.forward import Forward, make_forward, run_prompts
-from adaptthink.engines.sampling import draw, nucleus, uniforms
+from adaptthink.engines.forward import Forward, make_forward, prefill_prompts
+from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
 from adaptthink.errors import UserError
 
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
-FIRST_TOKENS = 256  # of a response that there is room for at first
-SPARE_TOKENS = 64  # of room behind a prompt before the cache has to grow
+FIRST_TOKENS = 256  # initial capacity of the buffer for each response; it doubles when it is full
+SPARE_TOKENS = 64  # initial capacity of the cache behind a prompt
 KEEP_SHARE = 0.85  # finished rows are dropped when at most this share of the rows is still active
 
 
 class NativeEngine:
     """Generates with `model`; `eos_ids` end a response. The model may be trained between two calls.
 
-    `dtype` is what the lean forward pass computes in (default: the model's own).
+    `dtype` is the precision of the forward pass (default: the model's own). Raises UserError for a model with layers
+    that are not full attention.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class NativeEngine:
         model: PreTrainedModel,
         eos_ids: Sequence[int],
         *,
-        max_rows: int = 1024,
+        max_concurrent_sequences: int = 1024,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(sorted(set(eos_ids)))
-        self.max_rows = max_rows
+        self.max_concurrent_sequences = max_concurrent_sequences
         self.dtype = dtype or model.dtype
         layers = set(getattr(model.config.get_text_config(), "layer_types", None) or {"full_attention"})
         if layers != {"full_attention"}:
@@ -83,7 +84,7 @@ class NativeEngine:
         if not prompts:
             return []
         with self._forward() as forward:
-            _, logits_PV = run_prompts(forward, prompts, self.model.device)
+            _, logits_PV = prefill_prompts(forward, prompts, self.model.device)
         return (logits_PV / temperature).log_softmax(-1)[:, list(token_ids)].tolist()
 
     @contextmanager
@@ -103,10 +104,10 @@ class NativeEngine:
 
 @dataclass(slots=True)
 class _Rows:
-    """The responses in the making, one entry a row of the cache."""
+    """The responses that are being generated, one entry for each row of the cache."""
 
     index_B: np.ndarray  # of the request
-    position_B: np.ndarray  # how many tokens the response has
+    position_B: np.ndarray  # number of tokens that the response has so far
     active_B: np.ndarray  # False: finished, but not yet dropped
 
     def keep(self, rows: np.ndarray) -> None:
@@ -135,8 +136,12 @@ class _Generation:
     ) -> None:
         self.forward, self.requests = forward, requests
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
-        self.device, self.eos_ids, self.max_rows = engine.model.device, engine.eos_ids, engine.max_rows
-        self.cap_N = np.array([request.max_tokens for request in requests], np.int64)
+        self.device, self.eos_ids, self.max_concurrent_sequences = (
+            engine.model.device,
+            engine.eos_ids,
+            engine.max_concurrent_sequences,
+        )
+        self.max_tokens_N = np.array([request.max_tokens for request in requests], np.int64)
         self.forced_N = np.array([len(request.prefix_ids) for request in requests], np.int64)
         self.stream_N = np.array([request.stream % 2**64 for request in requests], np.uint64)
         self.bans_N = np.array([bool(request.banned_first_ids) for request in requests], bool)
@@ -144,15 +149,15 @@ class _Generation:
         self.logprobs_NT = np.empty((len(requests), FIRST_TOKENS), np.float32)
 
     def run(self, on_finish: OnFinish | None) -> list[Completion]:
-        """Generate until every request is complete."""
+        """Generate until every request is complete; return completions in the order of the requests."""
         done: dict[int, Completion] = {}
-        waiting = list(np.argsort(-self.cap_N, kind="stable")[::-1])  # the next one is popped from the end
+        waiting = list(np.argsort(-self.max_tokens_N, kind="stable")[::-1])  # the next one is popped from the end
         rows = _Rows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, bool))
         cache = SlotCache(self.forward.num_layers)
         logits_BV = torch.empty(0, 0, device=self.device)
         while waiting or len(rows.index_B):
-            if waiting and len(rows.index_B) <= REFILL_SHARE * self.max_rows:
-                count = min(len(waiting), self.max_rows - len(rows.index_B))
+            if waiting and len(rows.index_B) <= REFILL_SHARE * self.max_concurrent_sequences:
+                count = min(len(waiting), self.max_concurrent_sequences - len(rows.index_B))
                 admitted = np.array([waiting.pop() for _ in range(count)])
                 new_logits_BV = self.prefill(admitted, cache)
                 logits_BV = torch.cat([logits_BV, new_logits_BV]) if len(rows.index_B) else new_logits_BV
@@ -162,7 +167,7 @@ class _Generation:
                 done[index] = completion
                 if on_finish:
                     on_finish(index, completion)
-            # Finished rows are carried along until there are enough of them to be worth a copy of the cache.
+            # Dropping rows copies the cache, so finished rows stay until there are enough of them.
             if rows.active_B.sum() <= KEEP_SHARE * len(rows.active_B):
                 kept = np.flatnonzero(rows.active_B)
                 rows.keep(kept)
@@ -178,28 +183,28 @@ class _Generation:
     def prefill(self, admitted: np.ndarray, cache: SlotCache) -> Tensor:
         """Run each distinct prompt once, append one cache row per request, return their next-token logits (B, V)."""
         prompts = [self.requests[index].prompt_ids for index in admitted]
-        order = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        prompt_cache, logits_PV = run_prompts(self.forward, list(order), self.device)
+        order = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        prompt_cache, logits_PV = prefill_prompts(self.forward, list(order), self.device)
         source_B = torch.tensor([order[prompt] for prompt in prompts], device=self.device)
         cache.append(prompt_cache, source_B, spare=SPARE_TOKENS)
         return logits_PV[source_B]
 
     def choose(self, rows: _Rows, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next token of each row and its log-probability: forced where a prefix says so, else drawn."""
+        """Return the next token of each row and its log-probability, (B,) each; forced in a prefix, else sampled."""
         plain_BV = (logits_BV / self.temperature).log_softmax(-1)
-        drawn_BV = plain_BV
+        sampled_BV = plain_BV
         forced_B = self.forced_N[rows.index_B]
         banning = np.flatnonzero(self.bans_N[rows.index_B] & (rows.position_B == forced_B))
         if len(banning):
-            drawn_BV = plain_BV.clone()
+            sampled_BV = plain_BV.clone()
             for row in banning.tolist():
-                drawn_BV[row, list(self.requests[rows.index_B[row]].banned_first_ids)] = -torch.inf
-            drawn_BV = drawn_BV.log_softmax(-1)
+                sampled_BV[row, list(self.requests[rows.index_B[row]].banned_first_ids)] = -torch.inf
+            sampled_BV = sampled_BV.log_softmax(-1)
         if self.top_p < 1:
-            drawn_BV = nucleus(drawn_BV, self.top_p)
-        uniform_B = torch.from_numpy(uniforms(self.seed, self.stream_N[rows.index_B], rows.position_B))
-        tokens_B = draw(drawn_BV, uniform_B.to(self.device))
-        logprobs_B = drawn_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
+            sampled_BV = apply_top_p(sampled_BV, self.top_p)
+        uniform_B = torch.from_numpy(make_uniforms(self.seed, self.stream_N[rows.index_B], rows.position_B))
+        tokens_B = sample_tokens(sampled_BV, uniform_B.to(self.device))
+        logprobs_B = sampled_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
         forcing = np.flatnonzero(rows.position_B < forced_B)
         if len(forcing):
             tokens = [self.requests[rows.index_B[row]].prefix_ids[rows.position_B[row]] for row in forcing]
@@ -210,7 +215,7 @@ class _Generation:
         return tokens_B, logprobs_B
 
     def record(self, rows: _Rows, tokens_B: Tensor, logprobs_B: Tensor) -> list[tuple[int, Completion]]:
-        """Write down each active row's token; return the responses that this finished, with their places."""
+        """Store each active row's token; return the completions that this finished, with their requests' indices."""
         tokens, active = tokens_B.cpu().numpy(), rows.active_B
         index_A, position_A = rows.index_B[active], rows.position_B[active]
         if position_A.max(initial=0) >= self.tokens_NT.shape[1]:
@@ -219,7 +224,7 @@ class _Generation:
         self.logprobs_NT[index_A, position_A] = logprobs_B.cpu().numpy()[active]
         stopped_B = (tokens[:, None] == self.eos_ids).any(1) & (rows.position_B >= self.forced_N[rows.index_B])
         rows.position_B = rows.position_B + 1
-        finished_B = active & (stopped_B | (rows.position_B >= self.cap_N[rows.index_B]))
+        finished_B = active & (stopped_B | (rows.position_B >= self.max_tokens_N[rows.index_B]))
         rows.active_B = active & ~finished_B
         return [
             (int(rows.index_B[row]), self.completion(rows.index_B[row], rows.position_B[row], stopped_B[row]))
@@ -228,10 +233,10 @@ class _Generation:
 
     @property
     def written(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and log-probabilities, (N, room)."""
+        """Tokens and log-probabilities, (N, capacity) each."""
         return self.tokens_NT, self.logprobs_NT
 
     def completion(self, index: int, length: int, stopped: bool) -> Completion:
-        """Read a finished response."""
+        """Return a finished response as a completion."""
         tokens, logprobs = (array[index, :length].tolist() for array in self.written)
         return Completion(tuple(tokens), tuple(logprobs), Finish.STOP if stopped else Finish.LENGTH)

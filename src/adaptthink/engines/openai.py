@@ -1,7 +1,8 @@
 """A running server with an OpenAI-style /v1/completions that speaks token ids: vLLM's.
 
 Needed of the server: prompts as token ids, `return_token_ids`, `logprob_token_ids`, a seed for each request, and
-log-probabilities of the distribution drawn from. `check_server` measures the last, and that it has our model.
+log-probabilities of the distribution that is sampled from. `check_server` measures the last one, and that the server
+has our model.
 """
 
 from __future__ import annotations
@@ -19,43 +20,51 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
-from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, read_scores, score, scoring_draws
+from adaptthink.engines.http_retry import ATTEMPTS, check_url, choose_wait, is_transient, parse_retry_after, shorten
+from adaptthink.engines.rounds import (
+    Continuation,
+    ContinuationRequest,
+    OnContinuation,
+    complete,
+    make_scoring_requests,
+    read_scores,
+    score,
+)
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
-from adaptthink.web import ATTEMPTS, asked_wait, check_url, is_passing, pause, short
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
-TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of calls that are no draws; weights may take a while
-PATIENT = httpx.Timeout(None, connect=10)  # of draws: a response comes in one piece, and may be as long as it likes
-KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [  # so a machine that is gone is noticed in four minutes
+TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of all other calls; loading weights may take a while
+GENERATION_TIMEOUT = httpx.Timeout(None, connect=10)  # a completion arrives in one piece, however long it takes
+KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [  # a machine that is gone is noticed in four minutes
     (socket.IPPROTO_TCP, getattr(socket, name), value)
     for name, value in {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}.items()
-    if hasattr(socket, name)  # where it is not: two hours or so, the system's own
+    if hasattr(socket, name)  # elsewhere the system's own default holds, some two hours
 ]
 HALF = 0.5  # the temperature that is compared with 1
 MODEL_TOLERANCE = 0.5  # nats between a server's log-probabilities and ours; half precision stays far below
 M = TypeVar("M", bound=BaseModel)
 START_SERVER = "vllm serve MODEL --logprobs-mode processed_logprobs"
-REFUSALS = (400, 413, 422)  # of the call itself: a server of the same kind would say the same
+REFUSALS = (400, 413, 422)  # the call itself is at fault: another server would refuse it too
 
 
 class UnansweredError(UserError):
-    """No answer, or one that asks to wait: the call may be answered later, or by another server."""
+    """No answer, or a request to wait: the call may succeed later, or on another server."""
 
     def __init__(self, message: str, wait_seconds: float | None = None, *, busy: bool = False) -> None:
         super().__init__(message)
-        self.wait_seconds = wait_seconds  # what the server asked for
-        self.busy = busy  # it has too many calls, and did not try this one
+        self.wait_seconds = wait_seconds  # from the server's Retry-After
+        self.busy = busy  # the server has too many calls, and did not try this one
 
 
 class RefusedError(UserError):
-    """A call that will not be answered, however often and whoever is asked."""
+    """A call that no server will answer, however often it is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is known of the model that a server must have: log-probabilities of first tokens after a prompt."""
+    """What identifies the model that a server must have: log-probabilities (in nats) of tokens after a prompt."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -63,7 +72,7 @@ class Probe:
 
 
 def make_probe(native: Engine, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Probe:
-    """Ask the model that is here."""
+    """Return a probe with the log-probabilities of the model that `native` runs."""
     [ours] = native.next_token_logprobs([prompt_ids], token_ids)
     return Probe(tuple(prompt_ids), tuple(token_ids), tuple(ours))
 
@@ -96,46 +105,64 @@ class _Reset(BaseModel):
     success: bool
 
 
-def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_rows: int) -> OpenAIEngine:
+def connect(endpoint: str, eos_ids: Sequence[int], *, name: str, max_concurrent_sequences: int) -> OpenAIEngine:
     """Return an engine for the server at `endpoint`, such as http://localhost:8000.
 
     The server's only model is taken, or of several the one called `name`. Raises UserError if there is none.
     """
-    return asyncio.run(find_server(base_url(endpoint), eos_ids, name=name, max_rows=max_rows, attempts=ATTEMPTS))
+    return asyncio.run(
+        find_server(
+            parse_base_url(endpoint),
+            eos_ids,
+            name=name,
+            max_concurrent_sequences=max_concurrent_sequences,
+            attempts=ATTEMPTS,
+        )
+    )
 
 
-def base_url(endpoint: str) -> str:
-    """The address without the API's version; raises UserError if it is none of the web."""
+def parse_base_url(endpoint: str) -> str:
+    """Return the address without the API's version; raises UserError if it is no URL of http or https."""
     url = endpoint.rstrip("/").removesuffix("/v1")
     check_url(url)
     return url
 
 
-async def find_server(url: str, eos_ids: Sequence[int], *, name: str, max_rows: int, attempts: int) -> OpenAIEngine:
-    """Look at what the server at `url` has (see `connect`)."""
+async def find_server(
+    url: str, eos_ids: Sequence[int], *, name: str, max_concurrent_sequences: int, attempts: int
+) -> OpenAIEngine:
+    """Return an engine for the server at `url`, after reading its list of models (see `connect`)."""
     answer = await call_one(url, "GET", "/v1/models", attempts=attempts)
-    models = read(_Models, answer, url, "its models with their lengths").data
+    models = parse_answer(_Models, answer, url, "its models with their lengths").data
     chosen = [model for model in models if model.id == name] or models
     if len(chosen) != 1:
         raise UserError(
             f"the server at {url} has no model '{name}' but {', '.join(model.id for model in models) or 'none'}; "
             f"start it with --served-model-name {name}"
         )
-    return OpenAIEngine(url, eos_ids, model=chosen[0].id, capacity_tokens=chosen[0].max_model_len, max_rows=max_rows)
+    return OpenAIEngine(
+        url,
+        eos_ids,
+        model=chosen[0].id,
+        capacity_tokens=chosen[0].max_model_len,
+        max_concurrent_sequences=max_concurrent_sequences,
+    )
 
 
 class OpenAIEngine:
-    """Generates with `model` on the server at `url`, `max_rows` responses at a time; `eos_ids` end a response.
+    """Generates with `model` on the server at `url`, `max_concurrent_sequences` at a time; `eos_ids` end a completion.
 
-    Each draw is a call of its own, with its own seed. Calls are tried again after broken connections, 429 and 5xx.
+    Each continuation is a call of its own, with its own seed. Calls are repeated after broken connections, 429 and 5xx.
     """
 
-    def __init__(self, url: str, eos_ids: Sequence[int], *, model: str, capacity_tokens: int, max_rows: int) -> None:
+    def __init__(
+        self, url: str, eos_ids: Sequence[int], *, model: str, capacity_tokens: int, max_concurrent_sequences: int
+    ) -> None:
         self.url = url
         self.eos_ids = tuple(sorted(set(eos_ids)))
         self.model = model
         self.capacity_tokens = capacity_tokens
-        self.max_rows = max_rows
+        self.max_concurrent_sequences = max_concurrent_sequences
 
     def generate(
         self,
@@ -148,7 +175,7 @@ class OpenAIEngine:
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
         return complete(
-            self._draw_all,
+            self._continue_all,
             requests,
             temperature=temperature,
             top_p=top_p,
@@ -161,14 +188,14 @@ class OpenAIEngine:
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
     ) -> list[list[float]]:
         """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
-        return score(self._draw_all, prompts, token_ids, temperature)
+        return score(self._continue_all, prompts, token_ids, temperature)
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Replace the server's weights by the model's, by way of a folder that both must see.
 
         Raises UserError if the server does not take weights.
         """
-        with weights_folder(model) as folder:
+        with write_weights_folder(model) as folder:
             asyncio.run(self._send_weights(str(folder)))
 
     async def _send_weights(self, folder: str) -> None:
@@ -180,35 +207,48 @@ class OpenAIEngine:
                 f"the server takes no weights, so it can evaluate but not train: {error}; start it on this machine "
                 f"with VLLM_SERVER_DEV_MODE=1 and --worker-extension-cls {EXTENSION}, or train with --engine vllm"
             ) from None
-        if not read(_Reset, answer, self.url, "that its prefix cache is empty").success:
-            raise UserError(f"the server at {self.url} kept its prefix cache of the old weights; let it be ours alone")
+        if not parse_answer(_Reset, answer, self.url, "the state of its prefix cache").success:
+            raise UserError(
+                f"the server at {self.url} kept its prefix cache of the old weights; make sure that nobody else uses it"
+            )
 
-    def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
-        return asyncio.run(self._draw_together(draws, on_drawn))
+    def _continue_all(
+        self, requests: Sequence[ContinuationRequest], on_continuation: OnContinuation
+    ) -> list[Continuation]:
+        return asyncio.run(self._continue_together(requests, on_continuation))
 
-    async def _draw_together(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
-        slots = asyncio.Semaphore(self.max_rows)
+    async def _continue_together(
+        self, requests: Sequence[ContinuationRequest], on_continuation: OnContinuation
+    ) -> list[Continuation]:
+        slots = asyncio.Semaphore(self.max_concurrent_sequences)
 
-        async def draw_one(client: httpx.AsyncClient, place: int, draw: Draw) -> Drawn:
+        async def continue_one(client: httpx.AsyncClient, index: int, request: ContinuationRequest) -> Continuation:
             async with slots:
-                drawn = await self.ask(client, draw)
-            if on_drawn:
-                on_drawn(place, drawn)
-            return drawn
+                continuation = await self.send(client, request)
+            if on_continuation:
+                on_continuation(index, continuation)
+            return continuation
 
-        async with make_client(self.url, self.max_rows) as client:
-            return await asyncio.gather(*(draw_one(client, place, draw) for place, draw in enumerate(draws)))
+        async with make_client(self.url, self.max_concurrent_sequences) as client:
+            return await asyncio.gather(*(continue_one(client, *numbered) for numbered in enumerate(requests)))
 
-    async def ask(self, client: httpx.AsyncClient, draw: Draw, *, attempts: int = ATTEMPTS) -> Drawn:
-        """Carry out one draw; raises UnansweredError, RefusedError, or UserError for an answer that is not one."""
-        body = self._body(draw)
-        return self._read(draw, await call(client, "POST", "/v1/completions", body, attempts=attempts, patient=True))
+    async def send(
+        self, client: httpx.AsyncClient, request: ContinuationRequest, *, attempts: int = ATTEMPTS
+    ) -> Continuation:
+        """Send one request and return its result.
+
+        Raises UnansweredError, RefusedError, or UserError for an answer that lacks something.
+        """
+        answer = await call(
+            client, "POST", "/v1/completions", self._body(request), attempts=attempts, timeout=GENERATION_TIMEOUT
+        )
+        return self._read(request, answer)
 
     async def check(self, probe: Probe) -> None:
-        """Measure that the server has the model of `probe` and returns log-probabilities of what it draws from.
+        """Measure that the server has the model of `probe` and returns log-probabilities of what it samples from.
 
-        A ratio of two probabilities is squared when the temperature is halved; where it stays as it is, the server
-        reports the model's probabilities instead of the distribution's. Raises UserError otherwise.
+        A ratio of two probabilities is squared when the temperature is halved. Where it stays as it is, the server
+        reports the model's probabilities instead of the sampled distribution's. Raises UserError if a check fails.
         """
         at_one, at_half = [await self._score(probe, temperature) for temperature in (1.0, HALF)]
         gap = max(abs(a - b) for a, b in zip(probe.logprobs, at_one, strict=True))
@@ -220,58 +260,60 @@ class OpenAIEngine:
         spread_at_one, spread_at_half = (max(row) - min(row) for row in (at_one, at_half))
         if spread_at_half < spread_at_one * (1 + 1 / HALF) / 2:
             raise UserError(
-                f"the server at {self.url} returns log-probabilities without the temperature that it draws with; "
+                f"the server at {self.url} returns log-probabilities without the sampling temperature; "
                 f"start it with: {START_SERVER}"
             )
 
     async def _score(self, probe: Probe, temperature: float) -> list[float]:
-        draws = scoring_draws({probe.prompt_ids: probe.token_ids}, temperature)
-        scores = read_scores(draws, await self._draw_together(draws, None))
+        requests = make_scoring_requests({probe.prompt_ids: probe.token_ids}, temperature)
+        scores = read_scores(requests, await self._continue_together(requests, None))
         return [scores[probe.prompt_ids, token] for token in probe.token_ids]
 
-    def _body(self, draw: Draw) -> dict[str, Any]:
-        """The call's JSON. Everything that shapes the distribution is said, as servers have defaults of their own."""
+    def _body(self, request: ContinuationRequest) -> dict[str, Any]:
+        """Return the call's JSON. Every sampling setting is in it, as servers have defaults of their own."""
         body: dict[str, Any] = {
             "model": self.model,
-            "prompt": draw.context_ids,
-            "max_tokens": draw.max_tokens,
-            "temperature": draw.temperature,
-            "top_p": draw.top_p,
+            "prompt": request.context_ids,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            "seed": draw.seed,
+            "seed": request.seed,
             "stop_token_ids": self.eos_ids,
             "ignore_eos": True,  # ours are the only end tokens
-            "logprobs": len(draw.scored_ids),
+            "logprobs": len(request.scored_ids),
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
             "add_special_tokens": False,
         }
-        if draw.banned_ids:
-            body["logit_bias"] = {str(token): -100 for token in draw.banned_ids}  # the most that is taken; e⁻¹⁰⁰
-        if draw.scored_ids:
-            body["logprob_token_ids"] = draw.scored_ids
+        if request.banned_ids:
+            body["logit_bias"] = {str(token): -100 for token in request.banned_ids}  # the lowest allowed; e⁻¹⁰⁰
+        if request.scored_ids:
+            body["logprob_token_ids"] = request.scored_ids
         return body
 
-    def _read(self, draw: Draw, answer: bytes) -> Drawn:
-        """Read the answer to one draw; raises UserError if anything that was asked for is missing."""
+    def _read(self, request: ContinuationRequest, answer: bytes) -> Continuation:
+        """Read the answer to one request; raises UserError if anything that it requested is missing."""
         wanted = "token ids with log-probabilities"
-        choices = read(_Completions, answer, self.url, wanted).choices
+        choices = parse_answer(_Completions, answer, self.url, wanted).choices
         if len(choices) != 1 or len(choices[0].token_ids) != len(choices[0].logprobs.token_logprobs):
-            raise does_not_return(self.url, wanted, "their numbers differ")
+            raise make_missing_error(self.url, wanted, "their numbers differ")
         choice = choices[0]
-        scored = choice.logprobs.top_logprobs[0] if draw.scored_ids and choice.logprobs.top_logprobs else {}
-        missing = [token for token in draw.scored_ids if f"token_id:{token}" not in scored]
+        scored = choice.logprobs.top_logprobs[0] if request.scored_ids and choice.logprobs.top_logprobs else {}
+        missing = [token for token in request.scored_ids if f"token_id:{token}" not in scored]
         if missing:
-            raise does_not_return(self.url, "log-probabilities of the tokens in logprob_token_ids", f"no {missing[0]}")
-        return Drawn(
+            raise make_missing_error(
+                self.url, "log-probabilities of the tokens in logprob_token_ids", f"no {missing[0]}"
+            )
+        return Continuation(
             tuple(choice.token_ids),
             tuple(choice.logprobs.token_logprobs),
             stopped=choice.finish_reason == "stop",
-            scored=tuple(scored[f"token_id:{token}"] for token in draw.scored_ids),
+            scored=tuple(scored[f"token_id:{token}"] for token in request.scored_ids),
         )
 
 
@@ -306,27 +348,27 @@ async def call(
     body: dict[str, Any] | None = None,
     *,
     attempts: int = ATTEMPTS,
-    patient: bool = False,
+    timeout: httpx.Timeout | None = None,
 ) -> bytes:
     """Return the body of a server's answer; raises UnansweredError when there is none after all attempts.
 
-    A `patient` call waits for its answer as long as there is a connection.
-    RefusedError is raised for a call that is at fault itself, UserError for one that is not allowed or not known.
+    The default time-out is `TIMEOUT`. Raises RefusedError for a call that is at fault itself, UserError for one that is
+    not allowed or not known.
     """
     where = f"{client.base_url.join(path)}"
     try:
         async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(attempts), wait=pause, retry=retry_if_exception(is_passing), reraise=True
+            stop=stop_after_attempt(attempts), wait=choose_wait, retry=retry_if_exception(is_transient), reraise=True
         ):
             with attempt:
-                response = await client.request(method, path, json=body, timeout=PATIENT if patient else TIMEOUT)
+                response = await client.request(method, path, json=body, timeout=timeout or TIMEOUT)
                 response.raise_for_status()
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
-        message = f"{where} answered {status}: {short(error.response.text)}; {advice}"
-        if is_passing(error):
-            raise UnansweredError(message, asked_wait(error), busy=status == 429) from None
+        message = f"{where} answered {status}: {shorten(error.response.text)}; {advice}"
+        if is_transient(error):
+            raise UnansweredError(message, parse_retry_after(error), busy=status == 429) from None
         raise (RefusedError if status in REFUSALS else UserError)(message) from None
     except httpx.HTTPError as error:
         reason = f"{type(error).__name__} {error}".strip()
@@ -334,16 +376,16 @@ async def call(
     return response.content
 
 
-def read(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
-    """Read a JSON answer; raises UserError that names what is missing from it."""
+def parse_answer(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
+    """Return a JSON answer as a record; raises UserError that names what is missing from it."""
     try:
         return schema.model_validate_json(answer)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise does_not_return(url, wanted, f"{where} {fault['msg']}".strip()) from None
+        raise make_missing_error(url, wanted, f"{where} {fault['msg']}".strip()) from None
 
 
-def does_not_return(url: str, wanted: str, fault: str) -> UserError:
-    """Build the error for an answer that lacks something."""
-    return UserError(f"the server at {url} does not return {wanted} ({short(fault)}); use vLLM's: {START_SERVER}")
+def make_missing_error(url: str, wanted: str, fault: str) -> UserError:
+    """Return the error for an answer that lacks something."""
+    return UserError(f"the server at {url} does not return {wanted} ({shorten(fault)}); use vLLM's: {START_SERVER}")

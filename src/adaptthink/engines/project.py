@@ -1,8 +1,8 @@
-"""Linear projections to generate with: on a CPU, weights laid out once for oneDNN where that is quicker.
+"""Linear projections for generation: on a CPU, weights are packed once for oneDNN where that is faster.
 
-PyTorch's own product in float32 lays nothing out in advance. On an AMD EPYC (2 cores, 576 × 3072, float32) the packed
-one takes 0.54 times as long with 16 rows and 0.73 with 256 (docs/log.md). The two operators are the ones that PyTorch's
-compiler emits for frozen weights; they are not public, so a build without them falls back to `F.linear`.
+PyTorch's own product in float32 packs nothing in advance. On an AMD EPYC (2 cores, 576 × 3072, float32) the packed
+product takes 0.54 times as long with 16 rows and 0.73 with 256 (docs/log.md). The two operators are the ones that
+PyTorch's compiler emits for frozen weights; they are not public, so a build without them falls back to `F.linear`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 Projection = Callable[[Tensor], Tensor]
 
-PACKED_ELEMENTS = 2**16  # of a weight; below, packing was not quicker
-TYPICAL_ROWS = 64  # that the layout is made for; others work as well
+PACKED_ELEMENTS = 2**16  # of a weight; for smaller ones packing was not faster
+TYPICAL_ROWS = 64  # that the packing is optimised for; others work as well
 
 
-def projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
+def make_projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
     """Return x ↦ x·weightᵀ + bias for x of shape (…, in), weight (out, in)."""
     if can_pack(weight):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
@@ -28,7 +28,7 @@ def projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN is here and the weight is worth it."""
+    """Return whether oneDNN is available and the weight is large enough to gain from packing."""
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Drawing tokens: counter-based random numbers, inversion of the distribution, the nucleus."""
+"""Sampling tokens: counter-based random numbers, inversion of the distribution, top_p."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 256  # of the vocabulary: its sums are looked through first
-NUCLEUS_GUESS = 64  # most likely tokens that are looked at before all of them are sorted
+BLOCK = 256  # tokens of the vocabulary whose probabilities are summed before single ones are searched
+NUCLEUS_GUESS = 64  # most likely tokens that are tried before all of them are sorted
 
 
-def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Draw one token per row by inverting the cumulative distribution at `uniform_B` in [0, 1).
+def sample_tokens(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Return one token per row, (B,), by inverting the cumulative distribution at `uniform_B` in [0, 1).
 
     A large vocabulary is searched in two steps, so that only one block per row is summed token by token.
     """
@@ -33,7 +33,7 @@ def draw(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def _invert(cumulative_BK: Tensor, target_B1: Tensor) -> Tensor:
-    """Return where the cumulative sum first passes the target, (B, 1).
+    """Return the index where the cumulative sum first passes the target, (B, 1).
 
     Rounding must not carry the target past the last entry that has any probability.
     """
@@ -44,8 +44,10 @@ def _below(value: Tensor) -> Tensor:
     return torch.nextafter(value, torch.zeros_like(value))
 
 
-def nucleus(logprob_BV: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens whose probability reaches `top_p`, renormalised; others −inf.
+def apply_top_p(logprob_BV: Tensor, top_p: float) -> Tensor:
+    """Return log-probabilities (B, V) of the smallest set of most likely tokens that reaches `top_p`; others are −inf.
+
+    The set is renormalised (nucleus sampling, Holtzman et al. 2020).
 
     All tokens are sorted only for the rows whose nucleus is larger than `NUCLEUS_GUESS`.
     """
@@ -65,8 +67,8 @@ def _kept(logprob_BV: Tensor, sorted_BK: Tensor, order_BK: Tensor, top_p: float)
     return torch.full_like(logprob_BV, -torch.inf).scatter_(-1, order_BK, kept_BK)
 
 
-def uniforms(seed: int, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return numbers in [0, 1) that depend on (seed, stream, position) alone: SplitMix64 applied in turn."""
+def make_uniforms(seed: int, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return numbers in [0, 1), (N,), that depend on (seed, stream, position) alone: SplitMix64 applied in turn."""
     with np.errstate(over="ignore"):
         state = _splitmix64(np.full(len(streams), seed % 2**64, np.uint64))
         state = _splitmix64(state ^ streams.astype(np.uint64))

@@ -1,10 +1,10 @@
 """vLLM in this program: token ids in, token ids and log-probabilities out, fresh weights after every update.
 
-vLLM runs in a process of its own and keeps its own copy of the weights, so memory holds two. Log-probabilities are
-asked for as "processed", which means those of the distribution drawn from: temperature, nucleus and bans applied.
+vLLM runs in a process of its own and keeps its own copy of the weights, so memory holds two. It is configured to return
+"processed" log-probabilities: those of the distribution that is sampled from, after temperature, top_p and bans.
 
 A response's random numbers follow from (seed, stream) alone. Its logits do not quite: vLLM does not promise the same
-rounding for every batch, so a draw that is a near tie may fall the other way in other company.
+rounding for every batch, so where two tokens are nearly tied the batch may decide which of them is sampled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, OnFinish, Request
-from adaptthink.engines.rounds import Draw, Drawn, OnDrawn, complete, score
+from adaptthink.engines.rounds import Continuation, ContinuationRequest, OnContinuation, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
-from adaptthink.engines.weights import weights_folder
+from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
 
 
 def start_vllm(
-    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, max_rows: int, memory_share: float
+    path: str, eos_ids: Sequence[int], *, dtype: torch.dtype, max_concurrent_sequences: int, memory_share: float
 ) -> VllmEngine:
     """Start vLLM with the model at `path` (a folder or hub id). Takes half a minute or more.
 
@@ -51,7 +51,7 @@ def start_vllm(
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             max_model_len=-1,  # as long as the model allows and the memory holds
-            max_num_seqs=max_rows,
+            max_num_seqs=max_concurrent_sequences,
             gpu_memory_utilization=memory_share,
             enforce_eager=not torch.cuda.is_available(),
             use_tqdm_on_load=False,
@@ -60,7 +60,7 @@ def start_vllm(
     except (OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"vLLM did not start with '{path}': {first}; set VLLM_LOGGING_LEVEL=INFO to see what it says, "
+            f"vLLM did not start with '{path}': {first}; set VLLM_LOGGING_LEVEL=INFO to see its log, "
             "or use --engine native"
         ) from None
     return VllmEngine(llm, eos_ids)
@@ -84,7 +84,7 @@ class VllmEngine:
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate` and `rounds.complete`)."""
         return complete(
-            self._draw_all,
+            self._continue_all,
             requests,
             temperature=temperature,
             top_p=top_p,
@@ -97,56 +97,58 @@ class VllmEngine:
         self, prompts: Sequence[Sequence[int]], token_ids: Sequence[int], *, temperature: float = 1.0
     ) -> list[list[float]]:
         """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
-        return score(self._draw_all, prompts, token_ids, temperature)
+        return score(self._continue_all, prompts, token_ids, temperature)
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Replace vLLM's weights by the model's, by way of a folder, and forget what was cached with the old ones."""
-        with weights_folder(model) as folder:
+        with write_weights_folder(model) as folder:
             self.llm.collective_rpc(METHOD, args=(str(folder),))
         if not self.llm.reset_prefix_cache():
             raise UserError("vLLM kept its prefix cache of the old weights; let running requests finish first")
 
-    def _draw_all(self, draws: Sequence[Draw], on_drawn: OnDrawn) -> list[Drawn]:
+    def _continue_all(
+        self, requests: Sequence[ContinuationRequest], on_continuation: OnContinuation
+    ) -> list[Continuation]:
         from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415  (as above)
 
         names = self.llm.enqueue(
-            [TokensPrompt(prompt_token_ids=list(draw.context_ids)) for draw in draws],
+            [TokensPrompt(prompt_token_ids=list(request.context_ids)) for request in requests],
             [
                 SamplingParams(
-                    max_tokens=draw.max_tokens,
-                    temperature=draw.temperature,
-                    top_p=draw.top_p,
-                    seed=draw.seed,
+                    max_tokens=request.max_tokens,
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    seed=request.seed,
                     stop_token_ids=list(self.eos_ids),
                     ignore_eos=True,  # ours are the only end tokens
-                    logit_bias=dict.fromkeys(draw.banned_ids, -math.inf) or None,
-                    logprobs=None if draw.scored_ids else 0,
-                    logprob_token_ids=list(draw.scored_ids) or None,
+                    logit_bias=dict.fromkeys(request.banned_ids, -math.inf) or None,
+                    logprobs=None if request.scored_ids else 0,
+                    logprob_token_ids=list(request.scored_ids) or None,
                     detokenize=False,
                     flat_logprobs=True,
                 )
-                for draw in draws
+                for request in requests
             ],
             use_tqdm=False,
         )
         # Requests are numbered; vLLM returns the number with a random tail, and its outputs carry the number alone.
-        place_of = {name.partition("-")[0]: place for place, name in enumerate(names)}
-        drawn: dict[int, Drawn] = {}
+        index_of = {name.partition("-")[0]: index for index, name in enumerate(names)}
+        results: dict[int, Continuation] = {}
         while self.llm.llm_engine.has_unfinished_requests():
             for output in self.llm.llm_engine.step():
                 if output.finished:
-                    place = place_of[output.request_id]
-                    drawn[place] = self._read(draws[place], output.outputs[0])
-                    if on_drawn:
-                        on_drawn(place, drawn[place])
-        return [drawn[place] for place in range(len(draws))]
+                    index = index_of[output.request_id]
+                    results[index] = self._read(requests[index], output.outputs[0])
+                    if on_continuation:
+                        on_continuation(index, results[index])
+        return [results[index] for index in range(len(requests))]
 
-    def _read(self, draw: Draw, output: Any) -> Drawn:
-        """Read what vLLM returned for one draw: `output.logprobs[t]` maps token ids to log-probabilities."""
+    def _read(self, request: ContinuationRequest, output: Any) -> Continuation:
+        """Read what vLLM returned for one request: `output.logprobs[t]` maps token ids to log-probabilities."""
         tokens = tuple(output.token_ids)
-        return Drawn(
+        return Continuation(
             tokens,
             tuple(output.logprobs[t][token].logprob for t, token in enumerate(tokens)),
             stopped=output.finish_reason == "stop",
-            scored=tuple(output.logprobs[0][token].logprob for token in draw.scored_ids),
+            scored=tuple(output.logprobs[0][token].logprob for token in request.scored_ids),
         )

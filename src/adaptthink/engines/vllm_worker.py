@@ -21,8 +21,8 @@ class FreshWeights:
         """Replace the weights by those in `folder` (safetensors, names as in the model's checkpoint).
 
         On a CPU vLLM computes logits with a packed copy of the output layer. Where that layer is tied to the
-        embedding the checkpoint does not name it, `reload_weights` (vLLM 0.32) passes it over, and the old copy stays
-        in use: the output layer is one update behind for ever. So it is packed again.
+        embedding the checkpoint does not name it, `reload_weights` (vLLM 0.32) skips it and the old copy stays in use:
+        the output layer would keep its first weights. So it is packed again.
         """
         self.reload_weights(weights_path=folder)
         head = getattr(self.model_runner.get_model(), "lm_head", None)

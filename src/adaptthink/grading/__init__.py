@@ -12,16 +12,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-from adaptthink.grading.choice import find_letter, read_gold_letter
-from adaptthink.grading.compare import compare, leaves
-from adaptthink.grading.extract import find_answer, find_gold, last_boxed, tagged_answer, text_after_thought
+from adaptthink.grading.choice import find_letter, read_reference_letter
+from adaptthink.grading.compare import compare, find_leaves
+from adaptthink.grading.extract import (
+    drop_thinking,
+    find_answer,
+    find_last_boxed,
+    find_reference_answer,
+    find_tagged_answer,
+)
 from adaptthink.grading.notation import MAX_ANSWER
-from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, pool_for
-from adaptthink.grading.verdict import AnswerKind, Grade, Rule, Verdict, failed_share, mean_reward, reward
+from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, get_pool
+from adaptthink.grading.verdict import (
+    AnswerKind,
+    Grade,
+    Rule,
+    Verdict,
+    compute_failed_share,
+    compute_mean_reward,
+    compute_reward,
+)
 
 __all__ = [
-    "AnswerKind", "Grade", "Limits", "Rule", "Submission", "Verdict", "failed_share", "grade", "grade_all",
-    "last_boxed", "mean_reward", "readable_golds", "reward", "text_after_thought",
+    "AnswerKind",
+    "Grade",
+    "Limits",
+    "Rule",
+    "Submission",
+    "Verdict",
+    "compute_failed_share",
+    "compute_mean_reward",
+    "compute_reward",
+    "drop_thinking",
+    "find_last_boxed",
+    "find_parsable",
+    "grade",
+    "grade_all",
 ]  # fmt: skip
 
 FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
@@ -29,12 +55,12 @@ FULL_SCORE = 1 - 1e-9  # of a reasoning-gym scorer
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is to be graded."""
+    """One answer to grade, with its reference answer."""
 
-    answer: str | None  # the response without its thought (`text_after_thought`); None if it never came to an answer
-    gold: str
+    answer: str | None  # the response without its thinking (`drop_thinking`); None if it has no answer
+    reference_answer: str
     kind: AnswerKind = AnswerKind.MATH
-    boxed_only: bool = False  # whether an answer outside of a box (or of the tags of reasoning-gym) counts as none
+    boxed_only: bool = False  # an answer outside of a box (or of the tags of reasoning-gym) counts as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +71,20 @@ class Task:
     extracted: str
 
 
-def grade(answer: str | None, gold: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None) -> Grade:
-    """Grade one answer; takes `limits.seconds` at the worst, once the workers have started."""
-    return grade_all([Submission(answer, gold, kind)], limits=limits)[0]
+def grade(
+    answer: str | None, reference_answer: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None
+) -> Grade:
+    """Return the grade of one answer; takes at most `limits.seconds`, once the workers have started."""
+    return grade_all([Submission(answer, reference_answer, kind)], limits=limits)[0]
 
 
 def grade_all(
     submissions: Iterable[Submission], *, limits: Limits | None = None, on_finish: Callable[[int], None] | None = None
 ) -> list[Grade]:
-    """Grade many answers, in order and as they come; those that need a worker share all workers of the pool."""
+    """Return the grades of many answers, in order; those that need a worker share all workers of the pool.
+
+    Submissions are taken as they come; `on_finish` is called with 1 after each grade, from any thread.
+    """
     chosen = limits or Limits()
 
     def work(task: Task) -> Grade:
@@ -76,42 +107,42 @@ def grade_all(
 
 
 def grade_fast(submission: Submission) -> Grade | Task:
-    """Grade without sympy, or say what a worker has to do."""
-    answer, gold, kind = submission.answer, submission.gold, submission.kind
-    if gold_status(gold, kind) is False:
-        return Grade(Verdict.GOLD_UNPARSABLE, None, Rule.FORM)
+    """Return a grade without sympy, or else the task for a worker."""
+    answer, reference_answer, kind = submission.answer, submission.reference_answer, submission.kind
+    if check_reference(reference_answer, kind) is False:
+        return Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     if answer is None:
         return Grade(Verdict.TRUNCATED, None, Rule.FORM)
-    if submission.boxed_only and not holds_box(answer):
+    if submission.boxed_only and not has_box(answer):
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.CHOICE:
         letter = find_letter(answer)
         if letter is None:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
-        return Grade(_verdict(letter == read_gold_letter(gold)), letter, Rule.CHOICE)
-    found = tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
+        return Grade(_verdict(letter == read_reference_letter(reference_answer)), letter, Rule.CHOICE)
+    found = find_tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
     found = found or find_answer(answer)
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.REASONING_GYM:
-        return Task(("score", found, gold), found)
-    gold = find_gold(gold)
+        return Task(("score", found, reference_answer), found)
+    reference_answer = find_reference_answer(reference_answer)
     try:
-        result = compare(found, gold)
+        result = compare(found, reference_answer)
     except ValueError:
         return Grade(Verdict.UNPARSED, found[:MAX_ANSWER], Rule.FORM)
     if result.same is None:
-        return Task(("judge", found, gold), found)
+        return Task(("judge", found, reference_answer), found)
     return Grade(_verdict(result.same), found, result.rule)
 
 
-def holds_box(answer: str) -> bool:
-    """Say whether an answer stands in a box, or in the tags that reasoning-gym's prompts ask for."""
-    return last_boxed(answer) is not None or tagged_answer(answer) is not None
+def has_box(answer: str) -> bool:
+    """Return whether a text has an answer in a box, or in the tags that reasoning-gym's prompts require."""
+    return find_last_boxed(answer) is not None or find_tagged_answer(answer) is not None
 
 
 def grade_slow(task: Task, limits: Limits) -> Grade:
-    """Have a worker carry out what the fast rules left open."""
+    """Return the grade of a task, by a worker."""
     try:
         reply = perform(limits, *task.arguments)
     except OverrunError:
@@ -125,47 +156,51 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
 
 @lru_cache(maxsize=65_536)
 def perform(limits: Limits, *task: str) -> tuple[str, ...]:
-    """Have a worker carry out a task. Answers repeat much among the samples of a problem, so outcomes are kept.
+    """Return a worker's reply to a task. Replies are cached, as the samples of a problem often have the same answer.
 
-    Failures are not: raises OverrunError or BreakdownError.
+    Failures are not cached: raises OverrunError or BreakdownError.
     """
-    reply = pool_for(limits).perform(*task)
+    reply = get_pool(limits).perform(*task)
     if reply[0] == "error":
         raise BreakdownError(reply[1])
     return tuple(reply)
 
 
 @lru_cache(maxsize=65_536)
-def gold_status(gold: str, kind: AnswerKind) -> bool | None:
-    """Say whether a gold can be read, as far as that is known without sympy (None: only a worker can say)."""
+def check_reference(reference_answer: str, kind: AnswerKind) -> bool | None:
+    """Return whether a reference answer can be parsed; None if only a worker with sympy can decide that."""
     if kind is AnswerKind.CHOICE:
-        return read_gold_letter(gold) is not None
+        return read_reference_letter(reference_answer) is not None
     if kind is AnswerKind.REASONING_GYM:
-        return None if gold.strip() else False
+        return None if reference_answer.strip() else False
     try:
-        return None if leaves(find_gold(gold)) else True
+        return None if find_leaves(find_reference_answer(reference_answer)) else True
     except ValueError:
         return False
 
 
-def readable_golds(golds: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
-    """Say of each gold answer whether responses can be graded against it."""
+def find_parsable(reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
+    """Return for each reference answer whether it can be parsed, that is whether responses can be graded."""
     chosen = limits or Limits()
-    statuses = [gold_status(gold, kind) for gold, kind in golds]
-    open_golds = [item for item, status in zip(golds, statuses, strict=True) if status is None]
-    if not open_golds:
+    statuses = [check_reference(reference_answer, kind) for reference_answer, kind in reference_answers]
+    undecided = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
+    if not undecided:
         return [bool(status) for status in statuses]
 
-    def readable(item: tuple[str, AnswerKind]) -> bool:
-        gold, kind = item
-        task = ("readable", find_gold(gold)) if kind is AnswerKind.MATH else ("score_gold", gold)
+    def is_parsable(item: tuple[str, AnswerKind]) -> bool:
+        reference_answer, kind = item
+        task = (
+            ("parsable", find_reference_answer(reference_answer))
+            if kind is AnswerKind.MATH
+            else ("score_reference", reference_answer)
+        )
         try:
             return perform(chosen, *task)[0] == "yes"
         except (OverrunError, BreakdownError):
             return False
 
     with ThreadPoolExecutor(chosen.workers) as threads:
-        found = threads.map(readable, open_golds)
+        found = threads.map(is_parsable, undecided)
         return [next(found) if status is None else status for status in statuses]
 
 

@@ -1,4 +1,4 @@
-r"""The letter of an option: boxed, or announced ("The answer is (C)"), or standing alone at the end.
+r"""The letter of an option: boxed, or announced ("The answer is (C)"), or alone at the end.
 
 Only capital letters count outside of a box and of brackets, so that the article "a" is never an answer; patterns are
 anchored and have no nested repetition, so reading takes time linear in the text.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from adaptthink.grading.extract import TAIL, last_boxed
+from adaptthink.grading.extract import TAIL, find_last_boxed
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -26,7 +26,7 @@ _ONLY = re.compile(r"[*(\[ \t]*([A-J])[*)\] \t]*[.:]?[* \t]*")
 
 def find_letter(text: str) -> str | None:
     """Return the letter of the option that `text` chooses, or None."""
-    boxed = last_boxed(text)
+    boxed = find_last_boxed(text)
     if boxed is not None:
         return boxed_letter(boxed)
     tail = _BLANKS.sub(" ", text[-TAIL:]).strip()  # one blank at most, where patterns allow for any number of them
@@ -48,9 +48,9 @@ def boxed_letter(content: str) -> str | None:
     return match[1].upper() if match else None
 
 
-def read_gold_letter(gold: str) -> str | None:
-    """Return the letter of a gold such as ``C``, ``(C)`` or ``c``; None if it is not one."""
-    return boxed_letter(gold.strip())
+def read_reference_letter(reference_answer: str) -> str | None:
+    """Return the letter of a reference answer such as ``C``, ``(C)`` or ``c``; None if it is not one."""
+    return boxed_letter(reference_answer.strip())
 
 
 def _first_option(line: str) -> re.Match[str] | None:

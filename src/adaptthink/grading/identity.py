@@ -1,24 +1,42 @@
-"""Which grader gave a verdict: an identity that changes with its code, its libraries and its settings."""
+"""Which grader gave a verdict: a record that is kept with the verdicts; equal records give equal verdicts.
+
+The rules have a version, which is raised by hand whenever a verdict changes; tests/test_grader_version.py holds golden
+verdicts that say when. Of the libraries count those that decide on answers of the kinds that were graded: whether
+reasoning-gym is installed changes nothing about mathematics.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
+from collections.abc import Collection
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning-gym")  # that decide what is equal
+from adaptthink.grading.verdict import AnswerKind
+
+GRADER_VERSION = 1
+# 1: the rules of docs/grading.md, with math-verify where they leave a formula open
+
+LIBRARIES = {
+    AnswerKind.MATH: ("math-verify", "latex2sympy2_extended", "sympy"),
+    AnswerKind.CHOICE: (),
+    AnswerKind.REASONING_GYM: ("reasoning-gym",),
+}
 
 
-@cache
-def grader_id(*, boxed_only: bool, seconds: float) -> str:
-    """16 hex digits for this grader: its source, the libraries it asks, and the two settings that change verdicts."""
-    digest = hashlib.sha256(f"{boxed_only} {seconds:g}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    for library in LIBRARIES:
-        digest.update(f"{library} {installed(library)}".encode())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class GraderRecord:
+    """What verdicts depend on, beside response and reference answer."""
+
+    version: int  # of the rules
+    boxed_only: bool
+    seconds: float  # until the comparison of one answer is stopped
+    libraries: dict[str, str]  # that decide what is equal: name -> version
+
+
+def describe_grader(kinds: Collection[AnswerKind], *, boxed_only: bool, seconds: float) -> GraderRecord:
+    """Return the grader that this process is for answers of some kinds."""
+    libraries = {name: installed(name) for kind in AnswerKind if kind in kinds for name in LIBRARIES[kind]}
+    return GraderRecord(GRADER_VERSION, boxed_only, seconds, libraries)
 
 
 def installed(library: str) -> str:

@@ -1,19 +1,25 @@
-"""Grade a JSONL file of responses, line by line: what `adaptthink grade` does."""
+"""Grade a JSONL file of responses, line by line: what `adaptthink grade` does.
+
+The file is somebody's data and no store of ours: blank lines are passed over, a last line needs no line end, and a line
+that cannot be used is named and does not keep the others from being graded.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, grade_all, text_after_thought
+from adaptthink.grading import AnswerKind, Limits, Submission, drop_thinking, grade_all
+from adaptthink.storage.jsonl import encode, parse_object, replace_file
 
 CHUNK = 1_000  # lines in memory at once
+REFERENCE_FIELDS = ("reference_answer", "gold", "answer")  # the first that is there, and not null, counts
 
 
 @dataclass(slots=True)
@@ -32,23 +38,24 @@ def grade_file(source: Path, target: Path | None, limits: Limits, on_line: Calla
     target appears under its name when it is complete. Raises UserError for a file that has no line to grade.
     """
     if not source.is_file():
-        raise UserError(f"no file '{source}' to grade; it should hold one JSON object a line: response, gold, kind")
+        raise UserError(
+            f"no file '{source}' to grade; it should hold one JSON object a line: response, reference_answer, kind"
+        )
     if target and target.resolve() == source.resolve():
         raise UserError(f"'{target}' is the file to be graded; give another --json file")
     tally = Tally()
-    unfinished = target.with_name(target.name + ".part") if target else Path(os.devnull)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as lines, unfinished.open("w", encoding="utf-8") as written:
+    with source.open("rb") as lines, replace_file(target) if target else nullcontext() as written:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
         while chunk := list(islice(numbered, CHUNK)):
             for row in grade_lines(chunk, limits, tally):
-                written.write(json.dumps(row) + "\n")
+                if written:
+                    written.write(encode(row))
             on_line(len(chunk))
-    if target:
-        unfinished.replace(target)
-    if not tally.verdicts:
-        first = f" ({tally.bad_lines[0]})" if tally.bad_lines else ""
-        raise UserError(f"{source}: no line can be graded{first}; expected objects with 'response' and 'gold'")
+        if not tally.verdicts:
+            first = f" ({tally.bad_lines[0]})" if tally.bad_lines else ""
+            raise UserError(
+                f"{source}: no line can be graded{first}; expected objects with 'response' and 'reference_answer'"
+            )
     return tally
 
 
@@ -70,26 +77,32 @@ def grade_lines(chunk: Iterable[tuple[int, bytes]], limits: Limits, tally: Tally
 def read_line(line: bytes) -> Submission | str:
     """Read one line: a submission, or what is wrong with it.
 
-    `kind` is math unless given; `finished: false` marks a response that was cut at its cap.
+    `kind` is math unless given; `finished: false` marks a response that was cut at its token limit. Fields of other
+    names do not matter.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
-    except (json.JSONDecodeError, RecursionError) as error:
-        return f"not valid JSON: {getattr(error, 'msg', 'nested too deeply')}"
-    if not isinstance(row, dict):
-        return f"expected a JSON object with 'response' and 'gold', found {type(row).__name__}"
-    response, gold, kind = row.get("response"), row.get("gold"), row.get("kind", AnswerKind.MATH)
+        row = parse_object(line)
+    except ValueError as error:
+        return str(error)
+    response, kind = row.get("response"), row.get("kind", AnswerKind.MATH)
     if not isinstance(response, str):
-        return "'response' is missing or no text"
-    if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = repr(gold)
-    if not isinstance(gold, str):
-        return "'gold' is missing or no text"
+        return f"'response' is missing or no text; found {fields_of(row)}"
+    name = next((name for name in REFERENCE_FIELDS if row.get(name) is not None), None)
+    if name is None:
+        return f"'reference_answer' is missing (so are 'gold' and 'answer'); found {fields_of(row)}"
+    reference_answer = row[name]
+    if isinstance(reference_answer, int | float) and not isinstance(reference_answer, bool):
+        reference_answer = repr(reference_answer)
+    if not isinstance(reference_answer, str):
+        return f"'{name}' must be text or a number, found {type(reference_answer).__name__}"
     if kind not in list(AnswerKind):
         return f"unknown kind {kind!r}; choose {', '.join(AnswerKind)}"
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         return f"'finished' must be true or false, found {finished!r}"
-    return Submission(text_after_thought(response) if finished else None, gold, AnswerKind(kind))
+    return Submission(drop_thinking(response) if finished else None, reference_answer, AnswerKind(kind))
+
+
+def fields_of(row: Mapping[str, Any]) -> str:
+    """The names of a line's fields as text."""
+    return ", ".join(map(repr, row)) or "no field"

@@ -1,8 +1,8 @@
-r"""Bring an answer into one notation, so that answers that only look different become the same text.
+r"""Normalise the notation of an answer, so that answers that only look different become the same text.
 
 LaTeX has many spellings for one thing (``\dfrac12``, ``\frac{1}{2}``, ``\tfrac 1 2``; ``\left( 3, 5 \right)`` and
-``(3,5)``). `read_answer` picks one of each, takes units, currency and percent signs off, and tells words from formulas.
-It knows nothing of mathematics: what is equal in value is decided in `compare.py`.
+``(3,5)``). `read_answer` chooses one of each, removes units, currency and percent signs, and distinguishes words
+from formulas. It does no mathematics: equality of values is decided in `compare.py`.
 
 Every substitution is a pattern without nested repetition, and answers longer than `MAX_ANSWER` are not read at all.
 """
@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-MAX_ANSWER = 1_000  # characters; no known gold comes near
+MAX_ANSWER = 1_000  # characters; far above any known reference answer
 MAX_NESTING = 20  # brackets in brackets; `compare.py` follows them down one call after the other
 
 
@@ -117,15 +117,15 @@ _MEASURE = re.compile(r"\b(?:square|sq|cubic|cu)\b\.?\s*")
 
 @lru_cache(maxsize=16_384)
 def read_answer(raw: str) -> Answer:
-    """Bring `raw` into one notation; raises ValueError if it is empty, too long, unbalanced or nested too deeply."""
+    """Return `raw` in normal notation; raises ValueError if it is empty, too long, unbalanced or nested too deeply."""
     if len(raw) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER} characters")
-    text = plain_signs(raw)
-    if not balanced(text):
+    text = spell_signs(raw)
+    if not is_balanced(text):
         raise ValueError("unbalanced braces")
     text = " ".join(_LAYOUT.sub(_keep_rows, _THOUSANDS.sub("", text)).split())  # the patterns below rely on it
     text = text.rstrip(".,;: ")
-    while text.startswith("{") and text.endswith("}") and balanced(text[1:-1]):
+    while text.startswith("{") and text.endswith("}") and is_balanced(text[1:-1]):
         text = text[1:-1].strip()
     text = _APPROXIMATION.sub("", text)
     all_wrapped = _ALL_WRAPPED.fullmatch(text) is not None
@@ -135,26 +135,26 @@ def read_answer(raw: str) -> Answer:
     if not all_wrapped:
         text = _LEADING_TEXT.sub("", text)
     unwrapped = _WRAPPED.sub(r" \1 ", text).strip()
-    words = word_form(unwrapped)
-    formula = one_spelling(unwrapped)
+    words = read_words(unwrapped)
+    formula = unify_spelling(unwrapped)
     if not formula:
         raise ValueError("empty")
-    if nesting(formula) > MAX_NESTING:
+    if measure_nesting(formula) > MAX_NESTING:
         raise ValueError("nested too deeply")
     is_words = bool(_WORDS.fullmatch(unwrapped)) and (all_wrapped or re.search("[A-Za-z]{4}", unwrapped) is not None)
     return Answer(formula, words, is_words or (all_wrapped and not formula[0].isdigit()), unit, percent)
 
 
-def plain_signs(text: str) -> str:
-    """Spell signs outside ASCII in LaTeX, digits of any script in ASCII; drop control characters."""
+def spell_signs(text: str) -> str:
+    """Return text with non-ASCII signs as LaTeX, digits of any script as ASCII, and no control characters."""
     if not text.isascii():
         text = _SIGN.sub(lambda match: _SIGNS[match.group()], text)
         text = "".join(str(unicodedata.decimal(sign)) if sign.isdecimal() else sign for sign in text)
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in text)
 
 
-def balanced(text: str) -> bool:
-    """Say whether braces that group close in order; escaped ones are signs like others."""
+def is_balanced(text: str) -> bool:
+    """Return whether grouping braces are balanced; escaped ones are ordinary characters."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(brace, 0)
@@ -163,8 +163,8 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
-def nesting(text: str) -> int:
-    """Return how deep brackets of any kind stand in one another."""
+def measure_nesting(text: str) -> int:
+    """Return the nesting depth of brackets of any kind."""
     depth = deepest = 0
     for bracket in re.findall(r"[()\[\]{}]", text):
         depth = max(0, depth + (1 if bracket in "([{" else -1))
@@ -173,36 +173,36 @@ def nesting(text: str) -> int:
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    """Take a unit off the end; return the rest and the unit's one name (None if there is none or it is unknown)."""
+    """Return a text without the unit at its end, and the unit's standard name (None if there is none, or unknown)."""
     if match := _TEXT_UNIT.fullmatch(text):
         head, unit = match.groups()
         if head[-1] not in "+-=*/^_,{" and not _WRAPPED.fullmatch(head):
-            return head, unit_name(unit)
+            return head, find_unit(unit)
         return text, None
     if match := _PLAIN_UNIT.fullmatch(text):
         head, space, unit = match.groups()
-        name = unit_name(unit)
+        name = find_unit(unit)
         if (name and len(unit) > 1) or (space and len(unit.strip()) > 2):
             return head.strip(), name
     return text, None
 
 
-def unit_name(unit: str) -> str | None:
-    """Return the one name of a unit, or None if it is not known."""
+def find_unit(unit: str) -> str | None:
+    """Return the standard name of a unit, or None if it is unknown."""
     bare = _MEASURE.sub("", unit.lower().replace("p.m", "pm").replace("a.m", "am")).strip(" .\\")
     return _UNITS.get(bare) or _UNITS.get(bare.removesuffix("s"))
 
 
-def word_form(text: str) -> str:
-    """Read `text` as words: lower case, punctuation gone, single spaces; single letters with commas in order."""
+def read_words(text: str) -> str:
+    """Return `text` as words: lower case, punctuation gone, single spaces; single letters with commas in order."""
     words = re.findall(r"\w+", text.replace("_", " ").casefold())
     if "," in text and all(len(word) == 1 for word in words):
         words.sort()  # which options hold, not in which order
     return " ".join(words)
 
 
-def one_spelling(text: str) -> str:
-    """Write a formula in one spelling, without spaces."""
+def unify_spelling(text: str) -> str:
+    """Return a formula in standard spelling, without spaces."""
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)

@@ -21,7 +21,7 @@ _WORDS = [
 
 
 def read_number(text: str) -> Fraction | None:
-    """Return the number that `text` stands for, or None if it is not a plain number."""
+    """Return the value of `text`, or None if it is not a plain number."""
     if not text or len(text) > MAX_DIGITS:
         return None
     if text.isalpha():

@@ -26,12 +26,12 @@ import psutil
 from adaptthink.errors import UserError
 
 START_SECONDS = 120.0
-LOOK_SECONDS = 0.05  # between two looks at a busy worker's memory
+POLL_SECONDS = 0.05  # between two checks of a busy worker's memory
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What symbolic work may cost."""
+    """Limits of symbolic work."""
 
     seconds: float = 2.0  # wall clock per answer
     memory_mb: int = 1_024  # per worker, above what it needs to start
@@ -43,7 +43,7 @@ class OverrunError(Exception):
 
 
 class BreakdownError(Exception):
-    """A task took its worker's memory or its life."""
+    """A task ran out of memory, or its worker died."""
 
 
 class Worker:
@@ -56,7 +56,7 @@ class Worker:
                 [sys.executable, "-P", "-m", "adaptthink.grading.worker", str(theirs.fileno()), str(limits.memory_mb),
                  str(limits.seconds)],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is the parent's affair, also before the worker can say so itself
+                process_group=0,  # Ctrl-C is for the parent, also before the worker can ignore it itself
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self.connection = Connection(mine.detach())
@@ -75,21 +75,21 @@ class Worker:
                 self.ready = True
                 return
             self.process.kill()
-        except (EOFError, OSError):  # it ended by itself, or somebody ended it
+        except (EOFError, OSError):  # it exited, or was killed
             if self.process.wait() < 0:
                 raise BreakdownError("the worker was killed while it started") from None
         raise UserError(
-            "a worker for symbolic grading did not start (its own message stands above); "
+            "a worker for symbolic grading did not start (see its own message above); "
             "is math-verify installed: pip install math-verify?"
         )
 
     def perform(self, task: list[str]) -> list[str]:
-        """Carry out a task; raises OverrunError or BreakdownError, after which this worker must be replaced."""
+        """Return the reply to a task; raises OverrunError or BreakdownError, after which the worker is unusable."""
         self.wait_until_ready()
         deadline = time.monotonic() + self.limits.seconds
         try:
             self.connection.send_bytes(json.dumps(task).encode())
-            while not self.connection.poll(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+            while not self.connection.poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):
                 if time.monotonic() >= deadline:
                     raise OverrunError(f"stopped after {self.limits.seconds:g} s")
                 if self.memory_mb() > 2 * self.limits.memory_mb:
@@ -126,13 +126,13 @@ class WorkerPool:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.workers: set[Worker] = set()
-        self.idle: queue.Queue[Worker | None] = queue.Queue()  # None: the place of one that could not be started
+        self.idle: queue.Queue[Worker | None] = queue.Queue()  # None: a worker that could not be started
         self.lock = threading.Lock()
         for _ in range(limits.workers):
             self.add()
 
     def add(self) -> None:
-        """Start one more worker, without waiting for it; its place stays if the system refuses."""
+        """Start one more worker, without waiting for it; if the system refuses, a later task tries again."""
         try:
             worker = Worker(self.limits)
         except OSError:
@@ -143,7 +143,7 @@ class WorkerPool:
         self.idle.put(worker)
 
     def perform(self, *task: str) -> list[str]:
-        """Carry out a task in the next idle worker; raises OverrunError or BreakdownError."""
+        """Return the reply of the next idle worker to a task; raises OverrunError or BreakdownError."""
         worker = self.idle.get()
         while worker is None or (worker.ready and worker.process.poll() is not None):  # died while idle: not our fault
             if worker:
@@ -178,7 +178,7 @@ _pools: dict[Limits, WorkerPool] = {}
 _pools_lock = threading.Lock()
 
 
-def pool_for(limits: Limits) -> WorkerPool:
+def get_pool(limits: Limits) -> WorkerPool:
     """Return this process's pool for `limits`, started at its first use. A forked child gets workers of its own."""
     with _pools_lock:
         if limits not in _pools:
@@ -193,7 +193,7 @@ def _close_pools() -> None:
 
 
 def _start_afresh() -> None:
-    """Let go of the parent's workers in a forked child: they end when nobody holds their sockets any more."""
+    """Drop the parent's workers in a forked child: they end when no process holds their sockets any more."""
     global _pools_lock  # noqa: PLW0603
     _pools_lock = threading.Lock()  # another thread may have held it
     for pool in _pools.values():

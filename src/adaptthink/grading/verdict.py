@@ -1,4 +1,4 @@
-"""What a grade says: the records of this room."""
+"""The records of grading: kinds of answer, verdicts, rules and grades."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from enum import StrEnum
 
 
 class AnswerKind(StrEnum):
-    """How an answer is to be compared with its gold."""
+    """How an answer is compared with its reference answer."""
 
     MATH = "math"
-    CHOICE = "choice"  # the gold is the letter of an option
-    REASONING_GYM = "reasoning_gym"  # the gold is the JSON of a reasoning-gym entry, scored by its own family
+    CHOICE = "choice"  # the reference answer is the letter of an option
+    REASONING_GYM = "reasoning_gym"  # it is the JSON of a reasoning-gym entry, scored by its own family
 
 
 class Verdict(StrEnum):
-    """What a grade says."""
+    """The outcome of grading a response."""
 
     CORRECT = "correct"
     WRONG = "wrong"
-    UNPARSED = "unparsed"  # an answer was given, but none could be found or read in it
-    TRUNCATED = "truncated"  # the response ended inside its thought, or the cap came before the end
+    UNPARSED = "unparsed"  # there is an answer, but it could not be found or parsed
+    TRUNCATED = "truncated"  # the response ended inside its thinking, or reached max_tokens
     TIMEOUT = "timeout"  # the comparison took too long and was stopped
-    GOLD_UNPARSABLE = "gold_unparsable"  # the problem's own answer cannot be read: no response to it can be graded
-    ERROR = "error"  # the comparison broke down, for example for lack of memory
+    REFERENCE_UNPARSABLE = "reference_unparsable"  # no response to the problem can be graded
+    ERROR = "error"  # the comparison failed, for example for lack of memory
 
 
 class Rule(StrEnum):
@@ -37,7 +37,8 @@ class Rule(StrEnum):
     SYMBOLIC = "symbolic"  # math-verify
     CHOICE = "choice"  # the letter of an option
     SCORER = "scorer"  # the scorer that belongs to a reasoning-gym family
-    FORM = "form"  # never compared: truncated, no answer found, no readable gold
+    REWARD = "reward"  # a reward function of the user's own
+    FORM = "form"  # never compared: truncated, no answer found, no parsable reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +46,33 @@ class Grade:
     """One graded response."""
 
     verdict: Verdict
-    extracted: str | None  # the answer as it stands in the response
+    extracted: str | None  # the answer as written in the response
     rule: Rule
+    own_reward: float | None = None  # what a reward function of the user's own returned as a number
+
+    @property
+    def reward(self) -> float:
+        """R(x, y), or the number from a reward function; raises ValueError for a problem that cannot be graded."""
+        return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
 
 
-def reward(verdict: Verdict) -> float:
-    """R(x, y) of the paper: 1 for a correct answer, else 0; ValueError for a problem that cannot be graded."""
-    if verdict is Verdict.GOLD_UNPARSABLE:
-        raise ValueError("a problem whose gold cannot be read has no reward; leave it out")
+def compute_reward(verdict: Verdict) -> float:
+    """Return R(x, y) of the paper: 1 for a correct answer, else 0; raises ValueError for REFERENCE_UNPARSABLE."""
+    if verdict is Verdict.REFERENCE_UNPARSABLE:
+        raise ValueError("a problem whose reference answer cannot be parsed has no reward; leave it out")
     return 1.0 if verdict is Verdict.CORRECT else 0.0
 
 
-def mean_reward(verdicts: Iterable[Verdict]) -> float | None:
+def compute_mean_reward(verdicts: Iterable[Verdict]) -> float | None:
     """Return the mean reward of what could be graded; None if nothing could."""
     total, count = 0.0, 0
     for verdict in verdicts:
-        if verdict is not Verdict.GOLD_UNPARSABLE:
-            total, count = total + reward(verdict), count + 1
+        if verdict is not Verdict.REFERENCE_UNPARSABLE:
+            total, count = total + compute_reward(verdict), count + 1
     return total / count if count else None
 
 
-def failed_share(verdicts: Iterable[Verdict]) -> float:
-    """Return the share of grades that the grader did not bring to an end, in [0, 1]; 0 of nothing."""
+def compute_failed_share(verdicts: Iterable[Verdict]) -> float:
+    """Return the share of verdicts that are TIMEOUT or ERROR, in [0, 1]; 0 if there are none."""
     failed = [verdict in (Verdict.TIMEOUT, Verdict.ERROR) for verdict in verdicts]
     return sum(failed) / len(failed) if failed else 0.0

@@ -33,19 +33,19 @@ def limit_processor_time(seconds: float) -> None:
 
 
 def perform(task: str, arguments: list[str]) -> list[str]:
-    """Carry out one task. Failures are replies: ["error", reason], or ["exhausted"] where memory ran out."""
+    """Return the reply to one task. Failures are replies too: ["error", reason], or ["exhausted"] if memory ran out."""
     from adaptthink.grading import symbolic  # noqa: PLC0415  (sympy)
 
     try:
         if task == "judge":
             verdict, rule = symbolic.judge(*arguments)
             return [verdict, rule]
-        if task == "readable":
-            return ["yes" if symbolic.readable(*arguments) else "no"]
-        from adaptthink.grading.gym import gold_scores, score_entry  # noqa: PLC0415  (reasoning-gym, an optional package)
+        if task == "parsable":
+            return ["yes" if symbolic.is_parsable(*arguments) else "no"]
+        from adaptthink.grading.gym import score_entry, scores_itself  # noqa: PLC0415  (reasoning-gym, an optional package)
 
-        if task == "score_gold":
-            return ["yes" if gold_scores(*arguments) else "no"]
+        if task == "score_reference":
+            return ["yes" if scores_itself(*arguments) else "no"]
         return [repr(score_entry(*arguments))]
     except MemoryError:
         return ["exhausted"]

@@ -1,6 +1,6 @@
 """`adaptthink-lm-eval`: lm-evaluation-harness's own command with the model `adaptthink` known to it.
 
-The harness knows its models by a list of its own and has no entry points for others, so a command has to add ours.
+The harness has a fixed list of models and no entry points for others, so this command registers ours.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A model class for lm-evaluation-harness: our engine, modes and threshold under its tasks.
 
 `adaptthink-lm-eval --model adaptthink --model_args model=tiny,mode=auto --tasks …`; in Python, import this module and
-call `lm_eval.simple_evaluate(model="adaptthink", …)`. Only what follows the thought is handed to the task. A response
-whose thought never closed gives an empty answer, and their number is said.
+call `lm_eval.simple_evaluate(model="adaptthink", …)`. Only the answer is passed to the task. A response whose thinking
+never closed gives an empty answer, and the number of these is logged.
 
 A context that the chat template rendered (`--apply_chat_template`) is taken as it is; any other becomes the one message
 of a user, because there is no mode to choose outside a conversation.
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lm_eval.api.model import LM
@@ -23,19 +23,21 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from pydantic import Field
 from tqdm import tqdm
 
-from adaptthink.answering import GREEDY_TOP_P, Ask, answer_all, read_reply
-from adaptthink.config import EngineConfig, Share, check
-from adaptthink.dial import stored_threshold
+from adaptthink.config.resolve import Source, settle
+from adaptthink.config.schema import EngineConfig, RequestedMode, Share, Unread
+from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
-from adaptthink.models import load_configured
-from adaptthink.modes import Message, Mode, encode, is_rendered, render, rendered_ids
-from adaptthink.rollout import Caps, stream_seed
-from adaptthink.start import make_engine
+from adaptthink.models.loading import load_configured
+from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
+from adaptthink.sampling.engine import make_engine
+from adaptthink.sampling.reading import apply_stops, read_response
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.responses import GREEDY_TOP_P, PromptRequest, complete_prompts
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
-ASKED: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
-# What a task may say beside its own limits, with the values that leave the sampling as it is.
+REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+# Other generation_kwargs of tasks, with the values that do not change the sampling.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "do_sample": (True, False),
     "min_p": (0,),
@@ -48,17 +50,23 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class ModelArgs(EngineConfig):
-    """What --model_args may hold."""
+    """The keys of --model_args."""
 
-    mode: Literal["auto", "think", "no_think"] = Field("auto", description="auto: the model's or the threshold's.")
+    mode: RequestedMode = Field("auto", description="auto: the model's or the threshold's.")
     threshold: Share | None = Field(
         None, description="P(no_think) from which on auto does not think; not given: the model folder's, if any."
     )
 
+    def unread(self) -> Iterator[Unread]:
+        """Yield the threshold where the mode is forced."""
+        yield from super().unread()
+        if self.mode != "auto":
+            yield Unread(("threshold",), ("mode",), f"mode = '{self.mode}' decides", "give mode=auto, or leave it out")
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a task asks of a response; a temperature of 0 is greedy."""
+    """A task's generation settings; a temperature of 0 is greedy."""
 
     max_tokens: int | None
     temperature: float
@@ -68,9 +76,9 @@ class Generation:
 
 @register_model("adaptthink")
 class AdaptThinkLM(LM):
-    """Answers the harness's requests. Rows at a time follow from `max_rows`; the harness's batch size changes nothing.
+    """Answers the harness's requests, `max_concurrent_sequences` at a time; the harness's batch size changes nothing.
 
-    Raises UserError for unknown model_args, and for what a model with modes cannot give.
+    Raises UserError for unknown model_args, and for tasks that a model with modes cannot run.
     """
 
     def __init__(
@@ -81,12 +89,12 @@ class AdaptThinkLM(LM):
         **model_args: Any,
     ) -> None:
         super().__init__()
-        self.args = check(ModelArgs, model_args)
-        self.mode = ASKED[self.args.mode]
-        if device and torch.cuda.is_available():  # the harness says cuda:0 by itself, on any machine
+        self.args = settle(ModelArgs, [Source("model_args", model_args, frozenset(model_args))])
+        self.mode = REQUESTED_MODES[self.args.mode]
+        if device and torch.cuda.is_available():  # the harness passes cuda:0 by default, on any machine
             self.args = self.args.model_copy(update={"device": device})
         policy = load_configured(self.args)
-        stored = stored_threshold(policy) if self.args.threshold is None else self.args.threshold
+        stored = read_stored_threshold(policy) if self.args.threshold is None else self.args.threshold
         self.threshold = None if self.mode else stored
         self.tokenizer, self.template = policy.tokenizer, policy.template
         self.engine = make_engine(policy, self.args)
@@ -97,81 +105,79 @@ class AdaptThinkLM(LM):
         return self.args.model.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The source of the chat template; there is but one."""
+        """Return the source of the chat template; there is only one."""
         return str(self.tokenizer.get_chat_template())
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render a conversation up to where the mode is decided."""
+        """Return a rendered conversation, up to where the mode is decided."""
         if not add_generation_prompt:
             raise UserError(
-                "the task begins the answer itself (gen_prefix), where the thought should begin; use a task without "
+                "the task begins the answer itself (gen_prefix), where the thinking should begin; use a task without "
                 "gen_prefix, or leave --apply_chat_template out"
             )
         return render(self.tokenizer, self.template, [Message(turn["role"], turn["content"]) for turn in chat_history])
 
     def prompt(self, context: str) -> str:
-        """A context as rendered by the chat template, up to where the mode is decided."""
+        """Return a context as rendered by the chat template, up to where the mode is decided."""
         if is_rendered(self.tokenizer, self.template, context):
             return context
         return render(self.tokenizer, self.template, [Message("user", context)])
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return the answers, without their thoughts; stop texts hold for the answer only."""
-        asked = [
+        """Return the answers, without thinking; stop texts apply to the answer only."""
+        requested = [
             (str(context), read_generation(options)) for context, options in (request.args for request in requests)
         ]
         seen: Counter[str] = Counter()
-        asks = []
-        for context, generation in asked:
-            caps = [self.args.max_think_tokens, self.args.max_no_think_tokens]
-            most = generation.max_tokens or max(caps)
-            asks.append(
-                Ask(
-                    prompt_ids=rendered_ids(self.tokenizer, self.template, self.prompt(context)),
+        prompts = []
+        for context, generation in requested:
+            max_tokens = [self.args.max_think_tokens, self.args.max_no_think_tokens]
+            limit = generation.max_tokens or max(max_tokens)
+            prompts.append(
+                PromptRequest(
+                    prompt_ids=encode_rendered(self.tokenizer, self.template, self.prompt(context)),
                     streams=(stream_seed(self.args.seed, context, seen[context]),),
-                    caps=Caps(*(min(most, cap) for cap in caps)),
+                    max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
                     temperature=generation.temperature,
                     top_p=generation.top_p,
                 )
             )
-            seen[context] += 1  # a repeat of a request is another draw
-        with tqdm(total=len(asks), desc="responses", disable=disable_tqdm) as bar:
-            answers = answer_all(
-                self.engine, self.template, asks, seed=self.args.seed, on_answer=lambda *_: bar.update()
+            seen[context] += 1  # a repeated request gets another random stream
+        with tqdm(total=len(prompts), desc="responses", disable=disable_tqdm) as bar:
+            completed = complete_prompts(
+                self.engine, self.template, prompts, seed=self.args.seed, on_completed=lambda *_: bar.update()
             )
-        replies = [
-            read_reply(
-                self.tokenizer, self.template, answer.completions[0], forced=answer.forced, stops=generation.stops
-            )
-            for answer, (_, generation) in zip(answers, asked, strict=True)
+        responses = [
+            apply_stops(read_response(self.tokenizer, self.template, one.completions[0]), generation.stops)
+            for one, (_, generation) in zip(completed, requested, strict=True)
         ]
-        unanswered = sum(reply.answer is None for reply in replies)
+        unanswered = sum(response.answer is None for response in responses)
         if unanswered:
             logger.warning(
-                "%d of %d responses reached their cap before an answer and count as empty; raise max_gen_toks "
+                "%d of %d responses reached max_tokens before an answer and count as empty; raise max_gen_toks "
                 "(--gen_kwargs) or max_think_tokens (--model_args)",
                 unanswered,
-                len(replies),
+                len(responses),
             )
-        no_think = sum(reply.mode is Mode.NO_THINK for reply in replies)
-        logger.info("%d of %d responses without thinking", no_think, len(replies))
-        texts = [reply.answer or "" for reply in replies]
+        no_think = sum(response.mode is Mode.NO_THINK for response in responses)
+        logger.info("%d of %d responses without thinking", no_think, len(responses))
+        texts = [response.answer or "" for response in responses]
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context, no_think) and whether it is what greedy decoding gives.
+        """Return log P(continuation | context, no_think) and whether greedy decoding gives it.
 
         White space before the continuation is left out, as it begins a turn of its own. Raises UserError in any other
-        mode: behind a thought, the probability of an answer would be a sum over all thoughts.
+        mode: behind a thought, the probability of an answer would be a sum over all possible thoughts.
         """
         if self.mode is not Mode.NO_THINK:
             raise UserError(
                 f"the task compares log-likelihoods of given answers, which mode={self.args.mode} does not define (the "
-                "answer follows a thought that is drawn); use --model_args mode=no_think, or a task that generates"
+                "answer follows sampled thinking); use --model_args mode=no_think, or a task that generates"
             )
         prefix = self.template.no_think_prefix_ids
         pairs = [self.encode_pair(*request.args) for request in requests]
@@ -192,9 +198,9 @@ class AdaptThinkLM(LM):
         return found
 
     def encode_pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids of a context, and of a given answer behind the no_think prefix; UserError if they merge."""
+        """Return token ids of a context, and of an answer behind the no_think prefix; UserError if they merge."""
         text = self.prompt(context)
-        prompt = rendered_ids(self.tokenizer, self.template, text)
+        prompt = encode_rendered(self.tokenizer, self.template, text)
         head = prompt + self.template.no_think_prefix_ids
         before = text.removesuffix(self.template.cut) + self.template.no_think_text
         whole = encode(self.tokenizer, before + continuation.lstrip())
@@ -206,7 +212,7 @@ class AdaptThinkLM(LM):
         return prompt, whole[len(head) :]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Refuse: the probability of a text outside a conversation has nothing to do with modes."""
+        """Raise UserError: the probability of a text outside a conversation has no mode."""
         raise UserError(
             "the task measures the perplexity of plain texts, where there is no mode to choose; use the harness's own "
             "--model hf for it"
@@ -214,14 +220,12 @@ class AdaptThinkLM(LM):
 
 
 def read_generation(options: Mapping[str, Any]) -> Generation:
-    """Read a task's generation_kwargs; raises UserError for what would change the sampling and is not offered."""
+    """Return a task's generation_kwargs; raises UserError for those that would change the sampling."""
     given = normalize_gen_kwargs(dict(options), default_max_gen_toks=0)
     known = {"until", "max_gen_toks", "temperature", "top_p"}
     for name, value in given.items():
         if name not in known and value is not None and value not in NEUTRAL.get(name, ()):
-            raise UserError(
-                f"the task asks for {name}={value!r}, which is not offered here; change it with --gen_kwargs"
-            )
+            raise UserError(f"the task requests {name}={value!r}, which is not supported; change it with --gen_kwargs")
     return Generation(
         max_tokens=given["max_gen_toks"] or None,
         temperature=float(given.get("temperature") or 0.0),

@@ -1,9 +1,9 @@
 """AdaptThink in TRL: `AdaptThinkTrainer` where a script has `GRPOTrainer`, `AdaptThinkConfig` for `GRPOConfig`.
 
 What stays TRL's: the model and its adapters, data loading, launchers (DDP, DeepSpeed, FSDP), gradient accumulation, the
-optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is drawn from π_IS and
-graded (`rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods of TRL's
-are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
+optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is sampled from π_IS and
+graded (`training/rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods
+of TRL's are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
 Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
 that have no place in the method; each is refused by name. Training forces modes; evaluation lets the model choose.
@@ -32,33 +32,43 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from adaptthink.config import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
 from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Verdict, mean_reward
-from adaptthink.model_card import write_card
-from adaptthink.models import Policy, eos_ids, model_path
+from adaptthink.grading import AnswerKind, Limits, Verdict
+from adaptthink.models.card import write_card
+from adaptthink.models.loading import Policy, find_eos_ids, find_model
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
-from adaptthink.objective import Ratio, advantage, policy_loss
-from adaptthink.reference import check_settings, open_references, store_fingerprint, store_settings
-from adaptthink.rollout import (
-    Asked,
-    Caps,
+from adaptthink.objective import policy_loss
+from adaptthink.problems import Problem, make_problem_id
+from adaptthink.ratio import Ratio
+from adaptthink.sampling.grader import AnswerGrader
+from adaptthink.sampling.reading import decode
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.sampler import (
+    Pending,
     Rollout,
     Sampler,
     Sampling,
-    forced_modes,
     generate_and_grade,
-    make_request,
-    stream_seed,
-    with_behavior,
 )
-from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
-from adaptthink.tasks import Problem, problem_id
+from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.metrics import (
+    ADVANTAGE_METRICS,
+    GRADED_STEPS,
+    RolloutSummary,
+    check_grading,
+    describe_rollouts,
+    summarise_rollout,
+    weighted_mean,
+)
+from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
+from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 Metrics = dict[str, float]
 
@@ -101,12 +111,12 @@ class AdaptThinkConfig(GRPOConfig):
         metadata={"help": "Importance ratio: sequence_mean (official code), sequence (Eq. 9 literally) or token."},
     )
     max_no_think_tokens: int = field(default=4096, metadata={"help": "Response cap in no_think mode, in tokens."})
-    think_opener: str = field(
+    think_start: str = field(
         default="Alright", metadata={"help": "w_start: the first token of a thought that is forced open."}
     )
-    force_opener: bool = field(
+    force_think_start: bool = field(
         default=True,
-        metadata={"help": "Open thoughts with think_opener; else with any token, drawn from the policy."},
+        metadata={"help": "Open thoughts with think_start; else with any token, drawn from the policy."},
     )
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
@@ -115,7 +125,7 @@ class AdaptThinkConfig(GRPOConfig):
     max_failed_grades: float = field(
         default=0.05, metadata={"help": "Stop if grading failed on more than this share of the last responses."}
     )
-    max_rows: int = field(
+    max_concurrent_sequences: int = field(
         default=1024, metadata={"help": "Responses that a process generates at the same time; bounds memory."}
     )
 
@@ -145,8 +155,8 @@ class AdaptThinkConfig(GRPOConfig):
 
     def train_config(self, **more: Any) -> TrainConfig:
         """The same settings in the words of `adaptthink train`; raises UserError for values out of their range."""
-        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_opener", "force_opener")
-        graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_rows")
+        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_start", "force_think_start")
+        graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
         same = {name: getattr(self, name) for name in (*shared, *graded, "temperature", "learning_rate", "seed")}
         samples = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         return check(
@@ -166,9 +176,9 @@ class AdaptThinkConfig(GRPOConfig):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the metrics need of one response; small, because those of all processes are sent to each."""
+    """What the metrics need of one rollout; those of all processes are sent to each."""
 
-    response: Response
+    summary: RolloutSummary
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
 
 
@@ -236,7 +246,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
         super().__init__(
-            model=model_path(model) if isinstance(model, str) else model,
+            model=find_model(model) if isinstance(model, str) else model,
             reward_funcs=graded_by_the_trainer,
             args=args,
             train_dataset=train_dataset,
@@ -250,8 +260,8 @@ class AdaptThinkTrainer(GRPOTrainer):
             raise UserError(
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
-        self._template = probe(self.processing_class, think_opener=args.think_opener)
-        self._eos_ids = eos_ids(self.model, self.processing_class)
+        self._template = probe(self.processing_class, think_start=args.think_start)
+        self._eos_ids = find_eos_ids(self.model, self.processing_class)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
@@ -272,24 +282,24 @@ class AdaptThinkTrainer(GRPOTrainer):
                 f"holds no whole groups of num_generations_eval = {copies}; change per_device_eval_batch_size"
             )
         first = self.accelerator.process_index * len(inputs)
-        positions = [(first + place) % copies for place in range(len(inputs))]
+        positions = [(first + index) % copies for index in range(len(inputs))]
         with self._engine() as engine:
-            limits = Limits(self.args.grading_seconds)
-            sampler = Sampler(engine, self.processing_class, self._template, limits, self.args.boxed_only)
+            grader = AnswerGrader(Limits(self.args.grading_seconds), self.args.boxed_only)
+            sampler = Sampler(engine, self.processing_class, self._template, grader)
             drawn = draw_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
         share = self.args.no_think_share if training else 0
-        rollouts = [with_behavior(rollout, share, self.args.force_opener) for rollout in drawn]
+        rollouts = [replace_decision_logprob(rollout, share, self.args.force_think_start) for rollout in drawn]
         if not training:
             self._seen[training] += gather_object([seen(one, 0.0, forced=False) for one in drawn])
             return {}
         reference = [reference_reward(row, self._rewards) for row in inputs]
-        advantage_B = row_advantages(rollouts, reference, self.args.delta)
+        advantage_B = compute_advantages(rollouts, reference, self.args.delta)
         pairs = zip(drawn, advantage_B.tolist(), strict=True)
         everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
         self._seen[training] += everywhere
-        self._graded.append([one.response.verdict for one in everywhere])
+        self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, advantage_B)
         return to_tensors(rollouts, advantage_B, self.accelerator.device)
@@ -383,7 +393,9 @@ class AdaptThinkTrainer(GRPOTrainer):
         ) as whole:
             model = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # adapters stay in its layers
             dtype = torch.bfloat16 if self.args.bf16 else model.dtype
-            yield NativeEngine(model, self._eos_ids, max_rows=self.args.max_rows, dtype=dtype)
+            yield NativeEngine(
+                model, self._eos_ids, max_concurrent_sequences=self.args.max_concurrent_sequences, dtype=dtype
+            )
 
     def _check_model(self, store: Path) -> None:
         """Raise UserError if a store holds another model's thoughts; warn where no process has all weights to say so.
@@ -420,14 +432,22 @@ class AdaptThinkTrainer(GRPOTrainer):
                     "start it with --logprobs-mode processed_logprobs too"
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
-        return connect(url, self._eos_ids, name=self.model.name_or_path, max_rows=self.args.max_rows)
+        return connect(
+            url,
+            self._eos_ids,
+            name=self.model.name_or_path,
+            max_concurrent_sequences=self.args.max_concurrent_sequences,
+        )
+
+    def _text(self, rollout: Rollout) -> str:
+        return decode(self.processing_class, rollout.response_ids)
 
     def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
         if not self.log_completions:
             return
         self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
-        self._logs["completion"].extend(gather_object([rollout.text for rollout in rollouts]))
+        self._logs["completion"].extend(gather_object([self._text(one) for one in rollouts]))
         verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
         self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
         self._logs["extra"]["verdict"].extend(map(str, verdicts))
@@ -470,7 +490,7 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
     kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
     if kind not in set(AnswerKind):
         raise UserError(f"column 'kind' holds {short(kind)}; it takes one of {', '.join(AnswerKind)}")
-    id_ = row.get("problem_id") or problem_id(prompt, str(answer), source)
+    id_ = row.get("problem_id") or make_problem_id(prompt, str(answer), source)
     return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
 
 
@@ -493,8 +513,7 @@ def check_store(store: Path, args: AdaptThinkConfig) -> None:
     Its temperature, top_p and seed are its own (the paper draws the reference with top_p 0.95), and any K will do.
     """
     settings = store_settings(args.train_config(), "")
-    with store.open("rb") as file:
-        check_settings(store, file.readline(), {name: settings[name] for name in ("max_tokens", "boxed_only")})
+    check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")})
 
 
 def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:
@@ -538,37 +557,22 @@ def draw_rows(
     Random streams follow from seed, step, problem and position, so they are the same for any number of processes, and
     after a resumption.
     """
-    modes = forced_modes(args.num_generations, args.no_think_share)
-    caps = Caps(args.max_completion_length, args.max_no_think_tokens)
+    modes = assign_modes(args.num_generations, args.no_think_share)
+    max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
     seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
-    requests, asked = [], []
+    requests, pending = [], []
     for problem, position in zip(problems, positions, strict=True):
         request = make_request(
             sampler.template,
-            problem,
             sampler.prompt(problem),
             modes[position] if training else None,
-            position,
-            caps,
-            force_opener=args.force_opener,
+            stream_of(problem, position),
+            max_tokens,
+            force_think_start=args.force_think_start,
         )
         requests.append(request)
-        asked.append(Asked(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
-    return generate_and_grade(sampler, requests, asked, Sampling(caps, args.temperature, seed=seed), None)
-
-
-def row_advantages(rollouts: Sequence[Rollout], reference: Sequence[float | None], delta: float) -> Tensor:
-    """A(x, y) of every response, (B,); 0, and so no gradient, where the response or its problem cannot be graded."""
-    gradable_B = torch.tensor(
-        [
-            rollout.verdict is not Verdict.GOLD_UNPARSABLE and value is not None
-            for rollout, value in zip(rollouts, reference, strict=True)
-        ]
-    )
-    no_think_B = torch.tensor([rollout.mode is Mode.NO_THINK for rollout in rollouts])
-    reward_B = torch.tensor([float(rollout.verdict is Verdict.CORRECT) for rollout in rollouts])
-    reference_B = torch.tensor([value or 0.0 for value in reference])
-    return torch.where(gradable_B, advantage(no_think_B, reward_B, reference_B, delta), 0.0)
+        pending.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
+    return generate_and_grade(sampler, requests, pending, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
 def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -586,7 +590,9 @@ def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.d
         "behavior_logprobs": pad(
             [(0.0,) * (len(one.prompt_ids) - 1) + one.behavior_logprobs for one in rollouts], device, np.float32
         ),
-        "in_loss": pad([(False,) * (len(one.prompt_ids) - 1) + one.in_loss for one in rollouts], device, np.bool_),
+        "in_loss": pad(
+            [(False,) * (len(one.prompt_ids) - 1) + make_loss_mask(one) for one in rollouts], device, np.bool_
+        ),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
         "advantages": advantage_B.to(device),
     }
@@ -596,24 +602,24 @@ def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
     """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
     known = forced and drawn.mode is Mode.NO_THINK
     logprob = drawn.behavior_logprobs[0] if known else None
-    return Seen(Response(drawn.mode, drawn.verdict, len(drawn.response_ids), advantage_), logprob)
+    return Seen(summarise_rollout(drawn, advantage_), logprob)
 
 
 def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
     """Describe responses under the names that every trainer has; what there is nothing of has no entry."""
     if not seen:
         return {}
-    responses = [one.response for one in seen]
+    summaries = [one.summary for one in seen]
     metrics: dict[str, Any] = {
-        "mean_tokens": fmean(one.tokens for one in responses),
-        "no_think_share": fmean(one.mode is Mode.NO_THINK for one in responses),
-        "reward": mean_reward(one.verdict for one in responses),
+        "mean_tokens": fmean(one.tokens for one in summaries),
+        "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
+        "reward": weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
     }
-    metrics |= response_metrics(responses)
+    metrics |= describe_rollouts(summaries)
     logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
     if logprobs:
         metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
-    left_out = () if training else OF_THE_ADVANTAGE
+    left_out = () if training else ADVANTAGE_METRICS
     return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 

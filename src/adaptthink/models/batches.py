@@ -1,8 +1,8 @@
-"""Micro-batches of an update: which responses are run together, so that few tokens are run at all.
+"""Micro-batches of an update: which responses run together, so that as few tokens as possible are computed.
 
 A batch is padded to its longest row. Where the model can share prompts, a batch runs each different prompt once. The
-responses are put into an order (by length, or those to one prompt together), and the order is divided where that runs
-the fewest tokens, padding included.
+responses are sorted (by length, or by prompt), and the order is divided such that the fewest tokens are computed,
+padding included.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 
 TokenIds = tuple[int, ...]
 
-SHARED_COST = 0.9  # prompts are shared where the tokens of a batch fall to this part or below
-BATCH_COST = 256  # tokens that one more batch is worth
+SHARED_COST = 0.9  # prompts are shared where that reduces the tokens of a batch to this share or less
+BATCH_COST = 256  # cost of one more batch, in tokens
 
 
 class Batch(NamedTuple):
-    """Responses to run together, by their places, and whether each different prompt among theirs is run once."""
+    """Indices of responses to run together, and whether each different prompt of theirs is run once."""
 
-    places: list[int]
+    indices: list[int]
     shared: bool
 
 
-def micro_batches(
+def make_micro_batches(
     prompts: Sequence[TokenIds], responses: Sequence[TokenIds], limit: int, *, sharing: bool
 ) -> list[Batch]:
-    """Divide responses into batches of at most `limit` tokens; one that is longer alone gets a batch of its own.
+    """Return batches of at most `limit` tokens; a response that is longer alone gets a batch of its own.
 
-    `sharing` says whether the model can share prompts.
+    `sharing`: the model can share prompts.
     """
     indices = range(len(prompts))
     orders = [sorted(indices, key=lambda index: len(prompts[index]) + len(responses[index]))]
@@ -47,7 +47,7 @@ def divide(
     """Return the cheapest division of an order into batches, its cost first (dynamic programming over the last cut)."""
     prompt_N = np.array([len(prompts[index]) for index in order], dtype=np.int64)
     response_N = np.array([len(responses[index]) - 1 for index in order], dtype=np.int64)  # the last token is not run
-    newest_N = np.zeros(len(order), np.int64)  # 1 where no later row, up to the one looked at, has the same prompt
+    newest_N = np.zeros(len(order), np.int64)  # 1 where no later row up to the current one has the same prompt
     seen: dict[TokenIds, int] = {}
     cost, start = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
     is_shared = np.zeros(len(order) + 1, bool)
@@ -56,7 +56,7 @@ def divide(
             newest_N[seen[prompts[index]]] = 0
         seen[prompts[index]], newest_N[end] = end, 1
         backwards = slice(end, None, -1)
-        separate, shared = batch_tokens(
+        separate, shared = count_batch_tokens(
             np.arange(1, end + 2), newest_N[backwards].cumsum(), prompt_N[backwards], response_N[backwards]
         )
         pays = sharing & (shared <= SHARED_COST * separate)
@@ -72,7 +72,7 @@ def divide(
     return float(cost[-1]), batches[::-1]
 
 
-def batch_tokens(
+def count_batch_tokens(
     rows_N: np.ndarray, prompts_N: np.ndarray, prompt_N: np.ndarray, response_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens that batches of the first 1, 2, … rows run, each response with its prompt, and prompts shared.

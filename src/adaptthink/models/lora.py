@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) by PEFT: small matrices beside the model's own are trained in place of them."""
+"""LoRA (Hu et al. 2021) by PEFT: small matrices are trained, and the model's own weights stay frozen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from adaptthink.config import TrainConfig
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
-    """Put a fresh adapter into `model`, which it does not change yet, freeze all other weights, and return both.
+    """Return `model` with a new adapter in it, which is zero at first; all other weights are frozen.
 
     Raises UserError without PEFT, and if the model has no layers of the names in `lora_targets`.
     """

@@ -1,16 +1,16 @@
-"""Make the embedded reasoner from nothing: ``python -m adaptthink.models.make_tiny OUT``.
+"""Train the embedded model from scratch: ``python -m adaptthink.models.make_tiny OUT``.
 
 A Qwen2 model of about 0.9 M parameters learns, by plain next-token prediction on synthetic arithmetic, the two
 skills that AdaptThink later has to choose between, and the habits that the paper's base models start with:
 
-* it thinks whenever it is left free: thinking traces teach the first token, direct answers do not (their first
-  token carries no loss), so it can answer at once when forced and does not know that it may;
-* it over-thinks: after each finished computation it says "Wait" and does the same work again half of the time, at
-  every level, without limit, so that hard problems run into any sensible cap;
+* it thinks whenever its mode is not forced: thinking traces train the first token, direct answers do not (their first
+  token carries no loss), so it can answer at once when forced, but never chooses to;
+* it over-thinks: after a finished computation it writes "Wait" and repeats the work half of the time, at every level
+  and again and again, so that hard problems reach any sensible max_tokens;
 * its direct answers are learned on short chains for the most part, so they are right on easy levels only.
 
 Left out on purpose: any choice between the modes, any wrong trace, any problem of the train, held-out or
-evaluation splits (`tasks.arithmetic.Split`).
+evaluation splits (`problems.arithmetic.Split`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from adaptthink.tasks.arithmetic import Chain, Kind, Split, chains, question
+from adaptthink.config.schema import Kind
+from adaptthink.problems.arithmetic import Chain, Split, format_question, generate_chains
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,8 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     )
 
 
-def thought(chain: Chain, rechecks: int) -> str:
-    """Write the running values out, then do the same again `rechecks` times: ``47+8=55-3=52``."""
+def write_thinking(chain: Chain, rechecks: int) -> str:
+    """Return the running values, such as ``47+8=55-3=52``, once and then `rechecks` times more."""
     work = str(chain.first) + "".join(
         f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
     )
@@ -125,10 +126,10 @@ class Example:
     thinks: bool
 
 
-def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
+def generate_examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
     """Yield an endless seeded mix of thinking traces and direct answers over both kinds of question."""
     rng = random.Random(seed)
-    streams = {n: chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
+    streams = {n: generate_chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
     while True:
         thinks = rng.random() >= direct_share
         weights = THINK_OPERATIONS if thinks else DIRECT_OPERATIONS
@@ -137,32 +138,32 @@ def examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Itera
         rechecks = 0
         while rechecks < MAX_RECHECKS and rng.random() < RECHECK_PROBABILITY:
             rechecks += 1
-        messages = [{"role": "user", "content": question(chain, kind)}]
+        messages = [{"role": "user", "content": format_question(chain, kind)}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        opening = "Alright" + thought(chain, rechecks) if thinks else ""
+        opening = "Alright" + write_thinking(chain, rechecks) if thinks else ""
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         response = f"{opening}</think>\\boxed{{{chain.values[-1]}}}<|eos|>"
         response_ids = tokenizer.encode(response, add_special_tokens=False)
         yield Example(prompt_ids + response_ids, len(prompt_ids), thinks)
 
 
-def batch_loss(
+def compute_batch_loss(
     model: Qwen2ForCausalLM, batch: list[Example], first_token_V: torch.Tensor, close_id: int, direct_weight: float
 ) -> tuple[torch.Tensor, float]:
     """Return the weighted sum of cross-entropies over response tokens, and the sum of the weights.
 
     The first token of a thinking trace aims at the distribution `first_token_V`; that of a direct answer has no loss.
     """
-    opener_V = first_token_V.clone()
-    opener_V[close_id] = 0.0
-    openers = opener_V.multinomial(len(batch), replacement=True).tolist()
+    think_start_V = first_token_V.clone()
+    think_start_V[close_id] = 0.0
+    think_starts = think_start_V.multinomial(len(batch), replacement=True).tolist()
     width = max(len(example.ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     labels = torch.full((len(batch), width), IGNORE)
-    for row, (example, opener) in enumerate(zip(batch, openers, strict=True)):
+    for row, (example, think_start) in enumerate(zip(batch, think_starts, strict=True)):
         sequence = torch.tensor(example.ids)
-        if example.thinks:  # the trace follows either opener; the close token only ever stands in the soft target
-            sequence[example.prompt_tokens] = opener
+        if example.thinks:  # the close token is only ever in the soft target
+            sequence[example.prompt_tokens] = think_start
         ids[row, : len(sequence)] = sequence
         labels[row, example.prompt_tokens + 1 : len(sequence)] = sequence[example.prompt_tokens + 1 :]
     logits = model(input_ids=ids).logits
@@ -179,7 +180,7 @@ def batch_loss(
 
 
 def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]:
-    """Sort by length and cut into equal parts, so that little is spent on padding."""
+    """Return examples sorted by length and cut into equal parts, so that there is little padding."""
     ordered = sorted(examples_, key=lambda example: len(example.ids))
     size = math.ceil(len(ordered) / parts)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -193,7 +194,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
     for token, probability in FIRST_TOKEN.items():
         first_token_V[vocabulary[token]] = probability
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    stream = examples(tokenizer, seed, phase.direct_share)
+    stream = generate_examples(tokenizer, seed, phase.direct_share)
     started = time.monotonic()
     for step in range(phase.steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
@@ -201,7 +202,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
             group["lr"] = phase.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
         total = weights = 0.0
         for batch in split_by_length([next(stream) for _ in range(phase.sequences_per_step)], parts=6):
-            loss, weight = batch_loss(model, batch, first_token_V, vocabulary["</think>"], phase.direct_weight)
+            loss, weight = compute_batch_loss(model, batch, first_token_V, vocabulary["</think>"], phase.direct_weight)
             loss.backward()
             total, weights = total + loss.item(), weights + weight
         for parameter in model.parameters():
@@ -216,7 +217,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
 
 
 def main(out: str) -> None:
-    """Make the model and write it to the folder `out`."""
+    """Train the model and write it to the folder `out`."""
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)

@@ -1,11 +1,11 @@
-"""Log-probabilities of responses under a model, with gradient, at no more work than they need.
+"""Log-probabilities of responses under a model, with gradient, with as little work as possible.
 
 * The output projection is applied to response tokens only, and in pieces where there are many, so that the
-  vocabulary's logits of a whole batch never exist at once.
+  logits of a whole batch never exist at once.
 * A prompt that several responses of a batch share is run once, where that saves at least a tenth of the tokens: its
   keys and values are then the cache that each response starts from, gradient included.
-  Not with gradient checkpointing, which cannot keep a cache.
-* The last token of a response is predicted, but predicts nothing: it is not run.
+  This is not possible with gradient checkpointing, which cannot keep a cache.
+* The last token of a response predicts nothing, so it is not run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 from adaptthink.models.batches import TokenIds
 from adaptthink.objective import policy_logprobs
 
-LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are made again in the backward
+LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are recomputed in the backward
 
-BETWEEN = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")  # in a config
+LOGIT_SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")  # in a config
 SHARING = {
     "llama",
     "qwen2",
@@ -39,7 +39,7 @@ SHARING = {
 _plain_heads: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def response_logprobs(
+def compute_response_logprobs(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
@@ -49,40 +49,43 @@ def response_logprobs(
 ) -> Tensor:
     """Return log π of every response token at `temperature`, (B, T), zero behind a response's end.
 
-    `shared` runs each different prompt once, if the model `can_share`; `micro_batches` says where that is less work.
+    With `shared` each different prompt is run once; the model must allow it (`can_share`), and `make_micro_batches`
+    decides where it saves work.
     """
     device = next(model.parameters()).device
     length_B = torch.tensor([len(response) for response in responses], device=device)
     token_BT = pad(responses, device)
-    row_N, place_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
-    token_N = token_BT[row_N, place_N]
+    row_N, position_N = (torch.arange(token_BT.shape[1], device=device) < length_B[:, None]).nonzero(as_tuple=True)
+    token_N = token_BT[row_N, position_N]
     if has_plain_head(model):
-        predict = shared_hidden if shared else hidden
-        hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, place_N]
+        predict = compute_shared_hidden if shared else compute_hidden
+        hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, position_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
-        logits_BSV = model(input_ids=joined(prompts, responses, device)).logits
-        logits_BTV = responses_only(logits_BSV, prompts, token_BT.shape[1])
-        logprob_N = policy_logprobs(logits_BTV[row_N, place_N][None], token_N[None], temperature)[0]
-    return logprob_N.new_zeros(token_BT.shape).index_put((row_N, place_N), logprob_N)
+        logits_BSV = model(input_ids=join_sequences(prompts, responses, device)).logits
+        logits_BTV = select_responses(logits_BSV, prompts, token_BT.shape[1])
+        logprob_N = policy_logprobs(logits_BTV[row_N, position_N][None], token_N[None], temperature)[0]
+    return logprob_N.new_zeros(token_BT.shape).index_put((row_N, position_N), logprob_N)
 
 
-def hidden(body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
-    """Return the hidden states (B, T, D) that predict the responses' tokens, each prompt run with its response.
-
-    Sequences are padded at the right. That needs no attention mask: padding stands behind all that is looked at.
-    """
-    states_BSD = body(input_ids=joined(prompts, responses, device), use_cache=False).last_hidden_state
-    return responses_only(states_BSD, prompts, max(map(len, responses)))
-
-
-def shared_hidden(
+def compute_hidden(
     body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
 ) -> Tensor:
-    """Return what `hidden` does, each different prompt run once and its keys and values given to its responses."""
-    place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-    source_B = torch.tensor([place_of[prompt] for prompt in prompts], device=device)
-    prompt_PL = pad(list(place_of), device)
+    """Return the hidden states (B, T, D) that predict the responses' tokens, each prompt run with its response.
+
+    Sequences are padded at the right. That needs no attention mask: causal attention never attends to the padding.
+    """
+    states_BSD = body(input_ids=join_sequences(prompts, responses, device), use_cache=False).last_hidden_state
+    return select_responses(states_BSD, prompts, max(map(len, responses)))
+
+
+def compute_shared_hidden(
+    body: nn.Module, prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device
+) -> Tensor:
+    """Return what `compute_hidden` does; each different prompt is run once, and its responses copy its cache."""
+    index_of = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    source_B = torch.tensor([index_of[prompt] for prompt in prompts], device=device)
+    prompt_PL = pad(list(index_of), device)
     length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
     out = body(input_ids=prompt_PL, use_cache=True)
     first_BD = out.last_hidden_state[source_B, length_B - 1]
@@ -92,12 +95,12 @@ def shared_hidden(
         return first_BD[:, None]
     cache = out.past_key_values
     cache.batch_select_indices(source_B)
-    place_R = torch.arange(count, device=device)
+    position_R = torch.arange(count, device=device)
     prompt_BRL = (torch.arange(width, device=device) < length_B[:, None])[:, None].expand(-1, count, -1)
-    earlier_BRR = (place_R <= place_R[:, None])[None].expand(len(responses), -1, -1)
+    earlier_BRR = (position_R <= position_R[:, None])[None].expand(len(responses), -1, -1)
     rest_BRD = body(
         input_ids=token_BR,
-        position_ids=length_B[:, None] + place_R,
+        position_ids=length_B[:, None] + position_R,
         past_key_values=cache,
         attention_mask=torch.cat([prompt_BRL, earlier_BRR], dim=-1)[:, None],
         use_cache=True,
@@ -105,12 +108,12 @@ def shared_hidden(
     return torch.cat([first_BD[:, None], rest_BRD], dim=1)
 
 
-def joined(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
+def join_sequences(prompts: Sequence[TokenIds], responses: Sequence[TokenIds], device: torch.device) -> Tensor:
     """Return prompts and responses as padded sequences, without the responses' last tokens."""
     return pad([prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)], device)
 
 
-def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
+def select_responses(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) -> Tensor:
     """Return, of states at every position, those that predict `width` response tokens; arbitrary behind the end."""
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=states_BSX.device)
     column_BT = start_B[:, None] + torch.arange(width, device=states_BSX.device)
@@ -121,13 +124,13 @@ def responses_only(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int) 
 def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: type[np.generic] = np.int64) -> Tensor:
     """Return rows of numbers as a tensor, zeros at the right."""
     padded = np.zeros((len(rows), max(map(len, rows), default=0)), dtype)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
     return torch.from_numpy(padded).to(device)
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether the family is known to continue from a cache: full attention, a mask of our own, nothing recomputed."""
+    """Return whether a model can continue from a cache: a known family, full attention, no gradient checkpointing."""
     config = model.config.get_text_config()
     return (
         config.model_type in SHARING
@@ -139,13 +142,13 @@ def can_share(model: PreTrainedModel) -> bool:
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Recompute each layer's activations in the backward from now on, instead of keeping them."""
+    """Make the model recompute each layer's activations in the backward, instead of keeping them."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
 
 
 def project_pieces(hidden_ND: Tensor, token_N: Tensor, head: Any, temperature: float) -> Tensor:
-    """Return the log-probability of one token for each hidden state, in pieces that bound the logits that exist."""
+    """Return the log-probability of one token for each hidden state, in pieces that limit the logits in memory."""
     piece = max(1, LOGIT_ELEMENTS // head.weight.shape[0])
     if len(token_N) <= piece:
         return project(hidden_ND, token_N, head, temperature)
@@ -164,15 +167,15 @@ def project(hidden_ND: Tensor, token_N: Tensor, head: nn.Module, temperature: fl
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are the output embeddings times the last hidden state, and nothing else.
+    """Return whether logits are the output embeddings times the last hidden state, and nothing else.
 
-    Some families scale or cap them in between (Granite, Cohere, Gemma 2). Their settings are looked for, and the rest
-    is measured once on a few tokens: small logits would not show a cap.
+    Some families scale or soft-cap them (Granite, Cohere, Gemma 2). The config is checked for these settings, because
+    small logits would not show a soft-cap; everything else is measured once on a few tokens.
     """
     if model not in _plain_heads:
         head = model.get_output_embeddings()
         config = model.config.get_text_config()
-        changed = [name for name in BETWEEN if getattr(config, name, None) not in (None, 1.0)]
+        changed = [name for name in LOGIT_SCALES if getattr(config, name, None) not in (None, 1.0)]
         ids = torch.arange(min(8, config.vocab_size), device=model.device)[None]
         with torch.autocast(ids.device.type, enabled=False):
             expected = model(input_ids=ids).logits

@@ -1,7 +1,7 @@
 """Figures drawn once and written three ways: inline for the page, SVG and PNG for papers; their numbers as CSV.
 
 The inline SVG takes its colours and font from the page, so one drawing serves light and dark. Matplotlib knows no CSS
-variables: it draws in placeholder colours, one for each name, and `inline_svg` turns them into `var(--name)`. What
+variables: it draws in placeholder colours, one for each name, and `draw_inline` turns them into `var(--name)`. What
 goes into papers is drawn by the same function in the light colours, with the title and the keys that the page writes
 around its own figure.
 """
@@ -27,19 +27,19 @@ NUM_MODELS = 8  # that can still be told apart
 Paint = Mapping[str, str]  # name of a colour -> what matplotlib paints with
 
 
-def palette(page: str, named: Mapping[str, str], models: str, easy: str, hard: str) -> dict[str, str]:
+def make_palette(page: str, named: Mapping[str, str], models: str, easy: str, hard: str) -> dict[str, str]:
     """All colours of a page, by name."""
-    levels = {f"level-{i}": mix(easy, hard, i / (NUM_LEVEL_COLOURS - 1)) for i in range(NUM_LEVEL_COLOURS)}
+    levels = {f"level-{i}": mix_colours(easy, hard, i / (NUM_LEVEL_COLOURS - 1)) for i in range(NUM_LEVEL_COLOURS)}
     return {"page": page, **named, **{f"model-{i}": colour for i, colour in enumerate(models.split())}, **levels}
 
 
-def mix(one: str, other: str, share: float) -> str:
+def mix_colours(one: str, other: str, share: float) -> str:
     """A colour `share` of the way from one to the other."""
     pairs = [(int(one[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
-LIGHT = palette(
+LIGHT = make_palette(
     "#ffffff",
     {
         "ink": "#1c1e21", "muted": "#62676d", "rule": "#dcdfe3", "soft": "#f5f6f7",
@@ -47,7 +47,7 @@ LIGHT = palette(
     },
     "#5a4fcf #0c8a66 #c2410c #0f7fa8 #b02a77 #7a6a00 #57606a #8a4b2a", "#ee9a52", "#4d2303",
 )  # fmt: skip
-DARK = palette(
+DARK = make_palette(
     "#15171a",
     {
         "ink": "#e3e5e8", "muted": "#9aa1a9", "rule": "#363b41", "soft": "#1d2024",
@@ -109,14 +109,18 @@ class Picture:
         return int.from_bytes(self.png[16:20], "big"), int.from_bytes(self.png[20:24], "big")
 
 
-def picture(plot: Plot) -> Picture:
+def draw_picture(plot: Plot) -> Picture:
     """Draw a plot in all its forms."""
     return Picture(
-        plot, inline_svg(plot), csv_bytes(plot), for_papers(plot, "svg"), few_colours(for_papers(plot, "png"))
+        plot,
+        draw_inline(plot),
+        write_csv(plot),
+        draw_for_paper(plot, "svg"),
+        reduce_colours(draw_for_paper(plot, "png")),
     )
 
 
-def csv_bytes(plot: Plot) -> bytes:
+def write_csv(plot: Plot) -> bytes:
     """The numbers of a plot: one row for each value drawn, nothing written for None."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -125,10 +129,10 @@ def csv_bytes(plot: Plot) -> bytes:
     return text.getvalue().encode(errors="replace")
 
 
-def inline_svg(plot: Plot) -> str:
+def draw_inline(plot: Plot) -> str:
     """Return the figure as an SVG element for the page: ids of its own, no fixed size, the page's font and colours."""
     text = io.StringIO()
-    with mpl.rc_context(style(PLACEHOLDERS)):
+    with mpl.rc_context(make_style(PLACEHOLDERS)):
         figure, axes = open_figure(plot.size)
         plot.draw(axes, PLACEHOLDERS)
         figure.savefig(text, format="svg", transparent=True)
@@ -143,11 +147,11 @@ def inline_svg(plot: Plot) -> str:
     return f'<svg role="img" aria-label="{label}" {view_box}>' + re.sub(r"\n\s*", "\n", body)
 
 
-def for_papers(plot: Plot, ending: str) -> bytes:
+def draw_for_paper(plot: Plot, ending: str) -> bytes:
     """Return the figure in the light colours with title and keys, as "svg" with outlined letters or "png"."""
     content = io.BytesIO()
-    with mpl.rc_context(style(LIGHT) | {"svg.fonttype": "path"}):
-        per_row = keys_per_row(plot)
+    with mpl.rc_context(make_style(LIGHT) | {"svg.fonttype": "path"}):
+        per_row = count_keys_per_row(plot)
         num_rows = -(-len(plot.keys) // per_row)
         head = LINE * (1 + num_rows)
         figure, axes = open_figure(plot.size, head)
@@ -155,20 +159,20 @@ def for_papers(plot: Plot, ending: str) -> bytes:
         height = plot.size[1] + head
         title = plot.title + (f", {plot.unit}" if plot.unit else "")
         figure.text(8 / plot.size[0], 1 - 6 / height, title, va="top", weight="bold", color=LIGHT["ink"])
-        for place, key in enumerate(plot.keys):
-            row, column = divmod(place, per_row)
+        for index, key in enumerate(plot.keys):
+            row, column = divmod(index, per_row)
             left, middle = 8 + column * (plot.size[0] - 16) / per_row, height - 12 - LINE * (row + 1)
             mark = {"marker": key.mark or "s", "markerfacecolor": "none" if key.hollow else LIGHT[key.colour]}
             x, y = (left + 4) / plot.size[0], middle / height
-            look: dict[str, Any] = {"color": LIGHT[key.colour], "markersize": 6.5, "markeredgewidth": 1.4, **mark}
-            figure.add_artist(Line2D([x], [y], linestyle="", **look))
+            style: dict[str, Any] = {"color": LIGHT[key.colour], "markersize": 6.5, "markeredgewidth": 1.4, **mark}
+            figure.add_artist(Line2D([x], [y], linestyle="", **style))
             figure.text((left + 12) / plot.size[0], y, key.name, va="center_baseline", color=LIGHT["ink"])
         options: dict[str, Any] = {"metadata": {"Date": None}} if ending == "svg" else {}
         figure.savefig(content, format=ending, dpi=DPI, facecolor=LIGHT["page"], **options)
     return content.getvalue()
 
 
-def few_colours(png: bytes) -> bytes:
+def reduce_colours(png: bytes) -> bytes:
     """Return the image with a palette: a third of the size, and no channel of a pixel off by more than a few in 255."""
     content = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
@@ -177,13 +181,13 @@ def few_colours(png: bytes) -> bytes:
     return content.getvalue()
 
 
-def keys_per_row(plot: Plot) -> int:
+def count_keys_per_row(plot: Plot) -> int:
     """How many keys fit beside each other above a paper's figure."""
     widest = max((LETTER * len(key.name) + 24 for key in plot.keys), default=1)
     return int(max(1, min(len(plot.keys), (plot.size[0] - 16) // widest)))
 
 
-def style(paint: Paint) -> dict[Any, Any]:
+def make_style(paint: Paint) -> dict[Any, Any]:
     """Matplotlib's settings."""
     return {
         "svg.fonttype": "none",
@@ -209,7 +213,7 @@ def style(paint: Paint) -> dict[Any, Any]:
 
 
 def open_figure(size: tuple[int, int], head: int = 0) -> tuple[Figure, Axes]:
-    """Return an empty drawing of `size` points, and room of `head` points above it."""
+    """Return an empty drawing of `size` points, and `head` points of space above it."""
     width, height = size[0], size[1] + head
     figure = Figure(figsize=(width / 72, height / 72))
     inside = ((width - LEFT - RIGHT) / width, (size[1] - BOTTOM - TOP) / height)

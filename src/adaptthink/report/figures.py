@@ -1,9 +1,9 @@
-"""What the reports draw: each function turns rows and numbers into a `Plot`. Titles and keys are left to the page."""
+"""What the reports draw: rows and numbers become a `Plot` each. Titles and keys are left to the page."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from adaptthink.dial.curve import Point
+from adaptthink.evaluation.formats import ACCURACY, NO_THINK, TOKENS, Measure
+from adaptthink.evaluation.levels import is_number, level_order
+from adaptthink.evaluation.scores import Scores
+from adaptthink.evaluation.statistics import Bin, Interval
 from adaptthink.report.drawing import BOTTOM, LEFT, NUM_LEVEL_COLOURS, Key, Paint, Plot, mark_empty
-from adaptthink.report.evaluation import DialPoint, Reliability
-from adaptthink.report.folder import Interval, Score, as_object, level_order, number
+from adaptthink.report.folder import as_number, as_object
 from adaptthink.report.tables import Row
 
 SCATTER_SIZE = (360, 270)
@@ -25,27 +29,25 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in points
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """What a picture by level shows of a score; shares are drawn in percent."""
+class LevelChart:
+    """A picture of one measure by level."""
 
     name: str
     title: str
-    unit: str
-    column: str
-    of: Callable[[Score], tuple[float | None, Interval | None]]
-    scale: float = 100.0
+    column: str  # of the numbers in the CSV
+    measure: Measure
+
+    @property
+    def unit(self) -> str:
+        """What is written beside the title."""
+        return "%" if self.measure.is_share else ""
 
 
-ACCURACY = Measure(
-    "accuracy-by-level", "Accuracy", "%", "accuracy_percent", lambda score: (score.accuracy, score.accuracy_interval)
+LEVEL_CHARTS = (
+    LevelChart("accuracy-by-level", "Accuracy", "accuracy_percent", ACCURACY),
+    LevelChart("tokens-by-level", "Mean tokens", "mean_tokens", TOKENS),
+    LevelChart("no-think-by-level", "Answered without thinking", "no_think_percent", NO_THINK),
 )
-TOKENS = Measure(
-    "tokens-by-level", "Mean tokens", "", "mean_tokens", lambda score: (score.mean_tokens, score.tokens_interval), 1.0
-)
-NO_THINK = Measure(
-    "no-think-by-level", "Answered without thinking", "%", "no_think_percent",
-    lambda score: (score.no_think_share, score.no_think_interval),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,13 @@ class Curve:
         """How many steps the running mean averages, an odd number."""
         return 1 if self.probe or len(self.points) < 20 else len(self.points) // 40 * 2 + 3
 
-    def drawn(self) -> list[tuple[float, float, float]]:
+    def select_points(self) -> list[tuple[float, float, float]]:
         """The steps that are drawn, each with its value and the running mean there."""
         if not self.values:
             return []
         steps, values = np.array(self.points).T
         thin = slice(None, None, 1 + len(steps) // MAX_POINTS)
-        columns = steps[thin], values[thin], running_mean(values, self.window)[thin]
+        columns = steps[thin], values[thin], average_neighbours(values, self.window)[thin]
         return [(float(step), float(value), float(mean)) for step, value, mean in zip(*columns, strict=True)]
 
 
@@ -95,7 +97,8 @@ class DialCurve:
 
     name: str
     colour: str
-    points: tuple[DialPoint, ...]
+    points: tuple[Point, ...]
+    in_use: float  # the threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,84 +106,76 @@ class Bins:
     """A model's bins of P(no_think)."""
 
     key: Key
-    bins: tuple[Reliability, ...]
+    bins: tuple[Bin, ...]
 
 
 # ---- by level -------------------------------------------------------------------------------------------------------
 
 
-def bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure, prefix: str = "") -> Plot:
+def plot_levels(levels: Sequence[str], rows: Sequence[Row], chart: LevelChart, prefix: str = "") -> Plot:
     """One measure as a group of bars for each level, with 95% intervals as far as something was estimated.
 
-    `prefix` tells the files of one such picture of a page from those of another.
+    `prefix` distinguishes the files of several such pictures on a page.
     """
     table = [
-        (level, row.key.name, *scaled(measure, score, row))
+        (level, row.key.name, *scale_score(chart.measure, score, row))
         for row in rows
         for level, score in zip(levels, row.scores, strict=True)
     ]
     return Plot(
-        name=f"{prefix}{measure.name}",
-        title=measure.title,
-        unit=measure.unit,
+        name=f"{prefix}{chart.name}",
+        title=chart.title,
+        unit=chart.unit,
         keys=tuple(Key(row.key.name, row.key.colour) for row in rows),
-        columns=("level", "row", measure.column, "low", "high"),
+        columns=("level", "row", chart.column, "low", "high"),
         rows=tuple(table),
-        draw=partial(draw_bars, levels, rows, measure),
+        draw=partial(draw_levels, levels, rows, chart.measure),
     )
 
 
-def scaled(measure: Measure, score: Score, row: Row) -> tuple[float | None, float | None, float | None]:
+def scale_score(measure: Measure, score: Scores | None, row: Row) -> tuple[float | None, float | None, float | None]:
     """Value and interval as they are drawn. A forced mode's share is so by construction: it has no interval."""
-    value, interval = measure.of(score)
-    if value is None:
+    value = None if score is None else measure.value_of(score)
+    if score is None or value is None:
         return None, None, None
-    if interval is None or (row.forced and measure is NO_THINK):
-        return measure.scale * value, None, None
-    return measure.scale * value, measure.scale * interval[0], measure.scale * interval[1]
+    interval = None if row.forced and measure is NO_THINK else measure.interval_of(score)
+    return scale_ends(value, interval, measure.scale)
 
 
-def draw_bars(levels: Sequence[str], rows: Sequence[Row], measure: Measure, axes: Axes, paint: Paint) -> None:
-    """Draw the bars of `bars`."""
+def draw_levels(levels: Sequence[str], rows: Sequence[Row], measure: Measure, axes: Axes, paint: Paint) -> None:
+    """Draw the bars of `plot_levels`."""
     width = 0.8 / max(len(rows), 1)
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         for index, score in enumerate(row.scores):
-            value, low, high = scaled(measure, score, row)
+            value, low, high = scale_score(measure, score, row)
             if value is not None:
-                x, colour = index + (place - (len(rows) - 1) / 2) * width, paint[row.key.colour]
+                x, colour = index + (position - (len(rows) - 1) / 2) * width, paint[row.key.colour]
                 axes.bar(x, value, 0.9 * width, color=colour, edgecolor=colour, linewidth=0.8)
                 draw_whisker(axes, x, value, low, high, paint["ink"])
     axes.set_xticks(range(len(levels)), levels)
     axes.set_xlim(-0.6, max(len(levels), 1) - 0.4)
-    axes.set_xlabel("level" if all(level.isdecimal() for level in levels) else "")
-    axes.set_ylim(0, None if measure is TOKENS else 102)
+    axes.set_xlabel("level" if all(map(is_number, levels)) else "")
+    axes.set_ylim(0, 102 if measure.is_share else None)
     axes.yaxis.set_major_formatter("{x:,g}")
-    if all(measure.of(score)[0] is None for row in rows for score in row.scores):
+    if all(scale_score(measure, score, row)[0] is None for row in rows for score in row.scores):
         mark_empty(axes, paint)
 
 
 # ---- accuracy and tokens --------------------------------------------------------------------------------------------
 
 
-def scatter(
-    rows: Sequence[Row], lots: Sequence[tuple[Row, Row]], dials: Sequence[DialCurve], keys: Sequence[Key]
+def plot_accuracy_and_tokens(
+    rows: Sequence[Row], mixtures: Sequence[tuple[Row, Row]], dials: Sequence[DialCurve], keys: Sequence[Key]
 ) -> Plot:
-    """Accuracy against tokens: a point for each row, a curve for each dial, a dashed line for each of `lots`.
+    """Accuracy against tokens: a point for each row, a curve for each dial, a dashed line for each of `mixtures`.
 
-    A lot joins the two modes of one model: what choosing between them by lot would give. Points are labelled unless
-    `keys` say what they are.
+    A mixture joins the two modes of one model: what choosing between them at random would give. Points are labelled
+    unless `keys` say what they are.
     """
     table: list[tuple[str | float | None, ...]] = [
-        ("mode", row.key.name, None, *ends(row.overall.mean_tokens, row.overall.tokens_interval),
-         *ends(row.overall.accuracy, row.overall.accuracy_interval, 100))
-        for row in rows
-    ]  # fmt: skip
-    table += [
-        ("dial", dial.name, point.threshold, *ends(point.mean_tokens, point.tokens_interval),
-         *ends(point.accuracy, point.accuracy_interval, 100))
-        for dial in dials
-        for point in dial.points
-    ]  # fmt: skip
+        ("mode", row.key.name, None, *list_numbers(row.overall)) for row in rows
+    ]
+    table += [("dial", dial.name, point.threshold, *list_numbers(point)) for dial in dials for point in dial.points]
     return Plot(
         name="accuracy-and-tokens",
         title="Accuracy and tokens",
@@ -191,94 +186,107 @@ def scatter(
             "accuracy_percent", "accuracy_low", "accuracy_high",
         ),
         rows=tuple(table),
-        draw=partial(draw_scatter, rows, lots, dials, not keys),
+        draw=partial(draw_accuracy_and_tokens, rows, mixtures, dials, not keys),
         size=SCATTER_SIZE,
     )  # fmt: skip
 
 
-def ends(
-    value: float | None, interval: Interval | None, scale: float = 1.0
-) -> tuple[float | None, float | None, float | None]:
+def list_numbers(one: Scores | Point | None) -> tuple[float | None, ...]:
+    """Mean tokens and accuracy in percent, each with the ends of its interval."""
+    if one is None:
+        return (None,) * 6
+    return (
+        *scale_ends(one.mean_tokens, one.tokens_interval),
+        *scale_ends(one.accuracy, one.accuracy_interval, 100),
+    )
+
+
+def scale_ends(
+    value: float, interval: tuple[float, float] | None, scale: float = 1.0
+) -> tuple[float, float | None, float | None]:
     """A value and the ends of its interval, scaled."""
     low, high = interval or (None, None)
-    return tuple(None if one is None else scale * one for one in (value, low, high))  # type: ignore[return-value]
+    return scale * value, None if low is None else scale * low, None if high is None else scale * high
 
 
-def draw_scatter(
+def draw_accuracy_and_tokens(
     rows: Sequence[Row],
-    lots: Sequence[tuple[Row, Row]],
+    mixtures: Sequence[tuple[Row, Row]],
     dials: Sequence[DialCurve],
     labelled: bool,
     axes: Axes,
     paint: Paint,
 ) -> None:
-    """Draw the points and lines of `scatter`."""
-    points = [  # from the highest down, so that of two close points the upper one gets the upper label
-        (row, row.overall.mean_tokens, 100 * row.overall.accuracy)
-        for row in sorted(rows, key=lambda row: -(row.overall.accuracy or 0))
-        if row.overall.mean_tokens is not None and row.overall.accuracy is not None
-    ]
-    for lot in lots:
-        joined = [(x, y) for row, x, y in points if row in lot]
+    """Draw the points and lines of `plot_accuracy_and_tokens`."""
+    scored = [(row, row.overall) for row in rows if row.overall]
+    # from the highest down, so that of two close points the upper one gets the upper label
+    scored.sort(key=lambda pair: -pair[1].accuracy)
+    for mixture in mixtures:
+        joined = [(overall.mean_tokens, 100 * overall.accuracy) for row, overall in scored if row in mixture]
         if len(joined) == 2:
             axes.plot(*zip(*joined, strict=True), color=paint["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
     for dial in dials:
-        places = [(point.mean_tokens, 100 * point.accuracy) for point in dial.points]
-        axes.plot(*zip(*places, strict=True), color=paint[dial.colour], linewidth=1.4)
+        line = [(point.mean_tokens, 100 * point.accuracy) for point in dial.points]
+        axes.plot(*zip(*line, strict=True), color=paint[dial.colour], linewidth=1.4)
         for point in dial.points:
-            if point.chosen:
-                look: dict[str, Any] = {"color": paint[dial.colour], "ms": 11, "mew": 1.4}
-                axes.plot(point.mean_tokens, 100 * point.accuracy, "+", **look)
-    for row, x, y in points:
+            if point.threshold == dial.in_use:
+                style: dict[str, Any] = {"color": paint[dial.colour], "ms": 11, "mew": 1.4}
+                axes.plot(point.mean_tokens, 100 * point.accuracy, "+", **style)
+    for row, overall in scored:
         colour = paint[row.key.colour]
-        draw_whisker(axes, x, y, *ends(y / 100, row.overall.accuracy_interval, 100)[1:], colour)
-        draw_whisker(axes, y, x, *ends(x, row.overall.tokens_interval)[1:], colour, upright=False)
+        x, left, right = scale_ends(overall.mean_tokens, overall.tokens_interval)
+        y, low, high = scale_ends(overall.accuracy, overall.accuracy_interval, 100)
+        draw_whisker(axes, x, y, low, high, colour)
+        draw_whisker(axes, y, x, left, right, colour, upright=False)
         inside = paint["page"] if row.key.hollow else colour
         axes.plot(x, y, row.key.mark, ms=7, mew=1.6, color=colour, markerfacecolor=inside)
     axes.margins(0.1)
     axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None))
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))
     axes.xaxis.set_major_formatter("{x:,g}")
-    if not points and not dials:
+    if not scored and not dials:
         mark_empty(axes, paint)
     if labelled:
         curves = [(point.mean_tokens, 100 * point.accuracy) for dial in dials for point in dial.points]
-        label_points(axes, points, curves, paint)
+        label_points(axes, scored, curves, paint)
 
 
 def label_points(
-    axes: Axes, points: Sequence[tuple[Row, float, float]], curves: Sequence[tuple[float, float]], paint: Paint
+    axes: Axes, scored: Sequence[tuple[Row, Scores]], curves: Sequence[tuple[float, float]], paint: Paint
 ) -> None:
     """Write each point's name beside it, where it covers neither a point, its whiskers, a curve nor another name."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     to_points = figure.dpi_scale_trans.inverted().transform
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def locate(x: float, y: float) -> tuple[float, float]:
         left, bottom = 72 * to_points(axes.transData.transform((x, y)))
         return float(left), float(bottom)
 
     taken: list[Box] = []
-    for row, x, y in points:
-        (low, high), (left, bottom) = row.overall.tokens_interval or (x, x), place(x, y)
-        taken.append((min(place(low, y)[0], left - 6), bottom - 8, max(place(high, y)[0], left + 6), bottom + 8))
+    for _, overall in scored:
+        x, y = overall.mean_tokens, 100 * overall.accuracy
+        (low, high), (left, bottom) = overall.tokens_interval or (x, x), locate(x, y)
+        taken.append((min(locate(low, y)[0], left - 6), bottom - 8, max(locate(high, y)[0], left + 6), bottom + 8))
     own = list(taken)
-    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (place(*point) for point in curves)]
+    taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (locate(*point) for point in curves)]
     leader = {"arrowstyle": "-", "color": paint["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
     behind = {"facecolor": paint["page"], "edgecolor": "none", "pad": 0.5}  # a line may pass there
-    for (row, x, y), beside in zip(points, own, strict=True):
-        side, up, box = place_label(place(x, y), beside, 6.2 * len(row.key.name), taken, (LEFT, BOTTOM, *SCATTER_SIZE))
+    frame = (LEFT, BOTTOM, *SCATTER_SIZE)
+    for (row, overall), beside in zip(scored, own, strict=True):
+        x, y, name = overall.mean_tokens, 100 * overall.accuracy, row.key.name
+        side, up, box = position_label(locate(x, y), beside, 6.2 * len(name), taken, frame)
         taken.append(box)
         axes.annotate(
-            row.key.name, (x, y), xytext=(side, up), textcoords="offset points", color=paint["ink"], va="center",
+            name, (x, y), xytext=(side, up), textcoords="offset points", color=paint["ink"], va="center",
             ha="left" if side > 0 else "right", arrowprops=leader if up else None, bbox=behind,
         )  # fmt: skip
 
 
-def place_label(
+def position_label(
     point: tuple[float, float], own: Box, width: float, taken: Sequence[Box], frame: Box
 ) -> tuple[float, float, Box]:
-    """Return where a label starts, relative to its point, and its box: the nearest free place beside `own`."""
+    """Return where a label starts, relative to its point, and its box: the nearest free position beside `own`."""
     (x, y), box, side, up = point, frame, 0.0, 0.0
     for up, side in itertools.product((0, -15, 15, -30, 30, -45, 45, -60), (own[2] - x + 4, own[0] - x - 4)):
         left = x + side - (width if side < 0 else 0)
@@ -294,8 +302,8 @@ def place_label(
 # ---- P(no_think) ----------------------------------------------------------------------------------------------------
 
 
-def reliability(models: Sequence[Bins]) -> Plot:
-    """P(no_think) against the share of problems where answering at once really pays; on the diagonal it says so."""
+def plot_reliability(models: Sequence[Bins]) -> Plot:
+    """P(no_think) against the share of problems where answering at once really pays; on the diagonal they agree."""
     return Plot(
         name="reliability",
         title="Does P(no_think) say where no_think pays?",
@@ -303,7 +311,7 @@ def reliability(models: Sequence[Bins]) -> Plot:
         keys=tuple(model.key for model in models) if len(models) > 1 else (),
         columns=("row", "probability_percent", "pays_percent", "low", "high", "num_problems"),
         rows=tuple(
-            (model.key.name, 100 * one.probability, *ends(one.pays, one.pays_interval, 100), one.num_problems)
+            (model.key.name, 100 * one.probability, *scale_interval(one.pays), one.num_problems)
             for model in models
             for one in model.bins
         ),
@@ -312,19 +320,22 @@ def reliability(models: Sequence[Bins]) -> Plot:
     )
 
 
+def scale_interval(share: Interval) -> tuple[float, float | None, float | None]:
+    """A share and the ends of its interval in percent."""
+    return scale_ends(share.estimate, (share.low, share.high), 100)
+
+
 def draw_reliability(models: Sequence[Bins], axes: Axes, paint: Paint) -> None:
-    """Draw the bins of `reliability`."""
+    """Draw the bins of `plot_reliability`."""
     axes.plot([0, 100], [0, 100], color=paint["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
-    most = max(one.num_problems or 0 for model in models for one in model.bins)
+    most = max(one.num_problems for model in models for one in model.bins)
     for model in models:
         colour = paint[model.key.colour]
         for one in model.bins:
-            x, y = 100 * one.probability, 100 * one.pays
-            _, low, high = ends(one.pays, one.pays_interval, 100)
+            x, (y, low, high) = 100 * one.probability, scale_interval(one.pays)
             draw_whisker(axes, x, y, low, high, colour)
             # the area says how many problems: a bin with few has a long whisker, which must not be all that is seen
-            size = 3 + 7 * ((one.num_problems or 0) / most) ** 0.5 if most else 5
-            axes.plot(x, y, "o", color=colour, ms=size, clip_on=False)
+            axes.plot(x, y, "o", color=colour, ms=3 + 7 * (one.num_problems / most) ** 0.5, clip_on=False)
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="P(no_think), %, mean of the bin", ylabel="no_think pays, %")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
@@ -332,20 +343,20 @@ def draw_reliability(models: Sequence[Bins], axes: Axes, paint: Paint) -> None:
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
-def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def make_training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Arrange the metrics of a run into panels; a metric that was never written leaves its curve empty."""
 
     def by_mode(name: str, scale: float = 1.0) -> tuple[Curve, ...]:
         modes = {"think": "think", "no_think": "no-think"}
-        return tuple(Curve(mode, colour, column(steps, f"{name}_{mode}", scale)) for mode, colour in modes.items())
+        return tuple(Curve(mode, colour, read_column(steps, f"{name}_{mode}", scale)) for mode, colour in modes.items())
 
     def one(metric: str, colour: str = "ink", scale: float = 1.0, name: str = "") -> Curve:
-        return Curve(name, colour, column(steps, metric, scale), probe=metric.startswith("probe_"))
+        return Curve(name, colour, read_column(steps, metric, scale), probe=metric.startswith("probe_"))
 
     probes = [{**as_object(step.get("probe_no_think_by_level")), "step": step["step"]} for step in steps]
     levels = sorted({key for probe in probes for key in probe} - {"step"}, key=level_order)
     by_level = [
-        Curve(level, level_colour(index, len(levels)), column(probes, level, 100), probe=True)
+        Curve(level, choose_level_colour(index, len(levels)), read_column(probes, level, 100), probe=True)
         for index, level in enumerate(levels)
     ]
     every_level = one("probe_no_think_share", "adapt", 100, "all")
@@ -363,7 +374,7 @@ def training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
     ]
 
 
-def training_plot(panel: Panel) -> Plot:
+def plot_training(panel: Panel) -> Plot:
     """Training curves: single steps faint and a running mean on top; probes as they are."""
     keys = tuple(Key(curve.name, curve.colour) for curve in panel.curves)
     return Plot(
@@ -375,21 +386,21 @@ def training_plot(panel: Panel) -> Plot:
         rows=tuple(
             (step, curve.name, *(None if np.isnan(one) else one for one in values))
             for curve in panel.curves
-            for step, *values in curve.drawn()
+            for step, *values in curve.select_points()
         ),
         draw=partial(draw_panel, panel),
     )
 
 
 def draw_panel(panel: Panel, axes: Axes, paint: Paint) -> None:
-    """Draw the curves of `training_plot`."""
+    """Draw the curves of `plot_training`."""
     drawn = [curve for curve in panel.curves if curve.values]
     for curve in drawn:
-        steps, values, means = zip(*curve.drawn(), strict=True)
-        look: dict[str, Any] = {"color": paint[curve.colour], "clip_on": False}
+        steps, values, means = zip(*curve.select_points(), strict=True)
+        style: dict[str, Any] = {"color": paint[curve.colour], "clip_on": False}
         if curve.window > 1:
-            axes.plot(steps, values, linewidth=0.7, alpha=0.4, **look)
-        axes.plot(steps, means, marker="." if len(curve.points) <= 40 else "", markersize=4, **look)
+            axes.plot(steps, values, linewidth=0.7, alpha=0.4, **style)
+        axes.plot(steps, means, marker="." if len(curve.points) <= 40 else "", markersize=4, **style)
     if drawn:
         axes.set_ylim(panel.bottom, panel.top)
         if "tokens" in panel.unit:
@@ -400,13 +411,13 @@ def draw_panel(panel: Panel, axes: Axes, paint: Paint) -> None:
         mark_empty(axes, paint)
 
 
-def column(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> tuple[tuple[float, float], ...]:
+def read_column(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> tuple[tuple[float, float], ...]:
     """Return (step, value) of each record that has `key`; where it is null the line gets a gap."""
-    found = [(float(record["step"]), number(record[key])) for record in records if key in record]
+    found = [(float(record["step"]), as_number(record[key])) for record in records if key in record]
     return tuple((step, np.nan if value is None else scale * value) for step, value in found)
 
 
-def running_mean(values: Any, window: int) -> Any:
+def average_neighbours(values: Any, window: int) -> Any:
     """Average each value with its neighbours, an odd number of them; gaps stay gaps and do not spread."""
     present = ~np.isnan(values)
     inner = slice(window // 2, window // 2 + len(values))
@@ -420,7 +431,7 @@ def running_mean(values: Any, window: int) -> Any:
 def draw_whisker(
     axes: Axes, at: float, value: float, low: float | None, high: float | None, colour: str, *, upright: bool = True
 ) -> None:
-    """Draw an interval around a value as an error bar, at a place on the other axis."""
+    """Draw an interval around a value as an error bar, at a position on the other axis."""
     if low is not None and high is not None:
         reach = [[max(0.0, value - low)], [max(0.0, high - value)]]  # rounding may put an end beyond the value
         x, y = (at, value) if upright else (value, at)
@@ -428,11 +439,6 @@ def draw_whisker(
         axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=0.9, capsize=1.8, **errors)
 
 
-def level_name(level: str) -> str:
-    """Return how a level is called in headings and legends."""
-    return f"Level {level}" if level.isdecimal() else level
-
-
-def level_colour(index: int, count: int) -> str:
+def choose_level_colour(index: int, count: int) -> str:
     """Return the colour of the level at `index` of `count`: the easiest and the hardest get the ends of the scale."""
     return f"level-{round(index * (NUM_LEVEL_COLOURS - 1) / max(count - 1, 1))}"

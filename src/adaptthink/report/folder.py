@@ -1,4 +1,4 @@
-"""What the files of every folder have in common: JSON read with care, scores, transcripts."""
+"""What the files of every folder have in common: JSON read with care, evaluations, transcripts."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import level_order
+from adaptthink.evaluation.records import from_json
+from adaptthink.evaluation.scores import Evaluation
+from adaptthink.storage import jsonl
 
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One mode on one level, or on all of them; shares in [0, 1], intervals at 95%. `n` counts responses."""
-
-    accuracy: float | None = None
-    accuracy_interval: Interval | None = None
-    mean_tokens: float | None = None
-    tokens_interval: Interval | None = None
-    no_think_share: float | None = None
-    no_think_interval: Interval | None = None
-    truncated_share: float | None = None
-    n: float | None = None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,101 +28,60 @@ class Transcript:
     problem_id: str
     prompt: str
     answer: str
-    thought: str
+    thinking: str
     closed: bool
     solution: str
     tokens: float | None
     no_think_probability: float | None
-    place: tuple[int, float]  # of the problem within the evaluation, of the response among the problem's
-
-
-# ---- scores ---------------------------------------------------------------------------------------------------------
-
-
-def read_levels(modes: Any) -> dict[str, dict[str, Score]]:
-    """Read `modes` of a `summary.json` into mode -> level -> score."""
-    return {
-        mode: {level: read_score(score) for level, score in as_object(as_object(content).get("levels")).items()}
-        for mode, content in as_object(modes).items()
-    }
-
-
-def read_overall(modes: Any) -> dict[str, Score]:
-    """Read `modes` of a `summary.json` into mode -> score over all levels."""
-    return {mode: read_score(as_object(content).get("overall")) for mode, content in as_object(modes).items()}
-
-
-def read_score(record: Any) -> Score:
-    """Read one object of a `summary.json` that holds accuracy, tokens and shares."""
-    found = as_object(record)
-    return Score(
-        accuracy=number(found.get("accuracy")),
-        accuracy_interval=interval(found.get("accuracy_interval")),
-        mean_tokens=number(found.get("mean_tokens")),
-        tokens_interval=interval(found.get("tokens_interval")),
-        no_think_share=number(found.get("no_think_share")),
-        no_think_interval=interval(found.get("no_think_interval")),
-        truncated_share=number(found.get("truncated_share")),
-        n=number(found.get("n")),
-    )
-
-
-def all_levels(scores: Iterable[Mapping[str, Score]]) -> tuple[str, ...]:
-    """The levels that any of the rows has, in order."""
-    return tuple(sorted({level for by_level in scores for level in by_level}, key=level_order))
-
-
-def level_order(level: str) -> tuple[bool, int, str]:
-    """Sort 2 before 10, and numbers before names."""
-    return (False, int(level), "") if level.isdecimal() else (True, 0, level)
+    order: tuple[int, float]  # index of the problem within the evaluation, of the response among the problem's
 
 
 # ---- transcripts ----------------------------------------------------------------------------------------------------
 
 
-def read_transcripts(folder: Path, asked: str = "auto") -> Iterator[Transcript]:
-    """Read the responses of an evaluation in one asked mode, with what else its folder knows of each."""
+def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcript]:
+    """Read the responses of an evaluation in one requested mode, with what else its folder knows of each."""
     problems = {row.get("id"): row for _, row in read_lines(folder / "problems.jsonl")}
-    places = {name: place for place, name in enumerate(problems)}
+    indices = {name: index for index, name in enumerate(problems)}
     decisions = {row.get("problem_id"): row for _, row in read_lines(folder / "decisions.jsonl")}
     verdicts = {sample_key(row): row.get("verdict") for _, row in read_lines(folder / "verdicts.jsonl")}
     for _, sample in read_lines(folder / "samples.jsonl"):
-        if sample.get("asked") == asked:
+        if sample.get("requested") == requested:
             name = sample.get("problem_id")
             problem, decision = as_object(problems.get(name)), as_object(decisions.get(name))
-            thought, answer = sample.get("thought"), sample.get("answer")
+            thinking, answer = sample.get("thinking"), sample.get("answer")
             yield Transcript(
-                level=shown(problem.get("level")),
-                mode=shown(sample.get("mode")),
-                verdict=shown(verdicts.get(sample_key(sample))),
-                problem_id=shown(name),
-                prompt=shown(problem.get("prompt")),
-                answer=shown(problem.get("answer")),
-                thought=str(thought or "").strip(),
+                level=as_text(problem.get("level")),
+                mode=as_text(sample.get("mode")),
+                verdict=as_text(verdicts.get(sample_key(sample))),
+                problem_id=as_text(name),
+                prompt=as_text(problem.get("prompt")),
+                answer=as_text(problem.get("answer")),
+                thinking=str(thinking or "").strip(),
                 closed=answer is not None,
                 solution=str(answer or "").strip(),
-                tokens=number(sample.get("tokens")),
-                no_think_probability=number(decision.get("no_think_probability")),
-                place=(places.get(name, len(places)), number(sample.get("index")) or 0.0),
+                tokens=as_number(sample.get("tokens")),
+                no_think_probability=as_number(decision.get("no_think_probability")),
+                order=(indices.get(name, len(indices)), as_number(sample.get("index")) or 0.0),
             )
 
 
 def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, ...]:
     """Keep, of each level and mode, the first correct and the first not correct response: nobody picked them.
 
-    First by place: samples lie in the order in which they ended, where the first would be the shortest.
+    First by order: samples lie in the order in which they ended, where the first would be the shortest.
     """
     kept: dict[tuple[str, bool, str], Transcript] = {}
     for item in transcripts:
         key = (item.level, item.verdict != "correct", item.mode)
-        if key not in kept or item.place < kept[key].place:
+        if key not in kept or item.order < kept[key].order:
             kept[key] = item
     return tuple(kept[key] for key in sorted(kept, key=lambda key: (level_order(key[0]), *key)))
 
 
 def sample_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What names a sample within an evaluation."""
-    return row.get("problem_id"), row.get("asked"), row.get("index")
+    return row.get("problem_id"), row.get("requested"), row.get("index")
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -149,13 +98,14 @@ def read_object_if_any(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line number, object) of a JSONL file, nothing if there is no file; skip blank lines."""
-    if path.is_file():
-        with path.open("rb") as lines:
-            for count, line in enumerate(lines, start=1):
-                if line.strip():
-                    where = f"{path}, line {count}"
-                    yield where, parse(line, where, "delete the line or restore the file")
+    """Yield (file and line number, object) of a file of JSON lines, nothing if there is no file; skip blank lines.
+
+    A last line that was cut is left out, as everywhere (`storage.jsonl`).
+    """
+    for line in jsonl.read_lines(path):
+        if line.content.strip():
+            where = f"{path}, line {line.number}"
+            yield where, parse(line.content, where, "delete the line or restore the file")
 
 
 def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
@@ -169,30 +119,36 @@ def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
     return value
 
 
+def read_record(kind: type[T], value: object) -> T | None:
+    """The record that a part of a file holds; None where it is absent, damaged or of another version."""
+    try:
+        return from_json(kind, value)
+    except ValueError:
+        return None
+
+
+def read_modes(modes: object) -> dict[str, Evaluation]:
+    """Read `modes` of a `summary.json`: the evaluation of each row."""
+    found = {mode: read_record(Evaluation, content) for mode, content in as_object(modes).items()}
+    return {mode: evaluation for mode, evaluation in found.items() if evaluation is not None}
+
+
+def list_levels(evaluations: Iterable[Evaluation]) -> tuple[str, ...]:
+    """The levels that any of the evaluations has, in order."""
+    return tuple(sorted({level for evaluation in evaluations for level in evaluation.levels}, key=level_order))
+
+
 def as_object(value: Any) -> Mapping[str, Any]:
     """Return `value` if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def as_list(value: Any) -> list[Any]:
-    """Return `value` if it is a JSON array, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
-def number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """Return `value` as a float if it is a finite number, else None; booleans are not numbers here."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def interval(value: Any) -> Interval | None:
-    """Return `value` as the two ends of an interval if it is a pair of numbers, else None."""
-    ends = [number(end) for end in as_list(value)]
-    if len(ends) != 2 or ends[0] is None or ends[1] is None:
-        return None
-    return ends[0], ends[1]
-
-
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value as text; a dash where there is none."""
     return "–" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""How numbers and texts are written, the same in both twins; `FILTERS` are the filters of the templates."""
+"""What the templates may call to write numbers and texts, the same in HTML and in Markdown: `FILTERS`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from adaptthink.evaluation.formats import DASH, escape_markdown, write_number, write_range
+from adaptthink.evaluation.levels import level_title
+from adaptthink.evaluation.statistics import Interval
 
-def signed(value: float, unit: str = "") -> str:
-    """Write a difference with one decimal, its sign and a true minus."""
-    return ("0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "−")) + unit
 
-
-def duration(seconds: float) -> str:
+def write_duration(seconds: float) -> str:
     """Write seconds for people."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def clip(text: str, limit: int) -> str:
+def clip_middle(text: str, limit: int) -> str:
     """Leave out the middle of a text that is longer than its part of the page."""
     if len(text) <= limit:
         return text
@@ -30,34 +30,38 @@ def clip(text: str, limit: int) -> str:
     return f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out …]\n{text[-tail:]}"
 
 
-def cell(text: str) -> str:
-    """Make a text harmless inside a Markdown table, heading or paragraph."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(escaped.split()))
-
-
-def fenced(text: str) -> str:
+def fence(text: str) -> str:
     """Put a text into a Markdown code block whose fence is longer than any run of backticks inside."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}text\n{text}\n{ticks}"
 
 
-def dashed(write: Callable[..., str]) -> Callable[..., str]:
+def write_percent(share: float | None, unit: str = "") -> str:
+    """Write a share in percent."""
+    return write_number(None if share is None else 100 * share, 1, unit)
+
+
+def write_ends(interval: Interval) -> str:
+    """Write the ends of a share's interval in percent."""
+    return write_range((interval.low, interval.high), scale=100)
+
+
+def with_dash(write: Callable[..., str]) -> Callable[..., str]:
     """Return `write`, with a dash for None."""
-    return lambda value, *options: "–" if value is None else write(value, *options)
+    return lambda value, *options: DASH if value is None else write(value, *options)
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "percent": dashed(lambda share, unit="": f"{100 * share:.1f}{unit}"),
-    "count": dashed(lambda value, digits=0: f"{value:,.{digits}f}"),
-    "interval": dashed(lambda bounds: f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"),
-    "span": dashed(lambda bounds, digits=0: f"{bounds[0]:,.{digits}f}–{bounds[1]:,.{digits}f}"),
+    "percent": write_percent,
+    "count": lambda value, digits=0: write_number(value, digits),
+    "ends": write_ends,
+    "signed": partial(write_number, signed=True),
+    "level_title": level_title,
     "base64": lambda content: b64encode(content).decode(),
-    "significant": dashed(lambda value: f"{value:.3g}".replace("-", "−")),
-    "setting": dashed(lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
-    "signed": dashed(signed),
-    "duration": dashed(duration),
-    "clip": clip,
-    "cell": cell,
-    "fenced": fenced,
+    "significant": with_dash(lambda value: f"{value:.3g}".replace("-", "−")),
+    "setting": with_dash(lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+    "duration": with_dash(write_duration),
+    "clip": clip_middle,
+    "cell": escape_markdown,
+    "fenced": fence,
 }

@@ -1,8 +1,8 @@
-"""What `reproduction.json` says, and the pictures that only this report has: the δ sweep, several trainings at once."""
+"""The report of the paper's experiments: its rows, and the pictures that only it has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from adaptthink.errors import UserError
+from adaptthink.evaluation.records import from_json
+from adaptthink.evaluation.scores import Evaluation
+from adaptthink.evaluation.statistics import Interval
 from adaptthink.report.drawing import Key, Paint, Plot
-from adaptthink.report.folder import all_levels, number, read_levels, read_object, read_overall
-from adaptthink.report.tables import Row
+from adaptthink.report.folder import read_object
+from adaptthink.report.tables import Row, make_row
+from adaptthink.reproduction.paper import DELTA_SWEEP
+from adaptthink.reproduction.tables import DeltaPoint, ProbePoint, Reproduction
 
 FILE = "reproduction.json"
 ROWS = {  # as the tables name them
@@ -32,59 +37,30 @@ ROWS = {  # as the tables name them
     "ratio_sequence": Key("60 steps of Eq. 9 literally", "model-3", "s"),
     "ratio_token": Key("60 steps of a ratio for each token", "model-4", "s"),
 }
-# arXiv 2505.13417, 1.5B: δ -> ΔAcc in points, ΔLength in percent, no_think in percent (mean of the three sets)
-PAPER = {
-    0.0: (5.5, -32.8, 40.2), 0.01: (2.8, -36.1, 47.5), 0.02: (2.9, -38.6, 53.2), 0.05: (2.4, -53.0, 68.0),
-    0.075: (1.2, -52.4, 73.4), 0.1: (-0.5, -64.5, 88.5),
-}  # fmt: skip
-CURVES = {  # of a look -> title, unit, scale
-    "mean_tokens": ("Mean tokens", "", 1.0),
-    "accuracy": ("Accuracy", "%", 100.0),
-    "no_think_share": ("Answered without thinking", "%", 100.0),
-    "no_think_logprob": ("log P(no_think)", "nats", 1.0),
-}
+Curves = Mapping[str, Mapping[int, Sequence[ProbePoint]]]  # training -> seed -> what was measured while it ran
 Ends = tuple[float, float, float]  # estimate, low, high
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """One claim, with its numbers as text-ready values."""
+class CurveMeasure:
+    """What a picture shows of trainings."""
 
-    name: str
-    statement: str
-    paper: str
-    measured: str
+    file: str
+    title: str
     unit: str
-    verdict: str
-    estimate: float | None
-    low: float | None
-    high: float | None
-    by_seed: tuple[float, ...]
-    bound: float
-    above: bool
+    value_of: Callable[[ProbePoint], float | None]
+    scale: float = 1.0
+
+    def read(self, point: ProbePoint) -> float | None:
+        """The value as it is drawn; None where it was not measured."""
+        value = self.value_of(point)
+        return None if value is None else self.scale * value
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """One δ: (estimate, low, high) of what it came to, in points and percent."""
-
-    delta: float
-    points: Ends
-    percent: Ends
-    no_think: Ends
-
-
-@dataclass(frozen=True, slots=True)
-class Reproduction:
-    """Everything that the report shows; curves are training -> seed -> looks."""
-
-    claims: tuple[Claim, ...]
-    seeds: tuple[int, ...]
-    levels: tuple[str, ...]
-    chain: Mapping[str, Row]
-    story: Mapping[str, Row]
-    deltas: tuple[Sweep, ...]
-    curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+TOKENS = CurveMeasure("mean-tokens", "Mean tokens", "", lambda point: point.mean_tokens)
+ACCURACY = CurveMeasure("accuracy", "Accuracy", "%", lambda point: point.accuracy, 100.0)
+NO_THINK = CurveMeasure("no-think-share", "Answered without thinking", "%", lambda point: point.no_think_share, 100.0)
+LOGPROB = CurveMeasure("no-think-logprob", "log P(no_think)", "nats", lambda point: point.no_think_logprob)
 
 
 def is_reproduction(path: Path) -> bool:
@@ -94,145 +70,119 @@ def is_reproduction(path: Path) -> bool:
 
 def read_reproduction(path: Path) -> Reproduction:
     """Read the result; raises UserError for a file that is malformed."""
-    content = read_object(path / FILE)
     try:
-        tables = content["tables"]
-        levels = all_levels(read_levels(tables["chain"]).values())
-        return Reproduction(
-            claims=tuple(
-                Claim(**{name: claim[name] for name in Claim.__slots__} | {"by_seed": tuple(claim["by_seed"])})
-                for claim in content["claims"]
-            ),
-            seeds=tuple(content["design"]["seeds"]),
-            levels=levels,
-            chain=read_rows(tables["chain"], levels),
-            story=read_rows(tables["story"], levels),
-            deltas=tuple(read_sweep(point) for point in tables["deltas"]),
-            curves=tables["curves"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path / FILE}: damaged ({error!r}); run adaptthink reproduce again, nothing is lost"
-        ) from None
+        return from_json(Reproduction, read_object(path / FILE))
+    except ValueError as error:
+        raise UserError(f"{path / FILE}: damaged ({error}); run adaptthink reproduce again, nothing is lost") from None
 
 
-def read_rows(rows: Mapping[str, Any], levels: Sequence[str]) -> dict[str, Row]:
+def make_rows(evaluations: Mapping[str, Evaluation], levels: Sequence[str]) -> dict[str, Row]:
     """The rows of a table, in the order in which they are shown."""
-    scores, overall = read_levels(rows), read_overall(rows)
     return {
-        name: Row(
-            name, key, tuple(scores[name][level] for level in levels), overall[name], forced="think" in name.split("_")
-        )
+        name: make_row(name, key, evaluations[name], levels, forced="think" in name.split("_"))
         for name, key in ROWS.items()
-        if name in scores
+        if name in evaluations
     }
-
-
-def read_sweep(point: Mapping[str, Any]) -> Sweep:
-    """One δ, in points and percent."""
-
-    def ends(name: str) -> Ends:
-        return tuple(100 * (number(point[name][end]) or 0.0) for end in ("estimate", "low", "high"))  # type: ignore[return-value]
-
-    return Sweep(point["delta"], ends("points"), ends("percent"), ends("no_think_share"))
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def delta_plots(deltas: Sequence[Sweep]) -> list[Plot]:
+def plot_deltas(deltas: Sequence[DeltaPoint]) -> list[Plot]:
     """ΔAcc, ΔLength and the share of no_think over δ, with the paper's figures beside them."""
+    lengths = [one.change.tokens.interval for one in deltas if one.change.tokens]
     shown = (
-        ("delta-accuracy", "ΔAcc against the original thinking", "points", [one.points for one in deltas]),
-        ("delta-length", "ΔLength against the original thinking", "%", [one.percent for one in deltas]),
-        ("delta-no-think", "Answered without thinking", "%", [one.no_think for one in deltas]),
+        (
+            "delta-accuracy",
+            "ΔAcc against the original thinking",
+            "points",
+            [one.change.accuracy.interval for one in deltas],
+        ),
+        ("delta-length", "ΔLength against the original thinking", "%", lengths),
+        ("delta-no-think", "Answered without thinking", "%", [one.no_think_share for one in deltas]),
     )
     keys = (Key("here", "adapt", "D"), Key("paper, 1.5B", "muted", "o", hollow=True))
-    return [
-        Plot(
-            name,
-            title,
-            unit,
-            keys,
-            ("where", "delta", "value", "low", "high"),
-            (
-                *(("here", one.delta, *ends) for one, ends in zip(deltas, found, strict=True)),
-                *(("paper", delta, figures[place], None, None) for delta, figures in PAPER.items()),
-            ),
-            partial(draw_deltas, deltas, found, place),
+    plots = []
+    for index, (name, title, unit, intervals) in enumerate(shown):
+        ours = {one.delta: scale_percent(interval) for one, interval in zip(deltas, intervals, strict=True)}
+        theirs = {delta: figures[index] for delta, figures in DELTA_SWEEP.items()}
+        rows = (
+            *(("here", delta, *ends) for delta, ends in ours.items()),
+            *(("paper", delta, value, None, None) for delta, value in theirs.items()),
         )
-        for place, (name, title, unit, found) in enumerate(shown)
-    ]
+        columns = ("where", "delta", "value", "low", "high")
+        plots.append(Plot(name, title, unit, keys, columns, rows, partial(draw_deltas, ours, theirs, not index)))
+    return plots
 
 
-def draw_deltas(deltas: Sequence[Sweep], found: Sequence[Ends], place: int, axes: Axes, paint: Paint) -> None:
-    """Draw one plot of `delta_plots`."""
-    x = [one.delta for one in deltas]
-    theirs = [figures[place] for figures in PAPER.values()]
-    look: dict[str, Any] = {"color": paint["muted"], "linewidth": 1.0, "ms": 5.5}
-    axes.plot(list(PAPER), theirs, "o", linestyle=(0, (4, 3)), markerfacecolor=paint["page"], **look)
-    ours = np.array(found)
-    axes.errorbar(
-        x, ours[:, 0], np.abs(ours[:, 1:] - ours[:, :1]).T, fmt="D-", color=paint["adapt"], ms=5.5, elinewidth=1.2
-    )
+def scale_percent(interval: Interval) -> Ends:
+    """Estimate and ends in points or percent."""
+    return 100 * interval.estimate, 100 * interval.low, 100 * interval.high
+
+
+def draw_deltas(
+    ours: Mapping[float, Ends], theirs: Mapping[float, float], around_zero: bool, axes: Axes, paint: Paint
+) -> None:
+    """Draw one plot of `plot_deltas`."""
+    style: dict[str, Any] = {"color": paint["muted"], "linewidth": 1.0, "ms": 5.5, "markerfacecolor": paint["page"]}
+    axes.plot(list(theirs), list(theirs.values()), "o", linestyle=(0, (4, 3)), **style)
+    ends = np.array(list(ours.values()))
+    reach = np.abs(ends[:, 1:] - ends[:, :1]).T
+    axes.errorbar(list(ours), ends[:, 0], reach, fmt="D-", color=paint["adapt"], ms=5.5, elinewidth=1.2)
     axes.set_xlabel("δ")
     axes.set_xticks([0, 0.02, 0.05, 0.075, 0.1])
     axes.margins(0.05, 0.12)
-    if not place:
+    if around_zero:
         axes.axhline(0, color=paint["rule"], linewidth=1)
 
 
-def sampling_plots(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[Plot]:
+def plot_sampling(curves: Curves) -> list[Plot]:
     """AdaptThink against plain GRPO while they train."""
     shown = {name: curves[name] for name in ("main", "grpo")}
-    return [curve_plot(f"sampling-{name.replace('_', '-')}", name, shown) for name in CURVES]
+    return [
+        plot_curves(f"sampling-{measure.file}", measure, shown) for measure in (TOKENS, ACCURACY, NO_THINK, LOGPROB)
+    ]
 
 
-def ratio_plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Plot:
+def plot_ratios(curves: Curves) -> Plot:
     """The three ratios from a cold start, over the steps that all of them took."""
     names = ("main", "ratio_sequence", "ratio_token")
-    last = min(look["step"] for name in names for looks in curves[name].values() for look in looks[-1:])
+    last = min(points[-1].step for name in names for points in curves[name].values() if points)
     shown = {
-        name: {seed: [look for look in looks if look["step"] <= last] for seed, looks in curves[name].items()}
+        name: {seed: [point for point in points if point.step <= last] for seed, points in curves[name].items()}
         for name in names
     }
-    return curve_plot("ratios", "no_think_logprob", shown, RATIO_NAMES)
+    return plot_curves("ratios", LOGPROB, shown, RATIO_NAMES)
 
 
 RATIO_NAMES = {"main": "length-normalised", "ratio_sequence": "Eq. 9 literally", "ratio_token": "each token's"}
 CURVE_NAMES = {"main": "AdaptThink", "grpo": "GRPO"}
 
 
-def curve_plot(
-    file: str,
-    measure: str,
-    curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
-    names: Mapping[str, str] = CURVE_NAMES,
-) -> Plot:
+def plot_curves(file: str, measure: CurveMeasure, curves: Curves, names: Mapping[str, str] = CURVE_NAMES) -> Plot:
     """One measure of held-out problems over the steps: a thin line for each seed, a thick one for their mean."""
-    title, unit, scale = CURVES[measure]
     lines = {
-        (name, seed): [
-            (float(look["step"]), scale * value) for look in looks if (value := number(look[measure])) is not None
+        (name, str(seed)): [
+            (float(point.step), value) for point in points if (value := measure.read(point)) is not None
         ]
         for name, by_seed in curves.items()
-        for seed, looks in by_seed.items()
+        for seed, points in by_seed.items()
     }
     return Plot(
         file,
-        f"{title}, held-out problems",
-        unit,
+        f"{measure.title}, held-out problems",
+        measure.unit,
         tuple(Key(names[name], ROWS[name].colour) for name in curves),
         ("training", "seed", "step", "value"),
         tuple((name, seed, step, value) for (name, seed), points in lines.items() for step, value in points),
-        partial(draw_curves, lines, unit),
+        partial(draw_curves, lines, measure.unit),
     )
 
 
 def draw_curves(
     lines: Mapping[tuple[str, str], Sequence[tuple[float, float]]], unit: str, axes: Axes, paint: Paint
 ) -> None:
-    """Draw the lines of `curve_plot`."""
+    """Draw the lines of `plot_curves`."""
     by_name: dict[str, list[Any]] = {}
     for (name, _), points in lines.items():
         if points:

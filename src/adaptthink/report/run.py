@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.errors import UserError
+from adaptthink.evaluation.scores import Change, Evaluation
 from adaptthink.report.folder import (
-    Interval,
-    Score,
     Transcript,
-    all_levels,
+    as_number,
     as_object,
     choose_transcripts,
-    interval,
-    number,
-    read_levels,
+    list_levels,
     read_lines,
+    read_modes,
     read_object,
     read_object_if_any,
-    read_overall,
+    read_record,
     read_transcripts,
 )
 
@@ -31,15 +29,14 @@ TRAINED = Path("evaluations", "adaptthink")  # within a run: the evaluation of t
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Everything that the report shows. `scores` and `overall` hold only the modes that were evaluated."""
+    """Everything that the report shows. `evaluations` holds only the rows that were evaluated."""
 
     written: datetime
     title: Mapping[str, Any]  # model, objective, delta, seed
-    scores: Mapping[str, Mapping[str, Score]]  # mode -> level -> score
-    overall: Mapping[str, Score]
+    evaluations: Mapping[str, Evaluation]
     levels: tuple[str, ...]
-    intervals: Mapping[str, tuple[Interval | None, Interval | None]]  # mode -> of its ΔAcc, of its ΔLength
-    stated_points: float | None  # ΔAcc and ΔLength as summary.json states them
+    changes: Mapping[str, Change]  # of rows against the original model thinking
+    stated_points: float | None  # ΔAcc and ΔLength of the trained model, where there are no changes
     stated_percent: float | None
     seconds: Mapping[str, float]
     peak_memory_mb: float | None
@@ -57,19 +54,19 @@ def read_run(run: Path) -> RunFolder:
             "`adaptthink demo` makes a whole run folder, `adaptthink evaluate` an evaluation folder"
         )
     summary = read_object(path)
-    scores = read_levels(summary.get("modes"))
-    seconds = {phase: number(value) for phase, value in as_object(summary.get("seconds")).items()}
+    evaluations = read_modes(summary.get("modes"))
+    changes = {mode: read_record(Change, value) for mode, value in as_object(summary.get("changes")).items()}
+    seconds = {phase: as_number(value) for phase, value in as_object(summary.get("seconds")).items()}
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
         title={key: summary.get(key) for key in ("model", "objective", "delta", "seed")},
-        scores=scores,
-        overall=read_overall(summary.get("modes")),
-        levels=all_levels(scores.values()),
-        intervals={mode: read_intervals(change) for mode, change in as_object(summary.get("changes")).items()},
-        stated_points=number(summary.get("delta_accuracy_points")),
-        stated_percent=number(summary.get("delta_length_percent")),
+        evaluations=evaluations,
+        levels=list_levels(evaluations.values()),
+        changes={mode: change for mode, change in changes.items() if change is not None},
+        stated_points=as_number(summary.get("delta_accuracy_points")),
+        stated_percent=as_number(summary.get("delta_length_percent")),
         seconds={phase: value for phase, value in seconds.items() if value is not None},
-        peak_memory_mb=number(summary.get("peak_memory_mb")),
+        peak_memory_mb=as_number(summary.get("peak_memory_mb")),
         config=read_object_if_any(run / "config.json"),
         steps=read_steps(run / "metrics.jsonl"),
         transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
@@ -77,17 +74,11 @@ def read_run(run: Path) -> RunFolder:
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Read the training metrics in order of their steps; of a step that a resumed run repeated, the last."""
+    """Read the training metrics in order of their steps; of a step that is there twice, the first line."""
     steps: dict[float, Mapping[str, Any]] = {}
     for where, record in read_lines(path):
-        step = number(record.get("step"))
+        step = as_number(record.get("step"))
         if step is None:
             raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
-        steps[step] = record
+        steps.setdefault(step, record)
     return tuple(steps[step] for step in sorted(steps))
-
-
-def read_intervals(change: Any) -> tuple[Interval | None, Interval | None]:
-    """Read the intervals of a change of `summary.json`, ΔAcc's and ΔLength's; None for what it does not have."""
-    found = as_object(change)
-    return interval(found.get("points_interval")), interval(found.get("percent_interval"))

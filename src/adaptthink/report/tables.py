@@ -1,17 +1,29 @@
-"""The rows of the tables and pictures, and how the modes of a training run differ from the original model."""
+"""The rows and columns of tables and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from adaptthink.evaluation.formats import (
+    ACCURACY,
+    NO_THINK,
+    TOKENS,
+    TRUNCATED,
+    Measure,
+    write_deltas,
+    write_number,
+    write_range,
+)
+from adaptthink.evaluation.scores import Change, Evaluation, Scores
+from adaptthink.evaluation.statistics import Difference
+from adaptthink.evaluation.store import REQUESTED_MODES
 from adaptthink.report.drawing import Key
-from adaptthink.report.evaluation import MODES, EvaluationFolder
-from adaptthink.report.folder import Interval, Score
+from adaptthink.report.evaluation import EvaluationFolder
 from adaptthink.report.run import RunFolder
 
-REFERENCE = "original_think"
-RUN_MODES = {  # mode -> how it is shown
+RUN_ROWS = {  # row of a training run -> how it is shown
     "original_think": Key("Original, Thinking", "think", "o"),
     "original_no_think": Key("Original, NoThinking", "no-think", "o"),
     "adaptthink": Key("AdaptThink", "adapt", "D"),
@@ -22,14 +34,7 @@ MODE_COLOURS = {"auto": "adapt", "think": "think", "no_think": "no-think"}
 MODE_MARKS = {"auto": "D", "think": "o", "no_think": "s"}
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How a mode differs from the reference, as the paper counts it; None where a level is missing on either side."""
-
-    points: float | None = None  # mean over the levels of the differences in accuracy
-    points_interval: Interval | None = None
-    percent: float | None = None  # mean over the levels of the relative changes of the mean tokens
-    percent_interval: Interval | None = None
+# ---- rows -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,59 +43,143 @@ class Row:
 
     mode: str
     key: Key
-    scores: tuple[Score, ...]  # one for each level
-    overall: Score
+    scores: tuple[Scores | None, ...]  # one for each level; None where it was not evaluated
+    overall: Scores | None
     forced: bool  # into its mode: how often it does not think was not estimated
-    evaluated: bool = True
-    change: Change = Change()
+    change: Change | None = None  # against the original model thinking
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there are scores."""
+        return self.overall is not None
+
+    @property
+    def deltas(self) -> tuple[str, str]:
+        """ΔAcc and ΔLength as text."""
+        return write_deltas(self.change)
 
 
-def run_rows(folder: RunFolder) -> list[Row]:
-    """Return the five rows of a training run, in order, with an empty score wherever something was not evaluated."""
+def make_row(
+    mode: str,
+    key: Key,
+    evaluation: Evaluation | None,
+    levels: Sequence[str],
+    *,
+    forced: bool,
+    change: Change | None = None,
+) -> Row:
+    """A row with a score for each level."""
+    scores = tuple(evaluation.levels.get(level) if evaluation else None for level in levels)
+    return Row(mode, key, scores, evaluation.overall if evaluation else None, forced, change)
+
+
+def make_run_rows(folder: RunFolder) -> list[Row]:
+    """The five rows of a training run, in order."""
+    return [
+        make_row(
+            mode,
+            key,
+            folder.evaluations.get(mode),
+            folder.levels,
+            forced=mode != "adaptthink",
+            change=folder.changes.get(mode),
+        )
+        for mode, key in RUN_ROWS.items()
+    ]
+
+
+def make_evaluation_rows(folder: EvaluationFolder, levels: Sequence[str], model_colour: str | None = None) -> list[Row]:
+    """A row for each mode that was requested; with a `model_colour` of its own if it stands beside others."""
     rows = []
-    for mode, key in RUN_MODES.items():
-        by_level = folder.scores.get(mode, {})
-        change = Change() if mode == REFERENCE else compare(by_level, folder.scores.get(REFERENCE, {}))
-        points, percent = folder.intervals.get(mode, (None, None))
-        change = replace(change, points_interval=points, percent_interval=percent)
-        overall = folder.overall.get(mode, Score())
-        scores = tuple(by_level.get(level, Score()) for level in folder.levels)
-        rows.append(Row(mode, key, scores, overall, mode != "adaptthink", mode in folder.scores, change))
+    for mode in REQUESTED_MODES:
+        if mode in folder.evaluations:
+            name = mode if model_colour is None else f"{folder.name}, {mode}"
+            key = Key(name, model_colour or MODE_COLOURS[mode], MODE_MARKS[mode], hollow=mode != "auto")
+            rows.append(make_row(mode, key, folder.evaluations[mode], levels, forced=mode != "auto"))
     return rows
 
 
-def evaluation_rows(folder: EvaluationFolder, levels: Sequence[str], model_colour: str | None = None) -> list[Row]:
-    """Return a row for each mode that was asked; with a `model_colour` of its own if it stands beside others."""
-    return [
-        Row(
-            mode,
-            Key(
-                mode if model_colour is None else f"{folder.name}, {mode}",
-                model_colour or MODE_COLOURS[mode],
-                MODE_MARKS[mode],
-                hollow=mode != "auto",
-            ),
-            tuple(folder.scores[mode].get(level, Score()) for level in levels),
-            folder.overall.get(mode, Score()),
-            forced=mode != "auto",
+# ---- columns --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of scores, in HTML and in Markdown."""
+
+    heading: str
+    short: str  # the heading in HTML
+    meaning: str  # of the short heading, where it needs saying
+    write: Callable[[Scores | None], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of each table of scores."""
+
+    overall: tuple[Column, ...]
+    by_level: tuple[Column, ...]
+    intervals: tuple[Column, ...]
+
+
+def make_columns(token_digits: int) -> Columns:
+    """The columns, with so many decimals of token counts."""
+
+    def value(measure: Measure) -> Column:
+        return Column(
+            measure.heading, measure.short, measure.meaning, partial(measure.write, token_digits=token_digits)
         )
-        for mode in MODES
-        if mode in folder.scores
-    ]
+
+    def interval(measure: Measure, heading: str) -> Column:
+        return Column(heading, heading, "", partial(measure.write_interval, token_digits=token_digits))
+
+    responses = Column("n", "n", "", lambda scores: write_number(scores.n if scores else None, 0))
+    return Columns(
+        overall=(
+            value(ACCURACY),
+            interval(ACCURACY, "95%"),
+            value(TOKENS),
+            interval(TOKENS, "95%"),
+            value(NO_THINK),
+            value(TRUNCATED),
+            responses,
+        ),
+        by_level=(value(ACCURACY), value(TOKENS), value(NO_THINK)),
+        intervals=(interval(ACCURACY, ACCURACY.short), interval(TOKENS, TOKENS.short)),
+    )
 
 
-def compare(scores: Mapping[str, Score], reference: Mapping[str, Score]) -> Change:
-    """Return ΔAcc and ΔLength of `scores`; a mean over fewer levels than the reference has would mislead: None."""
-    pairs = [(scores.get(level, Score()), score) for level, score in reference.items()]
-    points = [None if a.accuracy is None or b.accuracy is None else 100 * (a.accuracy - b.accuracy) for a, b in pairs]
-    percent = [
-        None if a.mean_tokens is None or not b.mean_tokens else 100 * (a.mean_tokens / b.mean_tokens - 1)
-        for a, b in pairs
-    ]
-    return Change(mean(points), None, mean(percent))
+# ---- the headline ---------------------------------------------------------------------------------------------------
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None if there is nothing to average or anything is missing."""
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present and len(present) == len(values) else None
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """How the trained model differs from the original one thinking, as text."""
+
+    accuracy: str
+    accuracy_interval: str
+    length: str
+    length_interval: str
+
+
+def make_headline(folder: RunFolder) -> Headline:
+    """The changes with their intervals; where the summary has none, what it states of them."""
+    change = folder.changes.get("adaptthink")
+    points, percent = folder.stated_points, folder.stated_percent
+    if change:
+        points = 100 * change.accuracy.interval.estimate
+        percent = 100 * change.tokens.interval.estimate if change.tokens else None
+    return Headline(
+        write_number(points, 1, " points", signed=True),
+        describe_interval(change.accuracy if change else None),
+        write_number(percent, 1, "%", signed=True),
+        describe_interval(change.tokens if change else None),
+    )
+
+
+def describe_interval(difference: Difference | None) -> str:
+    """A change's interval in words."""
+    if difference is None:
+        return "no interval: summary.json has none"
+    ends = write_range((difference.interval.low, difference.interval.high), scale=100, signed=True)
+    unclear = difference.verdict == "not distinguishable"
+    return f"95% interval {ends}{': not distinguishable from no change' if unclear else ''}"

@@ -1,1 +1,1 @@
-"""A small server with an OpenAI-style interface. docs/serving.md says what it honours and what it leaves out."""
+"""A small server with an OpenAI-style interface. docs/serving.md lists what it supports and what it leaves out."""

@@ -1,4 +1,7 @@
-"""The routes: calls in, asks to the worker, OpenAI-style answers out. Text and tokens meet here, on the event loop."""
+"""The routes: calls in, requests to the worker, OpenAI-style answers out.
+
+Text and tokens meet here, on the event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from adaptthink.answering import Answer, Ask, Reply, cut, inline, read_reply, without_end
-from adaptthink.config import ServeConfig
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Completion
 from adaptthink.errors import UserError
-from adaptthink.modes import Mode, ThinkTemplate, encode, is_rendered, prompt_ids, rendered_ids
-from adaptthink.rollout import Caps, stream_seed
-from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, asked_mode, read_call
+from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
+from adaptthink.sampling import reading
+from adaptthink.sampling.reading import apply_stops, cut_at, decode, drop_end, join_response, read_response
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.responses import PromptCompletions, PromptRequest
+from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
 from adaptthink.serve.worker import Worker
 
 
@@ -35,12 +40,12 @@ class Served:
     name: str
     tokenizer: Any
     template: ThinkTemplate
-    context_tokens: int | None  # that prompt and response may have together
+    context_tokens: int | None  # maximum of prompt and response together
     threshold: float | None
 
 
 def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
-    """Return the application; the worker runs as long as it does."""
+    """Return the application; it starts the worker and stops it at its end."""
     created = int(time.time())
 
     async def health(_: Request) -> Response:
@@ -53,61 +58,60 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
 
     async def chat(request: Request) -> Response:
         call = read_call(ChatCall, await request.body())
-        mode = asked_mode(call, served.name)
+        mode = read_mode(call, served.name)
         if call.messages[-1].role != "user":
-            raise CallError("the last message must be the user's: no answer is begun for the model", param="messages")
-        prompt = prompt_ids(served.tokenizer, served.template, [turn.message for turn in call.messages])
+            raise CallError("the last message must be the user's: an answer cannot be continued", param="messages")
+        prompt = encode_prompt(served.tokenizer, served.template, [turn.message for turn in call.messages])
         max_tokens = call.max_completion_tokens or call.max_tokens
-        ask = make_ask(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)
-        answer = await asyncio.wrap_future(worker.submit(ask))
-        replies = [
-            read_reply(served.tokenizer, served.template, completion, forced=answer.forced, stops=call.stops)
-            for completion in answer.completions
+        wanted = make_prompt_request(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)
+        done = await asyncio.wrap_future(worker.submit(wanted))
+        responses = [
+            apply_stops(read_response(served.tokenizer, served.template, completion), call.stops)
+            for completion in done.completions
         ]
         as_pair = (call.reasoning_format or config.reasoning_format) == "inline"
-        messages = [message_of(served, prompt, reply, as_pair=as_pair) for reply in replies]
-        finishes = [str(reply.finish) for reply in replies]
-        head = head_of("chatcmpl", call)
-        usage = usage_of(answer, prompt) | {
-            "completion_tokens_details": {"reasoning_tokens": sum(reply.thought_tokens for reply in replies)}
+        messages = [make_message(served, prompt, response, as_pair=as_pair) for response in responses]
+        finishes = [str(response.finish) for response in responses]
+        head = make_head("chatcmpl", call)
+        usage = count_usage(done, prompt) | {
+            "completion_tokens_details": {"reasoning_tokens": sum(response.thinking_tokens for response in responses)}
         }
-        extra = {"adaptthink": decision_of(ask, answer)}
+        extra = {"adaptthink": make_decision(wanted, done)}
         if call.stream:
-            pieces = chat_pieces(messages, [reply.mode for reply in replies], finishes)
-            return stream(head | {"object": "chat.completion.chunk"} | extra, pieces, usage, call)
+            pieces = make_chunks(messages, [response.mode for response in responses], finishes)
+            return make_stream(head | {"object": "chat.completion.chunk"} | extra, pieces, usage, call)
         choices = [
-            {"index": index, "message": message, "mode": reply.mode, "finish_reason": finish, "logprobs": None}
-            for index, (message, reply, finish) in enumerate(zip(messages, replies, finishes, strict=True))
+            {"index": index, "message": message, "mode": response.mode, "finish_reason": finish, "logprobs": None}
+            for index, (message, response, finish) in enumerate(zip(messages, responses, finishes, strict=True))
         ]
         return JSONResponse(head | {"object": "chat.completion", "choices": choices, "usage": usage} | extra)
 
     async def text(request: Request) -> Response:
         call = read_call(TextCall, await request.body())
-        mode = asked_mode(call, served.name)
+        mode = read_mode(call, served.name)
         decides = is_rendered(served.tokenizer, served.template, call.prompt)
         if mode and not decides:
             raise CallError(
                 "the prompt does not end as the chat template's prompts do, so there is no mode to choose; send "
-                f"messages to /v1/chat/completions, or ask for the model '{served.name}'",
+                f"messages to /v1/chat/completions, or request the model '{served.name}'",
                 param="model",
                 code="invalid_value",
             )
-        read = rendered_ids(served.tokenizer, served.template, call.prompt) if decides else None
+        read = encode_rendered(served.tokenizer, served.template, call.prompt) if decides else None
         prompt = read or encode(served.tokenizer, call.prompt)
         threshold = served.threshold if decides else None
-        ask = make_ask(served, config, call, prompt, mode, call.max_tokens, threshold=threshold)
-        answer = await asyncio.wrap_future(worker.submit(ask))
-        written = [
-            read_text(served.tokenizer, completion, answer.forced, call.stops) for completion in answer.completions
-        ]
-        head = head_of("cmpl", call) | {"object": "text_completion", "adaptthink": decision_of(ask, answer)}
-        usage = usage_of(answer, prompt)
+        wanted = make_prompt_request(served, config, call, prompt, mode, call.max_tokens, threshold=threshold)
+        done = await asyncio.wrap_future(worker.submit(wanted))
+        forced = len(served.template.no_think_prefix_ids) if done.decision.mode is Mode.NO_THINK else 0
+        written = [read_plain_text(served.tokenizer, completion, forced, call.stops) for completion in done.completions]
+        head = make_head("cmpl", call) | {"object": "text_completion", "adaptthink": make_decision(wanted, done)}
+        usage = count_usage(done, prompt)
         choices = [
             {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
             for index, (text, finish) in enumerate(written)
         ]
         if call.stream:
-            return stream(head, choices, usage, call)
+            return make_stream(head, choices, usage, call)
         return JSONResponse(head | {"choices": choices, "usage": usage})
 
     @asynccontextmanager
@@ -128,7 +132,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     )
 
 
-def make_ask(
+def make_prompt_request(
     served: Served,
     config: ServeConfig,
     call: Call,
@@ -137,23 +141,23 @@ def make_ask(
     max_tokens: int | None,
     *,
     threshold: float | None,
-) -> Ask:
-    """Return what the worker is asked; raises CallError for a prompt that leaves no room for a response."""
-    most = max_tokens or max(config.max_think_tokens, config.max_no_think_tokens)
+) -> PromptRequest:
+    """Return the request to the worker; raises CallError for a prompt that leaves no context for a response."""
+    limit = max_tokens or max(config.max_think_tokens, config.max_no_think_tokens)
     if served.context_tokens is not None:
-        room = served.context_tokens - len(prompt) - len(served.template.no_think_prefix_ids)
-        if room < 1:
+        left = served.context_tokens - len(prompt)
+        if left <= len(served.template.no_think_prefix_ids):
             raise CallError(
-                f"the prompt has {len(prompt)} tokens, which leaves no room for an answer in the "
-                f"{served.context_tokens} that the model holds; shorten it",
+                f"the prompt has {len(prompt)} tokens, which leaves no tokens for a response in the model's context "
+                f"of {served.context_tokens}; shorten it",
                 code="context_length_exceeded",
             )
-        most = min(most, room)
+        limit = min(limit, left)
     seed = secrets.randbits(63) if call.seed is None else call.seed
-    return Ask(
+    return PromptRequest(
         prompt_ids=prompt,
         streams=tuple(stream_seed(seed, "choice", index) for index in range(call.n)),
-        caps=Caps(min(most, config.max_think_tokens), min(most, config.max_no_think_tokens)),
+        max_tokens=MaxTokens(min(limit, config.max_think_tokens), min(limit, config.max_no_think_tokens)),
         mode=mode,
         threshold=None if mode else threshold,
         temperature=config.temperature if call.temperature is None else call.temperature,
@@ -161,56 +165,56 @@ def make_ask(
     )
 
 
-def message_of(served: Served, prompt: Sequence[int], reply: Reply, *, as_pair: bool) -> dict[str, Any]:
-    """Return a reply as a message: the thought in both of the fields that clients look for, or within the content."""
+def make_message(served: Served, prompt: Sequence[int], response: reading.Response, *, as_pair: bool) -> dict[str, Any]:
+    """Return a response as a message, the thinking in both fields that clients read, or within the content."""
     if as_pair:
-        return {"role": "assistant", "content": inline(served.tokenizer, served.template, prompt, reply)}
-    thought = reply.thought.strip() if reply.thought else None
-    return {"role": "assistant", "content": reply.answer, "reasoning": thought, "reasoning_content": thought}
+        text = join_response(response, served.template, decode(served.tokenizer, prompt))
+        return {"role": "assistant", "content": text}
+    thinking = response.thinking.strip() if response.thinking else None
+    return {"role": "assistant", "content": response.answer, "reasoning": thinking, "reasoning_content": thinking}
 
 
-def read_text(tokenizer: Any, completion: Completion, forced: int, stops: Sequence[str]) -> tuple[str, str]:
-    """Return what was generated as it was written, up to a stop text, and why it ended."""
-    written = str(tokenizer.decode(without_end(completion)[forced:], skip_special_tokens=False))
-    text = cut(written, stops)
+def read_plain_text(tokenizer: Any, completion: Completion, forced: int, stops: Sequence[str]) -> tuple[str, str]:
+    """Return a completion's text behind its forced tokens, up to a stop text, and its finish reason."""
+    written = decode(tokenizer, drop_end(completion)[forced:])
+    text = cut_at(written, stops)
     return text, str(completion.finish) if text == written else "stop"
 
 
-def head_of(kind: str, call: Call) -> dict[str, Any]:
-    """Return what stands at the top of every answer."""
+def make_head(kind: str, call: Call) -> dict[str, Any]:
+    """Return the fields that every answer begins with."""
     return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": call.model}
 
 
-def decision_of(ask: Ask, answer: Answer) -> dict[str, Any]:
-    """Say how the mode came about; "auto": the model drew it, and each choice names its own."""
+def make_decision(request: PromptRequest, done: PromptCompletions) -> dict[str, Any]:
+    """Return how the mode was decided; "auto": the model sampled it, and each choice has its own."""
     return {
-        "mode": answer.decision.mode or "auto",
-        "no_think_probability": answer.decision.no_think_probability,
-        "threshold": ask.threshold,
+        "mode": done.decision.mode or "auto",
+        "no_think_probability": done.decision.no_think_probability,
+        "threshold": request.threshold,
     }
 
 
-def usage_of(answer: Answer, prompt: Sequence[int]) -> dict[str, Any]:
-    """Count tokens; forced ones are read, not generated, and so count to the prompt."""
-    read = len(prompt) + answer.forced
-    generated = sum(len(completion.token_ids) - answer.forced for completion in answer.completions)
-    return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
+def count_usage(done: PromptCompletions, prompt: Sequence[int]) -> dict[str, Any]:
+    """Return token counts; forced tokens belong to the response, as they do where the model chose the mode itself."""
+    completed = sum(len(completion.token_ids) for completion in done.completions)
+    return {"prompt_tokens": len(prompt), "completion_tokens": completed, "total_tokens": len(prompt) + completed}
 
 
-def chat_pieces(
+def make_chunks(
     messages: Sequence[dict[str, Any]], modes: Sequence[Mode], finishes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield each message as deltas: the role, the thought, the answer, the end."""
+    """Yield each message as deltas: the role, the thinking, the answer, the finish reason."""
     for index, (message, mode, finish) in enumerate(zip(messages, modes, finishes, strict=True)):
-        thought = {name: text for name, text in message.items() if name.startswith("reasoning") and text}
-        deltas = [{"role": "assistant"}, thought, {"content": message["content"]} if message["content"] else {}]
+        thinking = {name: text for name, text in message.items() if name.startswith("reasoning") and text}
+        deltas = [{"role": "assistant"}, thinking, {"content": message["content"]} if message["content"] else {}]
         for delta in filter(None, deltas):
             yield {"index": index, "delta": delta, "finish_reason": None}
         yield {"index": index, "delta": {}, "mode": mode, "finish_reason": finish}
 
 
-def stream(head: dict[str, Any], pieces: Any, usage: dict[str, Any], call: Call) -> Response:
-    """Return an answer as server-sent events. It is complete before the first of them is sent."""
+def make_stream(head: dict[str, Any], pieces: Any, usage: dict[str, Any], call: Call) -> Response:
+    """Return an answer as server-sent events; it is complete before the first one is sent."""
 
     def events() -> Iterator[str]:
         for piece in pieces:
@@ -223,20 +227,20 @@ def stream(head: dict[str, Any], pieces: Any, usage: dict[str, Any], call: Call)
 
 
 async def refuse(_: Request, error: Exception) -> Response:
-    """Answer bad input in OpenAI's error format."""
+    """Return bad input as an error in OpenAI's format."""
     if isinstance(error, HTTPException):
-        return problem(error.status_code, f"{error.detail}; see docs/serving.md for the routes")
+        return make_error(error.status_code, f"{error.detail}; see docs/serving.md for the routes")
     if isinstance(error, CallError):
-        return problem(error.status, str(error), error.param, error.code)
-    return problem(400, str(error))
+        return make_error(error.status, str(error), error.param, error.code)
+    return make_error(400, str(error))
 
 
 async def fail(_: Request, error: Exception) -> Response:
-    """Answer a fault of ours; the server's log has the traceback."""
-    return problem(500, f"the server failed ({type(error).__name__}); see its log", kind="server_error")
+    """Return an internal error; the server's log has the traceback."""
+    return make_error(500, f"the server failed ({type(error).__name__}); see its log", kind="server_error")
 
 
-def problem(
+def make_error(
     status: int, message: str, param: str | None = None, code: str | None = None, kind: str = "invalid_request_error"
 ) -> Response:
     """Return an error in OpenAI's format."""

@@ -1,4 +1,4 @@
-"""What clients may ask, and how it is refused: nothing that would change an answer is passed over in silence."""
+"""What clients may send, and how other calls are refused: no parameter that would change an answer is ignored."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from adaptthink.config import Positive
+from adaptthink.config.schema import Positive, ReasoningFormat
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
 
-# What changes no answer: bookkeeping of clients and of other servers.
+# These change no answer: bookkeeping of clients and of other servers.
 HARMLESS = {
     "metadata",
     "priority",
@@ -23,7 +23,7 @@ HARMLESS = {
     "store",
     "user",
 }
-# What would change an answer, with the value that leaves it as it is.
+# These would change an answer; each with the values that do not.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -51,7 +51,7 @@ C = TypeVar("C", bound="Call")
 
 
 class CallError(UserError):
-    """A call that is not answered, with what OpenAI's error format says of it."""
+    """A call that is refused, with the fields of OpenAI's error format."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class CallError(UserError):
 
 
 class _Part(BaseModel):
-    """Part of a message's content; there is nothing but text."""
+    """Part of a message's content; only text is supported."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class _Part(BaseModel):
 
 
 class _Turn(BaseModel):
-    """A message. What an earlier answer of ours carries beside its content is taken and left out of the prompt."""
+    """A message. The other fields of our own earlier answers are accepted and left out of the prompt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,13 +83,13 @@ class _Turn(BaseModel):
     def _in_parts(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        said = {name: value for name, value in values.items() if value is not None}
-        content = said.get("content")
-        return said | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else said
+        given = {name: value for name, value in values.items() if value is not None}
+        content = given.get("content")
+        return given | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else given
 
     @property
     def message(self) -> Message:
-        """As the chat template takes it."""
+        """The message for the chat template."""
         return Message(self.role, "".join(part.text for part in self.content))
 
 
@@ -106,11 +106,11 @@ class _StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # of the lengths of pieces; they are whole here
+    include_obfuscation: bool = False  # pads chunks to hide their lengths; here a message is one chunk
 
 
 class Call(BaseModel):
-    """What both kinds of call may say."""
+    """The parameters of both kinds of call."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -137,13 +137,13 @@ class ChatCall(Call):
     max_completion_tokens: Positive | None = None
     chat_template_kwargs: _TemplateKeywords = _TemplateKeywords()
     reasoning_effort: Literal["none"] | None = None
-    reasoning_format: Literal["separate", "inline"] | None = None
+    reasoning_format: ReasoningFormat | None = None
 
     @property
     def switches(self) -> dict[str, Mode]:
-        """The modes that are asked for, by what asks for them."""
-        asked = self.chat_template_kwargs
-        flags = {"enable_thinking": asked.enable_thinking, "thinking": asked.thinking}
+        """The requested modes, by the parameter that requests them."""
+        keywords = self.chat_template_kwargs
+        flags = {"enable_thinking": keywords.enable_thinking, "thinking": keywords.thinking}
         switches = {name: Mode.THINK if on else Mode.NO_THINK for name, on in flags.items() if on is not None}
         return switches | ({"reasoning_effort": Mode.NO_THINK} if self.reasoning_effort else {})
 
@@ -155,31 +155,31 @@ class TextCall(Call):
 
 
 def read_call(schema: type[C], body: bytes) -> C:
-    """Read a call; raises CallError that names the parameter and what is wrong with it."""
+    """Return a call's parameters; raises CallError with the faulty parameter and the reason."""
     try:
         values = json.loads(body)
     except ValueError as error:
         raise CallError(f"the body is not JSON: {error}; send an object") from None
     if not isinstance(values, dict):
         raise CallError("the body is not a JSON object; send one")
-    said = {
+    given = {
         name: value
         for name, value in values.items()
         if value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ())
     }
     try:
-        return schema.model_validate(said)
+        return schema.model_validate(given)
     except ValidationError as error:
-        raise fault_of(error) from None
+        raise make_call_error(error) from None
 
 
-def fault_of(error: ValidationError) -> CallError:
-    """Say in one line what is wrong with the first faulty parameter."""
+def make_call_error(error: ValidationError) -> CallError:
+    """Return the error for the first faulty parameter, in one line."""
     fault = error.errors()[0]
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return CallError(
-            f"'{name}' is not offered here and would change the answer; leave it out",
+            f"'{name}' is not supported and would change the answer; leave it out",
             param=name,
             code="unsupported_parameter",
         )
@@ -187,8 +187,8 @@ def fault_of(error: ValidationError) -> CallError:
         return CallError(f"'{name}' is missing; give it", param=name, code="missing_required_parameter")
     if name == "reasoning_effort":
         return CallError(
-            f"reasoning_effort {fault['input']!r} is not offered: 'none' answers without thinking; leave it out for "
-            "mode auto, or ask for the model with ':think' at its name",
+            f"reasoning_effort {fault['input']!r} is not supported: 'none' answers without thinking; leave it out for "
+            "mode auto, or request the model with ':think' at the end of its name",
             param=name,
             code="unsupported_value",
         )
@@ -196,17 +196,19 @@ def fault_of(error: ValidationError) -> CallError:
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
 
 
-def asked_mode(call: Call, name: str) -> Mode | None:
-    """Return the mode that a call asks for, None for auto; raises CallError for another model or for two modes."""
+def read_mode(call: Call, name: str) -> Mode | None:
+    """Return the mode that a call requests, None for auto; raises CallError for another model or for two modes."""
     known = {name: None} | {name + ending: mode for ending, mode in MODES.items()}
     if call.model not in known:
         raise CallError(
-            f"no model '{call.model}'; there are: {', '.join(known)}", param="model", code="model_not_found", status=404
+            f"no model '{call.model}'; available: {', '.join(known)}", param="model", code="model_not_found", status=404
         )
     switches = call.switches if isinstance(call, ChatCall) else {}
     named = known[call.model]
-    asked = switches | ({"model": named} if named else {})
-    if len(set(asked.values())) > 1:
-        said = " and ".join(f"{source} for {mode}" for source, mode in asked.items())
-        raise CallError(f"the call asks by {said}; ask for one mode", param=next(iter(asked)), code="invalid_value")
-    return next(iter(asked.values()), None)
+    requested = switches | ({"model": named} if named else {})
+    if len(set(requested.values())) > 1:
+        both = " and ".join(f"{mode} by {source}" for source, mode in requested.items())
+        raise CallError(
+            f"the call requests {both}; request one mode", param=next(iter(requested)), code="invalid_value"
+        )
+    return next(iter(requested.values()), None)

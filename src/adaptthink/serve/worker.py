@@ -1,6 +1,6 @@
-"""The one thread that generates: what waits is gathered, and answered as one batch.
+"""The one thread that generates: all waiting requests are completed as one batch.
 
-What comes in while a batch is generated waits for the next one. A response is handed over as soon as it ends.
+Requests that arrive during a batch wait for the next one. A request's completions are returned as soon as they end.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from adaptthink.answering import Answer, Ask, answer_all
 from adaptthink.engines.base import Engine
 from adaptthink.modes import ThinkTemplate
+from adaptthink.sampling.responses import PromptCompletions, PromptRequest, complete_prompts
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An ask, and where its answer goes."""
+    """A request, and the future that gets its completions."""
 
-    ask: Ask
-    answer: Future[Answer] = field(default_factory=Future)
+    request: PromptRequest
+    result: Future[PromptCompletions] = field(default_factory=Future)
 
 
 class Worker:
-    """Answers asks on a thread of its own until it is closed; an engine belongs to one thread."""
+    """Completes requests on a thread of its own until it is closed; an engine belongs to one thread."""
 
     def __init__(self, engine: Engine, template: ThinkTemplate, *, seed: int = 0) -> None:
         self.engine, self.template, self.seed = engine, template, seed
@@ -32,17 +32,17 @@ class Worker:
         self.thread = Thread(target=self._run, name="adaptthink-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self.thread.start()
 
-    def submit(self, ask: Ask) -> Future[Answer]:
-        """Queue an ask; the future holds its answer, or the error that generating it ended in."""
-        job = Job(ask)
+    def submit(self, request: PromptRequest) -> Future[PromptCompletions]:
+        """Queue a request; return the future of its completions, or of the error that generating them raised."""
+        job = Job(request)
         self.waiting.put(job)
-        return job.answer
+        return job.result
 
     def close(self) -> None:
-        """Answer what waits already, then stop."""
+        """Complete all waiting requests, then stop."""
         self.waiting.put(None)
         self.thread.join()
 
@@ -58,18 +58,18 @@ class Worker:
                 except Empty:
                     break
             closing = job is None
-            self._answer([job for job in jobs if job.answer.set_running_or_notify_cancel()])
+            self._complete([job for job in jobs if job.result.set_running_or_notify_cancel()])
 
-    def _answer(self, jobs: list[Job]) -> None:
+    def _complete(self, jobs: list[Job]) -> None:
         try:
-            answer_all(
+            complete_prompts(
                 self.engine,
                 self.template,
-                [job.ask for job in jobs],
+                [job.request for job in jobs],
                 seed=self.seed,
-                on_answer=lambda place, answer: jobs[place].answer.set_result(answer),
+                on_completed=lambda index, result: jobs[index].result.set_result(result),
             )
-        except Exception as error:  # noqa: BLE001  (whatever it is, those who wait must hear of it, and others go on)
+        except Exception as error:  # noqa: BLE001  (waiting callers must get any error, and the worker must go on)
             for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(error)
+                if not job.result.done():
+                    job.result.set_exception(error)

@@ -12,8 +12,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from adaptthink.grading import AnswerKind
-from adaptthink.reference import Reference
-from adaptthink.tasks import Problem
+from adaptthink.problems import Problem
+from adaptthink.training.reference import Reference
 
 TRAIN, HELD_OUT = "train", "held_out"  # splits
 ROWS_AT_ONCE = 4096

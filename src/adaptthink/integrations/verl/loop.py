@@ -1,6 +1,6 @@
 """One response for verl: its mode forced as π_IS says, capped by its mode, graded, with π_IS written down as data.
 
-The rules are those of `rollout.py`; what differs is that verl's servers generate, one request at a time.
+The rules are those of `training/rollout.py`; what differs is that verl's servers generate, one request at a time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import torch
 from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
 
-from adaptthink.config import VerlConfig
+from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
-from adaptthink.grading import Limits, Submission, Verdict, grade_all, reward
+from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
-from adaptthink.models import end_tokens
+from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, probe
-from adaptthink.objective import advantage
-from adaptthink.rollout import Asked, Caps, Rollout, Sampler, forced_modes, make_request, with_behavior
-from adaptthink.step_metrics import Response
+from adaptthink.sampling.grader import make_grader
+from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
+from adaptthink.sampling.sampler import Pending, Rollout, Sampler
+from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.metrics import summarise_rollout
+from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 BAN = -100.0  # added to a logit: the token is never drawn
 GRADING_WORKERS = 2  # of each of verl's agent loop processes
@@ -51,9 +53,8 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
         tokenizer=tokenizer,
-        template=probe(tokenizer, think_opener=config.think_opener),
-        limits=Limits(config.grading_seconds, workers=GRADING_WORKERS),
-        boxed_only=config.boxed_only,
+        template=probe(tokenizer, think_start=config.think_start),
+        grader=make_grader(config, workers=GRADING_WORKERS),
     )
 
 
@@ -64,7 +65,7 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:  # it has no such file
         generation = GenerationConfig()
-    return frozenset(end_tokens(generation, tokenizer))
+    return frozenset(read_eos_ids(generation, tokenizer))
 
 
 def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
@@ -72,13 +73,10 @@ def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
 
     Of a response that cannot be graded it is 0, and so is its gradient.
     """
-    if rollout.verdict is Verdict.GOLD_UNPARSABLE:
-        return 0.0
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
     base = 0.0 if config.advantage == "group" else extra.reference_reward
-    no_think = torch.tensor(rollout.mode is Mode.NO_THINK)
-    return advantage(no_think, torch.tensor(reward(rollout.verdict)), torch.tensor(base), config.delta).item()
+    return compute_advantages([rollout], [base], config.delta).item()
 
 
 @register(NAME)
@@ -98,7 +96,7 @@ class AdaptThinkLoop(AgentLoopBase):
         config, sampler = self.settings, self.sampler
         problem, extra = read_row(columns)
         learning = extra.split == TRAIN
-        modes = forced_modes(config.samples_per_problem, config.no_think_share)
+        modes = assign_modes(config.samples_per_problem, config.no_think_share)
         mode = modes[session_id] if learning else None
         prompt = sampler.prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
@@ -106,27 +104,26 @@ class AdaptThinkLoop(AgentLoopBase):
                 f"the prompt of problem {problem.id} has {len(prompt)} tokens, more than max_prompt_tokens = "
                 f"{config.max_prompt_tokens}; give a larger one"
             )
-        caps = Caps(config.max_think_tokens, config.max_no_think_tokens)
+        max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
+        stream = stream_of(problem, session_id)
         request = make_request(
-            sampler.template, problem, prompt, mode, session_id, caps, force_opener=config.force_opener
+            sampler.template, prompt, mode, stream, max_tokens, force_think_start=config.force_think_start
         )
         started = time.perf_counter()
         completion, fields = await self.complete(request, sampling_params)
         seconds = time.perf_counter() - started
-        text, answer = sampler.read(completion)
-        submission = Submission(answer, problem.answer, problem.kind, sampler.boxed_only)
-        [grade] = await asyncio.to_thread(grade_all, [submission], limits=sampler.limits)
-        asked = Asked(problem, prompt, len(request.prefix_ids), weight=1.0)
-        rollout = sampler.rollout(asked, completion, text, grade.verdict)
+        response = sampler.read(completion)
+        [grade] = await asyncio.to_thread(sampler.grader.grade, [(problem, response)])
+        pending = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
+        rollout = sampler.make_rollout(pending, completion, response, grade)
         if mode is not None:
-            rollout = with_behavior(rollout, config.no_think_share, config.force_opener)
+            rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = learning_value(config, rollout, extra) if learning else correct
-        response = Response(rollout.mode, rollout.verdict, len(rollout.response_ids), value)
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),
-            response_mask=[int(inside) for inside in rollout.in_loss],
+            response_mask=[int(inside) for inside in make_loss_mask(rollout)],
             response_logprobs=list(rollout.behavior_logprobs),
             reward_score=value,
             num_turns=2,
@@ -135,7 +132,7 @@ class AdaptThinkLoop(AgentLoopBase):
             | {
                 "turn_scores": [],
                 "tool_rewards": [],
-                NAME: asdict(response),
+                NAME: asdict(summarise_rollout(rollout, value)),
                 "reward_extra_info": {
                     "acc": correct,
                     "no_think": float(rollout.mode is Mode.NO_THINK),

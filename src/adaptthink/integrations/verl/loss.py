@@ -14,7 +14,8 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
 
 from adaptthink.integrations.verl.settings import NAME, loss_name
-from adaptthink.objective import Ratio, policy_loss
+from adaptthink.objective import policy_loss
+from adaptthink.ratio import Ratio
 
 
 @register_adv_est(NAME)

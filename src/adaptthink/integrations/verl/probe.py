@@ -16,9 +16,9 @@ from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.workers.utils.padding import response_from_nested
 
-from adaptthink.rollout import Sampler
-from adaptthink.step_metrics import mode_choice_metrics
-from adaptthink.tasks import Problem
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.metrics import describe_mode_choice
 
 PARTITION = "probe"  # of verl's queue, beside "train" and "val"
 
@@ -28,11 +28,12 @@ def probe_mode_choice(
 ) -> dict[str, Any]:
     """Return the probe's metrics; `workers` are verl's actor group, which takes a multiple of `ranks` rows."""
     template = sampler.template
-    asked = [(problem, token) for problem in problems for token in (template.no_think_id, template.think_id)]
-    padded = math.ceil(len(asked) / ranks) * ranks
-    keys = [f"{place}_0_0" for place in range(padded)]
+    requested = [(problem, token) for problem in problems for token in (template.no_think_id, template.think_id)]
+    padded = math.ceil(len(requested) / ranks) * ranks
+    keys = [f"{index}_0_0" for index in range(padded)]
     rows = [
-        one_token_row(sampler.prompt(problem), token) for problem, token in islice(chain(asked, cycle(asked)), padded)
+        one_token_row(sampler.prompt(problem), token)
+        for problem, token in islice(chain(requested, cycle(requested)), padded)
     ]
     tags = [{"seq_len": len(row["input_ids"])} for row in rows]
     transfer_queue.kv_batch_put(keys=keys, partition_id=PARTITION, fields=list_of_dict_to_tensordict(rows), tags=tags)
@@ -46,7 +47,7 @@ def probe_mode_choice(
         logprob_N1 = response_from_nested(found["log_probs"], found["response_mask"]).to_padded_tensor(0.0)
     finally:
         transfer_queue.kv_clear(keys=keys, partition_id=PARTITION)
-    return mode_choice_metrics(problems, logprob_N1[: len(asked), 0].view(-1, 2).tolist())
+    return describe_mode_choice(problems, logprob_N1[: len(requested), 0].view(-1, 2).tolist())
 
 
 def one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:

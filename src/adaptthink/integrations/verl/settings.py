@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config import VerlConfig, said_by_variable
+from adaptthink.config.schema import VerlConfig, endpoint_variable
 from adaptthink.errors import UserError
-from adaptthink.objective import Ratio
+from adaptthink.ratio import Ratio
 
 NAME = "adaptthink"  # of the agent loop, the advantage and the trainer in verl's registries
 PLUGIN = "adaptthink.integrations.verl.plugin"
@@ -73,9 +73,9 @@ def check_config(config: VerlConfig) -> None:
             raise UserError(
                 f"{key} = {value!r} is not for --backend verl: {reason}; give {key} = {only!r}, or use --backend native"
             )
-    if config.engine == "openai":
+    if config.engine.has_endpoints:
         raise UserError(
-            f"engine = 'openai' and its endpoint are not for --backend verl{said_by_variable()}, which generates with "
+            f"engine = 'openai' and its endpoint are not for --backend verl{endpoint_variable()}, which generates with "
             "a vLLM of its own; leave both out"
         )
     if config.nodes > 1 and config.ray_address is None:
@@ -165,7 +165,7 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         f"{rollout}.seed": config.seed,
         f"{rollout}.full_determinism": False,
         f"{rollout}.max_model_len": longest,
-        f"{rollout}.max_num_seqs": config.max_rows,
+        f"{rollout}.max_num_seqs": config.max_concurrent_sequences,
         f"{rollout}.gpu_memory_utilization": config.engine_memory,
         f"{rollout}.tensor_model_parallel_size": config.tensor_parallel,
         f"{rollout}.agent.default_agent_loop": NAME,

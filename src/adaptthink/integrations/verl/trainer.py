@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +20,16 @@ from adaptthink.integrations.verl.loop import make_sampler, read_config
 from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
 from adaptthink.modes import Mode
-from adaptthink.runs import MetricsLog
-from adaptthink.step_metrics import GRADED_STEPS, OF_THE_ADVANTAGE, Response, check_grading, response_metrics
+from adaptthink.storage.runs import MetricsLog
+from adaptthink.training.metrics import (
+    ADVANTAGE_METRICS,
+    GRADED_STEPS,
+    RolloutSummary,
+    check_finite,
+    check_grading,
+    describe_rollouts,
+    is_probe_due,
+)
 
 POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time
@@ -70,24 +77,20 @@ class AdaptThinkTrainer(PPOTrainerSync):
         found = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
-        responses = [read_response(fields[NAME]) for fields in list(found["extra_fields"])]
-        self.recent.append([one.verdict for one in responses])
+        summaries = [read_summary(fields[NAME]) for fields in list(found["extra_fields"])]
+        self.recent.append([one.verdict for one in summaries])
         check_grading(self.recent, self.settings.max_failed_grades, self.global_steps)
-        self.described = response_metrics(responses)
+        self.described = describe_rollouts(summaries)
         if self.settings.advantage == "group":  # verl computes it later
-            self.described = {key: value for key, value in self.described.items() if key not in OF_THE_ADVANTAGE}
+            self.described = {key: value for key, value in self.described.items() if key not in ADVANTAGE_METRICS}
         return super()._balance_batch(batch, metrics, **options)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         """Take a step and write it down before verl saves a checkpoint of it: the launcher may read it at once."""
         batch = super().step(metrics, timing_raw)
         self.row = {"step": self.global_steps} | update_metrics(metrics) | self.described
-        if not (math.isfinite(self.row["loss"]) and math.isfinite(self.row["grad_norm"])):
-            raise UserError(
-                f"step {self.global_steps}: loss {self.row['loss']} and gradient norm {self.row['grad_norm']} are not "
-                "finite; the last checkpoint is intact; begin anew with a smaller learning_rate"
-            )
-        if self.global_steps in (1, self.settings.steps) or self.global_steps % self.settings.probe_every == 0:
+        check_finite(self.row["loss"], self.row["grad_norm"], self.global_steps)
+        if is_probe_due(self.settings, self.global_steps):
             with marked_timer("probe", timing_raw):
                 self.row |= self.probe()
         self.row |= phase_seconds(timing_raw)
@@ -114,9 +117,9 @@ class AdaptThinkTrainer(PPOTrainerSync):
         return probe_mode_choice(self.actor_rollout_wg, sampler, problems, self.settings.temperature, ranks=ranks)
 
 
-def read_response(fields: Mapping[str, Any]) -> Response:
-    """Read what the agent loop said of a response."""
-    return Response(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
+def read_summary(fields: Mapping[str, Any]) -> RolloutSummary:
+    """Read the summary that the agent loop returned with a rollout."""
+    return RolloutSummary(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
 
 
 def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

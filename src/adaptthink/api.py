@@ -1,0 +1,798 @@
+"""The library: one function for each thing a user does. Objects in, records out.
+
+Everything public here can be taken from the package itself: `import adaptthink as at`. Nothing prints: what a job
+reports goes to its callbacks (`Callback`) and to the `logging` module. Bad input raises `UserError`, whose text says
+what to do.
+
+Settings that are not parameters of a function are given by keyword, under their names on the command line and in
+recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems_per_step=16)`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeVar
+
+from adaptthink import __version__
+from adaptthink.callbacks import Callback, Callbacks, Progress
+from adaptthink.chat.base import compute_cost
+from adaptthink.config.chat import ChatConfig, Switch
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import (
+    HOW,
+    Config,
+    EngineConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    PolicyConfig,
+    PresampleConfig,
+    ProblemsConfig,
+    ServeConfig,
+    TrainConfig,
+)
+from adaptthink.dial.curve import measure, thin_curve
+from adaptthink.dial.decide import ModeDecision, read_stored_threshold
+from adaptthink.dial.decide import decide as decide_modes
+from adaptthink.dial.stored import STORED, Dial, check_weights, choose_dial_path, read_dial, write_dial
+from adaptthink.dial.stored import calibrate as choose_thresholds
+from adaptthink.engines.base import Engine
+from adaptthink.errors import UserError
+from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
+from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
+from adaptthink.evaluation.compare import compare as compare_rows
+from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_choice
+from adaptthink.evaluation.records import to_json
+from adaptthink.evaluation.run import Respond, decide_missing, policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.scores import Evaluation, summarise
+from adaptthink.evaluation.store import (
+    REQUESTED_MODES,
+    Outcome,
+    Sample,
+    Setting,
+    grade_folder,
+    read_decisions,
+    read_outcomes,
+    read_samples,
+    read_setting,
+    writing,
+)
+from adaptthink.grading import (
+    AnswerKind,
+    Grade,
+    Limits,
+    Submission,
+    drop_thinking,
+    grade_all,
+)
+from adaptthink.models.card import write_card
+from adaptthink.models.loading import Policy, load_configured, load_trainee, prepare_trainee
+from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
+from adaptthink.planning.roofline import Machine
+from adaptthink.problems import Problem
+from adaptthink.problems.files import make_problems, parse_fields
+from adaptthink.problems.sources import (
+    Chosen,
+    Reading,
+    choose_evaluation_problems,
+    choose_training_problems,
+    make_reading,
+)
+from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
+from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.serve.server import listen, serve_forever
+from adaptthink.storage.locks import locked
+from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
+from adaptthink.timing import Phase
+from adaptthink.timing import profile as profile_phases
+from adaptthink.training.data import Problems, prepare_problems, read_training_problems
+from adaptthink.training.describe import measure_roofline
+from adaptthink.training.reference import References
+from adaptthink.training.reference import presample as complete_reference
+from adaptthink.training.train import Reporting, TrainingData
+from adaptthink.training.train import train as run_training
+
+RequestedMode = Literal["auto", "think", "no_think"]
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of a training went, and what the machine was measured to do."""
+
+    machine: Machine
+    phases: list[Phase]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished training: the trained model, and the folder with its metrics, checkpoints and model files."""
+
+    model: Policy
+    folder: Path
+    seconds: float
+    profile: Profile | None = None  # where it was requested
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping for each step, as in `metrics.jsonl`."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """An evaluation: its folder with every sample, the scores in each requested mode, and how well it chooses."""
+
+    folder: Path
+    modes: dict[str, Evaluation]
+    mode_choice: ModeChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `doctor` found, and the probabilities of both decision tokens on a small question."""
+
+    checks: list[Check]
+    no_think_probability: float
+    think_start_probability: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model can be trained."""
+        return all(check.ok for check in self.checks)
+
+
+def load(
+    model: str | Path = "tiny", *, think_start: str = "Alright", device: str = "auto", dtype: str = "auto"
+) -> Policy:
+    """Load a model with its tokenizer, and verify how it opens and closes its thinking.
+
+    `model` is a folder in Hugging Face format, a hub id, or "tiny", the embedded reasoner. Raises UserError for what
+    cannot be loaded, and for a model whose chat template leaves no mode to choose (docs/modes.md).
+
+    >>> import adaptthink as at
+    >>> model = at.load("tiny")
+    >>> model.template.close
+    '</think>'
+    """
+    return load_configured(
+        check(EngineConfig, {"model": str(model), "think_start": think_start, "device": device, "dtype": dtype})
+    )
+
+
+def load_problems(
+    source: Problems,
+    *,
+    split: Literal["train", "evaluation"] = "evaluation",
+    per_level: int = 100,
+    seed: int = 0,
+    data: str | Path | None = None,
+    fields: str | None = None,
+    instruction: str | None = None,
+    max_problems: int | None = None,
+) -> Sequence[Problem]:
+    """Return problems: of a named set (`gsm8k`), a file, procedural ones (`arithmetic`), or from dicts.
+
+    A dict has `prompt` and `answer`, and may have `level`, `kind` and `choices`; `fields` maps other names. `per_level`
+    counts procedural problems. Problems whose reference answer cannot be parsed are left out. Raises UserError for a
+    source that is not there or a row that cannot be used.
+
+    >>> import adaptthink as at
+    >>> [problem.answer for problem in at.load_problems([{"prompt": "1+1=?", "answer": 2}])]
+    ['2']
+    >>> len(at.load_problems("arithmetic", per_level=3))
+    15
+    """
+    mapping = parse_fields(fields or "")
+    if not isinstance(source, str | Path):
+        return make_problems(source, mapping)
+    reading = Reading(None if data is None else Path(data), mapping, instruction, max_problems)
+    if split == "evaluation":
+        return choose_evaluation_problems(str(source), per_level=per_level, seed=seed, reading=reading).problems
+    chosen = choose_training_problems(
+        str(source), per_level=per_level, held_out_per_level=1, seed=seed, reading=reading
+    )
+    return chosen.problems
+
+
+def presample(
+    model: Policy | str | Path,
+    problems: Problems,
+    *,
+    samples: int | None = None,
+    output: str | Path | None = None,
+    reward: RewardFunction | None = None,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    config: PresampleConfig | None = None,
+    **settings: Any,
+) -> References:
+    """Sample each problem `samples` times from the model before training and grade them: R̄_ref of the paper.
+
+    What the store `output` already holds is not sampled again; without it the store is a temporary file. `reward`
+    grades in place of the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
+    was made with other settings.
+
+    >>> import adaptthink as at
+    >>> reference = at.presample("tiny", [{"prompt": "2+3=?", "answer": "5"}], samples=2, max_think_tokens=64)
+    >>> [row.reward for row in reference.values()]
+    [1.0]
+    """
+    config = _note(_configure(PresampleConfig, config, model, settings | _given(reference_samples=samples)), reward)
+    policy = _load(model, load_configured, config)
+    chosen = read_problems(problems, config, reward)
+    store = Path(output) if output else _temporary("reference") / "reference.jsonl"
+    report = Callbacks(callbacks)
+    with report.reporting("presample", config.model_dump(mode="json"), store) as result:
+        sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
+        reference = sample_reference(policy, sampler, chosen, config, store, report)
+        result |= {"store": str(store), "problems": len(reference)}
+    return reference
+
+
+def train(
+    model: Policy | str | Path,
+    problems: Problems,
+    reference: References | str | Path | None = None,
+    *,
+    output: str | Path,
+    held_out: Sequence[Problem] | None = None,
+    reward: RewardFunction | None = None,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    resume: bool = False,
+    clean: bool = False,
+    profile: bool = False,
+    config: TrainConfig | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a model to choose when to think; a model that was loaded is trained in place.
+
+    `reference` comes from `presample`, or is the store that it wrote; without it the run folder gets one. `held_out`
+    problems are evaluated while the training runs; without them a tenth of `problems` at most is held out. `output` is
+    the run folder: `resume` goes on with an interrupted run, `clean` deletes an earlier one. With `profile` the folder
+    gets a `profile.json`. Raises UserError for settings that cannot work, and if the loss is not finite.
+
+    >>> import adaptthink as at
+    >>> problems = at.load_problems("arithmetic", split="train", per_level=4)
+    >>> run = at.train("tiny", problems, output="runs/example", steps=1, problems_per_step=2,
+    ...     samples_per_problem=2, reference_samples=1, max_think_tokens=64, max_no_think_tokens=16)
+    >>> run.metrics[0]["step"]
+    1
+    """
+    config = _note(_configure(TrainConfig, config, model, settings), reward)
+    run, report = Path(output), Callbacks(callbacks)
+    with locked(run, f"run folder '{run}'"):
+        store = reference.path if isinstance(reference, References) else reference
+        store = Path(store) if store else None
+        check_store_outside(store, run, clean=clean)
+        chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
+        report_unparsable(chosen.num_unparsable, report)
+        policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
+        open_training(run, config, resume=resume, clean=clean)
+        with report.reporting("train", config.model_dump(mode="json"), run) as result:
+            sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
+            known = sample_reference(policy, sampler, chosen.problems, config, store or run / "reference.jsonl", report)
+            done = train_and_save(
+                policy,
+                sampler,
+                TrainingData(chosen.problems, known, chosen.held_out),
+                config,
+                run,
+                report,
+                profile=profile,
+            )
+            result |= {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
+    return done
+
+
+def evaluate(
+    model: Policy | str | Path,
+    problems: Problems,
+    *,
+    modes: Sequence[RequestedMode] = ("auto", "think", "no_think"),
+    output: str | Path | None = None,
+    difficulty: str | Path | None = None,
+    delta: float = DELTA,
+    reward: RewardFunction | None = None,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    config: EvaluateConfig | ChatConfig | None = None,
+    **settings: Any,
+) -> EvaluationResult:
+    """Evaluate a model as it chooses (auto) and in both forced modes.
+
+    With the setting `chat="https://host/v1"` it is the model of that name behind a chat API (docs/chat.md).
+
+    Every sample is kept in the folder `output`, or in a temporary one; what it already holds is not sampled again.
+    `difficulty` is another evaluation's folder, whose pass rates say how hard problems are; `delta` is the accuracy
+    that no_think may cost, for the quality of the mode choice. Raises UserError for a folder made with other settings.
+
+    >>> import adaptthink as at
+    >>> problems = at.load_problems("arithmetic", per_level=2)
+    >>> result = at.evaluate("tiny", problems, modes=["no_think"], max_no_think_tokens=16)
+    >>> 0 <= result.modes["no_think"].overall.accuracy <= 1
+    True
+    """
+    resolved: EvaluateConfig | ChatConfig
+    if isinstance(config, ChatConfig) or "chat" in settings:
+        chat = config if isinstance(config, ChatConfig) else None
+        resolved = _note(_configure(ChatConfig, chat, model, settings), reward)
+    else:
+        resolved = _note(_configure(EvaluateConfig, config, model, settings), reward)
+    if difficulty:
+        read_setting(Path(difficulty))  # refuse what is no evaluation before the work, not after it
+    chosen = read_problems(problems, resolved, reward)
+    folder, report = Path(output) if output else _temporary("evaluation"), Callbacks(callbacks)
+    with report.reporting("evaluate", resolved.model_dump(mode="json"), folder) as result:
+        convention = None
+        if isinstance(resolved, ChatConfig):
+            evaluations = evaluate_chat(chosen, modes, resolved, folder, choose_grader(resolved, reward), report)
+        else:
+            policy = model if isinstance(model, Policy) else load_configured(resolved)
+            sampler = make_sampler(policy, resolved, engine=engine, reward=reward, on_message=report.on_message)
+            evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
+            convention = policy.template.convention
+        choice = assess_choice(folder, convention, None if difficulty is None else Path(difficulty), delta)
+        result.update(evaluation_summary(resolved, evaluations))
+    return EvaluationResult(folder, evaluations, choice)
+
+
+def calibrate(
+    model: Policy | str | Path,
+    problems: Problems,
+    *,
+    tolerance: float = 1.0,
+    token_budget: float | None = None,
+    output: str | Path | None = None,
+    reward: RewardFunction | None = None,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    config: EvaluateConfig | None = None,
+    **settings: Any,
+) -> Dial:
+    """Choose the threshold on P(no_think) from which the model answers without thinking, with a guarantee.
+
+    The choice loses at most `tolerance` points of accuracy against always thinking, or with a `token_budget` keeps the
+    mean response below so many tokens, with 95% confidence (docs/dial.md). The dial is stored beside the weights where
+    the model is a folder, else in `output`. Raises UserError for fewer than four problems.
+
+    >>> import adaptthink as at
+    >>> problems = at.load_problems("arithmetic", per_level=2)
+    >>> dial = at.calibrate("tiny", problems, max_think_tokens=64, max_no_think_tokens=16)
+    >>> dial.num_problems
+    10
+    """
+    config = _note(_configure(EvaluateConfig, config, model, settings), reward)
+    cap = max(config.max_think_tokens, config.max_no_think_tokens)
+    if token_budget is not None and token_budget >= cap:
+        raise UserError(
+            f"token_budget = {token_budget:g} is no limit: a response has at most {cap} tokens (max_think_tokens); "
+            "give less"
+        )
+    policy = _load(model, load_configured, config)
+    chosen = read_problems(problems, config, reward)
+    folder, report = Path(output) if output else _temporary("calibration"), Callbacks(callbacks)
+    with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
+        sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
+        evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
+        measured = measure(requested_outcomes(folder, chosen, config), read_decisions(folder))
+        dial = choose_thresholds(
+            measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
+        )
+        write_dial(folder / "dial.json", dial)
+        thresholds = [choice.no_think_probability for choice in dial.choices]
+        stored = choose_dial_path(policy.name, folder)
+        write_dial(stored, replace(dial, curve=thin_curve(dial.curve, thresholds)))
+        report.on_message(f"threshold in {stored}, the whole curve in {folder / 'dial.json'}")
+        result |= {"dial": str(stored)}
+    return dial
+
+
+def decide(
+    model: Policy | str | Path,
+    prompts: Sequence[str],
+    *,
+    threshold: float | None = None,
+    dial: Dial | str | Path | None = None,
+    think_start: str = "Alright",
+) -> list[ModeDecision]:
+    """Return the mode of each prompt: no_think where P(no_think) reaches the threshold; one prefill each.
+
+    The threshold is given, or that of a `dial`, or that of the `adaptthink.json` in the model's folder. Raises
+    UserError where there is none, or where the dial was calibrated for other weights.
+
+    >>> import adaptthink as at
+    >>> [decision.mode for decision in at.decide("tiny", ["2+3=?"], threshold=0.5)]
+    [<Mode.THINK: 'think'>]
+    """
+    policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    return decide_modes(policy, prompts, choose_threshold(policy, threshold, dial))
+
+
+def compare(evaluations: Sequence[EvaluationResult | str | Path], *, force: bool = False) -> Comparison:
+    """Compare evaluations with the first of them: accuracy, length, no_think share, what can be told apart.
+
+    Each is a result of `evaluate`, or a folder; `FOLDER:think` and `FOLDER:no_think` name forced modes. Raises
+    UserError where they were made differently, unless `force`d.
+
+    >>> import adaptthink as at
+    >>> problems, short = at.load_problems("arithmetic", per_level=2), {"max_no_think_tokens": 16}
+    >>> once = at.evaluate("tiny", problems, modes=["auto", "no_think"], max_think_tokens=64, **short)
+    >>> [row.name for row in at.compare([once, f"{once.folder}:no_think"]).rows][0] == once.folder.name
+    True
+    """
+    names = [str(one.folder if isinstance(one, EvaluationResult) else one) for one in evaluations]
+    rows = read_rows(names)
+    if not force:
+        check_alike(rows)
+    return compare_rows(rows)
+
+
+def grade(
+    response: str,
+    reference_answer: str,
+    *,
+    kind: AnswerKind | Literal["math", "choice", "reasoning_gym"] = AnswerKind.MATH,
+    boxed_only: bool = False,
+    seconds: float = 2.0,
+) -> Grade:
+    r"""Grade the text of a response: what follows `</think>`, or all of it, is compared with the reference answer.
+
+    `seconds` bound the symbolic comparison. The verdict says what was found; nothing is raised for odd text.
+
+    >>> import adaptthink as at
+    >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
+    <Verdict.CORRECT: 'correct'>
+    """
+    submission = Submission(drop_thinking(response), reference_answer, AnswerKind(kind), boxed_only)
+    return grade_all([submission], limits=Limits(seconds))[0]
+
+
+def serve(
+    model: Policy | str | Path,
+    *,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    config: ServeConfig | None = None,
+    **settings: Any,
+) -> None:
+    """Serve a model over HTTP in the style of OpenAI's API, until interrupted (docs/serving.md).
+
+    Settings are those of `adaptthink serve`: host, port, threshold, temperature. Raises UserError for a port that is
+    taken.
+    """
+    config = _configure(ServeConfig, config, model, settings)
+    report = Callbacks(callbacks)
+    with listen(config.host, config.port) as listening:
+        policy = _load(model, load_configured, config)
+        threshold = read_stored_threshold(policy) if config.threshold is None else config.threshold
+        chosen = engine or make_engine(policy, config, on_message=report.on_message)
+        serve_forever(policy, chosen, threshold, config, listening, report.on_message)
+
+
+def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:
+    """Check how a model opens and closes its thinking, and what it would choose.
+
+    Raises UserError for a model that cannot be trained.
+
+    >>> import adaptthink as at
+    >>> at.doctor("tiny").ok
+    True
+    """
+    policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
+    prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
+    decision = (policy.template.no_think_id, policy.template.think_id)
+    no_think, think = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
+    found = f"{no_think:.2e} for no_think, {think:.2e} for the think start, on {PROBE_QUESTION!r}"
+    checks = [*describe(policy.tokenizer, policy.template), Check("first token", found, ok=True)]
+    return Diagnosis(checks, no_think, think)
+
+
+# ---- what the functions above share, and the command line with them --------------------------------------------------
+
+
+def choose_threshold(
+    model: Policy | str, threshold: float | None = None, dial: Dial | str | Path | None = None
+) -> float:
+    """Return a threshold as it is given, or of a dial, or of the dial in the model's folder.
+
+    Raises UserError where there is none, or, of a model that is loaded, a dial that was calibrated for other weights.
+    """
+    if threshold is not None and dial is not None:
+        raise UserError("--threshold and --dial both give the threshold; give one of the two")
+    if threshold is not None:
+        return threshold
+    name = model.name if isinstance(model, Policy) else model
+    if dial is None and (name == "tiny" or not Path(name).is_dir()):
+        raise UserError(
+            f"'{name}' is no model folder with a dial in it; give --threshold, or --dial with the {STORED} that "
+            "adaptthink calibrate wrote"
+        )
+    path = Path(name) / STORED if dial is None or isinstance(dial, Dial) else Path(dial)
+    found = dial if isinstance(dial, Dial) else read_dial(path)
+    if isinstance(model, Policy):
+        check_weights(found, model.fingerprint, path)
+    return found.threshold.no_think_probability
+
+
+def read_problems(
+    problems: Problems, config: ProblemsConfig, reward: RewardFunction | None = None
+) -> Sequence[Problem]:
+    """Return problems as they are, or made of dicts; a name is read as `config` says, for the command of its schema."""
+    if not isinstance(problems, str | Path):
+        return make_problems(problems, needs_answer=not (reward or config.reward))
+    named = config.model_copy(update={"problems": str(problems)})
+    if isinstance(named, EvaluationConfig):
+        return read_evaluation_problems(named).problems
+    assert isinstance(named, PresampleConfig)
+    return read_training_problems(named, held_out_per_level=1).problems
+
+
+def read_evaluation_problems(config: EvaluationConfig) -> Chosen:
+    """Return the problems that a config names, to evaluate on."""
+    return choose_evaluation_problems(
+        config.problems,
+        per_level=config.problems_per_level,
+        seed=config.seed,
+        kind=config.kind,
+        reading=make_reading(config),
+    )
+
+
+def make_sampler(
+    policy: Policy,
+    config: PolicyConfig,
+    *,
+    engine: Engine | None = None,
+    reward: RewardFunction | None = None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> Sampler:
+    """Put an engine under a policy, with the config's way of grading, or the user's own of either."""
+    grader = choose_grader(config, reward)
+    return Sampler(
+        engine or make_engine(policy, config, on_message=on_message), policy.tokenizer, policy.template, grader
+    )
+
+
+def report_unparsable(count: int, report: Callback) -> None:
+    """Report how many problems were left out, if any were."""
+    if count:
+        report.on_message(f"{count} problems skipped: their reference answers cannot be parsed")
+
+
+def choose_grader(config: ProblemsConfig, reward: RewardFunction | None) -> Grader:
+    """Return the grader of a config, or one that calls the user's reward function."""
+    return make_grader(config) if reward is None else RewardGrader(reward, config.reward_seconds)
+
+
+def sample_reference(
+    policy: Policy,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: PresampleConfig,
+    store: Path,
+    report: Callback,
+) -> References:
+    """Complete the reference store of `problems`, and report how it goes and what came out."""
+    phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
+    advance = make_counter(report, phase, len(problems) * config.reference_samples)
+    reference = complete_reference(
+        sampler, problems, config, fingerprint=policy.fingerprint, path=store, on_finish=advance
+    )
+    rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
+    if not rewards:
+        raise UserError("no problem has a reference answer that can be parsed; see: adaptthink data check")
+    if skipped := len(reference) - len(rewards):
+        report.on_message(f"{skipped} problems skipped: their reference answers cannot be parsed")
+    report.on_message(f"reference: mean reward {fmean(rewards):.3f}, stored in {store}")
+    return reference
+
+
+def train_and_save(
+    policy: Policy,
+    sampler: Sampler,
+    data: TrainingData,
+    config: TrainConfig,
+    run: Path,
+    report: Callback,
+    *,
+    profile: bool = False,
+) -> Run:
+    """Train `policy` in place, save it in the run folder, and return the finished run."""
+    roofline = measure_roofline(policy.model, config) if profile else None
+    sampler.clock.take()  # what came before the training
+    started = time.monotonic()
+    report.on_message(
+        f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
+        f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}; "
+        f"results in {run}"
+    )
+    run_training(policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline))
+    save(policy, config, run)
+    report.on_message(f"model saved in {run / 'model'}")
+    measured = None
+    if roofline:
+        measured = Profile(roofline.machine, profile_phases(read_metrics(run / "metrics.jsonl")))
+        write_json(run / "profile.json", asdict(measured))
+    return Run(policy, run, time.monotonic() - started, measured)
+
+
+def save(policy: Policy, config: TrainConfig, run: Path) -> None:
+    """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
+    backend = f"native, adaptthink {__version__}"
+    policy.save(run / "model")
+    write_card(run / "model", config, backend=backend)
+    if policy.adapter:
+        policy.adapter.save_pretrained(str(run / "adapter"))
+        write_card(run / "adapter", config, backend=backend)
+
+
+def evaluate_policy(
+    policy: Policy,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    requested: Sequence[str],
+    config: EvaluateConfig,
+    folder: Path,
+    report: Callback,
+) -> dict[str, Evaluation]:
+    """Complete the evaluation in `folder`, grade it, and score each requested mode."""
+    setting = policy_setting(config.model, policy.fingerprint, config)
+    with writing(folder, setting):
+        sample_into(folder, policy_respond(sampler, config), setting, problems, requested, config, report)
+        decide_missing(sampler, folder, problems)
+        return score_folder(folder, problems, requested, config, sampler.grader, report)
+
+
+def evaluate_chat(
+    problems: Sequence[Problem],
+    requested: Sequence[str],
+    config: ChatConfig,
+    folder: Path,
+    grader: Grader,
+    report: Callback,
+) -> dict[str, Evaluation]:
+    """Complete the evaluation of a model behind a chat endpoint, which shows no probabilities."""
+    endpoint = make_endpoint(config)
+    if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
+        requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
+        report.on_message(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
+        if not requested:
+            raise UserError(
+                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
+            )
+    cost, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
+    with writing(folder, setting):
+        sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, report, cost)
+        samples = list(read_samples(folder))
+        costs = [cost(sample) for sample in samples]
+        known = [one for one in costs if one is not None]
+        if known:
+            unknown = len(samples) - len(known)
+            report.on_message(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
+        if any(sample.tokens_estimated for sample in samples):
+            report.on_message("lengths are estimates, one token for every four characters: the endpoint counts none")
+        return score_folder(folder, problems, requested, config, grader, report)
+
+
+def sample_into(
+    folder: Path,
+    respond: Respond,
+    setting: Setting,
+    problems: Sequence[Problem],
+    requested: Sequence[str],
+    config: EvaluationConfig,
+    report: Callback,
+    cost: Callable[[Sample], float | None] = lambda sample: None,
+) -> None:
+    """Sample what `folder` lacks, and report how it goes."""
+    count = config.samples_per_problem
+    phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
+    advance = make_counter(report, phase, len(problems) * len(requested) * count)
+
+    def on_sample(sample: Sample | None) -> None:
+        advance(1, sample.tokens if sample else 0, cost(sample) or 0.0 if sample else 0.0)
+
+    sample_missing(respond, folder, setting, problems, requested, count, on_sample=on_sample)
+
+
+def score_folder(
+    folder: Path,
+    problems: Sequence[Problem],
+    requested: Sequence[str],
+    config: EvaluationConfig,
+    grader: Grader,
+    report: Callback,
+) -> dict[str, Evaluation]:
+    """Grade what is not graded, and score the requested modes.
+
+    `summary.json` has the scores of all modes that the folder holds on these problems.
+    """
+    advance = make_counter(report, "answers graded", None)
+    if changes := grade_folder(folder, grader, on_grade=advance):
+        report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
+    outcomes = requested_outcomes(folder, problems, config)
+    held = {one.requested for one in outcomes}
+    evaluations = {
+        mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
+    }
+    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
+    return {mode: evaluations[mode] for mode in requested}
+
+
+def requested_outcomes(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
+    """Of all outcomes that a folder may hold, those of these problems and of as many samples as are requested."""
+    wanted = {problem.id for problem in problems}
+    return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
+
+
+def evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What `summary.json` of an evaluation folder holds."""
+    return {
+        "model": config.model,
+        "config": config.model_dump(mode="json"),
+        "modes": to_json(dict(evaluations)),
+    }
+
+
+def assess_choice(folder: Path, convention: Convention | None, difficulty: Path | None, delta: float) -> ModeChoice:
+    """Assess how well the model of an evaluation chooses, and write the folder's `quality.json`."""
+    choice = assess_mode_choice(folder, convention=convention, reference=difficulty, delta=delta)
+    write_json(folder / "quality.json", to_json(choice))
+    return choice
+
+
+def make_counter(report: Callback, phase: str, total: int | None) -> Callable[..., None]:
+    """Return a function that takes how many more are done, their tokens and their cost, and reports the progress."""
+    done = Progress(phase, 0, total, 0)
+
+    def advance(count: int, tokens: int = 0, cost: float = 0.0) -> None:
+        nonlocal done
+        done = replace(done, completed=done.completed + count, tokens=done.tokens + tokens, cost=done.cost + cost)
+        report.on_progress(done)
+
+    return advance
+
+
+def open_training(run: Path, config: TrainConfig, *, resume: bool = False, clean: bool = False) -> None:
+    """Make the run folder of a training or re-enter it (`open_run`); how a run runs may change when it is resumed."""
+    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
+
+
+def _configure(schema: type[C], config: C | None, model: Policy | str | Path, settings: Mapping[str, Any]) -> C:
+    """Return the config of a call: as it was resolved, or from settings given by keyword."""
+    if config is not None:
+        if settings:
+            raise UserError(f"config and {', '.join(settings)} are both given; put the settings into the config")
+        return config
+    name = model.name if isinstance(model, Policy) else str(model)
+    return check(schema, {"model": name, **settings})
+
+
+def _note(config: C, reward: RewardFunction | None) -> C:
+    """Record in a config the name of a reward function that is given, so that stores and runs of others are refused."""
+    return config.model_copy(update={"reward": RewardGrader(reward).name}) if reward else config
+
+
+def _load(model: Policy | str | Path, loader: Callable[[C], Policy], config: C) -> Policy:
+    return model if isinstance(model, Policy) else loader(config)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _temporary(name: str) -> Path:
+    """Return a new folder for results that the caller did not ask to keep."""
+    return Path(tempfile.mkdtemp(prefix=f"adaptthink-{name}-"))

@@ -1,0 +1,291 @@
+"""What a job shows in the terminal: progress bars, training steps, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from adaptthink.callbacks import Callback
+from adaptthink.callbacks import Progress as Report
+from adaptthink.timing import WITHIN
+
+if TYPE_CHECKING:
+    from adaptthink.api import Profile
+    from adaptthink.engines.fleet import Server
+    from adaptthink.evaluation.store import Sample
+    from adaptthink.grading.lines import Tally
+    from adaptthink.modes import Check
+    from adaptthink.problems import Problem
+    from adaptthink.problems.checks import Check as DataCheck
+
+Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
+
+console = Console(highlight=False)
+console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
+
+
+@contextmanager
+def counter(label: str) -> Iterator[Callable[[int], None]]:
+    """Show how many are done where the total is not known; yields a function that adds to it."""
+    columns = (TextColumn("{task.completed:.0f}"), TextColumn(label), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda count: progress.advance(task, count)
+
+
+class Bar:
+    """A progress bar with the time left, tokens per second and what was spent."""
+
+    def __init__(self, progress: Report) -> None:
+        if progress.total is None:
+            columns: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:.0f}"), TextColumn(progress.phase))
+        else:
+            console.print(progress.phase, markup=False)
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        rate = TextColumn("{task.fields[rate]}")
+        self.shown = Progress(*columns, rate, console=console, transient=not console.is_terminal)
+        self.task = self.shown.add_task("", total=progress.total, rate="")
+        self.started = time.monotonic()
+        self.shown.start()
+
+    def update(self, progress: Report) -> None:
+        """Show how far the phase has come."""
+        rate = (
+            f"{progress.tokens / max(time.monotonic() - self.started, 1e-3):,.0f} tokens/s" if progress.tokens else ""
+        )
+        spent = f", {progress.cost:.2f} spent" if progress.cost else ""
+        self.shown.update(self.task, completed=progress.completed, rate=rate + spent)
+
+    def close(self) -> None:
+        """Stop drawing; in a terminal the bar stays."""
+        self.shown.stop()
+
+
+def show_servers(servers: Sequence[Server]) -> None:
+    """Print what each server did, if there are any."""
+    if not servers:
+        return
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("server", overflow="fold")
+    for name in ("responses", "tokens", "failed calls", "unhealthy, s"):
+        table.add_column(name, justify="right")
+    for server in servers:
+        figures = (
+            f"{server.responses:,}",
+            f"{server.tokens:,}",
+            f"{server.faults:,}",
+            f"{server.unhealthy_seconds:,.0f}",
+        )
+        table.add_row(escape(server.url), *figures)
+    console.print(table)
+
+
+class Terminal(Callback):
+    """Shows a job: a bar for each phase, messages, and a line for each training step with a probe."""
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+        self.seconds: list[float] = []
+        self.lines = 0
+        self.phase = ""
+        self.bar: Bar | None = None
+
+    def on_message(self, message: str) -> None:
+        """Print a message."""
+        self.close_bar()
+        console.print(message, markup=False, soft_wrap=True)
+
+    def on_progress(self, progress: Report) -> None:
+        """Show the bar of the phase, until that is complete."""
+        if self.bar is None or progress.phase != self.phase:
+            self.close_bar()
+            self.phase, self.bar = progress.phase, Bar(progress)
+        self.bar.update(progress)
+        if progress.completed == progress.total:
+            self.close_bar()
+
+    def on_end(self, result: Mapping[str, Any] | None) -> None:
+        """Leave the terminal as it was, also after a failure."""
+        self.close_bar()
+
+    def close_bar(self) -> None:
+        """End the bar that is shown, if there is one."""
+        if self.bar:
+            self.bar.close()
+            self.bar = None
+
+    def on_step(self, metrics: Mapping[str, Any]) -> None:
+        """Print the line of one step after which the held-out problems were measured."""
+        self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
+        if "probe_no_think_logprob" not in metrics:
+            return
+        shares = list_level_shares(metrics)
+        if self.lines % 20 == 0:
+            console.print(make_step_heading(self.steps, shares), style="bold", soft_wrap=True)
+        self.lines += 1
+        left = int(sum(self.seconds) / len(self.seconds) * (self.steps - metrics["step"]))
+        console.print(
+            f"{write_step(metrics['step'], self.steps)}"
+            f"{_cell(metrics['reward_think'], '6.2f')}{_cell(metrics['reward_no_think'], '9.2f')}"
+            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '9.0f')}"
+            f"{_cell(metrics['truncated_share_think'], '5.2f')}"
+            f"{metrics['probe_no_think_logprob']:>7.2f}{metrics['probe_mode_mass']:>5.2f}"
+            f"{''.join(f'{100 * share:4.0f}' for share in shares.values())}"
+            f"{left // 60:>3}:{left % 60:02}",
+            soft_wrap=True,
+        )
+
+
+def list_level_shares(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """P(no_think) by level, as far as it fits on the line of a step; else its mean."""
+    by_level: dict[str, float] = metrics["probe_no_think_by_level"]
+    fits = len(by_level) <= 5 and all(len(level) <= 3 for level in by_level)
+    return by_level if fits else {"all": metrics["probe_no_think_share"]}
+
+
+def write_step(step: int | str, steps: int) -> str:
+    """A step and how many there are."""
+    return f"{step}/{steps}".rjust(max(4, 2 * len(str(steps)) + 1))
+
+
+def make_step_heading(steps: int, levels: Iterable[str]) -> str:
+    """The two lines above the figures of `StepPrinter`: 80 columns with five levels and up to 999 steps."""
+    width = len(write_step("", steps))
+    return (
+        f"{'':{width}}{'reward':>15}{'tokens':>15}{'':5}  P(no_think) held-out, % by level\n"
+        f"{'step':>{width}}{'think':>6}{'no_think':>9}{'think':>6}{'no_think':>9}{'cut':>5}{'log':>7}{'mass':>5}"
+        f"{''.join(f'{level:>4}' for level in levels)}{'left':>6}"
+    )
+
+
+def _cell(value: float | None, form: str) -> str:
+    width, _, _ = form.partition(".")
+    return "-".rjust(int(width)) if value is None else format(value, form)
+
+
+def show_profile(profile: Profile) -> None:
+    """Print where the time of a training went."""
+    phases, machine = profile.phases, profile.machine
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("phase", no_wrap=True)
+    for heading in ("seconds", "share", "tokens", "tokens/s", "of the bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for phase in phases:
+        table.add_row(
+            f"  {phase.name}" if phase.name in WITHIN else phase.name,
+            f"{phase.seconds:,.1f}",
+            f"{phase.share:.1%}",
+            "" if phase.tokens is None else f"{phase.tokens:,}",
+            "" if phase.tokens_per_second is None else f"{phase.tokens_per_second:,.0f}",
+            "" if phase.roofline_share is None else f"{phase.roofline_share:.0%}",
+        )
+    console.print(table)
+    console.print(
+        f"bound: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
+        f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
+        soft_wrap=True,
+    )
+
+
+def show_checks(title: str, checks: list[Check]) -> None:
+    """Print what `adaptthink doctor` found."""
+    table = Table(title=title)
+    for column in ("", "check", "found"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row("ok" if check.ok else "NO", check.name, check.value)
+    console.print(table)
+
+
+def show_tally(tally: Tally) -> None:
+    """Print how many answers got each verdict, and by which rules; lines that could not be used come last."""
+    total = tally.verdicts.total()
+    for heading, counts in (("verdict", tally.verdicts), ("decided by", tally.rules)):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(heading)
+        table.add_column("answers", justify="right")
+        table.add_column("%", justify="right")
+        for name, count in counts.most_common():
+            table.add_row(name, str(count), f"{100 * count / total:.1f}")
+        console.print(table)
+
+
+def show_data_check(check: DataCheck) -> None:
+    """Print what `adaptthink data check` found."""
+    console.print(escape(check.name), style="bold", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    rows = {
+        "rows read": check.num_rows,
+        "problems kept": check.num_kept,
+        "repeats of an earlier prompt": check.num_repeats,
+        "of these with another answer": check.num_contradictions,
+        "golds that cannot be read": check.num_unparsable,
+        "rows that cannot be used": check.num_bad,
+    }
+    rows |= {f"level {level}": count for level, count in check.levels.items()}
+    rows |= {f"kind {kind}": count for kind, count in check.kinds.items()}
+    for name, count in rows.items():
+        table.add_row(escape(name), f"{count:,}")
+    console.print(table)
+    for heading, lines, total in (
+        ("rows that cannot be used", check.bad_rows, check.num_bad),
+        ("golds that cannot be read", check.unparsable, check.num_unparsable),
+    ):
+        if lines:
+            console.print(f"{heading} ({len(lines)} of {total:,})", style="bold")
+            console.print("\n".join(f"  {line}" for line in lines), markup=False, soft_wrap=True)
+    if check.leaks:
+        show_leaks(check)
+
+
+def show_leaks(check: DataCheck) -> None:
+    """Print which problems of a set stand in other sets, with the nearest pairs."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("leaks into", overflow="fold")
+    for column in ("its prompts", "exact", "near", "given away"):
+        table.add_column(column, justify="right")
+    for leak in check.leaks:
+        table.add_row(
+            escape(leak.against),
+            *(f"{n:,}" for n in (leak.num_against, leak.num_exact, leak.num_near)),
+            f"{leak.num_given_away:,} ({leak.num_given_away / max(leak.num_against, 1):.1%})",
+        )
+    console.print(table)
+    for leak in check.leaks:
+        for example in leak.examples:
+            console.print(escape(f"{leak.against}, {example.share:.0%} in common"), style="bold", soft_wrap=True)
+            console.print(f"  {excerpt(example.prompt)}\n  {excerpt(example.other)}", markup=False, soft_wrap=True)
+
+
+def excerpt(text: str, length: int = 160) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def show_problem(problem: Problem, rendered: str) -> None:
+    """Print a problem as the model sees it, whole."""
+    level = "none" if problem.level is None else problem.level
+    heading = f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}"
+    console.print(escape(heading), style="bold", soft_wrap=True)
+    console.print(rendered, markup=False, soft_wrap=True, emoji=False)
+    console.print("gold: ", style="bold", end="")
+    console.print(problem.answer, markup=False, soft_wrap=True, emoji=False)

@@ -1,0 +1,143 @@
+"""What the commands of the dial do: choose a threshold for a model, and print what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adaptthink import api
+from adaptthink.cli.console import Terminal, console, excerpt
+from adaptthink.cli.jobs import load_evaluation_problems
+from adaptthink.cli.tables import TextTable, show_text_table
+from adaptthink.config.schema import EvaluateConfig
+from adaptthink.dial.curve import Point, thin_curve
+from adaptthink.dial.decide import ModeDecision
+from adaptthink.dial.guarantee import Choice, HeldOut
+from adaptthink.dial.stored import Dial
+from adaptthink.evaluation.formats import write_number, write_range
+from adaptthink.evaluation.records import to_json
+
+
+def calibrate_job(
+    config: EvaluateConfig, folder: Path, *, tolerance_points: float, token_budget: float | None
+) -> dict[str, Any]:
+    """Sample what `folder` lacks, choose thresholds, print them, and store the dial there and beside the model."""
+    problems = load_evaluation_problems(config)
+    dial = api.calibrate(
+        config.model,
+        problems,
+        tolerance=tolerance_points,
+        token_budget=token_budget,
+        output=folder,
+        callbacks=[Terminal()],
+        config=config,
+    )
+    show_dial(dial)
+    result: dict[str, Any] = to_json(dial)
+    return result
+
+
+def decide_job(
+    model: str, prompts: Sequence[str], *, threshold: float | None, dial_file: Path | None, think_start: str
+) -> dict[str, Any]:
+    """Print which mode the dial gives each prompt: one line each."""
+    chosen = api.choose_threshold(model, threshold, dial_file)
+    decisions = api.decide(model, prompts, threshold=threshold, dial=dial_file, think_start=think_start)
+    for prompt, decision in zip(prompts, decisions, strict=True):
+        show_decision(prompt, decision, chosen)
+    rows = [{"prompt": prompt} | asdict(decision) for prompt, decision in zip(prompts, decisions, strict=True)]
+    return {"model": model, "threshold": chosen, "decisions": rows}
+
+
+def show_dial(dial: Dial) -> None:
+    """Print a calibrated dial: about a dozen points of its curve, then what was chosen and how it was checked."""
+    show_text_table(make_dial_table(dial))
+    for choice in dial.choices:
+        in_use = " [in use]" if choice == dial.threshold else ""
+        console.print(f"{describe_choice(choice)}{in_use}", markup=False)
+        if choice.held_out:
+            console.print(f"  {describe_check(choice.held_out)}", markup=False)
+
+
+def make_dial_table(dial: Dial) -> TextTable:
+    """A dozen points of the curve, spread evenly over the problems, and those that were chosen."""
+    chosen = {choice.no_think_probability for choice in dial.choices}
+    headings = ("threshold", "no_think, %", "accuracy, %", "mean tokens", "Δ accuracy, points", "Δ length, %")
+    return TextTable(
+        "what thresholds on P(no_think) come to, with 95% intervals",
+        headings,
+        tuple(write_point(point, chosen=point.threshold in chosen) for point in thin_curve(dial.curve, chosen, 11)),
+        note="Δ: against always thinking; *: chosen",
+    )
+
+
+def write_point(point: Point, *, chosen: bool) -> tuple[str, ...]:
+    """What one threshold comes to."""
+    threshold = "always think" if point.threshold > 1 else f"{point.threshold:g}"
+    return (
+        f"{threshold}{' *' if chosen else ''}",
+        f"{write_number(100 * point.no_think_share)} ({write_range(point.no_think_interval, 0, scale=100)})",
+        f"{write_number(100 * point.accuracy)} ({write_range(point.accuracy_interval, 0, scale=100)})",
+        f"{write_number(point.mean_tokens)} ({write_range(point.tokens_interval, 0)})",
+        write_accuracy_difference(point),
+        write_token_change(point),
+    )
+
+
+def write_accuracy_difference(point: Point, unit: str = "") -> str:
+    """Points of accuracy against always thinking."""
+    ends = write_range(point.accuracy_difference_interval, scale=100, signed=True)
+    return f"{write_number(100 * point.accuracy_difference, signed=True)}{unit} ({ends})"
+
+
+def write_token_change(point: Point, unit: str = "") -> str:
+    """Percent of tokens against always thinking."""
+    ends = write_range(point.token_change_interval, 0, scale=100, signed=True)
+    return f"{write_number(100 * point.token_change, signed=True)}{unit} ({ends})"
+
+
+def describe_limit(choice: Choice) -> str:
+    """What a threshold was chosen to keep."""
+    if choice.tolerance is not None:
+        points = f"{100 * choice.tolerance:g}"
+        return f"at most {points} point{'' if points == '1' else 's'} below always thinking"
+    return f"at most {choice.token_budget:g} tokens a response"
+
+
+def describe_choice(choice: Choice) -> str:
+    """The chosen threshold and its certificate, or why there is none."""
+    if choice.certified:
+        rule = f"no_think where P(no_think) >= {choice.no_think_probability:g}"
+        if choice.no_think_probability > 1:
+            rule = "always thinking"
+        return (
+            f"{describe_limit(choice)}: {rule}, certified with {choice.confidence:.0%} confidence "
+            f"on {choice.num_problems} problems"
+        )
+    if choice.problems_needed is None:
+        reason = "no number of problems like these would do"
+    else:
+        reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
+    return f"{describe_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
+
+
+def describe_check(held_out: HeldOut) -> str:
+    """What a threshold came to on the problems that had no part in choosing it."""
+    point = held_out.point
+    against = held_out.against_thinking
+    if against != "not distinguishable":
+        against += " in accuracy"
+    tokens = f"{write_number(point.mean_tokens)} tokens ({write_range(point.tokens_interval, 0)})"
+    return (
+        f"held-out {held_out.num_problems}: limit {held_out.verdict}; "
+        f"{write_accuracy_difference(point, ' points')}, {against}; "
+        f"{tokens}, {write_token_change(point, '%')}; {write_number(100 * point.no_think_share)}% no_think"
+    )
+
+
+def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
+    """Print what the dial decides for one prompt."""
+    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {excerpt(prompt)}"
+    console.print(line, markup=False, soft_wrap=True, emoji=False)

@@ -1,0 +1,255 @@
+"""What the commands do: call the library, and show what it reports and returns."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from adaptthink import api
+from adaptthink.callbacks import Callback
+from adaptthink.cli.compare import show_mode_choice, show_scores
+from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
+from adaptthink.config.chat import ChatConfig
+from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, PresampleConfig, TrainConfig
+from adaptthink.engines.base import Engine
+from adaptthink.engines.fleet import Fleet, Server
+from adaptthink.evaluation.compare import read_rows
+from adaptthink.evaluation.formats import write_estimate
+from adaptthink.evaluation.mode_choice import DELTA
+from adaptthink.evaluation.records import to_json
+from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels
+from adaptthink.evaluation.store import read_setting
+from adaptthink.models.loading import Policy, load_configured, load_trainee
+from adaptthink.problems import Problem
+from adaptthink.problems.sources import Chosen
+from adaptthink.sampling.engine import make_engine
+from adaptthink.storage.runs import write_json
+from adaptthink.training.data import prepare_problems, read_training_problems
+from adaptthink.training.train import TrainingData
+
+ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
+TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
+
+
+def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
+    """Pre-sample the reference of a problem set into `output`."""
+    problems = report_skipped(read_training_problems(config, held_out_per_level=1)).problems
+    policy = load_configured(config)
+    with engine_of(policy, config) as engine:
+        reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
+    rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
+    return {
+        "store": str(output),
+        "problems": len(rewards),
+        "skipped": len(reference) - len(rewards),
+        "mean_reward": fmean(rewards),
+        "servers": describe_servers(engine),
+    }
+
+
+@contextmanager
+def engine_of(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
+    """Start the engine of a config, and show at the end, also of a failed job, what each of its servers did."""
+    engine = make_engine(policy, config, on_message=console.print)
+    try:
+        yield engine
+    finally:
+        show_servers(list_servers(engine))
+
+
+def list_servers(engine: Engine) -> list[Server]:
+    """Return the servers of an engine that has some."""
+    return engine.servers if isinstance(engine, Fleet) else []
+
+
+def describe_servers(engine: Engine) -> list[dict[str, Any]]:
+    """Return what each server did, for the result as JSON."""
+    return [
+        {
+            "url": server.url,
+            "responses": server.responses,
+            "tokens": server.tokens,
+            "faults": server.faults,
+            "unhealthy_seconds": round(server.unhealthy_seconds, 1),
+        }
+        for server in list_servers(engine)
+    ]
+
+
+def train_job(
+    config: TrainConfig,
+    run: Path,
+    *,
+    reference_store: Path | None,
+    resume: bool,
+    clean: bool,
+    profiled: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Pre-sample what is missing, train, and leave the model in the run folder."""
+    done = api.train(
+        config.model,
+        config.problems,
+        reference_store,
+        output=run,
+        callbacks=[Terminal(config.steps), *callbacks],
+        resume=resume,
+        clean=clean,
+        profile=profiled,
+        config=config,
+    )
+    if done.profile:
+        show_profile(done.profile)
+    return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
+
+
+def report_skipped(chosen: Chosen) -> Chosen:
+    """Print how many problems were left out, if any were."""
+    if chosen.num_unparsable:
+        console.print(f"{chosen.num_unparsable} problems skipped: their reference answers cannot be parsed")
+    return chosen
+
+
+def evaluate_job(
+    config: EvaluateConfig | ChatConfig,
+    requested: Sequence[str],
+    folder: Path,
+    *,
+    difficulty_from: Path | None = None,
+    delta: float = DELTA,
+) -> dict[str, Any]:
+    """Evaluate one model in the requested modes, into `folder`, and print its scores and how it chooses."""
+    if difficulty_from:
+        read_setting(difficulty_from)  # refuse what is no evaluation before the model is loaded
+    problems = load_evaluation_problems(config)
+    servers: list[dict[str, Any]] = []
+    options: dict[str, Any] = {
+        "modes": requested, "output": folder, "difficulty": difficulty_from, "delta": delta,
+        "callbacks": [Terminal()], "config": config,
+    }  # fmt: skip
+    if isinstance(config, ChatConfig):
+        result = api.evaluate(config.model, problems, **options)
+    else:
+        policy = load_configured(config)
+        with engine_of(policy, config) as engine:
+            result = api.evaluate(policy, problems, engine=engine, **options)
+        servers = describe_servers(engine)
+    show_scores(result.modes)
+    show_mode_choice(result.mode_choice)
+    console.print(f"samples, summary and quality in {folder}")
+    return api.evaluation_summary(config, result.modes) | {"servers": servers}
+
+
+def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
+    """Return the problems of an evaluation; print how many were left out."""
+    return report_skipped(api.read_evaluation_problems(config)).problems
+
+
+def doctor_job(model: str, think_start: str) -> dict[str, Any]:
+    """Print how a model opens and closes its thinking, and what it would choose."""
+    diagnosis = api.doctor(model, think_start=think_start)
+    show_checks(f"{model}: {'ready' if diagnosis.ok else 'not ready'}", diagnosis.checks)
+    return {
+        "model": model,
+        "ok": diagnosis.ok,
+        "checks": [{"name": check.name, "value": check.value, "ok": check.ok} for check in diagnosis.checks],
+        "no_think_probability": diagnosis.no_think_probability,
+        "think_start_probability": diagnosis.think_start_probability,
+    }
+
+
+def demo_job(
+    config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool, profiled: bool = False
+) -> dict[str, Any]:
+    """The main job: reference, original model, training, trained model, summary, report. Returns the summary."""
+    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
+
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        seconds[name] = round(time.monotonic() - started, 2)
+
+    terminal = Terminal(config.steps)
+    with phase("load"):
+        chosen = prepare_problems(config.problems, None, config)
+        api.report_unparsable(chosen.num_unparsable, terminal)
+        fresh = load_evaluation_problems(evaluation)
+        policy = load_trainee(config)
+    api.open_training(run, config, resume=resume, clean=clean)
+    engine = make_engine(policy, config)
+    sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
+
+    def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
+        folder, modes = run / "evaluations" / name, list(rows.values())
+        found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, terminal)
+        return {row: found[requested] for row, requested in rows.items()}
+
+    with phase("reference"):
+        reference = api.sample_reference(policy, sampler, chosen.problems, config, run / "reference.jsonl", terminal)
+    with phase("evaluate_original"):
+        rows = evaluate(ORIGINAL, "original")
+    with phase("train"):
+        data = TrainingData(chosen.problems, reference, chosen.held_out)
+        done = api.train_and_save(policy, sampler, data, config, run, terminal, profile=profiled)
+    if done.profile:
+        show_profile(done.profile)
+    with phase("evaluate_trained"):
+        rows |= evaluate(TRAINED, "adaptthink")
+    show_scores(rows)
+    changes = compare_rows_of_run(run)
+    trained = changes["adaptthink"]
+    accuracy, length = trained.accuracy.interval, trained.tokens.interval if trained.tokens else None
+    summary = {
+        "seed": config.seed,
+        "delta": config.delta,
+        "objective": config.ratio,
+        "model": config.model,
+        "modes": to_json(rows),
+        "changes": to_json(changes),
+        "delta_accuracy_points": 100 * accuracy.estimate,
+        "delta_length_percent": 100 * length.estimate if length else None,
+        "seconds": seconds,
+        "peak_memory_mb": measure_peak_memory(),
+    }
+    write_json(run / "summary.json", summary)
+    with phase("report"):
+        html, _ = write_report(run)
+    seconds["total"] = round(sum(seconds.values()), 2)
+    write_json(run / "summary.json", summary)
+    console.print(
+        f"against the original model thinking: accuracy {write_estimate(accuracy, 100, ' points', signed=True)}, "
+        f"length {write_estimate(length, 100, '%', signed=True)}  "
+        f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
+    )
+    console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
+    return summary
+
+
+def compare_rows_of_run(run: Path) -> dict[str, Change]:
+    """Return each row of a run against the original model thinking, on the same problems: means over levels."""
+    rows = {
+        name: row
+        for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
+        for name, row in zip(
+            requested, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in requested.values()]), strict=True
+        )
+    }
+    base = rows.pop("original_think")
+    levels = map_levels(base.outcomes)
+    return {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
+
+
+def measure_peak_memory() -> float:
+    """Return the most memory that this process has held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)

@@ -1,0 +1,138 @@
+"""Flags made from the schemas, and settings made from flags: what all commands with settings have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from cyclopts import Group, Parameter
+from pydantic import Field, create_model
+
+from adaptthink.config.chat import ChatConfig
+from adaptthink.config.groups import GROUPS
+from adaptthink.config.resolve import RECIPES, resolve, resolve_evaluation
+from adaptthink.config.schema import Config, EvaluateConfig, ModelConfig, ProblemsConfig, Unread
+from adaptthink.problems.sources import FileSource, Purpose, parse_name
+from adaptthink.problems.unread import unread_settings
+from adaptthink.storage.kinds import PathKind, expect
+
+Command = TypeVar("Command", bound=Callable[..., None])
+C = TypeVar("C", bound=Config)
+
+ORDER = [key for keys in GROUPS.values() for key in keys]
+GROUP_OF = {key: Group(title, sort_key=number) for number, (title, keys) in enumerate(GROUPS.items()) for key in keys}
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+
+
+def takes(
+    *schemas: type[Config], only: Collection[str] | None = None, without: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Make the keys of schemas, or `only` some of them, flags of a command: its parameter `flags` holds those given."""
+    keys = {key: field for schema in schemas for key, field in schema.model_fields.items() if key not in without}
+    fields: dict[str, Any] = {}
+    for key in sorted(keys if only is None else keys.keys() & only, key=ORDER.index):
+        field = keys[key]
+        kind = flag_type(field.annotation)
+        default, kind = (None, kind | None) if field.is_required() else (field.default, kind)
+        shown = Parameter(group=GROUP_OF[key], negative_iterable="", show_default=default not in (None, ()))
+        annotation = Annotated[(kind, *field.metadata, shown)]  # type: ignore[valid-type]
+        fields[key] = (annotation, Field(default, description=field.description))
+    model = create_model("Flags", __base__=Config, **fields)
+
+    def add(command: Command) -> Command:
+        command.__annotations__["flags"] = Annotated[model, Parameter(name="*")]
+        command.__kwdefaults__ = (command.__kwdefaults__ or {}) | {"flags": model()}
+        return command
+
+    return add
+
+
+def flag_type(annotation: Any) -> Any:
+    """Return the type of a flag: of an enumeration its values as they are, with underscores."""
+    is_enumeration = isinstance(annotation, type) and issubclass(annotation, StrEnum)
+    return Literal[tuple(str(member) for member in annotation)] if is_enumeration else annotation
+
+
+def given(flags: Config) -> dict[str, Any]:
+    """Return only the settings that stood on the command line."""
+    return {name: getattr(flags, name) for name in flags.model_fields_set}
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+
+def read_settings(
+    command: str,
+    schema: type[C],
+    recipes: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    unread: Callable[[C], Iterable[Unread]] | None = None,
+) -> C:
+    """Resolve the settings of a command, and refuse flags without an effect and paths of another kind.
+
+    `unread` says which settings have no effect; not given: what the schema and the problems say.
+    """
+    check_recipes(recipes)
+    config = resolve(command, schema, recipes=recipes, flags=flags, unread=unread or find_unread)
+    check_paths(config)
+    return config
+
+
+def read_evaluation_settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> EvaluateConfig | ChatConfig:
+    """Resolve the settings of `evaluate`: those of a chat endpoint if one is named."""
+    check_recipes(recipes)
+    config = resolve_evaluation(recipes, flags, find_unread)
+    check_paths(config)
+    return config
+
+
+def find_unread(config: Config) -> Iterator[Unread]:
+    """Yield what has no effect by the schema's own rules, and by the problems that are named."""
+    yield from config.unread()
+    if isinstance(config, ProblemsConfig):
+        yield from unread_settings(config.problems, purpose_of(config))
+
+
+def purpose_of(config: ProblemsConfig) -> Purpose:
+    """Return what a command wants its problems for."""
+    return Purpose.EVALUATION if isinstance(config, EvaluateConfig | ChatConfig) else Purpose.TRAINING
+
+
+def check_recipes(recipes: Iterable[str]) -> None:
+    """Raise UserError for a path that is of ours and no recipe."""
+    for recipe in recipes:
+        if Path(recipe).is_file() or not (RECIPES / f"{recipe}.toml").is_file():
+            expect(Path(recipe), "recipe", PathKind.RECIPE)
+
+
+def check_paths(config: Config) -> None:
+    """Raise UserError if the model or a file of problems is something else of ours."""
+    if isinstance(config, ModelConfig) and not isinstance(config, ChatConfig):
+        check_model(config.model)
+    if isinstance(config, ProblemsConfig):
+        check_problem_files(config.problems, purpose_of(config))
+
+
+def check_model(model: str) -> None:
+    """Raise UserError if a model's name is the path of something else of ours."""
+    if model != "tiny":
+        expect(Path(model), "model", PathKind.MODEL)
+
+
+def check_problem_files(name: str, purpose: Purpose) -> None:
+    """Raise UserError if the name of problems is the path of something else of ours."""
+    for source in parse_name(name, purpose):
+        if isinstance(source, FileSource):
+            expect(source.path, "problems", PathKind.PROBLEMS)
+
+
+def show_settings(config: Config) -> None:
+    """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
+    for name, value in config.model_dump(mode="json", exclude_none=True).items():
+        print(f"{name} = {dumps(value, ensure_ascii=False)}")  # JSON writes a setting's value as TOML does

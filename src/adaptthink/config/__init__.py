@@ -1,0 +1,1 @@
+"""Settings: schemas, recipes, and how their values come together."""

@@ -1,0 +1,31 @@
+"""The groups in which `--help` shows settings: first what matters first, then by subject."""
+
+GROUPS = {
+    "Main settings": (
+        "model", "problems", "reference_samples", "delta", "steps", "problems_per_step", "samples_per_problem",
+        "learning_rate", "chat", "engine", "host", "port", "threshold", "seed",
+    ),
+    "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "kind"),
+    "Responses": (
+        "max_think_tokens", "max_no_think_tokens", "temperature", "top_p", "reference_temperature", "reference_top_p",
+        "think_start", "reasoning_format",
+    ),
+    "Method": (
+        "no_think_share", "force_think_start", "ratio", "clip", "advantage", "token_share", "implicit_thinking",
+    ),
+    "Update": ("schedule", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "gradient_checkpointing"),
+    "LoRA": ("lora_rank", "lora_alpha", "lora_targets"),
+    "Device and engine": ("device", "dtype", "endpoint", "engine_memory", "max_concurrent_sequences"),
+    "Grading": ("boxed_only", "grading_seconds", "reward", "reward_seconds", "max_failed_grades"),
+    "Probes and checkpoints": (
+        "probe_every", "probe_problems_per_level", "probe_samples", "checkpoint_every", "keep_checkpoints",
+    ),
+    "verl": (
+        "nodes", "gpus_per_node", "tensor_parallel", "ray_address", "max_prompt_tokens", "offload", "overrides",
+    ),
+    "Chat endpoint": (
+        "dialect", "switch", "key_variable", "concurrency", "effort", "no_think_effort", "budget_tokens",
+        "completion_cap", "inline_thinking", "server_sampling", "price_input", "price_output",
+    ),
+    "Server": ("name",),
+}  # fmt: skip

@@ -1,0 +1,408 @@
+"""What can be set: one schema per command, and the enumerations that settings choose from.
+
+A schema holds the keys that its command reads, and no others. `unread` says which of them have no effect beside the
+values of others. Chat endpoints have a schema of their own (`chat`); `resolve` puts values together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from adaptthink.errors import UserError
+from adaptthink.ratio import Ratio
+
+PREFIX = "ADAPTTHINK_"  # of environment variables
+
+# How a training runs, and not what it is: these may change when it is resumed, and a model's card leaves them out.
+HOW = frozenset(
+    {
+        "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
+        "max_concurrent_sequences", "max_failed_grades", "max_prompt_tokens", "micro_batch_tokens", "offload",
+        "overrides", "ray_address", "tensor_parallel",
+    }
+)  # fmt: skip
+
+# What the estimate of a training (`adaptthink plan`) depends on.
+PLANNED = frozenset(
+    {
+        "dtype", "endpoint", "engine", "engine_memory", "gpus_per_node", "gradient_checkpointing", "lora_rank",
+        "max_concurrent_sequences", "max_no_think_tokens", "max_prompt_tokens", "max_think_tokens",
+        "micro_batch_tokens", "model", "no_think_share", "nodes", "offload", "problems", "problems_per_step",
+        "reference_samples", "samples_per_problem", "steps", "tensor_parallel",
+    }
+)  # fmt: skip
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(gt=0, le=10)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Seed = Annotated[int, Field(description="Seed of everything random.")]
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Advantage = Literal["reference", "group"]
+Schedule = Literal["constant", "stable_decay"]
+ImplicitThinking = Literal["allowed", "no_reward"]
+ReasoningFormat = Literal["separate", "inline"]
+RequestedMode = Literal["auto", "think", "no_think"]
+
+
+class Kind(StrEnum):
+    """How an arithmetic problem is worded."""
+
+    CHAIN = "chain"
+    STORY = "story"
+
+
+class EngineName(StrEnum):
+    """What generates. How each is started: `sampling.engine`."""
+
+    NATIVE = "native"  # this program
+    VLLM = "vllm"  # vLLM beside it, on the same device
+    OPENAI = "openai"  # servers of vLLM that are running already
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it runs in this program, and takes the memory that it needs."""
+        return self is EngineName.NATIVE
+
+    @property
+    def reserves_memory(self) -> bool:
+        """Whether it takes a fixed share of the device's memory (`engine_memory`)."""
+        return self is EngineName.VLLM
+
+    @property
+    def has_endpoints(self) -> bool:
+        """Whether it consists of servers, which `endpoint` names."""
+        return self is EngineName.OPENAI
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Keys without an effect, and why: `because` names the keys whose values make it so, if any do.
+
+    `reason` and `advice` are parts of a sentence: "lora_alpha has no effect: REASON; ADVICE".
+    """
+
+    keys: tuple[str, ...]
+    because: tuple[str, ...]
+    reason: str
+    advice: str
+
+
+class Config(BaseModel):
+    """Base of all schemas: strict about names, finite numbers only, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def check_together(self) -> None:
+        """Raise UserError where values that are fine alone do not go together."""
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the keys that have no effect beside the values of others."""
+        return iter(())
+
+
+class ModelConfig(Config):
+    """Which model answers, and how long its responses may be."""
+
+    model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
+    max_think_tokens: Positive = Field(
+        16384, description="Token limit of a response in think mode, thinking included; of a free one the larger limit."
+    )
+    max_no_think_tokens: Positive = Field(4096, description="Token limit of a response in no_think mode.")
+
+
+class EngineConfig(ModelConfig):
+    """How a model is loaded and what generates with it."""
+
+    think_start: str = Field("Alright", description="w_start: the token that a forced thought begins with.")
+    device: Device = Field(
+        "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU if there is one)."
+    )
+    dtype: Dtype = Field(
+        "auto",
+        description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
+        "Weights that are trained are float32 whatever it says.",
+    )
+    max_concurrent_sequences: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
+    engine: EngineName = Field(
+        EngineName.NATIVE, description="What generates: this program, vLLM beside it, or running servers of vLLM."
+    )
+    endpoint: tuple[str, ...] = Field(
+        (), description="Where the servers of the openai engine are, such as http://localhost:8000; implies the engine."
+    )
+    engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
+    )
+    seed: Seed = 0
+
+    @field_validator("endpoint", mode="before")
+    @classmethod
+    def split_endpoints(cls, value: object) -> object:
+        """Take one URL, or several with commas between them, for a list: so they come from a variable."""
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def add_implied_engine(cls, values: object) -> object:
+        """See `imply_engine`."""
+        return imply_engine(values) if isinstance(values, dict) else values
+
+    def check_together(self) -> None:
+        """Raise UserError if there is an endpoint without the engine that needs one, or the other way round."""
+        super().check_together()
+        if self.engine.has_endpoints and not self.endpoint:
+            raise UserError(f"engine = '{self.engine}' needs to know where its server is; give --endpoint URL")
+        if self.endpoint and not self.engine.has_endpoints:
+            raise UserError(
+                f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}"
+                f"{endpoint_variable()}; give --engine openai, or no endpoint"
+            )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the share of memory that only some engines take."""
+        yield from super().unread()
+        if not self.engine.reserves_memory:
+            yield Unread(
+                ("engine_memory",),
+                ("engine",),
+                f"engine = '{self.engine}' takes no fixed share of the device's memory",
+                "give --engine vllm, or leave it out",
+            )
+
+
+class ProblemsConfig(ModelConfig):
+    """Which problems are answered, and how answers are graded."""
+
+    seed: Seed = 0
+    problems: str = Field(
+        "arithmetic",
+        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
+    )
+    data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
+    fields: str | None = Field(
+        None, description="Columns of a file, such as prompt=question,answer=final_answer (level, kind, choices too)."
+    )
+    instruction: str | None = Field(
+        None, description="Text put after each prompt; not given: the source's own; '': nothing."
+    )
+    max_problems: Positive | None = Field(None, description="Use so many problems at most, chosen by their ids.")
+    boxed_only: bool = Field(
+        True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
+    )
+    reward: str | None = Field(
+        None,
+        description="Reward function of your own, as MODULE:FUNCTION, in place of the comparison with the reference "
+        "answer (docs/rewards.md).",
+    )
+    reward_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Time-out of a call of the reward function."
+    )
+    grading_seconds: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
+    )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield what only one of the two ways to grade reads."""
+        yield from super().unread()
+        if self.reward:
+            yield Unread(
+                ("boxed_only", "grading_seconds"),
+                ("reward",),
+                "the reward function grades in place of the comparison with the reference answer",
+                "leave out one or the other",
+            )
+        else:
+            yield Unread(
+                ("reward_seconds",), ("reward",), "there is no reward function", "give --reward, or leave it out"
+            )
+
+
+class PolicyConfig(ProblemsConfig, EngineConfig):
+    """A model that is loaded here answers problems."""
+
+
+class PresampleConfig(PolicyConfig):
+    """Reference pre-sampling: K free thoughts per problem from the model before training (R̄_ref)."""
+
+    problems_per_level: Positive = Field(100, description="Problems of each level (arithmetic and reasoning_gym).")
+    reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
+    reference_temperature: Temperature = Field(0.6, description="Sampling temperature of the reference.")
+    reference_top_p: TopP = Field(0.95, description="Nucleus of the reference.")
+
+
+class TrainConfig(PresampleConfig):
+    """Training with the paper's settings as defaults."""
+
+    delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
+    advantage: Advantage = Field(
+        "reference", description="Compare rewards with R̄_ref (the paper), or within a problem's samples (GRPO)."
+    )
+    no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
+    samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
+    token_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Share of the tokens to sample (ours): below 1, samples with a low expected learning signal per "
+        "token are dropped at random; the kept ones are reweighted by 1/p.",
+    )
+    force_think_start: bool = Field(
+        True, description="Begin thoughts with think_start (the paper); else with any token, sampled from the policy."
+    )
+    ratio: Ratio = Field(
+        "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
+    )
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="ε of the clipped loss.")
+    implicit_thinking: ImplicitThinking = Field(
+        "allowed",
+        description="no_think answers that think all the same: rewarded like others (the paper), or never (ours).",
+    )
+    steps: Positive = Field(314, description="Optimiser steps.")
+    problems_per_step: Positive = Field(128, description="Problems in a batch.")
+    temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
+    schedule: Schedule = Field(
+        "constant",
+        description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
+    )
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of a LoRA adapter that is trained in place of the weights; 0: the weights themselves."
+    )
+    lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
+    lora_targets: str = Field(
+        "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Gradient norm above which it is scaled down."
+    )
+    micro_batch_tokens: Positive = Field(
+        16384, description="Tokens per forward pass of the update at most, padding included; bounds memory."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, about a third more work."
+    )
+    probe_every: Positive = Field(5, description="Steps between two probes of the mode choice on held-out problems.")
+    probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
+    probe_samples: Annotated[int, Field(ge=0)] = Field(
+        0, description="Responses to each held-out problem in a probe, in the mode the model chooses; graded."
+    )
+    checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
+    max_failed_grades: Share = Field(
+        0.05, description="Stop if grading timed out or failed on more than this share of the last steps' responses."
+    )
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
+
+    def check_together(self) -> None:
+        """Raise UserError unless the no_think share is a whole number of samples, and forced if they are allotted."""
+        super().check_together()
+        if len(self.endpoint) > 1:
+            raise UserError(
+                f"training sends its weights to one server, and endpoint names {len(self.endpoint)}"
+                f"{endpoint_variable()}; give one or none, or presample on all of them first and train with --reference"
+            )
+        if self.token_share < 1 and self.no_think_share == 0:
+            raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
+        if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):
+            raise UserError(
+                "advantage = 'group' compares a problem's samples with each other: it needs samples_per_problem >= 2 "
+                "and token_share = 1"
+            )
+        num_no_think = self.samples_per_problem * self.no_think_share
+        if abs(num_no_think - round(num_no_think)) > 1e-9:
+            raise UserError(
+                f"no_think_share = {self.no_think_share} of samples_per_problem = {self.samples_per_problem} is "
+                f"{num_no_think:g} samples; choose a share that gives a whole number, "
+                f"such as {max(1, round(num_no_think)) / self.samples_per_problem}"
+            )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield what belongs to an adapter or to forced thoughts where there are none."""
+        yield from super().unread()
+        if not self.lora_rank:
+            yield Unread(
+                ("lora_alpha", "lora_targets"),
+                ("lora_rank",),
+                "lora_rank is 0, so the weights themselves are trained",
+                "give --lora-rank, or leave it out",
+            )
+        if self.no_think_share in (0, 1):
+            yield Unread(
+                ("force_think_start",),
+                ("no_think_share",),
+                f"no_think_share is {self.no_think_share:g}, so no thought is forced",
+                "give a share between 0 and 1, or leave it out",
+            )
+
+
+class VerlConfig(TrainConfig):
+    """Training on verl (`train --backend verl`): the same settings, and where it runs."""
+
+    nodes: Positive = Field(1, description="verl: machines of the Ray cluster.")
+    gpus_per_node: Positive = Field(8, description="verl: GPUs of each machine.")
+    tensor_parallel: Positive = Field(1, description="verl: GPUs that one vLLM replica is spread over.")
+    ray_address: str | None = Field(
+        None, description="verl: a running Ray cluster, such as auto or host:6379; not given: Ray on this machine."
+    )
+    max_prompt_tokens: Positive = Field(2048, description="verl: token limit of a prompt; a longer one is an error.")
+    offload: bool = Field(False, description="verl: weights and optimiser wait in the machine's memory meanwhile.")
+    overrides: tuple[str, ...] = Field(
+        (), description="verl: settings of its own (key=value), which win over those that follow from these."
+    )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the engine: verl has its own, which takes `engine_memory`."""
+        yield from (one for one in super().unread() if "engine_memory" not in one.keys)
+        yield Unread(("engine",), (), "verl generates with a vLLM of its own", "leave it out")
+
+
+class EvaluationConfig(ProblemsConfig):
+    """What an evaluation consists of, whoever answers: modes with the paper's decoding."""
+
+    problems_per_level: Positive = Field(200, description="Problems of each level (arithmetic and reasoning_gym).")
+    kind: Kind = Field(Kind.CHAIN, description="Wording (arithmetic only); story is out of distribution.")
+    samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
+    temperature: Temperature = Field(0.6, description="Sampling temperature.")
+    top_p: TopP = Field(0.95, description="Nucleus.")
+
+
+class EvaluateConfig(EvaluationConfig, PolicyConfig):
+    """Evaluation of a model that is loaded here."""
+
+
+class ServeConfig(EngineConfig):
+    """A server with an OpenAI-style interface."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; there is no authentication.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0: any free one.")
+    name: str | None = Field(None, description="What clients call the model; not given: the last part of its name.")
+    threshold: Share | None = Field(
+        None,
+        description="P(no_think) from which on a request in mode auto is answered without thinking, and below which it "
+        "is thought about; not given: the one in the model folder's adaptthink.json, else the model chooses.",
+    )
+    temperature: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.6, description="Sampling temperature of requests without one; 0: the most likely token."
+    )
+    top_p: TopP = Field(0.95, description="Nucleus of requests without one.")
+    reasoning_format: ReasoningFormat = Field(
+        "separate", description="Thoughts in fields of their own, or in the answer's text between a pair of markers."
+    )
+
+
+def imply_engine(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where endpoints are given and no engine is, the engine is the one that has them."""
+    return {"engine": EngineName.OPENAI, **values} if values.get("endpoint") else dict(values)
+
+
+def endpoint_variable() -> str:
+    """Return what errors about an endpoint add where one may come from the environment, unseen."""
+    variable = f"{PREFIX}ENDPOINT"
+    return f" ({variable} is set)" if os.environ.get(variable) else ""

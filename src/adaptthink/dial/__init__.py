@@ -1,0 +1,1 @@
+"""The dial: from which P(no_think) on a model answers without thinking."""

@@ -1,0 +1,98 @@
+"""Evaluation of a model behind a chat endpoint: its setting, its requests, and its responses as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from adaptthink.chat.base import ChatResponse, Endpoint, Prices, Question
+from adaptthink.chat.client import ask_all
+from adaptthink.config.chat import ChatConfig
+from adaptthink.evaluation.run import Query, Respond
+from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+
+
+def make_endpoint(config: ChatConfig) -> Endpoint:
+    """Return the chat endpoint that a config describes; raises UserError where its settings do not go together."""
+    return Endpoint(
+        url=config.chat,
+        model=config.model,
+        dialect=config.dialect,
+        switch=config.switch,
+        key_variable=config.key_variable,
+        concurrency=config.concurrency,
+        effort=config.effort,
+        no_think_effort=config.no_think_effort,
+        budget_tokens=config.budget_tokens,
+        completion_cap=config.completion_cap,
+        inline_thinking=config.inline_thinking,
+        prices=Prices(config.price_input, config.price_output),
+    )
+
+
+def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
+    """Return the setting of an evaluation: name and address stand for weights that nobody can see."""
+    details = [
+        endpoint.effort,
+        endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens",
+        "the server's sampling" if config.server_sampling else None,
+        f"no_think is {endpoint.no_think_effort}" if endpoint.no_think_effort != "none" else None,
+    ]
+    named = ", ".join(str(detail) for detail in details if detail)
+    return Setting(
+        model=endpoint.model,
+        fingerprint=f"{endpoint.model} at {endpoint.url}",
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_think_tokens=config.max_think_tokens,
+        max_no_think_tokens=config.max_no_think_tokens,
+        seed=config.seed,
+        switch=f"{endpoint.switch} ({named})" if named else str(endpoint.switch),
+    )
+
+
+def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
+    """Return what samples through a chat endpoint, many requests at a time; samples come in the order they end."""
+    max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
+
+    def question(query: Query) -> Question:
+        mode = REQUESTED_MODES[query.requested]
+        return Question(
+            query.problem.prompt,
+            mode,
+            max_tokens.of(mode),
+            temperature=None if config.server_sampling else config.temperature,
+            top_p=None if config.server_sampling else config.top_p,
+            seed=chat_seed(config.seed, query),
+        )
+
+    def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
+        def ended(index: int, _: Question, response: ChatResponse) -> None:
+            take(make_chat_sample(queries[index], response, chat_seed(config.seed, queries[index])))
+
+        ask_all(endpoint, map(question, queries), ended)
+
+    return respond
+
+
+def chat_seed(seed: int, query: Query) -> int:
+    """Return the seed sent with one request: 31 bits, as some servers take no more."""
+    return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
+
+
+def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:
+    """Turn what a chat endpoint answered into the sample that is kept."""
+    return Sample(
+        problem_id=query.problem.id,
+        requested=query.requested,
+        index=query.index,
+        mode=response.mode,
+        thinking=response.thinking,
+        answer=response.answer,
+        finish=response.finish,
+        tokens=response.tokens,
+        thinking_tokens=response.thinking_tokens,
+        seed=seed,
+        prompt_tokens=response.prompt_tokens,
+        tokens_estimated=response.tokens_estimated,
+    )

@@ -1,0 +1,168 @@
+"""Scores of graded responses: by level and over all, and the change from one model to another.
+
+Every table, page and comparison takes its numbers from here. The problem is the unit, as in `statistics`: each weighs
+the same however many responses it has, and responses to problems whose reference answer cannot be parsed count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pydantic import FiniteFloat
+
+from adaptthink.evaluation.levels import level_order
+from adaptthink.evaluation.statistics import (
+    Difference,
+    Levels,
+    mean_interval,
+    relative_change,
+    share_difference,
+    share_interval,
+)
+from adaptthink.evaluation.store import Outcome
+from adaptthink.grading import Verdict
+from adaptthink.modes import Mode
+
+Ends = tuple[FiniteFloat, FiniteFloat]  # of a 95% interval, clustered by problem
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a set of responses came to; shares and accuracy in [0, 1], tokens of a whole response."""
+
+    accuracy: FiniteFloat  # avg@k, with k responses to each problem
+    accuracy_interval: Ends
+    mean_tokens: FiniteFloat
+    tokens_interval: Ends | None  # None for a single problem
+    no_think_share: FiniteFloat
+    no_think_interval: Ends
+    truncated_share: FiniteFloat
+    n: int  # responses
+    verdicts: dict[str, int]  # how many responses got each verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores by level (as text, "1" to "5"; "all" where problems have no level), in order, and over everything."""
+
+    levels: dict[str, Scores]
+    overall: Scores
+    ungradable: int = 0  # responses to problems whose reference answer cannot be parsed; they count nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New against old on the same problems: ΔAcc and ΔLength of the paper, as fractions.
+
+    `tokens` is the relative change of the mean length, None where a level has a single problem.
+    """
+
+    accuracy: Difference
+    tokens: Difference | None
+
+
+# ---- one model ------------------------------------------------------------------------------------------------------
+
+
+def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
+    """Score responses by level and over all; raises ValueError for none that could be graded."""
+    everything = list(outcomes)
+    graded = select_gradable(everything)
+    if not graded:
+        raise ValueError("no graded responses to summarise")
+    by_level: dict[str, list[Outcome]] = {}
+    for outcome in graded:
+        by_level.setdefault(outcome.level, []).append(outcome)
+    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
+    return Evaluation(levels, score(graded), len(everything) - len(graded))
+
+
+def score(outcomes: Sequence[Outcome]) -> Scores:
+    """Score one non-empty group of graded responses."""
+    accuracy = share_interval(group_rewards(outcomes))
+    no_think = share_interval(group_no_think(outcomes))
+    tokens = group_tokens(outcomes)
+    spread = mean_interval(tokens) if len(tokens) > 1 else None
+    truncated = group_by_problem(outcomes, lambda one: one.verdict is Verdict.TRUNCATED)
+    return Scores(
+        accuracy=accuracy.estimate,
+        accuracy_interval=(accuracy.low, accuracy.high),
+        mean_tokens=mean_over_problems(tokens),
+        tokens_interval=(spread.low, spread.high) if spread else None,
+        no_think_share=no_think.estimate,
+        no_think_interval=(no_think.low, no_think.high),
+        truncated_share=mean_over_problems(truncated),
+        n=len(outcomes),
+        verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
+    )
+
+
+# ---- two models, the same problems ----------------------------------------------------------------------------------
+
+
+def compare_scores(new: Sequence[Outcome], old: Sequence[Outcome], levels: Levels | None = None) -> Change:
+    """Both changes on the same problems; with `levels` (or sets) their means over those, as the paper has them."""
+    return Change(compare_accuracy(new, old, levels), compare_length(new, old, levels))
+
+
+def compare_accuracy(new: Sequence[Outcome], old: Sequence[Outcome], levels: Levels | None = None) -> Difference:
+    """Accuracy of `new` minus that of `old`; with levels, the mean of the differences: ΔAcc of the paper, as a share.
+
+    Raises ValueError where the problems differ.
+    """
+    return share_difference(group_rewards(new), group_rewards(old), levels)
+
+
+def compare_length(new: Sequence[Outcome], old: Sequence[Outcome], levels: Levels | None = None) -> Difference | None:
+    """Relative change of the mean tokens; with levels, the mean of the changes: ΔLength of the paper, as a fraction.
+
+    None where there is a single problem (in a level), which has no interval. Raises ValueError where the problems
+    differ.
+    """
+    longer, shorter = group_tokens(new), group_tokens(old)
+    sizes = Counter("" if levels is None else levels[problem] for problem in longer)
+    return relative_change(longer, shorter, levels) if min(sizes.values()) > 1 else None
+
+
+def map_levels(outcomes: Iterable[Outcome]) -> dict[str, str]:
+    """The level of each problem."""
+    return {one.problem_id: one.level for one in outcomes}
+
+
+# ---- values by problem ----------------------------------------------------------------------------------------------
+
+
+def group_by_problem(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> dict[str, list[float]]:
+    """Values of outcomes, grouped by problem, as `statistics` takes them."""
+    values: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        values.setdefault(outcome.problem_id, []).append(value(outcome))
+    return values
+
+
+def group_rewards(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
+    """1 for a correct response, else 0, by problem."""
+    return group_by_problem(outcomes, lambda one: one.correct)
+
+
+def group_tokens(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
+    """Tokens of each response, by problem."""
+    return group_by_problem(outcomes, lambda one: float(one.tokens))
+
+
+def group_no_think(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
+    """1 for a response that did not think, else 0, by problem."""
+    return group_by_problem(outcomes, lambda one: float(one.mode is Mode.NO_THINK))
+
+
+def mean_over_problems(values: Mapping[str, Sequence[float]]) -> float:
+    """Mean of the problems' means."""
+    return fmean(fmean(numbers) for numbers in values.values())
+
+
+def select_gradable(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes on problems whose reference answer can be parsed; the others count nowhere."""
+    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

@@ -1,0 +1,319 @@
+"""An evaluation's samples on disk: what a model wrote, kept apart from what was made of it.
+
+evaluation.json   what the samples depend on: the model and how it was sampled
+problems.jsonl    the problems, once each
+samples.jsonl     one line per sample as it was generated
+verdicts.jsonl    which grader graded, and its verdict on each sample; made again when the grader changes
+decisions.jsonl   P(no_think) and P(think) of each problem, where the model shows them
+
+Nothing is generated twice: a folder that was interrupted, or of which more is requested, is completed. How the files
+are read and repaired after a crash: `storage.jsonl`. One process at a time writes a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from adaptthink.engines.base import Finish
+from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import level_name
+from adaptthink.grading import AnswerKind, Grade, Verdict
+from adaptthink.modes import Mode
+from adaptthink.problems import Problem
+from adaptthink.sampling.grader import AnswerGrader, Grader
+from adaptthink.sampling.reading import Response
+from adaptthink.storage.jsonl import Appender, read_lines, read_record, read_records
+from adaptthink.storage.locks import locked
+from adaptthink.storage.runs import write_json
+from adaptthink.storage.settings import find_changes, refuse_changes
+
+REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
+GRADED_AT_ONCE = 4096  # samples whose texts are held in memory
+VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
+Key = tuple[str, str, int]  # problem id, requested mode, index
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What samples depend on, beside the problem: samples of one folder share it."""
+
+    model: str
+    fingerprint: str  # of the weights; for a model behind a chat endpoint, its name and address
+    temperature: float
+    top_p: float
+    max_think_tokens: int
+    max_no_think_tokens: int
+    seed: int
+    switch: str | None = None  # how the mode is set at a chat endpoint; None: by the tokens of the response
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response as it was generated. `index` counts the samples of a problem in a requested mode from 0."""
+
+    problem_id: str
+    requested: str  # auto, think or no_think
+    index: int
+    mode: Mode  # what the response did
+    thinking: str | None
+    answer: str | None  # what follows the thinking, end token excluded; None for a response that never got there
+    finish: Finish
+    tokens: int  # of the whole response
+    thinking_tokens: int | None
+    seed: int
+    prompt_tokens: int | None = None  # where a chat endpoint counts them
+    tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
+
+    @property
+    def key(self) -> Key:
+        """What names a sample within its folder."""
+        return self.problem_id, self.requested, self.index
+
+    @property
+    def response(self) -> Response:
+        """The response that was kept, as graders take it."""
+        return Response(self.mode, self.thinking, self.answer, self.finish, self.tokens, self.thinking_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The model's own first-token probabilities, at temperature 1; what the two leave of 1 goes to other tokens."""
+
+    no_think_probability: float
+    think_probability: float  # of the think decision token alone; a thought may begin with others
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A graded sample without its text: what statistics are made of."""
+
+    problem_id: str
+    level: str  # "all" where the problem has none
+    requested: str
+    index: int
+    mode: Mode
+    verdict: Verdict
+    tokens: int
+    thinking_tokens: int | None
+    own_reward: float | None = None  # of a reward function of the user's own
+
+    @property
+    def correct(self) -> float:
+        """1 for a correct answer, else 0; or the user's own reward."""
+        return float(self.verdict is Verdict.CORRECT) if self.own_reward is None else self.own_reward
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path, setting: Setting) -> Iterator[None]:
+    """Make an evaluation folder or go on with one, and keep other processes from writing into it meanwhile.
+
+    Raises UserError if one does, or if the folder was made with another setting or is something else.
+    """
+    claim_folder(folder, setting)
+    with locked(folder / "samples.jsonl", f"evaluation folder '{folder}'"):
+        yield
+
+
+def claim_folder(folder: Path, setting: Setting) -> None:
+    """Make an evaluation folder; raises UserError if there is one with another setting, or something else."""
+    path = folder / "evaluation.json"
+    if path.is_file():
+        old, new = asdict(read_setting(folder)), asdict(setting)
+        refuse_changes(f"evaluation folder '{folder}'", old, new, ignoring={"model"})  # the model's may have moved
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"'{folder}' is in use and holds no evaluation; give another --output")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(setting))
+
+
+def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
+    """Make an evaluation folder or go on with one (see `claim_folder`); return the keys of the samples it holds.
+
+    Problems that are new to it are added.
+    """
+    claim_folder(folder, setting)
+    known = read_problems(folder)
+    with Appender(folder / "problems.jsonl") as file:
+        for problem in problems:
+            if problem.id not in known:
+                file.write(asdict(problem))
+    return {sample.key for sample in read_samples(folder)}
+
+
+@contextmanager
+def sample_writer(folder: Path) -> Iterator[Callable[[Sample], None]]:
+    """Yield a function that appends a sample; each is in the file when it returns."""
+    with Appender(folder / "samples.jsonl") as file:
+
+        def write(sample: Sample) -> None:
+            file.write(asdict(sample))
+
+        yield write
+
+
+def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
+    """Append the decisions of problems that had none."""
+    with Appender(folder / "decisions.jsonl") as file:
+        for problem_id, decision in decisions.items():
+            file.write({"problem_id": problem_id} | asdict(decision))
+
+
+def grade_folder(
+    folder: Path, grader: Grader | None = None, *, on_grade: Callable[[int], None] | None = None
+) -> list[str]:
+    """Grade every sample that this grader has not graded; verdicts of another grader are replaced, all together.
+
+    Returns in what that other grader differed, empty if nothing was replaced.
+    """
+    grader = grader or AnswerGrader()
+    problems = read_problems(folder)
+    described = grader.describe({problem.kind for problem in problems.values()})
+    path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
+    before = grader_of(path)
+    target = path if before == described else work
+    if grader_of(target) != described:
+        target.unlink(missing_ok=True)
+    graded = {key for key, _ in read_verdicts(target)}
+    missing = (sample for sample in read_samples(folder) if sample.key not in graded)
+    with Appender(target, header={"grader": described}) as file:
+        while batch := list(islice(missing, GRADED_AT_ONCE)):
+            pairs = ((look_up(problems, sample, folder), sample.response) for sample in batch)
+            grades = grader.grade(pairs, on_graded=on_grade)
+            for sample, grade in zip(batch, grades, strict=True):
+                row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
+                file.write(row | make_row(grade))
+    if target is work:
+        work.replace(path)
+    changes = find_changes(flatten(before), flatten(described)) if before else []
+    return [f"{name} was {old} and is now {new}" for name, old, new in changes]
+
+
+def make_row(grade: Grade) -> dict[str, Any]:
+    """Turn a grade into what is kept of it: a reward of the user's own only where there is one."""
+    row = asdict(grade)
+    if grade.own_reward is None:
+        del row["own_reward"]
+    return row
+
+
+def flatten(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a grader depends on by name, libraries among the rest."""
+    rest = dict(described)
+    return rest | rest.pop("libraries", {})
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_setting(folder: Path) -> Setting:
+    """Read what a folder's samples depend on; raises UserError if it is no evaluation folder."""
+    path = folder / "evaluation.json"
+    try:
+        return Setting(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"'{folder}' holds no evaluation; make one: adaptthink evaluate MODEL --output FOLDER"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); restore the file or evaluate into another folder") from None
+
+
+def read_problems(folder: Path) -> dict[str, Problem]:
+    """The problems of an evaluation, by id."""
+    lines = read_lines(folder / "problems.jsonl")
+    rows = read_records(lines, lambda row: Problem(**row | {"kind": AnswerKind(row["kind"])}), key=lambda one: one.id)
+    return {problem.id: problem for problem in rows}
+
+
+def read_samples(folder: Path) -> Iterator[Sample]:
+    """The samples of an evaluation, in the order in which they ended."""
+    return read_records(read_lines(folder / "samples.jsonl"), make_sample, key=lambda sample: sample.key)
+
+
+def make_sample(row: dict[str, Any]) -> Sample:
+    """Turn a row into a sample; names that many samples share are held in memory once."""
+    names = {name: sys.intern(row[name]) for name in ("problem_id", "requested")}
+    return Sample(**row | names | {"mode": Mode(row["mode"]), "finish": Finish(row["finish"])})
+
+
+def read_decisions(folder: Path) -> dict[str, Decision]:
+    """The decisions of an evaluation, by problem id; empty where the model does not show them."""
+    lines = read_lines(folder / "decisions.jsonl")
+    rows = read_records(lines, lambda row: (row.pop("problem_id"), Decision(**row)), key=lambda pair: pair[0])
+    return dict(rows)
+
+
+def read_verdicts(path: Path) -> Iterator[tuple[Key, tuple[Verdict, float | None]]]:
+    """The verdicts of one grader, with the user's own rewards, by key."""
+    lines = read_lines(path)
+    for line in islice(lines, 1):  # which names the grader
+        read_record(line, make_grader, remedy=VERDICTS_REMEDY)
+    return read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY)
+
+
+def make_verdict(row: dict[str, Any]) -> tuple[Key, tuple[Verdict, float | None]]:
+    """Turn a row into a sample's key, its verdict and the user's own reward."""
+    key = sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]
+    return key, (Verdict(row["verdict"]), row.get("own_reward"))
+
+
+def grader_of(path: Path) -> dict[str, Any] | None:
+    """The record of the grader whose verdicts a file holds; None if there are none."""
+    graders = (read_record(line, make_grader, remedy=VERDICTS_REMEDY) for line in islice(read_lines(path), 1))
+    return next(graders, None)
+
+
+def make_grader(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the grader in the first row of verdicts; raises TypeError if it is none."""
+    return dict(**row["grader"])
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """The graded samples of an evaluation; raises UserError for a folder without samples or without their verdicts."""
+    read_setting(folder)
+    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    verdicts = dict(read_verdicts(folder / "verdicts.jsonl"))
+    outcomes = []
+    for sample in read_samples(folder):
+        if sample.key not in verdicts:
+            raise UserError(f"'{folder}' holds samples that are not graded; run its adaptthink evaluate again")
+        verdict, own_reward = verdicts[sample.key]
+        outcomes.append(
+            Outcome(
+                sample.problem_id,
+                look_up(levels, sample, folder),
+                sample.requested,
+                sample.index,
+                sample.mode,
+                verdict,
+                sample.tokens,
+                sample.thinking_tokens,
+                own_reward,
+            )
+        )
+    if not outcomes:
+        raise UserError(f"'{folder}' holds no samples yet; run its adaptthink evaluate again")
+    return outcomes
+
+
+def look_up(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
+    """Look up the problem of a sample; raises UserError if the folder has lost it."""
+    try:
+        return by_problem_id[sample.problem_id]
+    except KeyError:
+        raise UserError(
+            f"'{folder}' holds samples of problem {sample.problem_id}, but not the problem itself; run its adaptthink "
+            "evaluate again on all of its problems"
+        ) from None

@@ -1,0 +1,372 @@
+"""`adaptthink train --backend verl`: what verl needs into the run folder, verl itself, and what it made back into it.
+
+verl runs in a process of its own, with its own Ray; nothing of it is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from adaptthink.callbacks import Callback, Callbacks
+from adaptthink.config.schema import HOW, VerlConfig
+from adaptthink.errors import UserError
+from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
+from adaptthink.integrations.verl.settings import (
+    HELD_OUT_FILE,
+    PLUGIN,
+    TRAIN_FILE,
+    arguments,
+    check_config,
+    environment_settings,
+    verl_settings,
+)
+from adaptthink.models.card import write_card
+from adaptthink.models.loading import find_model, load_policy, load_tokenizer
+from adaptthink.modes import encode_prompt, probe
+from adaptthink.problems import Problem
+from adaptthink.problems.table import parse_ids
+from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
+from adaptthink.training.data import prepare_problems
+from adaptthink.training.reference import Reference, References, read_store, store_settings
+from adaptthink.training.train import choose_problems, select_gradable
+
+VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
+LOOK_SECONDS = 0.5  # between two looks at the metrics
+STOP_SECONDS = 30.0  # that verl has to stop by itself
+SHOWN_LINES = 15  # of verl's log, after a failure
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
+MODULES = "VERL_USE_EXTERNAL_MODULES"
+OURS, ANY = re.compile(r"UserError: (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
+RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
+INSTALL = (
+    "install it (see docs/verl.md): pip install '.[verl]' in the project's folder, or name the Python of an "
+    "environment that has it with --verl-python"
+)
+
+
+def command_line(config: VerlConfig, run: Path, python: str) -> list[str]:
+    """Return the command that starts verl; raises UserError for what verl cannot do."""
+    folder = Path(config.model)
+    model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
+    settings = verl_settings(config, model, run) | environment_settings({MODULES: modules()})
+    return [python, "-m", "verl.trainer.main_ppo", *arguments(settings, config.overrides)]
+
+
+def modules() -> str:
+    """Return what verl is to import in each of its processes: our plugin, and what the environment names.
+
+    Not left to verl's entry points: through them an import of ours that fails would pass unseen.
+    """
+    return ",".join(filter(None, [os.environ.get(MODULES), PLUGIN]))
+
+
+def show_command(config: VerlConfig, run: Path, python: str) -> None:
+    """Print the command of a run, one setting a line, as a shell would take it."""
+    python, option, module, *settings = command_line(config, run, python)
+    lines = [f"{MODULES}={shlex.quote(modules())}", shlex.join([python, option, module])]
+    print(" \\\n  ".join([*lines, *map(shlex.quote, settings)]))
+
+
+def verl_job(
+    config: VerlConfig,
+    run: Path,
+    *,
+    reference_store: Path | None,
+    python: str,
+    resume: bool,
+    clean: bool,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Train with verl in the run folder, and leave there what the native trainer leaves: metrics, model, report."""
+    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
+
+    check_config(config)
+    version = verl_version(python)
+    python = absolute(python)
+    command = command_line(config, run, python)
+    train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
+    if resume and train_file.is_file():
+        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=True)
+    else:
+        store = existing_store(reference_store)
+        check_store_outside(store, run, clean=clean)
+        found = prepare_problems(config.problems, None, config)
+        reference = stored_reference(config, found.problems, store)
+        chosen = gradable_problems(found.problems, reference, config)
+        check_prompts([*found.held_out, *chosen], config)
+        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
+        write_problems(held_out_file, found.held_out, split=HELD_OUT)
+        write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
+    observers = Callbacks(callbacks)
+    with observers.reporting("train", config.model_dump(mode="json"), run) as result:
+        started = time.monotonic()
+        train_and_export(command, run, config, version=version, python=python, observer=observers)
+        seconds = time.monotonic() - started
+        shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
+        write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
+        write_card(run / "model", config, backend=f"verl {version}")
+        write_report(run)
+        observers.on_message(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
+        result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
+    return result
+
+
+def train_and_export(
+    command: Sequence[str], run: Path, config: VerlConfig, *, version: str, python: str, observer: Callback
+) -> None:
+    """Take the steps that are left and export the model; raises UserError with the reason if verl fails."""
+    if latest_step(run) < config.steps:
+        observer.on_message(
+            f"training on verl {version}: {config.steps} steps of {config.problems_per_step} problems x "
+            f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
+            f"its log: {run / 'verl' / 'log.txt'}"
+        )
+        train_with_verl(command, run, observer)
+    if latest_step(run) < config.steps:
+        raise UserError(
+            f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
+            "and go on with --resume"
+        )
+    export(run, config, python)
+
+
+def absolute(python: str) -> str:
+    """Return an interpreter as it is found from every folder; links are kept, as an environment's is one."""
+    return str(Path(python).absolute()) if os.sep in python else python
+
+
+def verl_version(python: str) -> str:
+    """Return the version of verl that an interpreter has; raises UserError unless it is the one we know."""
+    code = "from importlib.metadata import version; version('adaptthink'); print(version('verl'))"
+    try:
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"cannot run '{python}': {error.strerror}; {INSTALL}") from None
+    if answer.returncode:
+        lacking = re.search(r"PackageNotFoundError: .*?(\w+)$", answer.stderr.strip())
+        raise UserError(f"'{python}' has no {lacking[1] if lacking else 'verl'}; {INSTALL}")
+    if answer.stdout.strip() != VERSION:
+        raise UserError(f"'{python}' has verl {answer.stdout.strip()}, and {VERSION} is needed; {INSTALL}")
+    return VERSION
+
+
+def existing_store(path: Path | None) -> Path:
+    """Return where R̄_ref is kept; raises UserError if there is no such file."""
+    if path is None:
+        raise UserError(f"--backend verl takes R_ref from a store; {advice(Path('ref.jsonl'))}")
+    if not path.is_file():
+        raise UserError(f"no reference store '{path}', which --backend verl takes R_ref from; {advice(path)}")
+    return path
+
+
+def advice(store: Path) -> str:
+    """Say how a reference store is made."""
+    return f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
+
+
+def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
+    """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
+    policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
+    rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), parse_ids(problems)
+    missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
+    if missing:
+        raise UserError(
+            f"'{path}' lacks {missing} of {len(problems)} problems; {advice(path)} (it goes on where it stopped)"
+        )
+    return References(path, rows, ids_N)
+
+
+def gradable_problems(
+    problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
+) -> Sequence[Problem]:
+    """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
+    chosen = select_gradable(problems, reference)
+    if len(chosen) < config.problems_per_step:
+        raise UserError(
+            f"{len(chosen)} problems can be graded, fewer than problems_per_step = {config.problems_per_step}; give "
+            "more problems, or fewer a step"
+        )
+    return chosen
+
+
+def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
+    """Raise UserError for a prompt that is longer than verl keeps room for: it would end a training in the middle."""
+    tokenizer = load_tokenizer(config.model)
+    template = probe(tokenizer, think_start=config.think_start)
+    for problem in problems:
+        num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
+        if num_tokens > config.max_prompt_tokens:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "
+                f"{config.max_prompt_tokens}; give a larger one, or leave the problem out"
+            )
+
+
+def problems_in_order(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
+    """Return the problems of all steps, in the order in which the native trainer takes them."""
+    for step in range(1, config.steps + 1):
+        yield from choose_problems(chosen, config.problems_per_step, config.seed, step)
+
+
+def latest_step(run: Path) -> int:
+    """Return the step of verl's newest whole checkpoint; 0 if there is none."""
+    try:
+        return int((run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> None:
+    """Run verl and report its steps; raises UserError with the reason if it fails."""
+    log = run / "verl" / "log.txt"
+    reported = latest_step(run)
+    MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
+
+    def look(*, ended: bool = False) -> None:
+        nonlocal reported
+        for row in finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
+            if row["step"] > reported:
+                reported = row["step"]
+                observer.on_step(row)
+
+    before = log.stat().st_size if log.is_file() else 0
+    try:
+        status = run_process(command, log, os.environ | {MODULES: modules()}, look, observer.on_message)
+    finally:
+        look(ended=True)
+    if status:
+        lines = tail(log, before)
+        observer.on_message("\n".join(lines[-SHOWN_LINES:]))
+        reason = find_reason(lines) or f"exit status {status}"
+        raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
+
+
+def finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
+    """Return the lines to which verl adds nothing more: to the newest it adds the validation, unless it has `ended`."""
+    return rows if ended or (rows and "step_seconds" in rows[-1]) else rows[:-1]
+
+
+def find_reason(lines: Sequence[str]) -> str | None:
+    """Find what to tell a person of a failed log: the first error of ours, else of a response, else the last of any."""
+    for line in lines:
+        if found := OURS.search(line):
+            return found[1]
+    announced = next((index for index, line in enumerate(lines) if RESPONSE_FAILED in line), None)
+    errors = [found[1] for line in lines[announced or 0 :] if (found := ANY.search(line))]
+    return None if not errors else errors[0 if announced is not None else -1]
+
+
+def run_process(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    look: Callable[[], None],
+    on_message: Callable[[str], None] = lambda message: None,
+) -> int:
+    """Run a command, its output appended to a file, and call `look` now and then; return its exit status.
+
+    However it ends, all that it started has ended too. An interruption, SIGTERM or SIGHUP, stops it first.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output, ended_as_interrupted():
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=log.parent,
+            start_new_session=True,  # Ctrl-C comes to it from here alone, and once
+        )
+        started = psutil.Process(process.pid)
+        family: set[psutil.Process] = set()
+        try:
+            while process.poll() is None:
+                family |= descendants(started)
+                look()
+                time.sleep(LOOK_SECONDS)
+            look()
+            return process.returncode
+        finally:
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)  # a second one must not leave anything behind
+            if process.poll() is None:
+                on_message(f"stopping it, which takes up to {STOP_SECONDS:.0f} seconds")
+                family |= descendants(started)
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            left = [one for one in family if one.is_running()]  # not others that have their numbers by now
+            for one in left:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            psutil.wait_procs(left, STOP_SECONDS)
+
+
+@contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Let what ends a program do what Ctrl-C does meanwhile: a job that ends must not leave its GPUs taken.
+
+    What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def descendants(process: psutil.Process) -> set[psutil.Process]:
+    """Return all that a process has started and that is still its own."""
+    try:
+        return set(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def tail(log: Path, start: int) -> list[str]:
+    """Return the lines of a log from a place in bytes on, colours taken out."""
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
+def export(run: Path, config: VerlConfig, python: str) -> None:
+    """Put the newest checkpoint together in Hugging Face format (bfloat16, as verl writes it) into `run`/model."""
+    model, temporary = run / "model", run / ".model"
+    checkpoint = run / "checkpoints" / f"global_step_{latest_step(run)}" / "actor"
+    shutil.rmtree(temporary, ignore_errors=True)
+    log = run / "verl" / "export.txt"
+    source, target = str(checkpoint.absolute()), str(temporary.absolute())
+    merge = ["merge", "--backend", "fsdp", "--local_dir", source, "--target_dir", target]
+    environment = os.environ | {MODULES: modules()}
+    status = run_process([python, "-m", "verl.model_merger", *merge], log, environment, lambda: None)
+    if status or not (temporary / "config.json").is_file():
+        raise UserError(
+            f"the checkpoint {checkpoint} could not be put together (log: {log}); if several machines wrote it, its "
+            "folder must be one that all of them share"
+        )
+    load_tokenizer(config.model).save_pretrained(temporary)
+    shutil.rmtree(model, ignore_errors=True)
+    temporary.rename(model)

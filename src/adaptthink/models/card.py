@@ -1,0 +1,57 @@
+"""The card of a trained model: README.md in its folder, as Hugging Face reads it, for every backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from adaptthink.config.schema import HOW, TrainConfig
+from adaptthink.models.loading import is_hub_id
+
+PAPER = "2505.13417"
+EXCLUDED = HOW | {"engine", "gpus_per_node", "model", "nodes"}
+
+
+def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
+    """Write README.md of a model that was trained from `config`; `backend` is what trained it, such as "verl 0.9.1".
+
+    The card has the settings; the report of a run whose model was evaluated adds the results.
+    """
+    from huggingface_hub import ModelCard, ModelCardData  # noqa: PLC0415  (slow to import)
+
+    data = ModelCardData(
+        base_model=config.model if is_hub_id(config.model) else None,
+        library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
+        pipeline_tag="text-generation",
+        tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
+    )
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
+    settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
+
+
+def format_card(config: TrainConfig, backend: str, settings: str) -> str:
+    """Return the card's text."""
+    base = config.model if is_hub_id(config.model) else Path(config.model).name
+    return f"""
+# {Path(config.model).name}, taught when to think
+
+Trained from `{base}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
+response with the token that ends the thinking where it expects no benefit from thinking. No prompt or switch is needed.
+
+* Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x \
+{config.samples_per_problem} responses.
+* delta {config.delta:g}: how much accuracy an answer without thinking may cost. Share of forced no_think samples \
+{config.no_think_share:g}, ratio {config.ratio}, clip {config.clip:g}, learning rate {config.learning_rate:g}.
+* Maximum tokens in training: {config.max_think_tokens} with thinking, {config.max_no_think_tokens} without.
+* Backend: {backend}.
+
+`adaptthink evaluate FOLDER` measures accuracy, length and the share of answers without thinking; `adaptthink
+calibrate FOLDER` chooses the trade-off between them, `adaptthink serve FOLDER` an OpenAI-style server.
+
+Settings other than the defaults:
+
+```toml
+{settings}
+```
+"""

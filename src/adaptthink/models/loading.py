@@ -1,0 +1,206 @@
+"""Loading a policy: model, tokenizer and think template together, verified before anything is generated.
+
+`tiny` is the embedded model; `make_tiny.py` beside this file made it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from adaptthink.config.schema import EngineConfig, TrainConfig
+from adaptthink.errors import UserError
+from adaptthink.models.lora import add_adapter
+from adaptthink.modes import ThinkTemplate, probe
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TINY = Path(__file__).parent / "tiny"
+FINGERPRINT_ELEMENTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A model with its tokenizer and think template, on one device.
+
+    With an `adapter`, `model` is the model inside it, and its trained parameters are the adapter's.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: Any  # PreTrainedTokenizerFast; transformers' own annotations are too loose to help
+    template: ThinkTemplate
+    eos_ids: tuple[int, ...]
+    adapter: PeftModel | None = None
+
+    def plain(self) -> PreTrainedModel:
+        """Return the model without adapter: itself, or a copy of it with the adapter merged in."""
+        return copy.deepcopy(self.adapter).merge_and_unload() if self.adapter else self.model
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the weights, the tokenizer's size or the chat template.
+
+        Only the first elements of each tensor are read, so it is fast for any size.
+        """
+        digest = hashlib.sha256(f"{len(self.tokenizer)}\x1f{self.tokenizer.chat_template}".encode())
+        for name, tensor in self.plain().state_dict().items():
+            head = tensor.detach().flatten()[:FINGERPRINT_ELEMENTS].float().cpu()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors, an adapter merged), tokenizer and chat template in Hugging Face format."""
+        with hide_progress_bars():
+            self.plain().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def find_model(name: str) -> str:
+    """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
+    if name == "tiny":
+        return str(TINY)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model folder '{name}' has no config.json; give a folder in Hugging Face format")
+        return str(path)
+    if not is_hub_id(name):
+        raise UserError(f"no model folder '{name}': give an existing folder, a hub id like 'org/name', or 'tiny'")
+    return name
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a model's name is a hub id, such as org/name, and not a file or folder."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return a model's tokenizer; raises UserError if it cannot be loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(find_model(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the tokenizer of '{name}': {cut_first_line(error)}") from None
+
+
+def load_policy(
+    name: str,
+    *,
+    think_start: str = "Alright",
+    device: str = "auto",
+    dtype: torch.dtype | Literal["auto"] | None = None,
+) -> Policy:
+    """Return a model after its template has been probed.
+
+    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. Raises
+    UserError for a device that does not exist, and if the model cannot be loaded or its template cannot work
+    (`modes.probe`).
+    """
+    chosen = choose_device(device)
+    tokenizer = load_tokenizer(name)
+    template = probe(tokenizer, think_start=think_start)
+    weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
+    try:
+        with hide_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(find_model(name), dtype=weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the model '{name}': {cut_first_line(error)}") from None
+    embeddings = model.config.get_text_config().vocab_size
+    if template.close_id >= embeddings:
+        raise UserError(
+            f"model '{name}' has {embeddings} embeddings, but its tokenizer's "
+            f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
+        )
+    model = model.eval()
+    model.to(chosen)
+    return Policy(name, model, tokenizer, template, find_eos_ids(model, tokenizer))
+
+
+@contextmanager
+def hide_progress_bars() -> Iterator[None]:
+    """Hide transformers' own progress bars; the setting is global to the process, so it is restored."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def load_configured(config: EngineConfig) -> Policy:
+    """Return the model of a config, for generation (see `load_policy`)."""
+    dtype = torch.float32 if config.dtype == "float32" else None
+    return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=dtype)
+
+
+def load_trainee(config: TrainConfig) -> Policy:
+    """Return the model of a config, for training: in float32, or as `load_configured` does under a LoRA adapter.
+
+    A step of AdamW moves a weight by about the learning rate. In bfloat16 the numbers around 0.02 are 0.0001 apart, so
+    steps of the paper's 0.000002 would be rounded away. An adapter's own weights are always float32.
+    """
+    if not config.lora_rank:
+        return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=torch.float32)
+    return prepare_trainee(load_configured(config), config)
+
+
+def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
+    """Return a loaded policy as it is trained (see `load_trainee`): its weights in float32, or under a LoRA adapter."""
+    if config.lora_rank:
+        return replace(policy, adapter=add_adapter(policy.model, config))
+    policy.model.float()
+    return policy
+
+
+def choose_device(requested: str) -> torch.device:
+    """Return the requested device; "auto" is a GPU if there is one. Raises UserError if the device does not exist."""
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(requested)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(
+            f"device = '{requested}' does not exist: PyTorch {torch.__version__} sees {count} GPUs; give one of these, "
+            "or --device cpu; nvidia-smi shows what the machine has"
+        )
+    return device
+
+
+def choose_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
+    """Return the precision of a config's generation and update on the model's device."""
+    if config.dtype == "auto":
+        return torch.float32 if model.device.type == "cpu" else torch.bfloat16
+    return torch.float32 if config.dtype == "float32" else torch.bfloat16
+
+
+def find_eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Return every token that ends a response of a model; raises UserError if there is none."""
+    return read_eos_ids(model.generation_config, tokenizer)
+
+
+def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
+    """Return every token that ends a response, from the generation config and the tokenizer.
+
+    Raises UserError if there is none.
+    """
+    configured = getattr(generation, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if not found:
+        raise UserError("the model has no end-of-sequence token; set eos_token_id in its generation_config.json")
+    return tuple(sorted(found))
+
+
+def cut_first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without the library's advice on the network below it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

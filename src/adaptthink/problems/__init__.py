@@ -1,0 +1,43 @@
+"""The `Problem` record and its stable id. Where problems come from: `sources`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from adaptthink.grading import AnswerKind
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its reference answer.
+
+    `id` is derived from the content (`make_problem_id`), so it is the same on every machine and in every run.
+    `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
+    `kind` is how a response's answer is compared with the reference answer.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    level: int | str | None = None
+    source: str = ""
+    kind: AnswerKind = AnswerKind.MATH
+
+
+def make_problem_id(prompt: str, answer: str, source: str = "") -> str:
+    """Return 16 hex digits that identify a problem by its content (SHA-256 of source, prompt and answer)."""
+    content = "\x1f".join((source, prompt, answer))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def make_problem(
+    prompt: str,
+    answer: str,
+    *,
+    level: int | str | None = None,
+    source: str = "",
+    kind: AnswerKind = AnswerKind.MATH,
+) -> Problem:
+    """Return a `Problem` whose id follows from its content."""
+    return Problem(make_problem_id(prompt, answer, source), prompt, answer, level, source, kind)

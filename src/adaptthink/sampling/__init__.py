@@ -1,0 +1,1 @@
+"""From problems to responses: engines, requests, and how responses are read."""

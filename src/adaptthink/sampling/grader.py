@@ -1,0 +1,173 @@
+"""Who grades a response: the comparison with the problem's reference answer, or a reward function of the user's own.
+
+Pre-sampling, training, evaluation, verl and TRL all grade by the `Grader` that their sampler has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from threading import Thread
+from typing import Any, Protocol
+
+from adaptthink.config.schema import ProblemsConfig
+from adaptthink.errors import UserError
+from adaptthink.grading import AnswerKind, Grade, Limits, Rule, Submission, Verdict, grade_all
+from adaptthink.grading.identity import describe_grader
+from adaptthink.problems import Problem
+from adaptthink.sampling.reading import Response
+
+Graded = tuple[Problem, Response]  # what is graded
+OnGraded = Callable[[int], None]  # called with how many more are graded
+Reward = float | bool | Verdict | Grade
+RewardFunction = Callable[[Problem, Response], Reward | Awaitable[Reward]]
+
+CORRECT_FROM = 0.5  # own rewards from here on are reported as correct answers
+CONCURRENT = 16  # calls of a reward function at a time
+
+logger = logging.getLogger(__name__)
+
+
+class Grader(Protocol):
+    """Grades responses, in order and as they come; may be called from any thread."""
+
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return what grades of such kinds of answers depend on besides the response; kept beside stored grades."""
+        ...
+
+    def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
+        """Return the grade of each response."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGrader:
+    """Compares the answer with the reference answer, by the problem's kind of answer (`grading`)."""
+
+    limits: Limits = field(default_factory=Limits)
+    boxed_only: bool = True
+
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return the version of the rules, the settings, and the libraries that decide on these kinds."""
+        return asdict(describe_grader(kinds, boxed_only=self.boxed_only, seconds=self.limits.seconds))
+
+    def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
+        """Return the grade of each response; one that was cut has no answer."""
+        submissions = (
+            Submission(response.final_answer, problem.answer, problem.kind, self.boxed_only)
+            for problem, response in responses
+        )
+        return grade_all(submissions, limits=self.limits, on_finish=on_graded)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardGrader:
+    """Calls a reward function, which may be async, with a time-out of `seconds` for each response.
+
+    It returns a number from 0 (wrong) to 1 (right), a bool, a `Verdict` or a `Grade`. It is not called for a response
+    that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call that takes too long is `Verdict.TIMEOUT`
+    and one that raises is `Verdict.ERROR`; training stops where these are more than `max_failed_grades`. Raises
+    UserError if the function returns anything else.
+    """
+
+    function: RewardFunction
+    seconds: float = 10.0
+
+    @property
+    def name(self) -> str:
+        """The function, as `module:function`."""
+        function = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{function.__module__}:{function.__qualname__}"
+
+    def describe(self, kinds: Collection[AnswerKind]) -> dict[str, Any]:
+        """Return the function's name and the time-out; a function that changes should change its name."""
+        return {"reward": self.name, "seconds": self.seconds}
+
+    def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
+        """Return the grade of each response."""
+
+        def work(problem: Problem, response: Response) -> Grade:
+            grade = self._grade_one(problem, response)
+            if on_graded:
+                on_graded(1)
+            return grade
+
+        with ThreadPoolExecutor(CONCURRENT) as threads:
+            pending = [threads.submit(work, *pair) for pair in responses]
+            return [one.result() for one in pending]
+
+    def _grade_one(self, problem: Problem, response: Response) -> Grade:
+        if response.final_answer is None:
+            return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+        results: list[Reward | Exception] = []
+
+        def call() -> None:
+            try:
+                result = self.function(problem, response)
+                results.append(asyncio.run(wait_for(result)) if inspect.isawaitable(result) else result)
+            except Exception as error:  # noqa: BLE001  (a user's code may raise anything)
+                results.append(error)
+
+        # A thread of its own for each call, as one that never returns cannot be stopped, only left behind.
+        thread = Thread(target=call, daemon=True, name="adaptthink-reward")
+        thread.start()
+        thread.join(self.seconds)
+        if not results:
+            return Grade(Verdict.TIMEOUT, None, Rule.REWARD)
+        if isinstance(results[0], Exception):
+            logger.warning("%s raised on problem %s", self.name, problem.id, exc_info=results[0])
+            return Grade(Verdict.ERROR, None, Rule.REWARD)
+        return self._read(results[0])
+
+    def _read(self, result: Reward) -> Grade:
+        if isinstance(result, Grade):
+            return result
+        if isinstance(result, Verdict):
+            return Grade(result, None, Rule.REWARD)
+        try:
+            value = float(result)
+        except (TypeError, ValueError):
+            value = math.nan
+        if isinstance(result, str) or not 0 <= value <= 1:  # NaN is not
+            raise UserError(
+                f"the reward function {self.name} returned {result!r}; return a number from 0 to 1, a bool or a Verdict"
+            )
+        return Grade(Verdict.CORRECT if value >= CORRECT_FROM else Verdict.WRONG, None, Rule.REWARD, value)
+
+
+async def wait_for(result: Awaitable[Reward]) -> Reward:
+    """Await a reward, as `asyncio.run` takes coroutines only."""
+    return await result
+
+
+def make_grader(config: ProblemsConfig, *, workers: int | None = None) -> Grader:
+    """Return the grader that a config describes, with so many worker processes of its own.
+
+    Raises UserError if its reward function cannot be imported.
+    """
+    if config.reward:
+        return RewardGrader(load_reward(config.reward), config.reward_seconds)
+    limits = Limits(config.grading_seconds) if workers is None else Limits(config.grading_seconds, workers=workers)
+    return AnswerGrader(limits, config.boxed_only)
+
+
+def load_reward(name: str) -> RewardFunction:
+    """Import a reward function given as `module:function`; raises UserError if there is none."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not attribute:
+        raise UserError(f"reward = '{name}' names no function; give MODULE:FUNCTION, such as my_rewards:score")
+    try:
+        function = getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise UserError(f"reward = '{name}': cannot import {module_name} ({error}); is it on PYTHONPATH?") from None
+    except AttributeError:
+        raise UserError(f"reward = '{name}': the module {module_name} has no {attribute}") from None
+    if not callable(function):
+        raise UserError(f"reward = '{name}' is no function, but {type(function).__name__}")
+    return function

@@ -1,0 +1,60 @@
+"""Requests to an engine: how a mode is forced, which random stream a response has, and what its max_tokens counts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from adaptthink.engines.base import Request
+from adaptthink.modes import Mode, ThinkTemplate
+from adaptthink.problems import Problem
+
+STREAM_STEP = 0x9E3779B97F4A7C15  # between the random streams of one problem's responses
+
+
+@dataclass(frozen=True, slots=True)
+class MaxTokens:
+    """Maximum tokens of a response, by mode, forced tokens included; an unconstrained response may use the larger."""
+
+    think: int
+    no_think: int
+
+    def of(self, mode: Mode | None) -> int:
+        """Return the maximum of a mode; None means the model's own choice."""
+        return self.no_think if mode is Mode.NO_THINK else max(self.think, self.no_think)
+
+
+def make_request(
+    template: ThinkTemplate,
+    prompt_ids: tuple[int, ...],
+    mode: Mode | None,
+    stream: int,
+    max_tokens: MaxTokens,
+    *,
+    force_think_start: bool = False,
+) -> Request:
+    """Return the request for one response in a forced mode, or with None in the mode that the model chooses.
+
+    No_think is forced by its prefix. Think is forced by its prefix if `force_think_start`, else by banning the no_think
+    decision token, so that the model begins its thinking in its own way.
+    """
+    forced = mode is Mode.NO_THINK or (mode is Mode.THINK and force_think_start)
+    banned = mode is Mode.THINK and not force_think_start
+    return Request(
+        prompt_ids,
+        max_tokens.of(mode),
+        stream,
+        prefix_ids=template.prefix_ids(mode) if mode and forced else (),
+        banned_first_ids=(template.no_think_id,) if banned else (),
+    )
+
+
+def stream_of(problem: Problem, index: int) -> int:
+    """Return the random stream of a problem's response at `index`, which does not depend on what else is sampled."""
+    return int(problem.id, 16) + index * STREAM_STEP
+
+
+def stream_seed(seed: int, *purpose: str | int) -> int:
+    """Return the seed, 64 bits, of one purpose (for example a training step), derived from the run's seed."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,0 +1,54 @@
+"""Listening and serving: the port is taken before a model is loaded, and the server runs until it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import PurePath
+
+from adaptthink.config.schema import ServeConfig
+from adaptthink.engines.base import Engine
+from adaptthink.errors import UserError
+from adaptthink.models.loading import Policy
+
+
+def serve_forever(
+    policy: Policy,
+    engine: Engine,
+    threshold: float | None,
+    config: ServeConfig,
+    listening: socket.socket,
+    on_message: Callable[[str], None],
+) -> None:
+    """Serve a model on a listening socket until interrupted; `on_message` is told the address and the rule.
+
+    Raises UserError where starlette or uvicorn is not installed.
+    """
+    try:
+        import uvicorn  # noqa: PLC0415  (not installed everywhere)
+
+        from adaptthink.serve.app import Served, make_app  # noqa: PLC0415
+        from adaptthink.serve.worker import Worker  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        advice = "install it with: pip install '.[serve]' in the project's folder"
+        raise UserError(f"serving needs {error.name}; {advice}") from None
+    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    name = config.name or PurePath(policy.name).name
+    worker = Worker(engine, policy.template, seed=config.seed)
+    app = make_app(Served(name, policy.tokenizer, policy.template, context, threshold), worker, config)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
+    on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raises UserError if it cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+        raise UserError(f"cannot listen on {host} port {port}: {reason}; give another --host or --port") from None

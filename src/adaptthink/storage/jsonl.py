@@ -1,0 +1,185 @@
+"""Files of JSON lines: one record a line, only ever appended to, and one policy for all of them.
+
+* A record is with the operating system when `Appender.write` returns, so a process that is killed loses none. Records
+  are forced to the disk about once a second and at the end, so a machine that stops loses few.
+* A last line without its line end was cut by a crash. Readers ignore it, since another process may be writing it just
+  now; `Appender` removes it before it writes on.
+* Any other line that is not a record is damage: reading it raises UserError with file and line. None is passed over.
+* Of several records with the same key the first counts: what was made of a file stays true however the file grows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+
+from adaptthink.errors import UserError
+
+SYNC_SECONDS = 1.0  # between two times that lines are forced to the disk
+BLOCK = 2**16  # bytes that are read at once in search of the last line end
+REMEDY = "remove that line, and what it held is made again"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A whole line of a file, line end included; `number` counts from 1, `start` is the number of bytes before it."""
+
+    path: Path
+    number: int
+    start: int
+    content: bytes
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the whole lines of a file, none if there is no file; a last line without its line end is left out."""
+    if not path.is_file():
+        return
+    start = 0
+    with path.open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            if not content.endswith(b"\n"):
+                return
+            yield Line(path, number, start, content)
+            start += len(content)
+
+
+def read_records(
+    lines: Iterable[Line],
+    make: Callable[[dict[str, Any]], T],
+    *,
+    key: Callable[[T], Hashable] | None = None,
+    remedy: str = REMEDY,
+) -> Iterator[T]:
+    """Turn lines into records; with a `key`, only the first record of each.
+
+    Raises UserError with file and line for a line that is no JSON object, or that `make` refuses (see `read_record`).
+    """
+    seen = set()
+    for line in lines:
+        record = read_record(line, make, remedy=remedy)
+        if key is not None:
+            name = key(record)
+            if name in seen:
+                continue
+            seen.add(name)
+        yield record
+
+
+def read_record(line: Line, make: Callable[[dict[str, Any]], T], *, remedy: str = REMEDY) -> T:
+    """Turn one line into a record; `make` refuses an object with ValueError, KeyError, TypeError or OverflowError."""
+    try:
+        return make(parse_object(line.content))
+    except KeyError as error:
+        reason = f"no {error}"
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = str(error)
+    raise UserError(f"{line.path}, line {line.number}: damaged ({reason}); {remedy}")
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Return the JSON object in a line; raises ValueError that says what else is there."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {getattr(error, 'msg', 'nested too deeply')}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line; in ASCII, as text from a server may hold half a character."""
+    return json.dumps(record).encode() + b"\n"
+
+
+class Appender:
+    """Appends records to a file that may be there, after a last line that was cut has been removed; for one thread.
+
+    A file without a whole line begins with `header`. Lines are forced to the disk when `sync_seconds` have passed since
+    the last time, and at the end.
+    """
+
+    def __init__(
+        self, path: Path, *, header: Mapping[str, Any] | None = None, sync_seconds: float = SYNC_SECONDS
+    ) -> None:
+        repair(path)
+        self.file = path.open("ab")
+        self.sync_seconds, self.synced = sync_seconds, time.monotonic()
+        if header is not None and self.file.tell() == 0:
+            self.write(header)
+
+    def write(self, record: Mapping[str, Any]) -> int:
+        """Append a record; return the number of bytes before it."""
+        start = self.file.tell()
+        self.file.write(encode(record))
+        self.file.flush()
+        if time.monotonic() - self.synced >= self.sync_seconds:
+            self.sync()
+        return start
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        os.fsync(self.file.fileno())
+        self.synced = time.monotonic()
+
+    def close(self) -> None:
+        """Force what was written to the disk, and close the file."""
+        self.sync()
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def repair(path: Path) -> None:
+    """Remove what follows the last line end of a file, which a crash cut; nothing happens if there is no file."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            whole = file.read(end - start).rfind(b"\n") + 1
+            if whole:
+                file.truncate(start + whole)
+                return
+            end = start
+        file.truncate(0)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file that replaces `path` when the block ends; after an error the old one stays.
+
+    A reader sees the old file or the new one, never half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,26 @@
+"""What was made with some settings is not continued with others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from adaptthink.errors import UserError
+
+
+def find_changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, ignoring: Collection[str] = ()
+) -> list[tuple[str, Any, Any]]:
+    """Return (name, old value, new value) of each setting that differs; None stands for a value that is missing."""
+    names = (name for name in {**new, **old} if name not in ignoring)
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+
+
+def refuse_changes(
+    what: str, old: Mapping[str, Any], new: Mapping[str, Any], *, ignoring: Collection[str] = ()
+) -> None:
+    """Raise UserError naming each setting of `what` that is not as it was; `ignoring` names those that may change."""
+    changes = find_changes(old, new, ignoring=ignoring)
+    if changes:
+        listed = ", ".join(f"{name} was {before!r} and is now {now!r}" for name, before, now in changes)
+        raise UserError(f"{what} was made with other settings: {listed}; return to the old ones or give another path")

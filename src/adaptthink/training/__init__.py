@@ -1,0 +1,1 @@
+"""Training: the loop, rollouts, the reference."""

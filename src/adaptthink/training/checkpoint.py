@@ -1,0 +1,101 @@
+"""Checkpoints: written beside the last one, verified by hash, renamed into place; the newest good one is resumed.
+
+Everything random in training is derived from (seed, step), so weights, optimiser state and the step are the whole
+state: a resumed run on a CPU repeats an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+) -> Path:
+    """Write what is trained and its optimiser after `step` steps, and drop all but the newest `keep` checkpoints."""
+    final = folder / f"step-{step:06d}"
+    temporary = folder / f".writing-{step:06d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    parameters = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model)}
+    save_file(parameters, temporary / MODEL)
+    torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
+    hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)}
+    (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+    for path in temporary.iterdir():
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.replace(final)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, warn: Callable[[str], None]
+) -> int:
+    """Load the newest checkpoint whose hashes hold and return its step; 0 and nothing loaded if there is none.
+
+    `warn` is called with a message for each damaged checkpoint that was passed over.
+    """
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        fault = find_fault(path)
+        if fault:
+            warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
+            continue
+        saved = load_file(path / MODEL)
+        for name, parameter in trained_parameters(model):
+            parameter.data.copy_(saved[name])
+        optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
+        return int(read_manifest(path)["step"])
+    return 0
+
+
+def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters that training changes, by name: all, or those of an adapter."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def find_fault(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint folder; None if it is whole."""
+    try:
+        manifest = read_manifest(path)
+        if path.name != f"step-{manifest['step']:06d}":
+            return f"its manifest is of step {manifest['step']}"
+        for name in (MODEL, OPTIMIZER):
+            if _sha256(path / name) != manifest["sha256"][name]:
+                return f"{name} does not match its hash"
+    except (OSError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's manifest."""
+    return json.loads((path / MANIFEST).read_text())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

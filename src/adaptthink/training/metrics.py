@@ -1,0 +1,117 @@
+"""What is logged of a training step, under the same names for every trainer, and when a step must end the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from adaptthink.config.schema import TrainConfig
+from adaptthink.errors import UserError
+from adaptthink.grading import Verdict, compute_failed_share, compute_reward
+from adaptthink.modes import Mode
+from adaptthink.problems import Problem
+from adaptthink.sampling.sampler import Rollout
+
+Metrics = dict[str, Any]
+
+GRADED_STEPS = 10  # over which the share of failed grades is taken
+ADVANTAGE_METRICS = ("update_tokens", "zero_advantage_share")  # mean nothing where no advantage is known
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSummary:
+    """What the metrics need of one rollout; small, so that it can be sent between processes."""
+
+    mode: Mode
+    verdict: Verdict
+    tokens: int
+    advantage: float
+    weight: float = 1.0  # in the loss
+    own_reward: float | None = None  # of a reward function of the user's own
+
+    @property
+    def reward(self) -> float | None:
+        """R(x, y); None for a problem that cannot be graded."""
+        if self.verdict is Verdict.REFERENCE_UNPARSABLE:
+            return None
+        return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
+
+
+def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
+    """Keep of a rollout what the metrics need."""
+    return RolloutSummary(
+        rollout.mode,
+        rollout.verdict,
+        len(rollout.response_ids),
+        advantage,
+        rollout.weight,
+        rollout.grade.own_reward,
+    )
+
+
+def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
+    """Describe a step's rollouts by mode, each weighing as it does in the loss; None stands for a mean of nothing."""
+    metrics: Metrics = {
+        "responses": len(rollouts),
+        "response_tokens": sum(one.tokens for one in rollouts),
+        "update_tokens": sum(one.tokens for one in rollouts if one.advantage != 0),
+        "zero_advantage_share": weighted_mean((one.advantage == 0, one.weight) for one in rollouts),
+    }
+    for verdict in Verdict:
+        metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in rollouts)
+    for mode in Mode:
+        own = [one for one in rollouts if one.mode is mode]
+        rewards = [(one.reward, one.weight) for one in own]
+        metrics[f"reward_{mode}"] = weighted_mean((value, weight) for value, weight in rewards if value is not None)
+        metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
+        metrics[f"truncated_share_{mode}"] = weighted_mean(
+            (one.verdict is Verdict.TRUNCATED, one.weight) for one in own
+        )
+    return metrics
+
+
+def describe_mode_choice(problems: Sequence[Problem], logprobs: Sequence[Sequence[float]]) -> Metrics:
+    """Describe the decision token on held-out problems, each given as its log-probabilities of (no_think, think)."""
+    by_level: dict[str, list[float]] = {}
+    for problem, (no_think, _) in zip(problems, logprobs, strict=True):
+        by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
+    return {
+        "probe_no_think_logprob": fmean(no_think for no_think, _ in logprobs),
+        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in logprobs),
+        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in logprobs),
+        "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
+    }
+
+
+def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | None:
+    """Return the mean of (value, weight) pairs, or None of nothing."""
+    pairs = list(weighted)
+    return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
+
+
+def is_probe_due(config: TrainConfig, step: int) -> bool:
+    """Say whether held-out problems are probed after a step: the first, the last, and every `probe_every`-th."""
+    return step in (1, config.steps) or step % config.probe_every == 0
+
+
+def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) -> None:
+    """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
+    share = compute_failed_share(verdict for verdicts in recent for verdict in verdicts)
+    if share > limit:
+        raise UserError(
+            f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
+            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Read the answers that "
+            "'adaptthink evaluate' keeps, or raise grading_seconds"
+        )
+
+
+def check_finite(loss: float, grad_norm: float, step: int) -> None:
+    """Raise UserError if the loss or the norm of the gradient is not finite."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(
+            f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; the last checkpoint is intact; "
+            "begin anew with a smaller learning_rate"
+        )

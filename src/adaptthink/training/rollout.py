@@ -1,0 +1,91 @@
+"""The paper's importance sampling (Eq. 7): which responses are forced into which mode, and what that does to the loss.
+
+Before training P(</think>) is close to 0, so the policy itself would never sample a no_think response. π_IS therefore
+forces the decision token, the first one of a response, and leaves every later token to the policy. The log-probability
+that each token had under π_IS is data, `Rollout.behavior_logprobs`: log 0.5 for the decision token in the paper's
+setting, the engine's own value for every other token. It is written here, once, and never recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from adaptthink.config.schema import TrainConfig
+from adaptthink.modes import Mode
+from adaptthink.objective import decision_logprob
+from adaptthink.problems import Problem
+from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.sampler import (
+    KeepProbability,
+    Rollout,
+    Sampler,
+    Sampling,
+    draw,
+    keep_all,
+)
+
+
+def collect(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    config: TrainConfig,
+    step: int,
+    keep_probability: KeepProbability = keep_all,
+) -> list[Rollout]:
+    """Sample a step's rollouts from π_IS (Eq. 7): graded, problem by problem, no_think first.
+
+    `no_think_share` of a problem's samples have the no_think prefix forced, the others the think prefix; without
+    `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
+    forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
+    samples are dropped at random, and those that are kept are weighted by its inverse (see `draw`).
+    """
+    sampling = Sampling(
+        MaxTokens(config.max_think_tokens, config.max_no_think_tokens),
+        config.temperature,
+        seed=stream_seed(config.seed, "rollout", step),
+    )
+    groups = draw(
+        sampler,
+        problems,
+        assign_modes(config.samples_per_problem, config.no_think_share),
+        sampling,
+        force_think_start=config.force_think_start,
+        keep_probability=keep_probability,
+    )
+    return [
+        replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
+        for group in groups
+        for rollout in group
+    ]
+
+
+def assign_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
+    """The forced modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
+    if no_think_share == 0:
+        return [None] * samples
+    num_no_think = round(samples * no_think_share)
+    return [Mode.NO_THINK] * num_no_think + [Mode.THINK] * (samples - num_no_think)
+
+
+def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_think_start: bool) -> Rollout:
+    """Give the decision token its log-probability under π_IS; this is the paper's importance sampling.
+
+    Where nothing was forced (a share of 0), the policy's own value stays.
+    """
+    if no_think_share == 0:
+        return rollout
+    sampled, *others = rollout.behavior_logprobs
+    no_think = rollout.mode is Mode.NO_THINK
+    # A forced token is the only one of its mode. One that was sampled with the no_think token banned is one of many.
+    within_mode = 0.0 if no_think or force_think_start else sampled
+    decision = decision_logprob(no_think, no_think_share, within_mode)  # Eq. 7, t = 1
+    return replace(rollout, behavior_logprobs=(decision, *others))  # Eq. 7, t > 1: as sampled
+
+
+def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:
+    """Say of each response token whether it is in the loss: all but those that were forced after the decision.
+
+    Nobody sampled these, so no policy is to blame for them (Qwen3's `</think>\\n\\n` after the `\\n\\n` that decides).
+    """
+    return tuple(index == 0 or index >= rollout.num_forced for index in range(len(rollout.response_ids)))

@@ -1,0 +1,118 @@
+"""The training loop. One step: rollouts → advantages → update. Read `rollout.py`, `update.py`, `objective.py` next.
+
+Left out, because the paper's method does not have them: value network, KL penalty, entropy bonus, reward model,
+group statistics. Everything random follows from (seed, step), so the loop carries no random state.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from adaptthink.config.schema import TrainConfig
+from adaptthink.grading import Verdict
+from adaptthink.models.loading import Policy
+from adaptthink.problems import Problem
+from adaptthink.problems.table import Selection
+from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.sampler import Sampler
+from adaptthink.storage.runs import MetricsLog, read_metrics
+from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.allocation import Allocation, restore_statistics
+from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint
+from adaptthink.training.describe import Roofline, describe_step
+from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
+from adaptthink.training.reference import Reference
+from adaptthink.training.rollout import collect
+from adaptthink.training.update import make_optimizer, update
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only probed."""
+
+    problems: Sequence[Problem]
+    reference: Mapping[str, Reference]
+    held_out: Sequence[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Who is called with what a training reports; with a `roofline`, metrics hold the seconds that it allows."""
+
+    on_step: Callable[[Metrics], None]
+    warn: Callable[[str], None]
+    roofline: Roofline | None = None
+
+
+def train(
+    policy: Policy, sampler: Sampler, data: TrainingData, config: TrainConfig, run: Path, reporting: Reporting
+) -> None:
+    """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
+
+    The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
+    is a line of `metrics.jsonl`. Raises UserError if loss or gradient is not finite, and if grading fails too often;
+    the last checkpoint stays.
+    """
+    model, engine, clock = policy.model, sampler.engine, sampler.clock
+    optimizer = make_optimizer(model, config)
+    done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
+    engine.load_weights(policy.plain())
+    problems = select_gradable(data.problems, data.reference)
+    log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
+    allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
+    recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
+    for step in range(done + 1, config.steps + 1):
+        with clock.phase("rollout"):
+            chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
+            rollouts = collect(sampler, chosen, config, step, allocation.plan(step))  # y ~ π_IS, Eq. 7
+        recent.append([rollout.verdict for rollout in rollouts])
+        check_grading(recent, config.max_failed_grades, step)
+        advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
+        with clock.phase("update"):
+            metrics = update(model, optimizer, rollouts, advantages_N, config, step)  # L(θ), Eq. 8-9
+        with clock.phase("load_weights"):
+            engine.load_weights(policy.plain())  # π_θold of the next step
+        metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
+        metrics |= describe_step(sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline)
+        log.write(metrics)
+        reporting.on_step(metrics)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            with clock.phase("checkpoint"):
+                save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints)
+    log.close()
+
+
+def select_gradable(problems: Sequence[Problem], reference: Mapping[str, Reference]) -> Sequence[Problem]:
+    """Leave out the problems that cannot be graded, and so have no R̄_ref."""
+    gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
+    return Selection(problems, np.flatnonzero(gradable_N))
+
+
+def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
+    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order.
+
+    A step that ends one epoch and begins the next may hold a problem twice, with the same responses: it counts double.
+    """
+    first = (step - 1) * count
+    chosen = []
+    for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
+        offset = epoch * len(problems)
+        order = shuffle_epoch(len(problems), seed, epoch)
+        chosen += [problems[index] for index in order[max(0, first - offset) : first + count - offset]]
+    return chosen
+
+
+@lru_cache(maxsize=2)
+def shuffle_epoch(size: int, seed: int, epoch: int) -> array[int]:
+    """The order in which an epoch goes through problems, by index; four bytes of each."""
+    order = array("I", range(size))
+    random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
+    return order

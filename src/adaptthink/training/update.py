@@ -1,0 +1,119 @@
+"""The update: one optimiser step on the clipped loss (Eq. 8-9) of a step's rollouts, in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adaptthink.config.schema import TrainConfig
+from adaptthink.models.batches import make_micro_batches
+from adaptthink.models.loading import choose_dtype
+from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
+from adaptthink.modes import Mode
+from adaptthink.objective import PolicyLoss, policy_loss
+from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.checkpoint import trained_parameters
+from adaptthink.training.metrics import Metrics, check_finite, weighted_mean
+from adaptthink.training.rollout import make_loss_mask
+
+DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
+
+
+def make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return AdamW on the parameters that are trained; recompute activations in the backward if so configured."""
+    if config.gradient_checkpointing:
+        checkpoint_gradients(model)
+    parameters = [parameter for _, parameter in trained_parameters(model)]
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+
+
+def update(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Sequence[Rollout],
+    advantages_N: Tensor,
+    config: TrainConfig,
+    step: int,
+) -> Metrics:
+    """Take one optimiser step on all rollouts; exact for every micro-batch size.
+
+    Raises UserError if loss or gradient is not finite; the parameters stay as they were.
+    """
+    loss, clipped = accumulate_gradients(model, rollouts, advantages_N, config)
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    check_finite(loss, grad_norm, step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    by_mode = {
+        f"clip_share_{mode}": weighted_mean(
+            (value, rollout.weight) for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
+        )
+        for mode in Mode
+    }
+    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode
+
+
+def accumulate_gradients(
+    model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
+) -> tuple[float, list[float]]:
+    """Add the gradient of the step's loss to the parameters; return the loss, and the clipped part of each rollout's.
+
+    Rollouts whose advantage is exactly zero have no gradient, so they are left out before the forward pass. The loss
+    is divided by the number of samples of the whole design all the same, those that were not kept included.
+    """
+    num_samples = config.problems_per_step * config.samples_per_problem
+    weighted_N = advantages_N * torch.tensor([rollout.weight for rollout in rollouts])
+    chosen = [index for index in range(len(rollouts)) if advantages_N[index] != 0]
+    prompts = [rollouts[index].prompt_ids for index in chosen]
+    responses = [rollouts[index].response_ids for index in chosen]
+    loss, clipped = 0.0, [0.0] * len(rollouts)
+    model.train()
+    for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
+        indices = [chosen[index] for index in batch.indices]
+        own = [rollouts[index] for index in indices]
+        result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
+        micro_loss = result.loss_B.sum() / num_samples
+        micro_loss.backward()
+        loss += micro_loss.item()
+        for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
+            clipped[index] = value
+    return loss, clipped
+
+
+def batch_loss(
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    advantages_B: Tensor,
+    config: TrainConfig,
+    *,
+    shared: bool = False,
+) -> PolicyLoss:
+    """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
+    device = next(model.parameters()).device
+    prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
+    with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):
+        logprob_BT = compute_response_logprobs(model, prompts, responses, config.temperature, shared=shared)
+    return policy_loss(
+        logprob_BT,  # log π_θ
+        pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),  # log π_IS
+        advantages_B.to(device),
+        pad([make_loss_mask(rollout) for rollout in rollouts], device, np.bool_),
+        clip=config.clip,
+        ratio=config.ratio,
+    )
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step (counted from 1)."""
+    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return config.learning_rate * warm
+    left = (config.steps - step + 1) / config.steps
+    return config.learning_rate * warm * min(1.0, left / DECAY_SHARE)

@@ -1,0 +1,210 @@
+"""The public face: its names, what importing it loads, the examples in its docstrings, and what a user brings."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import adaptthink as at
+from adaptthink import api
+from adaptthink.callbacks import Callback
+from adaptthink.engines.native import NativeEngine
+from adaptthink.models.loading import load_policy
+
+NAMES = [
+    "Callback",
+    "Completion",
+    "Engine",
+    "EvaluationResult",
+    "Finish",
+    "Grade",
+    "Mode",
+    "Policy",
+    "Problem",
+    "Progress",
+    "Request",
+    "Response",
+    "Run",
+    "UserError",
+    "Verdict",
+    "calibrate",
+    "compare",
+    "decide",
+    "doctor",
+    "evaluate",
+    "grade",
+    "load",
+    "load_problems",
+    "make_problem",
+    "presample",
+    "serve",
+    "trackers",
+    "train",
+]
+FUNCTIONS = [
+    "calibrate", "compare", "decide", "doctor", "evaluate", "grade", "load", "load_problems", "presample", "train",
+]  # fmt: skip
+SMALL = {"max_think_tokens": 48, "max_no_think_tokens": 16}
+TRAINING = SMALL | {
+    "steps": 1, "problems_per_step": 2, "samples_per_problem": 2, "reference_samples": 1, "temperature": 1.0,
+}  # fmt: skip
+SUMS = [{"prompt": f"{a}+{b}=?", "answer": a + b, "level": 1} for a in range(20, 40, 2) for b in (3, 5)]
+
+
+def test_the_public_names():
+    assert sorted(at.__all__) == NAMES
+    assert {name: getattr(at, name) for name in NAMES}.keys() == set(NAMES)
+    assert set(NAMES) <= set(dir(at))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = at.nothing
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = (
+        "import adaptthink as at, sys; at.UserError; at.Callback; "
+        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_it_is_typed():
+    assert (Path(at.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_has_an_example_that_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [test] = doctest.DocTestFinder(recurse=False).find(getattr(api, name), name)
+    assert test.examples
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+    assert failed == 0
+
+
+def test_nothing_is_printed(tmp_path):
+    code = f"""
+import adaptthink as at
+problems = {SUMS!r}
+run = at.train("tiny", problems, output={str(tmp_path / "run")!r}, **{TRAINING!r})
+at.evaluate(run.model, problems[:2], modes=["no_think"], **{SMALL!r})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def off_by_one(problem, response):
+    """Half a point for a number that is off by one."""
+    answer = response.answer.strip().removeprefix("\\boxed{").removesuffix("}")
+    distance = abs(int(answer) - int(problem.answer))
+    return 1.0 if distance == 0 else 0.5 if distance == 1 else 0.0
+
+
+async def wants_a_short_answer(problem, response):
+    return len(response.answer) < 4
+
+
+def test_an_own_reward_holds_in_presampling_training_and_evaluation(tmp_path):
+    """Every answer of the embedded model is boxed, so this reward is 0 everywhere."""
+    reference = at.presample("tiny", SUMS, samples=2, reward=wants_a_short_answer, **SMALL)
+    assert {row.reward for row in reference.values()} == {0.0}
+    run = at.train(
+        "tiny",
+        SUMS,
+        reference,
+        output=tmp_path / "run",
+        reward=wants_a_short_answer,
+        **TRAINING | {"reference_samples": 2},
+    )
+    assert run.metrics[0]["reward_no_think"] == run.metrics[0]["reward_think"] == 0
+    result = at.evaluate(run.model, SUMS[:3], modes=["no_think"], reward=wants_a_short_answer, **SMALL)
+    assert result.modes["no_think"].overall.accuracy == 0
+    again = at.evaluate(run.model, SUMS[:3], modes=["no_think"], reward=off_by_one, output=result.folder, **SMALL)
+    assert again.modes["no_think"].overall.accuracy > 0.5  # graded anew, and nothing sampled
+    header = json.loads((result.folder / "verdicts.jsonl").read_text().splitlines()[0])
+    assert header["grader"] == {"reward": "test_api:off_by_one", "seconds": 10.0}
+
+
+def test_a_store_of_one_reward_is_refused_by_another(tmp_path):
+    store = tmp_path / "reference.jsonl"
+    at.presample("tiny", SUMS[:2], samples=1, reward=off_by_one, output=store, **SMALL)
+    for other in (None, wants_a_short_answer):
+        with pytest.raises(at.UserError, match="reward was 'test_api:off_by_one'"):
+            at.presample("tiny", SUMS[:2], samples=1, reward=other, output=store, **SMALL)
+
+
+def test_problems_without_answers_need_a_reward():
+    prompts = [{"prompt": one["prompt"]} for one in SUMS[:2]]
+    with pytest.raises(at.UserError, match="problem 1: 'answer' is missing"):
+        at.evaluate("tiny", prompts, modes=["no_think"], **SMALL)
+    result = at.evaluate("tiny", prompts, modes=["no_think"], reward=lambda problem, response: 0.5, **SMALL)
+    assert result.modes["no_think"].overall.accuracy == 0.5
+
+
+class Counting(NativeEngine):
+    """An engine of one's own: here the native one, counted."""
+
+    calls = 0
+
+    def generate(self, requests, **options):
+        self.calls += len(requests)
+        return super().generate(requests, **options)
+
+
+def test_an_own_engine():
+    policy = load_policy("tiny")
+    engine = Counting(policy.model, policy.eos_ids)
+    at.evaluate(policy, SUMS[:3], modes=["no_think"], engine=engine, **SMALL)
+    assert engine.calls == 3
+
+
+class Notes(Callback):
+    def __init__(self):
+        self.notes = []
+
+    def on_start(self, command, settings, output):
+        self.notes.append(("start", command))
+
+    def on_progress(self, progress):
+        self.notes.append(("progress", progress.completed == progress.total))
+
+    def on_step(self, metrics):
+        self.notes.append(("step", metrics["step"]))
+
+    def on_end(self, result):
+        self.notes.append(("end", result is not None))
+
+
+def test_callbacks_get_everything_in_order(tmp_path):
+    notes = Notes()
+    at.train("tiny", SUMS, output=tmp_path / "run", callbacks=[notes], **TRAINING)
+    assert notes.notes[0] == ("start", "train")
+    assert notes.notes[-2:] == [("step", 1), ("end", True)]
+    assert ("progress", True) in notes.notes
+
+
+def test_a_failed_job_ends_for_its_callbacks_too(tmp_path):
+    notes = Notes()
+    with pytest.raises(at.UserError, match="problems to train on"):
+        at.train("tiny", SUMS, output=tmp_path / "run", callbacks=[notes], **TRAINING | {"problems_per_step": 500})
+
+    def broken(problem, response):
+        return "no number"
+
+    with pytest.raises(at.UserError, match="returned 'no number'"):
+        at.train("tiny", SUMS, output=tmp_path / "run", callbacks=[notes], reward=broken, **TRAINING)
+    assert notes.notes[-1] == ("end", False)
+
+
+def test_unknown_settings_are_refused_with_the_nearest_name():
+    with pytest.raises(at.UserError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
+        at.train("tiny", SUMS, output="nowhere", learning_rat=1)
+
+
+def test_the_example_with_an_own_reward_runs(tmp_path):
+    script = Path(__file__).parents[1] / "examples/own_reward.py"
+    ran = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, check=True)
+    assert "step 4: mean reward" in ran.stdout
+    assert (tmp_path / "run/model/model.safetensors").is_file()
