@@ -6,10 +6,10 @@ import os
 import signal
 import socket
 import struct
-import time
 
 import psutil
 import pytest
+from patience import wait_until
 
 if any(importlib.util.find_spec(name) is None for name in ("wandb", "trackio", "tensorboard", "mlflow")):
     pytest.skip("the trackers are not installed here; scripts/setup_trackers.sh", allow_module_level=True)
@@ -230,10 +230,8 @@ def test_wandb_whose_processes_are_killed_or_stopped(tmp_path, whom, number, rea
     faults = [message for message in listener.messages if "switched off" in message]
     assert len(faults) == 1
     assert reason in faults[0]
-    deadline = time.monotonic() + 30  # wandb's own processes see that theirs is gone
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    # wandb's own processes see that theirs is gone
+    wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
 
 
 @pytest.mark.parametrize(
