@@ -160,6 +160,22 @@ def test_an_own_engine():
     assert engine.calls == 3
 
 
+class TwoMethods:
+    """What an engine must have, and no more."""
+
+    def __init__(self, engine):
+        self.generate, self.next_token_logprobs = engine.generate, engine.next_token_logprobs
+
+
+def test_an_engine_of_two_methods_serves_for_all_but_training(tmp_path):
+    policy = load_policy("tiny")
+    engine = TwoMethods(NativeEngine(policy.model, policy.eos_ids))
+    at.presample(policy, SUMS[:2], samples=1, engine=engine, **SMALL)
+    at.evaluate(policy, SUMS[:2], engine=engine, **SMALL)
+    with pytest.raises(at.UserError, match="TwoMethods has no load_weights"):
+        at.train(policy, SUMS, output=tmp_path / "run", engine=engine, **TRAINING)
+
+
 class Notes(Callback):
     def __init__(self):
         self.notes = []

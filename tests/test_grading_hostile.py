@@ -338,7 +338,7 @@ for unit in units:
         for kind in (AnswerKind.MATH, AnswerKind.CHOICE):
             reference = "J" if kind == "choice" else "1234567.875"
             assert grade(text, reference, kind, limits=limits).verdict != "correct", unit
-        text_after_thought(text)
+        drop_thinking(text)
     grade("K", text, limits=limits)
     grade("K", text, "choice", limits=limits)
 print("done")

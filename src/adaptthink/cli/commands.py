@@ -58,7 +58,11 @@ Profile = Annotated[
 ]
 Track = Annotated[
     tuple[str, ...],
-    Parameter(help="Also log to wandb, trackio, tensorboard or mlflow; options: wandb:project=mine,group=a."),
+    Parameter(
+        help="Also log to wandb, trackio, tensorboard or mlflow; options: wandb:project=mine,group=a.",
+        negative="",
+        show_default=False,
+    ),
 ]
 Recipes = Annotated[
     tuple[str, ...],
@@ -164,16 +168,15 @@ def train(
         return show_settings(config)
     from adaptthink.cli.jobs import train_job
 
-    with locked(output, f"run folder '{output}'"):
-        result = train_job(
-            config,
-            output,
-            reference_store=reference,
-            resume=resume,
-            clean=clean,
-            profiled=profile,
-            callbacks=trackers,
-        )
+    result = train_job(
+        config,
+        output,
+        reference_store=reference,
+        resume=resume,
+        clean=clean,
+        profiled=profile,
+        callbacks=trackers,
+    )
     return write_result(json, result)
 
 

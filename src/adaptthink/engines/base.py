@@ -56,7 +56,7 @@ OnFinish = Callable[[int, Completion], None]  # called as each one ends, with it
 
 
 class Engine(Protocol):
-    """What every engine can do."""
+    """What every engine can do: two methods. One that training uses also takes weights (`TrainingEngine`)."""
 
     def generate(
         self,
@@ -75,6 +75,11 @@ class Engine(Protocol):
     ) -> list[list[float]]:
         """Return for each prompt the log-probability of each of `token_ids` as the next token, (P, N); one prefill."""
         ...
+
+
+@runtime_checkable
+class TrainingEngine(Engine, Protocol):
+    """An engine that follows a model in training."""
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Generate with these weights from now on. Called after every change to the model."""

@@ -47,7 +47,7 @@ from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
 from adaptthink.problems import Problem, make_problem_id
 from adaptthink.ratio import Ratio
-from adaptthink.sampling.grader import AnswerGrader
+from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
 from adaptthink.sampling.reading import decode
 from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
 from adaptthink.sampling.sampler import (
@@ -121,6 +121,9 @@ class AdaptThinkConfig(GRPOConfig):
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
         default=2.0, metadata={"help": "Seconds after which a symbolic comparison of one answer is stopped."}
+    )
+    reward_seconds: float = field(
+        default=10.0, metadata={"help": "Time-out of a call of the reward function, where one is given."}
     )
     max_failed_grades: float = field(
         default=0.05, metadata={"help": "Stop if grading failed on more than this share of the last responses."}
@@ -229,18 +232,24 @@ class AdaptThinkTrainer(GRPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         reference: str | Path | Mapping[str, float | None] | None = None,
+        reward: RewardFunction | None = None,
         reward_funcs: None = None,
         **trainer: Any,
     ) -> None:
         if reward_funcs is not None:
             raise UserError(
                 "reward_funcs are not for AdaptThink: the reward is 1 for a correct answer and 0 otherwise, by the "
-                "column 'answer'; leave them out"
+                "column 'answer'; leave them out, or give one function of your own as reward (docs/rewards.md)"
             )
         args = AdaptThinkConfig(output_dir="adaptthink") if args is None else args
         if not isinstance(args, AdaptThinkConfig):
             raise UserError(f"args is a {type(args).__name__}; give an AdaptThinkConfig, which takes the same settings")
         self._rewards = read_rewards(reference)
+        self._grader = (
+            RewardGrader(reward, args.reward_seconds)
+            if reward
+            else AnswerGrader(Limits(args.grading_seconds), args.boxed_only)
+        )
         if isinstance(reference, str | Path):
             check_store(Path(reference), args)
         if isinstance(train_dataset, Dataset):
@@ -284,8 +293,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         first = self.accelerator.process_index * len(inputs)
         positions = [(first + index) % copies for index in range(len(inputs))]
         with self._engine() as engine:
-            grader = AnswerGrader(Limits(self.args.grading_seconds), self.args.boxed_only)
-            sampler = Sampler(engine, self.processing_class, self._template, grader)
+            sampler = Sampler(engine, self.processing_class, self._template, self._grader)
             drawn = draw_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )

@@ -9,10 +9,12 @@ import asyncio
 import inspect
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
@@ -158,10 +160,13 @@ def make_grader(config: ProblemsConfig, *, workers: int | None = None) -> Grader
 
 
 def load_reward(name: str) -> RewardFunction:
-    """Import a reward function given as `module:function`; raises UserError if there is none."""
+    """Import a reward function given as `module:function`, also from the current folder; UserError if there is none."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not attribute:
         raise UserError(f"reward = '{name}' names no function; give MODULE:FUNCTION, such as my_rewards:score")
+    here = str(Path.cwd())  # where a script's own modules lie, but not those of an installed command
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         function = getattr(import_module(module_name), attribute)
     except ImportError as error:

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from adaptthink.config.schema import TrainConfig
+from adaptthink.engines.base import Engine, TrainingEngine
+from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
@@ -61,7 +63,7 @@ def train(
     is a line of `metrics.jsonl`. Raises UserError if loss or gradient is not finite, and if grading fails too often;
     the last checkpoint stays.
     """
-    model, engine, clock = policy.model, sampler.engine, sampler.clock
+    model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
     optimizer = make_optimizer(model, config)
     done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
     engine.load_weights(policy.plain())
@@ -88,6 +90,16 @@ def train(
             with clock.phase("checkpoint"):
                 save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints)
     log.close()
+
+
+def require_training_engine(engine: Engine) -> TrainingEngine:
+    """Return an engine that takes weights; raises UserError for one that cannot follow a training."""
+    if not isinstance(engine, TrainingEngine):
+        raise UserError(
+            f"the engine {type(engine).__name__} has no load_weights, so it cannot generate with a model that is being "
+            "trained; add that method, or use this engine to presample and to evaluate"
+        )
+    return engine
 
 
 def select_gradable(problems: Sequence[Problem], reference: Mapping[str, Reference]) -> Sequence[Problem]:
