@@ -21,7 +21,8 @@ from patience import PATIENCE, wait_until
 from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.app import main
 from adaptthink.cli.jobs import train_job
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations import trackers
 from adaptthink.integrations.trackers import parse_tracker, parse_trackers
@@ -273,10 +274,8 @@ def test_one_that_hangs_at_the_start_holds_the_job_up_for_so_long_and_no_longer(
     assert re.search(r"it has not answered for \d+ s", listener.faults()[0])
 
 
-@pytest.mark.parametrize(
-    ("bounds", "reported"), [(replace(PATIENT, waiting_steps=2), 3), (replace(PATIENT, silent_seconds=0.0), 1)]
-)
-def test_one_that_falls_behind_is_switched_off_in_the_middle(tmp_path, calls, monkeypatch, bounds, reported):
+@pytest.mark.parametrize(("bound", "reported"), [({"waiting_steps": 2}, 3), ({"silent_seconds": 0.0}, 1)])
+def test_one_that_falls_behind_is_switched_off_in_the_middle(tmp_path, calls, monkeypatch, bound, reported):
     monkeypatch.setenv("FAKE_FAULT_IN", "log")
     monkeypatch.setenv("FAKE_FAULT", "hang")
     listener = Listener()

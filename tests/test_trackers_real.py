@@ -16,7 +16,8 @@ if any(importlib.util.find_spec(name) is None for name in ("wandb", "trackio", "
 
 from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.jobs import train_job
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.integrations import trackers
 from adaptthink.integrations.trackers.process import Bounds, Tracker, scalars
 from adaptthink.storage.runs import read_metrics
