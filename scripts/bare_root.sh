@@ -32,8 +32,18 @@ fi
 
 root="$(mktemp -d "${TMPDIR:-/tmp}/bare-root.XXXXXX")"
 chmod 755 "$root"  # apt inside downloads as a user of its own
+inside() {  # the processes that run in it
+  for process in /proc/[0-9]*; do
+    [ "$(readlink "$process/root" 2>/dev/null)" != "$root" ] || echo "${process#/proc/}"
+  done
+}
 leave() {
   status=$?
+  rm -f "$root.log"
+  while left="$(inside)" && [ -n "$left" ]; do  # what was interrupted may still write
+    kill -KILL $left 2>/dev/null || true
+    sleep 0.2
+  done
   awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | sort -r |
     while read -r place; do umount "$place" || umount --lazy "$place"; done
   if awk -v root="$root/" 'index($2, root) == 1 { found = 1 } END { exit !found }' /proc/self/mounts; then
@@ -60,8 +70,7 @@ eval "$(apt-config shell proxy Acquire::http::Proxy)"
 
 say "making a bare Debian ($suite)"
 debootstrap --variant=minbase --include=python3,make,git,ca-certificates "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
-  { tail -20 "$root.log" "$root/debootstrap/debootstrap.log" >&2 || true; rm -f "$root.log"; fail "debootstrap failed"; }
-rm -f "$root.log"
+  { tail -20 "$root.log" "$root/debootstrap/debootstrap.log" >&2 || true; fail "debootstrap failed"; }
 printf '%s\n' "$settings" > "$root/etc/apt/apt.conf.d/90outside"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 [ ! -d /etc/apt/auth.conf.d ] || cp -r /etc/apt/auth.conf.d "$root/etc/apt/"
@@ -116,11 +125,13 @@ for line in sys.stdin:
     mount --bind "$cache" "$root$cache"
   fi
 fi
-inside=("HOME=$HOME" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8)
+environment=("HOME=$HOME" "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8)
 for name in SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE; do
-  [ -z "${!name:-}" ] || { [ ! -f "${!name}" ] || give "${!name}"; inside+=("$name=${!name}"); }
+  [ -z "${!name:-}" ] || { [ ! -f "${!name}" ] || give "${!name}"; environment+=("$name=${!name}"); }
 done
-while IFS= read -r name; do inside+=("$name=${!name}"); done < <(compgen -e | grep -E '^PIP_|^(https?|no|all)_proxy$|^(HTTPS?|NO|ALL)_PROXY$')
+for name in $(compgen -e | grep -E '^PIP_|^(https?|no|all)_proxy$|^(HTTPS?|NO|ALL)_PROXY$'); do
+  environment+=("$name=${!name}")
+done
 
 # ---- the project in it ------------------------------------------------------------------------------------------------
 
@@ -141,7 +152,7 @@ learning_rate = 1e-5
 [evaluate]
 problems_per_level = 6
 RECIPE
-in_root() { chroot "$root" /usr/bin/env -i "${inside[@]}" bash -euo pipefail -c "cd /adaptthink; $1"; }
+in_root() { chroot "$root" /usr/bin/env -i "${environment[@]}" bash -euo pipefail -c "cd /adaptthink; $1"; }
 
 in_root '! command -v cc && ! command -v gcc && ! ls /usr/include/python3*/Python.h 2>/dev/null' ||
   fail "the bare root is not bare: it has a compiler or Python's headers"
@@ -154,7 +165,9 @@ in_root "make test TESTS='$tests -rs'"
 say "every extra: are there wheels for all that it needs?"
 in_root '
 pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
-extras="$(.venv/bin/python -c "import tomllib; print(*tomllib.load(open(\"pyproject.toml\", \"rb\"))[\"project\"][\"optional-dependencies\"])")"
+extras="$(.venv/bin/python -c "
+import tomllib
+print(*tomllib.load(open(\"pyproject.toml\", \"rb\"))[\"project\"][\"optional-dependencies\"])")"
 for extra in $extras; do
   if pip install --dry-run --only-binary :all: ".[$extra]" 2>/dev/null; then
     echo "$extra: wheels for everything"

@@ -215,7 +215,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
                 async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
                     names = [one["id"] for one in (await client.get("/v1/models")).json()["data"]]
                     for name in names:
-                        call = {"model": name, "messages": [{"role": "user", "content": "1+1=?"}]}
+                        call = {"model": name, "seed": 1, "messages": [{"role": "user", "content": "1+1=?"}]}
                         answer = (await client.post("/v1/chat/completions", json=call)).json()
                         record("answer", names, answer["choices"], answer["adaptthink"])
 
@@ -322,6 +322,14 @@ def settings_for(command, key):
     context = {} if (command, key) == ("plan", "engine_memory") else CONTEXT.get(key, {})  # verl always reads it
     other = OTHER_OF_PLANS if command.startswith("plan") else OTHER
     return BASE[command] | context | BESIDE.get(key, {}), {key: other[key]}
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_the_same_settings_do_the_same(world, command):
+    """Without this, what follows would show nothing."""
+    first = world(command, BASE[command])
+    assert isinstance(first, list), first
+    assert first == world(command, BASE[command])
 
 
 @pytest.mark.parametrize(("command", "key"), [(command, key) for command in SCHEMAS for key in keys_of(command)])

@@ -327,8 +327,12 @@ def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, mo
         if log.read_text():
             os.kill(os.getpid(), signal.SIGHUP)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_process([sys.executable, "-c", code], log, os.environ, close_terminal, again)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which it is not if these tests run under nohup
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_process([sys.executable, "-c", code], log, os.environ, close_terminal, again)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert [one for one in psutil.Process().children() if code in one.cmdline()] == []
 
 

@@ -114,7 +114,7 @@ def find_unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
     yield from config.unread()
     yield from unread_settings(config.problems, Purpose.EVALUATION)
     yield Unread(
-        tuple(EngineConfig.model_fields.keys() - EvaluationConfig.model_fields.keys() | {"model", "chat"}),
+        tuple(sorted(EngineConfig.model_fields.keys() - EvaluationConfig.model_fields.keys() | {"model", "chat"})),
         (),
         "the demo evaluates the model that it trains, with the engine of the training",
         "leave it out of [evaluate]",
@@ -272,7 +272,7 @@ def find_unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
     """Yield the settings that the estimate of a training on one device does not read."""
     yield from TrainConfig.unread(config)
     yield Unread(
-        tuple(VerlConfig.model_fields.keys() - TrainConfig.model_fields.keys()),
+        tuple(sorted(VerlConfig.model_fields.keys() - TrainConfig.model_fields.keys())),
         (),
         "it is for verl, which a training on one device does not need",
         "give --gpus more than one, or leave it out",

@@ -1,4 +1,7 @@
-"""Starting the engine of a config: in this program, vLLM beside it, or servers that are already running."""
+"""Starting the engine of a config: in this program, vLLM beside it, or servers that are already running.
+
+A new engine is a module in `engines`, a name in `config.schema.EngineName`, and a line in `ENGINES`.
+"""
 
 from __future__ import annotations
 
