@@ -412,7 +412,7 @@ def test_a_package_that_is_not_installed(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()  # such as the folder that wandb itself leaves behind
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(UserError, match=rf"{name} is not installed; install it: pip install 'adaptthink\[{name}\]'"):
+    with pytest.raises(UserError, match=rf"{name} is not installed; install it: pip install '\.\[{name}\]'"):
         parse_tracker(name)
 
 

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from adaptthink.callbacks import Callback
 from adaptthink.cli.app import main
+from adaptthink.cli.console import Terminal
 from adaptthink.cli.jobs import presample_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
@@ -92,7 +93,8 @@ def store(tmp_path_factory):
 
 def train(run, store, python, *, resume=False, clean=False, **values):
     config = check(VerlConfig, SETTINGS | values)
-    return verl_job(config, run, reference_store=store, python=python, resume=resume, clean=clean)
+    terminal = Terminal(config.steps)
+    return verl_job(config, run, reference_store=store, python=python, resume=resume, clean=clean, callbacks=[terminal])
 
 
 def test_a_run_leaves_what_a_native_one_leaves(tmp_path, store, python, capsys):
