@@ -324,7 +324,7 @@ def test_as_a_process():
         ),
         (
             "train toy_cpu --recipe toy_cpu",
-            "'toy_cpu' is left over: name all recipes together, first or after --recipe",
+            "'toy_cpu' is left over: give all recipes together, first or after --recipe",
         ),
         (
             "train nowhere",

@@ -41,12 +41,13 @@ OTHER = {  # a value that is not the default, for each key
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 3, "probe_samples": 2,
     "checkpoint_every": 7, "max_failed_grades": 0.5, "keep_checkpoints": 5,
     "device": "cpu", "lora_rank": 8, "lora_alpha": 3, "lora_targets": "q_proj",
+    "reward": "mine:score", "reward_seconds": 3.0,
     "nodes": 2, "gpus_per_node": 4, "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000,
     "offload": True, "overrides": ("trainer.logger",),
 }  # fmt: skip
 READ_BY_US = {  # keys that are no settings of verl's: who reads them from the run's config.json, or why nobody does
     "think_start": "loop", "no_think_share": "loop", "force_think_start": "loop", "delta": "loop", "boxed_only": "loop",
-    "grading_seconds": "loop",
+    "grading_seconds": "loop", "reward": "loop", "reward_seconds": "loop",
     "max_failed_grades": "trainer",
     "problems": "data", "data": "data", "fields": "data", "instruction": "data", "max_problems": "data",
     "problems_per_level": "data", "probe_problems_per_level": "data",
