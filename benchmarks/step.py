@@ -57,7 +57,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
-    from adaptthink.sampling.sampler import Sampler, Sampling, draw  # noqa: PLC0415
+    from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
@@ -79,7 +79,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     if sample_reference:
         settings = Sampling(MaxTokens(think, no_think), config.temperature)
         for problem in problems:
-            [rollouts] = draw(sampler, [problem], [None] * SAMPLES, settings)
+            [rollouts] = sample_rollouts(sampler, [problem], [None] * SAMPLES, settings)
             verdicts = tuple(rollout.verdict for rollout in rollouts)
             reference[problem.id] = Reference(problem.id, verdicts, tuple(len(one.response_ids) for one in rollouts))
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate)

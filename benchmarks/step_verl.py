@@ -79,7 +79,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), path)
 
 
-def verl_settings(folder: Path, num_prompts: int, num_steps: int) -> dict[str, str | int | float | bool]:
+def make_verl_settings(folder: Path, num_prompts: int, num_steps: int) -> dict[str, str | int | float | bool]:
     """Return verl's settings for the same step as ours."""
     think, _ = CAPS[MODEL]
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -128,7 +128,7 @@ class Verl:
         self.log = self.folder / "log.txt"
         self.num_responses = num_prompts * SAMPLES
         write_problems(self.folder / "problems.parquet", num_prompts, num_steps)
-        values = verl_settings(self.folder, num_prompts, num_steps)
+        values = make_verl_settings(self.folder, num_prompts, num_steps)
         own = {"STEP_VERL_TURNS": str(self.folder), "STEP_VERL_NO_THINK_CAP": str(CAPS[MODEL][1])}
         source = HERE.parent / "src"
         with self.log.open("w") as log:

@@ -6,8 +6,8 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
-from patience import PATIENCE
 from tenacity import wait_none
+from waiting import WAIT_SECONDS
 
 from adaptthink.engines import http_retry as web
 
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             if piece is HANG:
-                self.server.released.wait(PATIENCE)
+                self.server.released.wait(WAIT_SECONDS)
                 return
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.engines.base import Finish, Request
 
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             server.max_together = max(server.max_together, server.together)
             fault = server.meets(self.path, call)
         if isinstance(fault, threading.Event):
-            fault.wait(PATIENCE)
+            fault.wait(WAIT_SECONDS)
             fault = None
         if fault == "drop":
             self.close_connection = True

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.grading import pool
 from adaptthink.models.loading import Policy, find_eos_ids
@@ -37,12 +37,12 @@ def patient_grading():
     """
     default, start = pool.Limits().seconds, pool.Worker.__init__
 
-    def start_patiently(self, limits):
-        start(self, replace(limits, seconds=PATIENCE) if limits.seconds == default else limits)
+    def start_with_long_limits(self, limits):
+        start(self, replace(limits, seconds=WAIT_SECONDS) if limits.seconds == default else limits)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool.Worker, "__init__", start_patiently)
-        patch.setattr(pool, "START_SECONDS", PATIENCE)
+        patch.setattr(pool.Worker, "__init__", start_with_long_limits)
+        patch.setattr(pool, "START_SECONDS", WAIT_SECONDS)
         yield
 
 
@@ -72,8 +72,8 @@ def random_policy(tokenizer, random_model):
 def data_folder():
     """Local copies of public problem sets: ADAPTTHINK_DATA, else data/ in or ../shared/data beside the project."""
     root = Path(__file__).parents[1]
-    places = [Path(os.environ.get("ADAPTTHINK_DATA", root / "data")), root / "data", root.parent / "shared/data"]
-    found = next((place for place in places if (place / "gsm8k_test.jsonl").is_file()), None)
+    folders = [Path(os.environ.get("ADAPTTHINK_DATA", root / "data")), root / "data", root.parent / "shared/data"]
+    found = next((folder for folder in folders if (folder / "gsm8k_test.jsonl").is_file()), None)
     return found or pytest.skip(
         "no local problem sets: set ADAPTTHINK_DATA to a folder with gsm8k_test.jsonl and others"
     )

@@ -32,7 +32,7 @@ def solvabilities(uniform, share, clustering):
 
 
 def share_world(rng, num_problems, k, share, clustering, repetitions):
-    """Problem means of k samples each, exact draws from the beta-binomial."""
+    """Problem means of k samples each, exact samples from the beta-binomial."""
     shape = (repetitions, num_problems)
     if 0 < clustering < 1:
         total = 1 / clustering - 1

@@ -8,7 +8,7 @@ from adaptthink.evaluation.store import (
     Setting,
     grade_folder,
     open_folder,
-    sample_writer,
+    open_samples,
     write_decisions,
 )
 from adaptthink.grading import Verdict
@@ -35,12 +35,12 @@ def outcomes(rights, *, requested="auto", mode=Mode.THINK, tokens=10, level="1")
 def make_folder(path, rows, *, setting=SETTING, problems=None, decisions=None):
     """Write and grade an evaluation folder.
 
-    `rows` maps requested modes to {index of a problem: [answer, …]}; one that begins with "thought:" thought first.
+    `rows` maps requested modes to {index of a problem: [answer, …]}; "thought:" before one begins its thinking.
     Problems are "0+1=?", "1+1=?" and so on, of level 1, unless given.
     """
     problems = problems or [make_problem(f"{n}+1=?", str(n + 1), level=1, source="sums/test") for n in range(6)]
     open_folder(path, setting, problems)
-    with sample_writer(path) as write:
+    with open_samples(path) as write:
         for requested, answers in rows.items():
             for number, texts in answers.items():
                 for index, text in enumerate(texts):

@@ -8,7 +8,7 @@ from adaptthink.sampling.sampler import Rollout
 
 
 def make_rollout(problem, mode, prompt_ids, response_ids, logprobs, num_forced, verdict, weight=1.0, answer="2"):
-    """A rollout with these tokens; its thinking is some text where it thought."""
+    """A rollout with these tokens; its thinking is some text in think mode."""
     thinking = "1+1" if mode is Mode.THINK else None
     response = Response(mode, thinking, answer, Finish.STOP, len(response_ids), 0)
     grade = Grade(verdict, None, Rule.EXACT)

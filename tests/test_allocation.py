@@ -129,7 +129,7 @@ def test_strata_are_in_one_order_in_every_process():
 
 @pytest.fixture
 def sampler(tokenizer):
-    """Answers right to even problems only, in both modes; a thought is long."""
+    """Answers right to even problems only, in both modes; think responses are long."""
     template = probe(tokenizer)
 
     def script(prompt, prefix):

@@ -85,7 +85,7 @@ def test_every_subpackage_has_a_layer():
     assert found == set(LAYER_OF)
 
 
-def test_few_files_lie_beside_the_rooms():
+def test_few_files_lie_beside_the_subpackages():
     assert len([path for path in SOURCE.iterdir() if path.is_file()]) <= TOP
 
 
@@ -115,7 +115,7 @@ def at_the_top(source):
         ("adaptthink.config.schema", "def f():\n    from adaptthink.cli.jobs import train_job"),
         ("adaptthink.config.schema", "from adaptthink.grading import Verdict"),  # sideways
         ("adaptthink.modes", "if TYPE_CHECKING:\n    from adaptthink.models.loading import Policy"),
-        ("adaptthink.problems.files", "from ..sampling.sampler import draw"),
+        ("adaptthink.problems.files", "from ..sampling.sampler import sample_rollouts"),
         ("adaptthink.problems.files", "from .. import sampling"),
         ("adaptthink.problems.files", "from adaptthink.engines.base import Engine"),  # sideways
         ("adaptthink.storage.runs", "from adaptthink.config.schema import HOW"),

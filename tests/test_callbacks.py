@@ -1,4 +1,4 @@
-"""What callbacks are told, in which order, and what their own failures do to a job."""
+"""What callbacks receive, in which order, and what their own failures do to a job."""
 
 import pytest
 
@@ -33,7 +33,7 @@ class Recorder(Callback):
 
 
 def run_job(callbacks, *, interrupted=False):
-    """A job of one step that says one thing."""
+    """A job of one step that sends one message."""
     with callbacks.reporting("train", {}, None) as result:
         callbacks.on_step({"step": 1})
         callbacks.on_message("a line")
@@ -51,14 +51,14 @@ def test_each_call_reaches_each_callback_in_turn():
         both.on_step({"step": 1})
         both.on_message("a line")
         result |= {"steps": 1}
-    told = [
+    expected = [
         ("start", "train", {"delta": 0.05}, None),
         ("progress", progress),
         ("step", 1),
         ("message", "a line"),
         ("end", {"steps": 1}),
     ]
-    assert calls == [(name, *call) for call in told for name in "ab"]
+    assert calls == [(name, *call) for call in expected for name in "ab"]
 
 
 def test_a_callback_that_overrides_nothing_takes_everything():

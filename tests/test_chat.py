@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, stream, text, text_event, thinking, total
-from patience import PATIENCE, wait_until
 from tenacity import wait_none
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink.chat import client
 from adaptthink.chat.base import ChatResponse, Dialect, Endpoint, Prices, Question, Switch, compute_cost
@@ -67,7 +67,7 @@ def test_a_plain_question_sends_only_what_was_set(server):
     }
 
 
-def test_settings_and_the_other_name_of_the_cap_are_sent(server):
+def test_settings_and_the_other_name_of_the_token_limit_are_sent(server):
     ask(server, Question("?", None, 99, temperature=0.0, top_p=0.9, seed=0), completion_cap=True)
     body = server.calls[0].body
     assert (body["temperature"], body["top_p"], body["seed"], body["max_completion_tokens"]) == (0, 0.9, 0, 99)
@@ -275,7 +275,7 @@ def test_thinking_of_which_only_the_tokens_are_reported(server):
     none = {**details, "completion_tokens_details": {"reasoning_tokens": 0}}
     server.default = stream({"content": "2"}, usage=none)
     assert ask(server) == [ChatResponse(None, "2", Finish.STOP, 40, 0, 3)]
-    server.default = stream({"content": "2", "reasoning": "Hm"}, usage=none)  # always 0 there: it says nothing
+    server.default = stream({"content": "2", "reasoning": "Hm"}, usage=none)  # always 0 there: it has no meaning
     assert ask(server) == [ChatResponse("Hm", "2", Finish.STOP, 40, None, 3)]
 
 
@@ -549,8 +549,8 @@ def test_a_server_that_only_keeps_the_connection_alive_is_left(server, monkeypat
 
     monkeypatch.setattr(client, "RESPONSE_TIMEOUT_SECONDS", 0.3)
     server.default = lambda body: comments()
-    refused(server, "had not ended after 0 s; lower its cap of 64 tokens")
-    assert len(server.calls) <= 1  # not tried again; on a busy machine the time may have gone before it was asked
+    refused(server, "had not ended after 0 s; lower its max_tokens, 64 now")
+    assert len(server.calls) <= 1  # not tried again; on a busy machine the time may have passed before the request
 
 
 # Answers in the field of the thinking
@@ -705,7 +705,7 @@ def test_an_interrupt_leaves_nothing_hanging(server):
     try:
         wait_until(lambda: server.together == 8 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=PATIENCE)
+        _, message = process.communicate(timeout=WAIT_SECONDS)
     finally:
         process.kill()
     assert server.most_together == 8

@@ -24,9 +24,9 @@ def advance(model, optimizer, steps=1):
 
 def state(model, optimizer):
     """Everything in flat tensors, to be compared bit for bit."""
-    moments = optimizer.state_dict()["state"]
+    state = optimizer.state_dict()["state"]
     return [parameter.detach().clone() for parameter in model.parameters()] + [
-        moments[index][name].clone() for index in sorted(moments) for name in ("step", "exp_avg", "exp_avg_sq")
+        state[index][name].clone() for index in sorted(state) for name in ("step", "exp_avg", "exp_avg_sq")
     ]
 
 

@@ -8,15 +8,15 @@ import sys
 import tomllib
 
 import pytest
-from patience import PATIENCE
 from rich.cells import cell_len
 from transformers import Qwen2Tokenizer
+from waiting import WAIT_SECONDS
 
 from adaptthink.cli import app as cli
 from adaptthink.cli import commands, jobs
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
-from adaptthink.config.resolve import known_recipes, resolve
+from adaptthink.config.resolve import list_recipes, resolve
 from adaptthink.config.schema import (
     PLANNED,
     EvaluateConfig,
@@ -46,6 +46,8 @@ def clean_environment(monkeypatch, tmp_path):
     for variable in [name for name in os.environ if name.startswith("ADAPTTHINK_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(cli.app, "console", None)
+    monkeypatch.setattr(cli.app, "_fallback_console", None)  # which keeps the width of the first use in this process
     monkeypatch.chdir(tmp_path)
 
 
@@ -78,14 +80,14 @@ def complaint(run):
 
 
 def only_line(err):
-    """The one line on standard error. The bar that transformers draws while it loads weights is no complaint."""
+    """The one line on standard error. The bar that transformers shows while it loads weights is no complaint."""
     lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
     assert len(lines) == 1, err
     assert lines[0].startswith("adaptthink: ")
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=PATIENCE):
+def process(*args, timeout=WAIT_SECONDS):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(
@@ -326,7 +328,7 @@ def test_as_a_process():
         ),
         (
             "train nowhere",
-            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(known_recipes()),
+            "no recipe 'nowhere': give the path of a TOML file or one of: " + ", ".join(list_recipes()),
         ),
         ("serve", 'Command "serve" parameter MODEL requires an argument.'),
         ("serve tiny --model other", "serve takes its model as an argument, not as --model: adaptthink serve MODEL"),
@@ -515,8 +517,8 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     schema = ChatConfig if "--chat" in args else schemas[command]
     empty = {name for name, field in schema.model_fields.items() if field.default is None} - set(content)
     assert empty <= {
-        "data", "fields", "instruction", "max_problems", "name", "threshold", "key_variable", "effort", "price_input",
-        "price_output",
+        "data", "fields", "instruction", "max_problems", "reward", "name", "threshold", "key_variable", "effort",
+        "price_input", "price_output",
     }  # fmt: skip
     assert list(content) == [name for name in schema.model_fields if name not in empty]
     assert content.get("max_concurrent_sequences", 77) == 77
@@ -576,7 +578,7 @@ def test_json_and_samples_of_an_evaluation(run, tmp_path, model_folder):
     samples = (tmp_path / "e/samples.jsonl").read_bytes()
     rows = [json.loads(line) for line in samples.splitlines()]
     assert sorted(row["requested"] for row in rows) == ["auto"] * 5 + ["no_think"] * 5
-    assert run(*command)[0] == 0  # nothing is missing, so nothing is drawn
+    assert run(*command)[0] == 0  # nothing is missing, so nothing is sampled
     assert (tmp_path / "e/samples.jsonl").read_bytes() == samples
     status, _, err = run(*command, "--temperature", "0.9")
     assert status == 2

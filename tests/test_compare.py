@@ -129,7 +129,7 @@ def test_a_set_of_one_problem_has_no_length_interval():
         ({"max_think_tokens": 64, "top_p": 1.0}, ["top_p is 0.95 in base and 1.0 in new",
                                                   "max_think_tokens is 128 in base and 64 in new"]),
         ({"model": "other", "fingerprint": "else", "seed": 7}, []),
-        ({"switch": "enable_thinking"}, []),  # both are auto: nobody tells the mode
+        ({"switch": "enable_thinking"}, []),  # both are auto: no mode is requested
     ],
 )  # fmt: skip
 def test_decoding_must_be_alike(change, named):
@@ -184,7 +184,7 @@ def test_rows_are_read_and_named_apart(folders, monkeypatch):
     assert [one.requested for one in rows] == ["auto", "auto", "think"]
     assert [sum(out.correct for out in one.outcomes) for one in rows] == [0, 2, 0]
     assert [one.name for one in read_rows(["a/ev", "a/ev:think"])] == ["ev", "ev:think"]
-    assert len(rows[0].problems) == 2  # of six in the folder, those that were asked
+    assert len(rows[0].problems) == 2  # of six in the folder, those that were requested
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Settings: which source wins, which values are refused, and what a person is told."""
+"""Settings: which source wins, which values are refused, and what messages a person gets."""
 
 import os
 import re
@@ -22,10 +22,10 @@ from adaptthink.config.resolve import (
     READS,
     RECIPES,
     TABLES,
-    all_keys,
     check,
     find_recipe,
-    known_recipes,
+    list_keys,
+    list_recipes,
     read_recipe,
     resolve,
     resolve_evaluation,
@@ -117,7 +117,7 @@ def test_every_shipped_recipe_resolves_for_every_command(path, command):
 
 
 def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_all_the_same():
-    assert known_recipes() == [
+    assert list_recipes() == [
         "qwen3_1.7b", "qwen3_4b", "qwen3_8b", "r1_distill_1.5b", "r1_distill_7b", "reproduce", "toy_cpu",
     ]  # fmt: skip
     parts = {path.stem for path in SHIPPED if path.parent != RECIPES}
@@ -291,11 +291,11 @@ def test_describes_every_key():
 
 def test_every_key_has_one_group_and_names_of_keys_are_names_of_keys():
     grouped = [key for keys in GROUPS.values() for key in keys]
-    assert sorted(grouped) == sorted(all_keys())
+    assert sorted(grouped) == sorted(list_keys())
     assert all(
         len([key for key in GROUPS["Main settings"] if key in one.model_fields]) <= 10 for one in COMMANDS.values()
     )
-    assert all_keys() >= HOW | PLANNED
+    assert list_keys() >= HOW | PLANNED
     assert {table for reads in READS.values() for table in reads.tables} == set(TABLES)
 
 
@@ -398,15 +398,15 @@ def test_errors_about_an_endpoint_name_the_variable_that_may_have_given_it(monke
 
 
 @pytest.mark.parametrize(
-    ("schema", "values", "said"),
+    ("schema", "values", "message"),
     [
         (TrainConfig, {"engine": "openai"}, "give --endpoint URL"),
         (EvaluateConfig, {"engine": "vllm", "endpoint": URLS}, "engine = 'vllm' has no endpoint, but endpoint = http"),
         (TrainConfig, {"endpoint": URLS}, "training sends its weights to one server, and endpoint names 2"),
     ],
 )
-def test_endpoints_that_do_not_fit_are_said(schema, values, said):
-    with pytest.raises(UserError, match=said):
+def test_endpoints_that_do_not_fit_are_reported(schema, values, message):
+    with pytest.raises(UserError, match=message):
         check(schema, values)
 
 

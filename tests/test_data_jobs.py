@@ -8,9 +8,10 @@ import pytest
 
 from adaptthink.cli import app as cli
 from adaptthink.cli import jobs
-from adaptthink.cli.console import excerpt
+from adaptthink.cli.console import shorten
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.errors import UserError
+from adaptthink.training.data import prepare_problems
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
@@ -46,7 +47,12 @@ def test_check(run, folder):
     status, out, err = run("data", "check", "gsm8k", "--against", "gsm8k", "--data", ".", "--json", "c.json")
     assert (status, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    for line in ("rows read 8", "problems kept 6", "golds that cannot be read 1", "rows that cannot be used 1"):
+    for line in (
+        "rows read 8",
+        "problems kept 6",
+        "reference answers that cannot be parsed 1",
+        "rows that cannot be used 1",
+    ):
         assert line in lines
     assert "gsm8k 1 1 0 1 (100.0%)" in lines
     assert "'' of 'Why [bold]?'" in lines
@@ -137,26 +143,25 @@ def test_jobs_say_what_they_skip(capsys, folder):
     rows = [{"problem": f"{n}?", "answer": None if n == 3 else str(n), "difficulty": 1} for n in range(12)]
     (folder / "math_train_answers.json").write_text(json.dumps(rows))
     config = TrainConfig(problems="math", data=folder, problems_per_step=10)
-    problems, held_out = jobs.load_training_problems(config)
-    assert (len(problems), len(held_out)) == (10, 1)
-    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    found = prepare_problems("math", None, config)
+    assert (len(found.problems), len(found.held_out), found.num_unparsable) == (10, 1, 1)
     assert len(jobs.load_evaluation_problems(EvaluateConfig(problems="math:train", data=folder))) == 11
-    assert capsys.readouterr().out == "1 problems skipped: their gold cannot be read\n"
+    assert capsys.readouterr().out == "1 problems skipped: their reference answers cannot be parsed\n"
     jobs.load_evaluation_problems(EvaluateConfig(problems="gsm8k", data=folder))
     assert capsys.readouterr().out == ""
 
 
-def test_a_step_needs_as_many_problems_as_it_draws(folder):
+def test_a_step_needs_as_many_problems_as_it_samples(folder):
     rows = [{"problem": f"{n}?", "answer": str(n), "difficulty": 1} for n in range(12)]
     (folder / "math_train_answers.json").write_text(json.dumps(rows))
     with pytest.raises(UserError) as caught:
-        jobs.load_training_problems(TrainConfig(problems="math", data=folder, problems_per_step=12))
+        prepare_problems("math", None, TrainConfig(problems="math", data=folder, problems_per_step=12))
     assert str(caught.value) == (
-        "problems_per_step = 12, but there are 11 problems to train on, and one drawn twice in a step would get the "
-        "same responses twice; use 11 a step at most, or more problems"
+        "problems_per_step = 12, but there are 11 problems to train on, and one that is sampled twice in a step would "
+        "get the same responses twice; use 11 a step at most, or more problems"
     )
 
 
-def test_excerpt():
-    assert excerpt("a\n b  c") == "a b c"
-    assert excerpt("abcdef", 4) == "abc…"
+def test_shorten():
+    assert shorten("a\n b  c") == "a b c"
+    assert shorten("abcdef", 4) == "abc…"

@@ -179,7 +179,7 @@ def test_a_decision_that_is_no_number_is_none():
 
 def test_too_few_problems_are_refused():
     with pytest.raises(
-        UserError, match=r"3 problems with a parsable reference answer are too few to calibrate on.*at least 4"
+        UserError, match=r"3 problems with a parsable reference answer are too few for a calibration.*at least 4"
     ):
         measure(*world_of("abc"))
 
@@ -267,7 +267,7 @@ def test_no_number_of_problems_shows_what_is_not_so():
 def plateau(rng, count=600):
     """Three problems in ten are sure of no_think and lose more than 0.1 in all; the others lose nothing on average.
 
-    So every threshold loses a little more than 0.1, and there are hundreds that chance may put below.
+    So every threshold loses a little more than 0.1, and there are hundreds that may lie below at random.
     """
     sure = rng.random(count) < 0.3
     probability = np.where(sure, 0.99, rng.random(count) * 0.98)
@@ -318,7 +318,7 @@ def naive(problems, limit):
 
 
 def in_sequence(problems, limit):
-    """Fixed-sequence testing, written as it is told."""
+    """Fixed-sequence testing, written as it is described."""
     steps, counts, loss = losses(problems)
     chosen = ALWAYS_THINK
     for step, p in zip(steps, compute_p_values(loss, np.zeros_like(loss), limit, 1.0)[counts], strict=True):
@@ -364,7 +364,7 @@ def test_the_choice_is_that_of_the_procedure_as_it_is_told(monkeypatch):
 
 
 def heavy(rng, count=400):
-    """Answers take 30 tokens on average with a tail up to the cap of 1,000; thoughts twice that: any choice is over."""
+    """Answers take 30 tokens on average with a tail up to 1,000, the limit; thinking twice that: any choice is over."""
     think, no_think = (np.where(rng.random(count) < share, 1000.0, 10.0) for share in (0.05, 0.0207))
     probability = rng.random(count)
     problems = problems_of(probability, np.ones(count), np.ones(count), think.tolist(), no_think.tolist())
@@ -472,8 +472,8 @@ def test_a_tolerance_must_be_a_share(tolerance):
         choose_loss(FOUR, tolerance)
 
 
-def test_a_budget_must_lie_below_the_cap():
-    with pytest.raises(ValueError, match="between 0 and the cap of 128 tokens, got 128"):
+def test_a_budget_must_lie_below_max_tokens():
+    with pytest.raises(ValueError, match="between 0 and the maximum of 128 tokens, got 128"):
         choose_budget(FOUR, 128, 128)
     with pytest.raises(ValueError, match="must not exceed"):
         choose_budget(FOUR, 30, 60)  # one of the problems takes 100
@@ -485,7 +485,7 @@ def test_a_budget_must_lie_below_the_cap():
 def test_a_dial_comes_back_as_it_was_stored(tmp_path):
     made = calibrate(graded(400, 0.3), SETTING, "arithmetic", tolerance=0.05, token_budget=20)
     assert [choice.kind for choice in made.choices] == [Kind.ACCURACY_LOSS, Kind.TOKEN_BUDGET]
-    assert made.threshold == made.choices[1]  # the budget was asked for
+    assert made.threshold == made.choices[1]  # the budget was requested
     assert calibrate(FOUR, SETTING, "arithmetic", tolerance=0.05).threshold.kind is Kind.ACCURACY_LOSS
     path = tmp_path / "adaptthink.json"
     write_dial(path, made)

@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from adaptthink.cli import app as cli
-from adaptthink.cli.dial import choose_dial_path
 from adaptthink.dial.curve import ALWAYS_THINK
 from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.dial.guarantee import Kind
-from adaptthink.dial.stored import read_dial
+from adaptthink.dial.stored import choose_dial_path, read_dial
 from adaptthink.models.loading import load_policy
 from adaptthink.models.make_tiny import make_model
 
@@ -140,12 +139,12 @@ def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_pa
         ("calibrate tiny --tolerance 0", 'Invalid value "0.0" for --tolerance. Must be > 0'),
         (
             "calibrate tiny --token-budget 16384",
-            "--token-budget 16384 is no limit: a response has at most 16384 tokens",
+            "token_budget = 16384 is no limit: a response has at most 16384 tokens",
         ),
         ("decide tiny", "no prompt to decide on; give one or more"),
         ("decide tiny 1+1=?", "'tiny' is no model folder with a dial in it; give --threshold, or --dial"),
         ("decide tiny 1+1=? --dial nowhere.json", "no dial 'nowhere.json', so no threshold"),
-        ("decide tiny 1+1=? --threshold 0.5 --dial d.json", "--threshold and --dial both say where the threshold is"),
+        ("decide tiny 1+1=? --threshold 0.5 --dial d.json", "--threshold and --dial both give the threshold"),
         ("decide model 1+1=?", "no dial 'model/adaptthink.json', so no threshold; make it: adaptthink calibrate MODEL"),
     ],
 )

@@ -14,13 +14,13 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation.run import (
     Query,
     decide_missing,
+    make_policy_responder,
+    make_policy_setting,
     make_sample,
-    policy_respond,
-    policy_setting,
     sample_missing,
 )
 from adaptthink.evaluation.scores import compare_scores, map_levels, summarise
-from adaptthink.evaluation.store import Outcome, grade_folder, read_decisions, read_outcomes, read_samples, writing
+from adaptthink.evaluation.store import Outcome, grade_folder, lock_folder, read_decisions, read_outcomes, read_samples
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
@@ -96,7 +96,7 @@ def test_a_problem_weighs_the_same_however_many_responses_it_has():
 
 
 def test_deltas_are_means_over_levels_as_in_the_paper():
-    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as it says, all of the mean length."""
+    """The paper's own 1.5B rows: 1,000 problems of each set, as many right as reported, all of the mean length."""
 
     def row(*sets):
         return [
@@ -142,8 +142,8 @@ def sampler(random_policy):
 def evaluate(sampler, folder, requested, **settings):
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
     seen = []
-    setting = policy_setting("random", "weights", config)
-    respond = policy_respond(sampler, config)
+    setting = make_policy_setting("random", "weights", config)
+    respond = make_policy_responder(sampler, config)
     count = config.samples_per_problem
     sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
     return seen
@@ -200,21 +200,21 @@ def test_a_second_process_is_refused_and_touches_nothing(sampler, tmp_path):
     with (folder / "samples.jsonl").open("a") as file:
         file.write('{"half a li')  # as if the other one were just writing
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4)
-    setting = policy_setting("random", "weights", config)
+    setting = make_policy_setting("random", "weights", config)
     with another_holds(folder / "samples.jsonl"):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         with (
             pytest.raises(UserError, match=r"evaluation folder '.*e' is in use by another process"),
-            writing(folder, setting),
+            lock_folder(folder, setting),
         ):
             pytest.fail("both write it")
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     other = tmp_path / "other"
-    with writing(other, setting):
+    with lock_folder(other, setting):
         evaluate(sampler, other, ("auto",))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds no evaluation"), writing(tmp_path / "mine", setting):
+    with pytest.raises(UserError, match="holds no evaluation"), lock_folder(tmp_path / "mine", setting):
         pytest.fail("it is none")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -227,7 +227,7 @@ def test_decisions_are_the_models_own_at_temperature_1(sampler, tmp_path):
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 5
     ids = [sampler.template.no_think_id, sampler.template.think_id]
     for problem in POOL:
-        [[no_think, think]] = sampler.engine.next_token_logprobs([sampler.prompt(problem)], ids)
+        [[no_think, think]] = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem)], ids)
         assert decisions[problem.id].no_think_probability == pytest.approx(math.exp(no_think), rel=1e-5)
         assert decisions[problem.id].think_probability == pytest.approx(math.exp(think), rel=1e-5)
 
@@ -261,7 +261,7 @@ def write(folder, answers):
     sample_missing(
         lambda queries, take: [take(sample) for sample in answers],
         folder,
-        policy_setting("m", "f", EvaluateConfig()),
+        make_policy_setting("m", "f", EvaluateConfig()),
         POOL,
         ("auto",),
         len(answers),

@@ -39,7 +39,7 @@ def solve(prompt):
 
 
 def qwen(body):
-    """Qwen3-like: right with a thought, off by one without; a thought unless it is switched off."""
+    """Qwen3-like: right with thinking, off by one without; it thinks unless that is switched off."""
     prompt = body["messages"][0]["content"]
     value = int(solve(prompt))
     if body.get("chat_template_kwargs", {}).get("enable_thinking", True):
@@ -63,7 +63,7 @@ def test_a_switched_model_stands_in_the_same_table(run, server, tmp_path):
     assert {name: modes[name]["overall"]["accuracy"] for name in modes} == {"auto": 1, "think": 1, "no_think": 0}
     assert {name: modes[name]["overall"]["no_think_share"] for name in modes} == {"auto": 0, "think": 0, "no_think": 1}
     assert {name: modes[name]["overall"]["mean_tokens"] for name in modes} == {"auto": 7, "think": 7, "no_think": 3}
-    # 30 prompts of 11 tokens at 0.001, 20 replies of 7 and 10 of 3 tokens at 0.01
+    # 30 prompts of 11 tokens at 0.001, 20 responses of 7 and 10 of 3 tokens at 0.01
     assert f"cost of all samples in e: {30 * 11 / 1000 + (20 * 7 + 10 * 3) / 100:.2f}, of 0 not known" in out
     requested = [call.body.get("chat_template_kwargs") for call in server.calls]
     assert sorted(map(str, requested)) == sorted(
@@ -72,7 +72,7 @@ def test_a_switched_model_stands_in_the_same_table(run, server, tmp_path):
     assert len({call.body["seed"] for call in server.calls}) == 30
     calls = len(server.calls)
     assert evaluate(run, server, "--switch", "enable_thinking", *prices)[0] == 0
-    assert len(server.calls) == calls  # nothing is asked twice
+    assert len(server.calls) == calls  # nothing is requested twice
 
 
 def test_what_came_before_a_failure_is_kept(run, server, tmp_path):

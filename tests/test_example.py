@@ -105,10 +105,10 @@ def test_advantage(example):
         ("Alright\n47+8=55-3=52\n</think>\\boxed{52}", True),
         ("</think>\\boxed{51}\\boxed{52}", True),  # the last one counts
         ("</think>\\boxed{52}\\boxed{51}", False),
-        ("\\boxed{52}</think>51", False),  # boxed inside the thought
+        ("\\boxed{52}</think>51", False),  # boxed inside the thinking
         ("</think>\\boxed{51}</think>\\boxed{52}", True),
         ("</think>\\boxed{52}</think>", False),
-        ("\\boxed{52}", False),  # the thought never closes
+        ("\\boxed{52}", False),  # the thinking never closes
         ("</think>\\boxed{520}", False),
         ("</think>\\boxed{-52}", False),
         ("</think>\\boxed{52", False),
@@ -148,28 +148,28 @@ def test_sample(example, random_policy, left_tokenizer, first, monkeypatch):
     monkeypatch.setattr(example, "THINK_CAP", 24)
     problems = example.make_problems(example.TRAIN, 4, 0)
     torch.manual_seed(0)
-    drawn = example.sample(random_policy.model, left_tokenizer, problems, first)
-    num_tokens = drawn.mask_BT.shape[1]
+    sampled = example.sample(random_policy.model, left_tokenizer, problems, first)
+    num_tokens = sampled.mask_BT.shape[1]
     assert num_tokens <= (16 if first == "</think>" else 24)
-    response_BT = drawn.ids_BS[:, -num_tokens:]
+    response_BT = sampled.ids_BS[:, -num_tokens:]
     for row, problem in enumerate(problems):
-        prompt = drawn.ids_BS[row, :-num_tokens][drawn.attention_BS[row, :-num_tokens].bool()]
+        prompt = sampled.ids_BS[row, :-num_tokens][sampled.attention_BS[row, :-num_tokens].bool()]
         expected = encode_prompt(random_policy.tokenizer, random_policy.template, problem.question)
         assert tuple(prompt.tolist()) == expected
-        kept = response_BT[row][drawn.mask_BT[row]].tolist()
+        kept = response_BT[row][sampled.mask_BT[row]].tolist()
         assert left_tokenizer.eos_token_id not in kept[:-1]
         assert len(kept) == num_tokens or kept[-1] == left_tokenizer.eos_token_id
     forced = 0 if first is None else 1
     if first is not None:
         assert set(response_BT[:, 0].tolist()) == {left_tokenizer.convert_tokens_to_ids(first)}
-        assert drawn.no_think_B.tolist() == [first == "</think>"] * len(problems)
-        assert drawn.behavior_BT[:, 0].tolist() == pytest.approx([math.log(0.5)] * len(problems))
+        assert sampled.no_think_B.tolist() == [first == "</think>"] * len(problems)
+        assert sampled.behavior_BT[:, 0].tolist() == pytest.approx([math.log(0.5)] * len(problems))
     with torch.no_grad():
-        logprob_BT = example.policy_logprobs(random_policy.model, drawn)
-    sampled_BT = drawn.mask_BT[:, forced:]
+        logprob_BT = example.policy_logprobs(random_policy.model, sampled)
+    sampled_BT = sampled.mask_BT[:, forced:]
     assert sampled_BT.sum() > len(problems)
     torch.testing.assert_close(
-        drawn.behavior_BT[:, forced:][sampled_BT], logprob_BT[:, forced:][sampled_BT], rtol=1e-4, atol=1e-4
+        sampled.behavior_BT[:, forced:][sampled_BT], logprob_BT[:, forced:][sampled_BT], rtol=1e-4, atol=1e-4
     )
 
 
@@ -185,16 +185,16 @@ class Scripted:
         new_BT = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         logits_BV = torch.zeros(len(rows), len(self.tokenizer))
         sequences_BS = torch.cat([given_BS, new_BT], dim=1)
-        return type("Drawn", (), {"sequences": sequences_BS, "scores": (logits_BV,) * width})
+        return type("Sampled", (), {"sequences": sequences_BS, "scores": (logits_BV,) * width})
 
 
 def test_rewards_and_lengths(example, left_tokenizer):
     problems = [example.Problem("47+8-3=?", 52), example.Problem("1+1=?", 2)] * 2
     texts = ["\\boxed{52}<|eos|>", "\\boxed{3}<|eos|>", "\\boxed{52}" + "0" * 30, "\\boxed{2}<|eos|>"]
-    drawn = example.sample(Scripted(left_tokenizer, texts), left_tokenizer, problems, "</think>")
-    assert drawn.reward_B.tolist() == [1, 0, 0, 1]  # the third ran into its cap
+    sampled = example.sample(Scripted(left_tokenizer, texts), left_tokenizer, problems, "</think>")
+    assert sampled.reward_B.tolist() == [1, 0, 0, 1]  # the third reached its token limit
     lengths = [1 + len(left_tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-    assert drawn.mask_BT.sum(1).tolist() == [min(length, 16) for length in lengths]
+    assert sampled.mask_BT.sum(1).tolist() == [min(length, 16) for length in lengths]
 
 
 def test_reference_is_the_mean_of_free_samples(example, left_tokenizer):

@@ -348,6 +348,6 @@ def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
     assert len(few.problems) == 50
     assert size > 20_000 * 360
     assert peak_of_reading == peak
-    assert held < 20_000 * 20 + 2**18  # a place in the file and one among the chosen, besides what does not grow
+    assert held < 20_000 * 20 + 2**18  # an offset in the file and one among the chosen, besides what does not grow
     assert peak < size / 3  # some thousand problems at a time
     assert peak_of_few - before < 2**18

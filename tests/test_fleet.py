@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, ModelServer, running
-from patience import PATIENCE, wait_until
+from waiting import WAIT_SECONDS, wait_until
 
+from adaptthink import api
 from adaptthink.cli import jobs
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
@@ -27,6 +28,7 @@ from adaptthink.engines.rounds import ContinuationRequest
 from adaptthink.errors import UserError
 from adaptthink.models.loading import TINY, load_configured, load_policy
 from adaptthink.sampling.engine import make_engine
+from adaptthink.training.data import read_training_problems
 
 PROMPT = (5, 9, 17)
 TOTAL = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))
@@ -191,16 +193,16 @@ def test_a_server_that_hangs_holds_nothing_up(servers, expected):
 
 
 def test_a_slow_server_takes_less(servers, expected):
-    """It answers only when the others have drawn 24 more, or all is done."""
+    """It answers only when the others have generated 24 more, or all is done."""
     done = threading.Event()
 
-    def drawn():
-        return sum(len(server.drawn) for server in servers[1:])
+    def generated():
+        return sum(len(server.generated) for server in servers[1:])
 
     class Slowly(threading.Event):
         def wait(self, timeout=None):
-            before = drawn()
-            wait_until(lambda: drawn() >= before + 24 or done.is_set())
+            before = generated()
+            wait_until(lambda: generated() >= before + 24 or done.is_set())
 
     servers[0].bad = lambda call: Slowly()
     fleet = make(servers)
@@ -242,7 +244,7 @@ def test_when_all_are_dead_one_line_reports_it_and_completed_work_was_handed_on(
 
 
 def test_the_timeout_counts_unhealthy_time_and_not_generation(monkeypatch):
-    """By a clock of the test's own: 1000 s of thought, a broken connection, then nothing for 600 s; or an answer."""
+    """By a clock of the test's own: 1000 s of thinking, a broken connection, then nothing for 600 s; or an answer."""
     now = [50.0]
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
     fault = UserError("broken")
@@ -523,9 +525,9 @@ def test_the_stream_is_graded_as_the_chunks_are(pair, tmp_path):
     """The engine for one server goes chunk by chunk; the same store comes of it, in the problems' order."""
     config = check(TrainConfig, SIZE | {"endpoint": pair[0].url})
     policy = load_configured(config)
-    sampler = jobs.make_sampler(policy, make_engine(policy, config), config)
-    problems, _ = jobs.read_training_problems(config, held_out_per_level=1)
-    jobs.sample_reference(policy, sampler, problems, config, tmp_path / "chunks.jsonl")
+    problems = read_training_problems(config, held_out_per_level=1).problems
+    store = tmp_path / "chunks.jsonl"
+    api.presample(policy, problems, output=store, engine=make_engine(policy, config), config=config)
     presample(pair, tmp_path / "stream.jsonl")
     assert rows(tmp_path / "stream.jsonl") == rows(tmp_path / "chunks.jsonl")
 
@@ -545,7 +547,7 @@ def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair
         def late(call, complete=complete, calls=calls):
             calls.append(call)
             if len(calls) > 10:
-                held.wait(PATIENCE)
+                held.wait(WAIT_SECONDS)
             return complete(call)
 
         server.complete = late

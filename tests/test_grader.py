@@ -14,7 +14,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.grader import RewardGrader, load_reward
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.requests import MaxTokens
-from adaptthink.sampling.sampler import Sampler, Sampling, draw
+from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 
 PROBLEM = make_problem("Say hello.", "hello")
 
@@ -97,7 +97,7 @@ def test_a_sampler_grades_by_it_and_rollouts_keep_the_number(tokenizer):
     ids = tokenizer.encode("</think>3<|eos|>", add_special_tokens=False)
     grader = RewardGrader(lambda problem, one: int(one.answer) / 4)
     sampler = Sampler(ScriptedEngine(lambda *_: ids), tokenizer, probe(tokenizer), grader)
-    [[rollout]] = draw(sampler, [PROBLEM], [None], Sampling(MaxTokens(9, 9), 1.0))
+    [[rollout]] = sample_rollouts(sampler, [PROBLEM], [None], Sampling(MaxTokens(9, 9), 1.0))
     assert (rollout.verdict, rollout.grade.reward) == (Verdict.CORRECT, 0.75)
 
 

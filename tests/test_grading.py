@@ -7,7 +7,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.grading import (
     AnswerKind,
@@ -417,7 +417,7 @@ def test_the_command_writes_a_verdict_a_line_and_names_bad_lines(tmp_path):
     source.write_bytes(
         b'{"response": "\\\\boxed{x(x+1)}", "reference_answer": "x^2+x"}\n\n\xff\n{"response": "4", "gold": "5"}'
     )
-    done = run_grade(source, "--json", target, "--seconds", PATIENCE)
+    done = run_grade(source, "--json", target, "--seconds", WAIT_SECONDS)
     assert (done.returncode, done.stderr) == (
         0,
         f"{source}, line 3: not UTF-8 text (invalid start byte at byte 0 of the line)\n",

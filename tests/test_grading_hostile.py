@@ -14,7 +14,7 @@ from itertools import count
 
 import psutil
 import pytest
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
@@ -30,7 +30,7 @@ def no_hang(capfd):
     """End the whole run with a traceback if a test hangs: a regular expression cannot be interrupted otherwise."""
     with capfd.disabled():
         stderr = os.dup(2)
-    faulthandler.dump_traceback_later(PATIENCE, exit=True, file=stderr)
+    faulthandler.dump_traceback_later(WAIT_SECONDS, exit=True, file=stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
     os.close(stderr)

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from patience import PATIENCE, wait_until
+from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink import grading
 from adaptthink.errors import UserError
@@ -103,7 +103,7 @@ def overrun(stand_in, monkeypatch):
     def begun():
         return stand_in.exists() and {"hang", "busy", "flaky"} & set(stand_in.read_text().split())
 
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (10 * PATIENCE if begun() else 0))
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (10 * WAIT_SECONDS if begun() else 0))
     monkeypatch.setattr(pools, "time", clock)
 
 
@@ -112,7 +112,7 @@ def worker_pids(limits):
 
 
 def gone(process):
-    """Whether a process has ended, be it that nobody has asked for its exit status yet."""
+    """Whether a process has ended, even if nobody has read its exit status yet."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() == psutil.STATUS_ZOMBIE
     return True
@@ -131,7 +131,7 @@ def gone(process):
     ],
 )
 def test_a_lost_worker_is_replaced(stand_in, overrun, answer, verdict):
-    limits = Limits(seconds=PATIENCE, memory_mb=64, workers=2)
+    limits = Limits(seconds=WAIT_SECONDS, memory_mb=64, workers=2)
     before = worker_pids(limits)
     result = grade(answer, "x+1", limits=limits)
     assert (result.verdict, result.extracted) == (verdict, answer)
@@ -147,7 +147,7 @@ def test_a_lost_worker_is_replaced(stand_in, overrun, answer, verdict):
 def test_a_worker_that_used_up_its_processor_time_has_overrun(stand_in, monkeypatch):
     """The worker's own limit may strike first, where the parent has to wait for a processor: for it no time passes."""
     limits = Limits(seconds=0.1, workers=1)
-    (worker,) = pools.pool_for(limits).workers
+    (worker,) = pools.get_pool(limits).workers
     monkeypatch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: 0.0))
     assert grade("busy+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
     assert worker.process.returncode == -signal.SIGXCPU
@@ -155,27 +155,27 @@ def test_a_worker_that_used_up_its_processor_time_has_overrun(stand_in, monkeypa
 
 @pytest.mark.parametrize("answer", ["fail+1", "deep+1"])
 def test_a_failed_comparison_costs_no_worker(stand_in, answer):
-    limits = Limits(seconds=PATIENCE, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
     before = worker_pids(limits)
     assert grade(answer, "x+1", limits=limits).verdict is Verdict.ERROR
     assert worker_pids(limits) == before
 
 
 def test_a_worker_killed_from_outside_in_the_middle(stand_in):
-    limits = Limits(seconds=PATIENCE, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
     (pid,) = worker_pids(limits)
     with ThreadPoolExecutor(1) as threads:
         result = threads.submit(grade, "hang+1", "x+1", limits=limits)
         wait_until(lambda: stand_in.exists() and "hang" in stand_in.read_text())
         os.kill(pid, signal.SIGKILL)
-        assert result.result(timeout=PATIENCE).verdict is Verdict.ERROR
+        assert result.result(timeout=WAIT_SECONDS).verdict is Verdict.ERROR
     assert len(worker_pids(limits)) == 1
     assert worker_pids(limits) != {pid}
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
 
 
 def test_a_worker_killed_while_idle_costs_no_answer(stand_in):
-    limits = Limits(seconds=PATIENCE, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
     (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
@@ -203,7 +203,11 @@ def test_a_parent_that_goes_before_its_workers_are_ready_leaves_no_traceback():
         os._exit(0)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=PATIENCE, check=True
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=True,
     )  # the error stream is the workers' too, so this returns when the last of them is gone
     assert done.stderr == ""
 
@@ -237,7 +241,7 @@ def test_the_pool_keeps_its_size_when_the_system_refuses_a_process(monkeypatch):
 
 
 def test_memory_never_passes_the_limit(stand_in):
-    limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, memory_mb=64, workers=1)
     (worker,) = pools.get_pool(limits).workers
     worker.wait_until_ready()
     start = worker.memory_mb()
@@ -247,7 +251,7 @@ def test_memory_never_passes_the_limit(stand_in):
 
 
 def test_the_parent_watches_memory_where_the_system_does_not(stand_in, monkeypatch):
-    limits = Limits(seconds=PATIENCE, memory_mb=64, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, memory_mb=64, workers=1)
     monkeypatch.setattr(pools.Worker, "memory_mb", lambda self: 129.0)
     assert grade("hang+1", "x+1", limits=limits).verdict is Verdict.ERROR
 
@@ -262,7 +266,7 @@ def test_formulas_that_cannot_be_worked_out(answer):
     assert grade(answer, r"\sqrt{2}+x", limits=limits).verdict in (Verdict.TIMEOUT, Verdict.ERROR)
     assert len(worker_pids(limits)) == 1
     assert worker_pids(limits) != before
-    calm = Limits(seconds=PATIENCE, workers=1)  # the next answer must not fail for a busy machine
+    calm = Limits(seconds=WAIT_SECONDS, workers=1)  # the next answer must not fail for a busy machine
     assert grade(r"x+\sqrt{2}", r"\sqrt{2}+x", limits=calm).verdict is Verdict.CORRECT
 
 
@@ -270,8 +274,8 @@ def test_formulas_that_cannot_be_worked_out(answer):
 
 
 def test_outcomes_are_kept_but_not_failures(stand_in):
-    limits = Limits(seconds=PATIENCE, workers=1)
-    worker = next(iter(pools.pool_for(limits).workers))
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
+    worker = next(iter(pools.get_pool(limits).workers))
     worker.wait_until_ready()
     for answer in ("x+2", "fail+1", "die+1"):
         grade(answer, "y+1", limits=limits)
@@ -283,7 +287,7 @@ def test_outcomes_are_kept_but_not_failures(stand_in):
 
 
 def test_a_timeout_is_not_kept(stand_in, overrun):
-    limits = Limits(seconds=PATIENCE, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
     assert grade("flaky+1", "flaky+1 ", limits=limits).verdict is Verdict.CORRECT  # the same text: no worker
     assert not stand_in.exists()
     assert grade("flaky+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
@@ -294,7 +298,7 @@ def test_a_timeout_is_not_kept(stand_in, overrun):
 
 
 def test_order_is_kept_while_several_threads_grade(stand_in):
-    limits = Limits(seconds=PATIENCE, workers=2)
+    limits = Limits(seconds=WAIT_SECONDS, workers=2)
 
     def work(number):
         answers = [("late" if n % 3 == 0 else "x") + f"+{number}{n}" for n in range(6)]
@@ -304,14 +308,14 @@ def test_order_is_kept_while_several_threads_grade(stand_in):
 
     expected = [Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG] * 2  # what is late is right
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(work, range(4), timeout=PATIENCE)) == [expected] * 4
+        assert list(threads.map(work, range(4), timeout=WAIT_SECONDS)) == [expected] * 4
     assert len(worker_pids(limits)) == 2
 
 
 def test_finished_answers_are_counted(stand_in):
     counts = []
     submissions = [Submission(answer, "4") for answer in ("4", "x+1", None, "x+2")]
-    grades = grade_all(submissions, limits=Limits(seconds=PATIENCE, workers=1), on_finish=counts.append)
+    grades = grade_all(submissions, limits=Limits(seconds=WAIT_SECONDS, workers=1), on_finish=counts.append)
     assert [result.verdict for result in grades] == [
         Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED, Verdict.WRONG,
     ]  # fmt: skip
@@ -319,14 +323,14 @@ def test_finished_answers_are_counted(stand_in):
 
 
 def test_asyncio(stand_in):
-    limits = Limits(seconds=PATIENCE, workers=2)
+    limits = Limits(seconds=WAIT_SECONDS, workers=2)
     answers = ["late+1", "x+2", "late+3", "x+4"]
 
     async def grade_together():
         return await asyncio.gather(*(asyncio.to_thread(grade, answer, "y+1", limits=limits) for answer in answers))
 
     async def main():
-        return await asyncio.wait_for(grade_together(), PATIENCE)
+        return await asyncio.wait_for(grade_together(), WAIT_SECONDS)
 
     grades = asyncio.run(main())
     assert [(result.extracted, str(result.verdict)) for result in grades] == [
@@ -335,7 +339,7 @@ def test_asyncio(stand_in):
 
 
 def test_parsable_references(stand_in, overrun):
-    limits = Limits(seconds=PATIENCE, workers=1)
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
     references = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
     references += [
         ("x+2", AnswerKind.MATH),
@@ -357,7 +361,7 @@ print(grade("x+2", "2+x", limits=Limits(seconds=1800, workers=1)).verdict, flush
 def test_without_a_main_guard(tmp_path, way):
     (tmp_path / "script.py").write_text(PLAIN)
     with run_script(PLAIN, *(["script.py"] if way == "file" else []), cwd=tmp_path) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (output, errors, process.returncode) == ("correct\n", "", 0)
 
 
@@ -395,7 +399,7 @@ if __name__ == "__main__":
 def test_daemonic_process(tmp_path, method):
     (tmp_path / "script.py").write_text(DAEMON)
     with run_script("", "script.py", method, cwd=tmp_path) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (output, errors) == ("correct\ncorrect 1 False 0\ncorrect True\n[]\n", "")
 
 
@@ -415,7 +419,7 @@ os.waitpid(child, 0)
 def test_fork_while_a_pool_starts():
     with run_script(FORK_UNDER_LOCK, start_new_session=True) as process:
         try:
-            output, errors = process.communicate(timeout=PATIENCE)
+            output, errors = process.communicate(timeout=WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -458,7 +462,7 @@ def start_ending(tmp_path, *words):
 def test_workers_end_with_their_parent(tmp_path, how):
     process, workers = start_ending(tmp_path, how)
     with process:
-        _, errors = process.communicate("\n", timeout=PATIENCE)
+        _, errors = process.communicate("\n", timeout=WAIT_SECONDS)
     assert (process.returncode, errors) == ({"end": 0, "raise": 3}[how], "")
     wait_until(lambda: all(map(gone, workers)))
 
@@ -484,7 +488,7 @@ from adaptthink.grading import Limits, grade
 from adaptthink.grading.pool import get_pool
 
 limits = Limits(seconds=1800, workers=2)
-pool = pool_for(limits)
+pool = get_pool(limits)
 before = {worker.process.pid for worker in pool.workers}
 if sys.argv[1] == "ready":
     for worker in pool.workers:
@@ -505,7 +509,7 @@ def test_interrupt_from_the_keyboard(tmp_path, moment):
     with run_script("", "script.py", moment, cwd=tmp_path, start_new_session=True) as process:
         assert process.stdout.readline() == "go\n"
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (output, errors) == ("['correct', 'correct', 'correct']\nTrue\n", "")
 
 
@@ -534,7 +538,7 @@ print(pool._pools, psutil.Process().children())
 
 def test_the_fast_path_starts_nothing_and_imports_no_sympy():
     with run_script(FAST) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (output, errors) == ("{'correct'}\nTrue\n[]\n{} []\n", "")
 
 
@@ -542,8 +546,8 @@ def test_ray(stand_in):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=1, include_dashboard=False)
     try:
-        limits = Limits(seconds=PATIENCE, workers=1)
+        limits = Limits(seconds=WAIT_SECONDS, workers=1)
         task = ray.remote(lambda: str(grade("x+2", "x+1", limits=limits).verdict))
-        assert ray.get(task.remote(), timeout=PATIENCE) == "wrong"
+        assert ray.get(task.remote(), timeout=WAIT_SECONDS) == "wrong"
     finally:
         ray.shutdown()

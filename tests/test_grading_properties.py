@@ -1,7 +1,7 @@
 r"""Properties of notation and comparison: what must not matter does not, and what matters does.
 
 Reference answers are generated together with other ways to write them. Most answers never leave the fast rules; where a
-test says so, they must not.
+test names the exception, they must not.
 """
 
 from fractions import Fraction
@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.grading import AnswerKind, Grade, Limits, Submission, Verdict, drop_thinking, grade
@@ -20,7 +20,7 @@ from adaptthink.grading.numbers import read_number
 
 quick = settings(max_examples=150, deadline=None)
 few = settings(max_examples=25, deadline=None)
-LIMITS = Limits(seconds=PATIENCE, workers=1)
+LIMITS = Limits(seconds=WAIT_SECONDS, workers=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,13 +180,13 @@ SPACES = [r"\,", r"\!", r"\;", r"\:", r"\ ", r"\quad ", "~", "  ", "\n"]
 @given(reference_answers(), st.sampled_from(SPACES), st.data())
 def test_spacing_does_not_matter(reference_answer, space, data):
     assume("text" not in reference_answer and "\\overline" not in reference_answer)
-    places = [
-        place
-        for place, sign in enumerate(reference_answer)
-        if sign in "(,)=+[]&" and reference_answer[place - 1] != "\\"
+    indices = [
+        index
+        for index, sign in enumerate(reference_answer)
+        if sign in "(,)=+[]&" and reference_answer[index - 1] != "\\"
     ]
-    chosen = data.draw(st.sets(st.sampled_from(places)) if places else st.just(set()))
-    spaced = "".join(sign + space if place in chosen else sign for place, sign in enumerate(reference_answer))
+    chosen = data.draw(st.sets(st.sampled_from(indices)) if indices else st.just(set()))
+    spaced = "".join(sign + space if index in chosen else sign for index, sign in enumerate(reference_answer))
     assert right(spaced, reference_answer)
     assert right(reference_answer, spaced)
 
@@ -288,9 +288,9 @@ def test_words(word, form):
 @quick
 @given(st.text("0123456789", min_size=1, max_size=30), st.data())
 def test_every_digit_counts(digits, data):
-    place = data.draw(st.integers(0, len(digits) - 1))
-    other = data.draw(st.sampled_from([digit for digit in "0123456789" if digit != digits[place]]))
-    changed = digits[:place] + other + digits[place + 1 :]
+    index = data.draw(st.integers(0, len(digits) - 1))
+    other = data.draw(st.sampled_from([digit for digit in "0123456789" if digit != digits[index]]))
+    changed = digits[:index] + other + digits[index + 1 :]
     for form in (
         "{}",
         "0.{}",

@@ -1,4 +1,4 @@
-"""The signs of a thought in an answer, each by hand."""
+"""The signs of thinking in an answer, each by hand."""
 
 import json
 import random

@@ -10,21 +10,21 @@ import pytest
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
-from adaptthink.evaluation.run import policy_setting, sample_missing
+from adaptthink.evaluation.run import make_policy_setting, sample_missing
 from adaptthink.evaluation.store import (
     Decision,
     Sample,
     grade_folder,
-    grader_of,
     open_folder,
     read_decisions,
+    read_grader,
     read_outcomes,
     read_problems,
     read_samples,
     read_verdicts,
     write_decisions,
 )
-from adaptthink.grading import Verdict
+from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.sampling.grader import AnswerGrader
@@ -206,7 +206,8 @@ def test_every_changed_setting_is_named_with_both_values():
 # ---- every store ----------------------------------------------------------------------------------------------------
 
 PROBLEMS = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(4)]
-SETTING = policy_setting("m", "f", EvaluateConfig())
+SETTING = make_policy_setting("m", "f", EvaluateConfig())
+RIGHT = Grade(Verdict.CORRECT, None, Rule.EXACT)
 STORE_CONFIG = PresampleConfig(reference_samples=1)
 
 
@@ -239,14 +240,21 @@ def presample_here(monkeypatch):
 
     def answer(sampler, problems, samples, sampling, keep, **_):
         for problem in problems:
-            keep(problem, [SimpleNamespace(verdict=Verdict.CORRECT, response_ids=(1, 2))])
+            keep(
+                problem,
+                [
+                    SimpleNamespace(
+                        verdict=Verdict.CORRECT, response_ids=(1, 2), grade=Grade(Verdict.CORRECT, None, Rule.EXACT)
+                    )
+                ],
+            )
 
-    monkeypatch.setattr(reference, "draw_free", answer)
+    monkeypatch.setattr(reference, "sample_unconstrained", answer)
     return lambda folder: presample(None, PROBLEMS, STORE_CONFIG, fingerprint="f", path=folder / "reference.jsonl")
 
 
 def load_references(folder):
-    """What training looks up, in the order of the file."""
+    """What training reads, in the order of the file."""
     path = folder / "reference.jsonl"
     found = open_references(path)
     return {one.id: found[one.id] for one in read_references(path)}
@@ -407,7 +415,7 @@ def test_verdicts_name_their_grader_and_what_changed(tmp_path, monkeypatch):
     evaluate(tmp_path)
     path = tmp_path / "verdicts.jsonl"
     header = json.loads(path.read_bytes().splitlines()[0])["grader"]
-    assert header == grader_of(path)
+    assert header == read_grader(path)
     assert (header["version"], header["boxed_only"], header["seconds"]) == (1, True, 2.0)
     assert set(header["libraries"]) == {"math-verify", "latex2sympy2_extended", "sympy"}
     before = path.read_bytes()
@@ -457,6 +465,6 @@ def test_verdicts_without_their_grader_are_damaged(tmp_path):
     path = tmp_path / "verdicts.jsonl"
     for header in (b"", b'{"grader": "0123456789abcdef"}\n', b"\0\n"):
         path.write_bytes(header + b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
-        for use in (read_outcomes, grade_folder, lambda folder: grader_of(folder / "verdicts.jsonl")):
+        for use in (read_outcomes, grade_folder, lambda folder: read_grader(folder / "verdicts.jsonl")):
             with pytest.raises(UserError, match=r"verdicts\.jsonl, line 1: damaged .*delete that file"):
                 use(tmp_path)

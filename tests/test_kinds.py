@@ -1,4 +1,4 @@
-"""What a path is, and what a person is told who gives the wrong one."""
+"""What a path is, and the message for a wrong one."""
 
 import json
 import os

@@ -26,7 +26,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import MODEL, load_checkpoint
-from adaptthink.training.update import batch_loss
+from adaptthink.training.update import compute_micro_batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
 
@@ -133,7 +133,7 @@ def test_the_gradient_reaches_the_adapter_with_activations_made_again():
         policy.model.train()
         if again:
             checkpoint_gradients(policy.model)
-        batch_loss(policy.model, [one], torch.tensor([1.0]), config()).loss_B.sum().backward()
+        compute_micro_batch_loss(policy.model, [one], torch.tensor([1.0]), config()).loss_B.sum().backward()
         return [p.grad for p in policy.model.parameters() if p.requires_grad]
 
     for kept, made_again in zip(gradient(again=False), gradient(again=True), strict=True):
@@ -207,7 +207,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_bit_for_bit(trained, tmp_pat
         if shown == [1, 2, 3]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.StepPrinter, "on_step", stop)
+    monkeypatch.setattr(jobs.Terminal, "on_step", stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
     run(tmp_path / "broken", resume=True)

@@ -95,13 +95,13 @@ def test_a_forced_end_token_does_not_stop(random_model):
 
 
 def test_banned_first_token_is_never_drawn_and_the_rest_renormalised(random_model):
-    free = engine(random_model).next_token_logprobs([PROMPTS[0]], range(300))[0]
-    favourite = int(np.argmax(free))
+    unconstrained = engine(random_model).next_token_logprobs([PROMPTS[0]], range(300))[0]
+    favourite = int(np.argmax(unconstrained))
     requested = [Request(PROMPTS[0], 1, stream, (), (favourite,)) for stream in range(200)]
     for completion in engine(random_model).generate(requested, temperature=1.0):
         token = completion.token_ids[0]
         assert token != favourite
-        expected = free[token] - math.log1p(-math.exp(free[favourite]))
+        expected = unconstrained[token] - math.log1p(-math.exp(unconstrained[favourite]))
         assert completion.logprobs[0] == pytest.approx(expected, abs=1e-4)
 
 

@@ -12,7 +12,7 @@ RATIOS = ("sequence_mean", "sequence", "token")
 
 
 def plain_loss(logprob, behavior, adv, mask, clip, ratio):
-    """One sequence, lists of floats; written from the paper's text without looking at tensors."""
+    """One sequence, lists of floats; written from the paper's text without tensors."""
     differences = [a - b for a, b, m in zip(logprob, behavior, mask, strict=True) if m]
     if not differences:
         return 0.0
@@ -67,8 +67,8 @@ def test_decision_logprob_is_the_log_of_the_share():
     assert decision_logprob(False, 0.25) == pytest.approx(math.log(0.75))
 
 
-def test_an_opener_that_was_drawn_keeps_its_probability_within_the_mode():
-    # Three quarters of the samples think; the policy gave this opener 1/3 of what it does not give no_think.
+def test_a_sampled_think_start_keeps_its_probability_within_the_mode():
+    # Three quarters of the samples think; the policy gave this think start 1/3 of what it does not give no_think.
     assert decision_logprob(False, 0.25, math.log(1 / 3)) == pytest.approx(math.log(0.25))
 
 

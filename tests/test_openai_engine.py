@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from completions_server import EOS, VOCABULARY, FakeServer, running
-from patience import PATIENCE
 from tenacity import wait_none
+from waiting import WAIT_SECONDS
 
 from adaptthink.engines import http_retry as web
 from adaptthink.engines import openai
@@ -52,11 +52,11 @@ def test_everything_that_shapes_the_distribution_is_said(engine, server):
     assert (done[1].token_ids, done[1].finish) == ((EOS,), Finish.STOP)
     assert sorted(finished, key=lambda ended: ended[0]) == list(enumerate(done))
     bodies = sorted((body for _, body in server.calls), key=lambda body: (body["max_tokens"], "logit_bias" in body))
-    score, first, rest, free = bodies
+    score, first, rest, unconstrained = bodies
     assert (score["logprob_token_ids"], score["logprobs"], score["top_p"]) == ([41], 1, 1.0)
     assert (first["logit_bias"], first["prompt"]) == ({"12": -100}, [5, 9, 17, 41])
     assert (rest["prompt"], rest["max_tokens"], "logit_bias" in rest) == ([5, 9, 17, 41, 7], 2, False)
-    assert len({body["seed"] for body in (first, rest, free)}) == 3
+    assert len({body["seed"] for body in (first, rest, unconstrained)}) == 3
     for body in bodies:
         assert (body["model"], body["temperature"], body["stop_token_ids"]) == ("tiny", 0.5, [EOS])
         neutral = {name: body[name] for name in ("top_k", "min_p", "repetition_penalty", "presence_penalty")}
@@ -141,11 +141,11 @@ def test_a_response_may_take_longer_than_any_other_call(engine, server, monkeypa
         def wait(self, timeout=None):
             return super().wait(0.5)  # seconds after the call has come
 
-    monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(PATIENCE, read=0.1))
+    monkeypatch.setattr(openai, "TIMEOUT", httpx.Timeout(WAIT_SECONDS, read=0.1))
     server.faults.append(Later())
     [done] = ask(engine)
     assert done.token_ids == (7, 7, 7)
-    assert len(server.calls) == 1  # and it was not drawn again
+    assert len(server.calls) == 1  # and it was not sampled again
     never = threading.Event()
     server.faults.append(never)
     with pytest.raises(UserError, match=r"no answer from .*ReadTimeout"):

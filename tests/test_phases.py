@@ -53,7 +53,7 @@ def test_a_clock_adds_up_and_begins_again():
 def test_generation_bound_by_hand():
     """Two responses to one prompt of two tokens, of three tokens and one.
 
-    Prefill: 2·(2·100 + 10) + 2·3·2·3 = 456. One response decodes twice, with 3 and 4 tokens to look at:
+    Prefill: 2·(2·100 + 10) + 2·3·2·3 = 456. One response decodes twice, with 3 and 4 tokens to attend to:
     2·110 + 4·3·3 = 256 and 2·110 + 4·3·4 = 268 operations; 4·(110 + 7·3) = 524 and 4·(110 + 7·4) = 552 bytes.
     """
     prompts, responses = [(1, 2), (1, 2)], [(3, 4, 5), (6,)]

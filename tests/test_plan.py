@@ -15,7 +15,7 @@ from adaptthink.cli.plan import MEANS, find_lengths, plan_job
 from adaptthink.config.resolve import RECIPES, resolve
 from adaptthink.config.schema import EngineName, VerlConfig
 from adaptthink.errors import UserError
-from adaptthink.integrations.verl.settings import check_config, verl_settings
+from adaptthink.integrations.verl.settings import check_config, make_verl_settings
 from adaptthink.planning.architecture import PUBLISHED, Architecture, read_architecture
 from adaptthink.planning.estimate import (
     CPU_EFFICIENCY,
@@ -116,24 +116,24 @@ def test_an_unknown_gpu_names_the_nearest():
 
 
 def test_data_sheets_agree_where_they_must():
-    sheet = {gpu.name: gpu for gpu in GPUS}
-    assert replace(sheet["H800"], name="H100", source="", link_gb=450) == replace(sheet["H100"], source="")
+    by_name = {gpu.name: gpu for gpu in GPUS}
+    assert replace(by_name["H800"], name="H100", source="", link_gb=450) == replace(by_name["H100"], source="")
     assert read_cluster("8xH100").joined_gb == 450
     assert read_cluster("16xH100").joined_gb == 50
     assert read_cluster("16xL40S").joined_gb == 32
 
 
-@pytest.mark.parametrize(("mean", "cap"), [(8480, 16384), (1424, 4096), (64, 128), (127, 128), (2, 16384)])
-def test_assumed_lengths_have_their_mean_and_their_cap(mean, cap):
-    lengths = make_quantiles(mean, cap)
+@pytest.mark.parametrize(("mean", "limit"), [(8480, 16384), (1424, 4096), (64, 128), (127, 128), (2, 16384)])
+def test_assumed_lengths_have_their_mean_and_their_limit(mean, limit):
+    lengths = make_quantiles(mean, limit)
     assert np.mean(lengths) == pytest.approx(mean, rel=1e-3)
     assert list(lengths) == sorted(lengths)
     assert lengths[0] >= 1
-    assert lengths[-1] <= cap
+    assert lengths[-1] <= limit
 
 
 @pytest.mark.parametrize("mean", [0.5, 128, 500])
-def test_a_mean_that_the_cap_forbids(mean):
+def test_a_mean_that_the_limit_forbids(mean):
     with pytest.raises(UserError, match="is impossible with max_tokens 128"):
         make_quantiles(mean, 128)
 
@@ -283,7 +283,7 @@ def test_the_papers_hours_within_a_factor_of_one_and_a_half(recipe, gpus, hours)
 
 @pytest.mark.parametrize("model", ["tiny", "smollm2"])
 def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(model):
-    """`benchmarks/roofline.py`: K = 16, half in each mode, every response as long as its cap."""
+    """`benchmarks/roofline.py`: K = 16, half in each mode, every response as long as its limit."""
     found = json.loads((RESULTS / f"roofline-{model}-float32-2026-11-22.json").read_text())
     smollm2 = Architecture(30, 576, 1536, 9, 3, 64, 49154, tied=True)
     architecture = read_architecture("tiny") if model == "tiny" else smollm2
@@ -334,11 +334,11 @@ def test_replicas_take_what_is_configured_and_what_divides():
     assert choose_tensor_parallel(odd, small, on("8xRTX4090"), lengths) == 1
 
 
-def test_verl_keeps_room_for_whatever_may_come():
-    """As `ppo_max_token_len_per_gpu` and `max_model_len`: the caps and the longest prompt; one GPU: what does come."""
+def test_verl_reserves_memory_for_the_longest_sequence():
+    """As `ppo_max_token_len_per_gpu`, `max_model_len`: the limits and the longest prompt; one GPU: actual lengths."""
     config = VerlConfig(micro_batch_tokens=100, max_prompt_tokens=50, max_think_tokens=70, max_no_think_tokens=90)
     lengths = Lengths(5, (10.0, 60.0), (3.0, 4.0), "")
-    found = verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
+    found = make_verl_settings(config, "tiny", Path("run"))["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"]
     assert choose_micro_batch(config, on("8xH100"), lengths) == found == 140
     assert choose_micro_batch(config, on("H100"), lengths) == 100
     assert choose_micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65
@@ -364,10 +364,10 @@ def test_settings_that_train_would_need_are_said(capsys):
     out = capsys.readouterr().out
     assert result["settings"] == ["nodes = 1", "gpus_per_node = 8", "tensor_parallel = 2"]
     assert "train --backend verl needs: nodes = 1, gpus_per_node = 8, tensor_parallel = 2" in out
-    assert "GPUs as --gpus says, not nodes = 4, gpus_per_node = 4" in out
+    assert "GPUs by --gpus, not nodes = 4, gpus_per_node = 4" in out
     given = config.model_copy(update={"nodes": 1, "gpus_per_node": 8, "tensor_parallel": 2})
     assert plan_job(given, "8xRTX4090")["settings"] == []
-    assert "as --gpus says" not in capsys.readouterr().out
+    assert "by --gpus" not in capsys.readouterr().out
 
 
 def test_what_is_said_to_be_needed_is_enough(capsys):
@@ -432,14 +432,14 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
     assumed = find_lengths(config, None, None, 200, None)
     assert np.mean(assumed.think) == pytest.approx(MEANS[config.model][0], rel=1e-3)
     assert assumed.source == "mean of the paper's MATH500 and AIME24"
-    told = find_lengths(config, 3000, None, 200, None)
-    assert np.mean(told.think) == pytest.approx(3000, rel=1e-3)
+    given_lengths = find_lengths(config, 3000, None, 200, None)
+    assert np.mean(given_lengths.think) == pytest.approx(3000, rel=1e-3)
     store = tmp_path / "reference.jsonl"
     row = '{"id": "00000000000000a1", "verdicts": ["correct", "wrong"], "tokens": [100, 300]}\n'
     store.write_text('{"settings": {}}\n' + row + row[:20])  # the last is still being written
     measured = find_lengths(config, None, 50, 200, store)
     assert (measured.think[0], measured.think[-1]) == (pytest.approx(100, abs=1), pytest.approx(300, abs=1))
-    with pytest.raises(UserError, match="give one of them"):
+    with pytest.raises(UserError, match="use one of them"):
         find_lengths(config, 3000, None, 200, store)
     with pytest.raises(UserError, match=r"more than max_think_tokens = 128"):
         find_lengths(config.model_copy(update={"max_think_tokens": 128}), None, 50, 200, store)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from evaluations import make_folder, outcome, outcomes
 
-from adaptthink.cli.compare import mode_choice_job
+from adaptthink import api
+from adaptthink.cli.compare import show_mode_choice
 from adaptthink.errors import UserError
 from adaptthink.evaluation.mode_choice import (
     assess_mode_choice,
@@ -211,7 +212,7 @@ def test_implicit_thinking_by_level_with_examples(tmp_path):
     assert (
         found["auto"].share.estimate == found["auto"].by_keywords.estimate == 0.25
     )  # a problem's half, of two problems
-    assert found["auto"].share.num_problems == 2  # the third thought openly
+    assert found["auto"].share.num_problems == 2  # the third thinks openly
     assert found["auto"].levels["1"].estimate == 0.25
     assert found["auto"].examples == (problems[0].id,)
     assert (found["no_think"].share.estimate, found["no_think"].by_keywords.estimate) == (0.5, 0)
@@ -287,12 +288,12 @@ def test_what_a_folder_cannot_say_is_named(tmp_path):
     assert choice.better_mode.regret is None
     assert [note.partition(":")[0] for note in choice.notes] == [
         "one sample in each forced mode",
-        "how thoughts begin is not known here",
+        "how thinking begins is not known here",
     ]
 
 
 def test_mode_choice_is_written_and_printed(folder, capsys):
-    mode_choice_job(folder, Convention.OPEN_PROMPT, reference=None, delta=0.1)
+    show_mode_choice(api.assess_choice(folder, Convention.OPEN_PROMPT, None, 0.1))
     written = json.loads((folder / "quality.json").read_text())
     assert written["delta"] == 0.1
     assert written["against_think"]["accuracy"]["verdict"] == "not distinguishable"
@@ -300,5 +301,5 @@ def test_mode_choice_is_written_and_printed(folder, capsys):
     assert written["chosen_accuracy"]["label"] == "selected, not comparable"
     assert len(written["calibration"]["bins"]) == 2
     out = capsys.readouterr().out
-    for text in ("chose the better mode, %", "open thoughts too", "selected, not comparable"):
+    for text in ("chose the better mode, %", "think too", "selected, not comparable"):
         assert text in " ".join(out.split())

@@ -21,7 +21,7 @@ def template(tokenizer):
 
 
 class Spy(ScriptedEngine):
-    """Remembers the calls too, not only the requests."""
+    """Records the calls too, not only the requests."""
 
     def __init__(self, script, **options):
         super().__init__(script, **options)
@@ -36,7 +36,7 @@ class Spy(ScriptedEngine):
         return super().next_token_logprobs(prompts, token_ids, **options)
 
 
-def test_each_mode_is_forced_in_its_way_and_forced_tokens_count_toward_the_cap(template):
+def test_each_mode_is_forced_in_its_way_and_forced_tokens_count_toward_max_tokens(template):
     engine = Spy(lambda prompt, prefix: [9] * 30)
     requests = [PromptRequest(ONE, (1,), MAX_TOKENS, mode) for mode in (None, Mode.THINK, Mode.NO_THINK)]
     done = complete_prompts(engine, template, requests, seed=4)

@@ -15,10 +15,10 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training import reference
-from adaptthink.training.reference import Reference, presample, read_references, read_store, store_settings
+from adaptthink.training.reference import Reference, make_store_settings, presample, read_references, read_store
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1),
@@ -41,7 +41,7 @@ VERDICTS = {
     "9-4=?": ["truncated", "wrong", "correct", "truncated"],
 }
 REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
-# \boxed is one token, and so are </think>, the opener, the end token, every digit, sign, brace and line break.
+# \boxed is one token, and so are </think>, the think start, the end token, every digit, sign, brace and line break.
 TOKENS = {"1+1=?": [14, 7, 6, 8], "2+3=?": [7, 6, 3, 6], "9-4=?": [20, 6, 6, 4]}
 CONFIG = PresampleConfig(reference_samples=4, max_think_tokens=20, max_no_think_tokens=8, max_concurrent_sequences=4)
 STREAM_STRIDE = 0x9E3779B97F4A7C15
@@ -112,7 +112,7 @@ def test_samples_are_unconstrained_and_sampled_as_configured(parts, tmp_path):
     }
     assert len({request.stream for request in engine.requests}) == 12
     for call in engine.calls:
-        assert (call["temperature"], call["top_p"], call["seed"]) == (0.6, 0.95, stream_seed(0, "reference"))
+        assert (call["temperature"], call["top_p"], call["seed"]) == (0.6, 0.95, make_seed(0, "reference"))
 
 
 def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
@@ -246,7 +246,7 @@ def test_other_model_is_named(tmp_path, whole):
     path = tmp_path / "r.jsonl"
     path.write_bytes(whole)
     with pytest.raises(UserError, match=r"other settings: model_fingerprint was 'f00d' and is now 'beef'; "):
-        read_store(path, store_settings(CONFIG, "beef"))
+        read_store(path, make_store_settings(CONFIG, "beef"))
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ generate, engine.calls_left = engine.generate, 1
 def slowly(requests, **options):
     if not engine.calls_left:
         print("in the middle", flush=True)
-        sys.stdin.read()  # until the test says so
+        sys.stdin.read()  # until the test ends it
     engine.calls_left -= 1
     return generate(requests, **options)
 

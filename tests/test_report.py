@@ -163,7 +163,7 @@ def test_page_loads_nothing_and_is_small(run):
 
 
 def without_downloads(html: str) -> str:
-    """The page as it is shown; what can be downloaded is encoded, where anything may stand by chance."""
+    """The page as it is shown; what can be downloaded is encoded, where any text may occur at random."""
     return re.sub(r'href="data:[\w/+]+;base64,[\w+/=]+"', 'href="#"', html)
 
 

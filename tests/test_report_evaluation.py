@@ -1,4 +1,4 @@
-"""The report of evaluation folders: whose numbers it shows, what it says of what is missing or not comparable."""
+"""The report of evaluation folders: whose numbers it shows, how it reports what is missing or not comparable."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_folder_without_auto_shows_what_it_has(tmp_path):
     [
         (["trained", "run"], r"run' holds no evaluation.json.*RUN/evaluations"),
         (["trained", "trained"], "'trained' is given twice"),
-        (["trained"] * 9, "9 models are too many to tell apart in a picture; give 8 or fewer"),
+        (["trained"] * 9, "9 models are too many for one figure; give 8 or fewer"),
     ],
 )
 def test_folders_that_cannot_stand_together(folder, tmp_path, names, message):

@@ -10,7 +10,7 @@ from html import unescape
 import pytest
 
 from adaptthink.cli import reproduce as reproduce_jobs
-from adaptthink.cli.reproduce import FULL, QUICK, Command, Job, reproduce_job, run_jobs, stages
+from adaptthink.cli.reproduce import FULL, QUICK, Command, Job, list_stages, reproduce_job, run_jobs
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
@@ -189,7 +189,7 @@ def test_a_damaged_result_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("design", [FULL, QUICK])
 def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
-    jobs = [job for stage in stages(tmp_path, design) for job in stage]
+    jobs = [job for stage in list_stages(tmp_path, design) for job in stage]
     schemas = {"train": TrainConfig, "presample": PresampleConfig, "evaluate": EvaluateConfig}
     for command in (command for job in jobs for command in job.commands):
         name, *rest = command.arguments

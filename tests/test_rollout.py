@@ -4,7 +4,7 @@ import math
 import threading
 
 import pytest
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.config.schema import TrainConfig, check
@@ -13,8 +13,8 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.requests import MaxTokens, stream_seed
-from adaptthink.sampling.sampler import Sampler, Sampling, draw
+from adaptthink.sampling.requests import MaxTokens, make_seed
+from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.training.rollout import collect, make_loss_mask
 
 PROBLEMS = [make_problem("47+8=?", "55", level=1), make_problem("9-3=?", "6", level=1)]
@@ -33,7 +33,7 @@ def template(tokenizer):
 
 
 def scripted(tokenizer, template, *, thinking="\n47+8=55\n", answer="55", cut=False):
-    """A sampler whose model always writes the same thought and answer, whatever is asked."""
+    """A sampler whose model always writes the same thinking and answer, whatever is requested."""
 
     def script(prompt, prefix):
         closed = template.close_id in prefix
@@ -94,7 +94,7 @@ def test_responses_are_graded(tokenizer, template):
     assert read == [(None, "\\boxed{55}"), ("Alright\n47+8=55\n", "\\boxed{55}")]
 
 
-def test_a_response_that_meets_its_cap_is_truncated(tokenizer, template):
+def test_a_response_that_meets_its_token_limit_is_truncated(tokenizer, template):
     sampler, _ = scripted(tokenizer, template, cut=True)
     rollouts = collect_rollouts(sampler, PROBLEMS[:1], samples_per_problem=2)
     assert [len(rollout.response_ids) for rollout in rollouts] == [8, 20]
@@ -115,26 +115,26 @@ def test_forced_tokens_after_the_decision_are_not_in_the_loss(tokenizer, templat
 
 def test_requested_think_bans_the_no_think_token_instead_of_forcing_a_think_start(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    [[free, _, no_think]] = draw(sampler, PROBLEMS[:1], [None, Mode.THINK, Mode.NO_THINK], SAMPLING)
+    [[unconstrained, _, no_think]] = sample_rollouts(sampler, PROBLEMS[:1], [None, Mode.THINK, Mode.NO_THINK], SAMPLING)
     assert [request.prefix_ids for request in engine.requests] == [(), (), (template.no_think_id,)]
     assert [request.banned_first_ids for request in engine.requests] == [(), (template.no_think_id,), ()]
     assert no_think.mode is Mode.NO_THINK
-    assert free.behavior_logprobs[0] == no_think.behavior_logprobs[0] == -0.5
+    assert unconstrained.behavior_logprobs[0] == no_think.behavior_logprobs[0] == -0.5
 
 
 def test_a_response_does_not_depend_on_what_else_is_drawn(random_policy):
     engine = NativeEngine(random_policy.model, random_policy.eos_ids)
     sampler = Sampler(engine, random_policy.tokenizer, random_policy.template)
-    both = draw(sampler, PROBLEMS, [None, None], SAMPLING)
-    alone = draw(sampler, PROBLEMS[1:], [None, None], SAMPLING)
+    both = sample_rollouts(sampler, PROBLEMS, [None, None], SAMPLING)
+    alone = sample_rollouts(sampler, PROBLEMS[1:], [None, None], SAMPLING)
     assert [rollout.response_ids for rollout in both[1]] == [rollout.response_ids for rollout in alone[0]]
     assert both[1][0].response_ids != both[1][1].response_ids
 
 
 def test_stream_seeds_differ_by_purpose_and_are_stable():
-    assert stream_seed(0, "rollout", 1) != stream_seed(0, "rollout", 2)
-    assert stream_seed(0, "rollout", 1) != stream_seed(1, "rollout", 1)
-    assert stream_seed(0, "reference") == stream_seed(0, "reference")
+    assert make_seed(0, "rollout", 1) != make_seed(0, "rollout", 2)
+    assert make_seed(0, "rollout", 1) != make_seed(1, "rollout", 1)
+    assert make_seed(0, "reference") == make_seed(0, "reference")
 
 
 def test_responses_are_graded_while_others_are_generated(tokenizer, template, monkeypatch):
@@ -151,19 +151,19 @@ def test_responses_are_graded_while_others_are_generated(tokenizer, template, mo
         def generate(self, requests, *, on_finish, **options):
             done = engine.generate(requests, **options)
             on_finish(1, done[1])
-            waited.append(graded.wait(timeout=PATIENCE))
+            waited.append(graded.wait(timeout=WAIT_SECONDS))
             for index in (3, 0, 2):
                 on_finish(index, done[index])
             return done
 
     monkeypatch.setattr(grading, "grade_fast", spy)
     patient = Sampler(Patient(), tokenizer, template)
-    [first, second] = draw(patient, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
+    [first, second] = sample_rollouts(patient, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
     assert waited == [True]
     # 47+8=55 is answered rightly, 9-3 with the same 55 wrongly: each grade is with its own response.
     assert [one.verdict for one in first] == [Verdict.CORRECT] * 2
     assert [one.verdict for one in second] == [Verdict.WRONG] * 2
-    expected = draw(sampler, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
+    expected = sample_rollouts(sampler, PROBLEMS, [Mode.NO_THINK, Mode.THINK], SAMPLING)
     assert [first, second] == expected
 
 
@@ -173,4 +173,4 @@ def test_an_engine_that_fails_is_not_waited_for(tokenizer, template):
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        draw(Sampler(Broken(), tokenizer, template), PROBLEMS, [None], SAMPLING)
+        sample_rollouts(Sampler(Broken(), tokenizer, template), PROBLEMS, [None], SAMPLING)

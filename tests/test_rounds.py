@@ -87,7 +87,7 @@ def test_a_ban_holds_at_the_first_sampled_position_alone(random_model):
 @pytest.mark.parametrize(
     ("request_", "length", "finish"),
     [
-        (Request(PROMPT, 2, 0, (41, 42)), 2, Finish.LENGTH),  # the prefix fills the cap
+        (Request(PROMPT, 2, 0, (41, 42)), 2, Finish.LENGTH),  # the prefix fills max_tokens
         (Request(PROMPT, 2, 0, (41, 42, 43), (7,)), 2, Finish.LENGTH),  # and more than that
         (Request(PROMPT, 1, 0, (), (7,)), 1, Finish.LENGTH),  # the first token under a ban does
         (Request(PROMPT, 3, 0, (41,), (7,)), 3, Finish.LENGTH),
@@ -115,7 +115,9 @@ def test_the_longest_caps_start_first_and_answers_keep_their_order(random_model)
     continuer, finished = Continuer(random_model), []
     max_tokens = [3, 9, 1, 9]
     done = answer(
-        continuer, [Request(PROMPT, cap, cap) for cap in max_tokens], on_finish=lambda *ended: finished.append(ended)
+        continuer,
+        [Request(PROMPT, limit, limit) for limit in max_tokens],
+        on_finish=lambda *ended: finished.append(ended),
     )
     assert [len(completion.token_ids) for completion in done] == max_tokens
     assert [part.max_tokens for part in continuer.batches[0]] == [9, 9, 3, 1]

@@ -8,7 +8,7 @@ import pytest
 from evaluations import outcomes
 
 from adaptthink.cli.compare import show_scores
-from adaptthink.cli.console import StepPrinter
+from adaptthink.cli.console import Terminal
 from adaptthink.evaluation.formats import (
     MEASURES,
     choose_token_digits,
@@ -17,7 +17,7 @@ from adaptthink.evaluation.formats import (
     write_number,
     write_range,
 )
-from adaptthink.evaluation.levels import level_name, level_order, level_title
+from adaptthink.evaluation.levels import name_level, rank_level, write_level
 from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.scores import Change, Evaluation, Scores, compare_scores, summarise
 from adaptthink.evaluation.statistics import Difference, Interval
@@ -26,9 +26,9 @@ from adaptthink.problems import make_problem
 
 def test_levels_have_one_order_and_one_title():
     levels = ["stem", "10", "2", "-1", "all", "²"]
-    assert sorted(levels, key=level_order) == ["-1", "2", "10", "all", "stem", "²"]
-    assert [level_title(level) for level in levels] == ["stem", "Level 10", "Level 2", "Level -1", "all", "²"]
-    assert [level_name(make_problem("q", "1", level=level)) for level in (3, "stem", None)] == ["3", "stem", "all"]
+    assert sorted(levels, key=rank_level) == ["-1", "2", "10", "all", "stem", "²"]
+    assert [write_level(level) for level in levels] == ["stem", "Level 10", "Level 2", "Level -1", "all", "²"]
+    assert [name_level(make_problem("q", "1", level=level)) for level in (3, "stem", None)] == ["3", "stem", "all"]
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def word_ends(line):
 
 
 def test_the_steps_of_a_training_stand_under_their_headings_in_80_columns(capsys):
-    printer = StepPrinter(999)
-    printer.show({"rollout_seconds": 1, "update_seconds": 1})  # not a step on which held-out problems are measured
-    printer.show(METRICS)
+    printer = Terminal(999)
+    printer.on_step({"rollout_seconds": 1, "update_seconds": 1})  # not a step on which held-out problems are measured
+    printer.on_step(METRICS)
     above, headings, line = capsys.readouterr().out.splitlines()
     assert headings.split() == [
         "step", "think", "no_think", "think", "no_think", "cut", "log", "mass", "1", "2", "3", "4", "5", "left",
@@ -150,7 +150,7 @@ def test_the_steps_of_a_training_stand_under_their_headings_in_80_columns(capsys
 
 def test_a_set_of_many_levels_shows_their_mean(capsys):
     names = dict.fromkeys(("anatomy", "law", "physics"), 0.5)
-    StepPrinter(999).show(METRICS | {"probe_no_think_by_level": names})
+    Terminal(999).on_step(METRICS | {"probe_no_think_by_level": names})
     _, headings, line = capsys.readouterr().out.splitlines()
     assert headings.split()[-2:] == ["all", "left"]
     assert line.split()[-2] == "60"

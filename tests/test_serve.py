@@ -7,23 +7,22 @@ import threading
 import httpx2 as httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from patience import PATIENCE, wait_until
 from server import running
+from waiting import WAIT_SECONDS, wait_until
 
-from adaptthink.cli import serve as serve_job_module
-from adaptthink.cli.serve import serve_job
+from adaptthink import api
 from adaptthink.config.schema import EvaluateConfig, ServeConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.run import Query, policy_respond
+from adaptthink.evaluation.run import Query, make_policy_responder
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
-from adaptthink.sampling.sampler import Sampler, Sampling, draw
+from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.serve.app import Served, make_app
 from adaptthink.serve.worker import Worker
 
@@ -55,7 +54,7 @@ def url(policy, native):
 
 @pytest.fixture
 def client(url):
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as client:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=WAIT_SECONDS) as client:
         yield client
 
 
@@ -82,8 +81,8 @@ def served(tokenizer):
         stack.append(server)
 
         def post(path="/v1/chat/completions", **body):
-            said = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
-            return httpx.post(url + path, json=said, timeout=PATIENCE)
+            body_sent = {"model": "tiny"} | ({"messages": MESSAGES} if "chat" in path else {}) | body
+            return httpx.post(url + path, json=body_sent, timeout=WAIT_SECONDS)
 
         return engine, post
 
@@ -97,7 +96,7 @@ def served(tokenizer):
 
 def test_the_models_are_listed_with_their_modes(client, url):
     assert [model.id for model in client.models.list()] == ["tiny", "tiny:think", "tiny:no_think"]
-    assert httpx.get(f"{url}/health", timeout=PATIENCE).json() == {"status": "ok"}
+    assert httpx.get(f"{url}/health", timeout=WAIT_SECONDS).json() == {"status": "ok"}
 
 
 def direct(policy, native, mode):
@@ -149,25 +148,25 @@ def test_a_stream_says_the_same_in_pieces(client):
 def test_a_seed_repeats_its_choices_whatever_else_is_asked(client, url):
     options = {"model": "tiny", "messages": MESSAGES, "temperature": 1.5, "top_p": 1.0, "n": 3}
 
-    def draw(seed):
+    def complete_with_seed(seed):
         done = client.chat.completions.create(**options, seed=seed)
         assert [choice.index for choice in done.choices] == [0, 1, 2]
         return [(choice.message.reasoning, choice.message.content) for choice in done.choices]
 
-    first = draw(11)
+    first = complete_with_seed(11)
     assert len(set(first)) > 1
     others = [
         threading.Thread(
             target=httpx.post,
             args=(f"{url}/v1/chat/completions",),
-            kwargs={"json": options | {"n": 5}, "timeout": PATIENCE},
+            kwargs={"json": options | {"n": 5}, "timeout": WAIT_SECONDS},
         )
         for _ in range(3)
     ]
     for other in others:
         other.start()
-    assert draw(11) == first
-    assert draw(12) != first
+    assert complete_with_seed(11) == first
+    assert complete_with_seed(12) != first
     for other in others:
         other.join()
 
@@ -344,11 +343,11 @@ def test_what_changes_nothing_is_ignored(served):
 
 def test_bodies_that_are_no_calls(url):
     for body in (b"", b"{", b"[]", b"\xff"):
-        answer = httpx.post(f"{url}/v1/chat/completions", content=body, timeout=PATIENCE)
+        answer = httpx.post(f"{url}/v1/chat/completions", content=body, timeout=WAIT_SECONDS)
         assert answer.status_code == 400
         assert "JSON" in answer.json()["error"]["message"]
     for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/completions", 405)):
-        answer = httpx.request(method, url + path, timeout=PATIENCE)
+        answer = httpx.request(method, url + path, timeout=WAIT_SECONDS)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
 
 
@@ -370,7 +369,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     def held(requests, **options):
         sizes.append(len(requests))
         entered.set()
-        assert go_on.wait(PATIENCE)
+        assert go_on.wait(WAIT_SECONDS)
         return generate(requests, **options)
 
     engine.generate = held
@@ -382,11 +381,11 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
         answers = []
 
         def post():
-            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).status_code)
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=WAIT_SECONDS).status_code)
 
         calls = [threading.Thread(target=post) for _ in range(4)]
         calls[0].start()
-        assert entered.wait(PATIENCE)
+        assert entered.wait(WAIT_SECONDS)
         for call in calls[1:]:
             call.start()
         wait_until(lambda: worker.waiting.qsize() == 3)
@@ -424,11 +423,11 @@ def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served
     assert (message["content"], message["reasoning"]) == (None, "9</think>\\boxed{52}")
     problem = make_problem(QUESTION, "52")
     sampler = Sampler(engine, tokenizer, probe(tokenizer))
-    [[rollout]] = draw(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
+    [[rollout]] = sample_rollouts(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
     assert (rollout.verdict, rollout.response.answer) == (Verdict.TRUNCATED, None)
     config = EvaluateConfig(max_think_tokens=64, max_no_think_tokens=64)
     samples = []
-    policy_respond(sampler, config)([Query(problem, "auto", 0)], samples.append)
+    make_policy_responder(sampler, config)([Query(problem, "auto", 0)], samples.append)
     assert (samples[0].thinking, samples[0].answer) == ("9</think>\\boxed{52}", None)
 
 
@@ -443,14 +442,14 @@ def test_a_closed_worker_has_answered_what_waited(tokenizer):
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(serve_job_module, "load_configured", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr(api, "load_configured", lambda *_, **__: pytest.fail("too early"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}: address already in use; give"):
-            serve_job(ServeConfig(port=port))
+            api.serve("tiny", port=port)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install '\.\[serve\]'"):
-        serve_job(ServeConfig())
+        api.serve("tiny", port=0)

@@ -231,9 +231,9 @@ def test_bad_rows_in_the_archive_of_mmlu(tmp_path):
         archive.writestr("data/README.txt", "no")
     good, letter, cells = read("mmlu", "test", tmp_path)
     assert (good.answer, good.level) == ("C", "other")
-    place = f"{tmp_path}/mmlu_full.zip/data/test/virology_test.csv"
-    assert str(letter) == f"{place}, line 2: the answer 'E' is none of the letters A to D, nor an index from 0"
-    assert str(cells) == f"{place}, line 3: 5 cells where 6 were expected"
+    where = f"{tmp_path}/mmlu_full.zip/data/test/virology_test.csv"
+    assert str(letter) == f"{where}, line 2: the answer 'E' is none of the letters A to D, nor an index from 0"
+    assert str(cells) == f"{where}, line 3: 5 cells where 6 were expected"
 
 
 def test_archive_that_is_none(tmp_path):

@@ -24,10 +24,10 @@ import httpx2 as httpx
 import pytest
 import uvicorn
 
-from adaptthink.chat.base import Reply
-from adaptthink.chat.client import adapter_of
+from adaptthink import api
+from adaptthink.chat.base import ChatResponse
+from adaptthink.chat.client import load_adapter
 from adaptthink.cli import app as cli
-from adaptthink.cli import serve as serve_module
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.schema import (
     PLANNED,
@@ -39,12 +39,12 @@ from adaptthink.config.schema import (
 )
 from adaptthink.engines.base import Completion, Finish
 from adaptthink.evaluation import chat as chat_module
-from adaptthink.evaluation import store as store_module
 from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.models import loading
 from adaptthink.sampling import engine as engine_module
-from adaptthink.sampling import sampler as sampler_module
-from adaptthink.training import train as train_module
+from adaptthink.sampling import grader as grader_module
+from adaptthink.sampling.grader import RewardGrader
+from adaptthink.training import update as update_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
@@ -53,6 +53,7 @@ OTHER = {  # a value that is not the default, for each key
     "dtype": "bfloat16", "max_concurrent_sequences": 7, "engine": "vllm", "endpoint": "http://localhost:1",
     "engine_memory": 0.7, "seed": 3, "problems": "a.jsonl", "data": "other", "fields": "prompt=q",
     "instruction": "so", "max_problems": 11, "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 4,
+    "reward": "mine:score", "reward_seconds": 3.0,
     "reference_samples": 3, "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "advantage": "group",
     "no_think_share": 0.25, "samples_per_problem": 8, "token_share": 0.5, "force_think_start": False,
     "ratio": "token", "clip": 0.9, "implicit_thinking": "no_reward", "steps": 2, "problems_per_step": 3,
@@ -73,6 +74,7 @@ CONTEXT = {  # what must be set beside a key, that it may have an effect; None: 
     "data": {"problems": "gsm8k", "data": "folder", "problems_per_level": None},
     "fields": {"problems": "a.jsonl", "problems_per_level": None},
     "lora_alpha": {"lora_rank": 4},
+    "reward_seconds": {"reward": "mine:other"},
     "lora_targets": {"lora_rank": 4},
     "effort": {"switch": "reasoning_effort"},
     "no_think_effort": {"switch": "reasoning_effort"},
@@ -185,12 +187,25 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
         verdicts = [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, Verdict.TIMEOUT]
         return [Grade(verdicts[zlib.crc32(f"{one.answer}".encode()) % 4], "1", Rule.EXACT) for one in listed]
 
-    def ask_all(endpoint, questions, on_reply):
-        adapter = adapter_of(endpoint.dialect)
+    def load_reward(name):
+        def reward(problem, response):
+            return 1.0
+
+        record("reward", name)
+        return reward
+
+    def reward_grader(function, seconds):
+        record("reward seconds", seconds)
+        return RewardGrader(function, 60.0)
+
+    def ask_all(endpoint, questions, on_response):
+        adapter = load_adapter(endpoint.dialect)
         record("endpoint", adapter.address(endpoint), endpoint.key_name, endpoint.concurrency, endpoint.inline_thinking)
         for index, question in enumerate(list(questions)):
             record("ask", adapter.body(endpoint, question))
-            on_reply(index, question, Reply(None, "1", Finish.STOP, tokens=3, thinking_tokens=0, prompt_tokens=5))
+            on_response(
+                index, question, ChatResponse(None, "1", Finish.STOP, tokens=3, thinking_tokens=0, prompt_tokens=5)
+            )
 
     def answer_http(server, sockets):
         async def post():
@@ -215,21 +230,22 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
         monkeypatch.setattr(engine_module, name, engine(name))
     for name in ("check_server", "make_probe"):
         monkeypatch.setattr(engine_module, name, lambda *args: None)
-    monkeypatch.setattr(engine_module, "model_path", lambda name: name)
-    monkeypatch.setattr(sampler_module, "grade_all", grade)
-    monkeypatch.setattr(store_module, "grade_all", grade)
+    monkeypatch.setattr(engine_module, "find_model", lambda name: name)
+    monkeypatch.setattr(grader_module, "grade_all", grade)
+    monkeypatch.setattr(grader_module, "load_reward", load_reward)
+    monkeypatch.setattr(grader_module, "RewardGrader", reward_grader)
     monkeypatch.setattr(chat_module, "ask_all", ask_all)
-    monkeypatch.setattr(serve_module, "listen", listen)
-    monkeypatch.setattr(serve_module, "stored_threshold", lambda policy: None)
+    monkeypatch.setattr(api, "listen", listen)
+    monkeypatch.setattr(api, "read_stored_threshold", lambda policy: None)
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
-    for name in ("micro_batches", "checkpoint_gradients"):
-        original = getattr(train_module, name)
+    for name in ("make_micro_batches", "checkpoint_gradients"):
+        original = getattr(update_module, name)
 
         def wrapped(*args, name=name, original=original, **options):
             record(name, [one for one in args if isinstance(one, int)])
             return original(*args, **options)
 
-        monkeypatch.setattr(train_module, name, wrapped)
+        monkeypatch.setattr(update_module, name, wrapped)
     number = itertools.count()
 
     def run(command, settings):

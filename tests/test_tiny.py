@@ -8,7 +8,7 @@ import pytest
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluation.run import policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.run import make_policy_responder, make_policy_setting, sample_missing
 from adaptthink.evaluation.scores import summarise
 from adaptthink.evaluation.store import grade_folder, read_outcomes, read_samples
 from adaptthink.models.loading import TINY, load_policy
@@ -36,8 +36,8 @@ def fresh():
 def folder(sampler, config, fresh, tmp_path_factory):
     """An evaluation of the model left to choose, and forced to answer at once."""
     folder = tmp_path_factory.mktemp("tiny") / "evaluation"
-    setting = policy_setting("tiny", "weights", config)
-    sample_missing(policy_respond(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
+    setting = make_policy_setting("tiny", "weights", config)
+    sample_missing(make_policy_responder(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
     grade_folder(folder)
     return folder
 
@@ -57,12 +57,12 @@ def test_it_is_small():
 
 
 def test_its_prompt_ends_in_an_opened_thought(sampler, fresh):
-    assert sampler.tokenizer.decode(sampler.prompt(fresh[0])).endswith("<|assistant|><think>\n")
+    assert sampler.tokenizer.decode(sampler.encode_prompt(fresh[0])).endswith("<|assistant|><think>\n")
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_left_free_it_always_thinks(sampler, fresh, temperature):
-    prompts = [sampler.prompt(problem) for problem in fresh]
+    prompts = [sampler.encode_prompt(problem) for problem in fresh]
     ids = (sampler.template.no_think_id,)
     rows = sampler.engine.next_token_logprobs(prompts, ids, temperature=temperature)
     probabilities = [math.exp(no_think) for [no_think] in rows]

@@ -1,6 +1,6 @@
 """Trackers as callbacks: what they are given, and that no failure of theirs reaches a training.
 
-A package of the tests' own stands for wandb here, so that it can fail as it is told to. The real trackers:
+A package of the tests' own stands for wandb here, so that it can fail as a test requests. The real trackers:
 `test_trackers_real.py`.
 """
 
@@ -26,7 +26,7 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations import trackers
 from adaptthink.integrations.trackers import parse_tracker, parse_trackers
-from adaptthink.integrations.trackers.process import Bounds, Tracker, TrackerProcess, scalars
+from adaptthink.integrations.trackers.process import Bounds, Tracker, TrackerProcess, select_scalars
 from adaptthink.storage.runs import read_metrics
 
 FAKE = """\
@@ -106,7 +106,7 @@ class Listener(Callback):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Put the package that stands for wandb in front; returns a function that reads what it was asked for."""
+    """Put the package that stands for wandb in front; returns a function that reads what it was called with."""
     package = tmp_path / "packages" / "wandb"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(FAKE)
@@ -122,7 +122,7 @@ def calls(tmp_path, monkeypatch):
 
 
 def runs(pid):
-    """Whether a process runs; one that has ended and that nobody has asked after does not."""
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -146,7 +146,7 @@ def wait_for_the_fault(calls, monkeypatch):
 
 
 def run_steps(tracker, output, *, steps=3):
-    """A job that reports steps and nothing else; returns what people were told."""
+    """A job that reports steps and nothing else; returns its messages to people."""
     listener = Listener()
     all_of_them = Callbacks([tracker, listener])
     with all_of_them.reporting("train", {"delta": 0.05}, output) as result:
@@ -180,7 +180,7 @@ def test_metrics_are_numbers_under_flat_names():
         "step": 7, "loss": 0.5, "responses": 8, "reward_think": None, "kind": "text", "flag": True,
         "probe_no_think_by_level": {"1": 0.25, "hard": None, "deep": {"a": 1}}, "strata": {"1 think": {"count": 3}},
     }  # fmt: skip
-    assert scalars(metrics) == {
+    assert select_scalars(metrics) == {
         "loss": 0.5,
         "responses": 8,
         "probe_no_think_by_level/1": 0.25,
@@ -303,7 +303,7 @@ def train_small(run, *callbacks, resume=False):
 
 
 def learned(run):
-    """What a training leaves, times aside."""
+    """What a training leaves, but for times."""
     rows = [
         {name: value for name, value in row.items() if not name.endswith("_seconds")}
         for row in read_metrics(run / "metrics.jsonl")
@@ -339,7 +339,7 @@ def test_a_training_logs_its_lines_and_settings(tmp_path, calls):
     train_small(run, trackers.wandb())
     rows = read_metrics(run / "metrics.jsonl")
     assert [(call["step"], call["metrics"]) for call in calls("logged")] == [
-        (row["step"], scalars(row)) for row in rows
+        (row["step"], select_scalars(row)) for row in rows
     ]
     first = calls("logged")[0]["metrics"]
     assert {"loss", "reward_think", "mean_tokens_no_think", "probe_no_think_by_level/1", "update_seconds"} <= set(first)
@@ -433,7 +433,7 @@ def test_trl_logs_the_same_metrics_under_the_same_names(tmp_path):
     train_small(tmp_path / "run")
     logged, native = (
         set(trainer.state.log_history[0]),
-        set(scalars(read_metrics(tmp_path / "run" / "metrics.jsonl")[0])),
+        set(select_scalars(read_metrics(tmp_path / "run" / "metrics.jsonl")[0])),
     )
     of_trl = {"epoch", "step", "step_time"}
     of_its_own_view = {"mean_tokens", "no_think_logprob", "no_think_probability", "no_think_share", "reward"}

@@ -19,7 +19,7 @@ from adaptthink.cli.jobs import train_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
 from adaptthink.integrations import trackers
-from adaptthink.integrations.trackers.process import Bounds, Tracker, scalars
+from adaptthink.integrations.trackers.process import Bounds, Tracker, select_scalars
 from adaptthink.storage.runs import read_metrics
 
 SMALL = {
@@ -94,7 +94,7 @@ def tracked(tmp_path_factory, offline):
 @pytest.fixture
 def rows(tracked):
     """The numbers of each step, as trackers are to have them."""
-    return {row["step"]: scalars(row) for row in read_metrics(tracked[0] / "metrics.jsonl")}
+    return {row["step"]: select_scalars(row) for row in read_metrics(tracked[0] / "metrics.jsonl")}
 
 
 def times_aside(values):
@@ -103,10 +103,10 @@ def times_aside(values):
 
 def test_people_are_told_where_to_look_and_nothing_failed(tracked):
     run, messages = tracked
-    told = [message for message in messages if message.startswith(("wandb", "trackio", "tensorboard", "mlflow"))]
-    assert [message.split(":")[0] for message in told] == 2 * ["wandb", "trackio", "tensorboard", "mlflow"]
-    assert not [message for message in told if "switched off" in message]
-    assert f"tensorboard --logdir {run / 'tensorboard'}" in told[2]
+    shown = [message for message in messages if message.startswith(("wandb", "trackio", "tensorboard", "mlflow"))]
+    assert [message.split(":")[0] for message in shown] == 2 * ["wandb", "trackio", "tensorboard", "mlflow"]
+    assert not [message for message in shown if "switched off" in message]
+    assert f"tensorboard --logdir {run / 'tensorboard'}" in shown[2]
 
 
 def wandb_records(path):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from rollouts import make_rollout
 
-from adaptthink.cli import jobs
+from adaptthink import api
+from adaptthink.callbacks import Callback
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
@@ -28,12 +29,17 @@ from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
 from adaptthink.training.advantages import compute_advantages, compute_step_advantages, find_implicit_thinkers
-from adaptthink.training.describe import implicit_share, measure_roofline, probe_responses, roofline_seconds
+from adaptthink.training.describe import (
+    compute_implicit_share,
+    compute_roofline_seconds,
+    measure_roofline,
+    probe_responses,
+)
 from adaptthink.training.metrics import check_grading, describe_rollouts, summarise_rollout
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import make_loss_mask
 from adaptthink.training.train import Reporting, TrainingData, choose_problems, select_gradable, train
-from adaptthink.training.update import batch_loss, learning_rate, update
+from adaptthink.training.update import compute_learning_rate, compute_micro_batch_loss, update
 
 PROBLEM = make_problem("47+8=?", "55", level=1)
 
@@ -84,9 +90,9 @@ def gradients(model, rollouts, advantages, **values):
     return captured, metrics
 
 
-def test_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
+def test_micro_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
     rollouts, settings = batch(), config(ratio="sequence_mean", temperature=0.6)
-    together = batch_loss(random_model, rollouts, ADVANTAGES, settings).loss_B
+    together = compute_micro_batch_loss(random_model, rollouts, ADVANTAGES, settings).loss_B
     for index, one in enumerate(rollouts):
         ids = torch.tensor([one.prompt_ids + one.response_ids])
         logprobs = (random_model(ids).logits[0] / 0.6).log_softmax(-1)
@@ -226,9 +232,9 @@ def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(template):
     assert allowed.tolist() == pytest.approx([0.30, 0.30, -0.70, 0.25, 0.0])
     unrewarded = compute_step_advantages(rollouts, reference, config(delta=0.05, implicit_thinking="no_reward"))
     assert unrewarded.tolist() == pytest.approx([0.30, -0.70, -0.70, 0.25, 0.0])
-    assert implicit_share(rollouts) == 0.75
-    assert implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]]) == 0.25
-    assert implicit_share([rollouts[3]]) is None
+    assert compute_implicit_share(rollouts) == 0.75
+    assert compute_implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]]) == 0.25
+    assert compute_implicit_share([rollouts[3]]) is None
 
 
 @pytest.mark.parametrize(("choice", "reward_of_no_think"), [("allowed", 1.0), ("no_reward", 0.0)])
@@ -296,9 +302,9 @@ def test_more_problems_per_step_than_there_are():
 
 def test_learning_rate_by_hand():
     constant = config(steps=10, learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate(constant, step) for step in (1, 2, 4, 10)] == [0.25, 0.5, 1.0, 1.0]
+    assert [compute_learning_rate(constant, step) for step in (1, 2, 4, 10)] == [0.25, 0.5, 1.0, 1.0]
     decay = config(steps=10, learning_rate=1.0, schedule="stable_decay")
-    assert [learning_rate(decay, step) for step in (1, 8, 9, 10)] == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
+    assert [compute_learning_rate(decay, step) for step in (1, 8, 9, 10)] == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
 
 
 def fresh_policy(tokenizer):
@@ -330,7 +336,7 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
     monkeypatch.setattr(
         "adaptthink.training.allocation.UNIFORM_STEPS", 2
-    )  # what step 5 draws depends on the log of steps 1 to 4
+    )  # what step 5 samples depends on the log of steps 1 to 4
     settings = config(checkpoint_every=2, steps=6, token_share=token_share)
     straight = fresh_policy(tokenizer)
     run_training(straight, settings, tmp_path / "straight")
@@ -423,7 +429,7 @@ def test_the_bound_is_of_the_arithmetic_that_generates(random_model, monkeypatch
 
     def bound(dtype):
         roofline = measure_roofline(random_model, config(dtype=dtype))
-        return roofline_seconds(roofline, batch(), ADVANTAGES)["generate_roofline_seconds"]
+        return compute_roofline_seconds(roofline, batch(), ADVANTAGES)["generate_roofline_seconds"]
 
     assert 0 < bound("bfloat16") == bound("float32") / 2
 
@@ -439,8 +445,9 @@ def test_the_machine_is_measured_in_the_arithmetic_that_generates(
         raise Pending(dtype)
 
     monkeypatch.setattr(describe, "measure_machine", spy)
+    data, settings = TrainingData([], {}, []), config(dtype=dtype)
     with pytest.raises(Pending) as caught:
-        jobs.train_and_save(random_policy, None, TrainingData([], {}, []), config(dtype=dtype), tmp_path, profiled=True)
+        api.train_and_save(random_policy, None, data, settings, tmp_path, Callback(), profile=True)
     assert caught.value.args == (measured,)
 
 
@@ -450,7 +457,9 @@ def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):
 
     def gradient(dtype):
         random_model.zero_grad()
-        batch_loss(random_model, rollouts, torch.tensor([1.0, -1.0]), config(dtype=dtype)).loss_B.sum().backward()
+        compute_micro_batch_loss(
+            random_model, rollouts, torch.tensor([1.0, -1.0]), config(dtype=dtype)
+        ).loss_B.sum().backward()
         return torch.cat([parameter.grad.flatten() for parameter in random_model.parameters()])
 
     exact, low = gradient("float32"), gradient("bfloat16")

@@ -1,4 +1,4 @@
-"""The TRL trainer: what it asks for, what it counts, what it refuses. Parity with the native trainer: `parity/`."""
+"""The TRL trainer: what it requests, what it counts, what it refuses. Parity with the native trainer: `parity/`."""
 
 import importlib.util
 import json
@@ -28,7 +28,13 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.integrations import trl
-from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, Seen, problem_dataset, read_problem
+from adaptthink.integrations.trl import (
+    AdaptThinkConfig,
+    AdaptThinkTrainer,
+    RolloutRecord,
+    problem_dataset,
+    read_problem,
+)
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem, make_problem_id
@@ -67,11 +73,11 @@ def script(trainer, answer):
     """Put an engine under a trainer that answers from `answer(question, mode)`; return the engine."""
     tokenizer = trainer.processing_class
 
-    def reply(prompt, prefix):
+    def respond(prompt, prefix):
         question = next(row["prompt"] for row in ROWS if row["prompt"] in tokenizer.decode(prompt))
         return tokenizer.encode(answer(question, bool(prefix)) + "<|eos|>", add_special_tokens=False)
 
-    engine = ScriptedEngine(reply, logprob=-2.0)
+    engine = ScriptedEngine(respond, logprob=-2.0)
 
     @contextmanager
     def yielded():
@@ -87,7 +93,7 @@ def rows_of(trainer, rows):
 
 
 def test_what_is_asked_for(tmp_path):
-    """Two of four copies are forced not to think, with their own cap; the others open their thought."""
+    """Two of four copies are forced not to think, with their own token limit; the others open their thinking."""
     trainer = make_trainer(tmp_path)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     rows_of(trainer, ROWS)
@@ -115,7 +121,7 @@ def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, mon
     assert torch.cat([half["advantages"] for half in halves]).tolist() == whole["advantages"].tolist()
 
 
-def test_an_opener_of_the_models_own(tmp_path):
+def test_a_think_start_of_the_models_own(tmp_path):
     trainer = make_trainer(tmp_path, force_think_start=False)
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     batch = rows_of(trainer, ROWS[:1])
@@ -160,7 +166,7 @@ def test_forced_tokens_behind_the_decision_carry_no_loss(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     decision = trainer._template.no_think_id
     trainer._template = replace(trainer._template, no_think_prefix_ids=(decision, 7, 8))
-    monkeypatch.setattr(Sampler, "prompt", lambda self, problem: (5, 6))
+    monkeypatch.setattr(Sampler, "encode_prompt", lambda self, problem: (5, 6))
     engine = script(trainer, None)
     engine.script = lambda prompt, prefix: (9, *trainer._eos_ids)
     batch = rows_of(trainer, ROWS[:1])
@@ -209,12 +215,12 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 def test_metrics_by_hand():
     seen = [
-        Seen(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
-        Seen(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
-        Seen(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        Seen(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
+        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
+        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
+        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
+        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
     ]
-    found = trl.seen_metrics(seen, training=True)
+    found = trl.describe_records(seen, training=True)
     shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
     assert found == pytest.approx(
         {
@@ -226,13 +232,13 @@ def test_metrics_by_hand():
         }
         | {f"verdict_share_{verdict}": share for verdict, share in shares.items()}
     )  # fmt: skip
-    evaluated = trl.seen_metrics(seen, training=False)
+    evaluated = trl.describe_records(seen, training=False)
     assert set(found) - set(evaluated) == {"update_tokens", "zero_advantage_share"}
-    assert trl.seen_metrics([], training=True) == {}
-    assert trl.clip_metrics([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
+    assert trl.describe_records([], training=True) == {}
+    assert trl.describe_clipping([(True, 1.0), (True, 0.0), (False, 0.25)]) == {
         "clip_share_no_think": 0.5, "clip_share_think": 0.25,
     }  # fmt: skip
-    assert trl.clip_metrics([(True, 1.0)]) == {"clip_share_no_think": 1.0}
+    assert trl.describe_clipping([(True, 1.0)]) == {"clip_share_no_think": 1.0}
 
 
 def test_a_log_counts_each_response_once(tmp_path):
@@ -240,7 +246,7 @@ def test_a_log_counts_each_response_once(tmp_path):
     script(trainer, lambda question, forced: "\\boxed{2}" if question == "1+1=?" else "\\boxed{3}")
     trainer.train()
     [row] = [row for row in trainer.state.log_history if "loss" in row]
-    assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without a thought, none that never closed it
+    assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without thinking, none that never closed it
     assert row["reward_no_think"] == 0.5
     assert row["no_think_logprob"] == -2.0
     assert row["verdict_share_truncated"] == 0.5
@@ -457,7 +463,7 @@ def test_by_default_one_epoch_and_a_checkpoint_every_twenty_steps(tmp_path):
         ({"loss_type": "dapo"}, "loss_type = 'dapo' is not for AdaptThink"),
         ({"importance_sampling_level": "token"}, "delta, ratio and epsilon shape the loss; leave it at 'sequence'"),
         ({"scale_rewards": "group"}, "compares with the reference model, not with the other samples"),
-        ({"top_p": 0.95}, "drawn from the policy itself at temperature"),
+        ({"top_p": 0.95}, "sampled from the policy itself at temperature"),
         ({"vllm_importance_sampling_correction": True}, "vllm_importance_sampling_correction = True is not for"),
         ({"mask_truncated_completions": True}, "mask_truncated_completions = True is not for"),
         ({"use_transformers_continuous_batching": True}, "not supported here; leave it at False"),
@@ -534,20 +540,20 @@ def test_references_from_a_store(tmp_path):
     batch = rows_of(trainer, ROWS)
     assert batch["advantages"][:2].tolist() == pytest.approx([0.55, 0.55])
     assert batch["advantages"][4:].tolist() == [0.0] * 4  # a problem without a reference teaches nothing
-    with pytest.raises(UserError, match="the reference has nothing on problem"):
+    with pytest.raises(UserError, match="the reference lacks problem"):
         make_trainer(tmp_path, [*ROWS, {"prompt": "9-4=?", "answer": "5"}], reference=str(store))
     with pytest.raises(UserError, match=r"no reference store at '.*none\.jsonl'; make one with: adaptthink presample"):
         make_trainer(tmp_path, reference=tmp_path / "none.jsonl")
     store.write_text(store.read_text().replace(fingerprint, "0" * 16) + '{"id": "half')
     before = store.read_bytes()
-    with pytest.raises(UserError, match="holds the thoughts of another model"):
+    with pytest.raises(UserError, match="holds the samples of another model"):
         make_trainer(tmp_path, reference=store)
     assert store.read_bytes() == before, "another program may be writing it"
 
 
 @pytest.fixture
 def strange_store(tmp_path):
-    """A store of another model's thoughts on our rows."""
+    """A store of another model's samples on our rows."""
     store = tmp_path / "ref.jsonl"
     made_with = {"samples": 1, "model_fingerprint": "0123456789abcdef", "max_tokens": 24, "boxed_only": True}
     made_with |= {"temperature": 0.1, "top_p": 0.5, "seed": 7}  # a matter of the store's own

@@ -1,4 +1,4 @@
-"""TRL's own vLLM, for real, under the trainer: forced tokens, caps, log-probabilities, fresh weights.
+"""TRL's own vLLM, for real, under the trainer: forced tokens, token limits, log-probabilities, fresh weights.
 
 Needs an environment with both: scripts/setup_vllm.sh makes one for a CPU. To be run in a process of its own, since vLLM
 sits in the trainer's process and takes its environment. One thing stands in for TRL's: it hands weights to vLLM in the
@@ -21,7 +21,9 @@ from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, pro
 from adaptthink.problems.arithmetic import Split, generate_problems
 
 K = 4
-CLOSE = 0.005  # nats on average, between vLLM's log-probability of a drawn token, in half precision, and the trainer's
+CLOSE = (
+    0.005  # nats on average, between vLLM's log-probability of a sampled token, in half precision, and the trainer's
+)
 PROBLEMS = generate_problems(1, seed=0, split=Split.TRAIN)[:4]
 
 
@@ -50,8 +52,8 @@ def trainer(tmp_path_factory):
     return trainer
 
 
-def draw(trainer, *, synchronised):
-    """Draw a batch; return it and the mean gap between the log-probabilities of drawn tokens, vLLM's and ours."""
+def sample_batch(trainer, *, synchronised):
+    """Sample a batch; return it and the mean gap between the log-probabilities of sampled tokens, vLLM's and ours."""
     trainer._last_loaded_step = -1 if synchronised else trainer.state.global_step
     batch = trainer._generate_and_score_completions([row for row in trainer.train_dataset for _ in range(K)])
     with torch.no_grad():
@@ -72,7 +74,7 @@ def test_it_trains(trainer):
 
 
 def test_what_is_drawn(trainer):
-    batch, gap = draw(trainer, synchronised=True)
+    batch, gap = sample_batch(trainer, synchronised=True)
     assert gap < CLOSE
     lengths = (batch["labels"] != -100).sum(1).tolist()
     no_think = batch["no_think"].tolist()
@@ -87,7 +89,7 @@ def test_old_weights_would_show(trainer):
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.mul_(1.05)
-    _, stale = draw(trainer, synchronised=False)
-    _, fresh = draw(trainer, synchronised=True)
+    _, stale = sample_batch(trainer, synchronised=False)
+    _, fresh = sample_batch(trainer, synchronised=True)
     assert fresh < CLOSE
     assert stale > 3 * CLOSE

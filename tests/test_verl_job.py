@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,15 +15,22 @@ from pyarrow import parquet
 
 from adaptthink.callbacks import Callback
 from adaptthink.cli.app import main
-from adaptthink.cli.jobs import load_training_problems, presample_job
+from adaptthink.cli.jobs import presample_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import read_row
-from adaptthink.integrations.verl.launcher import find_reason, finished_steps, run_process, train_with_verl, verl_job
+from adaptthink.integrations.verl.launcher import (
+    find_reason,
+    run_process,
+    select_finished_steps,
+    train_with_verl,
+    verl_job,
+)
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_metrics
+from adaptthink.training.data import prepare_problems
 from adaptthink.training.train import choose_problems
 
 SETTINGS = {
@@ -104,7 +110,8 @@ def test_verl_gets_the_native_trainers_problems_in_its_order_with_their_referenc
     run = tmp_path / "run"
     train(run, store, python)
     config = check(VerlConfig, SETTINGS)
-    problems, held_out = load_training_problems(config)
+    found = prepare_problems(config.problems, None, config)
+    problems, held_out = found.problems, found.held_out
     rows = [read_row(row) for row in parquet.read_table(run / "verl" / "train.parquet").to_pylist()]
     assert [one.id for one, _ in rows] == [
         one.id for step in (1, 2, 3) for one in choose_problems(problems, 8, config.seed, step)
@@ -196,17 +203,17 @@ def test_a_step_is_reported_with_what_verl_adds_to_its_line_later(tmp_path, stat
     )
     steps = Steps()
     with contextlib.suppress(UserError):
-        train_with_verl([sys.executable, str(script)], tmp_path, steps)
+        train_with_verl([sys.executable, str(script)], tmp_path, steps, {})
     second = {"step": 2} if status else {"step": 2, "probe_accuracy": 0.5, "step_seconds": 1.0}
     assert steps.rows == [{"step": 1, "probe_accuracy": 0.5}, second]
 
 
 def test_which_lines_are_finished():
     open_, timed = {"step": 2}, {"step": 2, "step_seconds": 1.0}
-    assert finished_steps([], ended=False) == finished_steps([{"step": 1}], ended=False) == []
-    assert finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
-    assert finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
-    assert finished_steps([open_], ended=True) == [open_]
+    assert select_finished_steps([], ended=False) == select_finished_steps([{"step": 1}], ended=False) == []
+    assert select_finished_steps([{"step": 1}, open_], ended=False) == [{"step": 1}]
+    assert select_finished_steps([{"step": 1}, timed], ended=False) == [{"step": 1}, timed]
+    assert select_finished_steps([open_], ended=True) == [open_]
 
 
 def test_a_finished_run_is_only_exported_again(tmp_path, store, python, monkeypatch):
@@ -316,8 +323,6 @@ def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, mo
         assert "stopping it" in text
         os.kill(os.getpid(), signal.SIGTERM)  # while it is being stopped
 
-    monkeypatch.setattr("adaptthink.verl_job.console", SimpleNamespace(print=again))
-
     def close_terminal():
         if log.read_text():
             os.kill(os.getpid(), signal.SIGHUP)
@@ -325,7 +330,7 @@ def test_a_closed_terminal_and_a_second_signal_leave_nothing_behind(tmp_path, mo
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which it is not if these tests run under nohup
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_process([sys.executable, "-c", code], log, os.environ, close_terminal)
+            run_process([sys.executable, "-c", code], log, os.environ, close_terminal, again)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert [one for one in psutil.Process().children() if code in one.cmdline()] == []

@@ -1,4 +1,4 @@
-"""How verl is started on a CPU, as far as that can be known without verl: `verl_cpu.launch` asks for nothing of it."""
+"""How verl is started on a CPU, as far as that can be known without verl: `verl_cpu.launch` needs nothing of it."""
 
 import subprocess
 import sys

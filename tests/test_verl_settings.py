@@ -18,11 +18,11 @@ from adaptthink.integrations.verl.settings import (
     OURS,
     PLUGIN,
     REFUSED,
-    arguments,
     check_config,
-    environment_settings,
-    quoted,
-    verl_settings,
+    make_arguments,
+    make_environment_settings,
+    make_verl_settings,
+    quote,
 )
 from adaptthink.problems import make_problem
 from adaptthink.training.reference import Reference
@@ -61,7 +61,7 @@ def recipe(**values):
 
 
 def settings(**values):
-    return verl_settings(recipe(**values), values.get("model", "tiny"), Path("/runs/one"))
+    return make_verl_settings(recipe(**values), values.get("model", "tiny"), Path("/runs/one"))
 
 
 @pytest.mark.parametrize("key", VerlConfig.model_fields)
@@ -142,16 +142,16 @@ def test_a_misspelt_key_among_the_refused_is_no_silence(monkeypatch):
     ],
 )  # fmt: skip
 def test_values_are_written_for_hydra(value, text):
-    assert quoted(value) == text
+    assert quote(value) == text
 
 
 def test_an_override_takes_the_place_of_its_setting_and_comes_last():
-    found = arguments({"a.b": 1, "+c.d": 2, "e": 3}, ["a.b=5", "c.d=6", "+new=[x]"])
+    found = make_arguments({"a.b": 1, "+c.d": 2, "e": 3}, ["a.b=5", "c.d=6", "+new=[x]"])
     assert found == ["e=3", "a.b=5", "c.d=6", "+new=[x]"]
 
 
 def test_environment_reaches_all_machines_as_text():
-    [argument] = arguments(environment_settings({"OMP_NUM_THREADS": "1"}))
+    [argument] = make_arguments(make_environment_settings({"OMP_NUM_THREADS": "1"}))
     assert argument == '+ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS="1"'
 
 

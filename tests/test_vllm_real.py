@@ -14,7 +14,7 @@ import time
 
 import pytest
 import torch
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
@@ -144,7 +144,7 @@ def distribution(policy, context, temperature, top_p=1.0, banned=()):
 
 
 def mixed_requests(policy):
-    """Free, forced and banned responses, of several lengths."""
+    """Unconstrained, forced and banned responses, of several lengths."""
     no_think, think = policy.template.no_think_id, policy.template.think_id
     kinds = [
         ((), ()),
@@ -186,14 +186,14 @@ def test_logprobs_are_those_of_the_distribution_drawn_from(engine, policy, tempe
 
 @pytest.mark.parametrize(("top_p", "ban"), [(1.0, False), (0.9, True)])
 def test_first_tokens_are_drawn_with_their_probabilities(vllm_engine, policy, top_p, ban):
-    """2,000 draws of one token against the exact distribution: chi-square below its 99.9% quantile, seed fixed."""
+    """2,000 samples of one token against the exact distribution: chi-square below its 99.9% quantile, seed fixed."""
     num, prompt = 2000, (*prompts(policy)[1], policy.template.think_id, 198)
-    free = distribution(policy, prompt, 2.0)
-    banned = (int(free.argmax()),) if ban else ()
+    unconstrained = distribution(policy, prompt, 2.0)
+    banned = (int(unconstrained.argmax()),) if ban else ()
     requested = [Request(prompt, 1, stream, (), banned) for stream in range(num)]
-    drawn = [c.token_ids[0] for c in vllm_engine.generate(requested, temperature=2.0, top_p=top_p, seed=5)]
+    sampled = [c.token_ids[0] for c in vllm_engine.generate(requested, temperature=2.0, top_p=top_p, seed=5)]
     expected = num * distribution(policy, prompt, 2.0, top_p, banned).exp().double()
-    count = torch.bincount(torch.tensor(drawn), minlength=len(expected)).double()
+    count = torch.bincount(torch.tensor(sampled), minlength=len(expected)).double()
     assert count[expected == 0].sum() == 0
     common = expected >= 5
     cells = [*zip(count[common], expected[common], strict=True), (count[~common].sum(), expected[~common].sum())]
@@ -252,15 +252,15 @@ def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
     assert gap() < 1e-3
 
 
-def test_rollouts_keep_each_modes_cap(engine, policy):
+def test_rollouts_keep_each_modes_limit(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     settings = {"max_think_tokens": 24, "max_no_think_tokens": 5, "samples_per_problem": 4, "temperature": 1.0}
     config = check(TrainConfig, settings | {"force_think_start": False, "seed": 2})
     rollouts = collect(sampler, generate_problems(2, seed=1, split=Split.TRAIN), config, step=1)
-    for mode, cap in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
+    for mode, limit in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
         assert len(lengths) == len(rollouts) / 2
-        assert max(lengths) == cap
+        assert max(lengths) == limit
 
 
 @pytest.mark.parametrize("forced", [True, False])
@@ -329,7 +329,7 @@ def test_training_an_adapter_sends_merged_weights(engine, policy, tmp_path):
     assert abs(no_think[1] - no_think[0]) > 0.01
 
 
-def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
+def test_prompt_and_limit_that_do_not_fit_are_refused(engine, policy):
     with pytest.raises(UserError, match="lower max_think_tokens"):
         engine.generate([Request(prompts(policy)[0], 5000, 0)], temperature=1.0)
 
@@ -337,7 +337,7 @@ def test_prompt_and_cap_that_do_not_fit_are_refused(engine, policy):
 def adaptthink(*arguments, **environment):
     command = [sys.executable, "-m", "adaptthink", *arguments]
     ran = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | environment, timeout=PATIENCE, check=False
+        command, capture_output=True, text=True, env=os.environ | environment, timeout=WAIT_SECONDS, check=False
     )
     return ran.returncode, ran.stdout, ran.stderr
 
@@ -374,7 +374,7 @@ def test_presample_and_evaluate_through_a_server(server, tmp_path):
 
 
 def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
-    """Two addresses of the same server stand for two; a response is the same whoever draws it."""
+    """Two addresses of the same server stand for two; a response is the same whoever samples it."""
     addresses = ("--endpoint", server, "--endpoint", server.replace("127.0.0.1", "localhost"))
     stores = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
     for store, endpoints in zip(stores, (addresses[:2], addresses), strict=True):

@@ -1,8 +1,8 @@
 """The library: one function for each thing a user does. Objects in, records out.
 
 Everything public here can be taken from the package itself: `import adaptthink as at`. Nothing prints: what a job
-reports goes to its callbacks (`Callback`) and to the `logging` module. Bad input raises `UserError`, whose text says
-what to do.
+reports goes to its callbacks (`Callback`) and to the `logging` module. Bad input raises `UserError`, whose text
+explains what to do.
 
 Settings that are not parameters of a function are given by keyword, under their names on the command line and in
 recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems_per_step=16)`.
@@ -45,12 +45,18 @@ from adaptthink.dial.stored import STORED, Dial, check_weights, choose_dial_path
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.chat import chat_respond, chat_setting, make_endpoint
+from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
 from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_choice
 from adaptthink.evaluation.records import to_json
-from adaptthink.evaluation.run import Respond, decide_missing, policy_respond, policy_setting, sample_missing
+from adaptthink.evaluation.run import (
+    Respond,
+    decide_missing,
+    make_policy_responder,
+    make_policy_setting,
+    sample_missing,
+)
 from adaptthink.evaluation.scores import Evaluation, summarise
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
@@ -58,11 +64,11 @@ from adaptthink.evaluation.store import (
     Sample,
     Setting,
     grade_folder,
+    lock_folder,
     read_decisions,
     read_outcomes,
     read_samples,
     read_setting,
-    writing,
 )
 from adaptthink.grading import (
     AnswerKind,
@@ -218,7 +224,7 @@ def presample(
     """Sample each problem `samples` times from the model before training and grade them: R̄_ref of the paper.
 
     What the store `output` already holds is not sampled again; without it the store is a temporary file. `reward`
-    grades in place of the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
+    replaces the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
     was made with other settings.
 
     >>> import adaptthink as at
@@ -313,7 +319,7 @@ def evaluate(
     With the setting `chat="https://host/v1"` it is the model of that name behind a chat API (docs/chat.md).
 
     Every sample is kept in the folder `output`, or in a temporary one; what it already holds is not sampled again.
-    `difficulty` is another evaluation's folder, whose pass rates say how hard problems are; `delta` is the accuracy
+    `difficulty` is another evaluation's folder, whose pass rates are the problems' difficulty; `delta` is the accuracy
     that no_think may cost, for the quality of the mode choice. Raises UserError for a folder made with other settings.
 
     >>> import adaptthink as at
@@ -342,7 +348,7 @@ def evaluate(
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
             convention = policy.template.convention
         choice = assess_choice(folder, convention, None if difficulty is None else Path(difficulty), delta)
-        result.update(evaluation_summary(resolved, evaluations))
+        result.update(make_evaluation_summary(resolved, evaluations))
     return EvaluationResult(folder, evaluations, choice)
 
 
@@ -372,10 +378,10 @@ def calibrate(
     10
     """
     config = _note(_configure(EvaluateConfig, config, model, settings), reward)
-    cap = max(config.max_think_tokens, config.max_no_think_tokens)
-    if token_budget is not None and token_budget >= cap:
+    limit = max(config.max_think_tokens, config.max_no_think_tokens)
+    if token_budget is not None and token_budget >= limit:
         raise UserError(
-            f"token_budget = {token_budget:g} is no limit: a response has at most {cap} tokens (max_think_tokens); "
+            f"token_budget = {token_budget:g} is no limit: a response has at most {limit} tokens (max_think_tokens); "
             "give less"
         )
     policy = _load(model, load_configured, config)
@@ -384,7 +390,7 @@ def calibrate(
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
-        measured = measure(requested_outcomes(folder, chosen, config), read_decisions(folder))
+        measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
         dial = choose_thresholds(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
         )
@@ -419,7 +425,7 @@ def decide(
 
 
 def compare(evaluations: Sequence[EvaluationResult | str | Path], *, force: bool = False) -> Comparison:
-    """Compare evaluations with the first of them: accuracy, length, no_think share, what can be told apart.
+    """Compare evaluations with the first of them: accuracy, length, no_think share, distinguishable differences.
 
     Each is a result of `evaluate`, or a folder; `FOLDER:think` and `FOLDER:no_think` name forced modes. Raises
     UserError where they were made differently, unless `force`d.
@@ -447,7 +453,7 @@ def grade(
 ) -> Grade:
     r"""Grade the text of a response: what follows `</think>`, or all of it, is compared with the reference answer.
 
-    `seconds` bound the symbolic comparison. The verdict says what was found; nothing is raised for odd text.
+    `seconds` is the time-out of the symbolic comparison. Text that cannot be parsed gets a verdict, not an error.
 
     >>> import adaptthink as at
     >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
@@ -528,7 +534,7 @@ def choose_threshold(
 def read_problems(
     problems: Problems, config: ProblemsConfig, reward: RewardFunction | None = None
 ) -> Sequence[Problem]:
-    """Return problems as they are, or made of dicts; a name is read as `config` says, for the command of its schema."""
+    """Return problems as they are, or made of dicts; a name is read as configured, for the command of its schema."""
     if not isinstance(problems, str | Path):
         return make_problems(problems, needs_answer=not (reward or config.reward))
     named = config.model_copy(update={"problems": str(problems)})
@@ -557,7 +563,7 @@ def make_sampler(
     reward: RewardFunction | None = None,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> Sampler:
-    """Put an engine under a policy, with the config's way of grading, or the user's own of either."""
+    """Return a sampler of a policy, with the config's engine and grader, or the user's own."""
     grader = choose_grader(config, reward)
     return Sampler(
         engine or make_engine(policy, config, on_message=on_message), policy.tokenizer, policy.template, grader
@@ -583,7 +589,7 @@ def sample_reference(
     store: Path,
     report: Callback,
 ) -> References:
-    """Complete the reference store of `problems`, and report how it goes and what came out."""
+    """Complete the reference store of `problems`, and report progress and mean reward."""
     phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
     advance = make_counter(report, phase, len(problems) * config.reference_samples)
     reference = complete_reference(
@@ -647,9 +653,9 @@ def evaluate_policy(
     report: Callback,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
-    setting = policy_setting(config.model, policy.fingerprint, config)
-    with writing(folder, setting):
-        sample_into(folder, policy_respond(sampler, config), setting, problems, requested, config, report)
+    setting = make_policy_setting(config.model, policy.fingerprint, config)
+    with lock_folder(folder, setting):
+        sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)
 
@@ -662,18 +668,18 @@ def evaluate_chat(
     grader: Grader,
     report: Callback,
 ) -> dict[str, Evaluation]:
-    """Complete the evaluation of a model behind a chat endpoint, which shows no probabilities."""
+    """Complete the evaluation of a model behind a chat endpoint, which returns no probabilities."""
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
         report.on_message(f"{' and '.join(left_out)} left out: without a --switch no mode can be requested")
         if not requested:
             raise UserError(
-                "no mode is left to evaluate; give the --switch that the endpoint's models know, or --modes auto"
+                "no mode is left to evaluate; give the --switch that the endpoint's models support, or --modes auto"
             )
-    cost, setting = partial(compute_cost, prices=endpoint.prices), chat_setting(endpoint, config)
-    with writing(folder, setting):
-        sample_into(folder, chat_respond(endpoint, config), setting, problems, requested, config, report, cost)
+    cost, setting = partial(compute_cost, prices=endpoint.prices), make_chat_setting(endpoint, config)
+    with lock_folder(folder, setting):
+        sample_into(folder, make_chat_responder(endpoint, config), setting, problems, requested, config, report, cost)
         samples = list(read_samples(folder))
         costs = [cost(sample) for sample in samples]
         known = [one for one in costs if one is not None]
@@ -681,7 +687,7 @@ def evaluate_chat(
             unknown = len(samples) - len(known)
             report.on_message(f"cost of all samples in {folder}: {sum(known):.2f}, of {unknown} not known")
         if any(sample.tokens_estimated for sample in samples):
-            report.on_message("lengths are estimates, one token for every four characters: the endpoint counts none")
+            report.on_message("lengths are estimates, one token per four characters: the endpoint reports none")
         return score_folder(folder, problems, requested, config, grader, report)
 
 
@@ -695,7 +701,7 @@ def sample_into(
     report: Callback,
     cost: Callable[[Sample], float | None] = lambda sample: None,
 ) -> None:
-    """Sample what `folder` lacks, and report how it goes."""
+    """Sample what `folder` lacks, and report progress."""
     count = config.samples_per_problem
     phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
     advance = make_counter(report, phase, len(problems) * len(requested) * count)
@@ -721,23 +727,23 @@ def score_folder(
     advance = make_counter(report, "answers graded", None)
     if changes := grade_folder(folder, grader, on_grade=advance):
         report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
-    outcomes = requested_outcomes(folder, problems, config)
+    outcomes = select_requested(folder, problems, config)
     held = {one.requested for one in outcomes}
     evaluations = {
         mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
     }
-    write_json(folder / "summary.json", evaluation_summary(config, evaluations))
+    write_json(folder / "summary.json", make_evaluation_summary(config, evaluations))
     return {mode: evaluations[mode] for mode in requested}
 
 
-def requested_outcomes(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
-    """Of all outcomes that a folder may hold, those of these problems and of as many samples as are requested."""
+def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
+    """Return a folder's outcomes on these problems, as many samples of each as configured."""
     wanted = {problem.id for problem in problems}
     return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
 
 
-def evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """What `summary.json` of an evaluation folder holds."""
+def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Return the content of an evaluation folder's `summary.json`."""
     return {
         "model": config.model,
         "config": config.model_dump(mode="json"),

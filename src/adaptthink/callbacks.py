@@ -27,7 +27,7 @@ class Callback:
     """
 
     def attach(self, report: Callable[[str], None]) -> None:
-        """Take `report`, which passes a line for a person to `on_message` of all callbacks; called before the rest."""
+        """Take `report`, which passes a line for a person to `on_message` of all callbacks; called first."""
 
     def on_start(self, command: str, settings: Mapping[str, Any], output: Path | None) -> None:
         """A job begins: its command ("train"), its resolved settings, the folder that it writes to."""
@@ -78,7 +78,7 @@ class Callbacks(Callback):
             callback.on_message(message)
 
     def on_end(self, result: Mapping[str, Any] | None) -> None:
-        """Pass it on, to the others too where one raises."""
+        """Pass it on to all, even if one raises."""
         with ExitStack() as stack:
             for callback in reversed(self.callbacks):
                 stack.callback(callback.on_end, result)

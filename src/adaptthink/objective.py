@@ -57,7 +57,7 @@ def decision_logprob(no_think: bool, share: float, within_mode: float = 0.0) -> 
     """Log-probability of the decision token under π_IS (Eq. 7): log of its mode's share.
 
     `share` is the share of no_think samples, in [0, 1]. `within_mode` is the token's log-probability among those of
-    its mode: 0 where the mode has one token, as in the paper; where a thought begins with any token but the
+    its mode: 0 where the mode has one token, as in the paper; where thinking begins with any token but the
     no_think one, the policy's own log π(y₁) − log(1 − π(no_think)). Raises ValueError for a share outside [0, 1] and
     for a mode that is never sampled at that share.
     """

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: a clock by phase, and the table that `adaptthink train --profile` shows."""
+"""Time of a training by phase: a clock, and the profile that `adaptthink train --profile` shows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Phase:
     seconds: float
     share: float  # of the seconds of all phases
     tokens: int | None
-    roofline_share: float | None  # of the seconds: what the roofline allows, where that was measured
+    roofline_share: float | None  # seconds that the roofline allows / seconds; None if it was not measured
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -53,7 +53,7 @@ class Phase:
 
 
 def profile(rows: Sequence[Mapping[str, Any]]) -> list[Phase]:
-    """Sum up the phases of the steps in a metrics log, in the order in which they happen."""
+    """Return the phases of all steps in a metrics log, in the order in which they happen."""
 
     def total(key: str) -> float:
         return sum(row.get(key) or 0 for row in rows)

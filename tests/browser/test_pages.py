@@ -15,9 +15,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from patience import PATIENCE
 from PIL import Image
 from report_folders import ACCURACY, BINS, DIAL, TOKENS, make_evaluation, make_run
+from waiting import WAIT_SECONDS
 
 from adaptthink.report import write_report
 
@@ -97,7 +97,7 @@ def show(browser, pages):
 
     def open_page(name: str, viewport: dict[str, int] = DESK, scheme: str = "light") -> Any:
         context = browser.new_context(viewport=viewport, color_scheme=scheme, accept_downloads=True)
-        context.set_default_timeout(PATIENCE * 1000)
+        context.set_default_timeout(WAIT_SECONDS * 1000)
         opened.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -139,7 +139,7 @@ def test_a_thought_unfolds_and_folds(show):
     assert not text.is_visible()
     thinking.locator("summary").click()
     assert text.is_visible()
-    assert "<script>" in text.inner_text()  # a hostile thought, shown as text
+    assert "<script>" in text.inner_text()  # hostile thinking, shown as text
     thinking.locator("summary").click()
     assert not text.is_visible()
 

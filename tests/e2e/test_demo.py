@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from patience import PATIENCE
+from waiting import WAIT_SECONDS
 
 RECIPE = """
 model = "tiny"
@@ -31,7 +31,7 @@ MODES = {"original_think", "original_no_think", "adaptthink", "adaptthink_think"
 
 def adaptthink(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "adaptthink", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from patience import PATIENCE
 from safetensors.torch import load_file
+from waiting import WAIT_SECONDS
 
 if importlib.util.find_spec("trl") is None:
     pytest.skip("TRL is not installed here; pip install '.[trl]'", allow_module_level=True)
@@ -60,7 +60,7 @@ def start(given, output, *flags, processes=1):
     command = [sys.executable, *launcher, str(ROOT / "examples" / "train_with_trl.py"), *given, "--output", str(output)]
     command += [*SMALL, *LOCAL, "--per_device_train_batch_size", str(ROWS // processes), *flags]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=WAIT_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return steps_of(output), ast.literal_eval(ran.stdout.splitlines()[-1])
 

@@ -75,10 +75,10 @@ def replay(monkeypatch, tmp_path, dtype=torch.float64, **settings):
     rollouts = recorded.rollouts()
     by_place = {(one.problem.id, index % recorded.SAMPLES): one for index, one in enumerate(rollouts)}
 
-    def draw_rows(sampler, rows, positions, args, step, training):
+    def sample_rows(sampler, rows, positions, args, step, training):
         return [by_place[row.id, position] for row, position in zip(rows, positions, strict=True)]
 
-    monkeypatch.setattr(trl, "draw_rows", draw_rows)
+    monkeypatch.setattr(trl, "sample_rows", sample_rows)
     requested = dict.fromkeys(one.problem for one in rollouts)
     reference = {id_: one.reward for id_, one in recorded.references().items()}
     [row], [gradient] = train(tmp_path, recorded.moved_model(dtype), requested, reference, **settings)
@@ -149,24 +149,24 @@ def test_a_masked_token_that_counts_is_caught(monkeypatch, tmp_path):
 
 def test_one_half_survives_to_the_loss(monkeypatch, tmp_path):
     """One update per batch, on fresh rollouts: every ratio but the decision's is 1, so the loss is known by hand."""
-    drawn = []
+    sampled = []
 
     def spied(*arguments):
-        drawn.extend(draw_rows(*arguments))
-        return list(drawn)
+        sampled.extend(sample_rows(*arguments))
+        return list(sampled)
 
-    draw_rows = trl.draw_rows
-    monkeypatch.setattr(trl, "draw_rows", spied)
+    sample_rows = trl.sample_rows
+    monkeypatch.setattr(trl, "sample_rows", spied)
     requested = generate_problems(1, seed=3, split=Split.TRAIN)[:4]
     reference = dict(zip((one.id for one in requested), [0.25, 0.5, 0.75, 1.0], strict=True))
     model = load_policy("tiny", device="cpu").model
     [row], _ = train(tmp_path, model, requested, reference, per_device_train_batch_size=16)
     losses = []
-    for one in drawn:
+    for one in sampled:
         ratio = math.exp((one.behavior_logprobs[0] - math.log(0.5)) / len(one.response_ids))
         value = (one.verdict == "correct") - reference[one.problem.id] + 0.05 * (one.mode is Mode.NO_THINK)
         losses.append(-min(ratio * value, min(max(ratio, 0.8), 1.2) * value))
     assert len(losses) == 16
-    assert max(abs(math.exp(one.behavior_logprobs[0]) - 0.5) for one in drawn) > 0.3
+    assert max(abs(math.exp(one.behavior_logprobs[0]) - 0.5) for one in sampled) > 0.3
     assert row["loss"] == pytest.approx(sum(losses) / 16, rel=1e-4)
     assert row["loss"] != pytest.approx(-sum(losses) / 16, rel=1e-2)

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROLLOUT = "transformers_cpu"  # the name that our rollout has in verl's settings
-RAY_CPUS = (
-    32  # what Ray is told: verl starts about a dozen actors that ask for a core each, and waits for ever if short
-)
+RAY_CPUS = 32  # what Ray gets: verl starts about a dozen actors that ask for a core each, and waits for ever if short
 
 
 def environment(threads: int, plugins: Sequence[str] = (), paths: Sequence[Path] = ()) -> dict[str, str]:
@@ -18,10 +16,10 @@ def environment(threads: int, plugins: Sequence[str] = (), paths: Sequence[Path]
     `plugins` are further modules that verl is to import in each of its processes, `paths` where they are found.
     Through `VERL_USE_EXTERNAL_MODULES` a failing import is an error; through the entry points it would pass unseen.
     """
-    places = [Path(__file__).parent.parent, *paths]
+    folders = [Path(__file__).parent.parent, *paths]
     before = os.environ.get("PYTHONPATH")
     return dict(os.environ) | {
-        "PYTHONPATH": os.pathsep.join([*map(str, places), *([before] if before else [])]),
+        "PYTHONPATH": os.pathsep.join([*map(str, folders), *([before] if before else [])]),
         "VERL_USE_EXTERNAL_MODULES": ",".join(["verl_cpu.plugin", *plugins]),
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # verl's own way to take the FSDP engine that is registered for CUDA

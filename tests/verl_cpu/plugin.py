@@ -25,7 +25,7 @@ def zero(*_: Any, **__: Any) -> int:
     return 0
 
 
-DEVICE = SimpleNamespace(  # stands where verl looks for torch.cuda
+DEVICE = SimpleNamespace(  # replaces torch.cuda for verl
     __name__="torch.cpu",
     is_available=lambda: True,
     device_count=lambda: 1,

@@ -1,7 +1,7 @@
 """A rollout for verl by transformers' `generate`, in a Ray actor (test support).
 
-Requests are gathered into batches, since `generate` takes all at once: until as many wait as verl says may run
-(`rollout.max_num_seqs`), or until none has come for a moment. Requests with different settings or caps go apart.
+Requests are gathered into batches, since `generate` takes all at once: until as many wait as verl allows to run
+(`rollout.max_num_seqs`), or until none has come for a moment. Different settings or token limits go apart.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class Server:
     def complete(self, prompts: list[list[int]], settings: Settings) -> list[TokenOutput]:
         """Generate for prompts that share their settings, padded at the left."""
         width = max(map(len, prompts))
-        drawn = settings.temperature > 0
+        samples_tokens = settings.temperature > 0
         sampling = {"temperature": settings.temperature, "top_k": max(settings.top_k, 0), "top_p": settings.top_p}
         out = self.model.generate(
             input_ids=torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts]),
             attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
             max_new_tokens=settings.max_tokens,
-            do_sample=drawn,
-            **(sampling if drawn else {}),
+            do_sample=samples_tokens,
+            **(sampling if samples_tokens else {}),
             sequence_bias={(token,): value for token, value in settings.bias} or None,
             output_scores=True,
             return_dict_in_generate=True,
@@ -183,7 +183,7 @@ class WeightSender(BaseRollout):
         global_steps: int | None = None,
         **_: Any,
     ) -> None:
-        """Send all weights; every rank has to draw them, because gathering a sharded tensor is a collective."""
+        """Send all weights; every rank has to fetch them, because gathering a sharded tensor is a collective."""
         gathered = {name: tensor.detach().clone() for name, tensor in weights}
         server = ray.get_actor(server_name(torch.distributed.get_rank()))
         await server.load.remote(gathered, global_steps)

@@ -19,7 +19,7 @@ import adaptthink.training.rollout
 from adaptthink.cli.jobs import presample_job, train_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
-from adaptthink.integrations.verl.launcher import latest_step
+from adaptthink.integrations.verl.launcher import read_latest_step
 from adaptthink.models.loading import load_policy
 from adaptthink.storage.runs import read_metrics
 from verl_cpu.launch import environment, settings
@@ -84,7 +84,7 @@ def resumed(store, tmp_path_factory):
     process.send_signal(signal.SIGINT)
     status = process.wait()
     left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    checkpoint = latest_step(run)
+    checkpoint = read_latest_step(run)
     finish(start(run, store, "--resume"), run)
     return run, before, status, left, checkpoint
 
@@ -122,13 +122,13 @@ def test_the_model_comes_out_as_one_of_hugging_face_and_has_learned(resumed):
 
 def native_metrics(store, folder, salt, monkeypatch):
     """Metrics of the native trainer on the same problems and references; with a salt it samples other responses."""
-    seed_of = adaptthink.sampling.sampler.stream_seed
+    seed_of = adaptthink.sampling.sampler.make_seed
 
     def salted(seed, *purpose):
         return seed_of(seed + 1000 * salt if purpose[0] == "rollout" else seed, *purpose)
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptthink.training.rollout, "stream_seed", salted)
+        patch.setattr(adaptthink.training.rollout, "make_seed", salted)
         train_job(check(TrainConfig, RECIPE), folder, reference_store=store, resume=False, clean=False)
     return read_metrics(folder / "metrics.jsonl")
 
@@ -145,7 +145,7 @@ def test_metrics_move_as_the_native_trainers(resumed, store, tmp_path, monkeypat
 
     for key in ("probe_no_think_logprob", "probe_mode_mass"):
         assert within(rows[-1][key], [run[-1][key] for run in native]), key
-    # The first step's responses are drawn from the same model; its update moves log P(no_think) alike.
+    # The first step's responses are sampled from the same model; its update moves log P(no_think) alike.
     for key in ("probe_no_think_logprob", "grad_norm"):
         assert within(rows[0][key], [run[0][key] for run in native]), key
 

@@ -27,8 +27,8 @@ from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
 from adaptthink.integrations.verl import plugin
 from adaptthink.integrations.verl.data import TRAIN, Extra
-from adaptthink.integrations.verl.loop import learning_value
-from adaptthink.integrations.verl.settings import verl_settings
+from adaptthink.integrations.verl.loop import compute_learning_value
+from adaptthink.integrations.verl.settings import make_verl_settings
 from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.rollout import make_loss_mask
@@ -40,12 +40,12 @@ DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def settings_of(folder, **values):
     """verl's settings as its trainer would have them, of what they say about the algorithm."""
     recipe = check(VerlConfig, config(**values).model_dump() | {"gpus_per_node": 1})
-    lines = [f"{key.lstrip('+')}={value}" for key, value in verl_settings(recipe, "tiny", folder).items()]
+    lines = [f"{key.lstrip('+')}={value}" for key, value in make_verl_settings(recipe, "tiny", folder).items()]
     return recipe, OmegaConf.from_dotlist([line for line in lines if not line.startswith("trainer.logger")])
 
 
 class Queue:
-    """A dictionary that answers as verl's queue does, as far as a step asks."""
+    """A dictionary that answers as verl's queue does, as far as a step needs."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -91,7 +91,7 @@ def queue_of(recipe):
         )
         response_mask = torch.tensor(make_loss_mask(one), dtype=torch.int64)
         scores = torch.zeros(len(one.response_ids))
-        scores[-1] = learning_value(recipe, one, extra)
+        scores[-1] = compute_learning_value(recipe, one, extra)
         rows[f"{one.problem.id}_{index}_0"] = {
             "uid": one.problem.id,
             "prompts": torch.tensor(one.prompt_ids),
@@ -106,7 +106,7 @@ def queue_of(recipe):
 
 
 def forward(model, data, temperature):
-    """Log-probabilities of every token of every sequence, flat, each at the place before it, as verl's engines give."""
+    """Log-probabilities of every token of every sequence, flat, each at the index before it, as verl's engines give."""
     prompts, responses = ([ids.tolist() for ids in data[name].unbind()] for name in ("prompts", "responses"))
     logprob_BT = compute_response_logprobs(model, prompts, responses, temperature)
     rows = [

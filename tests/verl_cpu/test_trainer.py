@@ -1,4 +1,4 @@
-"""What our trainer writes of a step, and when; verl's own step is replaced by what it says of itself."""
+"""What our trainer writes of a step, and when; verl's own step is replaced by recorded metrics."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytest.importorskip("verl")  # in .venv-verl
 from parity.recorded import config
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from adaptthink.cli.console import StepPrinter
+from adaptthink.cli.console import Terminal
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
 from adaptthink.grading import Verdict
@@ -48,7 +48,7 @@ def test_a_step_can_be_shown_as_soon_as_it_is_written(tmp_path, monkeypatch, cap
     assert trainer.step(metrics, timing) == "batch"
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert (row["rollout_seconds"], row["update_seconds"]) == (3.0, 2.0)
-    StepPrinter(steps=1).on_step(row)
+    Terminal(steps=1).on_step(row)
     assert "1/1" in capsys.readouterr().out
     timing |= {"save_checkpoint": 7.0, "step": 13.0}
     trainer._compute_metrics("batch", metrics, timing, 1, 0)

@@ -28,12 +28,12 @@ COMMANDS = {
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
-    "reproduce": "Run the paper's experiments on the embedded reasoner; hold its claims against them (90 minutes).",
+    "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and which differences are significant.",
     "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
-    "decide": "Say which mode the dial gives each prompt.",
+    "decide": "Print the mode that the dial chooses for each prompt.",
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
-    "doctor": "Check how a model begins and ends a thought, and whether AdaptThink can train it.",
+    "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
@@ -50,7 +50,7 @@ DATA_COMMANDS = {
 }
 
 
-def help_columns(console: Any, options: Any, entries: Any) -> tuple[ColumnSpec, ...]:
+def make_help_columns(console: Any, options: Any, entries: Any) -> tuple[ColumnSpec, ...]:
     """Return the columns of a help page as they are by default, but with more of the width for the flags."""
     from cyclopts.help import NameRenderer
     from cyclopts.help.specs import get_default_parameter_columns
@@ -66,7 +66,7 @@ app = App(
     name="adaptthink",
     help="Teach reasoning models when to think. Start with: adaptthink demo",
     help_format="plaintext",
-    help_formatter=DefaultFormatter(column_specs=help_columns),
+    help_formatter=DefaultFormatter(column_specs=make_help_columns),
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -100,7 +100,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def parse_fault(error: CycloptsError) -> str:
-    """Say in one line what the parser disliked; values refused by a schema read as everywhere else."""
+    """Return one line about a parsing error; values that a schema refuses read as everywhere else."""
     from pydantic import ValidationError
 
     from adaptthink.config.resolve import describe_faults
@@ -111,9 +111,9 @@ def parse_fault(error: CycloptsError) -> str:
     command = " ".join(error.command_chain or ())
     if isinstance(error, UnknownOptionError):
         option = error.token.keyword or error.token.value
-        return foreign_option(option, command) or one_line(error)
+        return explain_foreign_option(option, command) or one_line(error)
     if isinstance(error, UnusedCliTokensError) and command in TAKE_RECIPES and error.unused_tokens:
-        return f"'{error.unused_tokens[0]}' is left over: name all recipes together, first or after --recipe"
+        return f"'{error.unused_tokens[0]}' is left over: give all recipes together, first or after --recipe"
     return one_line(error)
 
 
@@ -122,12 +122,12 @@ def one_line(error: CycloptsError) -> str:
     return " ".join(str(error).split())
 
 
-def foreign_option(option: str, command: str) -> str | None:
-    """Say that an option is a setting of other commands; None if it is none at all."""
-    from adaptthink.config.resolve import commands_with
+def explain_foreign_option(option: str, command: str) -> str | None:
+    """Return that an option is a setting of other commands; None if it is unknown."""
+    from adaptthink.config.resolve import find_commands
 
     key = option.lstrip("-").replace("-", "_")
-    others = commands_with(key) or commands_with(key.removeprefix("no_"))
+    others = find_commands(key) or find_commands(key.removeprefix("no_"))
     if not others:
         return None
     if key == "model" and command in TAKE_MODEL:

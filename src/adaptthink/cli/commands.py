@@ -11,13 +11,13 @@ from cyclopts import Parameter, validators
 
 from adaptthink.callbacks import Callback
 from adaptthink.cli.settings import (
+    add_flags,
     check_model,
     check_problem_files,
-    given,
     read_evaluation_settings,
     read_settings,
+    select_given,
     show_settings,
-    takes,
 )
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.resolve import resolve
@@ -41,8 +41,8 @@ from adaptthink.storage.kinds import PathKind, expect
 from adaptthink.storage.locks import locked
 
 
-def words(value: tuple[str, ...]) -> str:
-    """Show a default as it would be given."""
+def join_words(value: tuple[str, ...]) -> str:
+    """Return a default as it would be given on the command line."""
     return " ".join(value)
 
 
@@ -51,10 +51,10 @@ Json = Annotated[
     Parameter(help="Also write the result as JSON to this file.", validator=validators.Path(dir_okay=False)),
 ]
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
-Resume = Annotated[bool, Parameter(help="Go on with the interrupted run in --output.", negative="")]
+Resume = Annotated[bool, Parameter(help="Continue the interrupted run in --output.", negative="")]
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
 Profile = Annotated[
-    bool, Parameter(help="Say where the time went, against what this machine could do at best.", negative="")
+    bool, Parameter(help="Print where the time went, compared with the roofline of this machine.", negative="")
 ]
 Track = Annotated[
     tuple[str, ...],
@@ -77,7 +77,7 @@ Model = Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the 
 DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]
-ThinkStart = Annotated[str, Parameter(help="w_start: the token that a forced thought begins with.")]
+ThinkStart = Annotated[str, Parameter(help="w_start: the token that forced thinking begins with.")]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
 ReferenceStore = Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")]
 EvaluationOutput = Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")]
@@ -100,7 +100,7 @@ def demo(
     """Train the embedded reasoner to choose when to think, evaluate it and write a report (three to four minutes)."""
     flags = {} if seed is None else {"seed": seed}
     config = read_settings("train", TrainConfig, recipe, flags)
-    evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=unread_in_demo)
+    evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=find_unread_in_demo)
     expect(output, "--output", PathKind.RUN)
     from adaptthink.cli.jobs import demo_job
 
@@ -109,8 +109,8 @@ def demo(
     write_result(json, result)
 
 
-def unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
-    """Yield what the demo's evaluation does not read beside the rest: how the model in training is run."""
+def find_unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
+    """Yield the settings that the demo's evaluation does not read, such as how the trained model is run."""
     yield from config.unread()
     yield from unread_settings(config.problems, Purpose.EVALUATION)
     yield Unread(
@@ -121,7 +121,7 @@ def unread_in_demo(config: EvaluateConfig) -> Iterator[Unread]:
     )
 
 
-@takes(VerlConfig)
+@add_flags(VerlConfig)
 def train(
     recipe: Recipes = (),
     *,
@@ -150,7 +150,7 @@ def train(
         expect(reference, "--reference", PathKind.STORE)
     if backend == "verl":
         return train_on_verl(
-            read_settings("verl", VerlConfig, recipe, given(flags)),
+            read_settings("verl", VerlConfig, recipe, select_given(flags)),
             output,
             reference=reference,
             python=sys.executable if verl_python is None else str(verl_python),
@@ -161,7 +161,7 @@ def train(
             dry_run=dry_run,
             json=json,
         )
-    config = read_settings("train", TrainConfig, recipe, given(flags))
+    config = read_settings("train", TrainConfig, recipe, select_given(flags))
     if verl_python is not None:
         raise UserError("--verl-python has no effect: it is for --backend verl; give that too, or leave it out")
     if dry_run:
@@ -215,24 +215,26 @@ def train_on_verl(
     return write_result(json, result)
 
 
-@takes(VerlConfig, only=PLANNED)
+@add_flags(VerlConfig, only=PLANNED)
 def plan(
     recipe: Recipes = (),
     *,
     flags: Config,
     gpus: Annotated[str, Parameter(help="GPUs, such as 8xH100; cpu: this machine, which is measured.")],
     think_tokens: Annotated[
-        float | None, Parameter(help="Mean length of a thought at the start [default: assumed].", validator=POSITIVE)
+        float | None,
+        Parameter(help="Mean tokens of a think response at the start [default: assumed].", validator=POSITIVE),
     ] = None,
     no_think_tokens: Annotated[
         float | None,
-        Parameter(help="Mean length of a direct answer at the start [default: assumed].", validator=POSITIVE),
+        Parameter(help="Mean tokens of a no_think response at the start [default: assumed].", validator=POSITIVE),
     ] = None,
     prompt_tokens: Annotated[
         int | None, Parameter(help="Length of a prompt [default: assumed].", validator=POSITIVE)
     ] = None,
     reference: Annotated[
-        Path | None, Parameter(help="Reference store to take the lengths of thoughts from, instead of --think-tokens.")
+        Path | None,
+        Parameter(help="Reference store to take the lengths of think responses from, instead of --think-tokens."),
     ] = None,
     price: Annotated[
         float | None,
@@ -243,8 +245,8 @@ def plan(
     """Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit."""
     if reference:
         expect(reference, "--reference", PathKind.STORE)
-    unread = VerlConfig.unread if needs_verl(gpus) else unread_without_verl
-    config = read_settings("plan", VerlConfig, recipe, given(flags), unread=unread)
+    unread = VerlConfig.unread if runs_on_verl(gpus) else find_unread_without_verl
+    config = read_settings("plan", VerlConfig, recipe, select_given(flags), unread=unread)
     from adaptthink.cli.plan import plan_job
 
     result = plan_job(
@@ -259,15 +261,15 @@ def plan(
     write_result(json, result)
 
 
-def needs_verl(gpus: str) -> bool:
-    """Whether a training on these GPUs is one on verl; raises UserError for text that names none."""
+def runs_on_verl(gpus: str) -> bool:
+    """Return whether a training on these GPUs runs on verl; raises UserError for text that names none."""
     from adaptthink.planning.hardware import read_cluster
 
     return gpus.strip().lower() != "cpu" and read_cluster(gpus).count > 1
 
 
-def unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
-    """Yield what the estimate of a training on one device does not read."""
+def find_unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
+    """Yield the settings that the estimate of a training on one device does not read."""
     yield from TrainConfig.unread(config)
     yield Unread(
         tuple(VerlConfig.model_fields.keys() - TrainConfig.model_fields.keys()),
@@ -277,7 +279,7 @@ def unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
     )
 
 
-@takes(PresampleConfig)
+@add_flags(PresampleConfig)
 def presample(
     recipe: Recipes = (),
     *,
@@ -289,7 +291,7 @@ def presample(
     json: Json = None,
 ) -> None:
     """Sample the reference: K responses per problem from the model before training."""
-    config = read_settings("presample", PresampleConfig, recipe, given(flags))
+    config = read_settings("presample", PresampleConfig, recipe, select_given(flags))
     expect(output, "--output", PathKind.STORE)
     if dry_run:
         return show_settings(config)
@@ -298,7 +300,7 @@ def presample(
     return write_result(json, presample_job(config, output))
 
 
-@takes(EvaluateConfig, ChatConfig, without=("model",))
+@add_flags(EvaluateConfig, ChatConfig, without=("model",))
 def evaluate(
     model: Model,
     /,
@@ -307,7 +309,7 @@ def evaluate(
     recipe: Recipes = (),
     modes: Annotated[
         tuple[RequestedMode, ...],
-        Parameter(help="Modes to evaluate in.", negative="", consume_multiple=True, show_default=words),
+        Parameter(help="Modes to evaluate in.", negative="", consume_multiple=True, show_default=join_words),
     ] = ("auto", "think", "no_think"),
     output: EvaluationOutput = Path("runs/evaluation"),
     difficulty_from: Annotated[
@@ -319,14 +321,14 @@ def evaluate(
     delta: Annotated[
         float,
         Parameter(
-            help="Accuracy that no_think may cost, for the mode quality.", validator=validators.Number(gte=0, lte=1)
+            help="Accuracy that no_think may cost, for the mode choice.", validator=validators.Number(gte=0, lte=1)
         ),
     ] = 0.05,
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
     """Evaluate a model as it chooses and in both forced modes, by level; every sample is kept in --output."""
-    config = read_evaluation_settings(recipe, given(flags) | {"model": model})
+    config = read_evaluation_settings(recipe, select_given(flags) | {"model": model})
     expect(output, "--output", PathKind.EVALUATION)
     if difficulty_from:
         expect(difficulty_from, "--difficulty-from", PathKind.EVALUATION)
@@ -345,7 +347,8 @@ def compare(
     force: Annotated[
         bool,
         Parameter(
-            help="Compare unlike evaluations too, on the problems that all have; says how they differ.", negative=""
+            help="Compare unlike evaluations too, on the problems that all have; print how they differ.",
+            negative="",
         ),
     ] = False,
     markdown: Annotated[
@@ -369,7 +372,7 @@ def reproduce(
     clean: Clean = False,
     json: Json = None,
 ) -> None:
-    """Run the paper's experiments on the embedded reasoner and hold its claims against them (up to 90 minutes)."""
+    """Run the paper's experiments on the embedded reasoner and compare its claims with them (up to 90 minutes)."""
     from adaptthink.cli.reproduce import reproduce_job
 
     with locked(output, f"run folder '{output}'"):
@@ -377,7 +380,7 @@ def reproduce(
     write_result(json, result)
 
 
-@takes(EvaluateConfig, without=("model",))
+@add_flags(EvaluateConfig, without=("model",))
 def calibrate(
     model: Model,
     /,
@@ -399,7 +402,7 @@ def calibrate(
     json: Json = None,
 ) -> None:
     """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee."""
-    config = read_settings("calibrate", EvaluateConfig, recipe, given(flags) | {"model": model})
+    config = read_settings("calibrate", EvaluateConfig, recipe, select_given(flags) | {"model": model})
     expect(output, "--output", PathKind.EVALUATION)
     if dry_run:
         return show_settings(config)
@@ -425,7 +428,7 @@ def decide(
     think_start: ThinkStart = "Alright",
     json: Json = None,
 ) -> None:
-    """Say which mode the dial gives each prompt: its P(no_think), the mode, the threshold."""
+    """Print the mode that the dial chooses for each prompt: P(no_think), mode, threshold."""
     if not prompts:
         raise UserError("no prompt to decide on; give one or more: adaptthink decide MODEL PROMPT...")
     check_model(model)
@@ -437,7 +440,7 @@ def decide(
     write_result(json, result)
 
 
-@takes(ServeConfig, without=("model",))
+@add_flags(ServeConfig, without=("model",))
 def serve(
     model: Model,
     /,
@@ -447,7 +450,7 @@ def serve(
     dry_run: DryRun = False,
 ) -> None:
     """Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice."""
-    config = read_settings("serve", ServeConfig, recipe, given(flags) | {"model": model})
+    config = read_settings("serve", ServeConfig, recipe, select_given(flags) | {"model": model})
     if dry_run:
         return show_settings(config)
     from adaptthink import api
@@ -463,7 +466,7 @@ def doctor(
     think_start: ThinkStart = "Alright",
     json: Json = None,
 ) -> None:
-    """Check how a model begins and ends a thought, and whether AdaptThink can train it."""
+    """Check how a model begins and ends its thinking, and whether AdaptThink can train it."""
     check_model(model)
     from adaptthink.cli.jobs import doctor_job
 
@@ -488,11 +491,11 @@ def grade(
     ] = 2.0,
 ) -> None:
     """Grade recorded responses: a verdict for each, what was extracted, and which rule decided."""
-    from adaptthink.cli.console import console, counter, show_tally
+    from adaptthink.cli.console import console, count_progress, show_tally
     from adaptthink.grading import Limits
     from adaptthink.grading.lines import grade_file
 
-    with counter("graded") as advance:
+    with count_progress("graded") as advance:
         tally = grade_file(file, json, Limits(seconds), advance)
     show_tally(tally)
     for fault in tally.bad_lines:
@@ -530,7 +533,7 @@ def data_check(
     *,
     against: Annotated[
         tuple[str, ...],
-        Parameter(help="Sets that must not stand in it, such as math500.", negative="", consume_multiple=True),
+        Parameter(help="Sets that must not be contained in it, such as math500.", negative="", consume_multiple=True),
     ] = (),
     data: DataFolder = None,
     fields: FieldMapping = None,
@@ -570,7 +573,7 @@ def read_data_settings(problems: str, against: tuple[str, ...] = (), **options: 
     names = ((problems, Purpose.CHECK), *((name, Purpose.AGAINST) for name in against))
 
     def unread(_: Config) -> Iterator[Unread]:
-        """Yield what none of the names reads."""
+        """Yield the settings that none of the names reads."""
         found = [{one.keys: one for one in unread_settings(*name)} for name in names]
         yield from (one for keys, one in found[0].items() if all(keys in others for others in found))
 

@@ -1,4 +1,4 @@
-"""What `adaptthink compare` does, and what stands at the end of `adaptthink evaluate`: scores and mode choice."""
+"""What `adaptthink compare` does, and the tables at the end of `adaptthink evaluate`: scores and mode choice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adaptthink.cli.console import console
 from adaptthink.cli.tables import TextTable, make_scores_table, show_text_table, write_markdown
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
-from adaptthink.evaluation.levels import level_title
+from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.mode_choice import ModeChoice
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation
@@ -30,7 +30,7 @@ def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) ->
         show_text_table(table)
     if markdown:
         write_markdown(markdown, tables)
-        console.print(f"tables in {markdown}", markup=False)
+        console.print(f"tables in {markdown}", markup=False, soft_wrap=True)
     result: dict[str, Any] = to_json(comparison)
     return result
 
@@ -38,12 +38,12 @@ def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) ->
 def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
     """The paper's table, the same with intervals, pass@k, and which of the differences are distinguishable."""
     base, *others = comparison.rows
-    counts = ", ".join(f"{level_title(name)}: {count}" for name, count in comparison.sets.items())
+    counts = ", ".join(f"{write_level(name)}: {count}" for name, count in comparison.sets.items())
     avg = ", ".join(f"avg@{write_samples(row)} of {row.name}" for row in comparison.rows)
     forced = f"; forced, although {'; '.join(comparison.differences)}" if comparison.differences else ""
     paper = TextTable(
         "accuracy, % / mean tokens / no_think, %",
-        ("", *map(level_title, comparison.sets), "ΔAcc", "ΔLength"),
+        ("", *map(write_level, comparison.sets), "ΔAcc", "ΔLength"),
         tuple(
             (row.name, *(write_paper_cell(row, name) for name in comparison.sets), *write_deltas(row.mean_change))
             for row in comparison.rows
@@ -59,7 +59,7 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
     ks = [2**power for power in range(1, min(row.samples[0] for row in comparison.rows).bit_length())]
     if ks:
         passes = tuple(
-            (row.name, level_title(name), *(write_estimate(pass_at[k], 100) for k in ks))
+            (row.name, write_level(name), *(write_estimate(pass_at[k], 100) for k in ks))
             for row in comparison.rows
             for name, pass_at in row.pass_at.items()
         )
@@ -92,7 +92,7 @@ def make_difference_table(
     """One kind of difference to the base: by set, and as mean over the sets where there are several."""
     lines = []
     for row in rows:
-        changes = {level_title(name): one for name, one in row.changes.items()}
+        changes = {write_level(name): one for name, one in row.changes.items()}
         if row.mean_change and len(changes) > 1:
             changes["mean"] = row.mean_change
         lines += [(row.name, name, *write_difference(select(one))) for name, one in changes.items()]
@@ -134,7 +134,7 @@ def show_mode_choice(choice: ModeChoice) -> None:
 
 
 def make_mode_choice_table(choice: ModeChoice) -> TextTable:
-    """The figures that say how well a model chooses, each with what it is."""
+    """Return the table of how well a model chooses."""
     rows: list[tuple[str, str]] = []
     if choice.against_think:
         accuracy, tokens = choice.against_think.accuracy, choice.against_think.tokens
@@ -160,18 +160,16 @@ def make_mode_choice_table(choice: ModeChoice) -> TextTable:
     if choice.calibration:
         table = choice.calibration
         rows.append(
-            ("calibration error of P(no_think)", f"{table.error:.3f}, by chance {table.error_if_calibrated:.3f}")
+            ("calibration error of P(no_think)", f"{table.error:.3f}, at random {table.error_if_calibrated:.3f}")
         )
     if choice.mass:
         mass = choice.mass
         rows.append(("P(either mode's token), mean and least", f"{mass.mean:.3f}, {mass.least:.3f}"))
-        rest = (
-            "open thoughts too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
-        )
+        rest = "think too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
         rows.append(("  other first tokens", rest))
     if choice.chosen_accuracy:
         chosen = choice.chosen_accuracy
-        for name, share in (("where it thought", chosen.think), ("where it did not", chosen.no_think)):
+        for name, share in (("think", chosen.think), ("no_think", chosen.no_think)):
             if share:
                 rows.append((f"accuracy, %, {name}", f"{write_estimate(share, 100)}, {chosen.label}"))
     for requested, one in choice.implicit_thinking.items():

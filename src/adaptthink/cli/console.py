@@ -41,7 +41,7 @@ console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its
 
 
 @contextmanager
-def counter(label: str) -> Iterator[Callable[[int], None]]:
+def count_progress(label: str) -> Iterator[Callable[[int], None]]:
     """Show how many are done where the total is not known; yields a function that adds to it."""
     columns = (TextColumn("{task.completed:.0f}"), TextColumn(label), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -73,7 +73,7 @@ class Bar:
         self.shown.update(self.task, completed=progress.completed, rate=rate + spent)
 
     def close(self) -> None:
-        """Stop drawing; in a terminal the bar stays."""
+        """Stop the display; in a terminal the bar stays."""
         self.shown.stop()
 
 
@@ -153,19 +153,19 @@ class Terminal(Callback):
 
 
 def list_level_shares(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """P(no_think) by level, as far as it fits on the line of a step; else its mean."""
+    """Return P(no_think) by level, as far as it fits on the line of a step; else its mean."""
     by_level: dict[str, float] = metrics["probe_no_think_by_level"]
     fits = len(by_level) <= 5 and all(len(level) <= 3 for level in by_level)
     return by_level if fits else {"all": metrics["probe_no_think_share"]}
 
 
 def write_step(step: int | str, steps: int) -> str:
-    """A step and how many there are."""
+    """Return a step and how many there are."""
     return f"{step}/{steps}".rjust(max(4, 2 * len(str(steps)) + 1))
 
 
 def make_step_heading(steps: int, levels: Iterable[str]) -> str:
-    """The two lines above the figures of `StepPrinter`: 80 columns with five levels and up to 999 steps."""
+    """Return the two lines above the figures of steps: 80 columns with five levels and up to 999 steps."""
     width = len(write_step("", steps))
     return (
         f"{'':{width}}{'reward':>15}{'tokens':>15}{'':5}  P(no_think) held-out, % by level\n"
@@ -184,7 +184,7 @@ def show_profile(profile: Profile) -> None:
     phases, machine = profile.phases, profile.machine
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("phase", no_wrap=True)
-    for heading in ("seconds", "share", "tokens", "tokens/s", "of the bound"):
+    for heading in ("seconds", "share", "tokens", "tokens/s", "of roofline"):
         table.add_column(heading, justify="right", no_wrap=True)
     for phase in phases:
         table.add_row(
@@ -197,7 +197,7 @@ def show_profile(profile: Profile) -> None:
         )
     console.print(table)
     console.print(
-        f"bound: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
+        f"roofline: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
         soft_wrap=True,
     )
@@ -237,7 +237,7 @@ def show_data_check(check: DataCheck) -> None:
         "problems kept": check.num_kept,
         "repeats of an earlier prompt": check.num_repeats,
         "of these with another answer": check.num_contradictions,
-        "golds that cannot be read": check.num_unparsable,
+        "reference answers that cannot be parsed": check.num_unparsable,
         "rows that cannot be used": check.num_bad,
     }
     rows |= {f"level {level}": count for level, count in check.levels.items()}
@@ -247,7 +247,7 @@ def show_data_check(check: DataCheck) -> None:
     console.print(table)
     for heading, lines, total in (
         ("rows that cannot be used", check.bad_rows, check.num_bad),
-        ("golds that cannot be read", check.unparsable, check.num_unparsable),
+        ("reference answers that cannot be parsed", check.unparsable, check.num_unparsable),
     ):
         if lines:
             console.print(f"{heading} ({len(lines)} of {total:,})", style="bold")
@@ -257,7 +257,7 @@ def show_data_check(check: DataCheck) -> None:
 
 
 def show_leaks(check: DataCheck) -> None:
-    """Print which problems of a set stand in other sets, with the nearest pairs."""
+    """Print which problems of a set are contained in other sets, with the nearest pairs."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("leaks into", overflow="fold")
     for column in ("its prompts", "exact", "near", "given away"):
@@ -272,11 +272,11 @@ def show_leaks(check: DataCheck) -> None:
     for leak in check.leaks:
         for example in leak.examples:
             console.print(escape(f"{leak.against}, {example.share:.0%} in common"), style="bold", soft_wrap=True)
-            console.print(f"  {excerpt(example.prompt)}\n  {excerpt(example.other)}", markup=False, soft_wrap=True)
+            console.print(f"  {shorten(example.prompt)}\n  {shorten(example.other)}", markup=False, soft_wrap=True)
 
 
-def excerpt(text: str, length: int = 160) -> str:
-    """The beginning of a text on one line."""
+def shorten(text: str, length: int = 160) -> str:
+    """Return the beginning of a text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
@@ -287,5 +287,5 @@ def show_problem(problem: Problem, rendered: str) -> None:
     heading = f"{problem.id}  {problem.source}  level {level}  kind {problem.kind}"
     console.print(escape(heading), style="bold", soft_wrap=True)
     console.print(rendered, markup=False, soft_wrap=True, emoji=False)
-    console.print("gold: ", style="bold", end="")
+    console.print("reference answer: ", style="bold", end="")
     console.print(problem.answer, markup=False, soft_wrap=True, emoji=False)

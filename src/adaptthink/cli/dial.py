@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink import api
-from adaptthink.cli.console import Terminal, console, excerpt
+from adaptthink.cli.console import Terminal, console, shorten
 from adaptthink.cli.jobs import load_evaluation_problems
 from adaptthink.cli.tables import TextTable, show_text_table
 from adaptthink.config.schema import EvaluateConfig
@@ -66,7 +66,7 @@ def make_dial_table(dial: Dial) -> TextTable:
     chosen = {choice.no_think_probability for choice in dial.choices}
     headings = ("threshold", "no_think, %", "accuracy, %", "mean tokens", "Δ accuracy, points", "Δ length, %")
     return TextTable(
-        "what thresholds on P(no_think) come to, with 95% intervals",
+        "results of thresholds on P(no_think), with 95% intervals",
         headings,
         tuple(write_point(point, chosen=point.threshold in chosen) for point in thin_curve(dial.curve, chosen, 11)),
         note="Δ: against always thinking; *: chosen",
@@ -74,7 +74,7 @@ def make_dial_table(dial: Dial) -> TextTable:
 
 
 def write_point(point: Point, *, chosen: bool) -> tuple[str, ...]:
-    """What one threshold comes to."""
+    """Return the row of one threshold."""
     threshold = "always think" if point.threshold > 1 else f"{point.threshold:g}"
     return (
         f"{threshold}{' *' if chosen else ''}",
@@ -117,14 +117,14 @@ def describe_choice(choice: Choice) -> str:
             f"on {choice.num_problems} problems"
         )
     if choice.problems_needed is None:
-        reason = "no number of problems like these would do"
+        reason = "no number of problems like these would suffice"
     else:
         reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
     return f"{describe_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
 
 
 def describe_check(held_out: HeldOut) -> str:
-    """What a threshold came to on the problems that had no part in choosing it."""
+    """Return the result of a threshold on the held-out problems."""
     point = held_out.point
     against = held_out.against_thinking
     if against != "not distinguishable":
@@ -139,5 +139,5 @@ def describe_check(held_out: HeldOut) -> str:
 
 def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
     """Print what the dial decides for one prompt."""
-    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {excerpt(prompt)}"
+    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {shorten(prompt)}"
     console.print(line, markup=False, soft_wrap=True, emoji=False)

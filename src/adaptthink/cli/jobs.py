@@ -34,7 +34,7 @@ from adaptthink.storage.runs import write_json
 from adaptthink.training.data import prepare_problems, read_training_problems
 from adaptthink.training.train import TrainingData
 
-ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model, left to itself, thinks
+ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model always thinks by itself
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
@@ -42,7 +42,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
     problems = report_skipped(read_training_problems(config, held_out_per_level=1)).problems
     policy = load_configured(config)
-    with engine_of(policy, config) as engine:
+    with open_engine(policy, config) as engine:
         reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     return {
@@ -55,8 +55,8 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def engine_of(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
-    """Start the engine of a config, and show at the end, also of a failed job, what each of its servers did."""
+def open_engine(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
+    """Start the engine of a config; at the end, of a failed job too, print what each of its servers did."""
     engine = make_engine(policy, config, on_message=console.print)
     try:
         yield engine
@@ -138,13 +138,13 @@ def evaluate_job(
         result = api.evaluate(config.model, problems, **options)
     else:
         policy = load_configured(config)
-        with engine_of(policy, config) as engine:
+        with open_engine(policy, config) as engine:
             result = api.evaluate(policy, problems, engine=engine, **options)
         servers = describe_servers(engine)
     show_scores(result.modes)
     show_mode_choice(result.mode_choice)
     console.print(f"samples, summary and quality in {folder}")
-    return api.evaluation_summary(config, result.modes) | {"servers": servers}
+    return api.make_evaluation_summary(config, result.modes) | {"servers": servers}
 
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
@@ -250,6 +250,6 @@ def compare_rows_of_run(run: Path) -> dict[str, Change]:
 
 
 def measure_peak_memory() -> float:
-    """Return the most memory that this process has held, in MB."""
+    """Return the peak memory of this process, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)

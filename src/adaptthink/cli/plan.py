@@ -47,7 +47,7 @@ MEANS = {  # tokens, thinking and not: the paper's table 1, mean of MATH500 and 
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (8480, 1424),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (6990, 1313),
 }
-CAP_SHARES = (1 / 2, 1 / 3)  # of the caps, where nothing is known; the means above are .43 to .52 and .32 to .35
+LIMIT_SHARES = (1 / 2, 1 / 3)  # of max_tokens, where nothing is known; the means above are .43 to .52 and .32 to .35
 
 
 def plan_job(
@@ -64,23 +64,25 @@ def plan_job(
 
     Raises UserError where `train --backend verl`, which is what more than one GPU are for, would not start.
     """
-    platform = this_machine(config) if gpus.strip().lower() == "cpu" else make_cluster_platform(read_cluster(gpus))
+    platform = (
+        measure_this_machine(config) if gpus.strip().lower() == "cpu" else make_cluster_platform(read_cluster(gpus))
+    )
     if platform.devices > 1:
         check_config(spread_gpus(config, platform.devices))
     architecture = read_architecture(config.model)
     usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
     plan = make_plan(architecture, config, platform, lengths)
-    larger = [more for more in list_larger_platforms(platform) if takes(config, more.devices)]
+    larger = [more for more in list_larger_platforms(platform) if can_train(config, more.devices)]
     helps = [] if plan.fits else find_remedies(architecture, config, platform, lengths, larger)
-    needs = needed_settings(config, platform, plan)
-    said = list(assumptions(config, platform, lengths))
+    needs = find_needed_settings(config, platform, plan)
+    assumptions = list(list_assumptions(config, platform, lengths))
     cost = None if price is None else price * platform.devices * plan.hours
     show_plan(architecture, config, platform, lengths, plan, helps, needs, cost)
-    for line in said:
+    for line in assumptions:
         console.print(f"  {line}", style="dim", markup=False)
     return {
-        "platform": platform_json(platform),
+        "platform": platform_to_json(platform),
         "model": {"name": config.model, "weights": architecture.weights} | asdict(architecture),
         "lengths": {
             "prompt": lengths.prompt,
@@ -88,17 +90,17 @@ def plan_job(
             "no_think_mean": sum(lengths.no_think) / len(lengths.no_think),
             "source": lengths.source,
         },
-        "plan": plan_json(plan),
+        "plan": plan_to_json(plan),
         "gpu_hours": platform.devices * plan.hours,
         "cost": cost,
         "settings": needs,
         "remedies": [remedy.settings for remedy in helps],
-        "assumptions": said,
+        "assumptions": assumptions,
     }
 
 
-def takes(config: VerlConfig, devices: int) -> bool:
-    """Whether verl would train with a config on so many GPUs."""
+def can_train(config: VerlConfig, devices: int) -> bool:
+    """Return whether verl can train with a config on so many GPUs."""
     try:
         check_config(spread_gpus(config, devices))
     except UserError:
@@ -106,8 +108,8 @@ def takes(config: VerlConfig, devices: int) -> bool:
     return True
 
 
-def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[str]:
-    """What must be given to `train --backend verl` beside the config, so that it does what is planned."""
+def find_needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[str]:
+    """Return what must be given to `train --backend verl` beside the config, so that it does what is planned."""
     if platform.devices == 1:
         return []
     planned = spread_gpus(config, platform.devices).model_copy(update={"tensor_parallel": plan.tensor_parallel})
@@ -116,7 +118,7 @@ def needed_settings(config: VerlConfig, platform: Platform, plan: Plan) -> list[
     return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
 
 
-def this_machine(config: VerlConfig) -> Platform:
+def measure_this_machine(config: VerlConfig) -> Platform:
     """Measure this machine's processor as the native engine would use it."""
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     machine = measure_machine(torch.device("cpu"), dtype)
@@ -127,20 +129,20 @@ def this_machine(config: VerlConfig) -> Platform:
 def find_lengths(
     config: VerlConfig, think: float | None, no_think: float | None, prompt: int, reference: Path | None
 ) -> Lengths:
-    """Say how long responses are at the start of a training: as measured, as told, or as assumed."""
+    """Return the lengths of responses at the start of a training: measured, given, or assumed."""
     known = MEANS.get(config.model) if config.problems == "deepscaler" else None
-    assumed = known or (CAP_SHARES[0] * config.max_think_tokens, CAP_SHARES[1] * config.max_no_think_tokens)
-    where = "mean of the paper's MATH500 and AIME24" if known else "half and a third of the caps, as the paper's are"
-    told = {"thinking": think, "no_think": no_think}
-    sources = [f"{mode} as given" for mode, value in told.items() if value is not None]
+    assumed = known or (LIMIT_SHARES[0] * config.max_think_tokens, LIMIT_SHARES[1] * config.max_no_think_tokens)
+    where = "mean of the paper's MATH500 and AIME24" if known else "half and a third of max_tokens, as the paper's are"
+    given = {"thinking": think, "no_think": no_think}
+    sources = [f"{mode} as given" for mode, value in given.items() if value is not None]
     if reference and think is not None:
-        raise UserError("--reference measures what --think-tokens would say; give one of them")
+        raise UserError("--reference measures what --think-tokens gives; use one of them")
     if reference:
-        thinking = compute_quantiles(measured_tokens(reference))
+        thinking = compute_quantiles(read_response_lengths(reference))
         if thinking[-1] > config.max_think_tokens:
             raise UserError(
-                f"'{reference}' holds thoughts of {thinking[-1]:,.0f} tokens, more than "
-                f"max_think_tokens = {config.max_think_tokens}; give the cap it was made with"
+                f"'{reference}' holds responses of {thinking[-1]:,.0f} tokens, more than "
+                f"max_think_tokens = {config.max_think_tokens}; give the limit that it was made with"
             )
         sources.append(f"thinking as in {reference}")
     else:
@@ -151,11 +153,11 @@ def find_lengths(
     return Lengths(prompt, thinking, direct, "; ".join(sources))
 
 
-def measured_tokens(store: Path) -> list[int]:
-    """Lengths of all thoughts in a reference store; raises UserError for a file that is none or holds none."""
+def read_response_lengths(store: Path) -> list[int]:
+    """Return the tokens of all responses in a store; raises UserError for a file that is no store or holds none."""
     tokens = [count for reference in read_references(store) for count in reference.tokens]
     if not tokens:
-        raise UserError(f"'{store}' holds no thoughts; give a store that presample has written to")
+        raise UserError(f"'{store}' holds no responses; give a store that presample has written to")
     return tokens
 
 
@@ -184,8 +186,10 @@ def show_plan(
         console.print(f"its cache holds {held:,.1f} responses of {config.max_think_tokens:,} tokens")
     gpu_hours = f", {devices * plan.hours:,.0f} GPU hours" if platform.is_gpu else ""
     paid = "" if cost is None else f", cost {cost:,.0f}"
-    console.print(f"[bold]run: {config.steps} steps, {duration(plan.hours)}{gpu_hours}{paid}[/]")
-    console.print(f"before it, the reference: at most {duration(plan.reference_hours)}, if no problem comes twice")
+    console.print(f"[bold]run: {config.steps} steps, {write_duration(plan.hours)}{gpu_hours}{paid}[/]")
+    console.print(
+        f"before it, the reference: at most {write_duration(plan.reference_hours)}, if no problem is repeated"
+    )
     console.print("assumed:")
 
 
@@ -198,7 +202,7 @@ def show_memory(platform: Platform, plan: Plan) -> None:
     table.add_column("update", justify="right")
     for name, rollout, update in (
         ("weights", memory.weights, memory.weights),
-        ("AdamW's moments", memory.optimizer, memory.optimizer),
+        ("AdamW's state", memory.optimizer, memory.optimizer),
         ("gradients", 0.0, memory.gradients),
         ("activations", 0.0, memory.activations),
         ("logits", 0.0, memory.logits),
@@ -210,7 +214,7 @@ def show_memory(platform: Platform, plan: Plan) -> None:
 
 
 def show_verdict(platform: Platform, plan: Plan, helps: list[Remedy]) -> None:
-    """Say whether it fits, else where it does not and what helps."""
+    """Print whether it fits, else where it does not and what helps."""
     have = platform.memory_bytes
     if plan.fits:
         console.print(f"fits: {plan.memory.peak / GB:,.1f} of {have / GB:,.0f} GB")
@@ -225,7 +229,7 @@ def show_verdict(platform: Platform, plan: Plan, helps: list[Remedy]) -> None:
     for remedy in helps:
         console.print(f"  fits with {remedy.settings} ({remedy.memory.peak / GB:,.1f} GB)", markup=False)
     if not helps:
-        console.print("  nothing tried here makes it fit; lower the caps, or take GPUs with more memory")
+        console.print("  nothing tried here makes it fit; lower the token limits, or take GPUs with more memory")
 
 
 def show_step(plan: Plan) -> None:
@@ -236,42 +240,42 @@ def show_step(plan: Plan) -> None:
     table.add_column("mean", justify="right")
     first, mean = plan.first, plan.mean
     for name, values, form in (
-        ("response tokens", (first.tokens, mean.tokens), whole),
-        ("seconds of rollout", (first.rollout_seconds, mean.rollout_seconds), plain),
-        ("  of it nearly alone", (first.generation.tail_seconds, mean.generation.tail_seconds), plain),
-        ("seconds of update", (first.update_seconds, mean.update_seconds), plain),
-        ("  weights moved meanwhile", (first.communication_seconds, mean.communication_seconds), plain),
-        ("seconds of change and sync", (first.sync_seconds, mean.sync_seconds), plain),
+        ("response tokens", (first.tokens, mean.tokens), write_whole),
+        ("seconds of rollout", (first.rollout_seconds, mean.rollout_seconds), write_short),
+        ("  of it nearly alone", (first.generation.tail_seconds, mean.generation.tail_seconds), write_short),
+        ("seconds of update", (first.update_seconds, mean.update_seconds), write_short),
+        ("  weights moved meanwhile", (first.communication_seconds, mean.communication_seconds), write_short),
+        ("seconds of change and sync", (first.sync_seconds, mean.sync_seconds), write_short),
     ):
         table.add_row(name, *map(form, values))
-    table.add_row("seconds", plain(first.seconds), plain(mean.seconds), style="bold")
+    table.add_row("seconds", write_short(first.seconds), write_short(mean.seconds), style="bold")
     console.print(table)
 
 
-def plain(number: float) -> str:
+def write_short(number: float) -> str:
     """Write a number in three digits, or whole where it has more."""
-    return whole(number) if number >= 100 else f"{number:.3g}"
+    return write_whole(number) if number >= 100 else f"{number:.3g}"
 
 
-def whole(number: float) -> str:
+def write_whole(number: float) -> str:
     """Write a number without what follows the point."""
     return f"{number:,.0f}"
 
 
-def duration(hours: float) -> str:
-    """Write a duration with the unit that suits it."""
+def write_duration(hours: float) -> str:
+    """Write a write_duration with the unit that suits it."""
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
 
 
-def assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[str]:
-    """Say in lines what an estimate rests on."""
+def list_assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[str]:
+    """Yield the assumptions of an estimate, one line each."""
     efficiency = platform.efficiency
     think, no_think = (sum(of_mode) / len(of_mode) for of_mode in (lengths.think, lengths.no_think))
     yield f"lengths at the start: {think:,.0f} and {no_think:,.0f} tokens, prompts {lengths.prompt}"
     yield f"  {lengths.source}"
     yield f"  where not measured log-normal, deviation of the logarithm {SPREAD}"
-    yield f"  mean of the run: thoughts at {SHORTENING} of these; modes as no_think_share says"
-    yield f"{efficiency.update} of the peak is reached in updates, {efficiency.decode} of both roofs in generation"
+    yield f"  mean of the run: thinking at {SHORTENING} of these; modes by no_think_share"
+    yield f"{efficiency.update} of the peak is reached in updates, {efficiency.decode} of both rooflines in generation"
     yield f"  {1e3 * efficiency.layer_seconds:g} ms for each layer of a decoding step"
     if efficiency.element_seconds:
         yield f"  {1e9 * efficiency.element_seconds:g} ns for each row and hidden number of a layer"
@@ -280,28 +284,28 @@ def assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Ite
         yield f"{efficiency.switch_seconds:g} s a step to wake the engine and to put it to sleep"
     named = config.model_fields_set & {"nodes", "gpus_per_node"}
     if named and config.nodes * config.gpus_per_node != platform.devices:
-        yield f"GPUs as --gpus says, not nodes = {config.nodes}, gpus_per_node = {config.gpus_per_node}"
+        yield f"GPUs by --gpus, not nodes = {config.nodes}, gpus_per_node = {config.gpus_per_node}"
     if platform.devices > NODE_GPUS:
         yield f"nodes of {NODE_GPUS}, {NETWORK_GB:g} GB/s for each GPU between them"
     kind = "float32" if choose_element_bytes(config, platform) == 4 else "bfloat16"
-    yield f"products in {kind}; trained weights, gradients, moments in float32"
+    yield f"products in {kind}; trained weights, gradients, AdamW's state in float32"
     yield "left out: validation, checkpoints; grading runs while others are generated"
 
 
-def platform_json(platform: Platform) -> dict[str, Any]:
-    """A platform for JSON, which has no infinity."""
-    return asdict(platform) | {"link_bytes": finite(platform.link_bytes)}
+def platform_to_json(platform: Platform) -> dict[str, Any]:
+    """Return a platform for JSON, which has no infinity."""
+    return asdict(platform) | {"link_bytes": drop_infinity(platform.link_bytes)}
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan for JSON, sums included."""
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan for JSON, sums included."""
     steps = {
         name: asdict(step) | {"seconds": step.seconds} for name, step in (("first", plan.first), ("mean", plan.mean))
     }
     memory = asdict(plan.memory) | {"rollout": plan.memory.rollout, "update": plan.memory.update}
-    return asdict(plan) | steps | {"memory": memory, "cache_tokens": finite(plan.cache_tokens)}
+    return asdict(plan) | steps | {"memory": memory, "cache_tokens": drop_infinity(plan.cache_tokens)}
 
 
-def finite(value: float) -> float | None:
-    """None for what has no bound."""
+def drop_infinity(value: float) -> float | None:
+    """Return None for infinity."""
     return value if math.isfinite(value) else None

@@ -74,11 +74,11 @@ class Job:
 
 
 def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
-    """Run what is missing in `run`, hold the paper's claims against it, write the result and the report."""
+    """Run what is missing in `run`, check the paper's claims, write the result and the report."""
     design = QUICK if quick else FULL
     open_run(run, {"design": "quick" if quick else "full"}, resume=run.exists() and not clean, clean=clean)
     started = time.monotonic()
-    for jobs in stages(run, design):
+    for jobs in list_stages(run, design):
         run_jobs([job for job in jobs if not job.is_done], run / "logs")
     console.print(f"all runs done ({(time.monotonic() - started) / 60:.0f} minutes this time)")
     runs = read_runs(run, design)
@@ -91,16 +91,16 @@ def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
     return result
 
 
-def stages(run: Path, design: Design) -> list[list[Job]]:
-    """What has to be run, in stages of which each needs the one before."""
-    first = [original_job(run, design), *(reference_job(run, seed, design) for seed in design.seeds)]
+def list_stages(run: Path, design: Design) -> list[list[Job]]:
+    """Return what has to be run, in stages of which each needs the one before."""
+    first = [make_original_job(run, design), *(make_reference_job(run, seed, design) for seed in design.seeds)]
     # The longest first, so that the cores run out of work together.
     trainings = sorted(design.trainings, key=lambda name: (name != "grpo", name.startswith("ratio")))
-    return [first, [training_job(run, name, seed, design) for name in trainings for seed in design.seeds]]
+    return [first, [make_training_job(run, name, seed, design) for name in trainings for seed in design.seeds]]
 
 
-def size_flags(design: Design, command: str) -> tuple[str, ...]:
-    """The flags that make a command as small as the design."""
+def make_size_flags(design: Design, command: str) -> tuple[str, ...]:
+    """Return the flags that make a command as small as the design."""
     values = {
         "steps": design.steps if command == "train" else None,
         "problems-per-level": design.evaluated if command == "evaluate" else design.problems,
@@ -108,53 +108,53 @@ def size_flags(design: Design, command: str) -> tuple[str, ...]:
     return tuple(part for name, value in values.items() if value for part in (f"--{name}", f"{value}"))
 
 
-def original_job(run: Path, design: Design) -> Job:
+def make_original_job(run: Path, design: Design) -> Job:
     """The untrained model in both forced modes: the pilot study, and what trained models are compared with."""
-    flags = ("--modes", "think", "no_think", "--samples-per-problem", "3", *size_flags(design, "evaluate"))
+    flags = ("--modes", "think", "no_think", "--samples-per-problem", "3", *make_size_flags(design, "evaluate"))
     return Job(
         "original",
         (
-            evaluation("tiny", run / "original" / "chain", (BASE,), flags),
-            evaluation("tiny", run / "original" / "story", (BASE, f"{BASE}/story"), flags),
+            make_evaluation("tiny", run / "original" / "chain", (BASE,), flags),
+            make_evaluation("tiny", run / "original" / "story", (BASE, f"{BASE}/story"), flags),
         ),
     )
 
 
-def reference_job(run: Path, seed: int, design: Design) -> Job:
+def make_reference_job(run: Path, seed: int, design: Design) -> Job:
     """The reference that all trainings of a seed share."""
-    store = reference_path(run, seed)
+    store = choose_reference_path(run, seed)
     done = store.with_suffix(".json")
-    flags = ("--seed", f"{seed}", *size_flags(design, "presample"))
+    flags = ("--seed", f"{seed}", *make_size_flags(design, "presample"))
     arguments = ("presample", BASE, *flags, "--output", f"{store}", "--json", f"{done}")
     return Job(f"reference {seed}", (Command(arguments, done),))
 
 
-def reference_path(run: Path, seed: int) -> Path:
-    """Where the reference of a seed is."""
+def choose_reference_path(run: Path, seed: int) -> Path:
+    """Return the path of a seed's reference."""
     return run / "references" / f"{seed}.jsonl"
 
 
-def training_job(run: Path, name: str, seed: int, design: Design) -> Job:
-    """One training and the evaluation of what it gave: as the model chooses; the main one in every mode and kind."""
+def make_training_job(run: Path, name: str, seed: int, design: Design) -> Job:
+    """One training and the evaluation of its model: as the model chooses; the main one in every mode and kind."""
     folder = run / "trainings" / name / f"{seed}"
     recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}/{name}")
-    flags = (*size_flags(design, "train"), "--seed", f"{seed}")
-    reference = ("--reference", f"{reference_path(run, seed)}")
+    flags = (*make_size_flags(design, "train"), "--seed", f"{seed}")
+    reference = ("--reference", f"{choose_reference_path(run, seed)}")
     done = folder / "result.json"  # written last: a model folder may be there in part
     arguments = ("train", *recipes, *flags, *reference, "--output", f"{folder}", "--json", f"{done}")
     train = Command(arguments, done, folder / "config.json")
     modes = ("auto", "think", "no_think") if name == MAIN else ("auto",)
-    requested = ("--modes", *modes, *size_flags(design, "evaluate"))
-    commands = [train, evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
+    requested = ("--modes", *modes, *make_size_flags(design, "evaluate"))
+    commands = [train, make_evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
     if name == MAIN:
-        commands.append(evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}/story"), requested))
+        commands.append(make_evaluation(f"{folder / 'model'}", folder / "story", (BASE, f"{BASE}/story"), requested))
     shorter = {"steps": design.steps} if design.steps else {}
     steps = resolve("train", TrainConfig, recipes=recipes, flags=shorter).steps
     return Job(f"{name} {seed}", tuple(commands), folder / "metrics.jsonl", steps)
 
 
-def evaluation(model: str, folder: Path, recipes: Sequence[str], flags: Sequence[str]) -> Command:
-    """The command that evaluates a model into a folder."""
+def make_evaluation(model: str, folder: Path, recipes: Sequence[str], flags: Sequence[str]) -> Command:
+    """Return the command that evaluates a model into a folder."""
     arguments = ("evaluate", model, "--recipe", *recipes, *flags, "--output", f"{folder}")
     return Command(arguments, folder / "summary.json")
 
@@ -169,23 +169,23 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> None:
     running: dict[str, Iterator[bool]] = {}
     total = sum(job.num_steps or 1 for job in jobs)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress, stopping() as processes:
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress, stop_at_end() as processes:
         task = progress.add_task("", total=total)
         while waiting or running:
             while waiting and len(running) < max(1, os.cpu_count() or 1):
                 job = waiting.pop(0)
-                running[job.name] = carry_out(job, logs / f"{job.name.replace(' ', '-')}.txt", processes)
+                running[job.name] = run_commands(job, logs / f"{job.name.replace(' ', '-')}.txt", processes)
             for name, turn in list(running.items()):
                 if not next(turn, False):
                     del running[name]
                     console.print(f"  {name}: done")
-            done = sum(steps_done(job) for job in jobs)
+            done = sum(count_steps(job) for job in jobs)
             progress.update(task, completed=done, description=", ".join(running))
             time.sleep(POLL_SECONDS)
 
 
-def steps_done(job: Job) -> int:
-    """How many steps of a job are done; a job without a training is one step."""
+def count_steps(job: Job) -> int:
+    """Return how many steps of a job are done; a job without a training is one step."""
     if job.is_done:
         return job.num_steps or 1
     if job.metrics is None or not job.metrics.is_file():
@@ -193,7 +193,7 @@ def steps_done(job: Job) -> int:
     return min(job.metrics.read_bytes().count(b"\n"), job.num_steps)
 
 
-def carry_out(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) -> Iterator[bool]:
+def run_commands(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) -> Iterator[bool]:
     """Run a job's commands one after the other; yields True while there is something to wait for."""
     for command in job.commands:
         if command.done.exists():
@@ -207,7 +207,7 @@ def carry_out(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) -> 
                 stdout=file,
                 stderr=file,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # an interruption of ours is handed on by `stopping`, once
+                start_new_session=True,  # an interruption of ours is handed on by `stop_at_end`, once
             )
         processes.append(process)
         while process.poll() is None:
@@ -219,7 +219,7 @@ def carry_out(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) -> 
 
 
 @contextmanager
-def stopping() -> Iterator[list[subprocess.Popen[bytes]]]:
+def stop_at_end() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Yield a list of processes; those that still run when the block is left are interrupted and waited for."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -238,7 +238,7 @@ def stopping() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def read_runs(run: Path, design: Design) -> Runs:
-    """Read everything that the claims are held against."""
+    """Read everything that the claims are checked on."""
     trainings = run / "trainings"
 
     def by_seed(name: str, kind: str) -> BySeed:

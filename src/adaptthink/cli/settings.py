@@ -29,7 +29,7 @@ GROUP_OF = {key: Group(title, sort_key=number) for number, (title, keys) in enum
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
 
-def takes(
+def add_flags(
     *schemas: type[Config], only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
     """Make the keys of schemas, or `only` some of them, flags of a command: its parameter `flags` holds those given."""
@@ -37,7 +37,7 @@ def takes(
     fields: dict[str, Any] = {}
     for key in sorted(keys if only is None else keys.keys() & only, key=ORDER.index):
         field = keys[key]
-        kind = flag_type(field.annotation)
+        kind = find_flag_type(field.annotation)
         default, kind = (None, kind | None) if field.is_required() else (field.default, kind)
         shown = Parameter(group=GROUP_OF[key], negative_iterable="", show_default=default not in (None, ()))
         annotation = Annotated[(kind, *field.metadata, shown)]  # type: ignore[valid-type]
@@ -52,14 +52,14 @@ def takes(
     return add
 
 
-def flag_type(annotation: Any) -> Any:
+def find_flag_type(annotation: Any) -> Any:
     """Return the type of a flag: of an enumeration its values as they are, with underscores."""
     is_enumeration = isinstance(annotation, type) and issubclass(annotation, StrEnum)
     return Literal[tuple(str(member) for member in annotation)] if is_enumeration else annotation
 
 
-def given(flags: Config) -> dict[str, Any]:
-    """Return only the settings that stood on the command line."""
+def select_given(flags: Config) -> dict[str, Any]:
+    """Return only the settings that were given on the command line."""
     return {name: getattr(flags, name) for name in flags.model_fields_set}
 
 
@@ -76,7 +76,7 @@ def read_settings(
 ) -> C:
     """Resolve the settings of a command, and refuse flags without an effect and paths of another kind.
 
-    `unread` says which settings have no effect; not given: what the schema and the problems say.
+    `unread` yields the settings without an effect; default: those of the schema and of the problems.
     """
     check_recipes(recipes)
     config = resolve(command, schema, recipes=recipes, flags=flags, unread=unread or find_unread)
@@ -96,37 +96,37 @@ def find_unread(config: Config) -> Iterator[Unread]:
     """Yield what has no effect by the schema's own rules, and by the problems that are named."""
     yield from config.unread()
     if isinstance(config, ProblemsConfig):
-        yield from unread_settings(config.problems, purpose_of(config))
+        yield from unread_settings(config.problems, find_purpose(config))
 
 
-def purpose_of(config: ProblemsConfig) -> Purpose:
+def find_purpose(config: ProblemsConfig) -> Purpose:
     """Return what a command wants its problems for."""
     return Purpose.EVALUATION if isinstance(config, EvaluateConfig | ChatConfig) else Purpose.TRAINING
 
 
 def check_recipes(recipes: Iterable[str]) -> None:
-    """Raise UserError for a path that is of ours and no recipe."""
+    """Raise UserError for a path that is another kind of our files, not a recipe."""
     for recipe in recipes:
         if Path(recipe).is_file() or not (RECIPES / f"{recipe}.toml").is_file():
             expect(Path(recipe), "recipe", PathKind.RECIPE)
 
 
 def check_paths(config: Config) -> None:
-    """Raise UserError if the model or a file of problems is something else of ours."""
+    """Raise UserError if the model or a file of problems is another kind of our files."""
     if isinstance(config, ModelConfig) and not isinstance(config, ChatConfig):
         check_model(config.model)
     if isinstance(config, ProblemsConfig):
-        check_problem_files(config.problems, purpose_of(config))
+        check_problem_files(config.problems, find_purpose(config))
 
 
 def check_model(model: str) -> None:
-    """Raise UserError if a model's name is the path of something else of ours."""
+    """Raise UserError if a model's name is the path of another kind of our files."""
     if model != "tiny":
         expect(Path(model), "model", PathKind.MODEL)
 
 
 def check_problem_files(name: str, purpose: Purpose) -> None:
-    """Raise UserError if the name of problems is the path of something else of ours."""
+    """Raise UserError if the name of problems is the path of another kind of our files."""
     for source in parse_name(name, purpose):
         if isinstance(source, FileSource):
             expect(source.path, "problems", PathKind.PROBLEMS)

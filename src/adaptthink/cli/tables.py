@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from adaptthink.cli.console import console
 from adaptthink.evaluation.formats import MEASURES, choose_token_digits, escape_markdown
-from adaptthink.evaluation.levels import level_title
+from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.scores import Scores
 
 GAP = "  "  # between columns
@@ -34,7 +34,7 @@ def make_scores_table(title: str, rows: Mapping[str, Mapping[str, Scores]], note
     """Every measure with its 95% interval: a group for each row, a line for each of its levels or sets."""
     digits = choose_token_digits(chain.from_iterable(scores.values() for scores in rows.values()))
     lines = [
-        (name, level_title(level), *(measure.write_both(one, digits) for measure in MEASURES))
+        (name, write_level(level), *(measure.write_both(one, digits) for measure in MEASURES))
         for name, scores in rows.items()
         for level, one in scores.items()
     ]

@@ -22,9 +22,9 @@ class Dialect(StrEnum):
 
 
 class Switch(StrEnum):
-    """How a mode is requested. It is sent in both directions: servers have defaults of their own."""
+    """How a mode is requested. It is sent for think and for no_think: servers have defaults of their own."""
 
-    NONE = "none"  # it cannot be: the model decides
+    NONE = "none"  # not at all: the model decides
     ENABLE_THINKING = "enable_thinking"  # chat_template_kwargs: {enable_thinking: bool}; Qwen3, GLM
     TEMPLATE_THINKING = "template_thinking"  # chat_template_kwargs: {thinking: bool}; DeepSeek-V3.1, Granite
     REASONING_EFFORT = "reasoning_effort"  # reasoning_effort: level; OpenAI
@@ -52,7 +52,7 @@ class ChatConfig(EvaluationConfig):
     chat: str = Field(description="Evaluate the model named MODEL behind this chat API, such as https://host/v1.")
     dialect: Dialect = Field(Dialect.OPENAI, description="The API that the endpoint speaks.")
     switch: Switch = Field(
-        Switch.NONE, description="How a mode is requested; none: it cannot be, and only auto is evaluated."
+        Switch.NONE, description="How a mode is requested; none: not at all, and only auto is evaluated."
     )
     key_variable: str | None = Field(
         None, description="Environment variable with the key; not given: OPENAI_API_KEY, ANTHROPIC_API_KEY."
@@ -63,14 +63,14 @@ class ChatConfig(EvaluationConfig):
         "none", description="Level that stands for no_think with the switch reasoning_effort; for older models minimal."
     )
     budget_tokens: Positive | None = Field(
-        None, description="Token budget of a thought, for the switches budget and reasoning."
+        None, description="Token budget of the thinking, for the switches budget and reasoning."
     )
     completion_cap: bool = Field(
         False, description="Send the token limit as max_completion_tokens (OpenAI's own models)."
     )
     inline_thinking: bool = Field(
         False,
-        description="The endpoint leaves thoughts in the text, and its prompts open them (vLLM without a parser).",
+        description="The endpoint leaves the thinking in the text, and its prompts open it (vLLM without a parser).",
     )
     server_sampling: bool = Field(
         False, description="Leave temperature and top_p to the endpoint; some models refuse them."

@@ -5,10 +5,10 @@ A recipe is a TOML file. Keys at its top are shared by every command that has th
 missing, reads `[presample]` too, all but the engine. Unknown keys are errors that name the nearest known key.
 
 No setting is ignored in silence where it was given for the command at hand, by a flag or in the command's own table of
-a recipe: if it has no effect, it is an error in one line that names it, says why, and what to do. What is shared by
+a recipe: if it has no effect, it is an error in one line with its name, the reason and what to do. What is shared by
 several commands (a recipe's top, the table of another command, an ADAPTTHINK_ variable) is passed over by those that
 have no use for it. So is a setting that a stronger source has made useless: `--problems gsm8k` over a recipe of
-arithmetic. Schemas say what has no effect (`Config.unread`); problem sets add theirs (`problems.unread`).
+arithmetic. Schemas define what has no effect (`Config.unread`); problem sets add theirs (`problems.unread`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ READS = {
     "serve": Reads(("serve",), own=("serve",)),
 }
 
-# What to say of keys that only a sibling of a schema has, which takes the same flags or the same table.
+# The message for keys that only a sibling of a schema has, which takes the same flags or the same table.
 SIBLINGS: dict[type[Config], tuple[type[Config], Unread]] = {
     TrainConfig: (VerlConfig, Unread((), (), "it is for --backend verl", "give that too, or leave it out")),
     EvaluateConfig: (
@@ -102,7 +102,7 @@ def resolve(
 ) -> C:
     """Merge defaults < recipes (later ones win) < environment < flags into a checked config.
 
-    `unread` says which keys have no effect; not given: what the schema says. Raises UserError that names the key, the
+    `unread` yields the keys without an effect; default: those of the schema. Raises UserError that names the key, the
     value and what is allowed, or for a key without an effect why it has none.
     """
     return settle(schema, read_sources(command, recipes, flags or {}), unread)
@@ -113,7 +113,7 @@ def resolve_evaluation(
     flags: Mapping[str, Any],
     unread: Callable[[EvaluateConfig | ChatConfig], Iterable[Unread]] | None = None,
 ) -> EvaluateConfig | ChatConfig:
-    """Resolve what `evaluate` does: a model behind the chat endpoint that is named, else one that is loaded here."""
+    """Resolve the settings of `evaluate`: of a chat endpoint if one is named, else of a model that is loaded here."""
     sources = read_sources("evaluate", recipes, flags)
     if merge(sources).get("chat"):
         return settle(ChatConfig, sources, unread)
@@ -137,11 +137,11 @@ def find_recipe(name: str | Path) -> Path:
     for candidate in (Path(name), RECIPES / f"{name}.toml"):
         if candidate.is_file():
             return candidate
-    raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {', '.join(known_recipes())}")
+    raise UserError(f"no recipe '{name}': give the path of a TOML file or one of: {', '.join(list_recipes())}")
 
 
-def known_recipes() -> list[str]:
-    """Return the names of the recipes that are for use; those in folders are parts of `adaptthink reproduce`."""
+def list_recipes() -> list[str]:
+    """Return the names of the recipes for users; those in folders are parts of `adaptthink reproduce`."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
@@ -153,8 +153,8 @@ def read_recipe(path: Path, command: str) -> Source:
         raise UserError(f"{path}: not a valid TOML file: {error}") from None
     shared = {key: value for key, value in content.items() if key not in TABLES}
     for key in shared:
-        if key not in all_keys():
-            raise unknown_key(str(path), key, all_keys() | set(TABLES))
+        if key not in list_keys():
+            raise make_unknown_key_error(str(path), key, list_keys() | set(TABLES))
     for table in TABLES:
         check_table(path, table, content.get(table, {}))
     values, own = imply_engine(shared), set()
@@ -168,31 +168,31 @@ def read_recipe(path: Path, command: str) -> Source:
 
 
 def check_table(path: Path, table: str, values: object) -> None:
-    """Raise UserError for a table of a recipe that is none, or that has an unknown key."""
+    """Raise UserError for a table of a recipe that is a value, or that has an unknown key."""
     if not isinstance(values, dict):
         raise UserError(f"{path}: '{table}' must be a table ([{table}]), not a value")
     known = set().union(*(schema.model_fields for schema in TABLES[table]))
     for key in values:
         if key not in known:
-            raise unknown_key(f"{path} [{table}]", key, known)
+            raise make_unknown_key_error(f"{path} [{table}]", key, known)
 
 
 def read_environment() -> dict[str, str]:
     """Return the values given as ADAPTTHINK_<KEY> variables, after checking that some command has each key."""
-    known = {f"{PREFIX}{key.upper()}": key for key in all_keys()}
+    known = {f"{PREFIX}{key.upper()}": key for key in list_keys()}
     variables = [variable for variable in os.environ if variable.startswith(PREFIX)]
     for variable in variables:
         if variable not in known:
-            raise unknown_key("environment", variable, known)
+            raise make_unknown_key_error("environment", variable, known)
     return {known[variable]: os.environ[variable] for variable in variables}
 
 
-def all_keys() -> set[str]:
+def list_keys() -> set[str]:
     """Return the keys of all commands."""
     return set().union(*(schema.model_fields for schemas in TABLES.values() for schema in schemas))
 
 
-def commands_with(key: str) -> list[str]:
+def find_commands(key: str) -> list[str]:
     """Return the commands that have a key, as they are given."""
     names = [name for name, schemas in TABLES.items() if any(key in schema.model_fields for schema in schemas)]
     return ["train --backend verl"] if names == ["verl"] else [name for name in names if name != "verl"]
@@ -202,23 +202,23 @@ def commands_with(key: str) -> list[str]:
 
 
 def merge(sources: Iterable[Source]) -> dict[str, Any]:
-    """Lay sources over each other, the weakest first; endpoints have brought their engine with them."""
+    """Merge sources, the weakest first; the engine that endpoints imply is set already."""
     return {key: value for source in sources for key, value in source.values.items()}
 
 
 def settle(schema: type[C], sources: Sequence[Source], unread: Callable[[C], Iterable[Unread]] | None = None) -> C:
     """Return the checked config that sources give, the weakest first; raises UserError as `resolve` does."""
     for key in sources[-1].values:
-        if key not in all_keys() | set(schema.model_fields):
-            raise unknown_key(schema.__name__, key, schema.model_fields)
+        if key not in list_keys() | set(schema.model_fields):
+            raise make_unknown_key_error(schema.__name__, key, schema.model_fields)
     config = check(schema, {key: value for key, value in merge(sources).items() if key in schema.model_fields})
-    refuse_unread(foreign_keys(schema, sources), sources)
+    refuse_unread(find_foreign_keys(schema, sources), sources)
     refuse_unread(unread(config) if unread else config.unread(), sources)
     return config
 
 
-def foreign_keys(schema: type[Config], sources: Iterable[Source]) -> list[Unread]:
-    """Return what sources hold that a schema has no keys for; keys of a sibling with what is known about those."""
+def find_foreign_keys(schema: type[Config], sources: Iterable[Source]) -> list[Unread]:
+    """Return the keys in sources that a schema lacks; keys of a sibling schema with their own message."""
     foreign = {key for source in sources for key in source.own if key not in schema.model_fields}
     sibling, unread = SIBLINGS.get(schema, (Config, Unread((), (), "", "")))
     shared = sorted(foreign & set(sibling.model_fields) - set(unread.because))
@@ -246,7 +246,7 @@ def check(schema: type[C], values: Mapping[str, Any]) -> C:
     """Validate `values` against `schema`; raises UserError with every fault in one line."""
     for key in values:
         if key not in schema.model_fields:
-            raise unknown_key(schema.__name__, key, schema.model_fields)
+            raise make_unknown_key_error(schema.__name__, key, schema.model_fields)
     try:
         config = schema.model_validate(dict(values))
     except ValidationError as error:
@@ -255,7 +255,7 @@ def check(schema: type[C], values: Mapping[str, Any]) -> C:
     return config
 
 
-def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
+def make_unknown_key_error(where: str, key: str, known: Iterable[str]) -> UserError:
     """Build the error for a misspelt key, with the nearest name."""
     near = difflib.get_close_matches(key, list(known), n=1)
     hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(sorted(known))}"
@@ -263,7 +263,7 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> UserError:
 
 
 def describe_faults(error: ValidationError) -> str:
-    """Say in one line what is wrong with each value."""
+    """Return one line with what is wrong with each value."""
     faults = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])

@@ -115,7 +115,8 @@ class ModelConfig(Config):
 
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
     max_think_tokens: Positive = Field(
-        16384, description="Token limit of a response in think mode, thinking included; of a free one the larger limit."
+        16384,
+        description="Token limit of a response in think mode, thinking included; unconstrained: the larger limit.",
     )
     max_no_think_tokens: Positive = Field(4096, description="Token limit of a response in no_think mode.")
 
@@ -123,14 +124,14 @@ class ModelConfig(Config):
 class EngineConfig(ModelConfig):
     """How a model is loaded and what generates with it."""
 
-    think_start: str = Field("Alright", description="w_start: the token that a forced thought begins with.")
+    think_start: str = Field("Alright", description="w_start: the token that forced thinking begins with.")
     device: Device = Field(
         "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU if there is one)."
     )
     dtype: Dtype = Field(
         "auto",
         description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
-        "Weights that are trained are float32 whatever it says.",
+        "Trained weights are float32 in any case.",
     )
     max_concurrent_sequences: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     engine: EngineName = Field(
@@ -147,24 +148,24 @@ class EngineConfig(ModelConfig):
     @field_validator("endpoint", mode="before")
     @classmethod
     def split_endpoints(cls, value: object) -> object:
-        """Take one URL, or several with commas between them, for a list: so they come from a variable."""
+        """Split a text of URLs, separated by commas, as an environment variable holds them."""
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
     def add_implied_engine(cls, values: object) -> object:
-        """See `imply_engine`."""
+        """Set the engine that endpoints imply (`imply_engine`)."""
         return imply_engine(values) if isinstance(values, dict) else values
 
     def check_together(self) -> None:
         """Raise UserError if there is an endpoint without the engine that needs one, or the other way round."""
         super().check_together()
         if self.engine.has_endpoints and not self.endpoint:
-            raise UserError(f"engine = '{self.engine}' needs to know where its server is; give --endpoint URL")
+            raise UserError(f"engine = '{self.engine}' needs the address of its server; give --endpoint URL")
         if self.endpoint and not self.engine.has_endpoints:
             raise UserError(
                 f"engine = '{self.engine}' has no endpoint, but endpoint = {', '.join(self.endpoint)}"
-                f"{endpoint_variable()}; give --engine openai, or no endpoint"
+                f"{name_endpoint_variable()}; give --engine openai, or no endpoint"
             )
 
     def unread(self) -> Iterator[Unread]:
@@ -194,7 +195,7 @@ class ProblemsConfig(ModelConfig):
     instruction: str | None = Field(
         None, description="Text put after each prompt; not given: the source's own; '': nothing."
     )
-    max_problems: Positive | None = Field(None, description="Use so many problems at most, chosen by their ids.")
+    max_problems: Positive | None = Field(None, description="Maximum number of problems, chosen by their ids.")
     boxed_only: bool = Field(
         True, description="Read answers in \\boxed{} only (as the paper), not where they are announced or stand alone."
     )
@@ -231,7 +232,7 @@ class PolicyConfig(ProblemsConfig, EngineConfig):
 
 
 class PresampleConfig(PolicyConfig):
-    """Reference pre-sampling: K free thoughts per problem from the model before training (R̄_ref)."""
+    """Reference pre-sampling: K unconstrained samples per problem from the model before training (R̄_ref)."""
 
     problems_per_level: Positive = Field(100, description="Problems of each level (arithmetic and reasoning_gym).")
     reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
@@ -254,7 +255,7 @@ class TrainConfig(PresampleConfig):
         "token are dropped at random; the kept ones are reweighted by 1/p.",
     )
     force_think_start: bool = Field(
-        True, description="Begin thoughts with think_start (the paper); else with any token, sampled from the policy."
+        True, description="Begin thinking with think_start (the paper); else with any token, sampled from the policy."
     )
     ratio: Ratio = Field(
         "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
@@ -284,10 +285,10 @@ class TrainConfig(PresampleConfig):
         1.0, description="Gradient norm above which it is scaled down."
     )
     micro_batch_tokens: Positive = Field(
-        16384, description="Tokens per forward pass of the update at most, padding included; bounds memory."
+        16384, description="Maximum tokens per forward pass of the update, padding included; bounds memory."
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward: less memory, about a third more work."
+        False, description="Recompute activations in the backward pass: less memory, about a third more work."
     )
     probe_every: Positive = Field(5, description="Steps between two probes of the mode choice on held-out problems.")
     probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
@@ -301,15 +302,15 @@ class TrainConfig(PresampleConfig):
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:
-        """Raise UserError unless the no_think share is a whole number of samples, and forced if they are allotted."""
+        """Raise UserError unless the no_think share is a whole number of samples, above 0 with a token share."""
         super().check_together()
         if len(self.endpoint) > 1:
             raise UserError(
                 f"training sends its weights to one server, and endpoint names {len(self.endpoint)}"
-                f"{endpoint_variable()}; give one or none, or presample on all of them first and train with --reference"
+                f"{name_endpoint_variable()}; give one or none, or presample on all of them and train with --reference"
             )
         if self.token_share < 1 and self.no_think_share == 0:
-            raise UserError("token_share < 1 allots samples to the modes, but no_think_share = 0 forces none; use 1")
+            raise UserError("token_share < 1 allocates samples to the modes, but no_think_share = 0 forces none; use 1")
         if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):
             raise UserError(
                 "advantage = 'group' compares a problem's samples with each other: it needs samples_per_problem >= 2 "
@@ -324,7 +325,7 @@ class TrainConfig(PresampleConfig):
             )
 
     def unread(self) -> Iterator[Unread]:
-        """Yield what belongs to an adapter or to forced thoughts where there are none."""
+        """Yield what needs an adapter or forced thinking, where there is none."""
         yield from super().unread()
         if not self.lora_rank:
             yield Unread(
@@ -337,7 +338,7 @@ class TrainConfig(PresampleConfig):
             yield Unread(
                 ("force_think_start",),
                 ("no_think_share",),
-                f"no_think_share is {self.no_think_share:g}, so no thought is forced",
+                f"no_think_share is {self.no_think_share:g}, so no thinking is forced",
                 "give a share between 0 and 1, or leave it out",
             )
 
@@ -352,7 +353,7 @@ class VerlConfig(TrainConfig):
         None, description="verl: a running Ray cluster, such as auto or host:6379; not given: Ray on this machine."
     )
     max_prompt_tokens: Positive = Field(2048, description="verl: token limit of a prompt; a longer one is an error.")
-    offload: bool = Field(False, description="verl: weights and optimiser wait in the machine's memory meanwhile.")
+    offload: bool = Field(False, description="verl: keep weights and optimiser in host memory during generation.")
     overrides: tuple[str, ...] = Field(
         (), description="verl: settings of its own (key=value), which win over those that follow from these."
     )
@@ -381,28 +382,28 @@ class ServeConfig(EngineConfig):
     """A server with an OpenAI-style interface."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; there is no authentication.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0: any free one.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0: any free port.")
     name: str | None = Field(None, description="What clients call the model; not given: the last part of its name.")
     threshold: Share | None = Field(
         None,
-        description="P(no_think) from which on a request in mode auto is answered without thinking, and below which it "
-        "is thought about; not given: the one in the model folder's adaptthink.json, else the model chooses.",
+        description="P(no_think) from which on a request in mode auto is answered without thinking, and below which "
+        "with thinking; not given: the one in the model folder's adaptthink.json, else the model chooses.",
     )
     temperature: Annotated[float, Field(ge=0, le=10)] = Field(
         0.6, description="Sampling temperature of requests without one; 0: the most likely token."
     )
     top_p: TopP = Field(0.95, description="Nucleus of requests without one.")
     reasoning_format: ReasoningFormat = Field(
-        "separate", description="Thoughts in fields of their own, or in the answer's text between a pair of markers."
+        "separate", description="Thinking in a field of its own, or in the answer's text between a pair of markers."
     )
 
 
 def imply_engine(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Where endpoints are given and no engine is, the engine is the one that has them."""
+    """Return values with the engine that has endpoints, where endpoints but no engine are given."""
     return {"engine": EngineName.OPENAI, **values} if values.get("endpoint") else dict(values)
 
 
-def endpoint_variable() -> str:
-    """Return what errors about an endpoint add where one may come from the environment, unseen."""
+def name_endpoint_variable() -> str:
+    """Return what messages about an endpoint add where it may come from the environment."""
     variable = f"{PREFIX}ENDPOINT"
     return f" ({variable} is set)" if os.environ.get(variable) else ""

@@ -1,6 +1,6 @@
 """The curve of the dial: answer without thinking where P(no_think) is at least a threshold, think otherwise.
 
-Both forced modes of the same problems, sampled once, give what every threshold comes to, from always thinking to never.
+Both forced modes of the same problems, sampled once, give the result of every threshold, from always thinking to never.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one threshold comes to: shares in [0, 1], tokens of a response, 95% intervals clustered by problem.
+    """Result of one threshold: shares in [0, 1], tokens of a response, 95% intervals clustered by problem.
 
     Differences are to always thinking on the same problems. A relative change may have no upper end.
     """
@@ -76,7 +76,7 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
         by_problem.setdefault(outcome.problem_id, []).append(outcome)
     if len(by_problem) < MIN_PROBLEMS:
         raise UserError(
-            f"{len(by_problem)} problems with a parsable reference answer are too few to calibrate on: half of them "
+            f"{len(by_problem)} problems with a parsable reference answer are too few for a calibration: half of them "
             f"choose the threshold and half check it; give at least {MIN_PROBLEMS}, better a thousand"
         )
     measured = []
@@ -112,7 +112,7 @@ def floor_digits(probability: float) -> float:
 
 
 def list_thresholds(problems: Iterable[Measured]) -> list[float]:
-    """The thresholds that tell these problems apart, from always thinking down to the smallest P(no_think)."""
+    """Return the thresholds that separate these problems, from always thinking down to the smallest P(no_think)."""
     seen = {floor_digits(problem.no_think_probability) for problem in problems}
     return [ALWAYS_THINK, *sorted(seen, reverse=True)]
 
@@ -121,13 +121,13 @@ def list_thresholds(problems: Iterable[Measured]) -> list[float]:
 
 
 def compute_curve(problems: Sequence[Measured]) -> tuple[Point, ...]:
-    """What every threshold comes to, from always think to always no_think (a threshold of 0)."""
+    """Return the point of every threshold, from always think to always no_think (a threshold of 0)."""
     found = list_thresholds(problems)
     return compute_points(problems, found if found[-1] == 0 else [*found, 0.0])
 
 
 def compute_points(problems: Sequence[Measured], thresholds: Sequence[float]) -> tuple[Point, ...]:
-    """What thresholds come to on `problems`."""
+    """Return the points of thresholds on `problems`."""
     parts = (thresholds[start : start + POINTS_AT_ONCE] for start in range(0, len(thresholds), POINTS_AT_ONCE))
     return tuple(point for part in parts for point in _points(problems, np.array(part)))
 
@@ -161,7 +161,7 @@ def _points(problems: Sequence[Measured], threshold_T: Array) -> list[Point]:
             mean_tokens=float(tokens_TP[t].mean()),
             tokens_interval=tokens_ends[t],
             accuracy_difference=float((accuracy_TP[t] - think_P).mean()),
-            accuracy_difference_interval=difference_ends[t] if threshold <= 1 else (0.0, 0.0),  # the same, not alike
+            accuracy_difference_interval=difference_ends[t] if threshold <= 1 else (0.0, 0.0),
             token_change=float(change_T[t]),
             token_change_interval=(low, high if math.isfinite(high) else None),
         )
@@ -170,7 +170,7 @@ def _points(problems: Sequence[Measured], threshold_T: Array) -> list[Point]:
 
 
 def compute_means(problems: Sequence[Measured], name: str) -> Array:
-    """The mean of each problem's samples; `name` is a field of `Measured`."""
+    """Return the mean of each problem's samples; `name` is a field of `Measured`."""
     samples = (getattr(problem, name) for problem in problems)
     return np.array([math.fsum(numbers) / len(numbers) for numbers in samples])
 
@@ -180,7 +180,7 @@ def _ends(limits: Sequence[Array]) -> list[Ends]:
 
 
 def thin_curve(curve: Sequence[Point], keep: Iterable[float], count: int = STORED_POINTS) -> tuple[Point, ...]:
-    """About `count` points, spread evenly over the problems that a threshold moves, and those at thresholds `keep`."""
+    """Return about `count` points, evenly spread over the problems that a threshold moves, and those at `keep`."""
     indices = set(range(len(curve)))
     if len(curve) > count:
         indices = set(np.linspace(0, len(curve) - 1, count).round().astype(int).tolist())

@@ -24,7 +24,7 @@ class ModeDecision:
 
 
 def read_stored_threshold(policy: Policy) -> float | None:
-    """The threshold in the adaptthink.json beside a model's weights, None if there is none.
+    """Return the threshold in the adaptthink.json beside a model's weights, None if there is none.
 
     Raises UserError for a damaged file, and for one that was calibrated for other weights.
     """
@@ -33,7 +33,7 @@ def read_stored_threshold(policy: Policy) -> float | None:
 
 
 def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[ModeDecision]:
-    """The mode of each prompt: no_think where P(no_think), at temperature 1, is at least `threshold`.
+    """Return the mode of each prompt: no_think where P(no_think), at temperature 1, is at least `threshold`.
 
     One prefill a prompt on the native engine, many together; prompts are what a user writes, without chat template.
     """

@@ -4,7 +4,7 @@ The guarantee holds although many thresholds are tried. It is that of fixed-sequ
 "Learn then Test"): thresholds are tested one after the other, from the safe end on, and the first that fails ends it. A
 wrong one can only be certified if the first wrong one of the sequence is, so each test takes the whole of
 1 - confidence. The sequence is every number of six digits: two that no problem lies between have the same p-value, so
-only those that occur need computing. docs/dial.md says how to read the results.
+only those that occur need computing. docs/dial.md explains how to read the results.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Kind(StrEnum):
 
 
 class HeldOutVerdict(StrEnum):
-    """What the held-out half says about a certified limit."""
+    """Result of a certified limit on the held-out half."""
 
     CONFIRMED = "confirmed"  # the whole 95% interval lies within the limit
-    CONSISTENT = "consistent"  # the interval holds the limit: this half alone cannot tell
+    CONSISTENT = "consistent"  # the interval contains the limit: this half alone does not decide
     CONTRADICTED = "contradicted"  # the whole interval lies beyond it
 
 
@@ -91,12 +91,12 @@ def split_halves(problems: Sequence[Measured]) -> tuple[list[Measured], list[Mea
 
 
 def compute_bet_logs(values: Array, limit: float, high: float) -> Array:
-    """Log of what each of 100 bets makes of each value, (…, bets): log(1 + λ·(limit − value)), λ < 1/(high − limit).
+    """Return the log of each of 100 bets on each value, (…, bets): log(1 + λ·(limit − value)), λ < 1/(high − limit).
 
     If the mean of independent values, none above `high`, is `limit` or more, no product over them is expected to
     exceed 1: that of the expectations does not, by the inequality of the means, even if they differ from value to
-    value, as between levels. By Markov, the chance that the mean of such products over fixed λ reaches 1/α is at most
-    α, whatever the distribution: a p-value. Betting as in Waudby-Smith & Ramdas (2024), but with bets that no order
+    value, as between levels. By Markov, the mean of such products over fixed λ reaches 1/α with probability at most α,
+    whatever the distribution: a p-value. Betting as in Waudby-Smith & Ramdas (2024), but with bets that no order
     of the problems has a part in.
     """
     bets_J = (np.arange(NUM_BETS) + 0.5) / NUM_BETS / (high - limit)
@@ -117,7 +117,7 @@ def compute_p_values(direct: Array, think: Array, limit: float, high: float) -> 
 
 
 def count_problems_needed(values: Array, limit: float, high: float, alpha: float) -> int | None:
-    """How many problems with values like these would show that their mean is below `limit`; None if none would."""
+    """Return how many problems like these would show that their mean is below `limit`; None if no number would."""
     log_J = compute_bet_logs(values, limit, high).sum(0)
     if log_J.max() <= 0:
         return None
@@ -127,7 +127,7 @@ def count_problems_needed(values: Array, limit: float, high: float, alpha: float
 
 
 def choose_loss(problems: Sequence[Measured], tolerance: float, confidence: float = CONFIDENCE) -> Choice:
-    """The smallest threshold certified to lose at most `tolerance` of accuracy against always thinking.
+    """Return the smallest threshold certified to lose at most `tolerance` of accuracy against always thinking.
 
     Tested from the largest P(no_think) down on one half of the problems; loss of a problem: mean accuracy of think
     minus that of no_think, if it is answered directly, else 0. Raises ValueError unless 0 < tolerance < 1.
@@ -150,23 +150,25 @@ def choose_loss(problems: Sequence[Measured], tolerance: float, confidence: floa
 
 
 def choose_budget(
-    problems: Sequence[Measured], token_budget: float, cap: int, confidence: float = CONFIDENCE
+    problems: Sequence[Measured], token_budget: float, max_tokens: int, confidence: float = CONFIDENCE
 ) -> Choice:
-    """The largest threshold certified to take at most `token_budget` tokens a response on average.
+    """Return the largest threshold certified to take at most `token_budget` tokens a response on average.
 
-    Tested from always no_think up, on one half of the problems. `cap` is the most tokens that a response can have:
+    Tested from always no_think up, on one half of the problems. `max_tokens` is the maximum of a response:
     what makes the guarantee possible, and expensive where it is far above the budget. Raises ValueError unless
-    0 < token_budget < cap, and for responses beyond the cap.
+    0 < token_budget < max_tokens, and for responses that are longer.
     """
-    if not 0 < token_budget < cap:
-        raise ValueError(f"a token budget must lie between 0 and the cap of {cap} tokens, got {token_budget}")
+    if not 0 < token_budget < max_tokens:
+        raise ValueError(
+            f"a token budget must lie between 0 and the maximum of {max_tokens} tokens, got {token_budget}"
+        )
     choosing, held_out = split_halves(problems)
     ordered, steps, counts = _steps(choosing)
     direct, think = compute_means(ordered, "no_think_tokens"), compute_means(ordered, "think_tokens")
     alpha = 1 - confidence
-    passed = compute_p_values(direct / cap, think / cap, token_budget / cap, 1.0)[counts] <= alpha
+    passed = compute_p_values(direct / max_tokens, think / max_tokens, token_budget / max_tokens, 1.0)[counts] <= alpha
     number = _leading(passed[::-1])
-    needed = None if number else count_problems_needed(direct / cap, token_budget / cap, 1.0, alpha)
+    needed = None if number else count_problems_needed(direct / max_tokens, token_budget / max_tokens, 1.0, alpha)
     chosen = steps[::-1][number - 1] if number else None
     return _choice(Kind.TOKEN_BUDGET, chosen, token_budget, confidence, choosing, held_out, needed)
 
@@ -207,7 +209,7 @@ def _choice(
 
 
 def check_held_out(problems: Sequence[Measured], threshold: float, kind: Kind, limit: float) -> HeldOut:
-    """What a threshold comes to on problems that had no part in choosing it, and whether its limit holds there."""
+    """Evaluate a threshold on the problems that had no part in choosing it, and whether its limit holds there."""
     [point] = compute_points(problems, [threshold])
     if kind is Kind.ACCURACY_LOSS:
         low, high = -point.accuracy_difference_interval[1], -point.accuracy_difference_interval[0]

@@ -1,4 +1,4 @@
-"""A calibrated dial, and the file in which it lies beside a model's weights. Reading one needs no model."""
+"""A calibrated dial, and the file that stores it beside a model's weights. Reading one needs no model."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def calibrate(
     """
     choices = [choose_loss(problems, tolerance)]
     if token_budget is not None:
-        cap = max(setting.max_think_tokens, setting.max_no_think_tokens)
-        choices.append(choose_budget(problems, token_budget, cap))
+        max_tokens = max(setting.max_think_tokens, setting.max_no_think_tokens)
+        choices.append(choose_budget(problems, token_budget, max_tokens))
     return Dial(
         version=VERSION,
         threshold=choices[-1],
@@ -94,5 +94,5 @@ def check_weights(dial: Dial, fingerprint: str, path: Path) -> None:
     if dial.fingerprint != fingerprint:
         raise UserError(
             f"{path}: calibrated for other weights (fingerprint {dial.fingerprint}, the model's is {fingerprint}); "
-            "a threshold of one model says nothing about another: adaptthink calibrate MODEL"
+            "a threshold holds for one model only; calibrate this one: adaptthink calibrate MODEL"
         )

@@ -9,7 +9,7 @@ from adaptthink.chat.client import ask_all
 from adaptthink.config.chat import ChatConfig
 from adaptthink.evaluation.run import Query, Respond
 from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 
 
 def make_endpoint(config: ChatConfig) -> Endpoint:
@@ -30,8 +30,8 @@ def make_endpoint(config: ChatConfig) -> Endpoint:
     )
 
 
-def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
-    """Return the setting of an evaluation: name and address stand for weights that nobody can see."""
+def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
+    """Return the setting of an evaluation: name and address stand for the weights, which are unknown."""
     details = [
         endpoint.effort,
         endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens",
@@ -51,8 +51,8 @@ def chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     )
 
 
-def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
-    """Return what samples through a chat endpoint, many requests at a time; samples come in the order they end."""
+def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
+    """Return a function that samples through a chat endpoint, many requests at a time, in the order they end."""
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
     def question(query: Query) -> Question:
@@ -63,25 +63,25 @@ def chat_respond(endpoint: Endpoint, config: ChatConfig) -> Respond:
             max_tokens.of(mode),
             temperature=None if config.server_sampling else config.temperature,
             top_p=None if config.server_sampling else config.top_p,
-            seed=chat_seed(config.seed, query),
+            seed=make_chat_seed(config.seed, query),
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
         def ended(index: int, _: Question, response: ChatResponse) -> None:
-            take(make_chat_sample(queries[index], response, chat_seed(config.seed, queries[index])))
+            take(make_chat_sample(queries[index], response, make_chat_seed(config.seed, queries[index])))
 
         ask_all(endpoint, map(question, queries), ended)
 
     return respond
 
 
-def chat_seed(seed: int, query: Query) -> int:
+def make_chat_seed(seed: int, query: Query) -> int:
     """Return the seed sent with one request: 31 bits, as some servers take no more."""
-    return stream_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
+    return make_seed(seed, "evaluate", query.requested, query.problem.id, query.index) >> 33
 
 
 def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:
-    """Turn what a chat endpoint answered into the sample that is kept."""
+    """Return a chat endpoint's response as the sample that is stored."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name, level_order
+from adaptthink.evaluation.levels import name_level, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     Scores,
@@ -32,7 +32,7 @@ from adaptthink.evaluation.store import (
     Outcome,
     Setting,
     flatten,
-    grader_of,
+    read_grader,
     read_outcomes,
     read_problems,
     read_setting,
@@ -45,7 +45,7 @@ MAY_DIFFER = {"model", "fingerprint", "seed"}  # of a setting
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one model answered in one requested mode."""
+    """The responses of one model in one requested mode."""
 
     name: str
     requested: str
@@ -128,7 +128,7 @@ def name_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcome]) -> Row:
-    """Take one requested mode out of a folder."""
+    """Return one requested mode of a folder as a row; raises UserError if it has no graded responses."""
     everything = list(outcomes)
     own = [one for one in everything if one.requested == requested]
     if not own:
@@ -139,16 +139,16 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
         raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
-    grader = grader_of(folder / "verdicts.jsonl")
+    grader = read_grader(folder / "verdicts.jsonl")
     assert grader is not None  # its outcomes have verdicts
     return Row(title, requested, read_setting(folder), flatten(grader), answered, own)
 
 
-# ---- what stands against a comparison -------------------------------------------------------------------------------
+# ---- what rules out a comparison ------------------------------------------------------------------------------------
 
 
 def describe_differences(base: Row, row: Row) -> list[str]:
-    """Say in what two rows differ beside their models and seeds; empty if they may be compared."""
+    """Return how two rows differ beside their models and seeds; empty if they may be compared."""
     before, now = asdict(base.setting), asdict(row.setting)
     if base.requested == row.requested == "auto":  # how a mode would be requested plays no part
         before["switch"] = now["switch"] = None
@@ -166,7 +166,7 @@ def describe_differences(base: Row, row: Row) -> list[str]:
 
 
 def describe_settings(one: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str) -> list[str]:
-    """Say in what two settings of evaluations differ, beside what models that are compared may differ in."""
+    """Return how two settings of evaluations differ, beside what may differ between compared models."""
     return [
         f"{key} is {one.get(key)} in {name} and {other.get(key)} in {other_name}"
         for key in dict.fromkeys((*one, *other))
@@ -208,16 +208,16 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 
 def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:
-    """The set of each problem: its source's name, or its level if all come from one source; sets in their order."""
-    names = {id_: source_name(problem) for id_, problem in problems.items()}
+    """Return the set of each problem: its source's name, or its level if all come from one source; in order."""
+    names = {id_: name_source(problem) for id_, problem in problems.items()}
     if len(set(names.values())) == 1:
-        names = {id_: level_name(problem) for id_, problem in problems.items()}
-        return dict(sorted(names.items(), key=lambda item: level_order(item[1])))
+        names = {id_: name_level(problem) for id_, problem in problems.items()}
+        return dict(sorted(names.items(), key=lambda item: rank_level(item[1])))
     return names
 
 
-def source_name(problem: Problem) -> str:
-    """A source without split and subject: mmlu of mmlu/test/anatomy; of reasoning_gym the family is kept."""
+def name_source(problem: Problem) -> str:
+    """Return a source without split and subject: mmlu of mmlu/test/anatomy; of reasoning_gym the family is kept."""
     name, *rest = problem.source.split("/")
     return "/".join([name, *rest[:1]]) if name == "reasoning_gym" else name
 
@@ -241,12 +241,12 @@ def compare_row(base: Row, row: Row, set_of: Mapping[str, str]) -> Compared:
 
 
 def select_set(row: Row, set_of: Mapping[str, str], name: str) -> list[Outcome]:
-    """A row's outcomes on one set."""
+    """Return a row's outcomes on one set."""
     return [one for one in row.outcomes if set_of[one.problem_id] == name]
 
 
 def compute_pass_at(outcomes: Sequence[Outcome], samples: int) -> dict[int, Interval]:
-    """pass@k for k = 1, 2, 4, … up to `samples`, which every problem has; empty for a single one."""
+    """Return pass@k for k = 1, 2, 4, … up to `samples`, which every problem has; empty for a single one."""
     ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
     return {k: pass_interval(group_rewards(outcomes), k) for k in ks}
 

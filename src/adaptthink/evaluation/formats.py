@@ -18,7 +18,7 @@ DASH = "–"
 
 
 def write_number(value: float | None, digits: int = 1, unit: str = "", *, signed: bool = False) -> str:
-    """A number with so many decimals: 1,234.5; if `signed`, a difference with its sign: +4.5, −60.6%, 0.0."""
+    """Return a number with so many decimals: 1,234.5; if `signed`, a difference with its sign: +4.5, −60.6%, 0.0."""
     if value is None:
         return DASH
     if math.isinf(value):
@@ -31,7 +31,7 @@ def write_number(value: float | None, digits: int = 1, unit: str = "", *, signed
 def write_range(
     ends: tuple[float, float | None] | None, digits: int = 1, *, scale: float = 1.0, signed: bool = False
 ) -> str:
-    """The ends of an interval: 91.8–96.8; of a difference's: −0.4 to +2.8. An upper end of None is infinite."""
+    """Return the ends of an interval: 91.8–96.8; of a difference's: −0.4 to +2.8. An upper end of None is infinite."""
     if ends is None:
         return DASH
     low, high = (math.inf if end is None else scale * end for end in ends)
@@ -40,7 +40,7 @@ def write_range(
 
 
 def write_estimate(interval: Interval | None, scale: float = 1.0, unit: str = "", *, signed: bool = False) -> str:
-    """An estimate with its interval: 94.8 (91.8–96.8); a difference with its own: +1.2 points (−0.4 to +2.8)."""
+    """Return an estimate with its interval: 94.8 (91.8–96.8); a difference with its own: +1.2 points (−0.4 to +2.8)."""
     if interval is None:
         return DASH
     ends = write_range((interval.low, interval.high), scale=scale, signed=signed)
@@ -48,7 +48,7 @@ def write_estimate(interval: Interval | None, scale: float = 1.0, unit: str = ""
 
 
 def write_deltas(change: Change | None) -> tuple[str, str]:
-    """ΔAcc and ΔLength: +2.4, −53.0%."""
+    """Return ΔAcc and ΔLength: +2.4, −53.0%."""
     tokens = change.tokens if change else None
     return (
         write_number(100 * change.accuracy.interval.estimate if change else None, signed=True),
@@ -57,7 +57,7 @@ def write_deltas(change: Change | None) -> tuple[str, str]:
 
 
 def escape_markdown(text: str) -> str:
-    """A text made harmless inside a Markdown table, heading or paragraph."""
+    """Return a text escaped for a Markdown table, heading or paragraph."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(escaped.split()))
 
@@ -68,7 +68,7 @@ class Measure:
 
     heading: str  # of a column
     short: str  # the heading where columns are narrow
-    meaning: str  # of the short heading, where it needs saying
+    meaning: str  # of the short heading, where it needs an explanation
     value_of: Callable[[Scores], float | None]
     interval_of: Callable[[Scores], Ends | None] = lambda scores: None
     is_share: bool = True
@@ -79,18 +79,18 @@ class Measure:
         return 100.0 if self.is_share else 1.0
 
     def write(self, scores: Scores | None, token_digits: int, unit: str = "") -> str:
-        """The value; `token_digits` are the decimals of what is no share."""
+        """Return the value; `token_digits` are the decimals of what is no share."""
         digits = 1 if self.is_share else token_digits
         value = None if scores is None else self.value_of(scores)
         return write_number(None if value is None else self.scale * value, digits, unit)
 
     def write_interval(self, scores: Scores | None, token_digits: int) -> str:
-        """The 95% interval alone."""
+        """Return the 95% interval alone."""
         digits = 1 if self.is_share else token_digits
         return write_range(None if scores is None else self.interval_of(scores), digits, scale=self.scale)
 
     def write_both(self, scores: Scores | None, token_digits: int) -> str:
-        """The value with its interval, where it has one."""
+        """Return the value with its interval, where it has one."""
         value = self.write(scores, token_digits)
         has_interval = scores is not None and self.interval_of(scores) is not None
         return f"{value} ({self.write_interval(scores, token_digits)})" if has_interval else value
@@ -112,5 +112,5 @@ MEASURES = (ACCURACY, TOKENS, NO_THINK, TRUNCATED)
 
 
 def choose_token_digits(scores: Iterable[Scores | None]) -> int:
-    """Decimals of token counts: one where all are short, none beside long ones, as a column must align."""
+    """Return the decimals of token counts: one where all are short, none beside long ones, as a column must align."""
     return int(max((one.mean_tokens for one in scores if one is not None), default=0) < 1000)

@@ -1,8 +1,8 @@
 """Mode choice: how well a model chooses when to think, from one evaluation folder.
 
 Forced think of the same checkpoint is the honest baseline, and the better of the two forced modes on each problem is
-what a perfect choice would have given. Numbers are by problem, intervals clustered by it; docs/evaluation.md says how
-each may be misread. What a folder cannot say is None, and `notes` says why.
+what a perfect choice would have given. Numbers are by problem, intervals clustered by it; docs/evaluation.md
+explains how each may be misread. What a folder does not show is None, with the reason in `notes`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name, level_order
+from adaptthink.evaluation.levels import name_level, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     compare_accuracy,
@@ -73,7 +73,7 @@ class BetterMode:
 class Mass:
     """Probability that a response begins with one of the two mode tokens, at temperature 1.
 
-    Where a thought may begin with any token (`others_think`), what is missing to 1 opens thoughts too and is no leak.
+    Where thinking may begin with any token (`others_think`), the remaining mass begins thinking too and is no leak.
     """
 
     mean: float
@@ -85,7 +85,7 @@ class Mass:
 
 @dataclass(frozen=True, slots=True)
 class ChosenAccuracy:
-    """Accuracy of auto's answers by the mode that it chose; `label` says why the two are not to be compared."""
+    """Accuracy of auto's answers by the mode that it chose; `label` is the reason not to compare the two."""
 
     label: str
     think: Interval | None
@@ -104,7 +104,7 @@ class ImplicitThinking:
 
 @dataclass(frozen=True, slots=True)
 class ModeChoice:
-    """Everything of the above; None, or empty, where `notes` says why."""
+    """All of the above; None, or empty, for the reasons in `notes`."""
 
     delta: float
     no_think_by_level: dict[str, Interval]  # of auto
@@ -123,9 +123,9 @@ def assess_mode_choice(
 ) -> ModeChoice:
     """Assess all that an evaluation folder holds.
 
-    `convention` says how the model's prompts lead into a mode; None where that is unknown, and with it what leaks.
-    `reference` is the evaluation folder whose pass rates say how hard problems are. Raises UserError for folders that
-    cannot be read or do not go together.
+    `convention` is how the model's prompts lead into a mode; None where that is unknown, and then so is what leaks.
+    `reference` is the evaluation folder whose pass rates are the problems' difficulty. Raises UserError for folders
+    that cannot be read or do not go together.
     """
     outcomes = select_gradable(read_outcomes(folder))
     auto, think, no_think = (
@@ -139,7 +139,7 @@ def assess_mode_choice(
     better = compare_with_better_mode(auto, forced, delta)
     notes = []
     if not auto:
-        notes.append("no auto responses: nothing can be said about the model's choice; evaluate with --modes auto")
+        notes.append("no auto responses: no measure of the model's choice; evaluate with --modes auto")
     missing = [requested for requested, row in (("think", think), ("no_think", no_think)) if not row]
     if missing:
         lost = "better mode or calibration" if think else "baseline, better mode or calibration"
@@ -149,7 +149,7 @@ def assess_mode_choice(
     if not decisions:
         notes.append("the model shows no probabilities of its first token: no mass and no calibration")
     elif convention is None:
-        notes.append("how thoughts begin is not known here: no mass")
+        notes.append("how thinking begins is not known here: no mass")
     if auto and rates is None:
         notes.append("no forced think and no --difficulty-from: nothing to measure the problems' difficulty by")
     return ModeChoice(
@@ -171,12 +171,12 @@ def assess_mode_choice(
 
 def measure_no_think_by_level(auto: Sequence[Outcome]) -> dict[str, Interval]:
     """Share of no_think among the responses to each level, in order of the levels."""
-    levels = sorted({one.level for one in auto}, key=level_order)
+    levels = sorted({one.level for one in auto}, key=rank_level)
     return {level: share_interval(group_no_think(one for one in auto if one.level == level)) for level in levels}
 
 
 def read_pass_rates(reference: Path | None, own_think: Sequence[Outcome]) -> tuple[str, dict[str, float]]:
-    """Name and pass rates, by problem, of what says how hard problems are.
+    """Return the name and the pass rates, by problem, of the measure of difficulty.
 
     That is a reference folder's auto row, its think row if it has no auto; else forced think of the model itself. The
     auto row of the model itself is no choice: whether it was right depends on the mode, which is to be explained.
@@ -192,7 +192,7 @@ def read_pass_rates(reference: Path | None, own_think: Sequence[Outcome]) -> tup
 
 
 def compute_pass_rates(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """Mean reward of each problem."""
+    """Return the mean reward of each problem."""
     return {problem: fmean(values) for problem, values in group_rewards(outcomes).items()}
 
 
@@ -212,12 +212,12 @@ def compare_with_pass_rates(auto: Sequence[Outcome], reference: str, rates: Mapp
 
 
 def find_bin(rate: float) -> str:
-    """The bin of a pass rate: never right, seldom, often, always."""
+    """Return the bin of a pass rate: never right, seldom, often, always."""
     return BINS[0] if rate == 0 else BINS[3] if rate == 1 else BINS[1] if rate < 0.5 else BINS[2]
 
 
 def score_by_chosen_mode(auto: Sequence[Outcome]) -> ChosenAccuracy | None:
-    """Accuracy by chosen mode. Each mode was chosen for problems that suit it, so the two say nothing on each other."""
+    """Accuracy by chosen mode. Each mode was chosen for problems that suit it, so the two are not comparable."""
     if not auto:
         return None
     right = {mode: group_rewards(one for one in auto if one.mode is mode) for mode in Mode}
@@ -251,7 +251,7 @@ def compare_with_better_mode(auto: Sequence[Outcome], forced: Forced, delta: flo
     for problem, (chosen, (think, no_think)) in shared.items():
         mode = find_better_mode(think, no_think, delta)
         choices[problem] = [float(one.mode is mode) for one in chosen]
-        naive.append(mean_reward(think if mode is Mode.THINK else no_think) - mean_reward(chosen))
+        naive.append(average_rewards(think if mode is Mode.THINK else no_think) - average_rewards(chosen))
         if len(think) > 1 and len(no_think) > 1:
             tried += chosen
             better += cross_fit(think, no_think, delta)
@@ -261,8 +261,8 @@ def compare_with_better_mode(auto: Sequence[Outcome], forced: Forced, delta: flo
 
 
 def find_better_mode(think: Group, no_think: Group, delta: float) -> Mode:
-    """The mode with the higher mean reward; within `delta` of each other, the one with fewer tokens."""
-    gap = mean_reward(think) - mean_reward(no_think)
+    """Return the mode with the higher mean reward; within `delta` of each other, the one with fewer tokens."""
+    gap = average_rewards(think) - average_rewards(no_think)
     if abs(gap) > delta + 1e-12:
         return Mode.THINK if gap > 0 else Mode.NO_THINK
     cheaper = fmean(one.tokens for one in no_think) <= fmean(one.tokens for one in think)
@@ -304,8 +304,8 @@ def check_calibration(decisions: Mapping[str, Decision], forced: Forced, delta: 
 def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> Mass:
     """Mass on the two mode tokens, and which problems leak.
 
-    Only where the prompt ends before the marker that opens a thought (`Convention.SWITCH`) does another token answer
-    in neither mode. Elsewhere the prompt stands inside an opened thought, and whatever comes first goes on with it.
+    Only where the prompt ends before the marker that opens the thinking (`Convention.SWITCH`) does another token answer
+    in neither mode. Elsewhere the prompt ends inside opened thinking, and whatever comes first continues it.
     """
     masses = {problem: one.no_think_probability + one.think_probability for problem, one in decisions.items()}
     others_think = convention is not Convention.SWITCH
@@ -321,14 +321,14 @@ def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> M
 
 def measure_implicit_thinking(folder: Path) -> dict[str, ImplicitThinking]:
     """Share of no_think answers that think all the same, by requested mode."""
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     found = {}
     for requested, signs in sorted(read_no_think_signs(folder).items()):
         implicit = {problem: [float(thinks_implicitly(one)) for one in own] for problem, own in signs.items()}
         worded = {problem: [float(bool(one.keywords)) for one in own] for problem, own in signs.items()}
         by_level = {
             level: share_interval({problem: values for problem, values in implicit.items() if levels[problem] == level})
-            for level in sorted({levels[problem] for problem in implicit}, key=level_order)
+            for level in sorted({levels[problem] for problem in implicit}, key=rank_level)
         }
         thinking = sorted(
             (problem for problem in implicit if any(implicit[problem])), key=lambda p: -fmean(implicit[p])
@@ -344,7 +344,7 @@ def read_no_think_signs(folder: Path) -> dict[str, dict[str, list[Signs]]]:
 
     Lengths are compared within a mode and a level.
     """
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     keys: list[tuple[str, str]] = []  # requested mode and problem of each answer
 
     def answers() -> Iterable[tuple[str, str]]:
@@ -372,15 +372,15 @@ def group_outcomes(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def pair_forced(think: Iterable[Outcome], no_think: Iterable[Outcome]) -> Forced:
-    """The responses in both forced modes to each problem that was requested in both."""
+    """Return the responses in both forced modes to each problem that was requested in both."""
     return join_problems(group_outcomes(think), group_outcomes(no_think))
 
 
 def join_problems(one: Mapping[str, T], other: Mapping[str, U]) -> dict[str, tuple[T, U]]:
-    """What two mappings hold for the problems of both."""
+    """Return what two mappings hold for the problems of both."""
     return {problem: (value, other[problem]) for problem, value in one.items() if problem in other}
 
 
-def mean_reward(group: Group) -> float:
-    """Mean reward of the responses to one problem."""
+def average_rewards(group: Group) -> float:
+    """Return the mean reward of the responses to one problem."""
     return fmean(one.correct for one in group)

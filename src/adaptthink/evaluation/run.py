@@ -1,6 +1,6 @@
 """Evaluation: problems answered as the model chooses and in each forced mode, kept in a folder.
 
-auto is how a model is used. Forced think and forced no_think of the same checkpoint say what the choice was worth.
+auto is how a model is used. Forced think and forced no_think of the same checkpoint show the value of its choice.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from adaptthink.evaluation.store import (
     Sample,
     Setting,
     open_folder,
+    open_samples,
     read_decisions,
-    sample_writer,
     write_decisions,
 )
 from adaptthink.problems import Problem
 from adaptthink.sampling.reading import Response
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import Sampler
 
-CHUNK_ROWS = 8  # times the engine's rows: requests handed over together; bounds what is held in memory
+CHUNK_ROWS = 8  # requests handed over together / max_concurrent_sequences; bounds memory
 DECISIONS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One sample to draw."""
+    """One sample to generate."""
 
     problem: Problem
     requested: str
     index: int
 
 
-Respond = Callable[[Sequence[Query], Callable[[Sample], None]], None]  # draw all; hand over each sample as it ends
+Respond = Callable[
+    [Sequence[Query], Callable[[Sample], None]], None
+]  # samples all, and hands over each sample as it ends
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def sample_missing(
     *,
     on_sample: Callable[[Sample | None], None] = lambda sample: None,
 ) -> None:
-    """Draw what `folder` lacks of `count` samples of every problem in each asked mode.
+    """Sample what `folder` lacks of `count` samples of every problem in each requested mode.
 
     `on_sample` gets each new sample, and None for each that was found. Raises UserError for a folder that was made
     with another setting.
@@ -71,7 +73,7 @@ def sample_missing(
                     on_sample(None)
                 else:
                     missing.append(Query(problem, mode, index))
-    with sample_writer(folder) as write:
+    with open_samples(folder) as write:
 
         def take(sample: Sample) -> None:
             write(sample)
@@ -80,8 +82,8 @@ def sample_missing(
         respond(missing, take)
 
 
-def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
-    """The setting of an evaluation whose tokens we see."""
+def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
+    """Return the setting of an evaluation whose tokens are known (not behind a chat endpoint)."""
     return Setting(
         name,
         fingerprint,
@@ -93,27 +95,27 @@ def policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setti
     )
 
 
-def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
-    """Answer through an engine.
+def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
+    """Return a function that samples through an engine.
 
-    Think is forced by banning the no_think decision token, so that the model opens its thought in its own way.
+    Think is forced by banning the no_think decision token, so that the model begins its thinking in its own way.
     """
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     chunk = CHUNK_ROWS * config.max_concurrent_sequences
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
         for requested, group in groupby(queries, key=lambda query: query.requested):
-            seed = stream_seed(config.seed, "evaluate", requested)
+            seed = make_seed(config.seed, "evaluate", requested)
             same = list(group)
             for start in range(0, len(same), chunk):
                 part = same[start : start + chunk]
-                prompts = {query.problem.id: sampler.prompt(query.problem) for query in part}
+                prompts = {query.problem.id: sampler.encode_prompt(query.problem) for query in part}
                 requests = [
                     make_request(
                         sampler.template,
                         prompts[query.problem.id],
                         REQUESTED_MODES[requested],
-                        stream_of(query.problem, query.index),
+                        derive_stream(query.problem, query.index),
                         max_tokens,
                     )
                     for query in part
@@ -130,7 +132,7 @@ def policy_respond(sampler: Sampler, config: EvaluateConfig) -> Respond:
 
 
 def make_sample(query: Query, response: Response, seed: int) -> Sample:
-    """Return what is kept of a response."""
+    """Return a response as the sample that is stored."""
     return Sample(
         problem_id=query.problem.id,
         requested=query.requested,
@@ -151,11 +153,11 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
     missing = [problem for problem in problems if problem.id not in known]
     for start in range(0, len(missing), DECISIONS_AT_ONCE):
         part = missing[start : start + DECISIONS_AT_ONCE]
-        write_decisions(folder, dict(zip((one.id for one in part), decisions(sampler, part), strict=True)))
+        write_decisions(folder, dict(zip((one.id for one in part), compute_decisions(sampler, part), strict=True)))
 
 
-def decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
-    """The first-token probabilities of each problem at temperature 1, from one prefill each."""
+def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
+    """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
     ids = (sampler.template.no_think_id, sampler.template.think_id)
-    rows = sampler.engine.next_token_logprobs([sampler.prompt(problem) for problem in problems], ids)
+    rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)
     return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]

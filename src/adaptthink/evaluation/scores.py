@@ -13,7 +13,7 @@ from statistics import fmean
 
 from pydantic import FiniteFloat
 
-from adaptthink.evaluation.levels import level_order
+from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.statistics import (
     Difference,
     Levels,
@@ -31,7 +31,7 @@ Ends = tuple[FiniteFloat, FiniteFloat]  # of a 95% interval, clustered by proble
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of responses came to; shares and accuracy in [0, 1], tokens of a whole response."""
+    """Scores of a set of responses; shares and accuracy in [0, 1], tokens of a whole response."""
 
     accuracy: FiniteFloat  # avg@k, with k responses to each problem
     accuracy_interval: Ends
@@ -76,7 +76,7 @@ def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
     by_level: dict[str, list[Outcome]] = {}
     for outcome in graded:
         by_level.setdefault(outcome.level, []).append(outcome)
-    levels = {level: score(by_level[level]) for level in sorted(by_level, key=level_order)}
+    levels = {level: score(by_level[level]) for level in sorted(by_level, key=rank_level)}
     return Evaluation(levels, score(graded), len(everything) - len(graded))
 
 
@@ -90,11 +90,11 @@ def score(outcomes: Sequence[Outcome]) -> Scores:
     return Scores(
         accuracy=accuracy.estimate,
         accuracy_interval=(accuracy.low, accuracy.high),
-        mean_tokens=mean_over_problems(tokens),
+        mean_tokens=average_problems(tokens),
         tokens_interval=(spread.low, spread.high) if spread else None,
         no_think_share=no_think.estimate,
         no_think_interval=(no_think.low, no_think.high),
-        truncated_share=mean_over_problems(truncated),
+        truncated_share=average_problems(truncated),
         n=len(outcomes),
         verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
     )
@@ -128,7 +128,7 @@ def compare_length(new: Sequence[Outcome], old: Sequence[Outcome], levels: Level
 
 
 def map_levels(outcomes: Iterable[Outcome]) -> dict[str, str]:
-    """The level of each problem."""
+    """Return the level of each problem."""
     return {one.problem_id: one.level for one in outcomes}
 
 
@@ -158,11 +158,11 @@ def group_no_think(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
     return group_by_problem(outcomes, lambda one: float(one.mode is Mode.NO_THINK))
 
 
-def mean_over_problems(values: Mapping[str, Sequence[float]]) -> float:
-    """Mean of the problems' means."""
+def average_problems(values: Mapping[str, Sequence[float]]) -> float:
+    """Return the mean of the problems' means."""
     return fmean(fmean(numbers) for numbers in values.values())
 
 
 def select_gradable(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes on problems whose reference answer can be parsed; the others count nowhere."""
+    """Return the outcomes on problems whose reference answer can be parsed; the others count nowhere."""
     return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]

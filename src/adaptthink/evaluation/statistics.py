@@ -6,7 +6,7 @@ one problem resemble each other, so k of them never count as k problems; each pr
 samples it has. Intervals speak of problems like these, not of these problems only. Two models are compared on the
 same problems, pair by pair.
 
-Left out: unpaired comparisons (other problems say little), Bayesian models, and control of the false discovery rate.
+Left out: unpaired comparisons (which have little power), Bayesian models, control of the false discovery rate.
 docs/statistics.md has the formulae, the sources and the coverage that was measured.
 """
 
@@ -36,8 +36,8 @@ POWER = 0.80  # of the smallest detectable difference
 NUM_FLIPS = 9_999  # sign flips sampled where 2^problems is more than this
 SEED = 0  # the same data give the same p-value
 
-# Shrinks the spread between problems towards the largest possible, by 0.15 on the sum of squares. Few failures say
-# little about how failures cluster: without it, intervals for 16 correlated samples of each of 30 problems at a share
+# Shrinks the spread between problems towards the largest possible, by 0.15 on the sum of squares. Few failures show
+# little of how failures cluster: without it, intervals for 16 correlated samples of each of 30 problems at a share
 # of 0.95 covered 86-91%.
 CLUSTERING = 0.15
 
@@ -122,7 +122,7 @@ def share_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
 
     The mid-P interval of a binomial with as many independent trials as the data amount to: between one for each
     problem and one for each response, by the spread of the problem means. With one 0/1 sample per problem it is the
-    textbook mid-P interval; if every response is right, each problem counts once. In simulation (10 to 500 problems,
+    textbook mid-P interval; if every response is correct, each problem counts once. In simulation (10 to 500 problems,
     1 to 16 samples, shares 0.05 to 0.99) it covered 92.9% at the least; from 100 problems on and up to a share of
     0.95, 93-97%, save 98% with 16 samples that do not cluster. Elsewhere it errs on the wide side, up to 100% at ten
     problems, as discrete data leave no choice but that or too narrow. Raises ValueError for
@@ -251,11 +251,11 @@ def relative_change(
 
 
 def sign_flip_p_value(differences: Sequence[float] | Array) -> float:
-    """Two-sided p-value of one difference for each problem: is their sum further from 0 than chance puts it?
+    """Two-sided p-value of one difference for each problem: is their sum further from 0 than expected at random?
 
     If the models are alike, new and old may be swapped on any problem, which flips its sign. All flips are tried
     where up to 13 problems differ, 9,999 seeded ones beyond. Unlike t, this is right however few problems there are
-    and however skewed or discrete the differences: a false alarm comes at most as often as p says (with unequal sample
+    and however skewed or discrete the differences: a false positive has at most the probability p (with unequal sample
     counts, nearly so). Where few problems differ no p can be small: with five, 0.0625 at best. Problems weigh as
     their differences are scaled. Raises ValueError for none and for values that are not finite.
     """
@@ -272,10 +272,10 @@ def sign_flip_p_value(differences: Sequence[float] | Array) -> float:
 
 
 def holm(differences: Mapping[K, Difference]) -> dict[K, Difference]:
-    """The same differences with p-values adjusted for their number (Holm 1979): verdicts over several sets.
+    """Return the same differences with p-values adjusted for their number (Holm 1979): verdicts over several sets.
 
-    Whatever the dependence, the chance of any false alarm among the sets stays below 1 − confidence. Intervals stay
-    those of each set alone.
+    Whatever the dependence, the probability of any false positive among the sets is below 1 − confidence. Intervals
+    are those of each set alone.
     """
     order = sorted(differences, key=lambda name: differences[name].p_value)
     adjusted, largest = {}, 0.0
@@ -299,12 +299,12 @@ def measure_calibration(
 ) -> Calibration:
     """How well P(no_think) agrees with what no_think costs, measured by forcing both modes on the same problems.
 
-    no_think *pays* on a problem if its accuracy is at most `delta` below that of think. A calibrated model that says
-    0.8 is one where it pays on 80% of such problems. The error is Σ (bin's share of problems)·|mean P − share where
-    it pays| over `num_bins` bins of equal width (Guo et al. 2017); the last bin includes 1. Being a sum of absolute
-    values, it is above 0 by chance alone: `error_if_calibrated` says by how much (2,000 seeded samples). Whether it
-    pays is itself measured, with few samples coarsely. Raises ValueError where the problems differ, for accuracies
-    or probabilities outside [0, 1] and for no bins.
+    no_think *pays* on a problem if its accuracy is at most `delta` below that of think. With a calibrated model it pays
+    on 80% of the problems with P(no_think) = 0.8. The error is Σ (bin's share of problems)·|mean P − share where it
+    pays| over `num_bins` bins of equal width (Guo et al. 2017); the last bin includes 1. Being a sum of absolute
+    values, it is above 0 for a calibrated model too: `error_if_calibrated` is its mean then (2,000 seeded samples).
+    Whether it pays is itself measured, with few samples coarsely. Raises ValueError where the problems differ, for
+    accuracies or probabilities outside [0, 1] and for no bins.
     """
     if num_bins < 1:
         raise ValueError(f"a reliability table needs at least one bin, got {num_bins}")

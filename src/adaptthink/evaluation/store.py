@@ -1,4 +1,4 @@
-"""An evaluation's samples on disk: what a model wrote, kept apart from what was made of it.
+"""An evaluation's samples on disk: responses as generated, kept apart from their verdicts.
 
 evaluation.json   what the samples depend on: the model and how it was sampled
 problems.jsonl    the problems, once each
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_name
+from adaptthink.evaluation.levels import name_level
 from adaptthink.grading import AnswerKind, Grade, Verdict
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
@@ -74,7 +74,7 @@ class Sample:
 
     @property
     def key(self) -> Key:
-        """What names a sample within its folder."""
+        """Identifies a sample within its folder."""
         return self.problem_id, self.requested, self.index
 
     @property
@@ -88,12 +88,12 @@ class Decision:
     """The model's own first-token probabilities, at temperature 1; what the two leave of 1 goes to other tokens."""
 
     no_think_probability: float
-    think_probability: float  # of the think decision token alone; a thought may begin with others
+    think_probability: float  # of the think decision token alone; thinking may begin with others
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A graded sample without its text: what statistics are made of."""
+    """A graded sample without its text, as statistics take it."""
 
     problem_id: str
     level: str  # "all" where the problem has none
@@ -115,10 +115,10 @@ class Outcome:
 
 
 @contextmanager
-def writing(folder: Path, setting: Setting) -> Iterator[None]:
-    """Make an evaluation folder or go on with one, and keep other processes from writing into it meanwhile.
+def lock_folder(folder: Path, setting: Setting) -> Iterator[None]:
+    """Make an evaluation folder or continue one, and hold its lock: no other process may write into it.
 
-    Raises UserError if one does, or if the folder was made with another setting or is something else.
+    Raises UserError if another process holds it, and if the folder was made with another setting or is something else.
     """
     claim_folder(folder, setting)
     with locked(folder / "samples.jsonl", f"evaluation folder '{folder}'"):
@@ -130,7 +130,7 @@ def claim_folder(folder: Path, setting: Setting) -> None:
     path = folder / "evaluation.json"
     if path.is_file():
         old, new = asdict(read_setting(folder)), asdict(setting)
-        refuse_changes(f"evaluation folder '{folder}'", old, new, ignoring={"model"})  # the model's may have moved
+        refuse_changes(f"evaluation folder '{folder}'", old, new, ignoring={"model"})  # the model may have been moved
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"'{folder}' is in use and holds no evaluation; give another --output")
     else:
@@ -139,7 +139,7 @@ def claim_folder(folder: Path, setting: Setting) -> None:
 
 
 def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
-    """Make an evaluation folder or go on with one (see `claim_folder`); return the keys of the samples it holds.
+    """Make an evaluation folder or continue one (see `claim_folder`); return the keys of the samples it holds.
 
     Problems that are new to it are added.
     """
@@ -153,7 +153,7 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
 
 
 @contextmanager
-def sample_writer(folder: Path) -> Iterator[Callable[[Sample], None]]:
+def open_samples(folder: Path) -> Iterator[Callable[[Sample], None]]:
     """Yield a function that appends a sample; each is in the file when it returns."""
     with Appender(folder / "samples.jsonl") as file:
 
@@ -181,15 +181,15 @@ def grade_folder(
     problems = read_problems(folder)
     described = grader.describe({problem.kind for problem in problems.values()})
     path, work = folder / "verdicts.jsonl", folder / "verdicts.jsonl.new"
-    before = grader_of(path)
+    before = read_grader(path)
     target = path if before == described else work
-    if grader_of(target) != described:
+    if read_grader(target) != described:
         target.unlink(missing_ok=True)
     graded = {key for key, _ in read_verdicts(target)}
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
     with Appender(target, header={"grader": described}) as file:
         while batch := list(islice(missing, GRADED_AT_ONCE)):
-            pairs = ((look_up(problems, sample, folder), sample.response) for sample in batch)
+            pairs = ((find_entry(problems, sample, folder), sample.response) for sample in batch)
             grades = grader.grade(pairs, on_graded=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
                 row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
@@ -201,7 +201,7 @@ def grade_folder(
 
 
 def make_row(grade: Grade) -> dict[str, Any]:
-    """Turn a grade into what is kept of it: a reward of the user's own only where there is one."""
+    """Return a grade as it is stored: a reward of the user's own only where there is one."""
     row = asdict(grade)
     if grade.own_reward is None:
         del row["own_reward"]
@@ -231,14 +231,14 @@ def read_setting(folder: Path) -> Setting:
 
 
 def read_problems(folder: Path) -> dict[str, Problem]:
-    """The problems of an evaluation, by id."""
+    """Return the problems of an evaluation, by id."""
     lines = read_lines(folder / "problems.jsonl")
     rows = read_records(lines, lambda row: Problem(**row | {"kind": AnswerKind(row["kind"])}), key=lambda one: one.id)
     return {problem.id: problem for problem in rows}
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:
-    """The samples of an evaluation, in the order in which they ended."""
+    """Return the samples of an evaluation, in the order in which they ended."""
     return read_records(read_lines(folder / "samples.jsonl"), make_sample, key=lambda sample: sample.key)
 
 
@@ -249,14 +249,14 @@ def make_sample(row: dict[str, Any]) -> Sample:
 
 
 def read_decisions(folder: Path) -> dict[str, Decision]:
-    """The decisions of an evaluation, by problem id; empty where the model does not show them."""
+    """Return the decisions of an evaluation, by problem id; empty where the model does not show them."""
     lines = read_lines(folder / "decisions.jsonl")
     rows = read_records(lines, lambda row: (row.pop("problem_id"), Decision(**row)), key=lambda pair: pair[0])
     return dict(rows)
 
 
 def read_verdicts(path: Path) -> Iterator[tuple[Key, tuple[Verdict, float | None]]]:
-    """The verdicts of one grader, with the user's own rewards, by key."""
+    """Return the verdicts of one grader, with the user's own rewards, by key."""
     lines = read_lines(path)
     for line in islice(lines, 1):  # which names the grader
         read_record(line, make_grader, remedy=VERDICTS_REMEDY)
@@ -269,8 +269,8 @@ def make_verdict(row: dict[str, Any]) -> tuple[Key, tuple[Verdict, float | None]
     return key, (Verdict(row["verdict"]), row.get("own_reward"))
 
 
-def grader_of(path: Path) -> dict[str, Any] | None:
-    """The record of the grader whose verdicts a file holds; None if there are none."""
+def read_grader(path: Path) -> dict[str, Any] | None:
+    """Return the record of the grader whose verdicts a file holds; None if there are none."""
     graders = (read_record(line, make_grader, remedy=VERDICTS_REMEDY) for line in islice(read_lines(path), 1))
     return next(graders, None)
 
@@ -281,9 +281,9 @@ def make_grader(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
-    """The graded samples of an evaluation; raises UserError for a folder without samples or without their verdicts."""
+    """Return the graded samples of an evaluation; raises UserError for one without samples or verdicts."""
     read_setting(folder)
-    levels = {problem.id: level_name(problem) for problem in read_problems(folder).values()}
+    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
     verdicts = dict(read_verdicts(folder / "verdicts.jsonl"))
     outcomes = []
     for sample in read_samples(folder):
@@ -293,7 +293,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
         outcomes.append(
             Outcome(
                 sample.problem_id,
-                look_up(levels, sample, folder),
+                find_entry(levels, sample, folder),
                 sample.requested,
                 sample.index,
                 sample.mode,
@@ -308,8 +308,8 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     return outcomes
 
 
-def look_up(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
-    """Look up the problem of a sample; raises UserError if the folder has lost it."""
+def find_entry(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
+    """Return the entry of a sample's problem; raises UserError if the folder lacks it."""
     try:
         return by_problem_id[sample.problem_id]
     except KeyError:

@@ -1,1 +1,1 @@
-"""Doors from other projects into this one, a file each. Nothing here is imported by the rest of the package."""
+"""Interfaces to other projects, a module each. The lower packages import nothing from here."""

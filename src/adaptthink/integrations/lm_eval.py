@@ -32,7 +32,7 @@ from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.reading import apply_stops, read_response
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import GREEDY_TOP_P, PromptRequest, complete_prompts
 
 logger = logging.getLogger("lm_eval.adaptthink")  # under the harness's own, whose verbosity it follows
@@ -136,7 +136,7 @@ class AdaptThinkLM(LM):
             prompts.append(
                 PromptRequest(
                     prompt_ids=encode_rendered(self.tokenizer, self.template, self.prompt(context)),
-                    streams=(stream_seed(self.args.seed, context, seen[context]),),
+                    streams=(make_seed(self.args.seed, context, seen[context]),),
                     max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
@@ -172,7 +172,7 @@ class AdaptThinkLM(LM):
         """Return log P(continuation | context, no_think) and whether greedy decoding gives it.
 
         White space before the continuation is left out, as it begins a turn of its own. Raises UserError in any other
-        mode: behind a thought, the probability of an answer would be a sum over all possible thoughts.
+        mode: after thinking, the probability of an answer would be a sum over all possible thinking.
         """
         if self.mode is not Mode.NO_THINK:
             raise UserError(

@@ -6,7 +6,7 @@ graded (`training/rollout.py`), and the loss of a micro-batch is `objective.poli
 of TRL's are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
 Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
-that have no place in the method; each is refused by name. Training forces modes; evaluation lets the model choose.
+that the method does not have; each is refused by name. Training forces modes; evaluation lets the model choose.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from adaptthink.problems import Problem, make_problem_id
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
 from adaptthink.sampling.reading import decode
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import (
     Pending,
     Rollout,
@@ -63,11 +63,11 @@ from adaptthink.training.metrics import (
     GRADED_STEPS,
     RolloutSummary,
     check_grading,
+    compute_weighted_mean,
     describe_rollouts,
     summarise_rollout,
-    weighted_mean,
 )
-from adaptthink.training.reference import check_settings, open_references, store_fingerprint, store_settings
+from adaptthink.training.reference import check_settings, make_store_settings, open_references, read_fingerprint
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 Metrics = dict[str, float]
@@ -83,7 +83,7 @@ FIXED = {
     "an advantage compares with the reference model, not with the other samples, and the reward is the grader's": (
         "scale_rewards", "reward_weights", "multi_objective_aggregation", "mask_truncated_completions",
     ),
-    "responses are drawn from the policy itself at temperature, which is what their log-probabilities are of": (
+    "responses are sampled from the policy itself at temperature, as their log-probabilities must be": (
         "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "vllm_structured_outputs_regex",
         "vllm_importance_sampling_correction",
     ),
@@ -98,8 +98,8 @@ FIXED = {
 class AdaptThinkConfig(GRPOConfig):
     """TRL's `GRPOConfig` with the paper's settings as defaults, and AdaptThink's own beside them.
 
-    `max_completion_length` is the cap of a response that thinks, `num_generations` is K. `delta` is the paper's δ, not
-    TRL's second clipping bound. Raises UserError for settings that would not be the method any more.
+    `max_completion_length` is the token limit of a think response, `num_generations` is K. `delta` is the paper's δ,
+    not TRL's second clipping bound. Raises UserError for settings that would not be the method any more.
     """
 
     delta: float = field(default=0.05, metadata={"help": "δ: how much accuracy no_think may cost."})
@@ -110,13 +110,13 @@ class AdaptThinkConfig(GRPOConfig):
         default="sequence_mean",
         metadata={"help": "Importance ratio: sequence_mean (official code), sequence (Eq. 9 literally) or token."},
     )
-    max_no_think_tokens: int = field(default=4096, metadata={"help": "Response cap in no_think mode, in tokens."})
+    max_no_think_tokens: int = field(default=4096, metadata={"help": "Token limit of a response in no_think mode."})
     think_start: str = field(
-        default="Alright", metadata={"help": "w_start: the first token of a thought that is forced open."}
+        default="Alright", metadata={"help": "w_start: the token that forced thinking begins with."}
     )
     force_think_start: bool = field(
         default=True,
-        metadata={"help": "Open thoughts with think_start; else with any token, drawn from the policy."},
+        metadata={"help": "Begin thinking with think_start; else with any token, sampled from the policy."},
     )
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
@@ -142,7 +142,7 @@ class AdaptThinkConfig(GRPOConfig):
     learning_rate: float = 2e-6
     lr_scheduler_type: str = "constant"
     disable_dropout: bool = True  # π_θ must be the policy that was sampled
-    loss_type: str = "grpo"  # the nearest that TRL has a word for; the loss itself is `objective.policy_loss`
+    loss_type: str = "grpo"  # the nearest name in TRL; the loss itself is `objective.policy_loss`
     importance_sampling_level: str = "sequence"
     scale_rewards: str = "none"
     vllm_importance_sampling_correction: bool = False  # the sampler's log-probabilities are the denominator already
@@ -154,10 +154,10 @@ class AdaptThinkConfig(GRPOConfig):
                 value, wanted = getattr(self, name), getattr(AdaptThinkConfig, name)
                 if value != wanted:
                     raise UserError(f"{name} = {value!r} is not for AdaptThink: {reason}; leave it at {wanted!r}")
-        self.train_config()  # raises for the rest
+        self.train_config()  # raises for other invalid settings
 
     def train_config(self, **more: Any) -> TrainConfig:
-        """The same settings in the words of `adaptthink train`; raises UserError for values out of their range."""
+        """Return the same settings as `adaptthink train` has them; raises UserError for values out of their range."""
         shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_start", "force_think_start")
         graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
         same = {name: getattr(self, name) for name in (*shared, *graded, "temperature", "learning_rate", "seed")}
@@ -178,7 +178,7 @@ class AdaptThinkConfig(GRPOConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RolloutRecord:
     """What the metrics need of one rollout; those of all processes are sent to each."""
 
     summary: RolloutSummary
@@ -186,10 +186,10 @@ class Seen:
 
 
 class ByEpoch(torch.utils.data.Sampler[int]):
-    """TRL's order of the rows, the shuffling of each epoch drawn from seed and epoch.
+    """TRL's order of the rows, the shuffling of each epoch seeded by seed and epoch.
 
     TRL's sampler shuffles with a generator that no checkpoint holds: resumed, it would repeat the first epoch's order.
-    `epoch` says how many epochs are done, parts of one included.
+    `epoch` returns how many epochs are done, parts of one included.
     """
 
     def __init__(self, rows: Any, seed: int, epoch: Callable[[], float]) -> None:
@@ -200,7 +200,7 @@ class ByEpoch(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         if self.rows.shuffle:
-            self.rows.generator.manual_seed(stream_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
+            self.rows.generator.manual_seed(make_seed(self.seed, "epoch", int(self.epoch())) >> 1)  # it takes 63 bits
         return iter(self.rows)
 
 
@@ -274,12 +274,15 @@ class AdaptThinkTrainer(GRPOTrainer):
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
-        self._seen: dict[bool, list[Seen]] = {True: [], False: []}  # in training or not: since its last log, everywhere
+        self._records: dict[bool, list[RolloutRecord]] = {
+            True: [],
+            False: [],
+        }  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
         self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Draw and grade this process's part of a generation batch; in training, return what the loss needs.
+        """Sample and grade this process's part of a generation batch; in training, return what the loss needs.
 
         Rows come as TRL lays them out: the K copies of a problem follow each other, over the processes in turn.
         """
@@ -294,19 +297,21 @@ class AdaptThinkTrainer(GRPOTrainer):
         positions = [(first + index) % copies for index in range(len(inputs))]
         with self._engine() as engine:
             sampler = Sampler(engine, self.processing_class, self._template, self._grader)
-            drawn = draw_rows(
+            sampled = sample_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
         share = self.args.no_think_share if training else 0
-        rollouts = [replace_decision_logprob(rollout, share, self.args.force_think_start) for rollout in drawn]
+        rollouts = [replace_decision_logprob(rollout, share, self.args.force_think_start) for rollout in sampled]
         if not training:
-            self._seen[training] += gather_object([seen(one, 0.0, forced=False) for one in drawn])
+            self._records[training] += gather_object([make_record(one, 0.0, forced=False) for one in sampled])
             return {}
-        reference = [reference_reward(row, self._rewards) for row in inputs]
+        reference = [find_reference_reward(row, self._rewards) for row in inputs]
         advantage_B = compute_advantages(rollouts, reference, self.args.delta)
-        pairs = zip(drawn, advantage_B.tolist(), strict=True)
-        everywhere: list[Seen] = gather_object([seen(one, value, forced=share > 0) for one, value in pairs])
-        self._seen[training] += everywhere
+        pairs = zip(sampled, advantage_B.tolist(), strict=True)
+        everywhere: list[RolloutRecord] = gather_object(
+            [make_record(one, value, forced=share > 0) for one, value in pairs]
+        )
+        self._records[training] += everywhere
         self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, advantage_B)
@@ -318,8 +323,8 @@ class AdaptThinkTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """One micro-batch's share of the step's loss: the sum over its sequences / the number of all of the step.
 
-        Divided here by the micro-batch and the accumulation steps; the mean over processes, which the gradient's
-        reduction takes, is the rest.
+        Divided here by the micro-batch and the accumulation steps; the mean over processes, taken by the
+        gradient's reduction, completes it.
         """
         width = int(inputs["attention_mask"].sum(-1).max())  # the batch was padded to the longest of the whole step
         with self.accelerator.autocast():
@@ -344,7 +349,7 @@ class AdaptThinkTrainer(GRPOTrainer):
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, None, None]:
-        """Evaluate a batch: the model chooses its modes; what came of it is in the metrics, and there is no loss."""
+        """Evaluate a batch in the modes that the model chooses; the results are metrics, and there is no loss."""
         self._prepare_inputs(inputs)
         return None, None, None
 
@@ -352,16 +357,16 @@ class AdaptThinkTrainer(GRPOTrainer):
         """Evaluate a set, each of its responses counting once, also where they fill up the processes' last batch."""
         output = super().evaluation_loop(dataloader, *arguments, **named)
         if hasattr(dataloader.dataset, "__len__"):
-            del self._seen[False][len(dataloader.dataset) * self.num_generations_eval :]
+            del self._records[False][len(dataloader.dataset) * self.num_generations_eval :]
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log what was seen since the last time, over all processes, each response counting once."""
+        """Log the responses since the last log, over all processes, each counting once."""
         training = self.model.training
-        metrics = seen_metrics(self._seen[training], training=training)
-        self._seen[training] = []
+        metrics = describe_records(self._records[training], training=training)
+        self._records[training] = []
         if training:
-            metrics |= clip_metrics(self._clipped)
+            metrics |= describe_clipping(self._clipped)
             self._clipped = []
         self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
@@ -406,16 +411,16 @@ class AdaptThinkTrainer(GRPOTrainer):
             )
 
     def _check_model(self, store: Path) -> None:
-        """Raise UserError if a store holds another model's thoughts; warn where no process has all weights to say so.
+        """Raise UserError if a store holds another model's samples; warn where no process has all weights.
 
         Under FSDP, weights are not divided before the training starts; the main process always has them whole.
         """
         if not self.accelerator.is_main_process:
             return
-        made_with = store_fingerprint(store)
+        made_with = read_fingerprint(store)
         if self._dist.is_zero3:
             warnings.warn(
-                f"reference store '{store}' holds the thoughts of the model with fingerprint {made_with}; whether that "
+                f"reference store '{store}' holds the samples of the model with fingerprint {made_with}; whether that "
                 "is the model that is trained could not be compared, because under DeepSpeed ZeRO-3 no process has all "
                 "weights; make sure of it, or start once without ZeRO-3",
                 stacklevel=3,
@@ -426,7 +431,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         policy = Policy("", base, self.processing_class, self._template, self._eos_ids, adapter)
         if made_with != policy.fingerprint:
             raise UserError(
-                f"reference store '{store}' holds the thoughts of another model (fingerprint {made_with}, this one has "
+                f"reference store '{store}' holds the samples of another model (fingerprint {made_with}, this one has "
                 f"{policy.fingerprint}); pre-sample with the model that is trained"
             )
 
@@ -436,7 +441,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             mode = self.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
                 raise UserError(
-                    f"the vLLM server returns {mode}, without the temperature that it draws with; "
+                    f"the vLLM server returns {mode}, without the sampling temperature; "
                     "start it with --logprobs-mode processed_logprobs too"
                 )
         url = self.args.vllm_server_base_url or f"http://{self.args.vllm_server_host}:{self.args.vllm_server_port}"
@@ -490,20 +495,20 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
         prompt = prompt[0].get("content")
     if not isinstance(prompt, str):
         raise UserError(
-            f"column 'prompt' holds {short(row.get('prompt'))}; it takes the text of a question, or a conversation of "
+            f"column 'prompt' holds {shorten(row.get('prompt'))}; it takes a question as text, or a conversation of "
             "one user message with a text"
         )
     if not isinstance(answer, str | int):
-        raise UserError(f"column 'answer' holds {short(answer)} for {short(prompt)}; it takes the correct answer")
+        raise UserError(f"column 'answer' holds {shorten(answer)} for {shorten(prompt)}; it takes the correct answer")
     kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
     if kind not in set(AnswerKind):
-        raise UserError(f"column 'kind' holds {short(kind)}; it takes one of {', '.join(AnswerKind)}")
+        raise UserError(f"column 'kind' holds {shorten(kind)}; it takes one of {', '.join(AnswerKind)}")
     id_ = row.get("problem_id") or make_problem_id(prompt, str(answer), source)
     return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
 
 
-def short(value: Any) -> str:
-    """A value as an error shows it."""
+def shorten(value: Any) -> str:
+    """Return a value as an error shows it."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
@@ -518,13 +523,13 @@ def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> M
 def check_store(store: Path, args: AdaptThinkConfig) -> None:
     """Raise UserError if a store's rewards are not those of the training: cut at another length, or graded otherwise.
 
-    Its temperature, top_p and seed are its own (the paper draws the reference with top_p 0.95), and any K will do.
+    Its temperature, top_p and seed are its own (the paper samples the reference with top_p 0.95), and any K will do.
     """
-    settings = store_settings(args.train_config(), "")
+    settings = make_store_settings(args.train_config(), "")
     check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")})
 
 
-def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:
+def find_reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:
     """R̄_ref of a row's problem, None for one that cannot be graded; raises UserError where none was given."""
     if rewards is None:
         if "reference_reward" not in row:
@@ -536,22 +541,22 @@ def reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None]
     problem = read_problem(row)
     if problem.id not in rewards:
         raise UserError(
-            f"the reference has nothing on problem {problem.id} ({short(problem.prompt)}); pre-sample these problems, "
+            f"the reference lacks problem {problem.id} ({shorten(problem.prompt)}); pre-sample these problems, "
             "and make the dataset of them with problem_dataset, which keeps their ids"
         )
     return rewards[problem.id]
 
 
 def check_rows(dataset: Dataset, rewards: Mapping[str, float | None] | None) -> None:
-    """Raise UserError for the first row that cannot be trained on: nobody wants to learn of it hours later."""
+    """Raise UserError for the first row that cannot be trained on: before the training, not hours later."""
     for row in dataset:
         read_problem(row)
-        value = reference_reward(row, rewards)
+        value = find_reference_reward(row, rewards)
         if value is not None and not 0 <= value <= 1:
-            raise UserError(f"the reference reward of {short(row['prompt'])} is {value}; a mean reward is in [0, 1]")
+            raise UserError(f"the reference reward of {shorten(row['prompt'])} is {value}; a mean reward is in [0, 1]")
 
 
-def draw_rows(
+def sample_rows(
     sampler: Sampler,
     problems: Sequence[Problem],
     positions: Sequence[int],
@@ -559,7 +564,7 @@ def draw_rows(
     step: int,
     training: bool,
 ) -> list[Rollout]:
-    """Draw one response per row, log-probabilities as the engine has them.
+    """Sample one response per row; returns rollouts with the engine's log-probabilities.
 
     `positions` are those among the K copies of a problem; in training the first of them are no_think, up to the share.
     Random streams follow from seed, step, problem and position, so they are the same for any number of processes, and
@@ -567,14 +572,14 @@ def draw_rows(
     """
     modes = assign_modes(args.num_generations, args.no_think_share)
     max_tokens = MaxTokens(args.max_completion_length, args.max_no_think_tokens)
-    seed = stream_seed(args.seed, "rollout", step + 1) if training else stream_seed(args.seed, "evaluation")
+    seed = make_seed(args.seed, "rollout", step + 1) if training else make_seed(args.seed, "evaluation")
     requests, pending = [], []
     for problem, position in zip(problems, positions, strict=True):
         request = make_request(
             sampler.template,
-            sampler.prompt(problem),
+            sampler.encode_prompt(problem),
             modes[position] if training else None,
-            stream_of(problem, position),
+            derive_stream(problem, position),
             max_tokens,
             force_think_start=args.force_think_start,
         )
@@ -606,32 +611,32 @@ def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.d
     }
 
 
-def seen(drawn: Rollout, advantage_: float, *, forced: bool) -> Seen:
-    """Note a response before π_IS is written into it, while its first log-probability is still the policy's own."""
-    known = forced and drawn.mode is Mode.NO_THINK
-    logprob = drawn.behavior_logprobs[0] if known else None
-    return Seen(summarise_rollout(drawn, advantage_), logprob)
+def make_record(rollout: Rollout, advantage_: float, *, forced: bool) -> RolloutRecord:
+    """Return the record of a rollout as sampled, while its first log-probability is the policy's own."""
+    known = forced and rollout.mode is Mode.NO_THINK
+    logprob = rollout.behavior_logprobs[0] if known else None
+    return RolloutRecord(summarise_rollout(rollout, advantage_), logprob)
 
 
-def seen_metrics(seen: Sequence[Seen], *, training: bool) -> Metrics:
-    """Describe responses under the names that every trainer has; what there is nothing of has no entry."""
-    if not seen:
+def describe_records(records: Sequence[RolloutRecord], *, training: bool) -> Metrics:
+    """Describe responses under the names that every trainer has; a metric without data has no entry."""
+    if not records:
         return {}
-    summaries = [one.summary for one in seen]
+    summaries = [one.summary for one in records]
     metrics: dict[str, Any] = {
         "mean_tokens": fmean(one.tokens for one in summaries),
         "no_think_share": fmean(one.mode is Mode.NO_THINK for one in summaries),
-        "reward": weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
+        "reward": compute_weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
     }
     metrics |= describe_rollouts(summaries)
-    logprobs = [one.no_think_logprob for one in seen if one.no_think_logprob is not None]
+    logprobs = [one.no_think_logprob for one in records if one.no_think_logprob is not None]
     if logprobs:
         metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
     left_out = () if training else ADVANTAGE_METRICS
     return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
 
 
-def clip_metrics(clipped: Iterable[tuple[bool, float]]) -> Metrics:
+def describe_clipping(clipped: Iterable[tuple[bool, float]]) -> Metrics:
     """The share of the loss whose gradient the clip removed, by mode."""
     by_mode: dict[Mode, list[float]] = {mode: [] for mode in Mode}
     for no_think, value in clipped:

@@ -160,8 +160,8 @@ def make_reproduction_page(path: Path) -> Page:
 def make_evaluation_page(paths: Sequence[Path]) -> Page:
     """The report of evaluations: models in the same pictures."""
     if len(paths) > drawing.NUM_MODELS:
-        most = drawing.NUM_MODELS
-        raise UserError(f"{len(paths)} models are too many to tell apart in a picture; give {most} or fewer")
+        limit = drawing.NUM_MODELS
+        raise UserError(f"{len(paths)} models are too many for one figure; give {limit} or fewer")
     folders = read_evaluations(paths)
     several = len(folders) > 1
     levels = list_levels(evaluation for folder in folders for evaluation in folder.evaluations.values())

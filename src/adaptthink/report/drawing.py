@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 NUM_LEVEL_COLOURS = 11  # from easy to hard
-NUM_MODELS = 8  # that can still be told apart
+NUM_MODELS = 8  # whose colours can be distinguished
 Paint = Mapping[str, str]  # name of a colour -> what matplotlib paints with
 
 
@@ -105,7 +105,7 @@ class Picture:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Width and height of the PNG, as its header says."""
+        """Width and height of the PNG, from its header."""
         return int.from_bytes(self.png[16:20], "big"), int.from_bytes(self.png[20:24], "big")
 
 
@@ -223,6 +223,6 @@ def open_figure(size: tuple[int, int], head: int = 0) -> tuple[Figure, Axes]:
 
 
 def mark_empty(axes: Axes, paint: Paint) -> None:
-    """Say that there is nothing to draw, and drop the scales, which would mean nothing."""
+    """Write that there are no data, and drop the scales, which would mean nothing."""
     axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=paint["muted"])
     axes.set(xticks=[], yticks=[])

@@ -40,7 +40,7 @@ class EvaluationFolder:
     problem_ids: frozenset[str]
     dial: Dial | None
     calibration: Calibration | None  # of P(no_think)
-    delta: float | None  # at most so much accuracy may no_think cost, to count as paying
+    delta: float | None  # the accuracy that no_think may cost, to count as paying
     transcripts: tuple[Transcript, ...]  # of auto, or of the first mode that was requested
 
     @property
@@ -98,7 +98,7 @@ def read_evaluation(folder: Path, name: str) -> EvaluationFolder:
 
 
 def describe_differences(folders: Sequence[EvaluationFolder]) -> list[str]:
-    """Say in which ways the folders were not evaluated alike, so that their numbers are not comparable."""
+    """Return how the folders' settings differ, which makes their numbers incomparable."""
     first, found = folders[0], []
     for other in folders[1:]:
         if other.problem_ids != first.problem_ids:

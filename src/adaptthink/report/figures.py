@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from adaptthink.dial.curve import Point
 from adaptthink.evaluation.formats import ACCURACY, NO_THINK, TOKENS, Measure
-from adaptthink.evaluation.levels import is_number, level_order
+from adaptthink.evaluation.levels import is_number, rank_level
 from adaptthink.evaluation.scores import Scores
 from adaptthink.evaluation.statistics import Bin, Interval
 from adaptthink.report.drawing import BOTTOM, LEFT, NUM_LEVEL_COLOURS, Key, Paint, Plot, mark_empty
@@ -52,7 +52,7 @@ LEVEL_CHARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line of a training panel; a value is NaN where the run says that there is none."""
+    """One line of a training panel; a value is NaN where the run has none."""
 
     name: str
     colour: str
@@ -170,7 +170,7 @@ def plot_accuracy_and_tokens(
     """Accuracy against tokens: a point for each row, a curve for each dial, a dashed line for each of `mixtures`.
 
     A mixture joins the two modes of one model: what choosing between them at random would give. Points are labelled
-    unless `keys` say what they are.
+    unless `keys` describe them.
     """
     table: list[tuple[str | float | None, ...]] = [
         ("mode", row.key.name, None, *list_numbers(row.overall)) for row in rows
@@ -306,7 +306,7 @@ def plot_reliability(models: Sequence[Bins]) -> Plot:
     """P(no_think) against the share of problems where answering at once really pays; on the diagonal they agree."""
     return Plot(
         name="reliability",
-        title="Does P(no_think) say where no_think pays?",
+        title="Does P(no_think) predict where no_think pays?",
         unit="",
         keys=tuple(model.key for model in models) if len(models) > 1 else (),
         columns=("row", "probability_percent", "pays_percent", "low", "high", "num_problems"),
@@ -328,14 +328,14 @@ def scale_interval(share: Interval) -> tuple[float, float | None, float | None]:
 def draw_reliability(models: Sequence[Bins], axes: Axes, paint: Paint) -> None:
     """Draw the bins of `plot_reliability`."""
     axes.plot([0, 100], [0, 100], color=paint["muted"], linestyle=(0, (4, 3)), linewidth=0.9)
-    most = max(one.num_problems for model in models for one in model.bins)
+    largest = max(one.num_problems for model in models for one in model.bins)
     for model in models:
         colour = paint[model.key.colour]
         for one in model.bins:
             x, (y, low, high) = 100 * one.probability, scale_interval(one.pays)
             draw_whisker(axes, x, y, low, high, colour)
-            # the area says how many problems: a bin with few has a long whisker, which must not be all that is seen
-            axes.plot(x, y, "o", color=colour, ms=3 + 7 * (one.num_problems / most) ** 0.5, clip_on=False)
+            # the area shows how many problems: a bin with few has a long whisker, which would dominate
+            axes.plot(x, y, "o", color=colour, ms=3 + 7 * (one.num_problems / largest) ** 0.5, clip_on=False)
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="P(no_think), %, mean of the bin", ylabel="no_think pays, %")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
@@ -354,7 +354,7 @@ def make_training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
         return Curve(name, colour, read_column(steps, metric, scale), probe=metric.startswith("probe_"))
 
     probes = [{**as_object(step.get("probe_no_think_by_level")), "step": step["step"]} for step in steps]
-    levels = sorted({key for probe in probes for key in probe} - {"step"}, key=level_order)
+    levels = sorted({key for probe in probes for key in probe} - {"step"}, key=rank_level)
     by_level = [
         Curve(level, choose_level_colour(index, len(levels)), read_column(probes, level, 100), probe=True)
         for index, level in enumerate(levels)

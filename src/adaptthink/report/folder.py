@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import level_order
+from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.records import from_json
 from adaptthink.evaluation.scores import Evaluation
 from adaptthink.storage import jsonl
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One evaluated response, split at the end of its thought. `closed` is False where the thought never ended."""
+    """One evaluated response, split at the end of its thinking. `closed` is False where the thinking never ended."""
 
     level: str
     mode: str
@@ -76,7 +76,7 @@ def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, .
         key = (item.level, item.verdict != "correct", item.mode)
         if key not in kept or item.order < kept[key].order:
             kept[key] = item
-    return tuple(kept[key] for key in sorted(kept, key=lambda key: (level_order(key[0]), *key)))
+    return tuple(kept[key] for key in sorted(kept, key=lambda key: (rank_level(key[0]), *key)))
 
 
 def sample_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in `content`; raises UserError that says where the fault is."""
+    """Return the JSON object in `content`; raises UserError with the position of the fault."""
     try:
         value = json.loads(content)
     except ValueError as error:
@@ -135,7 +135,7 @@ def read_modes(modes: object) -> dict[str, Evaluation]:
 
 def list_levels(evaluations: Iterable[Evaluation]) -> tuple[str, ...]:
     """The levels that any of the evaluations has, in order."""
-    return tuple(sorted({level for evaluation in evaluations for level in evaluation.levels}, key=level_order))
+    return tuple(sorted({level for evaluation in evaluations for level in evaluation.levels}, key=rank_level))
 
 
 def as_object(value: Any) -> Mapping[str, Any]:

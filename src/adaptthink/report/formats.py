@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from adaptthink.evaluation.formats import DASH, escape_markdown, write_number, write_range
-from adaptthink.evaluation.levels import level_title
+from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.statistics import Interval
 
 
@@ -56,7 +56,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": lambda value, digits=0: write_number(value, digits),
     "ends": write_ends,
     "signed": partial(write_number, signed=True),
-    "level_title": level_title,
+    "write_level": write_level,
     "base64": lambda content: b64encode(content).decode(),
     "significant": with_dash(lambda value: f"{value:.3g}".replace("-", "−")),
     "setting": with_dash(lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),

@@ -108,7 +108,7 @@ class Column:
 
     heading: str
     short: str  # the heading in HTML
-    meaning: str  # of the short heading, where it needs saying
+    meaning: str  # of the short heading, where it needs an explanation
     write: Callable[[Scores | None], str]
 
 

@@ -53,7 +53,7 @@ def check_pilot(original: Outcomes) -> list[Claim]:
     paper = "7B, MATH500: level with Thinking on levels 1 to 3, slightly better on level 1"
     return [
         make_claim(
-            "pilot: easy problems need no thought",
+            "pilot: easy problems need no thinking",
             f"Without thinking, easy problems are answered about as well (within {100 * MARGIN:g} points)",
             paper,
             "accuracy, no_think − think, levels 1 to 3, before training",
@@ -77,7 +77,7 @@ def check_pilot(original: Outcomes) -> list[Claim]:
             "pilot: hard problems do",
             "What not thinking costs grows with the difficulty",
             "9.2/13.4/15.4 points lost on GSM8K/MATH500/AIME24 (1.5B), 2.8/9.6/29.3 (7B)",
-            "accuracy lost without thought, levels 4 and 5 less levels 1 to 3",
+            "accuracy lost without thinking, levels 4 and 5 less levels 1 to 3",
             difference_of_groups(gaps["hard"], easy),
             (),
             above=True,
@@ -128,8 +128,8 @@ def check_main(main: BySeed, original: Outcomes) -> list[Claim]:
 
 def check_delta(chain: Mapping[str, BySeed]) -> list[Claim]:
     """The sweep: δ from 0 to 0.1."""
-    least, most = chain["delta_0"], chain["delta_0.1"]
-    levels = map_levels(pool_seeds(most, "auto"))
+    lowest, highest = chain["delta_0"], chain["delta_0.1"]
+    levels = map_levels(pool_seeds(highest, "auto"))
 
     def measure_share_change(new: Outcomes, old: Outcomes) -> Interval:
         return share_difference(group_no_think(new), group_no_think(old), levels).interval
@@ -140,7 +140,7 @@ def check_delta(chain: Mapping[str, BySeed]) -> list[Claim]:
             "A larger δ makes the model think less often",
             "no_think 70.4/50.0/0.2% at δ = 0, 91.7/90.4/83.5% at 0.1 (1.5B)",
             "share of no_think, δ = 0.1 less δ = 0",
-            *compare_trainings(most, least, measure_share_change),
+            *compare_trainings(highest, lowest, measure_share_change),
             above=True,
         ),
         make_claim(
@@ -148,7 +148,7 @@ def check_delta(chain: Mapping[str, BySeed]) -> list[Claim]:
             "A larger δ makes responses shorter",
             "ΔLength −32.8% at δ = 0, −64.5% at 0.1",
             "length, δ = 0.1 against δ = 0",
-            *compare_trainings(most, least, partial(measure_length_change, levels=levels)),
+            *compare_trainings(highest, lowest, partial(measure_length_change, levels=levels)),
             above=False,
             unit="%",
         ),
@@ -157,7 +157,7 @@ def check_delta(chain: Mapping[str, BySeed]) -> list[Claim]:
             "A larger δ costs accuracy",
             "ΔAcc +5.5 at δ = 0, −0.5 at 0.1",
             "accuracy, δ = 0.1 less δ = 0",
-            *compare_trainings(most, least, partial(measure_accuracy_change, levels=levels)),
+            *compare_trainings(highest, lowest, partial(measure_accuracy_change, levels=levels)),
             above=False,
         ),
     ]

@@ -24,7 +24,7 @@ class Design:
 
     seeds: tuple[int, ...]
     trainings: tuple[str, ...]  # recipes over the base, without its name; MAIN is the base alone
-    steps: int | None = None  # of every training; None: as its recipe says
+    steps: int | None = None  # of every training; None: those of its recipe
     problems: int | None = None  # of each level: to train on
     evaluated: int | None = None  # of each level: to evaluate on
 

@@ -91,7 +91,7 @@ def make_delta_point(delta: float, outcomes: Outcomes, reference: Outcomes) -> D
 
 
 def read_probes(rows: Sequence[Mapping[str, Any]]) -> tuple[ProbePoint, ...]:
-    """What a training's metrics say of the held-out problems."""
+    """Return a training's metrics on the held-out problems."""
     return tuple(
         ProbePoint(
             row["step"],

@@ -28,7 +28,7 @@ class Claim:
     high: High
     by_seed: tuple[float, ...]
     bound: float
-    above: bool  # whether the claim says that the number lies above the bound
+    above: bool  # whether the claim is that the number lies above the bound
 
     @property
     def verdict(self) -> str:

@@ -1,4 +1,4 @@
-"""Requests to an engine: how a mode is forced, which random stream a response has, and what its max_tokens counts."""
+"""Requests to an engine: how a mode is forced, a response's random stream, and what its max_tokens counts."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def make_request(
     )
 
 
-def stream_of(problem: Problem, index: int) -> int:
-    """Return the random stream of a problem's response at `index`, which does not depend on what else is sampled."""
+def derive_stream(problem: Problem, index: int) -> int:
+    """Return the random stream of a problem's response at `index`; it does not depend on what else is sampled."""
     return int(problem.id, 16) + index * STREAM_STEP
 
 
-def stream_seed(seed: int, *purpose: str | int) -> int:
+def make_seed(seed: int, *purpose: str | int) -> int:
     """Return the seed, 64 bits, of one purpose (for example a training step), derived from the run's seed."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -20,17 +20,17 @@ from adaptthink.modes import Mode, ThinkTemplate, encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
 from adaptthink.sampling.reading import Response, read_response
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of, stream_seed
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.timing import Clock
 
-UNGRADED = 256  # at most so many problems wait to be graded before sampling pauses
+UNGRADED = 256  # problems that may wait for the grader before sampling pauses
 
 OnFinished = Callable[[int, int], None]  # called with numbers of responses that ended and of their tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One graded response. `behavior_logprobs` runs over its tokens: under the policy that sampled them."""
+    """One graded response. `behavior_logprobs` has one value per token, under the policy that sampled it."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How responses are sampled."""
+    """Sampling settings of a batch of responses."""
 
     max_tokens: MaxTokens
     temperature: float
@@ -62,9 +62,8 @@ class Sampling:
     seed: int = 0
 
 
-KeepProbability = Callable[
-    [Problem, Mode | None], float
-]  # with which a sample of a problem in a mode is kept, in (0, 1]
+# The probability, in (0, 1], with which a sample of a problem in a mode is kept.
+KeepProbability = Callable[[Problem, Mode | None], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Turns problems into graded responses: an engine, tokenizer, think template and grader."""
+    """What turns problems into graded responses: engine, tokenizer, think template, grader."""
 
     engine: Engine
     tokenizer: Any
@@ -87,7 +86,7 @@ class Sampler:
     grader: Grader = field(default_factory=AnswerGrader)
     clock: Clock = field(default_factory=Clock)
 
-    def prompt(self, problem: Problem) -> tuple[int, ...]:
+    def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
         """Return the token ids of a problem's prompt, up to the decision token."""
         return encode_prompt(self.tokenizer, self.template, problem.prompt)
 
@@ -114,7 +113,7 @@ def keep_all(_: Problem, __: Mode | None) -> float:
     return 1.0
 
 
-def draw(
+def sample_rollouts(
     sampler: Sampler,
     problems: Sequence[Problem],
     modes: Sequence[Mode | None],
@@ -124,24 +123,25 @@ def draw(
     keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
-    """Return one response per problem and entry of `modes`: a forced mode, or None for the model's own choice.
+    """Sample one response per problem and entry of `modes` (a forced mode, or None for the model's own choice).
 
-    Think mode is forced by its prefix if `force_think_start`, else by banning the no_think decision token, so that the
-    model begins its thinking in its own way. Log-probabilities are the engine's own. Random streams follow from the
-    problem's id and the position in `modes`, so a response does not depend on what else is sampled. Each is kept with
-    probability `keep_probability`, and its weight is the inverse of that.
+    Returns one group of rollouts per problem, in order. Think mode is forced by its prefix if `force_think_start`, else
+    by banning the no_think decision token, so that the model begins its thinking in its own way. Log-probabilities are
+    the engine's own. Random streams are derived from the problem's id and the index in `modes`, so a response does not
+    depend on what else is sampled. Each sample is kept with probability p = `keep_probability`(problem, mode), and then
+    has weight 1/p; one that is dropped is not generated.
     """
     template = sampler.template
     requests: list[Request] = []
     pending: list[Pending] = []
     sizes = []  # of each problem's group
     for problem in problems:
-        prompt, before = sampler.prompt(problem), len(pending)
-        for position, mode in enumerate(modes):
+        prompt, before = sampler.encode_prompt(problem), len(pending)
+        for index, mode in enumerate(modes):
             share = keep_probability(problem, mode)
-            if share < 1 and random.Random(stream_seed(sampling.seed, problem.id, position)).random() >= share:
+            if share < 1 and random.Random(make_seed(sampling.seed, problem.id, index)).random() >= share:
                 continue
-            stream = stream_of(problem, position)
+            stream = derive_stream(problem, index)
             request = make_request(
                 template, prompt, mode, stream, sampling.max_tokens, force_think_start=force_think_start
             )
@@ -152,7 +152,7 @@ def draw(
     return [list(islice(groups, size)) for size in sizes]
 
 
-def draw_free(
+def sample_unconstrained(
     sampler: Sampler,
     problems: Sequence[Problem],
     samples: int,
@@ -164,21 +164,21 @@ def draw_free(
 ) -> None:
     """Sample `samples` unconstrained responses of each problem; call `take` with a problem and its responses.
 
-    They equal those of `draw` with modes of None. Problems are processed in order, `at_once` at a time. With an engine
-    that streams, a problem starts as soon as a slot is free and is taken when it is done, in any order, on a thread of
-    its own.
+    They equal those of `sample_rollouts` with modes of None. Problems are processed in order, `at_once` at a time. With
+    a streaming engine, a problem starts as soon as a slot is available, and `take` is called from another thread, in
+    the order in which problems are done.
     """
     if isinstance(sampler.engine, Streaming):
-        stream_free(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
+        stream_unconstrained(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
         return
     for start in range(0, len(problems), at_once):
         part = problems[start : start + at_once]
-        groups = draw(sampler, part, [None] * samples, sampling, on_finish=on_finish)
+        groups = sample_rollouts(sampler, part, [None] * samples, sampling, on_finish=on_finish)
         for problem, group in zip(part, groups, strict=True):
             take(problem, group)
 
 
-def stream_free(
+def stream_unconstrained(
     sampler: Sampler,
     engine: Streaming,
     problems: Sequence[Problem],
@@ -187,18 +187,18 @@ def stream_free(
     take: Callable[[Problem, list[Rollout]], None],
     on_finish: OnFinished | None,
 ) -> None:
-    """Do what `draw_free` does, with an engine that streams; responses are read and graded on another thread."""
-    begun: dict[
-        int, tuple[Pending, dict[int, Completion]]
-    ] = {}  # by the problem's number: its completions, by position
+    """Do what `sample_unconstrained` does with a streaming engine; another thread reads and grades responses."""
+    begun: dict[int, tuple[Pending, dict[int, Completion]]] = {}  # by the problem's index: its completions, by index
     ended: deque[Future[None]] = deque()
 
     def requests() -> Iterator[Request]:
         for number, problem in enumerate(problems):
-            prompt = sampler.prompt(problem)
+            prompt = sampler.encode_prompt(problem)
             begun[number] = Pending(problem, prompt, 0, 1.0), {}
             for position in range(samples):
-                yield make_request(sampler.template, prompt, None, stream_of(problem, position), sampling.max_tokens)
+                yield make_request(
+                    sampler.template, prompt, None, derive_stream(problem, position), sampling.max_tokens
+                )
 
     def grade_and_take(pending: Pending, completions: list[Completion]) -> None:
         responses = [sampler.read(completion) for completion in completions]

@@ -27,7 +27,7 @@ from adaptthink.errors import UserError
 from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
 from adaptthink.sampling import reading
 from adaptthink.sampling.reading import apply_stops, cut_at, decode, drop_end, join_response, read_response
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import PromptCompletions, PromptRequest
 from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
 from adaptthink.serve.worker import Worker
@@ -156,7 +156,7 @@ def make_prompt_request(
     seed = secrets.randbits(63) if call.seed is None else call.seed
     return PromptRequest(
         prompt_ids=prompt,
-        streams=tuple(stream_seed(seed, "choice", index) for index in range(call.n)),
+        streams=tuple(make_seed(seed, "choice", index) for index in range(call.n)),
         max_tokens=MaxTokens(min(limit, config.max_think_tokens), min(limit, config.max_no_think_tokens)),
         mode=mode,
         threshold=None if mode else threshold,

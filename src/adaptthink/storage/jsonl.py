@@ -4,7 +4,7 @@
   are forced to the disk about once a second and at the end, so a machine that stops loses few.
 * A last line without its line end was cut by a crash. Readers ignore it, since another process may be writing it just
   now; `Appender` removes it before it writes on.
-* Any other line that is not a record is damage: reading it raises UserError with file and line. None is passed over.
+* Any other line that is not a record is damage: reading it raises UserError with file and line. None is skipped.
 * Of several records with the same key the first counts: what was made of a file stays true however the file grows.
 """
 
@@ -87,7 +87,7 @@ def read_record(line: Line, make: Callable[[dict[str, Any]], T], *, remedy: str 
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """Return the JSON object in a line; raises ValueError that says what else is there."""
+    """Return the JSON object in a line; raises ValueError that names what was found instead."""
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:

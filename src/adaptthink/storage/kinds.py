@@ -1,4 +1,4 @@
-"""What a path is: a run's folder, an evaluation's, a reference store … so that a mistake is named for what it is."""
+"""What a path is: a run's folder, an evaluation's, a reference store … so that a message can name the mistake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from adaptthink.errors import UserError
 
-READ_BYTES = 2**20  # of a file, to tell what it is
+READ_BYTES = 2**20  # of a file, to identify it
 ROWS_OF_EVALUATIONS = {"problem_id", "grader"}  # keys of which each line of samples, verdicts and decisions has one
 QUESTIONS = {"prompt", "problem", "question"}
 
@@ -38,7 +38,7 @@ MADE_BY = {
     PathKind.STORE: "adaptthink presample makes one",
     PathKind.DIAL: "adaptthink calibrate MODEL makes one",
     PathKind.RECIPE: "recipes are TOML files",
-    PathKind.PROBLEMS: "docs/problems.md says what one looks like",
+    PathKind.PROBLEMS: "its format is described in docs/problems.md",
 }
 INSIDE = {  # where a folder holds what was meant
     (PathKind.RUN, PathKind.MODEL): "model",
@@ -49,7 +49,7 @@ INSIDE = {  # where a folder holds what was meant
 
 
 def identify(path: Path) -> PathKind:
-    """Return what a path is, by the files in a folder or the first line of a file; OTHER where that does not tell."""
+    """Return what a path is, by the files in a folder or the first line of a file; else OTHER."""
     if path.is_dir():
         return _identify_folder(path)
     return _identify_file(path) if path.is_file() else PathKind.NOTHING
@@ -58,7 +58,7 @@ def identify(path: Path) -> PathKind:
 def expect(path: Path, name: str, *wanted: PathKind) -> None:
     """Raise UserError if a path is known to be something else than what is wanted; `name` is that of the setting.
 
-    What is missing or not known passes: who reads it says what is wrong with it.
+    A path that is missing or not recognised passes: its reader reports what is wrong.
     """
     kind = identify(path)
     if kind in (*wanted, PathKind.NOTHING, PathKind.OTHER):

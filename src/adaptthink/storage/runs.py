@@ -130,7 +130,7 @@ class MetricsLog:
         self.last = self.log.write(row)
 
     def replace_last(self, row: Mapping[str, Any]) -> None:
-        """Write the step that was written last once more, with what has become known of it since."""
+        """Replace the last row, with metrics that were not known when it was written."""
         self.log.close()
         with replace_file(self.path) as file:
             file.write(self.path.read_bytes()[: self.last] + encode(row))
@@ -142,7 +142,7 @@ class MetricsLog:
 
 
 def drop_steps(path: Path, keep_steps: int) -> None:
-    """Remove from a log all lines after its first `keep_steps` steps; raises UserError if one of these is not there."""
+    """Remove from a log all lines after its first `keep_steps` steps; raises UserError if one of these is missing."""
     kept = 0
     for line in read_lines(path):
         if kept == keep_steps:
@@ -166,7 +166,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def check_step(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a log; raises ValueError if it does not say which step it is."""
+    """Return a row of a log; raises ValueError if it has no step number."""
     if not isinstance(row["step"], int):
         raise ValueError("no number under 'step'")
     return row

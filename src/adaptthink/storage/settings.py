@@ -1,4 +1,4 @@
-"""What was made with some settings is not continued with others."""
+"""Settings of stored results: what was made with some settings is not continued with others."""
 
 from __future__ import annotations
 

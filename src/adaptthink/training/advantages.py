@@ -24,7 +24,7 @@ def compute_advantages(
     group_size: int | None = None,
     unrewarded: Collection[int] = frozenset(),
 ) -> Tensor:
-    """A(x, y) of every rollout, shape (N,); 0, and so no gradient, for one that cannot be graded.
+    """Return A(x, y) of every rollout, shape (N,); 0, and so no gradient, for one that cannot be graded.
 
     `references` holds R̄_ref of each rollout's problem, None where that cannot be graded. With a `group_size` rewards
     are compared within each group of so many rollouts instead (GRPO). Rollouts at the indices `unrewarded` have R = 0
@@ -55,7 +55,7 @@ def compute_advantages(
 def compute_step_advantages(
     rollouts: Sequence[Rollout], reference: Mapping[str, Reference], config: TrainConfig
 ) -> Tensor:
-    """A(x, y) of a step's rollouts as the config wants it, shape (N,); `reference` is by problem id."""
+    """Return A(x, y) of a step's rollouts as configured, shape (N,); `reference` is by problem id."""
     return compute_advantages(
         rollouts,
         [reference[rollout.problem.id].reward for rollout in rollouts],
@@ -66,7 +66,7 @@ def compute_step_advantages(
 
 
 def find_implicit_thinkers(rollouts: Sequence[Rollout]) -> frozenset[int]:
-    """Indices of no_think rollouts whose answers think; lengths are compared within the step, by level."""
+    """Return the indices of no_think rollouts whose answers think; lengths are compared within the step, by level."""
     indices = [index for index, rollout in enumerate(rollouts) if rollout.mode is Mode.NO_THINK]
     answers = ((str(rollouts[index].problem.level), rollouts[index].response.answer or "") for index in indices)
     return frozenset(

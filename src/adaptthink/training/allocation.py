@@ -1,15 +1,15 @@
 r"""Which samples of a step are kept: Neyman allocation over modes and problems (ours, not the paper's).
 
-A sample whose advantage is zero teaches nothing, and the longest ones often are such: where R̄_ref = 1, a response that
-thinks and is right has A = 0. So each sample of the uniform design is kept with a probability q only, and its loss is
+A sample with zero advantage has no gradient, and the longest samples often are such: where R̄_ref = 1, a response that
+thinks and is correct has A = 0. So each sample of the uniform design is kept with a probability q only, and its loss is
 weighted by 1/q: the expected gradient is that of the uniform design, whatever q (Horvitz and Thompson 1952). For a
 given number of tokens its variance is least where q ∝ √(E[A²‖∇‖²] / E[tokens]) (Neyman 1934). A response's gradient is
 a mean over its T tokens, whose squared norm falls like 1/T if they point in independent directions, so that
 
     q ∝ √(E[A²]) / E[T]
 
-with both expectations taken by stratum: a mode, and how often the reference model was right on the problem. They are
-running means over the last steps of this training; nothing is known before the first steps, which keep every sample.
+with both expectations estimated by stratum: a mode, and how often the reference model was correct on the problem. The
+estimates are running means over the last steps of this training; the first steps keep every sample.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from adaptthink.training.metrics import Metrics
 from adaptthink.training.reference import Reference
 
 MIN_PROBABILITY = 0.1  # so that no weight is beyond 10
-UNIFORM_STEPS = 5  # the first ones, which keep every sample
+UNIFORM_STEPS = 5  # the first steps, which keep every sample
 DECAY = 0.9  # of what earlier steps count, from one step to the next
-PRIOR_SQUARE = 0.25  # A² of one imagined sample per stratum, so that no stratum's mean is taken for certain
+PRIOR_SQUARE = 0.25  # A² of one prior sample per stratum, so that a stratum with few samples keeps a value above 0
 
 Stratum = str  # "think/always"
 
@@ -75,7 +75,7 @@ class Allocation:
 
 
 def find_stratum(mode: Mode, reference: Reference) -> Stratum:
-    """The stratum of a sample: its mode, and how often the reference was right."""
+    """Return the stratum of a sample: its mode, and how often the reference was correct."""
     reward = reference.reward
     assert reward is not None  # such problems are not trained on
     often = "always" if reward == 1 else "never" if reward == 0 else "often" if reward >= 0.5 else "seldom"
@@ -85,7 +85,7 @@ def find_stratum(mode: Mode, reference: Reference) -> Stratum:
 def sum_strata(
     rollouts: Sequence[Rollout], advantages: Iterable[float], reference: Mapping[str, Reference]
 ) -> dict[Stratum, RunningStatistics]:
-    """Sum up a step's rollouts by stratum, each weighing as it does in the loss."""
+    """Sum up a step's rollouts by stratum, weighted as in the loss."""
     sums: dict[Stratum, RunningStatistics] = {}
     for rollout, advantage in zip(rollouts, advantages, strict=True):
         stratum, weight = find_stratum(rollout.mode, reference[rollout.problem.id]), rollout.weight
@@ -116,7 +116,7 @@ def update_statistics(
 
 
 def restore_statistics(rows: Iterable[Metrics]) -> dict[Stratum, RunningStatistics]:
-    """The statistics after the steps of a log.
+    """Return the running statistics after the steps of a log.
 
     Raises UserError for a log without them, of an older version: later steps would silently keep other samples.
     """
@@ -125,7 +125,7 @@ def restore_statistics(rows: Iterable[Metrics]) -> dict[Stratum, RunningStatisti
         if "strata" not in row:
             raise UserError(
                 f"cannot resume: step {row['step']} was logged by an older version, without the statistics that decide "
-                "which samples later steps keep; resume with that version, or begin anew with --clean or another "
+                "which samples later steps keep; resume with that version, or start again with --clean or another "
                 "--output"
             )
         own = {stratum: RunningStatistics(**sums) for stratum, sums in row["strata"].items()}

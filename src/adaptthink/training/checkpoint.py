@@ -28,7 +28,7 @@ def save_checkpoint(
     temporary = folder / f".writing-{step:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    parameters = {name: parameter.detach().contiguous() for name, parameter in trained_parameters(model)}
+    parameters = {name: parameter.detach().contiguous() for name, parameter in select_trained_parameters(model)}
     save_file(parameters, temporary / MODEL)
     torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
     hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)}
@@ -56,20 +56,20 @@ def load_checkpoint(
             warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
             continue
         saved = load_file(path / MODEL)
-        for name, parameter in trained_parameters(model):
+        for name, parameter in select_trained_parameters(model):
             parameter.data.copy_(saved[name])
         optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
         return int(read_manifest(path)["step"])
     return 0
 
 
-def trained_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """The parameters that training changes, by name: all, or those of an adapter."""
+def select_trained_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Return the parameters that training changes, by name: all, or those of an adapter."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def find_fault(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint folder; None if it is whole."""
+    """Return what is wrong with a checkpoint folder, None if it is intact."""
     try:
         manifest = read_manifest(path)
         if path.name != f"step-{manifest['step']:06d}":

@@ -1,4 +1,4 @@
-"""What a training is made of: problems to train on, and held-out problems that are evaluated while it runs."""
+"""The data of a training: problems to train on, and held-out problems that are evaluated while it runs."""
 
 from __future__ import annotations
 

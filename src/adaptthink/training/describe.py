@@ -1,4 +1,4 @@
-"""What the native trainer logs of a step: its rollouts, its roofline, and how the policy does on held-out problems."""
+"""What the native trainer logs for a step: rollouts, roofline, and the policy on held-out problems."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from adaptthink.planning.roofline import (
     read_shape,
 )
 from adaptthink.problems import Problem
-from adaptthink.sampling.requests import MaxTokens, stream_seed
-from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, draw
+from adaptthink.sampling.requests import MaxTokens, make_seed
+from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, sample_rollouts
 from adaptthink.training.advantages import find_implicit_thinkers
 from adaptthink.training.metrics import (
     Metrics,
+    compute_weighted_mean,
     describe_mode_choice,
     describe_rollouts,
     is_probe_due,
     summarise_rollout,
-    weighted_mean,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """What bounds the speed of a step: the machine as it was measured, and the shape of the model."""
+    """What limits the speed of a step: the machine as measured, and the shape of the model."""
 
     machine: Machine
     shape: Shape
@@ -57,16 +57,16 @@ def describe_step(
     step: int,
     roofline: Roofline | None,
 ) -> Metrics:
-    """Describe a step after its update: rollouts, roofline if one was measured, held-out problems if it is their turn.
+    """Describe a step after its update: rollouts, roofline if one was measured, held-out problems if a probe is due.
 
     The seconds of each phase since the last step are among the metrics; the sampler's clock starts again.
     """
     metrics = describe_rollouts(
         [summarise_rollout(rollout, value) for rollout, value in zip(rollouts, advantages_N.tolist(), strict=True)]
     )
-    metrics |= {"step": step, "implicit_share_no_think": implicit_share(rollouts)}
+    metrics |= {"step": step, "implicit_share_no_think": compute_implicit_share(rollouts)}
     if roofline:
-        metrics |= roofline_seconds(roofline, rollouts, advantages_N)
+        metrics |= compute_roofline_seconds(roofline, rollouts, advantages_N)
     if is_probe_due(config, step):
         with sampler.clock.phase("probe"):
             metrics |= probe_mode_choice(sampler, held_out, config.temperature)
@@ -74,16 +74,16 @@ def describe_step(
     return metrics | sampler.clock.take()
 
 
-def implicit_share(rollouts: Sequence[Rollout]) -> float | None:
-    """The share of no_think rollouts whose answers think, each weighing as it does in the loss; None of none."""
+def compute_implicit_share(rollouts: Sequence[Rollout]) -> float | None:
+    """Return the share of no_think rollouts whose answers think, weighted as in the loss; None if there are none."""
     implicit = find_implicit_thinkers(rollouts)
-    return weighted_mean(
+    return compute_weighted_mean(
         (index in implicit, one.weight) for index, one in enumerate(rollouts) if one.mode is Mode.NO_THINK
     )
 
 
-def roofline_seconds(roofline: Roofline, rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
-    """The least seconds that a step's generation and update could take."""
+def compute_roofline_seconds(roofline: Roofline, rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
+    """Return the roofline of a step: the fewest seconds that its generation and its update could take."""
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
     chosen = advantages_N.nonzero().flatten().tolist()
     return {
@@ -103,7 +103,7 @@ def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature
     They move long before the policy samples its first no_think response, so a cold start shows here first.
     """
     template, engine = sampler.template, sampler.engine
-    prompts = [sampler.prompt(problem) for problem in problems]
+    prompts = [sampler.encode_prompt(problem) for problem in problems]
     rows = engine.next_token_logprobs(prompts, (template.no_think_id, template.think_id), temperature=temperature)
     return describe_mode_choice(problems, rows)
 
@@ -113,12 +113,12 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     if config.probe_samples == 0:
         return {}
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-    sampling = Sampling(max_tokens, config.temperature, seed=stream_seed(config.seed, "probe"))
-    groups = draw(sampler, problems, [None] * config.probe_samples, sampling)
+    sampling = Sampling(max_tokens, config.temperature, seed=make_seed(config.seed, "probe"))
+    groups = sample_rollouts(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
     rewards = [summarise_rollout(rollout, 0.0).reward for rollout in rollouts]
     return {
-        "probe_accuracy": weighted_mean((reward, 1.0) for reward in rewards if reward is not None),
+        "probe_accuracy": compute_weighted_mean((reward, 1.0) for reward in rewards if reward is not None),
         "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),
         "probe_sampled_no_think_share": fmean(rollout.mode is Mode.NO_THINK for rollout in rollouts),
     }

@@ -1,4 +1,4 @@
-"""What is logged of a training step, under the same names for every trainer, and when a step must end the training."""
+"""Metrics of a training step, the same for every trainer, and the checks that end a training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RolloutSummary:
 
 
 def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
-    """Keep of a rollout what the metrics need."""
+    """Return what the metrics need of a rollout."""
     return RolloutSummary(
         rollout.mode,
         rollout.verdict,
@@ -53,21 +53,25 @@ def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
 
 
 def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
-    """Describe a step's rollouts by mode, each weighing as it does in the loss; None stands for a mean of nothing."""
+    """Describe a step's rollouts by mode, weighted as in the loss; the mean of nothing is None."""
     metrics: Metrics = {
         "responses": len(rollouts),
         "response_tokens": sum(one.tokens for one in rollouts),
         "update_tokens": sum(one.tokens for one in rollouts if one.advantage != 0),
-        "zero_advantage_share": weighted_mean((one.advantage == 0, one.weight) for one in rollouts),
+        "zero_advantage_share": compute_weighted_mean((one.advantage == 0, one.weight) for one in rollouts),
     }
     for verdict in Verdict:
-        metrics[f"verdict_share_{verdict}"] = weighted_mean((one.verdict is verdict, one.weight) for one in rollouts)
+        metrics[f"verdict_share_{verdict}"] = compute_weighted_mean(
+            (one.verdict is verdict, one.weight) for one in rollouts
+        )
     for mode in Mode:
         own = [one for one in rollouts if one.mode is mode]
         rewards = [(one.reward, one.weight) for one in own]
-        metrics[f"reward_{mode}"] = weighted_mean((value, weight) for value, weight in rewards if value is not None)
-        metrics[f"mean_tokens_{mode}"] = weighted_mean((one.tokens, one.weight) for one in own)
-        metrics[f"truncated_share_{mode}"] = weighted_mean(
+        metrics[f"reward_{mode}"] = compute_weighted_mean(
+            (value, weight) for value, weight in rewards if value is not None
+        )
+        metrics[f"mean_tokens_{mode}"] = compute_weighted_mean((one.tokens, one.weight) for one in own)
+        metrics[f"truncated_share_{mode}"] = compute_weighted_mean(
             (one.verdict is Verdict.TRUNCATED, one.weight) for one in own
         )
     return metrics
@@ -86,14 +90,14 @@ def describe_mode_choice(problems: Sequence[Problem], logprobs: Sequence[Sequenc
     }
 
 
-def weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | None:
-    """Return the mean of (value, weight) pairs, or None of nothing."""
+def compute_weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | None:
+    """Return the weighted mean of (value, weight) pairs, None if there are none."""
     pairs = list(weighted)
     return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs) if pairs else None
 
 
 def is_probe_due(config: TrainConfig, step: int) -> bool:
-    """Say whether held-out problems are probed after a step: the first, the last, and every `probe_every`-th."""
+    """Return whether held-out problems are probed after a step: the first, the last, and every `probe_every`-th."""
     return step in (1, config.steps) or step % config.probe_every == 0
 
 
@@ -103,7 +107,7 @@ def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) 
     if share > limit:
         raise UserError(
             f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
-            f"max_failed_grades = {limit:g}; their rewards would be 0 for no fault of theirs. Read the answers that "
+            f"max_failed_grades = {limit:g}; correct answers among them would get reward 0. Read the answers that "
             "'adaptthink evaluate' keeps, or raise grading_seconds"
         )
 

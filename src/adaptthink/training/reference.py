@@ -25,13 +25,13 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, compute_mean_reward
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection, parse_id, parse_ids
-from adaptthink.sampling.requests import MaxTokens, stream_seed
-from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, draw_free
+from adaptthink.sampling.requests import MaxTokens, make_seed
+from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_unconstrained
 from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.settings import refuse_changes
 
-RECENT = 4096  # references that are kept after they were looked up
+RECENT = 4096  # references that are held in memory after they were read
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Reference:
         return compute_mean_reward(self.verdicts) if self.rewards is None else fmean(self.rewards)
 
 
-def store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
-    """Everything that the content of a store depends on."""
+def make_store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
+    """Return everything that the content of a store depends on, as its first line holds it."""
     own = {"reward": config.reward} if config.reward else {}
     return own | {
         "model_fingerprint": fingerprint,
@@ -78,19 +78,19 @@ def presample(
     in the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
     and another process writes it.
     """
-    settings, ids_N = store_settings(config, fingerprint), parse_ids(problems)
+    settings, ids_N = make_store_settings(config, fingerprint), parse_ids(problems)
     rows = read_store(path, settings)
-    if missing_from(rows, ids_N).any():
+    if find_missing(rows, ids_N).any():
         with locked(path, f"reference store '{path}'"):
-            rows = read_store(path, settings)  # anew: another process may have written until now
+            rows = read_store(path, settings)  # again: another process may have written until now
             complete_store(sampler, problems, config, path, settings, rows, ids_N, on_finish)
     elif on_finish:
         on_finish(len(problems) * config.reference_samples, 0)
     return References(path, rows, ids_N)
 
 
-def missing_from(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
-    """Say of each problem whether a store lacks it."""
+def find_missing(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
+    """Return whether a store lacks each problem, shape (N,)."""
     return ~np.isin(ids_N, np.array(rows.ids))
 
 
@@ -105,14 +105,14 @@ def complete_store(
     on_finish: OnFinished | None,
 ) -> None:
     """Sample what the store at `path` lacks, and add it there and to `rows`."""
-    missing = Selection(problems, np.flatnonzero(missing_from(rows, ids_N)))
+    missing = Selection(problems, np.flatnonzero(find_missing(rows, ids_N)))
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-    seed = stream_seed(config.seed, "reference")
+    seed = make_seed(config.seed, "reference")
     sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
     at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
-    with Appender(path, header=header_of(settings)) as store:
+    with Appender(path, header=make_header(settings)) as store:
 
         def keep(problem: Problem, group: list[Rollout]) -> None:
             verdicts = tuple(rollout.verdict for rollout in group)
@@ -122,23 +122,25 @@ def complete_store(
                 row["rewards"] = [rollout.grade.reward for rollout in group]
             rows.add(problem.id, store.write(row))
 
-        draw_free(sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish)
+        sample_unconstrained(
+            sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish
+        )
 
 
-def header_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The first line of a store."""
+def make_header(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first line of a store."""
     return {"settings": dict(settings)}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Where the rows of a store are: ids as numbers, and the bytes before each row."""
+    """Index of a store's rows: ids as numbers, and the byte at which each row starts."""
 
     ids: array[int] = field(default_factory=lambda: array("Q"))
     starts: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, id_: str, start: int) -> None:
-        """Note one more row; raises ValueError for an id that is none."""
+        """Add one row; raises ValueError for an invalid id."""
         self.ids.append(parse_id(id_))
         self.starts.append(start)
 
@@ -152,7 +154,7 @@ class References(Mapping[str, Reference]):
         row_N = order[np.searchsorted(np.array(rows.ids), ids_N, sorter=order)]  # the first of an id
         self.start_N = np.array(rows.starts)[row_N]
         self.order_N = np.argsort(ids_N)
-        self.recent = lru_cache(RECENT)(self.look_up)  # a step needs each of its problems once a sample
+        self.recent = lru_cache(RECENT)(self.read_row)  # a step needs each of its problems once a sample
 
     def __len__(self) -> int:
         return len(self.ids_N)
@@ -163,7 +165,7 @@ class References(Mapping[str, Reference]):
     def __getitem__(self, id_: str) -> Reference:
         return self.recent(id_)
 
-    def look_up(self, id_: str) -> Reference:
+    def read_row(self, id_: str) -> Reference:
         """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
         key = np.uint64(parse_id(id_))
         index = np.searchsorted(self.ids_N, key, sorter=self.order_N)
@@ -173,7 +175,7 @@ class References(Mapping[str, Reference]):
         try:
             reference = make_reference(parse_object(self.file.readline()))
             if reference.id != id_:
-                raise ValueError(f"the row of {reference.id} stands there")
+                raise ValueError(f"it is the row of {reference.id}")
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"reference store '{self.path}' was changed while it was in use; leave it alone and start again"
@@ -182,31 +184,31 @@ class References(Mapping[str, Reference]):
 
 
 def open_references(path: Path) -> References:
-    """Open a store that is there, for reading, whatever made it; raises UserError for a path that is none."""
+    """Open an existing store for reading, whatever its settings; raises UserError for a path that is no store."""
     rows = read_store(path, read_settings(path))
     return References(path, rows, np.unique(np.array(rows.ids)))
 
 
 def read_references(path: Path) -> Iterator[Reference]:
-    """Read all of a store in its own order; raises UserError for a path that is none and for a damaged row."""
+    """Read all of a store in its own order; raises UserError for a path that is no store and for a damaged row."""
     read_settings(path)
     lines = islice(read_lines(path), 1, None)
     return read_records(lines, make_reference, key=lambda reference: reference.id)
 
 
-def store_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint of the model whose samples a store holds; raises UserError for a path that is none."""
+def read_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the model whose samples a store holds; raises UserError if it is no store."""
     return read_settings(path).get("model_fingerprint")
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Raise UserError naming each of `settings` that a store was made with another value of."""
     made_with = read_settings(path)
-    refuse_changes(title(path), {name: made_with.get(name) for name in settings}, settings)
+    refuse_changes(name_store(path), {name: made_with.get(name) for name in settings}, settings)
 
 
 def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
-    """Check the rows of a store made with `settings` and say where they are; none if there is no store.
+    """Check the rows of a store made with `settings` and return their offsets; none if there is no store.
 
     Raises UserError for a store made with other settings, naming the difference, for a damaged row, and for a file that
     is no store.
@@ -214,10 +216,10 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
     rows = Rows()
-    if not path.is_file() or is_beginning(path, encode(header_of(settings))):  # none, or one cut in its first line
+    if not path.is_file() or is_beginning(path, encode(make_header(settings))):  # none, or one cut in its first line
         return rows
 
-    refuse_changes(title(path), read_settings(path), settings)
+    refuse_changes(name_store(path), read_settings(path), settings)
 
     def check(row: dict[str, Any]) -> str:
         reference = make_reference(row)
@@ -232,7 +234,7 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
 
 
 def is_beginning(path: Path, content: bytes) -> bool:
-    """Say whether a file holds nothing but the beginning of `content`, or all of it."""
+    """Return whether a file is a prefix of `content`, or equals it."""
     with path.open("rb") as file:
         return content.startswith(file.read(len(content) + 1))
 
@@ -244,7 +246,7 @@ def make_reference(row: Mapping[str, Any]) -> Reference:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a store's first line says it was made with; raises UserError for a path that is none."""
+    """Return the settings in a store's first line; raises UserError for a path that is no store."""
     if not path.is_file():
         raise UserError(f"no reference store at '{path}'; make one with: adaptthink presample RECIPE --output {path}")
     try:
@@ -254,6 +256,6 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' is not a reference store: its first line holds no settings") from None
 
 
-def title(path: Path) -> str:
-    """What errors call a store."""
+def name_store(path: Path) -> str:
+    """Return the name of a store in messages."""
     return f"reference store '{path}'"

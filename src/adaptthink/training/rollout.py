@@ -15,14 +15,14 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.modes import Mode
 from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
-from adaptthink.sampling.requests import MaxTokens, stream_seed
+from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import (
     KeepProbability,
     Rollout,
     Sampler,
     Sampling,
-    draw,
     keep_all,
+    sample_rollouts,
 )
 
 
@@ -38,14 +38,14 @@ def collect(
     `no_think_share` of a problem's samples have the no_think prefix forced, the others the think prefix; without
     `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
     forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
-    samples are dropped at random, and those that are kept are weighted by its inverse (see `draw`).
+    samples are dropped at random, and those that are kept are weighted by its inverse (`sample_rollouts`).
     """
     sampling = Sampling(
         MaxTokens(config.max_think_tokens, config.max_no_think_tokens),
         config.temperature,
-        seed=stream_seed(config.seed, "rollout", step),
+        seed=make_seed(config.seed, "rollout", step),
     )
-    groups = draw(
+    groups = sample_rollouts(
         sampler,
         problems,
         assign_modes(config.samples_per_problem, config.no_think_share),
@@ -61,7 +61,7 @@ def collect(
 
 
 def assign_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
-    """The forced modes of a problem's samples in order, no_think first; a share of 0 forces none, not even to think."""
+    """Return the forced modes of a problem's samples, no_think first; a share of 0 forces none, think included."""
     if no_think_share == 0:
         return [None] * samples
     num_no_think = round(samples * no_think_share)
@@ -84,8 +84,8 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
 
 
 def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:
-    """Say of each response token whether it is in the loss: all but those that were forced after the decision.
+    """Return whether each response token is in the loss: all but those that were forced after the decision.
 
-    Nobody sampled these, so no policy is to blame for them (Qwen3's `</think>\\n\\n` after the `\\n\\n` that decides).
+    These were not sampled from any policy (Qwen3's `</think>\\n\\n` after the `\\n\\n` that decides).
     """
     return tuple(index == 0 or index >= rollout.num_forced for index in range(len(rollout.response_ids)))

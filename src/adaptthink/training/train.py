@@ -23,7 +23,7 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.sampling.requests import stream_seed
+from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
@@ -38,7 +38,7 @@ from adaptthink.training.update import make_optimizer, update
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only probed."""
+    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only measured."""
 
     problems: Sequence[Problem]
     reference: Mapping[str, Reference]
@@ -47,7 +47,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """Who is called with what a training reports; with a `roofline`, metrics hold the seconds that it allows."""
+    """Callbacks of a training; with a `roofline`, metrics include the seconds that it allows."""
 
     on_step: Callable[[Metrics], None]
     warn: Callable[[str], None]
@@ -124,7 +124,7 @@ def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: in
 
 @lru_cache(maxsize=2)
 def shuffle_epoch(size: int, seed: int, epoch: int) -> array[int]:
-    """The order in which an epoch goes through problems, by index; four bytes of each."""
+    """Return the order of an epoch's problems, by index; four bytes each."""
     order = array("I", range(size))
-    random.Random(stream_seed(seed, "epoch", epoch)).shuffle(order)
+    random.Random(make_seed(seed, "epoch", epoch)).shuffle(order)
     return order

@@ -16,18 +16,18 @@ from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_r
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, policy_loss
 from adaptthink.sampling.sampler import Rollout
-from adaptthink.training.checkpoint import trained_parameters
-from adaptthink.training.metrics import Metrics, check_finite, weighted_mean
+from adaptthink.training.checkpoint import select_trained_parameters
+from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.rollout import make_loss_mask
 
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
 
 
 def make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW on the parameters that are trained; recompute activations in the backward if so configured."""
+    """Return AdamW on the trained parameters; activations are recomputed in the backward pass if configured."""
     if config.gradient_checkpointing:
         checkpoint_gradients(model)
-    parameters = [parameter for _, parameter in trained_parameters(model)]
+    parameters = [parameter for _, parameter in select_trained_parameters(model)]
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
 
 
@@ -44,7 +44,7 @@ def update(
     Raises UserError if loss or gradient is not finite; the parameters stay as they were.
     """
     loss, clipped = accumulate_gradients(model, rollouts, advantages_N, config)
-    rate = learning_rate(config, step)
+    rate = compute_learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
@@ -52,7 +52,7 @@ def update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     by_mode = {
-        f"clip_share_{mode}": weighted_mean(
+        f"clip_share_{mode}": compute_weighted_mean(
             (value, rollout.weight) for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
         )
         for mode in Mode
@@ -78,7 +78,7 @@ def accumulate_gradients(
     for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
-        result = batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
+        result = compute_micro_batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
         micro_loss = result.loss_B.sum() / num_samples
         micro_loss.backward()
         loss += micro_loss.item()
@@ -87,7 +87,7 @@ def accumulate_gradients(
     return loss, clipped
 
 
-def batch_loss(
+def compute_micro_batch_loss(
     model: PreTrainedModel,
     rollouts: Sequence[Rollout],
     advantages_B: Tensor,
@@ -110,8 +110,8 @@ def batch_loss(
     )
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of a step (counted from 1)."""
+def compute_learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of a step (counted from 1)."""
     warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return config.learning_rate * warm

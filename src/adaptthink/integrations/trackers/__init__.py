@@ -56,7 +56,7 @@ def tensorboard(folder: str | Path | None = None) -> Tracker:
 
 
 def mlflow(experiment: str = PROJECT, *, name: str | None = None, uri: str | None = None) -> Tracker:
-    """Return a callback that logs to MLflow, at the tracking `uri` or where MLFLOW_TRACKING_URI says.
+    """Return a callback that logs to MLflow, at the tracking `uri` or that in MLFLOW_TRACKING_URI.
 
     The name of the run defaults to the output folder's. Raises UserError if mlflow is not installed.
     """

@@ -1,7 +1,7 @@
 """A tracker in a process of its own, so that whatever becomes of it, the job goes on.
 
 A tracker's library can raise, hang in a call that has no time-out, hold the interpreter's exit back, or lose its own
-background process. Here none of that reaches the job: it hands over what it reports, waits only where `Bounds` say so,
+background process. Here none of that reaches the job: it hands over what it reports, waits within `Bounds`,
 and kills the process if it must. What was not logged stands in metrics.jsonl.
 """
 
@@ -87,11 +87,13 @@ class Tracker(Callback):
 
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Hand over a step, without waiting for it."""
-        self._hand_over({"step": metrics["step"], "metrics": scalars(metrics)})
+        self._hand_over({"step": metrics["step"], "metrics": select_scalars(metrics)})
 
     def on_end(self, result: Mapping[str, Any] | None) -> None:
         """Let the tracker finish, and end its process."""
-        end = {"result": None if result is None else {f"result/{name}": v for name, v in scalars(result).items()}}
+        end = {
+            "result": None if result is None else {f"result/{name}": v for name, v in select_scalars(result).items()}
+        }
         try:
             self._hand_over(end, wait=self.bounds.failed_seconds if result is None else self.bounds.end_seconds)
         finally:  # also where Ctrl-C ends the waiting
@@ -195,11 +197,11 @@ class TrackerProcess:
         try:
             status = self.process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            return "it answers no more"
+            return "it no longer answers"
         return f"its process was killed ({signal.Signals(-status).name})" if status < 0 else "its process ended"
 
 
-def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+def select_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among metrics, by name: what is nested is named outer/inner; None and texts are left out."""
     return dict(_flatten({name: value for name, value in metrics.items() if name not in BOOKKEEPING}, ""))
 

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What a row says beyond verl's own columns. `reference_reward` is R̄_ref; none for held-out problems."""
+    """What a row holds beyond verl's own columns. `reference_reward` is R̄_ref; none for held-out problems."""
 
     index: int
     split: str
@@ -61,10 +61,10 @@ def write_problems(
     temporary = path.with_name(path.name + ".tmp")
     count = 0
     with parquet.ParquetWriter(temporary, SCHEMA) as writer:
-        rest = enumerate(problems)
-        while part := list(islice(rest, ROWS_AT_ONCE)):
+        remaining = enumerate(problems)
+        while part := list(islice(remaining, ROWS_AT_ONCE)):
             rows = [
-                row(index, problem, split, None if reference is None else reference[problem.id].reward)
+                make_row(index, problem, split, None if reference is None else reference[problem.id].reward)
                 for index, problem in part
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
@@ -73,7 +73,7 @@ def write_problems(
     return count
 
 
-def row(index: int, problem: Problem, split: str, reference_reward: float | None) -> dict[str, Any]:
+def make_row(index: int, problem: Problem, split: str, reference_reward: float | None) -> dict[str, Any]:
     """Return one row in verl's columns."""
     level = None if problem.level is None else str(problem.level)
     extra = Extra(index, split, problem.id, level, problem.source, problem.kind.value, reference_reward)
@@ -86,7 +86,7 @@ def row(index: int, problem: Problem, split: str, reference_reward: float | None
 
 
 def read_row(columns: Mapping[str, Any]) -> tuple[Problem, Extra]:
-    """Return what `row` was made of; a level is text now, as it is in tables and metrics."""
+    """Return what `make_row` was given; a level is text now, as it is in tables and metrics."""
     extra = Extra(**{name: columns["extra_info"][name] for name in Extra.__slots__})
     problem = Problem(
         extra.id,

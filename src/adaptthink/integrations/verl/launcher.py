@@ -28,23 +28,24 @@ from adaptthink.integrations.verl.settings import (
     HELD_OUT_FILE,
     PLUGIN,
     TRAIN_FILE,
-    arguments,
     check_config,
-    environment_settings,
-    verl_settings,
+    make_arguments,
+    make_environment_settings,
+    make_verl_settings,
 )
 from adaptthink.models.card import write_card
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
+from adaptthink.sampling.grader import load_reward
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
-from adaptthink.training.reference import Reference, References, read_store, store_settings
+from adaptthink.training.reference import Reference, References, make_store_settings, read_store
 from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
-LOOK_SECONDS = 0.5  # between two looks at the metrics
+POLL_SECONDS = 0.5  # between two reads of the metrics
 STOP_SECONDS = 30.0  # that verl has to stop by itself
 SHOWN_LINES = 15  # of verl's log, after a failure
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
@@ -57,15 +58,24 @@ INSTALL = (
 )
 
 
-def command_line(config: VerlConfig, run: Path, python: str) -> list[str]:
+def make_command(config: VerlConfig, run: Path, python: str) -> list[str]:
     """Return the command that starts verl; raises UserError for what verl cannot do."""
     folder = Path(config.model)
     model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
-    settings = verl_settings(config, model, run) | environment_settings({MODULES: modules()})
-    return [python, "-m", "verl.trainer.main_ppo", *arguments(settings, config.overrides)]
+    settings = make_verl_settings(config, model, run) | make_environment_settings(make_environment(config))
+    return [python, "-m", "verl.trainer.main_ppo", *make_arguments(settings, config.overrides)]
 
 
-def modules() -> str:
+def make_environment(config: VerlConfig) -> dict[str, str]:
+    """Return what all of verl's processes need in their environment: our plugin, and where a reward function lies."""
+    environment = {MODULES: list_modules()}
+    if config.reward:
+        load_reward(config.reward)  # what cannot be imported here cannot be imported there
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    return environment
+
+
+def list_modules() -> str:
     """Return what verl is to import in each of its processes: our plugin, and what the environment names.
 
     Not left to verl's entry points: through them an import of ours that fails would pass unseen.
@@ -75,8 +85,8 @@ def modules() -> str:
 
 def show_command(config: VerlConfig, run: Path, python: str) -> None:
     """Print the command of a run, one setting a line, as a shell would take it."""
-    python, option, module, *settings = command_line(config, run, python)
-    lines = [f"{MODULES}={shlex.quote(modules())}", shlex.join([python, option, module])]
+    python, option, module, *settings = make_command(config, run, python)
+    lines = [f"{MODULES}={shlex.quote(list_modules())}", shlex.join([python, option, module])]
     print(" \\\n  ".join([*lines, *map(shlex.quote, settings)]))
 
 
@@ -94,22 +104,22 @@ def verl_job(
     from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
 
     check_config(config)
-    version = verl_version(python)
-    python = absolute(python)
-    command = command_line(config, run, python)
+    version = read_verl_version(python)
+    python = make_absolute(python)
+    command = make_command(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
     if resume and train_file.is_file():
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=True)
     else:
-        store = existing_store(reference_store)
+        store = find_store(reference_store)
         check_store_outside(store, run, clean=clean)
         found = prepare_problems(config.problems, None, config)
-        reference = stored_reference(config, found.problems, store)
-        chosen = gradable_problems(found.problems, reference, config)
+        reference = read_reference_store(config, found.problems, store)
+        chosen = select_gradable_problems(found.problems, reference, config)
         check_prompts([*found.held_out, *chosen], config)
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
         write_problems(held_out_file, found.held_out, split=HELD_OUT)
-        write_problems(train_file, problems_in_order(chosen, config), split=TRAIN, reference=reference)
+        write_problems(train_file, order_problems(chosen, config), split=TRAIN, reference=reference)
     observers = Callbacks(callbacks)
     with observers.reporting("train", config.model_dump(mode="json"), run) as result:
         started = time.monotonic()
@@ -128,27 +138,27 @@ def train_and_export(
     command: Sequence[str], run: Path, config: VerlConfig, *, version: str, python: str, observer: Callback
 ) -> None:
     """Take the steps that are left and export the model; raises UserError with the reason if verl fails."""
-    if latest_step(run) < config.steps:
+    if read_latest_step(run) < config.steps:
         observer.on_message(
             f"training on verl {version}: {config.steps} steps of {config.problems_per_step} problems x "
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
-        train_with_verl(command, run, observer)
-    if latest_step(run) < config.steps:
+        train_with_verl(command, run, observer, make_environment(config))
+    if read_latest_step(run) < config.steps:
         raise UserError(
-            f"verl ended after step {latest_step(run)} of {config.steps} without an error; see {run / 'verl/log.txt'} "
-            "and go on with --resume"
+            f"verl ended after step {read_latest_step(run)} of {config.steps} without an error; "
+            f"see {run / 'verl/log.txt'}, and continue with --resume"
         )
-    export(run, config, python)
+    export_model(run, config, python)
 
 
-def absolute(python: str) -> str:
+def make_absolute(python: str) -> str:
     """Return an interpreter as it is found from every folder; links are kept, as an environment's is one."""
     return str(Path(python).absolute()) if os.sep in python else python
 
 
-def verl_version(python: str) -> str:
+def read_verl_version(python: str) -> str:
     """Return the version of verl that an interpreter has; raises UserError unless it is the one we know."""
     code = "from importlib.metadata import version; version('adaptthink'); print(version('verl'))"
     try:
@@ -163,33 +173,36 @@ def verl_version(python: str) -> str:
     return VERSION
 
 
-def existing_store(path: Path | None) -> Path:
+def find_store(path: Path | None) -> Path:
     """Return where R̄_ref is kept; raises UserError if there is no such file."""
     if path is None:
-        raise UserError(f"--backend verl takes R_ref from a store; {advice(Path('ref.jsonl'))}")
+        raise UserError(f"--backend verl takes R_ref from a store; {describe_presampling(Path('ref.jsonl'))}")
     if not path.is_file():
-        raise UserError(f"no reference store '{path}', which --backend verl takes R_ref from; {advice(path)}")
+        raise UserError(
+            f"no reference store '{path}', which --backend verl takes R_ref from; {describe_presampling(path)}"
+        )
     return path
 
 
-def advice(store: Path) -> str:
-    """Say how a reference store is made."""
+def describe_presampling(store: Path) -> str:
+    """Return how a reference store is made."""
     return f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
 
 
-def stored_reference(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
-    """Look up R̄_ref in a store; raises UserError if it is not of all problems or of this model."""
+def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
+    """Open a store of R̄_ref; raises UserError if it lacks problems or is of another model."""
     policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
-    rows, ids_N = read_store(path, store_settings(config, policy.fingerprint)), parse_ids(problems)
+    rows, ids_N = read_store(path, make_store_settings(config, policy.fingerprint)), parse_ids(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
         raise UserError(
-            f"'{path}' lacks {missing} of {len(problems)} problems; {advice(path)} (it goes on where it stopped)"
+            f"'{path}' lacks {missing} of {len(problems)} problems; {describe_presampling(path)} "
+            "(it continues where it stopped)"
         )
     return References(path, rows, ids_N)
 
 
-def gradable_problems(
+def select_gradable_problems(
     problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
 ) -> Sequence[Problem]:
     """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
@@ -203,7 +216,7 @@ def gradable_problems(
 
 
 def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
-    """Raise UserError for a prompt that is longer than verl keeps room for: it would end a training in the middle."""
+    """Raise UserError for a prompt that is longer than max_prompt_tokens: verl would end a training in the middle."""
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_start=config.think_start)
     for problem in problems:
@@ -215,13 +228,13 @@ def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
             )
 
 
-def problems_in_order(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
+def order_problems(chosen: Sequence[Problem], config: VerlConfig) -> Iterator[Problem]:
     """Return the problems of all steps, in the order in which the native trainer takes them."""
     for step in range(1, config.steps + 1):
         yield from choose_problems(chosen, config.problems_per_step, config.seed, step)
 
 
-def latest_step(run: Path) -> int:
+def read_latest_step(run: Path) -> int:
     """Return the step of verl's newest whole checkpoint; 0 if there is none."""
     try:
         return int((run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text(encoding="utf-8"))
@@ -229,38 +242,38 @@ def latest_step(run: Path) -> int:
         return 0
 
 
-def train_with_verl(command: Sequence[str], run: Path, observer: Callback) -> None:
+def train_with_verl(command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str]) -> None:
     """Run verl and report its steps; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
-    reported = latest_step(run)
+    reported = read_latest_step(run)
     MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
 
-    def look(*, ended: bool = False) -> None:
+    def report_steps(*, ended: bool = False) -> None:
         nonlocal reported
-        for row in finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
+        for row in select_finished_steps(read_metrics(run / "metrics.jsonl"), ended=ended):
             if row["step"] > reported:
                 reported = row["step"]
                 observer.on_step(row)
 
     before = log.stat().st_size if log.is_file() else 0
     try:
-        status = run_process(command, log, os.environ | {MODULES: modules()}, look, observer.on_message)
+        status = run_process(command, log, os.environ | environment, report_steps, observer.on_message)
     finally:
-        look(ended=True)
+        report_steps(ended=True)
     if status:
-        lines = tail(log, before)
+        lines = read_tail(log, before)
         observer.on_message("\n".join(lines[-SHOWN_LINES:]))
         reason = find_reason(lines) or f"exit status {status}"
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
 
 
-def finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
+def select_finished_steps(rows: Sequence[Mapping[str, Any]], *, ended: bool) -> Sequence[Mapping[str, Any]]:
     """Return the lines to which verl adds nothing more: to the newest it adds the validation, unless it has `ended`."""
     return rows if ended or (rows and "step_seconds" in rows[-1]) else rows[:-1]
 
 
 def find_reason(lines: Sequence[str]) -> str | None:
-    """Find what to tell a person of a failed log: the first error of ours, else of a response, else the last of any."""
+    """Return the reason in a failed log: the first error of ours, else of a response, else the last of any."""
     for line in lines:
         if found := OURS.search(line):
             return found[1]
@@ -273,15 +286,15 @@ def run_process(
     command: Sequence[str],
     log: Path,
     environment: Mapping[str, str],
-    look: Callable[[], None],
+    poll: Callable[[], None],
     on_message: Callable[[str], None] = lambda message: None,
 ) -> int:
-    """Run a command, its output appended to a file, and call `look` now and then; return its exit status.
+    """Run a command, its output appended to a file, and call `poll` now and then; return its exit status.
 
     However it ends, all that it started has ended too. An interruption, SIGTERM or SIGHUP, stops it first.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output, ended_as_interrupted():
+    with log.open("ab") as output, interrupt_on_signals():
         process = subprocess.Popen(
             command,
             stdout=output,
@@ -295,17 +308,17 @@ def run_process(
         family: set[psutil.Process] = set()
         try:
             while process.poll() is None:
-                family |= descendants(started)
-                look()
-                time.sleep(LOOK_SECONDS)
-            look()
+                family |= find_descendants(started)
+                poll()
+                time.sleep(POLL_SECONDS)
+            poll()
             return process.returncode
         finally:
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)  # a second one must not leave anything behind
             if process.poll() is None:
                 on_message(f"stopping it, which takes up to {STOP_SECONDS:.0f} seconds")
-                family |= descendants(started)
+                family |= find_descendants(started)
                 process.send_signal(signal.SIGINT)
                 try:
                     process.wait(STOP_SECONDS)
@@ -320,8 +333,8 @@ def run_process(
 
 
 @contextmanager
-def ended_as_interrupted() -> Iterator[None]:
-    """Let what ends a program do what Ctrl-C does meanwhile: a job that ends must not leave its GPUs taken.
+def interrupt_on_signals() -> Iterator[None]:
+    """Make signals that end a program act as Ctrl-C meanwhile: a job that ends must release its GPUs.
 
     What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background.
     """
@@ -336,7 +349,7 @@ def ended_as_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def descendants(process: psutil.Process) -> set[psutil.Process]:
+def find_descendants(process: psutil.Process) -> set[psutil.Process]:
     """Return all that a process has started and that is still its own."""
     try:
         return set(process.children(recursive=True))
@@ -344,23 +357,23 @@ def descendants(process: psutil.Process) -> set[psutil.Process]:
         return set()
 
 
-def tail(log: Path, start: int) -> list[str]:
-    """Return the lines of a log from a place in bytes on, colours taken out."""
+def read_tail(log: Path, start: int) -> list[str]:
+    """Return the lines of a log from byte `start` on, without colours."""
     with log.open("rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
     return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
 
 
-def export(run: Path, config: VerlConfig, python: str) -> None:
+def export_model(run: Path, config: VerlConfig, python: str) -> None:
     """Put the newest checkpoint together in Hugging Face format (bfloat16, as verl writes it) into `run`/model."""
     model, temporary = run / "model", run / ".model"
-    checkpoint = run / "checkpoints" / f"global_step_{latest_step(run)}" / "actor"
+    checkpoint = run / "checkpoints" / f"global_step_{read_latest_step(run)}" / "actor"
     shutil.rmtree(temporary, ignore_errors=True)
     log = run / "verl" / "export.txt"
     source, target = str(checkpoint.absolute()), str(temporary.absolute())
     merge = ["merge", "--backend", "fsdp", "--local_dir", source, "--target_dir", target]
-    environment = os.environ | {MODULES: modules()}
+    environment = os.environ | {MODULES: list_modules()}
     status = run_process([python, "-m", "verl.model_merger", *merge], log, environment, lambda: None)
     if status or not (temporary / "config.json").is_file():
         raise UserError(

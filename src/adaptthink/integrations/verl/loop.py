@@ -1,4 +1,4 @@
-"""One response for verl: its mode forced as π_IS says, capped by its mode, graded, with π_IS written down as data.
+"""One response for verl: its mode forced by π_IS, limited by its mode, graded, with π_IS recorded as data.
 
 The rules are those of `training/rollout.py`; what differs is that verl's servers generate, one request at a time.
 """
@@ -28,13 +28,13 @@ from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, probe
 from adaptthink.sampling.grader import make_grader
-from adaptthink.sampling.requests import MaxTokens, make_request, stream_of
+from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Rollout, Sampler
 from adaptthink.training.advantages import compute_advantages
 from adaptthink.training.metrics import summarise_rollout
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
-BAN = -100.0  # added to a logit: the token is never drawn
+BAN = -100.0  # added to a logit: the token is never sampled
 GRADING_WORKERS = 2  # of each of verl's agent loop processes
 # It would warn at each response that it knows no chat tokens of the model's type.
 logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
@@ -48,7 +48,7 @@ def read_config(run: str) -> VerlConfig:
 
 @lru_cache
 def make_sampler(tokenizer: Any, run: str) -> Sampler:
-    """Make what reads and writes this model's text, once for all responses."""
+    """Return the sampler of a run, once for all responses; verl generates in place of its engine."""
     config = read_config(run)
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
@@ -68,10 +68,10 @@ def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
     return frozenset(read_eos_ids(generation, tokenizer))
 
 
-def learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
+def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
     """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
 
-    Of a response that cannot be graded it is 0, and so is its gradient.
+    A response that cannot be graded gets 0, and so has no gradient.
     """
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
@@ -98,14 +98,14 @@ class AdaptThinkLoop(AgentLoopBase):
         learning = extra.split == TRAIN
         modes = assign_modes(config.samples_per_problem, config.no_think_share)
         mode = modes[session_id] if learning else None
-        prompt = sampler.prompt(problem)
+        prompt = sampler.encode_prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {len(prompt)} tokens, more than max_prompt_tokens = "
                 f"{config.max_prompt_tokens}; give a larger one"
             )
         max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
-        stream = stream_of(problem, session_id)
+        stream = derive_stream(problem, session_id)
         request = make_request(
             sampler.template, prompt, mode, stream, max_tokens, force_think_start=config.force_think_start
         )
@@ -119,7 +119,7 @@ class AdaptThinkLoop(AgentLoopBase):
         if mode is not None:
             rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
         correct = float(rollout.verdict is Verdict.CORRECT)
-        value = learning_value(config, rollout, extra) if learning else correct
+        value = compute_learning_value(config, rollout, extra) if learning else correct
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),
@@ -145,39 +145,41 @@ class AdaptThinkLoop(AgentLoopBase):
         """Complete one request; also return what verl wants to know of it, such as the step of the weights.
 
         A token that may not come first is banned in a request of its own for that token: a server's ban holds for a
-        whole response, and a thought that may not be closed never ends.
+        whole response, and thinking that cannot be closed never ends.
         """
         forced = request.prefix_ids[: request.max_tokens]
         ids, logprobs = list(forced), [0.0] * len(forced)
         if request.banned_first_ids:
             bans = dict.fromkeys(request.banned_first_ids, BAN)
-            drawn = await self.draw(request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans})
-            ids, logprobs = list(drawn.token_ids), list(drawn.log_probs)
+            output = await self.generate_tokens(
+                request.prompt_ids, sampling_params | {"max_tokens": 1, "logit_bias": bans}
+            )
+            ids, logprobs = list(output.token_ids), list(output.log_probs)
             if set(ids) & set(request.banned_first_ids):
                 raise UserError(
-                    "the rollout drew a token that was banned; use one that honours logit_bias, such as vLLM"
+                    "the rollout sampled a token that was banned; use one that honours logit_bias, such as vLLM"
                 )
         if len(ids) == request.max_tokens and not request.banned_first_ids:
             raise UserError(
-                f"the cap of {request.max_tokens} tokens leaves no room behind the forced {len(ids)}; raise it"
+                f"the limit of {request.max_tokens} tokens leaves none after the forced {len(ids)}; raise it"
             )
         if not (len(ids) == request.max_tokens or self.is_end(ids, forced)):
-            room = request.max_tokens - len(ids)
-            drawn = await self.draw([*request.prompt_ids, *ids], sampling_params | {"max_tokens": room})
-            ids += drawn.token_ids
-            logprobs += drawn.log_probs
+            left = request.max_tokens - len(ids)
+            output = await self.generate_tokens([*request.prompt_ids, *ids], sampling_params | {"max_tokens": left})
+            ids += output.token_ids
+            logprobs += output.log_probs
         finish = Finish.STOP if self.is_end(ids, forced) else Finish.LENGTH
-        return Completion(tuple(ids), tuple(logprobs), finish), drawn.extra_fields
+        return Completion(tuple(ids), tuple(logprobs), finish), output.extra_fields
 
     def is_end(self, ids: Sequence[int], forced: Sequence[int]) -> bool:
-        """Whether a response has ended: an end token was drawn. One that was forced ends nothing."""
+        """Return whether a sampled end token ended a response; a forced one does not end it."""
         return len(ids) > len(forced) and ids[-1] in self.ends
 
-    async def draw(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
-        """Let one of verl's servers generate; raises UserError where it keeps its log-probabilities to itself."""
-        drawn = await self.server_manager.generate(
+    async def generate_tokens(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
+        """Generate on one of verl's servers; raises UserError if it returns no log-probabilities."""
+        output = await self.server_manager.generate(
             request_id=uuid4().hex, prompt_ids=list(prompt_ids), sampling_params=sampling_params
         )
-        if drawn.log_probs is None or len(drawn.log_probs) != len(drawn.token_ids):
+        if output.log_probs is None or len(output.log_probs) != len(output.token_ids):
             raise UserError("the rollout returned no log-probability for each token; π_IS cannot be known without them")
-        return drawn
+        return output

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
 
-from adaptthink.integrations.verl.settings import NAME, loss_name
+from adaptthink.integrations.verl.settings import NAME, name_loss
 from adaptthink.objective import policy_loss
 from adaptthink.ratio import Ratio
 
@@ -25,7 +25,7 @@ def spread_advantage(token_level_rewards: Tensor, response_mask: Tensor, **_: An
     return advantage_BT, advantage_BT
 
 
-def batch_loss(
+def compute_verl_loss(
     old_log_prob: Tensor,
     log_prob: Tensor,
     advantages: Tensor,
@@ -37,12 +37,12 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return a micro-batch's part of the step's loss, and metrics; all tensors are (B, T), the decision in column 0.
 
-    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` has no say. Raises ValueError without
+    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` is not used. Raises ValueError without
     the size of the global batch, which verl's engines always give.
     """
     samples, ranks = config.global_batch_info.get("global_batch_size"), config.global_batch_info.get("dp_size")
     if not samples or not ranks:
-        raise ValueError("AdaptThink's loss needs the size of the global batch, which this engine of verl does not say")
+        raise ValueError("AdaptThink's loss needs the size of the global batch, which this engine of verl lacks")
     mask_BT = response_mask.bool()
     result = policy_loss(log_prob, old_log_prob, advantages[:, 0], mask_BT, clip=config.clip_ratio, ratio=ratio)
     with torch.no_grad():
@@ -55,4 +55,4 @@ def batch_loss(
 
 
 for form in get_args(Ratio):
-    register_policy_loss(loss_name(form))(partial(batch_loss, ratio=form))
+    register_policy_loss(name_loss(form))(partial(compute_verl_loss, ratio=form))

@@ -1,6 +1,6 @@
-"""A look at the decision token on held-out problems, by one forward pass of the weights that are trained.
+"""The probe of the decision token on held-out problems, by one forward pass of the weights that are trained.
 
-The native trainer's probe, with verl's engine: where a cold start can be seen to move before any no_think is drawn.
+The native trainer's probe, with verl's engine: it shows a cold start move before any no_think response is sampled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def probe_mode_choice(
     padded = math.ceil(len(requested) / ranks) * ranks
     keys = [f"{index}_0_0" for index in range(padded)]
     rows = [
-        one_token_row(sampler.prompt(problem), token)
+        make_one_token_row(sampler.encode_prompt(problem), token)
         for problem, token in islice(chain(requested, cycle(requested)), padded)
     ]
     tags = [{"seq_len": len(row["input_ids"])} for row in rows]
@@ -50,7 +50,7 @@ def probe_mode_choice(
     return describe_mode_choice(problems, logprob_N1[: len(requested), 0].view(-1, 2).tolist())
 
 
-def one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
+def make_one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
     """Return a prompt and a response of one token in the columns that verl's engines read."""
     input_ids = torch.tensor([*prompt, token])
     mask = torch.ones(1, dtype=torch.int64)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config.schema import VerlConfig, endpoint_variable
+from adaptthink.config.schema import VerlConfig, name_endpoint_variable
 from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
 
@@ -21,7 +21,7 @@ Value = str | int | float | bool | tuple[str, ...] | None
 PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_./][\w./:-]*")  # a text that needs no quotes in Hydra
 
 REFUSED = {  # each with the only value that verl can do
-    "token_share": (1.0, "verl draws the same number of samples for every problem"),
+    "token_share": (1.0, "verl takes the same number of samples for every problem"),
     "schedule": ("constant", "verl has no schedule that falls at the end alone"),
     "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
     "device": ("auto", "it trains on the GPUs that Ray gives it"),
@@ -60,7 +60,7 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
 )
 
 
-def loss_name(ratio: Ratio) -> str:
+def name_loss(ratio: Ratio) -> str:
     """Return the name that the loss with this ratio has in verl's registry."""
     return f"{NAME}_{ratio}"
 
@@ -75,8 +75,8 @@ def check_config(config: VerlConfig) -> None:
             )
     if config.engine.has_endpoints:
         raise UserError(
-            f"engine = 'openai' and its endpoint are not for --backend verl{endpoint_variable()}, which generates with "
-            "a vLLM of its own; leave both out"
+            f"engine = 'openai' and its endpoint are not for --backend verl{name_endpoint_variable()}, which "
+            "generates with a vLLM of its own; leave both out"
         )
     if config.nodes > 1 and config.ray_address is None:
         raise UserError(
@@ -103,7 +103,7 @@ def check_config(config: VerlConfig) -> None:
             raise UserError(f"overrides: {name} follows from the recipe's own keys; set those instead")
 
 
-def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]:
+def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]:
     """Return verl's settings for a training of `model` (a folder or a hub id) in the run folder `run`.
 
     The overrides are not among them. Raises UserError for what verl cannot do.
@@ -134,7 +134,7 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         "algorithm.adv_estimator": "grpo" if config.advantage == "group" else NAME,
         "algorithm.norm_adv_by_std_in_grpo": True,
         "algorithm.use_kl_in_reward": False,
-        f"{actor}.policy_loss.loss_mode": loss_name(config.ratio),
+        f"{actor}.policy_loss.loss_mode": name_loss(config.ratio),
         f"{actor}.clip_ratio": config.clip,
         f"{actor}.use_kl_loss": False,
         f"{actor}.entropy_coeff": 0,
@@ -161,7 +161,7 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
         f"{rollout}.temperature": config.temperature,
         f"{rollout}.top_p": 1.0,
         f"{rollout}.top_k": -1,
-        f"{rollout}.logprobs_mode": "processed_logprobs",  # of the distribution drawn from, temperature included
+        f"{rollout}.logprobs_mode": "processed_logprobs",  # of the sampling distribution, temperature included
         f"{rollout}.seed": config.seed,
         f"{rollout}.full_determinism": False,
         f"{rollout}.max_model_len": longest,
@@ -194,27 +194,25 @@ def verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]
     return settings
 
 
-def environment_settings(variables: Mapping[str, str]) -> dict[str, Value]:
+def make_environment_settings(variables: Mapping[str, str]) -> dict[str, Value]:
     """Return the settings by which Ray hands environment variables to each of verl's processes, on all machines."""
     return {f"+ray_kwargs.ray_init.runtime_env.env_vars.{name}": value for name, value in variables.items()}
 
 
-def arguments(settings: Mapping[str, Value], overrides: Iterable[str] = ()) -> list[str]:
+def make_arguments(settings: Mapping[str, Value], overrides: Iterable[str] = ()) -> list[str]:
     """Return settings as arguments of `python -m verl.trainer.main_ppo`; an override takes the place of its setting."""
     written = dict(override.split("=", 1) for override in overrides)
     replaced = {key.lstrip("+") for key in written}
     kept = {key: value for key, value in settings.items() if key.lstrip("+") not in replaced}
-    return [f"{key}={quoted(value)}" for key, value in kept.items()] + [
-        f"{key}={text}" for key, text in written.items()
-    ]
+    return [f"{key}={quote(value)}" for key, value in kept.items()] + [f"{key}={text}" for key, text in written.items()]
 
 
-def quoted(value: Value) -> str:
+def quote(value: Value) -> str:
     """Write a value as Hydra reads it."""
     if value is None:
         return "null"
     if isinstance(value, tuple):
-        return f"[{','.join(map(quoted, value))}]"
+        return f"[{','.join(map(quote, value))}]"
     if not isinstance(value, str) or PLAIN.fullmatch(value):
         return str(value)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -31,7 +31,7 @@ from adaptthink.training.metrics import (
     is_probe_due,
 )
 
-POLL_SECONDS = 0.1  # between two looks for finished responses; verl's two seconds are longer than a small step
+POLL_SECONDS = 0.1  # between two checks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time
     "gen": "rollout_seconds",
     "update_actor": "update_seconds",
@@ -44,11 +44,11 @@ PHASES = {  # verl's timers, and the native trainer's names for what they time
 
 @register_trainer(NAME)
 class AdaptThinkTrainer(PPOTrainerSync):
-    """Writes one line per step to the run's `metrics.jsonl`, and ends a training that learns nothing true."""
+    """Writes one line per step to the run's `metrics.jsonl`, and ends a training whose gradient or grading failed."""
 
     def __init__(self, config: Any) -> None:
         with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"  # verl asks for its own trainers by name in many places
+            config.trainer.v1.trainer_mode = "sync"  # verl compares the names of its own trainers in many places
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_SECONDS
         self.folder = Path(config.adaptthink.run)
@@ -88,12 +88,12 @@ class AdaptThinkTrainer(PPOTrainerSync):
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         """Take a step and write it down before verl saves a checkpoint of it: the launcher may read it at once."""
         batch = super().step(metrics, timing_raw)
-        self.row = {"step": self.global_steps} | update_metrics(metrics) | self.described
+        self.row = {"step": self.global_steps} | rename_update_metrics(metrics) | self.described
         check_finite(self.row["loss"], self.row["grad_norm"], self.global_steps)
         if is_probe_due(self.settings, self.global_steps):
             with marked_timer("probe", timing_raw):
                 self.row |= self.probe()
-        self.row |= phase_seconds(timing_raw)
+        self.row |= rename_timings(timing_raw)
         assert self.log is not None  # on_train_begin
         self.log.write(self.row)
         return batch
@@ -103,13 +103,13 @@ class AdaptThinkTrainer(PPOTrainerSync):
     ) -> None:
         """Compute verl's metrics, and add to the step's line what came after it."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        self.row |= phase_seconds(timing_raw) | validation_metrics(metrics)
+        self.row |= rename_timings(timing_raw) | rename_validation_metrics(metrics)
         metrics |= {f"{NAME}/{name}": value for name, value in self.row.items() if isinstance(value, int | float)}
         assert self.log is not None  # on_train_begin
         self.log.replace_last(self.row)
 
     def probe(self) -> dict[str, Any]:
-        """Look at the mode choice on held-out problems."""
+        """Measure the mode choice on held-out problems."""
         rows = parquet.read_table(self.folder / "verl" / HELD_OUT_FILE).to_pylist()
         ranks = self.settings.nodes * self.settings.gpus_per_node
         sampler = make_sampler(self.tokenizer, str(self.folder))
@@ -122,7 +122,7 @@ def read_summary(fields: Mapping[str, Any]) -> RolloutSummary:
     return RolloutSummary(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
 
 
-def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+def rename_update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name verl's metrics of the update as the native trainer does."""
     return {
         "loss": float(metrics["actor/pg_loss"]),
@@ -133,13 +133,13 @@ def update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def phase_seconds(timing_raw: Mapping[str, float]) -> dict[str, float]:
+def rename_timings(timing_raw: Mapping[str, float]) -> dict[str, float]:
     """Name the times of the phases that have ended as the native trainer does; seconds."""
     return {ours: timing_raw[theirs] for theirs, ours in PHASES.items() if theirs in timing_raw}
 
 
-def validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Name what verl says of its validation as the native trainer does; empty on a step without one."""
+def rename_validation_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return verl's validation metrics, named as the native trainer does; empty on a step without one."""
     names = {"acc": "probe_accuracy", "tokens": "probe_mean_tokens", "no_think": "probe_sampled_no_think_share"}
     found: dict[str, float] = {}
     for name, value in metrics.items():

@@ -6,12 +6,12 @@ test moves the clock.
 
 import time
 
-PATIENCE = 1800  # seconds; on an idle machine no test takes a tenth of it
+WAIT_SECONDS = 1800  # seconds; on an idle machine no test takes a tenth of it
 
 
 def wait_until(condition):
     """Return once a condition holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
