@@ -73,6 +73,7 @@ debootstrap --variant=minbase --include=python3,make,git,ca-certificates "$suite
   { tail -20 "$root.log" "$root/debootstrap/debootstrap.log" >&2 || true; fail "debootstrap failed"; }
 printf '%s\n' "$settings" > "$root/etc/apt/apt.conf.d/90outside"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
+printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$(uname -n)" > "$root/etc/hosts"  # which Debian's installer writes
 [ ! -d /etc/apt/auth.conf.d ] || cp -r /etc/apt/auth.conf.d "$root/etc/apt/"
 if [ -d /usr/local/share/ca-certificates ]; then
   cp -r /usr/local/share/ca-certificates "$root/usr/local/share/"
