@@ -115,17 +115,19 @@ def run_step(point: Point) -> dict[str, Any]:
 
 def run_problems(point: Point) -> dict[str, Any]:
     """Time what a job does with all problems; the model answers at once, and every prompt is the same to it."""
-    from adaptthink.cli.jobs import evaluate_policy, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.api import evaluate_policy, sample_reference  # noqa: PLC0415
+    from adaptthink.callbacks import Callback  # noqa: PLC0415
     from adaptthink.config.schema import EvaluateConfig, TrainConfig  # noqa: PLC0415
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.data import read_training_problems  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
     from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
     class Unread(Sampler):
-        def prompt(self, problem: Any) -> tuple[int, ...]:
+        def encode_prompt(self, problem: Any) -> tuple[int, ...]:
             return (5,)
 
     class Instant(ScriptedEngine):
@@ -151,16 +153,16 @@ def run_problems(point: Point) -> dict[str, Any]:
             row[f"{part}_seconds"], row[f"{part}_mb"] = time.perf_counter() - started, peak_mb()
             started = time.perf_counter()
 
-        problems, _ = read_training_problems(config, held_out_per_level=16)
+        problems = read_training_problems(config, held_out_per_level=16).problems
         done("read")
-        reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl")
+        reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl", Callback())
         done("presample")
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
         rollouts = collect(sampler, chosen, config, step=1)
         compute_step_advantages(rollouts, reference, config)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
-        evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation")
+        evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation", Callback())
         done("evaluate")
         return row | {"peak_mb": peak_mb()}
 

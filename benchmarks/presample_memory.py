@@ -29,12 +29,14 @@ def run_point(num_samples: int) -> dict[str, Any]:
     """Measure one point in this process."""
     import httpx2 as httpx  # noqa: PLC0415
 
-    from adaptthink.cli.jobs import make_sampler, read_training_problems, sample_reference  # noqa: PLC0415
+    from adaptthink.api import make_sampler, sample_reference  # noqa: PLC0415
+    from adaptthink.callbacks import Callback  # noqa: PLC0415
     from adaptthink.config.resolve import check  # noqa: PLC0415
     from adaptthink.config.schema import PresampleConfig  # noqa: PLC0415
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
+    from adaptthink.training.data import read_training_problems  # noqa: PLC0415
 
     policy = load_policy("tiny")
     answer = [*policy.tokenizer.encode("</think>\\boxed{7}", add_special_tokens=False), policy.eos_ids[0]]
@@ -69,7 +71,7 @@ def run_point(num_samples: int) -> dict[str, Any]:
         config = check(
             PresampleConfig, {"problems": str(path), "reference_samples": SAMPLES, "max_concurrent_sequences": 256}
         )
-        problems, _ = read_training_problems(config, held_out_per_level=1)
+        problems = read_training_problems(config, held_out_per_level=1).problems
         engine = fleet.open_fleet(
             ["http://one", "http://two"],
             policy.eos_ids,
@@ -79,7 +81,9 @@ def run_point(num_samples: int) -> dict[str, Any]:
         )
         before, started = peak_mb(), time.perf_counter()
         store = Path(folder) / "reference.jsonl"
-        reference = sample_reference(policy, make_sampler(policy, engine, config), problems, config, store)
+        reference = sample_reference(
+            policy, make_sampler(policy, config, engine=engine), problems, config, store, Callback()
+        )
         return {
             "samples": len(reference) * SAMPLES,
             "seconds": round(time.perf_counter() - started, 1),

@@ -7,7 +7,8 @@ import pytest
 from waiting import WAIT_SECONDS
 
 from adaptthink import grading
-from adaptthink.config.schema import TrainConfig, check
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
