@@ -584,6 +584,11 @@ def test_where_no_process_has_all_weights_it_is_said_that_the_store_was_not_comp
         make_trainer(tmp_path, reference=strange_store)
 
 
+def test_a_store_of_another_reward_is_refused(tmp_path, strange_store):
+    with pytest.raises(UserError, match="made with other settings: reward was None and is now 'builtins:len'"):
+        AdaptThinkTrainer("tiny", settings(tmp_path), Dataset.from_list(ROWS), reference=strange_store, reward=len)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

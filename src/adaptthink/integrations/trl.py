@@ -5,8 +5,8 @@ optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a gener
 graded (`training/rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods
 of TRL's are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
-Left out: reward functions (the reward is 1 for a correct answer), tools and environments, images, and settings of GRPO
-that the method does not have; each is refused by name. Training forces modes; evaluation lets the model choose.
+Left out: the list of reward functions (`reward` takes one), tools, environments, images, and settings of GRPO that
+the method does not have; each is refused by name. Training forces modes; evaluation lets the model choose.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             else AnswerGrader(Limits(args.grading_seconds), args.boxed_only)
         )
         if isinstance(reference, str | Path):
-            check_store(Path(reference), args)
+            check_store(Path(reference), args, self._grader.name if isinstance(self._grader, RewardGrader) else None)
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
         super().__init__(
@@ -520,13 +520,13 @@ def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> M
     return reference
 
 
-def check_store(store: Path, args: AdaptThinkConfig) -> None:
+def check_store(store: Path, args: AdaptThinkConfig, reward: str | None) -> None:
     """Raise UserError if a store's rewards are not those of the training: cut at another length, or graded otherwise.
 
     Its temperature, top_p and seed are its own (the paper samples the reference with top_p 0.95), and any K will do.
     """
     settings = make_store_settings(args.train_config(), "")
-    check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")})
+    check_settings(store, {name: settings[name] for name in ("max_tokens", "boxed_only")} | {"reward": reward})
 
 
 def find_reference_reward(row: Mapping[str, Any], rewards: Mapping[str, float | None] | None) -> float | None:

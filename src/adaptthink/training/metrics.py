@@ -108,7 +108,7 @@ def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) 
         raise UserError(
             f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
             f"max_failed_grades = {limit:g}; correct answers among them would get reward 0. Read the answers that "
-            "'adaptthink evaluate' keeps, or raise grading_seconds"
+            "'adaptthink evaluate' keeps, or raise grading_seconds (reward_seconds for a reward function of your own)"
         )
 
 
