@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TINY = Path(__file__).resolve().parents[1] / "src/adaptthink/models/tiny"
 DELTA, CLIP, TEMPERATURE = 0.05, 0.2, 1.0  # δ and ε are the paper's
-THINK_CAP, NO_THINK_CAP = 128, 16  # response tokens
-CLOSE, THINK_OPENER = "</think>", "Alright"  # the decision tokens; the second is w_start in the paper
+MAX_THINK_TOKENS, MAX_NO_THINK_TOKENS = 128, 16
+CLOSE, THINK_START = "</think>", "Alright"  # the decision tokens; the second is w_start in the paper
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": TEMPERATURE, "return_dict_in_generate": True}
-SAMPLING |= {"output_scores": True, "top_p": 1.0, "top_k": 0}  # its default, 50, would draw from another policy
+SAMPLING |= {"output_scores": True, "top_p": 1.0, "top_k": 0}  # its default, 50, would sample from another policy
 OPERATIONS_BY_LEVEL = {1: 1, 2: 2, 3: 3, 4: 6, 5: 9}
 TRAIN, HELD_OUT = range(50, 70), range(75, 100)  # percent of all problems; the embedded model was made from 0 to 49
 TRAIN_PER_LEVEL, HELD_OUT_PER_LEVEL, PROBE_STRIDE = 160, 80, 10  # the probe looks at every tenth held-out problem
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 
 def make_problems(split: range, per_level: int, seed: int) -> list[Problem]:
-    """Draw distinct problems, level by level. A hash of its text puts a problem into its split: no overlap."""
+    """Make distinct problems, level by level. A hash of its text puts a problem into its split: no overlap."""
     rng, problems = random.Random(seed), dict[Problem, None]()
     for level, operations in enumerate(OPERATIONS_BY_LEVEL.values(), start=1):
         while len(problems) < level * per_level:
@@ -61,8 +61,8 @@ def is_correct(response: str, answer: int) -> bool:
     return bool(closed and boxed) and int(boxed[-1]) == answer
 
 
-class Samples(NamedTuple):
-    """Graded responses. `behavior_BT` is log π_IS: data, written when a token is drawn and never recomputed."""
+class Rollouts(NamedTuple):
+    """Graded responses. `behavior_BT` is log π_IS: data, written when a token is sampled and never recomputed."""
 
     ids_BS: Tensor
     attention_BS: Tensor
@@ -72,30 +72,30 @@ class Samples(NamedTuple):
     reward_B: Tensor
 
 
-def sample(model: Any, tokenizer: Any, problems: list[Problem], first: str | None) -> Samples:
-    """Draw one response to each problem: free (None), or with `first` forced as its first token."""
+def sample(model: Any, tokenizer: Any, problems: list[Problem], first: str | None) -> Rollouts:
+    """Sample one response to each problem: unconstrained (None), or with `first` forced as its first token."""
     chats = [[{"role": "user", "content": problem.question}] for problem in problems]
     prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt")
     prompt_BP, attention_BP = prompts["input_ids"], prompts["attention_mask"]
     close_id = tokenizer.convert_tokens_to_ids(CLOSE)
-    num_forced, cap = 0 if first is None else 1, NO_THINK_CAP if first == CLOSE else THINK_CAP
+    num_forced, max_tokens = 0 if first is None else 1, MAX_NO_THINK_TOKENS if first == CLOSE else MAX_THINK_TOKENS
     given_BS = pad(prompt_BP, (0, num_forced), value=tokenizer.convert_tokens_to_ids(first or CLOSE))
     attend_BS = pad(attention_BP, (0, num_forced), value=1)
-    drawn = model.generate(given_BS, attention_mask=attend_BS, max_new_tokens=cap - num_forced, **SAMPLING)
-    response_BT = drawn.sequences[:, prompt_BP.shape[1] :]
-    sampled_BT = token_logprobs(torch.stack(drawn.scores, dim=1), response_BT[:, num_forced:])
+    output = model.generate(given_BS, attention_mask=attend_BS, max_new_tokens=max_tokens - num_forced, **SAMPLING)
+    response_BT = output.sequences[:, prompt_BP.shape[1] :]
+    sampled_BT = token_logprobs(torch.stack(output.scores, dim=1), response_BT[:, num_forced:])
     is_end_BT = response_BT == tokenizer.eos_token_id
     mask_BT = is_end_BT.cumsum(1) - is_end_BT.long() == 0
     answers = [tokenizer.decode(ids_T[mask_T]) for ids_T, mask_T in zip(response_BT, mask_BT, strict=True)]
     correct = [is_correct(text, problem.answer) for text, problem in zip(answers, problems, strict=True)]
-    return Samples(
-        ids_BS=drawn.sequences,
+    return Rollouts(
+        ids_BS=output.sequences,
         attention_BS=torch.cat([attention_BP, mask_BT.long()], dim=1),
         # THE PAPER, Eq. 7: π_IS of the forced decision token is 0.5; of every other token, what the sampler gave it.
         behavior_BT=pad(sampled_BT, (num_forced, 0), value=math.log(0.5)),
         mask_BT=mask_BT,
         no_think_B=response_BT[:, 0] == close_id,
-        reward_B=(torch.tensor(correct) & is_end_BT.any(1)).float(),  # what ran into its cap earns nothing
+        reward_B=(torch.tensor(correct) & is_end_BT.any(1)).float(),  # what was truncated earns nothing
     )
 
 
@@ -115,7 +115,7 @@ def token_logprobs(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
     return logits_BTV.float().log_softmax(-1).gather(-1, ids_BT[..., None]).squeeze(-1)
 
 
-def policy_logprobs(model: Any, samples: Samples) -> Tensor:
+def policy_logprobs(model: Any, samples: Rollouts) -> Tensor:
     """log π_θ of every response token, (B, T), with gradient."""
     num_tokens = samples.mask_BT.shape[1]
     positions_BS = (samples.attention_BS.cumsum(1) - 1).clamp(min=0)  # padding at the left does not count
@@ -139,8 +139,8 @@ def policy_loss(logprob_BT: Tensor, behavior_BT: Tensor, advantage_B: Tensor, ma
 
 def evaluate(model: Any, tokenizer: Any, problems: list[Problem]) -> list[list[float]]:
     """Accuracy, response tokens and no_think share by level, from one free response to each problem."""
-    drawn = sample(model, tokenizer, problems, first=None)
-    return [mean_by_level(values_B) for values_B in (drawn.reward_B, drawn.mask_BT.sum(1), drawn.no_think_B)]
+    rollouts = sample(model, tokenizer, problems, first=None)
+    return [mean_by_level(values_B) for values_B in (rollouts.reward_B, rollouts.mask_BT.sum(1), rollouts.no_think_B)]
 
 
 def mean_by_level(values_B: Tensor) -> list[float]:
@@ -176,15 +176,15 @@ def main(argv: list[str] | None = None) -> Any:
         chosen = random.Random(f"{args.seed}/{step}").sample(train, args.problems)
         repeated = [problem for problem in chosen for _ in range(args.samples // 2)]
         reference_B = torch.tensor([reference[problem] for problem in repeated])
-        no_think, think = (sample(model, tokenizer, repeated, first) for first in (CLOSE, THINK_OPENER))
-        for drawn in (no_think, think):
-            advantage_B = advantage(drawn.no_think_B, drawn.reward_B, reference_B)
-            loss_B = policy_loss(policy_logprobs(model, drawn), drawn.behavior_BT, advantage_B, drawn.mask_BT)
+        no_think, think = (sample(model, tokenizer, repeated, first) for first in (CLOSE, THINK_START))
+        for rollouts in (no_think, think):
+            advantage_B = advantage(rollouts.no_think_B, rollouts.reward_B, reference_B)
+            loss_B = policy_loss(policy_logprobs(model, rollouts), rollouts.behavior_BT, advantage_B, rollouts.mask_BT)
             (loss_B.mean() / 2).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)  # a wrong answer weighs twenty right ones
         optimizer.step()
         optimizer.zero_grad()
-        with torch.no_grad():  # the decision token of the probe shows P(no_think), and nothing needs to be drawn
+        with torch.no_grad():  # the decision token of the probe shows P(no_think), and nothing needs to be sampled
             probed = mean_by_level(policy_logprobs(model, probe)[:, 0].exp())
         rewards = f"think {think.reward_B.mean():.2f} no_think {no_think.reward_B.mean():.2f}"
         print(f"step {step + 1}  reward {rewards}  P(no_think) by level", *(f"{p:.3f}" for p in probed), flush=True)

@@ -145,7 +145,7 @@ def test_sample(example, random_policy, left_tokenizer, first, monkeypatch):
     """A forced token carries log 0.5; what was sampled carries the policy's own value, at any temperature."""
     monkeypatch.setattr(example, "TEMPERATURE", 0.7)
     monkeypatch.setitem(example.SAMPLING, "temperature", 0.7)
-    monkeypatch.setattr(example, "THINK_CAP", 24)
+    monkeypatch.setattr(example, "MAX_THINK_TOKENS", 24)
     problems = example.make_problems(example.TRAIN, 4, 0)
     torch.manual_seed(0)
     sampled = example.sample(random_policy.model, left_tokenizer, problems, first)
@@ -205,7 +205,12 @@ def test_reference_is_the_mean_of_free_samples(example, left_tokenizer):
 
 
 def test_main_trains_from_the_behavior_policy(example, random_policy, tmp_path, monkeypatch, capsys):
-    for name, value in {"TRAIN_PER_LEVEL": 1, "HELD_OUT_PER_LEVEL": 2, "PROBE_STRIDE": 2, "THINK_CAP": 20}.items():
+    for name, value in {
+        "TRAIN_PER_LEVEL": 1,
+        "HELD_OUT_PER_LEVEL": 2,
+        "PROBE_STRIDE": 2,
+        "MAX_THINK_TOKENS": 20,
+    }.items():
         monkeypatch.setattr(example, name, value)
     seen = []
 
