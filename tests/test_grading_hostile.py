@@ -326,10 +326,10 @@ UNITS = [
 LINEAR_SECONDS = 900  # of processor time for all of it: 15 on an Intel Xeon
 MILLION = r"""
 import resource, sys
-from adaptthink.grading import AnswerKind, grade, text_after_thought
+from adaptthink.grading import AnswerKind, drop_thinking, grade
 from adaptthink.grading import Limits
-most = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+seconds = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 units = eval(sys.stdin.read())
 limits = Limits(seconds=0.5, workers=1)
 for unit in units:

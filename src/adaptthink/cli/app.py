@@ -1,4 +1,4 @@
-"""The command line's frame: names of commands, help, errors, exit codes. The commands are in `commands`.
+"""The command line's frame: names of commands, help, errors, exit codes. The commands are in `commands/`.
 
 Nothing heavy is imported here, so that `adaptthink --help` answers at once. Bad input ends with one line on standard
 error and status 2.
@@ -72,10 +72,10 @@ app = App(
 )
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish, powershell).")
 for name, summary in COMMANDS.items():
-    app.command(f"adaptthink.cli.commands:{name}", name=name, help=summary)
+    app.command(f"adaptthink.cli.commands.{name}:{name}", name=name, help=summary)
 data = App(name="data", help="Check and show problem sets before training on them.", help_format="plaintext")
 for name, summary in DATA_COMMANDS.items():
-    data.command(f"adaptthink.cli.commands:data_{name}", name=name, help=summary)
+    data.command(f"adaptthink.cli.commands.data:data_{name}", name=name, help=summary)
 app.command(data)
 
 

@@ -1,0 +1,34 @@
+"""`adaptthink presample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from adaptthink.cli.parameters import DryRun, Json, Recipes, write_result
+from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
+from adaptthink.config.schema import Config, PresampleConfig
+from adaptthink.storage.kinds import PathKind, expect
+
+
+@add_flags(PresampleConfig)
+def presample(
+    recipe: Recipes = (),
+    *,
+    flags: Config,
+    output: Annotated[Path, Parameter(help="Reference store (JSONL); an interrupted one is completed.")] = Path(
+        "runs/reference.jsonl"
+    ),
+    dry_run: DryRun = False,
+    json: Json = None,
+) -> None:
+    """Sample the reference: K responses per problem from the model before training."""
+    config = read_settings("presample", PresampleConfig, recipe, select_given(flags))
+    expect(output, "--output", PathKind.STORE)
+    if dry_run:
+        return show_settings(config)
+    from adaptthink.cli.jobs import presample_job
+
+    return write_result(json, presample_job(config, output))
