@@ -10,7 +10,7 @@ help:
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
 	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
-	@echo "make picture photograph runs/demo/report.html for the README (docs/demo-report.png)"
+	@echo "make picture the pictures of README and docs/demo.md, of the run in runs/demo"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo:
@@ -33,6 +33,8 @@ model:
 picture:
 	@scripts/setup_browser.sh
 	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/demo-report.png
+	.venv/bin/adaptthink report runs/demo --figures runs/demo/figures
+	cp runs/demo/figures/accuracy-and-tokens.png docs/accuracy-tokens.png
 
 clean:
 	rm -rf .venv .ruff_cache .pytest_cache
