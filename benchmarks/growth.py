@@ -2,11 +2,11 @@ r"""How time and memory grow: a figure of seconds and megabytes against batch, r
 
     python benchmarks/growth.py [--quick] [--axis problems]
 
-Every point is a process of its own, so that its peak memory is its own: the embedded reasoner (or a random model of
-the same family), one step of rollouts and update after one that does not count. Responses are as long as their cap: no
-token ends them. For the number of problems: reading a JSONL file, pre-sampling one thought of each, one step's rollouts
-and advantages, and evaluating on all of them, with a model that answers at once to prompts that it does not read, so
-that what is seen is the house. Writes results/growth-DATE.json and results/growth.png.
+Every point is a process of its own, so that its peak memory is its own: the embedded reasoner (or a random model of the
+same family), one step of rollouts and update after one that does not count. Responses are as long as max_tokens allows:
+no token ends them. For the number of problems: reading a JSONL file, pre-sampling one response to each, one step's
+rollouts and advantages, and evaluating on all of them, with a model that answers at once to prompts that it does not
+read, so that what is measured is everything around it. Writes results/growth-DATE.json and results/growth.png.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def run_problems(point: Point) -> dict[str, Any]:
 
     class Instant(ScriptedEngine):
         def generate(self, *args: Any, **options: Any) -> Any:
-            self.requests.clear()  # it would remember them all
+            self.requests.clear()  # it would keep them all
             return super().generate(*args, **options)
 
     policy = load_policy(str(model_folder("tiny")))

@@ -40,7 +40,7 @@ def model_folder(name: str) -> Path:
 
 
 def make_random(name: str, folder: Path) -> None:
-    """Write a random model in bfloat16. Its responses are noise and as long as their caps."""
+    """Write a random model in bfloat16. Its responses are noise and as long as max_tokens allows."""
     hidden, layers, heads, groups, intermediate = SHAPES[name]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = Qwen2Config(

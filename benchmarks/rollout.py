@@ -34,7 +34,7 @@ SAMPLES = 16  # per prompt, half of them in each mode
 TEMPERATURE = 0.6
 DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of native and transformers
 DEVICE = "cuda" if "cuda" in sys.argv else "cpu"  # of these two
-CAPS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
+MAX_TOKENS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def make_work(model: str, num_prompts: int) -> tuple[list[Work], list[int]]:
     template = probe(tokenizer)
     problems = generate_problems(-(-num_prompts // 5), seed=0, split=Split.EVALUATION)[:num_prompts]
     prompts = [list(encode_prompt(tokenizer, template, problem.prompt)) for problem in problems]
-    think, no_think = CAPS[model]
+    think, no_think = MAX_TOKENS[model]
     parts = [(template.prefix_ids(Mode.THINK), think), (template.prefix_ids(Mode.NO_THINK), no_think)]
     ends = AutoConfig.from_pretrained(folder).eos_token_id
     return (
@@ -172,7 +172,7 @@ def ctranslate2(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sy
 
 
 def vllm(model: str, works: list[Work], ends: list[int]) -> tuple[Run, Sync]:
-    """vLLM, with log-probabilities of the tokens drawn as training needs them."""
+    """vLLM, with log-probabilities of the sampled tokens as training needs them."""
     import os  # noqa: PLC0415
 
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -255,7 +255,7 @@ def answer(process: subprocess.Popen[str], start: str) -> str:
 def main() -> None:
     """Run the engines in turns and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=CAPS, default="tiny")
+    parser.add_argument("--model", choices=MAX_TOKENS, default="tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--engines", default=";".join(ENGINES), help="joined by ;")
@@ -284,7 +284,7 @@ def main() -> None:
         "dtype": arguments.dtype,
         "device": device_name(DEVICE),
         "rows": arguments.prompts * SAMPLES,
-        "max_tokens": CAPS[arguments.model],
+        "max_tokens": MAX_TOKENS[arguments.model],
         "tokens": {name: spread([row["tokens"] for row in rows[name]]) for name in names},
         "tokens_per_second": {name: spread(rates[name]) for name in names},
         "sync_seconds": {name: spread([row["sync"] for row in rows[name]]) for name in names},

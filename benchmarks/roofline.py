@@ -2,10 +2,10 @@ r"""How near generation and update come to what this machine could do: measured 
 
     python benchmarks/roofline.py [--model tiny|smollm2] [--prompts 8] [--repetitions 5] [--dtype float32|bfloat16]
 
-One process; before each repetition the machine is measured again, as other load changes what it gives. Responses are
-K = 16 to each prompt, half forced into each mode, as long as their caps: no token ends them. The update runs on all of
-them, with an advantage that is never zero. Its work is counted as if each response carried its prompt; what sharing
-saves counts as speed.
+One process; before each repetition the machine is measured again, as other load changes what it gives. Responses are K
+= 16 to each prompt, half forced into each mode, as long as max_tokens allows: no token ends them. The update runs on
+all of them, with an advantage that is never zero. Its work is counted as if each response carried its prompt; what
+sharing saves counts as speed.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from adaptthink.training.rollout import collect
 from adaptthink.training.train import choose_problems
 from adaptthink.training.update import update
 
-CAPS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
+MAX_TOKENS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=CAPS, default="tiny")
+    parser.add_argument("--model", choices=MAX_TOKENS, default="tiny")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
-    think, no_think = CAPS[arguments.model]
+    think, no_think = MAX_TOKENS[arguments.model]
     dtype = getattr(torch, arguments.dtype)
     policy = load_policy(str(model_folder(arguments.model)))
     config = TrainConfig(

@@ -92,20 +92,20 @@ def asynchronous(
     What is in flight and what waits belongs to at most STALENESS batches, and so each GPU has the fewer rows the more
     GPUs there are. Weights are sent without a stop; waking and sleeping fall away.
     """
-    drawn = make_step_rows(lengths, config)
+    sampled = make_step_rows(lengths, config)
     update_gpu_seconds = update_seconds * platform.devices
     updating = max(1, platform.devices // 4)
     for _ in range(20):  # the share of GPUs that update, until both sides take the same time
         generating = max(1, platform.devices - updating)
-        at_once = max(1, min(config.max_concurrent_sequences, STALENESS * len(drawn) // generating))
-        stream = np.random.default_rng(1).choice(drawn, 16 * at_once)
+        at_once = max(1, min(config.max_concurrent_sequences, STALENESS * len(sampled) // generating))
+        stream = np.random.default_rng(1).choice(sampled, 16 * at_once)
         part = simulate_generation(
             architecture, architecture.shape(choose_element_bytes(config, platform)), platform, stream, lengths.prompt,
             at_once, math.inf,
         )  # fmt: skip
         full = part.seconds - part.tail_seconds
-        rollout = full / stream.sum() * drawn.sum() / generating
-        update = max(update_gpu_seconds / updating, drawn[0] / drawn.sum() * update_gpu_seconds)
+        rollout = full / stream.sum() * sampled.sum() / generating
+        update = max(update_gpu_seconds / updating, sampled[0] / sampled.sum() * update_gpu_seconds)
         wanted = round(platform.devices * update * updating / (update * updating + rollout * generating))
         if wanted == updating or platform.devices == 1:
             break
@@ -127,8 +127,8 @@ def draw(rows: list[dict[str, float]], title: str) -> None:
         left.loglog(count_N, [row[name] or math.nan for row in rows], style, label=label, base=2, markersize=4)
     many = [row for row in rows if row["gpus"] >= NODE_GPUS]  # with fewer, GPUs cannot be divided well
     many_N, apart = np.array([row["gpus"] for row in many]), [row["asynchronous_seconds"] for row in many]
-    said = f"asynchronous, {STALENESS} updates old at most"
-    left.loglog(many_N, apart, "C3--s", label=said, base=2, markersize=4)
+    label = f"asynchronous, {STALENESS} updates old at most"
+    left.loglog(many_N, apart, "C3--s", label=label, base=2, markersize=4)
     left.set_yscale("log", base=10)
     left.set(xlabel="GPUs", ylabel="seconds", title=f"a step of {title}, fixed batch")
     left.legend(fontsize=8)

@@ -3,7 +3,7 @@ r"""A whole AdaptThink step (rollouts, grading, update): our native trainer besi
     python benchmarks/step.py [--model tiny|smollm2|random-0.5b|random-1.5b] [--prompts 16] [--steps 5]
                               [--device cpu|cuda] [--dtype float32|bfloat16]
 
-Same model, problems, K = 16 (half the responses forced into each mode), caps, T = 1, data type, AdamW, and the
+Same model, problems, K = 16 (half the responses forced into each mode), max_tokens, T = 1, data type, AdamW, and the
 length-normalised ratio of the official code, which TRL calls sequence-level importance sampling. TRL generates with
 transformers through its `rollout_func`, with the decision token forced; it knows one cap, the larger. It takes the same
 number of sequences per micro-batch as ours has on average. Both run in processes of their own and take turns, a step
@@ -29,7 +29,7 @@ from models import model_folder
 from record import device_name, shown, spread, surroundings, write_result
 
 SAMPLES = 16
-CAPS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
+MAX_TOKENS = {"tiny": (128, 16), "smollm2": (64, 16), "random-0.5b": (1024, 128), "random-1.5b": (1024, 128)}  # by mode
 DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
 DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of the arithmetic; the weights are float32
 MICRO_TOKENS = 4096  # of our update; TRL gets micro-batches of as many rows
@@ -64,7 +64,7 @@ def run_ours(model: str, num_prompts: int, steps: int, *, sample_reference: bool
     from adaptthink.training.train import choose_problems  # noqa: PLC0415
     from adaptthink.training.update import update  # noqa: PLC0415
 
-    think, no_think = CAPS[model]
+    think, no_think = MAX_TOKENS[model]
     config = TrainConfig(
         problems_per_step=num_prompts, samples_per_problem=SAMPLES, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=think, max_no_think_tokens=no_think, micro_batch_tokens=MICRO_TOKENS, dtype=DTYPE,
@@ -107,7 +107,7 @@ def run_trl(model: str, num_prompts: int, steps: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     template = probe(tokenizer)
     prefixes = [template.prefix_ids(Mode.NO_THINK), template.prefix_ids(Mode.THINK)]
-    think, _ = CAPS[model]
+    think, _ = MAX_TOKENS[model]
     tokens = 0
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def take_turn(process: subprocess.Popen[str], name: str, log: Path) -> dict[str,
 def main() -> None:
     """Let both take turns and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=CAPS, default="tiny")
+    parser.add_argument("--model", choices=MAX_TOKENS, default="tiny")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -217,7 +217,7 @@ def main() -> None:
         "device": device_name(DEVICE),
         "dtype": DTYPE,
         "responses_per_step": arguments.prompts * SAMPLES,
-        "max_tokens": CAPS[arguments.model],
+        "max_tokens": MAX_TOKENS[arguments.model],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "tokens_per_step": {name: spread([row["tokens"] for row in rows[name]]) for name in RUNS},
         "peak_mb": {name: rows[name][-1]["peak_mb"] for name in RUNS},

@@ -2,10 +2,11 @@ r"""A whole AdaptThink step (rollouts, grading, update): our native trainer besi
 
     python benchmarks/step_verl.py [--prompts 16] [--steps 5]      # after scripts/setup_verl.sh
 
-Same model (the embedded one), the same problems in each step, K = 16 (half the responses forced into each mode), caps,
-T = 1, float32, AdamW, and the length-normalised ratio of the official code, which verl calls `gspo`. Both take turns,
-a step each, and the first step of each is not counted. A step of verl is timed by the clock from giving out the
-prompts to the moment when its rollout has the new weights; verl's metrics, logs and clean-up after that are left out.
+Same model (the embedded one), the same problems in each step, K = 16 (half the responses forced into each mode),
+max_tokens, T = 1, float32, AdamW, and the length-normalised ratio of the official code, which verl calls `gspo`. Both
+take turns, a step each, and the first step of each is not counted. A step of verl is timed by the clock from giving out
+the prompts to the moment when its rollout has the new weights; verl's metrics, logs and clean-up after that are left
+out.
 
 verl 0.9.1 is stock, run by `tests/verl_cpu`: it was not made for a CPU, and a rollout by transformers in a Ray actor
 stands for its vLLM (which was measured to be slower than transformers on models as small as this one). On a GPU, for
@@ -42,7 +43,7 @@ from typing import Any
 import psutil
 from models import model_folder
 from record import shown, spread, surroundings, write_result
-from step import CAPS, MICRO_TOKENS, SAMPLES, start, take_turn
+from step import MAX_TOKENS, MICRO_TOKENS, SAMPLES, start, take_turn
 
 HERE = Path(__file__).parent
 MODEL = "tiny"
@@ -81,7 +82,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
 
 def make_verl_settings(folder: Path, num_prompts: int, num_steps: int) -> dict[str, str | int | float | bool]:
     """Return verl's settings for the same step as ours."""
-    think, _ = CAPS[MODEL]
+    think, _ = MAX_TOKENS[MODEL]
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     return settings(folder) | {
         "actor_rollout_ref.model.path": str(model_folder(MODEL)),
@@ -121,7 +122,7 @@ def make_verl_settings(folder: Path, num_prompts: int, num_steps: int) -> dict[s
 
 
 class Verl:
-    """verl's trainer in processes of its own, which does a step when asked."""
+    """verl's trainer in processes of its own, which does a step on request."""
 
     def __init__(self, python: Path, num_prompts: int, num_steps: int, threads: int, further: Sequence[str]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="step-verl-"))
@@ -129,7 +130,7 @@ class Verl:
         self.num_responses = num_prompts * SAMPLES
         write_problems(self.folder / "problems.parquet", num_prompts, num_steps)
         values = make_verl_settings(self.folder, num_prompts, num_steps)
-        own = {"STEP_VERL_TURNS": str(self.folder), "STEP_VERL_NO_THINK_CAP": str(CAPS[MODEL][1])}
+        own = {"STEP_VERL_TURNS": str(self.folder), "STEP_VERL_MAX_NO_THINK_TOKENS": str(MAX_TOKENS[MODEL][1])}
         source = HERE.parent / "src"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -142,7 +143,7 @@ class Verl:
         self.seen: list[psutil.Process] = []
 
     def processes(self) -> list[psutil.Process]:
-        """Return the driver and all that Ray has started, and remember them to be ended."""
+        """Return the driver and all that Ray has started, and keep them to be ended."""
         driver = psutil.Process(self.process.pid)
         self.seen = [driver, *driver.children(recursive=True)]
         return self.seen
@@ -219,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     num_prompts, steps, python = options.prompts, options.steps, options.verl_python
     threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count())))
-    # Both are told of one step more than they are asked for, so that their processes are there at the end.
+    # Both are configured for one step more than is measured, so that their processes are there at the end.
     verl = Verl(python, num_prompts, steps + 2, threads, options.verl_set)
     log = verl.folder / "ours.txt"
     ours = start("ours", ["--model", MODEL, "--prompts", str(num_prompts), "--steps", str(steps + 1)], log)
@@ -251,7 +252,7 @@ def main() -> None:
         "threads": threads,
         "model": MODEL,
         "responses_per_step": num_prompts * SAMPLES,
-        "max_tokens": CAPS[MODEL],
+        "max_tokens": MAX_TOKENS[MODEL],
         "seconds_per_step": {name: spread(values) for name, values in seconds.items()},
         "seconds_of_parts_of_verl": {
             part: spread([row["parts"][part] for row in warm["verl"]]) for part in warm["verl"][0]["parts"]

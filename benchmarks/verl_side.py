@@ -23,7 +23,7 @@ from adaptthink.grading import compute_reward, grade
 from adaptthink.modes import Mode, ThinkTemplate, probe
 
 TURNS = "STEP_VERL_TURNS"  # names the folder where turns are given and reported
-NO_THINK_CAP = "STEP_VERL_NO_THINK_CAP"
+MAX_NO_THINK_TOKENS = "STEP_VERL_MAX_NO_THINK_TOKENS"
 POLL_SECONDS = 0.02
 # It would warn at each response that it knows no chat tokens of the model's type.
 logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
@@ -49,9 +49,9 @@ class HalfForced(AgentLoopBase):
         prompt_ids = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
         no_think = kwargs["session_id"] < self.rollout_config.n // 2
         prefix = list(template.prefix_ids(Mode.NO_THINK if no_think else Mode.THINK))
-        cap = int(os.environ[NO_THINK_CAP]) if no_think else self.rollout_config.response_length
+        cap = int(os.environ[MAX_NO_THINK_TOKENS]) if no_think else self.rollout_config.response_length
         started = time.perf_counter()
-        drawn = await self.server_manager.generate(
+        sampled = await self.server_manager.generate(
             request_id=uuid4().hex,
             prompt_ids=prompt_ids + prefix,
             sampling_params=sampling_params | {"max_tokens": cap - len(prefix)},
@@ -59,12 +59,12 @@ class HalfForced(AgentLoopBase):
         not_in_loss = len(prefix) - 1  # forced too, but no decision
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
-            response_ids=prefix + drawn.token_ids,
-            response_mask=[1] + [0] * not_in_loss + [1] * len(drawn.token_ids),
-            response_logprobs=[math.log(0.5)] + [0.0] * not_in_loss + drawn.log_probs,
+            response_ids=prefix + sampled.token_ids,
+            response_mask=[1] + [0] * not_in_loss + [1] * len(sampled.token_ids),
+            response_logprobs=[math.log(0.5)] + [0.0] * not_in_loss + sampled.log_probs,
             num_turns=2,
             metrics={"generate_sequences": time.perf_counter() - started},
-            extra_fields=drawn.extra_fields | {"turn_scores": [], "tool_rewards": []},
+            extra_fields=sampled.extra_fields | {"turn_scores": [], "tool_rewards": []},
         )
 
 

@@ -235,7 +235,7 @@ def simulate_generation(
     block = max(1.0, rows.max(initial=1) / BLOCKS)
     left_R, context_R = np.empty(0), np.empty(0)  # of running rows: tokens left to generate, tokens of context
     seconds = tail = 0.0
-    entered = max_rows = 0
+    entered = max_sequences = 0
     while entered < len(rows) or len(left_R):
         free = cache_tokens - (left_R + context_R).sum()
         count = 0
@@ -249,7 +249,7 @@ def simulate_generation(
         left_R = np.concatenate([left_R, new])
         context_R = np.concatenate([context_R, np.full(count, float(prompt))])
         entered += count
-        max_rows = max(max_rows, len(left_R))
+        max_sequences = max(max_sequences, len(left_R))
         run_R = np.minimum(left_R, block)  # tokens of each row in this block
         steps, generated = run_R.max(), run_R.sum()
         attended = (run_R * (context_R + run_R / 2)).sum()
@@ -260,10 +260,10 @@ def simulate_generation(
         )
         spent = max(flops / flops_roof, moved / bytes_roof) + beside
         seconds += spent
-        tail += spent if entered == len(rows) and len(left_R) < max(1, max_rows / 8) else 0.0
+        tail += spent if entered == len(rows) and len(left_R) < max(1, max_sequences / 8) else 0.0
         context_R, left_R = context_R + run_R, left_R - run_R
         context_R, left_R = context_R[left_R > 0], left_R[left_R > 0]
-    return Generation(float(seconds), max_rows, float(rows.max(initial=0)), float(tail))
+    return Generation(float(seconds), max_sequences, float(rows.max(initial=0)), float(tail))
 
 
 def count_forward_flops(shape: Shape, rows: np.ndarray, prompt: int) -> np.ndarray:
@@ -307,7 +307,7 @@ def choose_micro_batch(config: VerlConfig, platform: Platform, lengths: Lengths)
 
 
 def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Memory:
-    """Return the bytes on one device. Trained weights are float32, as are their gradients and Adam's two moments.
+    """Return the bytes on one device. Trained weights, their gradients and Adam's two running statistics are float32.
 
     verl shards these over all devices and gathers two layers and the embeddings at a time. Activations of a token are,
     in each layer, what its backward needs with flash attention: 4 hidden, 2 query, 2 key and 4 intermediate widths, and

@@ -22,7 +22,7 @@ def serve_forever(
     listening: socket.socket,
     on_message: Callable[[str], None],
 ) -> None:
-    """Serve a model on a listening socket until interrupted; `on_message` is told the address and the rule.
+    """Serve a model on a listening socket until interrupted; `on_message` gets the address and the rule.
 
     Raises UserError where starlette or uvicorn is not installed.
     """
