@@ -70,7 +70,7 @@ eval "$(apt-config shell proxy Acquire::http::Proxy)"
 
 say "making a bare Debian ($suite)"
 debootstrap --variant=minbase --include=python3,make,git,ca-certificates "$suite" "$root" "$mirror" >"$root.log" 2>&1 ||
-  { tail -20 "$root.log" "$root/debootstrap/debootstrap.log" >&2 || true; fail "debootstrap failed"; }
+  { tail -n 20 "$root.log" "$root/debootstrap/debootstrap.log" >&2 || true; fail "debootstrap failed"; }
 printf '%s\n' "$settings" > "$root/etc/apt/apt.conf.d/90outside"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$(uname -n)" > "$root/etc/hosts"  # which Debian's installer writes
