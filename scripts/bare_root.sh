@@ -13,14 +13,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf '== %s (after %d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 fail() { echo "bare_root.sh: $*" >&2; exit 2; }
+cannot() { echo "bare_root.sh: $*" >&2; exit 77; }  # as a skipped test: this machine cannot prove or disprove it
 
-[ "$(uname -s)" = Linux ] || fail "needs Linux; this is $(uname -s)"
-[ "$(id -u)" = 0 ] || fail "needs root, for chroot and mount; run: sudo scripts/bare_root.sh"
-command -v apt-get >/dev/null || fail "needs Debian or one of its kin: there is no apt-get"
+[ "$(uname -s)" = Linux ] || cannot "needs Linux; this is $(uname -s)"
+[ "$(id -u)" = 0 ] || cannot "needs root, for chroot and mount; run: sudo scripts/bare_root.sh"
+command -v apt-get >/dev/null || cannot "needs Debian or one of its kin: there is no apt-get"
 
 # Mounts in a namespace of our own: whatever ends this script, none of them stays, and nothing is deleted through one.
 if [ "${1:-}" != --in-namespace ]; then
-  unshare --mount true 2>/dev/null || fail "may not mount here (a container without the right to?); run it elsewhere"
+  unshare --mount true 2>/dev/null || cannot "may not mount here (a container without the right to?); run it elsewhere"
   exec unshare --mount --propagation private "$PWD/scripts/bare_root.sh" --in-namespace
 fi
 
