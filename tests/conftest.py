@@ -9,6 +9,8 @@ from pathlib import Path
 # Test workers beside each other, each with a thread for each core, would spend their time waiting for each other.
 # Set before torch is imported, which reads it then; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# TRL reports each trainer that is made to the hub. Set before huggingface_hub is imported, which reads it then.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import pytest
 import torch
