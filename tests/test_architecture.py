@@ -16,7 +16,7 @@ LAYERS = (  # from the bottom to the top
     {"engines", "problems"},
     {"chat", "models"},
     {"planning", "sampling"},
-    {"evaluation", "serve", "training"},
+    {"evaluation", "serving", "training"},
     {"dial", "reproduction"},
     {"report"},
     {"api", "integrations"},

@@ -32,8 +32,8 @@ from server import running
 
 from adaptthink.integrations.harness import main
 from adaptthink.integrations.lm_eval import AdaptThinkLM, read_generation
-from adaptthink.serve.app import Served, make_app
-from adaptthink.serve.worker import Worker
+from adaptthink.serving.app import Served, make_app
+from adaptthink.serving.worker import Worker
 
 PROBLEMS = generate_problems(2, seed=3, split=Split.EVALUATION)
 FIRST_NUMBER = "(-?[0-9]+)"

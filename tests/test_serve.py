@@ -23,8 +23,8 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
-from adaptthink.serve.app import Served, make_app
-from adaptthink.serve.worker import Worker
+from adaptthink.serving.app import Served, make_app
+from adaptthink.serving.worker import Worker
 
 QUESTION = "47+8-3=?"
 MESSAGES = [{"role": "user", "content": QUESTION}]

@@ -94,7 +94,7 @@ from adaptthink.problems.sources import (
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
-from adaptthink.serve.server import listen, serve_forever
+from adaptthink.serving.server import listen, serve_forever
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
 from adaptthink.timing import Phase
@@ -120,7 +120,14 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished training: the trained model, and the folder with its metrics, checkpoints and model files."""
+    """A finished training: the trained model, and the folder with its metrics, checkpoints and model files.
+
+    `train` returns one.
+
+    >>> import adaptthink as at
+    >>> at.Run(at.load("tiny"), Path("runs/mine"), seconds=12.0).folder.name
+    'mine'
+    """
 
     model: Policy
     folder: Path
@@ -135,7 +142,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """An evaluation: its folder with every sample, the scores in each requested mode, and how well it chooses."""
+    """An evaluation: its folder with every sample, the scores in each requested mode, and how well it chooses.
+
+    >>> import adaptthink as at
+    >>> problems = [{"prompt": "2+2=?", "answer": "4"}, {"prompt": "3+5=?", "answer": "8"}]
+    >>> sorted(at.evaluate("tiny", problems, output="mine", max_think_tokens=64, max_no_think_tokens=16).modes)
+    ['auto', 'no_think', 'think']
+    """
 
     folder: Path
     modes: dict[str, Evaluation]
@@ -475,6 +488,9 @@ def serve(
 
     Settings are those of `adaptthink serve`: host, port, threshold, temperature. Raises UserError for a port that is
     taken.
+
+    >>> import adaptthink as at
+    >>> at.serve("tiny", port=8000, threshold=0.5)  # doctest: +SKIP
     """
     config = _configure(ServeConfig, config, model, settings)
     report = Callbacks(callbacks)

@@ -11,7 +11,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase of a job has come."""
+    """How far a phase of a job has come.
+
+    >>> import adaptthink as at
+    >>> progress = at.Progress("evaluate", completed=20, total=80, tokens=900)
+    >>> progress.completed / progress.total
+    0.25
+    """
 
     phase: str  # for people: "reference: 16 samples of each of 160 problems"
     completed: int
@@ -24,6 +30,13 @@ class Callback:
     """What a job reports while it runs. Every method does nothing unless a subclass overrides it.
 
     The methods are called in the thread of the job, which waits for them. An exception that one raises ends the job.
+
+    >>> import adaptthink as at
+    >>> class PrintReward(at.Callback):
+    ...     def on_step(self, metrics):
+    ...         print(f"step {metrics['step']}: reward {metrics['reward']:.2f}")
+    >>> PrintReward().on_step({"step": 1, "reward": 0.5})
+    step 1: reward 0.50
     """
 
     def attach(self, report: Callable[[str], None]) -> None:

@@ -31,7 +31,12 @@ QUESTION, SECOND_QUESTION = "1+1=?", "5-3=?\n9+8=?"  # only characters that any 
 
 
 class Mode(StrEnum):
-    """The two ways to answer."""
+    """The two ways to answer.
+
+    >>> import adaptthink as at
+    >>> at.Mode("no_think")
+    <Mode.NO_THINK: 'no_think'>
+    """
 
     THINK = "think"
     NO_THINK = "no_think"

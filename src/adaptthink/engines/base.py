@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class Finish(StrEnum):
-    """Why a completion ended."""
+    """Why a completion ended.
+
+    >>> import adaptthink as at
+    >>> [finish.value for finish in at.Finish]
+    ['stop', 'length']
+    """
 
     STOP = "stop"  # an end token was sampled
     LENGTH = "length"  # max_tokens was reached first
@@ -30,6 +35,10 @@ class Request:
     `prefix_ids` are forced as the first tokens and count toward `max_tokens`. `banned_first_ids` are never sampled as
     the first token behind the prefix. `stream` identifies the random stream: the same engine seed and stream give the
     same samples, whatever else is in the batch.
+
+    >>> import adaptthink as at
+    >>> at.Request(prompt_ids=(5, 6, 7), max_tokens=16, stream=0).prefix_ids
+    ()
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,6 +54,10 @@ class Completion:
 
     `logprobs[t]` is the log-probability of `token_ids[t]`, in nats: for a sampled token under the distribution that it
     was sampled from (temperature, top_p and bans applied), for a forced token under the model at the same temperature.
+
+    >>> import adaptthink as at
+    >>> at.Completion(token_ids=(11, 2), logprobs=(-0.7, -0.1), finish=at.Finish.STOP).finish
+    <Finish.STOP: 'stop'>
     """
 
     token_ids: tuple[int, ...]
@@ -56,7 +69,16 @@ OnFinish = Callable[[int, Completion], None]  # called as each one ends, with it
 
 
 class Engine(Protocol):
-    """What every engine can do: two methods. One that training uses also takes weights (`TrainingEngine`)."""
+    """What every engine can do: two methods. One that training uses also takes weights (`TrainingEngine`).
+
+    >>> import adaptthink as at
+    >>> from adaptthink.engines.native import NativeEngine
+    >>> policy = at.load("tiny")
+    >>> engine = NativeEngine(policy.model, policy.eos_ids)
+    >>> request = at.Request(tuple(policy.tokenizer.encode("47+8=?")), max_tokens=4, stream=0)
+    >>> len(engine.generate([request], temperature=1.0)[0].token_ids) <= 4
+    True
+    """
 
     def generate(
         self,

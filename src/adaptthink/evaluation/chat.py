@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from adaptthink.chat.base import ChatResponse, Endpoint, Prices, Question
 from adaptthink.chat.client import ask_all
 from adaptthink.config.chat import ChatConfig
-from adaptthink.evaluation.run import Query, Respond
+from adaptthink.evaluation.run import Query, Respond, make_sample
 from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
 from adaptthink.sampling.requests import MaxTokens, make_seed
 
@@ -82,17 +83,5 @@ def make_chat_seed(seed: int, query: Query) -> int:
 
 def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:
     """Return a chat endpoint's response as the sample that is stored."""
-    return Sample(
-        problem_id=query.problem.id,
-        requested=query.requested,
-        index=query.index,
-        mode=response.mode,
-        thinking=response.thinking,
-        answer=response.answer,
-        finish=response.finish,
-        tokens=response.tokens,
-        thinking_tokens=response.thinking_tokens,
-        seed=seed,
-        prompt_tokens=response.prompt_tokens,
-        tokens_estimated=response.tokens_estimated,
-    )
+    sample = make_sample(query, response, seed)
+    return replace(sample, prompt_tokens=response.prompt_tokens, tokens_estimated=response.tokens_estimated)

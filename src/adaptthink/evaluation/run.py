@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from adaptthink.chat.base import ChatResponse
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion
 from adaptthink.evaluation.store import (
@@ -131,7 +132,7 @@ def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
     return respond
 
 
-def make_sample(query: Query, response: Response, seed: int) -> Sample:
+def make_sample(query: Query, response: Response | ChatResponse, seed: int) -> Sample:
     """Return a response as the sample that is stored."""
     return Sample(
         problem_id=query.problem.id,

@@ -16,7 +16,12 @@ class AnswerKind(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The outcome of grading a response."""
+    r"""The outcome of grading a response.
+
+    >>> import adaptthink as at
+    >>> at.grade(r"\boxed{5}", "4").verdict is at.Verdict.WRONG
+    True
+    """
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -43,7 +48,13 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """One graded response."""
+    r"""One graded response.
+
+    >>> import adaptthink as at
+    >>> grade = at.grade(r"it is \boxed{4}", "4")
+    >>> grade.extracted, grade.reward
+    ('4', 1.0)
+    """
 
     verdict: Verdict
     extracted: str | None  # the answer as written in the response

@@ -34,6 +34,11 @@ class Policy:
     """A model with its tokenizer and think template, on one device.
 
     With an `adapter`, `model` is the model inside it, and its trained parameters are the adapter's.
+
+    >>> import adaptthink as at
+    >>> policy = at.load("tiny")
+    >>> policy.name, policy.template.close
+    ('tiny', '</think>')
     """
 
     name: str

@@ -15,6 +15,11 @@ class Problem:
     `id` is derived from the content (`make_problem_id`), so it is the same on every machine and in every run.
     `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
     `kind` is how a response's answer is compared with the reference answer.
+
+    >>> import adaptthink as at
+    >>> problem = at.load_problems("arithmetic", split="train", per_level=1)[0]
+    >>> problem.level, problem.source
+    (1, 'arithmetic/chain/train')
     """
 
     id: str
@@ -39,5 +44,10 @@ def make_problem(
     source: str = "",
     kind: AnswerKind = AnswerKind.MATH,
 ) -> Problem:
-    """Return a `Problem` whose id follows from its content."""
+    """Return a `Problem` whose id follows from its content.
+
+    >>> import adaptthink as at
+    >>> at.make_problem("2+2=?", "4", level=1).answer
+    '4'
+    """
     return Problem(make_problem_id(prompt, answer, source), prompt, answer, level, source, kind)

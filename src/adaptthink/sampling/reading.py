@@ -24,6 +24,11 @@ class Response:
 
     `thinking` is None if it is blank, `answer` is None if the thinking never ended. Both are as written,
     but for a leading open marker. Of `tokens` in all, `thinking_tokens` precede the close token.
+
+    >>> import adaptthink as at
+    >>> cut = at.Response(at.Mode.THINK, "47+8=5", None, at.Finish.LENGTH, tokens=6, thinking_tokens=6)
+    >>> cut.final_answer is None
+    True
     """
 
     mode: Mode

@@ -1,6 +1,9 @@
 """Trackers: Weights & Biases, Trackio, TensorBoard and MLflow as callbacks of a job (docs/tracking.md).
 
 Each function returns a callback; the tracker itself is imported and runs in a process of its own (`process.py`).
+
+>>> import adaptthink as at
+>>> at.trackers.wandb(project="mine")  # doctest: +SKIP
 """
 
 from __future__ import annotations

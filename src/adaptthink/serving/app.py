@@ -29,8 +29,8 @@ from adaptthink.sampling import reading
 from adaptthink.sampling.reading import apply_stops, cut_at, decode, drop_end, join_response, read_response
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import PromptCompletions, PromptRequest
-from adaptthink.serve.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
-from adaptthink.serve.worker import Worker
+from adaptthink.serving.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
+from adaptthink.serving.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ def serve_forever(
     try:
         import uvicorn  # noqa: PLC0415  (not installed everywhere)
 
-        from adaptthink.serve.app import Served, make_app  # noqa: PLC0415
-        from adaptthink.serve.worker import Worker  # noqa: PLC0415
+        from adaptthink.serving.app import Served, make_app  # noqa: PLC0415
+        from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
