@@ -67,7 +67,8 @@ def random_model(tokenizer):
 
 @pytest.fixture
 def random_policy(tokenizer, random_model):
-    return Policy("random", random_model, tokenizer, probe(tokenizer), find_eos_ids(random_model, tokenizer))
+    template = probe(tokenizer)
+    return Policy("random", random_model, tokenizer, template, find_eos_ids(random_model, tokenizer, template))
 
 
 @pytest.fixture(scope="session")

@@ -385,10 +385,13 @@ def test_unknown_variable(complaint, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["doctor", "evaluate"])
-def test_model_without_the_tokens_of_a_thought(complaint, model_without_markers, command):
-    line = complaint(command, model_without_markers)
+def test_model_without_the_tokens_of_a_thought(run, model_without_markers, command):
+    status, out, err = run(command, model_without_markers)
+    assert status == 2
+    line = only_line(err)
     assert line.startswith("the tokenizer does not know the markers of a thought (<think> is 7 token(s)")
     assert line.endswith("choose a reasoning model")
+    assert ("not ready" in out) == (command == "doctor")
 
 
 @pytest.mark.parametrize(

@@ -291,11 +291,16 @@ def test_bos_is_never_doubled(writes_bos, adds_bos):
     assert ids.count(tokenizer.bos_token_id) == int(writes_bos or adds_bos)
 
 
-def test_a_long_think_start_gives_its_first_token():
-    tokenizer = build(CHATML.replace("ENDING", "<think>\n"))
+def test_a_think_start_of_several_tokens_is_forced_whole_and_its_first_one_decides():
+    tokenizer = build(CHATML.replace("ENDING", "<think>\n"), words=("ĊĊ", "Al", "right", "Okay"))
     template = probe(tokenizer, think_start="Okay, so")
     assert_sound(tokenizer, template)
-    assert decode(tokenizer, template.think_prefix_ids) == ["Okay"]
+    assert decode(tokenizer, template.think_prefix_ids)[:2] == ["Okay", ","]
+    assert tokenizer.decode(template.think_prefix_ids) == "Okay, so"
+    template = probe(tokenizer)
+    assert_sound(tokenizer, template)
+    assert decode(tokenizer, template.think_prefix_ids) == ["Al", "right"]
+    assert decode(tokenizer, [template.think_id]) == ["Al"]
 
 
 def refusal(tokenizer, **options) -> str:
@@ -505,13 +510,11 @@ def test_describe_names_everything(tiny):
         "no_think prefix",
         "close token",
         "BOS",
-        "end token",
     ]
     assert checks["convention"].startswith("open_prompt (no switch)")
     assert checks["prompt ends in"].endswith("<|assistant|><think>\\n'")
     assert checks["think decision"] == f"'Alright' ({tiny.think_id})"
     assert checks["close token"] == f"'</think>' ({tiny.close_id})"
-    assert checks["end token"] == f"'<|eos|>' ({make_tokenizer().eos_token_id})"
 
 
 def failed(tokenizer, template) -> list[str]:
@@ -525,11 +528,9 @@ def test_describe_and_prompt_ids_notice_another_tokenizer(tiny):
         encode_prompt(other, tiny, QUESTION)
 
 
-def test_describe_notices_doubled_bos_missing_end_and_equal_decisions(tiny):
+def test_describe_notices_doubled_bos_and_equal_decisions(tiny):
     source = "{{ bos_token }}{{ bos_token }}" + CHATML.replace("ENDING", "<think>\n")
     doubled = build(source, bos="<s>")
     assert failed(doubled, probe(doubled)) == ["BOS"]
-    endless = build(CHATML.replace("ENDING", "<think>\n"), eos=None)
-    assert failed(endless, probe(endless)) == ["end token"]
     undecided = replace(tiny, think_prefix_ids=tiny.no_think_prefix_ids)
     assert failed(make_tokenizer(), undecided) == ["think decision", "no_think decision", "think prefix"]

@@ -80,7 +80,7 @@ def test_a_shape_is_read_as_the_loaded_model_has_it(random_model, tmp_path):
 
 
 def test_a_model_whose_shape_is_not_known(tmp_path, monkeypatch):
-    def offline(name):
+    def offline(name, **options):
         raise OSError(f"no connection for {name}\nmuch advice")
 
     with monkeypatch.context() as patch:

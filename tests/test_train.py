@@ -310,7 +310,8 @@ def test_learning_rate_by_hand():
 def fresh_policy(tokenizer):
     torch.manual_seed(0)
     model = make_model(tokenizer)
-    return Policy("random", model, tokenizer, probe(tokenizer), find_eos_ids(model, tokenizer))
+    template = probe(tokenizer)
+    return Policy("random", model, tokenizer, template, find_eos_ids(model, tokenizer, template))
 
 
 def native_sampler(policy):

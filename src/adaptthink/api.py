@@ -79,7 +79,8 @@ from adaptthink.grading import (
     grade_all,
 )
 from adaptthink.models.card import write_card
-from adaptthink.models.loading import Policy, load_configured, load_trainee, prepare_trainee
+from adaptthink.models.checks import examine
+from adaptthink.models.loading import Policy, find_model, load_configured, load_trainee, prepare_trainee
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import Problem
@@ -157,11 +158,11 @@ class EvaluationResult:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What `doctor` found, and the probabilities of both decision tokens on a small question."""
+    """What `doctor` found, and the probabilities of both decision tokens on a small question, if it came so far."""
 
     checks: list[Check]
-    no_think_probability: float
-    think_start_probability: float
+    no_think_probability: float | None
+    think_start_probability: float | None
 
     @property
     def ok(self) -> bool:
@@ -502,22 +503,40 @@ def serve(
 
 
 def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:
-    """Check how a model opens and closes its thinking, and what it would choose.
+    """Check whether a model is what it seems, how it opens and closes its thinking, and what it would choose.
 
-    Raises UserError for a model that cannot be trained.
+    The checks end with the first one that makes a model unusable; it is not ok. Raises UserError for a model that is
+    not there.
 
     >>> import adaptthink as at
     >>> at.doctor("tiny").ok
     True
     """
-    policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    checks: list[Check] = []
+    if not isinstance(model, Policy):
+        find_model(str(model))  # raises for a model that is not there
+    try:
+        if isinstance(model, Policy):
+            policy = model
+            checks += describe(policy.tokenizer, policy.template)
+            checks += examine(policy.name, policy.model, policy.tokenizer, policy.template, policy.eos_ids)
+        else:
+            config = check(EngineConfig, {"model": str(model), "think_start": think_start})
+            policy = load_configured(config, on_check=checks.append)
+        no_think, think = probe_decision(policy)
+    except UserError as error:
+        return Diagnosis([*checks, Check("model", str(error), ok=False)], None, None)
+    found = f"{no_think:.2e} for no_think, {think:.2e} for the think start, on {PROBE_QUESTION!r}"
+    return Diagnosis([*checks, Check("first token", found, ok=True)], no_think, think)
+
+
+def probe_decision(policy: Policy) -> tuple[float, float]:
+    """Return P(no_think) and P(think start) on a small question."""
     engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
     decision = (policy.template.no_think_id, policy.template.think_id)
     no_think, think = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
-    found = f"{no_think:.2e} for no_think, {think:.2e} for the think start, on {PROBE_QUESTION!r}"
-    checks = [*describe(policy.tokenizer, policy.template), Check("first token", found, ok=True)]
-    return Diagnosis(checks, no_think, think)
+    return no_think, think
 
 
 # ---- what the functions above share, and the command line with them --------------------------------------------------

@@ -5,7 +5,8 @@ first token that differs is the *decision token*: what AdaptThink samples half a
 mode's *prefix* begins with its decision token; the tokens after it are forced and carry no loss.
 
 A prefix forces what the template itself writes for the mode. Where the template writes nothing for thinking, the
-prefix is the first token of `think_start` (w_start in the paper). Four conventions are known, see `Convention`.
+prefix is `think_start` (w_start in the paper), all of it where it is several tokens: its first one decides. Four
+conventions are known, see `Convention`.
 
 Left out on purpose: a table of model names (a fine-tune may carry any template), thoughts that are not between
 two markers (harmony channels), and graded effort (`reasoning_effort`): there are two modes here.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 MARKERS = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"))
 SWITCHES = ("enable_thinking", "thinking")
 ELSEWHERE = ("<|channel|>", "<|channel>", "to=self<|message|>")  # how templates without markers separate thinking
-QUESTION, SECOND_QUESTION = "1+1=?", "5-3=?\n9+8=?"  # only characters that any vocabulary has
+QUESTION, SECOND_QUESTION, ANSWER = "1+1=?", "5-3=?\n9+8=?", "=2."  # only characters that any vocabulary has
 
 
 class Mode(StrEnum):
@@ -81,6 +82,7 @@ class ThinkTemplate:
     cut: str
     think_text: str
     no_think_text: str
+    turn_end_id: int | None = None  # the token that the template writes behind an answer, if it is one
 
     @property
     def think_id(self) -> int:
@@ -112,7 +114,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of `describe`."""
+    """One line of `doctor`."""
 
     name: str
     value: str
@@ -140,22 +142,23 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -
             " string; set the tokenizer's chat_template to one"
         )
     think_ids, no_think_ids = encode(tokenizer, prompt + think_text), encode(tokenizer, prompt + no_think_text)
-    start, stop = _shared(think_ids, no_think_ids), len(think_ids)
+    start = _shared(think_ids, no_think_ids)
     if convention is not Convention.SWITCH:
         # The first token of think_start is the first one that it changes, also where it merges with what precedes.
-        stop = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids) + 1
-        _check_word(tokenizer, think_start, think_ids[:stop][-1])
+        first = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids)
+        _check_word(tokenizer, think_start, think_ids[: first + 1][-1])
     template = ThinkTemplate(
         convention=convention,
         open=opening,
         close=closing,
         close_id=close_id,
-        think_prefix_ids=think_ids[start:stop],
+        think_prefix_ids=think_ids[start:],
         no_think_prefix_ids=no_think_ids[start:],
         switch=switch,
         cut=cut,
         think_text=think_text,
         no_think_text=no_think_text,
+        turn_end_id=_turn_end(tokenizer, switch),
     )
     if not template.think_prefix_ids or close_id not in template.no_think_prefix_ids:
         raise _bad_think_start(think_start, "no_think begins with the same token, so nothing tells the modes apart")
@@ -244,8 +247,7 @@ def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> lis
     """Return what was found, one line each; `ok` is False where this tokenizer and `template` do not agree."""
     prompt = _prompt(tokenizer, template, QUESTION)
     num_bos = sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, encode(tokenizer, prompt)))
-    close_ids, eos = _plain_ids(tokenizer, template.close), tokenizer.eos_token_id
-    forced = {*template.think_prefix_ids, *template.no_think_prefix_ids}
+    close_ids = _plain_ids(tokenizer, template.close)
     decided = template.think_id != template.no_think_id
     switch = f"{template.switch}=True" if template.switch else "no switch"
     return [
@@ -256,7 +258,6 @@ def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> lis
         *_check_prefixes(tokenizer, template, QUESTION),
         Check("close token", _show(tokenizer, template.close_id), ok=close_ids == [template.close_id]),
         Check("BOS", f"{num_bos} at the start of the prompt", ok=num_bos <= 1),
-        Check("end token", _show(tokenizer, eos) if isinstance(eos, int) else "none", ok=eos not in (None, *forced)),
     ]
 
 
@@ -331,6 +332,21 @@ def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode) 
     before = _render(tokenizer, QUESTION, switch, mode=mode, answering=False)
     # Some templates add it always, or end a conversation without generation prompt with a token of their own.
     return text[len(before) :] if text != before and text.startswith(before) else text.rpartition(QUESTION)[2]
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase, switch: str | None) -> int | None:
+    """Return the added token that a rendered answer is followed by, None if it is followed by text or by nothing.
+
+    The answer is followed by another question: some templates let the next turn's first token end a turn (GLM).
+    """
+    turns = [Message("user", QUESTION), Message("assistant", ANSWER), Message("user", SECOND_QUESTION)]
+    try:
+        text = _render(tokenizer, turns, switch, answering=False)
+    except UserError:  # a template for one question
+        return None
+    _, found, after = text.partition(ANSWER)
+    ids = _plain_ids(tokenizer, after.lstrip()) if found else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str | Sequence[Message]) -> str:

@@ -41,7 +41,9 @@ from adaptthink.engines.vllm import VllmEngine
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Verdict
 from adaptthink.models.card import write_card
-from adaptthink.models.loading import Policy, find_eos_ids, find_model
+from adaptthink.models.checks import examine
+from adaptthink.models.loading import Policy, find_eos_ids, find_model, load_model
+from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, probe
 from adaptthink.objective import policy_loss
@@ -254,6 +256,10 @@ class AdaptThinkTrainer(GRPOTrainer):
             check_store(Path(reference), args, self._grader.name if isinstance(self._grader, RewardGrader) else None)
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
+        name = model if isinstance(model, str) else str(model.name_or_path)
+        options = args.model_init_kwargs
+        if isinstance(model, str) and trainer.get("quantization_config") is None:
+            model, args.model_init_kwargs = load_for_trl(model, args), None  # TRL would warn that it does not use them
         super().__init__(
             model=find_model(model) if isinstance(model, str) else model,
             reward_funcs=graded_by_the_trainer,
@@ -263,6 +269,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             processing_class=processing_class,
             **trainer,
         )
+        args.model_init_kwargs = options
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             raise UserError("the model's processor is no tokenizer; AdaptThink is for language models without images")
         if self._dist.is_fsdp and not args.use_vllm:
@@ -270,7 +277,8 @@ class AdaptThinkTrainer(GRPOTrainer):
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
         self._template = probe(self.processing_class, think_start=args.think_start)
-        self._eos_ids = find_eos_ids(self.model, self.processing_class)
+        self._eos_ids = find_eos_ids(self.model, self.processing_class, self._template)
+        self._examine(name)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
@@ -410,6 +418,15 @@ class AdaptThinkTrainer(GRPOTrainer):
                 model, self._eos_ids, max_concurrent_sequences=self.args.max_concurrent_sequences, dtype=dtype
             )
 
+    def _examine(self, name: str) -> None:
+        """Raise UserError for a fault of model or adapter; weights are examined where a process has all of them."""
+        adapted = hasattr(self.model, "get_base_model")
+        if adapted:
+            check_targets(self.model, "peft_config")
+        if not (self._dist.is_zero3 or self._dist.is_fsdp):
+            model = self.model.get_base_model() if adapted else self.model
+            deque(examine(name, model, self.processing_class, self._template, self._eos_ids), maxlen=0)
+
     def _check_model(self, store: Path) -> None:
         """Raise UserError if a store holds another model's samples; warn where no process has all weights.
 
@@ -465,6 +482,15 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
         self._logs["extra"]["verdict"].extend(map(str, verdicts))
         self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
+
+
+def load_for_trl(name: str, args: AdaptThinkConfig) -> PreTrainedModel:
+    """Load a model by name with TRL's options; raises UserError where its files are not those of the model."""
+    given: Any = args.model_init_kwargs  # TRL's parser has made a dict of a text
+    options = dict(given or {})
+    dtype = options.pop("dtype", "float32")
+    options.setdefault("trust_remote_code", args.trust_remote_code)
+    return load_model(name, dtype=dtype, **options)
 
 
 def graded_by_the_trainer(*_: Any, **__: Any) -> list[float | None]:

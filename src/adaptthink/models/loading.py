@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+from transformers.utils import logging
 
 from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
+from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
-from adaptthink.modes import ThinkTemplate, probe
+from adaptthink.modes import Check, ThinkTemplate, describe, probe
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,7 +67,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors, an adapter merged), tokenizer and chat template in Hugging Face format."""
-        with hide_progress_bars():
+        with quiet_transformers():
             self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -92,10 +93,28 @@ def is_hub_id(name: str) -> bool:
 
 def load_tokenizer(name: str) -> Any:
     """Return a model's tokenizer; raises UserError if it cannot be loaded."""
-    try:
-        return AutoTokenizer.from_pretrained(find_model(name))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the tokenizer of '{name}': {cut_first_line(error)}") from None
+    path = find_model(name)
+    check_json_files(Path(path))
+    with quiet_transformers(), readable_faults(f"the tokenizer of '{name}'"):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_model(name: str, *, dtype: Any, **options: Any) -> PreTrainedModel:
+    """Return a model with weights in `dtype`, a torch.dtype or its name, "auto": as saved; `options` are transformers'.
+
+    Raises UserError if they cannot be loaded, and if a tensor is missing, has another shape, or has no place in the
+    model (`check_tensors`): transformers would fill or drop these with a warning.
+    """
+    path = find_model(name)
+    check_json_files(Path(path))
+    options = {"trust_remote_code": False} | options
+    with quiet_transformers(), readable_faults(f"the model '{name}'"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        model, report = loaded
+    check_tensors(name, model, report)
+    return model
 
 
 def load_policy(
@@ -104,49 +123,49 @@ def load_policy(
     think_start: str = "Alright",
     device: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
+    on_check: Callable[[Check], None] = lambda check: None,
 ) -> Policy:
-    """Return a model after its template has been probed.
+    """Return a model after its template has been probed and its weights have been examined.
 
-    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. Raises
-    UserError for a device that does not exist, and if the model cannot be loaded or its template cannot work
-    (`modes.probe`).
+    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. `on_check` is
+    called with each check that was made, for `doctor`. Raises UserError for a device that does not exist, and if the
+    model cannot be loaded, its template cannot work (`modes.probe`) or its weights cannot (`checks.examine`).
     """
     chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
     template = probe(tokenizer, think_start=think_start)
+    for check in describe(tokenizer, template):
+        on_check(check)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
-    try:
-        with hide_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(find_model(name), dtype=weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the model '{name}': {cut_first_line(error)}") from None
-    embeddings = model.config.get_text_config().vocab_size
-    if template.close_id >= embeddings:
-        raise UserError(
-            f"model '{name}' has {embeddings} embeddings, but its tokenizer's "
-            f"'{template.close}' has id {template.close_id}; resize the embeddings to the tokenizer"
-        )
-    model = model.eval()
+    model = load_model(name, dtype=weights).eval()
+    on_check(Check("tensors", "all of the model's, each of its shape", ok=True))
+    eos_ids = find_eos_ids(model, tokenizer, template)
     model.to(chosen)
-    return Policy(name, model, tokenizer, template, find_eos_ids(model, tokenizer))
+    for check in examine(name, model, tokenizer, template, eos_ids):
+        on_check(check)
+    return Policy(name, model, tokenizer, template, eos_ids)
 
 
 @contextmanager
-def hide_progress_bars() -> Iterator[None]:
-    """Hide transformers' own progress bars; the setting is global to the process, so it is restored."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
+def quiet_transformers() -> Iterator[None]:
+    """Hide transformers' progress bars and warnings; both settings are global to the process, so they are restored."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
-            enable_progress_bar()
+            logging.enable_progress_bar()
 
 
-def load_configured(config: EngineConfig) -> Policy:
+def load_configured(config: EngineConfig, *, on_check: Callable[[Check], None] = lambda check: None) -> Policy:
     """Return the model of a config, for generation (see `load_policy`)."""
     dtype = torch.float32 if config.dtype == "float32" else None
-    return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=dtype)
+    return load_policy(
+        config.model, think_start=config.think_start, device=config.device, dtype=dtype, on_check=on_check
+    )
 
 
 def load_trainee(config: TrainConfig) -> Policy:
@@ -189,23 +208,31 @@ def choose_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
     return torch.float32 if config.dtype == "float32" else torch.bfloat16
 
 
-def find_eos_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
-    """Return every token that ends a response of a model; raises UserError if there is none."""
-    return read_eos_ids(model.generation_config, tokenizer)
+def find_eos_ids(model: PreTrainedModel, tokenizer: Any, template: ThinkTemplate) -> tuple[int, ...]:
+    """Return every token that ends a response of a model; raises UserError if there is none (see `read_eos_ids`)."""
+    return read_eos_ids(model.generation_config, tokenizer, template)
 
 
-def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any) -> tuple[int, ...]:
-    """Return every token that ends a response, from the generation config and the tokenizer.
+def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any, template: ThinkTemplate) -> tuple[int, ...]:
+    """Return every token that ends a response: those configured, and the one that the chat template ends turns with.
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, for one that is no token, and for one that the template writes within a response.
     """
-    configured = getattr(generation, "eos_token_id", None)
-    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    configured = list_eos_ids(generation)
+    for token in configured:
+        if type(token) is not int or token < 0:
+            raise UserError(
+                f"eos_token_id = {token!r} in the model's generation_config.json is no token id; give a whole number, "
+                "or a list of them"
+            )
+    found = {tokenizer.eos_token_id, template.turn_end_id, *configured} - {None}
     if not found:
         raise UserError("the model has no end-of-sequence token; set eos_token_id in its generation_config.json")
+    inside = found & {*template.think_prefix_ids, *template.no_think_prefix_ids}
+    if inside:
+        raise UserError(
+            f"the end token {tokenizer.decode([min(inside)])!r} is one that responses begin with, so none would have "
+            "an answer; set eos_token_id in generation_config.json and eos_token in tokenizer_config.json to the token "
+            "that ends an answer"
+        )
     return tuple(sorted(found))
-
-
-def cut_first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without the library's advice on the network below it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

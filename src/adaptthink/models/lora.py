@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -45,4 +45,29 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
                 "as q_proj,v_proj, or all-linear"
             ) from None
     assert isinstance(adapter, PeftModel)  # and no mixture of adapters
+    check_targets(adapter, "lora_targets")
     return adapter
+
+
+def check_targets(adapter: torch.nn.Module, setting: str) -> None:
+    """Raise UserError if an adapter is on a weight that two layers share; `setting` names what chose the layers.
+
+    Embeddings and output layer are one weight in many models. With an adapter on one of them the merged model would be
+    another one than was trained: merging changes the weight of both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415  (not installed everywhere)
+    from peft.utils import AuxiliaryTrainingWrapper  # noqa: PLC0415
+
+    owners: dict[int, list[str]] = {}
+    for name, weight in adapter.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), []).append(name)
+    for name, layer in adapter.named_modules():
+        if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        base: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
+        if len(owners.get(id(getattr(base, "weight", None)), [])) > 1:
+            raise UserError(
+                f"{setting} puts an adapter on {name.rpartition('.')[2]}, whose weight is shared by embeddings and "
+                "output layer (tie_word_embeddings): merged, it would be another model than was trained; leave "
+                "embeddings and output layer out, as all-linear does"
+            )

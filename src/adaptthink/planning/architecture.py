@@ -12,7 +12,8 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from adaptthink.errors import UserError
-from adaptthink.models.loading import cut_first_line, find_model
+from adaptthink.models.checks import check_json_files, describe_fault
+from adaptthink.models.loading import find_model
 from adaptthink.planning.roofline import Shape
 
 
@@ -91,12 +92,14 @@ def read_architecture(model: str) -> Architecture:
     """
     if model in PUBLISHED and not Path(model).is_dir():
         return PUBLISHED[model]
+    path = find_model(model)
+    check_json_files(Path(path))
     try:
-        config = AutoConfig.from_pretrained(find_model(model)).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    except Exception as error:  # noqa: BLE001  (a config may hold anything, and transformers raises errors of any kind)
         raise UserError(
             f"the shape of '{model}' is unknown: it is not among {', '.join(PUBLISHED)}, and its config.json cannot be "
-            f"loaded ({cut_first_line(error)}); give a folder that has one"
+            f"loaded ({describe_fault(error)}); give a folder that has one"
         ) from None
     sizes = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     missing = [name for name in sizes if getattr(config, name, None) is None]

@@ -26,7 +26,7 @@ from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
 from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import read_eos_ids
-from adaptthink.modes import Mode, probe
+from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Rollout, Sampler
@@ -59,13 +59,13 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
 
 
 @lru_cache
-def read_end_tokens(model: str, tokenizer: Any) -> frozenset[int]:
+def read_end_tokens(model: str, tokenizer: Any, template: ThinkTemplate) -> frozenset[int]:
     """Return every token that ends a response of a model."""
     try:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:  # it has no such file
         generation = GenerationConfig()
-    return frozenset(read_eos_ids(generation, tokenizer))
+    return frozenset(read_eos_ids(generation, tokenizer, template))
 
 
 def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
@@ -89,7 +89,7 @@ class AdaptThinkLoop(AgentLoopBase):
         run = self.config.adaptthink.run
         self.settings = read_config(run)
         self.sampler = make_sampler(self.tokenizer, run)
-        self.ends = read_end_tokens(self.config.actor_rollout_ref.model.path, self.tokenizer)
+        self.ends = read_end_tokens(self.config.actor_rollout_ref.model.path, self.tokenizer, self.sampler.template)
 
     async def run(self, sampling_params: dict[str, Any], *, session_id: int = 0, **columns: Any) -> AgentLoopOutput:
         """Answer one problem once; `columns` are those of its row."""
