@@ -50,7 +50,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked wit
 
 OTHER = {  # a value that is not the default, for each key
     "model": "org/name", "max_think_tokens": 9, "max_no_think_tokens": 20, "think_start": "Okay", "device": "cuda",
-    "dtype": "bfloat16", "max_concurrent_sequences": 7, "engine": "vllm", "endpoint": "http://localhost:1",
+    "prompt_date": "2026-01-31", "dtype": "bfloat16", "max_concurrent_sequences": 7, "engine": "vllm", "endpoint": "http://localhost:1",
     "engine_memory": 0.7, "seed": 3, "problems": "a.jsonl", "data": "other", "fields": "prompt=q",
     "instruction": "so", "max_problems": 11, "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 4,
     "reward": "mine:score", "reward_seconds": 3.0,
@@ -115,6 +115,9 @@ REFUSED = {  # keys that one of these commands refuses whatever else is set, wit
     ("plan", "engine"): "verl generates with a vLLM of its own",
     ("plan", "endpoint"): "are not for --backend verl",
     ("plan", "lora_rank"): "is not for --backend verl",
+} | {
+    (command, "prompt_date"): "has no effect: the chat template writes no date"  # that of the model here
+    for command in ("presample", "train", "evaluate", "calibrate", "serve")
 }
 BEFORE = {}  # what commands do with settings under which keys have an effect
 TIMES = re.compile(r"seconds|date|command|attempts")

@@ -30,6 +30,7 @@ from adaptthink.training.reference import Reference
 ROOT = Path(__file__).parent.parent
 OTHER = {  # a value that is not the default, for each key
     "model": "org/name", "max_think_tokens": 20000, "max_no_think_tokens": 20000, "think_start": "Okay",
+    "prompt_date": "2026-01-31",
     "dtype": "float32", "max_concurrent_sequences": 7, "engine": "openai", "endpoint": "http://localhost:1",
     "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
@@ -46,6 +47,7 @@ OTHER = {  # a value that is not the default, for each key
     "offload": True, "overrides": ("trainer.logger",),
 }  # fmt: skip
 READ_BY_US = {  # keys that are no settings of verl's: who reads them from the run's config.json, or why nobody does
+    "prompt_date": "loop",
     "think_start": "loop", "no_think_share": "loop", "force_think_start": "loop", "delta": "loop", "boxed_only": "loop",
     "grading_seconds": "loop", "reward": "loop", "reward_seconds": "loop",
     "max_failed_grades": "trainer",

@@ -66,6 +66,7 @@ from adaptthink.evaluation.store import (
     grade_folder,
     lock_folder,
     read_decisions,
+    read_evaluation_date,
     read_outcomes,
     read_samples,
     read_setting,
@@ -80,7 +81,7 @@ from adaptthink.grading import (
 )
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
-from adaptthink.models.loading import Policy, find_model, load_configured, load_trainee, prepare_trainee
+from adaptthink.models.loading import Policy, find_model, freeze_date, load_configured, load_trainee, prepare_trainee
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import Problem
@@ -102,7 +103,7 @@ from adaptthink.timing import Phase
 from adaptthink.timing import profile as profile_phases
 from adaptthink.training.data import Problems, prepare_problems, read_training_problems
 from adaptthink.training.describe import measure_roofline
-from adaptthink.training.reference import References
+from adaptthink.training.reference import References, find_training_date, read_store_date
 from adaptthink.training.reference import presample as complete_reference
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
@@ -250,6 +251,7 @@ def presample(
     policy = _load(model, load_configured, config)
     chosen = read_problems(problems, config, reward)
     store = Path(output) if output else _temporary("reference") / "reference.jsonl"
+    policy, config = freeze_date(policy, config, read_store_date(store))
     report = Callbacks(callbacks)
     with report.reporting("presample", config.model_dump(mode="json"), store) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
@@ -297,6 +299,7 @@ def train(
         chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
         report_unparsable(chosen.num_unparsable, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
+        policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
         open_training(run, config, resume=resume, clean=clean)
         with report.reporting("train", config.model_dump(mode="json"), run) as result:
             sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
@@ -358,6 +361,7 @@ def evaluate(
             evaluations = evaluate_chat(chosen, modes, resolved, folder, choose_grader(resolved, reward), report)
         else:
             policy = model if isinstance(model, Policy) else load_configured(resolved)
+            policy, resolved = freeze_date(policy, resolved, read_evaluation_date(folder))
             sampler = make_sampler(policy, resolved, engine=engine, reward=reward, on_message=report.on_message)
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
             convention = policy.template.convention
@@ -401,6 +405,7 @@ def calibrate(
     policy = _load(model, load_configured, config)
     chosen = read_problems(problems, config, reward)
     folder, report = Path(output) if output else _temporary("calibration"), Callbacks(callbacks)
+    policy, config = freeze_date(policy, config, read_evaluation_date(folder))
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
@@ -496,7 +501,7 @@ def serve(
     config = _configure(ServeConfig, config, model, settings)
     report = Callbacks(callbacks)
     with listen(config.host, config.port) as listening:
-        policy = _load(model, load_configured, config)
+        policy, config = freeze_date(_load(model, load_configured, config), config)
         threshold = read_stored_threshold(policy) if config.threshold is None else config.threshold
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
         serve_forever(policy, chosen, threshold, config, listening, report.on_message)

@@ -14,8 +14,10 @@ two markers (harmony channels), and graded effort (`reasoning_effort`): there ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MARKERS = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"))
 SWITCHES = ("enable_thinking", "thinking")
+CLOCK = "strftime_now"  # the function by which chat templates write the day
 ELSEWHERE = ("<|channel|>", "<|channel>", "to=self<|message|>")  # how templates without markers separate thinking
 QUESTION, SECOND_QUESTION, ANSWER = "1+1=?", "5-3=?\n9+8=?", "=2."  # only characters that any vocabulary has
 
@@ -46,6 +49,10 @@ class Mode(StrEnum):
 def choose_mode(no_think_probability: float, threshold: float) -> Mode:
     """Return the mode chosen by a threshold on P(no_think): no_think at or above the threshold, else think."""
     return Mode.NO_THINK if no_think_probability >= threshold else Mode.THINK
+
+
+NO_DATE = "has no effect: the chat template writes no date; leave it out"
+DATED = "prompts change with the day, here {}: a reference store, an evaluation and a run keep that of their beginning"
 
 
 class Convention(StrEnum):
@@ -82,7 +89,8 @@ class ThinkTemplate:
     cut: str
     think_text: str
     no_think_text: str
-    turn_end_id: int | None = None  # the token that the template writes behind an answer, if it is one
+    turn_end_ids: tuple[int, ...] = ()  # the added tokens that the template writes directly behind an answer
+    date: str | None = None  # what a template that writes the day into prompts writes, YYYY-MM-DD; None: it writes none
 
     @property
     def think_id(self) -> int:
@@ -121,21 +129,28 @@ class Check:
     ok: bool
 
 
-def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -> ThinkTemplate:
+def probe(
+    tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright", date: str | None = None
+) -> ThinkTemplate:
     """Return the `ThinkTemplate` derived from the tokenizer's own chat template, verified on a second question.
 
-    `think_start` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). Raises
-    `UserError` if the template cannot work, with what was found, what is needed and what to do instead.
+    `think_start` is not used where the template itself shows how thinking begins (`Convention.SWITCH`). `date` is the
+    day, YYYY-MM-DD, that a template writes into prompts if it writes one; default: today. Raises `UserError` if the
+    template cannot work, with what was found, what is needed and what to do instead, and for a date without an effect.
     """
     if not think_start.strip():
         raise _bad_think_start(think_start, "it is blank")
     opening, closing, close_id = _markers(tokenizer)
-    switch = _switch(tokenizer)
-    endings = [_ending(tokenizer, switch, mode) for mode in Mode]
+    dated = CLOCK in tokenizer.get_chat_template()
+    if date and not dated:
+        raise UserError(f"prompt_date = {date} {NO_DATE}")
+    date = (date or datetime.now().date().isoformat()) if dated else None
+    switch = _switch(tokenizer, date)
+    endings = [_ending(tokenizer, switch, mode, date) for mode in Mode]
     convention, cut, think_text, no_think_text = _compare(
         *endings, opening=opening, closing=closing, think_start=think_start, switched=switch is not None
     )
-    prompt = _render(tokenizer, QUESTION, switch).removesuffix(cut)
+    prompt = _render(tokenizer, QUESTION, switch, date=date).removesuffix(cut)
     if QUESTION not in prompt:
         raise UserError(
             "the chat template drops the text of the question; needed: a template that takes a message's content as a"
@@ -158,7 +173,8 @@ def probe(tokenizer: PreTrainedTokenizerBase, *, think_start: str = "Alright") -
         cut=cut,
         think_text=think_text,
         no_think_text=no_think_text,
-        turn_end_id=_turn_end(tokenizer, switch),
+        turn_end_ids=_turn_end(tokenizer, switch, date),
+        date=date,
     )
     if not template.think_prefix_ids or close_id not in template.no_think_prefix_ids:
         raise _bad_think_start(think_start, "no_think begins with the same token, so nothing tells the modes apart")
@@ -201,8 +217,41 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, messages: Sequence[Message]) -> str:
-    """Return the text of a conversation's prompt, in the form for think; thinking in earlier answers is dropped."""
-    return _render(tokenizer, drop_earlier_thinking(template, messages), template.switch)
+    """Return the text of a conversation's prompt, in the form for think; thinking in earlier answers is dropped.
+
+    A developer's message is the system's where the template knows no developer. Raises UserError for a message that the
+    template leaves out.
+    """
+    turns = drop_earlier_thinking(template, messages)
+    if any(turn.role == "developer" for turn in turns) and not _knows_developer(tokenizer, template):
+        turns = [Message("system" if turn.role == "developer" else turn.role, turn.content) for turn in turns]
+    text = _render(tokenizer, turns, template.switch, date=template.date)
+    roles = [turn.role for turn in turns]
+    lost = set() if roles == ["user"] else set(_find_lost(tokenizer, template, roles))
+    # An assistant's text may be shortened, by what the template takes for thinking.
+    lost |= {i for i, turn in enumerate(turns) if turn.role != "assistant" and turn.content.strip() not in text}
+    for index in sorted(lost):
+        if turns[index].content.strip():
+            raise UserError(
+                f"the chat template leaves out message {index + 1} of {len(turns)} (role {messages[index].role}), or "
+                "changes its text; send one system message at most, as the first, and else only user and assistant"
+            )
+    return text
+
+
+def _find_lost(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, roles: Sequence[str]) -> list[int]:
+    """Return the indices of the messages that the template leaves out of a conversation of these roles."""
+    turns = [Message(role, f"message {index}.") for index, role in enumerate(roles)]
+    text = _render(tokenizer, turns, template.switch, date=template.date)
+    return [index for index, turn in enumerate(turns) if turn.content not in text]
+
+
+def _knows_developer(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> bool:
+    """Return whether the template renders a developer's message."""
+    try:
+        return not _find_lost(tokenizer, template, ["developer", "user"])
+    except UserError:  # it refuses the role
+        return False
 
 
 def is_rendered(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, text: str) -> bool:
@@ -258,6 +307,7 @@ def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> lis
         *_check_prefixes(tokenizer, template, QUESTION),
         Check("close token", _show(tokenizer, template.close_id), ok=close_ids == [template.close_id]),
         Check("BOS", f"{num_bos} at the start of the prompt", ok=num_bos <= 1),
+        *([Check("date", DATED.format(template.date), ok=True)] if template.date else []),
     ]
 
 
@@ -313,40 +363,40 @@ def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
     )
 
 
-def _switch(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _switch(tokenizer: PreTrainedTokenizerBase, date: str | None) -> str | None:
     """Return the keyword that the chat template reacts to, if any."""
     for switch in SWITCHES:
-        think, no_think = (_render(tokenizer, QUESTION, switch, mode=mode) for mode in Mode)
+        think, no_think = (_render(tokenizer, QUESTION, switch, mode=mode, date=date) for mode in Mode)
         if think != no_think:
             return switch
     return None
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode) -> str:
+def _ending(tokenizer: PreTrainedTokenizerBase, switch: str | None, mode: Mode, date: str | None) -> str:
     """Return the generation prompt, the text that the template adds before an answer.
 
     A switch may also write elsewhere, in the system prompt or after the question. One prompt has to serve both modes,
     so that part is always the one for think.
     """
-    text = _render(tokenizer, QUESTION, switch, mode=mode)
-    before = _render(tokenizer, QUESTION, switch, mode=mode, answering=False)
+    text = _render(tokenizer, QUESTION, switch, mode=mode, date=date)
+    before = _render(tokenizer, QUESTION, switch, mode=mode, answering=False, date=date)
     # Some templates add it always, or end a conversation without generation prompt with a token of their own.
     return text[len(before) :] if text != before and text.startswith(before) else text.rpartition(QUESTION)[2]
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase, switch: str | None) -> int | None:
-    """Return the added token that a rendered answer is followed by, None if it is followed by text or by nothing.
+def _turn_end(tokenizer: PreTrainedTokenizerBase, switch: str | None, date: str | None) -> tuple[int, ...]:
+    """Return the added tokens that a rendered answer is followed by, up to the next text.
 
     The answer is followed by another question: some templates let the next turn's first token end a turn (GLM).
     """
     turns = [Message("user", QUESTION), Message("assistant", ANSWER), Message("user", SECOND_QUESTION)]
     try:
-        text = _render(tokenizer, turns, switch, answering=False)
+        text = _render(tokenizer, turns, switch, answering=False, date=date)
     except UserError:  # a template for one question
-        return None
+        return ()
     _, found, after = text.partition(ANSWER)
-    ids = _plain_ids(tokenizer, after.lstrip()) if found else []
-    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+    written = [token for token in _plain_ids(tokenizer, after) if str(tokenizer.decode([token])).strip()]
+    return tuple(takewhile(tokenizer.added_tokens_decoder.__contains__, written)) if found else ()
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, question: str | Sequence[Message]) -> str:
@@ -362,12 +412,15 @@ def _render(
     *,
     mode: Mode = Mode.THINK,
     answering: bool = True,
+    date: str | None = None,
 ) -> str:
     """Render one question or a conversation. The switch is always set, since some templates default to no_think."""
     turns = [Message("user", question)] if isinstance(question, str) else question
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     shown = "one user message" if len(turns) == 1 else f"messages of {', '.join(turn.role for turn in turns)}"
     options: dict[str, Any] = {switch: mode is Mode.THINK} if switch else {}
+    if date:
+        options["chat_template"] = _stop_clock(tokenizer.get_chat_template(), date)
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering, **options))
     except Exception as error:  # a chat template is third-party code and may raise anything
@@ -375,6 +428,14 @@ def _render(
             f"the chat template fails on {shown} ({' '.join(str(error).split())}); needed: a template that"
             f" renders {'a plain question' if len(turns) == 1 else 'these'}; set the tokenizer's chat_template to one"
         ) from error
+
+
+def _stop_clock(source: str, date: str) -> str:
+    """Return a chat template in which the function that reads the clock is a macro that writes `date` at 0:00."""
+    day = datetime.fromisoformat(date)
+    codes = sorted(set(re.findall("%-?[A-Za-z]", source)))
+    written = "".join(f".replace({code!r}, {day.strftime(code)!r})" for code in codes)
+    return f"{{% macro {CLOCK}(format) %}}{{{{ format{written} }}}}{{% endmacro %}}{{{{ '' }}}}{source}"
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

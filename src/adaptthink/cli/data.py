@@ -42,7 +42,7 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     """Print the first problems of a set as they are sent to a model, special tokens and forced prefix included."""
     problems = list(islice(read_all(config.problems, Purpose.CHECK, config, config.instruction), count))
     tokenizer = load_tokenizer(config.model)
-    template = probe(tokenizer, think_start=config.think_start)
+    template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
     prefix = () if mode == "auto" else template.prefix_ids(Mode(mode))
     shown = []
     for problem in problems:

@@ -26,12 +26,13 @@ from adaptthink.evaluation.mode_choice import DELTA
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels
 from adaptthink.evaluation.store import read_setting
-from adaptthink.models.loading import Policy, load_configured, load_trainee
+from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
 from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import write_json
 from adaptthink.training.data import prepare_problems, read_training_problems
+from adaptthink.training.reference import find_training_date
 from adaptthink.training.train import TrainingData
 
 ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model always thinks by itself
@@ -185,6 +186,8 @@ def demo_job(
         api.report_unparsable(chosen.num_unparsable, terminal)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
+    policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
+    policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
     api.open_training(run, config, resume=resume, clean=clean)
     engine = make_engine(policy, config)
     sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))

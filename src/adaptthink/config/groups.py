@@ -8,7 +8,7 @@ GROUPS = {
     "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "kind"),
     "Responses": (
         "max_think_tokens", "max_no_think_tokens", "temperature", "top_p", "reference_temperature", "reference_top_p",
-        "think_start", "reasoning_format",
+        "think_start", "prompt_date", "reasoning_format",
     ),
     "Method": (
         "no_think_share", "force_think_start", "ratio", "clip", "advantage", "token_share", "implicit_thinking",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
@@ -46,6 +47,13 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Seed = Annotated[int, Field(description="Seed of everything random.")]
 
+
+def check_date(value: str) -> str:
+    """Return a day in ISO format; raises ValueError for anything else."""
+    return date.fromisoformat(value).isoformat()
+
+
+PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Advantage = Literal["reference", "group"]
 Schedule = Literal["constant", "stable_decay"]
@@ -125,6 +133,11 @@ class EngineConfig(ModelConfig):
     """How a model is loaded and what generates with it."""
 
     think_start: str = Field("Alright", description="w_start: the token that forced thinking begins with.")
+    prompt_date: PromptDate | None = Field(
+        None,
+        description="The day, YYYY-MM-DD, for chat templates that write it into prompts; not given: that of the store, "
+        "evaluation or run that is continued, else today.",
+    )
     device: Device = Field(
         "auto", description="Where the model is: cpu, cuda, cuda:N, or auto (a GPU if there is one)."
     )

@@ -12,8 +12,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from adaptthink.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class NonFiniteError(UserError):
+    """The model's logits are not finite, so no token can be sampled from them."""
+
+
+def check_finite(logprobs: Iterable[float]) -> None:
+    """Raise NonFiniteError if a log-probability is NaN, as all are where one logit is NaN or +infinity."""
+    if any(map(math.isnan, logprobs)):
+        raise NonFiniteError(
+            "the model's logits are not finite (NaN), so no token can be sampled; check the model with adaptthink "
+            "doctor, lower the learning rate if it was being trained, or give --dtype float32"
+        )
 
 
 class Finish(StrEnum):

@@ -15,16 +15,18 @@ refused when the engine is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adaptthink.engines.base import Completion, Finish, OnFinish, Request
+from adaptthink.engines.base import Completion, Finish, OnFinish, Request, check_finite
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import Forward, make_forward, prefill_prompts
 from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
@@ -73,6 +75,7 @@ class NativeEngine:
         on_finish: OnFinish | None = None,
     ) -> list[Completion]:
         """Complete every request, in order (see `Engine.generate`)."""
+        self.check_prompts([request.prompt_ids for request in requests])
         with self._forward() as forward:
             return _Generation(forward, self, requests, temperature, top_p, seed).run(on_finish)
 
@@ -83,9 +86,23 @@ class NativeEngine:
         """Return log-probabilities of the next token from one prefill per prompt (see `Engine`)."""
         if not prompts:
             return []
+        self.check_prompts(prompts)
         with self._forward() as forward:
             _, logits_PV = prefill_prompts(forward, prompts, self.model.device)
-        return (logits_PV / temperature).log_softmax(-1)[:, list(token_ids)].tolist()
+        rows: list[list[float]] = (logits_PV / temperature).log_softmax(-1)[:, list(token_ids)].tolist()
+        check_finite(chain.from_iterable(rows))
+        return rows
+
+    def check_prompts(self, prompts: Iterable[Sequence[int]]) -> None:
+        """Raise UserError for a token without an embedding; a text may spell any token that the tokenizer knows."""
+        embeddings: Any = self.model.get_input_embeddings()
+        size = embeddings.weight.shape[0]
+        largest = max(chain.from_iterable(set(map(tuple, prompts))), default=0)
+        if largest >= size:
+            raise UserError(
+                f"a prompt has the token {largest}, and the model has {size} embeddings; resize the embeddings to the "
+                "tokenizer, or leave the text of that token out"
+            )
 
     @contextmanager
     def _forward(self) -> Iterator[Forward]:
@@ -212,7 +229,8 @@ class _Generation:
             tokens_F = torch.tensor(tokens, device=self.device)
             tokens_B[forcing_F] = tokens_F
             logprobs_B[forcing_F] = plain_BV[forcing_F, tokens_F]
-        return tokens_B, logprobs_B
+        # One logit that is not finite makes the whole row NaN, but top_p would hide it; `record` refuses it on the CPU.
+        return tokens_B, torch.where(plain_BV[:, 0].isnan(), torch.nan, logprobs_B)
 
     def record(self, rows: _Rows, tokens_B: Tensor, logprobs_B: Tensor) -> list[tuple[int, Completion]]:
         """Store each active row's token; return the completions that this finished, with their requests' indices."""
@@ -221,7 +239,10 @@ class _Generation:
         if position_A.max(initial=0) >= self.tokens_NT.shape[1]:
             self.tokens_NT, self.logprobs_NT = (np.pad(old, ((0, 0), (0, old.shape[1]))) for old in self.written)
         self.tokens_NT[index_A, position_A] = tokens[active]
-        self.logprobs_NT[index_A, position_A] = logprobs_B.cpu().numpy()[active]
+        logprobs_A = logprobs_B.cpu().numpy()[active]
+        if np.isnan(logprobs_A).any():
+            check_finite(logprobs_A.tolist())
+        self.logprobs_NT[index_A, position_A] = logprobs_A
         stopped_B = (tokens[:, None] == self.eos_ids).any(1) & (rows.position_B >= self.forced_N[rows.index_B])
         rows.position_B = rows.position_B + 1
         finished_B = active & (stopped_B | (rows.position_B >= self.max_tokens_N[rows.index_B]))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptthink.engines.base import Completion, Finish, OnFinish, Request
+from adaptthink.engines.base import Completion, Finish, OnFinish, Request, check_finite
 from adaptthink.errors import UserError
 
 SCORED_AT_ONCE = 16  # tokens scored by one request; servers return at most 20 log-probabilities by default
@@ -215,7 +215,8 @@ def run_checked(
 
 
 def check_continuation(part: ContinuationRequest, result: Continuation) -> None:
-    """Raise UserError for a continuation that was cut before its max_tokens, or that has a banned token."""
+    """Raise UserError for a continuation that was cut before its max_tokens, has a banned token, or is not finite."""
+    check_finite((*result.logprobs, *result.scored))
     if not result.stopped and len(result.token_ids) < part.max_tokens:
         raise UserError(
             f"the engine cut a response after {len(result.token_ids)} of {part.max_tokens} tokens without an end "

@@ -13,7 +13,8 @@ NUCLEUS_GUESS = 64  # most likely tokens that are tried before all of them are s
 def sample_tokens(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """Return one token per row, (B,), by inverting the cumulative distribution at `uniform_B` in [0, 1).
 
-    A large vocabulary is searched in two steps, so that only one block per row is summed token by token.
+    A large vocabulary is searched in two steps, so that only one block per row is summed token by token. A row with NaN
+    gets some token, with NaN as its log-probability.
     """
     batch, size = logprob_BV.shape
     uniform_B1 = uniform_B.double()[:, None]
@@ -29,15 +30,16 @@ def sample_tokens(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
     block_B1 = _invert(sums_BN, target_B1)
     before_B1 = torch.where(block_B1 > 0, sums_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
     inside_BK = blocks_BNK.gather(1, block_B1[..., None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
-    return (block_B1 * BLOCK + _invert(inside_BK, target_B1 - before_B1)).squeeze(-1)
+    return (block_B1 * BLOCK + _invert(inside_BK, target_B1 - before_B1)).squeeze(-1).clamp(max=size - 1)
 
 
 def _invert(cumulative_BK: Tensor, target_B1: Tensor) -> Tensor:
     """Return the index where the cumulative sum first passes the target, (B, 1).
 
-    Rounding must not carry the target past the last entry that has any probability.
+    Rounding must not carry the target past the last entry that has any probability. NaN is past every entry.
     """
-    return torch.searchsorted(cumulative_BK, torch.minimum(target_B1, _below(cumulative_BK[:, -1:])), right=True)
+    index_B1 = torch.searchsorted(cumulative_BK, torch.minimum(target_B1, _below(cumulative_BK[:, -1:])), right=True)
+    return index_B1.clamp(max=cumulative_BK.shape[-1] - 1)
 
 
 def _below(value: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> 
         config.max_think_tokens,
         config.max_no_think_tokens,
         config.seed,
+        prompt_date=config.prompt_date,
     )
 
 

@@ -53,6 +53,7 @@ class Setting:
     max_no_think_tokens: int
     seed: int
     switch: str | None = None  # how the mode is set at a chat endpoint; None: by the tokens of the response
+    prompt_date: str | None = None  # the day in the prompts, where the chat template writes one
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,11 @@ def read_setting(folder: Path) -> Setting:
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); restore the file or evaluate into another folder") from None
+
+
+def read_evaluation_date(folder: Path) -> str | None:
+    """Return the day in the prompts of an evaluation that is to be made or completed; None if there is none yet."""
+    return read_setting(folder).prompt_date if (folder / "evaluation.json").is_file() else None
 
 
 def read_problems(folder: Path) -> dict[str, Problem]:

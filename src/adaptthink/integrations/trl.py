@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,7 +45,7 @@ from adaptthink.models.checks import examine
 from adaptthink.models.loading import Policy, find_eos_ids, find_model, load_model
 from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
-from adaptthink.modes import Mode, probe
+from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.objective import policy_loss
 from adaptthink.problems import Problem, make_problem_id
 from adaptthink.ratio import Ratio
@@ -69,7 +69,13 @@ from adaptthink.training.metrics import (
     describe_rollouts,
     summarise_rollout,
 )
-from adaptthink.training.reference import check_settings, make_store_settings, open_references, read_fingerprint
+from adaptthink.training.reference import (
+    check_settings,
+    make_store_settings,
+    open_references,
+    read_fingerprint,
+    read_store_date,
+)
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
 Metrics = dict[str, float]
@@ -116,6 +122,10 @@ class AdaptThinkConfig(GRPOConfig):
     think_start: str = field(
         default="Alright", metadata={"help": "w_start: the token that forced thinking begins with."}
     )
+    prompt_date: str | None = field(
+        default=None,
+        metadata={"help": "The day, YYYY-MM-DD, for chat templates that write it into prompts; default: the store's."},
+    )
     force_think_start: bool = field(
         default=True,
         metadata={"help": "Begin thinking with think_start; else with any token, sampled from the policy."},
@@ -160,9 +170,12 @@ class AdaptThinkConfig(GRPOConfig):
 
     def train_config(self, **more: Any) -> TrainConfig:
         """Return the same settings as `adaptthink train` has them; raises UserError for values out of their range."""
-        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens", "think_start", "force_think_start")
+        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens")
+        written = ("think_start", "force_think_start", "prompt_date")
         graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
-        same = {name: getattr(self, name) for name in (*shared, *graded, "temperature", "learning_rate", "seed")}
+        same = {
+            name: getattr(self, name) for name in (*shared, *written, *graded, "temperature", "learning_rate", "seed")
+        }
         samples = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         return check(
             TrainConfig,
@@ -276,7 +289,8 @@ class AdaptThinkTrainer(GRPOTrainer):
             raise UserError(
                 "under FSDP no process has the whole model to generate with; set use_vllm=True, or use DeepSpeed or DDP"
             )
-        self._template = probe(self.processing_class, think_start=args.think_start)
+        store = Path(reference) if isinstance(reference, str | Path) else None
+        self._template = probe_dated(self.processing_class, args, store)
         self._eos_ids = find_eos_ids(self.model, self.processing_class, self._template)
         self._examine(name)
         if isinstance(reference, str | Path):
@@ -544,6 +558,25 @@ def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> M
     if isinstance(reference, str | Path):
         return {id_: one.reward for id_, one in open_references(Path(reference)).items()}
     return reference
+
+
+def probe_dated(tokenizer: PreTrainedTokenizerBase, args: AdaptThinkConfig, store: Path | None) -> ThinkTemplate:
+    """Return the think template with the configured day or the store's, where the chat template writes one.
+
+    Raises UserError where there is none, as a training that is resumed on another day would change its prompts.
+    """
+    recorded = read_store_date(store) if store else None
+    template = probe(tokenizer, think_start=args.think_start, date=args.prompt_date)
+    if template.date is None:
+        return template
+    if not (args.prompt_date or recorded):
+        raise UserError(
+            "the chat template writes the day into prompts, which must stay the same in a training; give "
+            f"prompt_date='{template.date}'"
+        )
+    if store and args.prompt_date:
+        check_settings(store, {"prompt_date": args.prompt_date})
+    return replace(template, date=args.prompt_date or recorded)
 
 
 def check_store(store: Path, args: AdaptThinkConfig, reward: str | None) -> None:

@@ -198,10 +198,11 @@ def check_end_tokens(model: PreTrainedModel, tokenizer: Any, template: ThinkTemp
     """Return which tokens end a response, and whether the files of the model say so too."""
     shown = ", ".join(f"{tokenizer.decode([token])!r} ({token})" for token in eos_ids)
     configured = {*list_eos_ids(model.generation_config), tokenizer.eos_token_id}
-    if template.turn_end_id is not None and template.turn_end_id not in configured:
+    if template.turn_end_ids and configured.isdisjoint(template.turn_end_ids):
         shown += (
-            f"; the chat template ends turns with {tokenizer.decode([template.turn_end_id])!r}, which is no end token "
-            "in the model's files: it is one here; add it to eos_token_id in generation_config.json for other programs"
+            f"; the chat template ends turns with {tokenizer.decode(template.turn_end_ids[:1])!r}, which the model's "
+            "files do not list: it ends responses here; add it to eos_token_id in generation_config.json for other "
+            "programs"
         )
     return Check("end tokens", shown, ok=True)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
@@ -21,13 +21,14 @@ from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
-from adaptthink.modes import Check, ThinkTemplate, describe, probe
+from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe, probe
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 TINY = Path(__file__).parent / "tiny"
 FINGERPRINT_ELEMENTS = 1024
+C = TypeVar("C", bound=EngineConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def load_policy(
     name: str,
     *,
     think_start: str = "Alright",
+    prompt_date: str | None = None,
     device: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
     on_check: Callable[[Check], None] = lambda check: None,
@@ -133,7 +135,7 @@ def load_policy(
     """
     chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
-    template = probe(tokenizer, think_start=think_start)
+    template = probe(tokenizer, think_start=think_start, date=prompt_date)
     for check in describe(tokenizer, template):
         on_check(check)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
@@ -164,7 +166,12 @@ def load_configured(config: EngineConfig, *, on_check: Callable[[Check], None] =
     """Return the model of a config, for generation (see `load_policy`)."""
     dtype = torch.float32 if config.dtype == "float32" else None
     return load_policy(
-        config.model, think_start=config.think_start, device=config.device, dtype=dtype, on_check=on_check
+        config.model,
+        think_start=config.think_start,
+        prompt_date=config.prompt_date,
+        device=config.device,
+        dtype=dtype,
+        on_check=on_check,
     )
 
 
@@ -175,8 +182,30 @@ def load_trainee(config: TrainConfig) -> Policy:
     steps of the paper's 0.000002 would be rounded away. An adapter's own weights are always float32.
     """
     if not config.lora_rank:
-        return load_policy(config.model, think_start=config.think_start, device=config.device, dtype=torch.float32)
+        return load_policy(
+            config.model,
+            think_start=config.think_start,
+            prompt_date=config.prompt_date,
+            device=config.device,
+            dtype=torch.float32,
+        )
     return prepare_trainee(load_configured(config), config)
+
+
+def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple[Policy, C]:
+    """Return policy and config with the day that the policy's prompts are rendered with, where its template writes one.
+
+    It is the configured one, else the `recorded` one of what is continued, else the policy's own. Raises UserError for
+    a configured day that the template does not write.
+    """
+    if policy.template.date is None:
+        if config.prompt_date:
+            raise UserError(f"prompt_date = {config.prompt_date} {NO_DATE}")
+        return policy, config
+    date = config.prompt_date or recorded or policy.template.date
+    return replace(policy, template=replace(policy.template, date=date)), config.model_copy(
+        update={"prompt_date": date}
+    )
 
 
 def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
@@ -214,7 +243,7 @@ def find_eos_ids(model: PreTrainedModel, tokenizer: Any, template: ThinkTemplate
 
 
 def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any, template: ThinkTemplate) -> tuple[int, ...]:
-    """Return every token that ends a response: those configured, and the one that the chat template ends turns with.
+    """Return every token that ends a response: those configured, and if the chat template ends turns without, its own.
 
     Raises UserError if there is none, for one that is no token, and for one that the template writes within a response.
     """
@@ -225,7 +254,9 @@ def read_eos_ids(generation: GenerationConfig | None, tokenizer: Any, template: 
                 f"eos_token_id = {token!r} in the model's generation_config.json is no token id; give a whole number, "
                 "or a list of them"
             )
-    found = {tokenizer.eos_token_id, template.turn_end_id, *configured} - {None}
+    found = {tokenizer.eos_token_id, *configured} - {None}
+    if found.isdisjoint(template.turn_end_ids):
+        found.update(template.turn_end_ids[:1])
     if not found:
         raise UserError("the model has no end-of-sequence token; set eos_token_id in its generation_config.json")
     inside = found & {*template.think_prefix_ids, *template.no_think_prefix_ids}

@@ -37,6 +37,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that PEFT 0.21 still uses
+        warnings.filterwarnings("ignore", message="Model (has|with) `tie_word")  # refused below
         try:
             adapter = get_peft_model(model, settings)
         except ValueError as error:

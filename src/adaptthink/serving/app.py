@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 import uuid
@@ -22,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from adaptthink.config.schema import ServeConfig
-from adaptthink.engines.base import Completion
+from adaptthink.engines.base import Completion, NonFiniteError
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
 from adaptthink.sampling import reading
@@ -31,6 +32,8 @@ from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import PromptCompletions, PromptRequest
 from adaptthink.serving.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
 from adaptthink.serving.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", text, methods=["POST"]),
         ],
-        exception_handlers={UserError: refuse, HTTPException: refuse, Exception: fail},
+        exception_handlers={NonFiniteError: report_model, UserError: refuse, HTTPException: refuse, Exception: fail},
         lifespan=lifespan,
     )
 
@@ -233,6 +236,12 @@ async def refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, CallError):
         return make_error(error.status, str(error), error.param, error.code)
     return make_error(400, str(error))
+
+
+async def report_model(_: Request, error: Exception) -> Response:
+    """Return a fault of the model, which no other call would get around; the server's log has it too."""
+    logger.error("%s", error)
+    return make_error(500, str(error), kind="server_error")
 
 
 async def fail(_: Request, error: Exception) -> Response:

@@ -71,6 +71,15 @@ def open_run(
     return folder
 
 
+def read_recorded(folder: Path, key: str, *, resume: bool) -> Any:
+    """Return a setting of the run that is resumed; None if there is none."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(key) if resume else None
+    except (OSError, ValueError, AttributeError):  # whoever opens the run says what is wrong with it
+        return None
+
+
 def check_store_outside(store: Path | None, run: Path, *, clean: bool) -> None:
     """Raise UserError if emptying a run's folder would take the reference store with it that the run is to use."""
     if clean and store and store.resolve().is_relative_to(run.resolve()):

@@ -29,6 +29,7 @@ from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_unconstrained
 from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
+from adaptthink.storage.runs import read_recorded
 from adaptthink.storage.settings import refuse_changes
 
 RECENT = 4096  # references that are held in memory after they were read
@@ -51,7 +52,7 @@ class Reference:
 
 def make_store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
     """Return everything that the content of a store depends on, as its first line holds it."""
-    own = {"reward": config.reward} if config.reward else {}
+    own = {name: value for name in ("reward", "prompt_date") if (value := getattr(config, name))}
     return own | {
         "model_fingerprint": fingerprint,
         "samples": config.reference_samples,
@@ -199,6 +200,20 @@ def read_references(path: Path) -> Iterator[Reference]:
 def read_fingerprint(path: Path) -> str | None:
     """Return the fingerprint of the model whose samples a store holds; raises UserError if it is no store."""
     return read_settings(path).get("model_fingerprint")
+
+
+def find_training_date(run: Path, store: Path | None, *, resume: bool) -> str | None:
+    """Return the recorded day in the prompts of a training: of the run that is resumed, else of its reference store."""
+    recorded: str | None = read_recorded(run, "prompt_date", resume=resume)
+    return recorded or read_store_date(store or run / "reference.jsonl")
+
+
+def read_store_date(path: Path) -> str | None:
+    """Return the day in the prompts of a store that is to be made or completed; None if there is no whole store yet."""
+    try:
+        return read_settings(path).get("prompt_date")
+    except UserError:  # whoever opens the store says what is wrong with it
+        return None
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:

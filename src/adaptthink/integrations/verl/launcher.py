@@ -41,7 +41,7 @@ from adaptthink.problems.table import parse_ids
 from adaptthink.sampling.grader import load_reward
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
-from adaptthink.training.reference import Reference, References, make_store_settings, read_store
+from adaptthink.training.reference import Reference, References, find_training_date, make_store_settings, read_store
 from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
@@ -106,6 +106,7 @@ def verl_job(
     check_config(config)
     version = read_verl_version(python)
     python = make_absolute(python)
+    config = freeze_prompt_date(config, find_training_date(run, reference_store, resume=resume))
     command = make_command(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
     if resume and train_file.is_file():
@@ -132,6 +133,13 @@ def verl_job(
         observers.on_message(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
         result |= {"model": str(run / "model"), "steps": config.steps, "seconds": seconds}
     return result
+
+
+def freeze_prompt_date(config: VerlConfig, recorded: str | None) -> VerlConfig:
+    """Return a config with the day that the model's chat template writes into prompts, if it writes one."""
+    template = probe(load_tokenizer(config.model), think_start=config.think_start, date=config.prompt_date)
+    date = template.date and (config.prompt_date or recorded or template.date)
+    return config.model_copy(update={"prompt_date": date})
 
 
 def train_and_export(
@@ -191,7 +199,9 @@ def describe_presampling(store: Path) -> str:
 
 def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
     """Open a store of R̄_ref; raises UserError if it lacks problems or is of another model."""
-    policy = load_policy(config.model, think_start=config.think_start, device="cpu", dtype="auto")
+    policy = load_policy(
+        config.model, think_start=config.think_start, prompt_date=config.prompt_date, device="cpu", dtype="auto"
+    )
     rows, ids_N = read_store(path, make_store_settings(config, policy.fingerprint)), parse_ids(problems)
     missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
     if missing:
@@ -218,7 +228,7 @@ def select_gradable_problems(
 def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
     """Raise UserError for a prompt that is longer than max_prompt_tokens: verl would end a training in the middle."""
     tokenizer = load_tokenizer(config.model)
-    template = probe(tokenizer, think_start=config.think_start)
+    template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
     for problem in problems:
         num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
         if num_tokens > config.max_prompt_tokens:

@@ -53,7 +53,7 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
         tokenizer=tokenizer,
-        template=probe(tokenizer, think_start=config.think_start),
+        template=probe(tokenizer, think_start=config.think_start, date=config.prompt_date),
         grader=make_grader(config, workers=GRADING_WORKERS),
     )
 
