@@ -75,6 +75,20 @@ def test_chosen_layers_alone_get_an_adapter():
     assert trained == {"q_proj", "v_proj"}
 
 
+@pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "q_proj,lm_head"])
+def test_layers_that_share_a_weight_are_refused(tmp_path, targets, recwarn):
+    """Merged, the adapter of one would change both, and the rollouts come from the merged model."""
+    name = targets.rpartition(",")[2]
+    with pytest.raises(UserError, match=f"lora_targets puts an adapter on {name}, whose weight is shared"):
+        load_trainee(config(lora_targets=targets))
+    assert not [one for one in recwarn if "tie_word" in str(one.message)]
+    policy = load_policy("tiny")
+    policy.model.config.tie_word_embeddings = False
+    policy.model.lm_head.weight = torch.nn.Parameter(policy.model.lm_head.weight.detach().clone())
+    policy.save(tmp_path / "untied")
+    load_trainee(config(model=str(tmp_path / "untied"), lora_targets=targets))
+
+
 def test_layers_that_are_not_there_are_said():
     with pytest.raises(UserError, match=r"lora_targets = 'q_poj' does not fit this model: .*; give names of its"):
         load_trainee(config(lora_targets="q_poj"))

@@ -499,6 +499,56 @@ def test_a_conversation_that_the_template_refuses_is_said():
         encode_prompt(tokenizer, probe(tokenizer), turns)
 
 
+LOSSY = {  # templates that leave messages out without an error, as real ones do
+    "only known roles": CHATML.replace(
+        "{% for m in messages %}", "{% for m in messages if m.role in ('system', 'user', 'assistant') %}"
+    ),
+    "the last system message": (
+        "{% for m in messages %}{% if m.role == 'system' %}{% set ns = m.content %}{% endif %}{% endfor %}"
+        "{% set found = messages | selectattr('role', 'equalto', 'system') | list %}"
+        "{% if found %}{{ found[-1].content }}{% endif %}"
+        + CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role in ('user', 'assistant') %}")
+    ),
+    "no system message": CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"),
+}
+
+
+def converse(source, *turns):
+    tokenizer = build(source.replace("ENDING", "<think>\n"))
+    messages = [Message(*turn) for turn in turns] + [Message("user", QUESTION)]
+    return tokenizer.decode(encode_prompt(tokenizer, probe(tokenizer), messages))
+
+
+@pytest.mark.parametrize("template", ["only known roles", "the last system message"])
+def test_a_developer_is_the_system_where_the_template_knows_none(template):
+    assert "be brief" in converse(LOSSY[template], ("developer", "be brief"))
+    assert "<|im_start|>developer\nbe brief" in converse(CHATML, ("developer", "be brief"))
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "index"),
+    [
+        ("the last system message", [("system", "one"), ("system", "two")], 1),
+        ("the last system message", [("system", "same"), ("system", QUESTION)], 1),
+        ("the last system message", [("developer", "one"), ("system", "two")], 1),
+        ("only known roles", [("user", "1"), ("tool", "12")], 2),
+        ("no system message", [("system", "1")], 1),  # which the question contains
+    ],
+)
+def test_a_message_that_the_template_leaves_out_is_refused_by_its_role(template, turns, index):
+    role = turns[index - 1][0]
+    with pytest.raises(UserError, match=rf"leaves out message {index} of {len(turns) + 1} \(role {role}\)"):
+        converse(LOSSY[template], *turns)
+
+
+def test_a_text_that_the_template_changes_is_refused():
+    source = CHATML.replace("m['content']", "m['content'] | replace('/no_think', '')")
+    assert "be brief" in converse(source, ("system", " be brief\n"))
+    with pytest.raises(UserError, match=r"message 1 of 2 \(role system\), or changes its text"):
+        converse(source, ("system", "be brief /no_think"))
+    assert "assistant" in converse(LOSSY["no system message"], ("system", " "))  # nothing is lost
+
+
 def test_describe_names_everything(tiny):
     checks = {check.name: check.value for check in describe(make_tokenizer(), tiny)}
     assert list(checks) == [

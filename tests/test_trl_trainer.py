@@ -19,6 +19,8 @@ if importlib.util.find_spec("trl") is None:
 from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from huggingface_hub import ModelCard
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 from trl.distributed import DistributedBackend
@@ -601,3 +603,42 @@ def test_a_store_that_was_cut_or_graded_otherwise_is_refused_before_the_model_is
 ):
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path, model="org/never-loaded", reference=strange_store, **changed)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "layer"),
+    [
+        ({"target_modules": ["embed_tokens"]}, "embed_tokens"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lm_head"),
+    ],
+)
+def test_an_adapter_on_tied_weights_is_refused(tmp_path, adapter, layer):
+    policy = load_policy("tiny")
+    with pytest.raises(UserError, match=f"peft_config puts an adapter on {layer}, whose weight is shared"):
+        AdaptThinkTrainer(
+            policy.model,
+            settings(tmp_path),
+            Dataset.from_list(ROWS),
+            processing_class=policy.tokenizer,
+            peft_config=LoraConfig(task_type="CAUSAL_LM", r=2, **adapter),
+        )
+
+
+def test_a_model_with_a_missing_tensor_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    load_policy("tiny").save(folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 of its tensors \(model.norm.weight\)"):
+        make_trainer(tmp_path, model=str(folder))
+
+
+def test_a_template_that_writes_the_day_needs_it_or_a_store(tmp_path):
+    policy = load_policy("tiny")
+    policy.tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}" + policy.tokenizer.chat_template
+    policy.save(tmp_path / "model")
+    model = {"model": str(tmp_path / "model")}
+    with pytest.raises(UserError, match="give prompt_date='20"):
+        make_trainer(tmp_path, **model)
+    assert make_trainer(tmp_path, prompt_date="2026-01-31", **model)._template.date == "2026-01-31"
