@@ -40,7 +40,7 @@ Model = Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the 
 DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]
-ThinkStart = Annotated[str, Parameter(help="w_start: the token that forced thinking begins with.")]
+ThinkStart = Annotated[str, Parameter(help="w_start: the text that forced thinking begins with.")]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
 ReferenceStore = Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")]
 EvaluationOutput = Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")]

@@ -132,7 +132,7 @@ class ModelConfig(Config):
 class EngineConfig(ModelConfig):
     """How a model is loaded and what generates with it."""
 
-    think_start: str = Field("Alright", description="w_start: the token that forced thinking begins with.")
+    think_start: str = Field("Alright", description="w_start: the text that forced thinking begins with.")
     prompt_date: PromptDate | None = Field(
         None,
         description="The day, YYYY-MM-DD, for chat templates that write it into prompts; not given: that of the store, "

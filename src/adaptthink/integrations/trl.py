@@ -120,7 +120,7 @@ class AdaptThinkConfig(GRPOConfig):
     )
     max_no_think_tokens: int = field(default=4096, metadata={"help": "Token limit of a response in no_think mode."})
     think_start: str = field(
-        default="Alright", metadata={"help": "w_start: the token that forced thinking begins with."}
+        default="Alright", metadata={"help": "w_start: the text that forced thinking begins with."}
     )
     prompt_date: str | None = field(
         default=None,

@@ -178,7 +178,9 @@ class AdaptThinkLoop(AgentLoopBase):
     async def generate_tokens(self, prompt_ids: Sequence[int], sampling_params: dict[str, Any]) -> Any:
         """Generate on one of verl's servers; raises UserError if it returns no log-probabilities."""
         output = await self.server_manager.generate(
-            request_id=uuid4().hex, prompt_ids=list(prompt_ids), sampling_params=sampling_params
+            request_id=uuid4().hex,
+            prompt_ids=list(prompt_ids),
+            sampling_params=sampling_params | {"stop_token_ids": sorted(self.ends)},
         )
         if output.log_probs is None or len(output.log_probs) != len(output.token_ids):
             raise UserError("the rollout returned no log-probability for each token; π_IS cannot be known without them")
