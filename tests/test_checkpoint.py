@@ -118,6 +118,8 @@ DAMAGES = {
     "optimizer flipped": lambda path: flip(path / OPTIMIZER, 200),
     "optimizer missing": lambda path: (path / OPTIMIZER).unlink(),
     "manifest cut": lambda path: (path / MANIFEST).write_bytes((path / MANIFEST).read_bytes()[:40]),
+    "manifest of another type": lambda path: (path / MANIFEST).write_text("[1]"),
+    "manifest without a step": lambda path: (path / MANIFEST).write_text('{"step": null, "sha256": {}}'),
     "manifest missing": lambda path: (path / MANIFEST).unlink(),
     "everything missing": lambda path: [file.unlink() for file in path.iterdir()],
     "a file": lambda path: (shutil.rmtree(path), path.write_text("")),

@@ -12,7 +12,7 @@ from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink import api
 from adaptthink.config.schema import EvaluateConfig, ServeConfig
-from adaptthink.engines.base import ScriptedEngine
+from adaptthink.engines.base import ScriptedEngine, check_finite
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluation.run import Query, make_policy_responder
@@ -394,6 +394,20 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
             call.join()
     assert sizes == [1, 3]
     assert answers == [200] * 4
+
+
+def test_a_model_whose_logits_are_not_finite_is_a_server_error_that_says_so(served, tokenizer, caplog):
+    engine = scripted(tokenizer)
+
+    def failing(requests, **options):
+        check_finite([float("nan")])
+
+    engine.generate = failing
+    _, post = served(engine)
+    answer = post()
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert answer.json()["error"]["message"].startswith("the model's logits are not finite (NaN)")
+    assert "the model's logits are not finite" in caplog.text
 
 
 def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):

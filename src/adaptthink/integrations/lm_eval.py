@@ -102,7 +102,7 @@ class AdaptThinkLM(LM):
     @property
     def tokenizer_name(self) -> str:
         """Part of the key under which the harness caches rendered requests."""
-        return self.args.model.replace("/", "__")
+        return "__".join(filter(None, [*self.args.model.split("/"), self.template.date]))
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         """Return the source of the chat template; there is only one."""

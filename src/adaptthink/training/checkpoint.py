@@ -77,7 +77,7 @@ def find_fault(path: Path) -> str | None:
         for name in (MODEL, OPTIMIZER):
             if _sha256(path / name) != manifest["sha256"][name]:
                 return f"{name} does not match its hash"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
