@@ -523,7 +523,7 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     empty = {name for name, field in schema.model_fields.items() if field.default is None} - set(content)
     assert empty <= {
         "data", "fields", "instruction", "max_problems", "reward", "name", "threshold", "key_variable", "effort",
-        "price_input", "price_output",
+        "price_input", "price_output", "prompt_date",
     }  # fmt: skip
     assert list(content) == [name for name in schema.model_fields if name not in empty]
     assert content.get("max_concurrent_sequences", 77) == 77
