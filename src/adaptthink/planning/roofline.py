@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from adaptthink.engines.project import make_projection
 
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}  # of the square product that the peak is measured on
-COPY_BYTES = {"cpu": 2**27, "cuda": 2**31}  # read and written to measure the bandwidth
+COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}  # read and written to measure the bandwidth
 REPETITIONS = 5  # the fastest one counts
 
 
