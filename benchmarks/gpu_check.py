@@ -26,7 +26,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def list_parts(device: str, scratch: Path, *, quick: bool) -> list[Part]:
     demo = ["-m", "adaptthink", "demo", "--recipe", "toy_cpu", str(recipe), "--output", str(scratch / "demo")]
     parts = [
         Part("tests", 90, [*test, "-rfE", "--tb=short", "--junitxml", str(scratch / "tests.xml")]),
-        Part("demo", 120, [*demo, "--profile", "--json", str(scratch / "demo.json")]),
+        Part("demo", 120, [*demo, "--profile"]),
     ]
     on = ["--device", device, "--dtype", "bfloat16"]
     rollout = ["benchmarks/rollout.py", *on, "--engines", "native;transformers"]
@@ -85,15 +85,15 @@ def list_parts(device: str, scratch: Path, *, quick: bool) -> list[Part]:
             Part("step", 60, [*step, "--work", "2x48,8", "--steps", "1"]),
         ]
     rollout += ["--work", "16x512", "4x4096", "--repetitions", "3", "--seconds", "20"]
-    update = [*step, "--update", "32x2048", "8x8192", "4x16384", "--steps", "2", "--checkpointing"]
-    step += ["--work", "8x512,64", "--steps", "2"]
+    update = [*step, "--update", "16x2048", "4x8192", "2x16384", "--steps", "2", "--checkpointing"]
+    step += ["--work", "8x256,64", "--steps", "2"]
     return [
         *parts,
         Part("rollout-1.5b", 130, [*rollout, "--model", "random-1.5b"]),
-        Part("update-1.5b", 130, [*update, "--model", "random-1.5b"]),
-        Part("step-1.5b", 110, [*step, "--model", "random-1.5b"]),
+        Part("update-1.5b", 110, [*update, "--model", "random-1.5b"]),
+        Part("step-1.5b", 90, [*step, "--model", "random-1.5b"]),
+        Part("step-0.5b", 60, [*step, "--model", "random-0.5b"]),
         Part("rollout-0.5b", 110, [*rollout, "--model", "random-0.5b"]),
-        Part("step-0.5b", 80, [*step, "--model", "random-0.5b"]),
     ]
 
 
@@ -177,13 +177,20 @@ def read_tests(path: Path) -> dict[str, Any]:
     return tests
 
 
-def read_demo(scratch: Path) -> dict[str, Any]:
-    """Return the demo's headline and its seconds by phase, as far as it came."""
-    summary = {"profile": scratch / "demo" / "profile.json", "summary": scratch / "demo" / "summary.json"}
-    found = {name: json.loads(path.read_text()) for name, path in summary.items() if path.is_file()}
-    keys = ("delta_accuracy_points", "delta_length_percent", "seconds", "peak_memory_mb")
-    headline = {key: found["summary"][key] for key in keys} if "summary" in found else {}
-    return headline | ({"phases": found["profile"]} if "profile" in found else {})
+def read_demo(run: Path) -> dict[str, Any]:
+    """Return the demo's seconds by phase, as far as it came, and at its end the headline."""
+    from adaptthink.storage.runs import read_metrics  # noqa: PLC0415
+    from adaptthink.timing import profile  # noqa: PLC0415
+
+    demo: dict[str, Any] = {}
+    rows = read_metrics(run / "metrics.jsonl")
+    if rows:
+        demo |= {"steps": len(rows), "phases_of_steps": [asdict(phase) for phase in profile(rows)]}
+    if (run / "summary.json").is_file():
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        keys = ("delta_accuracy_points", "delta_length_percent", "seconds", "peak_memory_mb")
+        demo |= {key: summary[key] for key in keys}
+    return demo
 
 
 def project_step(device: str) -> dict[str, Any]:
@@ -253,7 +260,7 @@ def main() -> None:
                     4 if arguments.quick else 1
                 )  # in miniature the limit only guards against hanging
                 result["parts"][part.name] = run_part(part, min(left, limit), environment)
-            result |= {"tests": read_tests(scratch / "tests.xml"), "demo": read_demo(scratch)}
+            result |= {"tests": read_tests(scratch / "tests.xml"), "demo": read_demo(scratch / "demo")}
             result["projected_step"] = project_step(arguments.device)
             path = write_result("gpu-check", result)
     show(result)
@@ -287,8 +294,10 @@ def show(result: Mapping[str, Any]) -> None:
     for name, test in result["tests"].items():
         figures = {key: value for key, value in test.items() if key != "outcome"}
         print(f"{test['outcome']:9}{name} {figures or ''}")
-    if "seconds" in result["demo"]:
-        demo = result["demo"]
+    demo = result["demo"]
+    for phase in demo.get("phases_of_steps", []):
+        print(f"demo, {demo['steps']} steps: {phase['name']:13}{phase['seconds']:8.1f} s")
+    if "seconds" in demo:
         print(
             f"demo: accuracy {demo['delta_accuracy_points']:+.1f} points, length {demo['delta_length_percent']:+.1f}%, "
             f"seconds {demo['seconds']}"

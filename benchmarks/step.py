@@ -45,7 +45,8 @@ DEVICE = "cuda" if "cuda" in sys.argv else "cpu"
 DTYPE = "bfloat16" if "bfloat16" in sys.argv else "float32"  # of the arithmetic; the weights are float32
 CHECKPOINTING = "--checkpointing" in sys.argv
 MICRO_TOKENS = 4096  # of our update; TRL gets micro-batches of as many rows
-UPDATE_MICRO_TOKENS = 16384  # with --update, for both; a longer response is a micro-batch of its own
+UPDATE_MICRO_TOKENS = 16384  # of responses, with --update, for both
+PROMPT_TOKENS = 64  # that no prompt reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,15 @@ class Work:
 
     @property
     def micro_rows(self) -> int:
-        """Rows of TRL's micro-batches."""
+        """Rows of TRL's micro-batches, which divide the step's."""
         rows = self.num_prompts * self.samples
-        return max(1, min(rows, UPDATE_MICRO_TOKENS // self.think) if self.given else max(SAMPLES, rows // 8))
+        most = max(1, (UPDATE_MICRO_TOKENS if self.given else MICRO_TOKENS) // self.think)
+        return next(count for count in range(min(rows, most), 0, -1) if rows % count == 0)
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens of our micro-batches, prompts included; for given responses, so many that they have TRL's rows."""
+        return self.micro_rows * (self.think + PROMPT_TOKENS) if self.given else MICRO_TOKENS
 
 
 def read_work(text: str, *, given: bool) -> Work:
@@ -141,7 +148,7 @@ def run_ours(model: str, work: Work, steps: int, *, sample_reference: bool = Fal
     config = TrainConfig(
         problems_per_step=work.num_prompts, samples_per_problem=work.samples, temperature=1.0, learning_rate=1e-6,
         max_think_tokens=work.think, max_no_think_tokens=work.no_think, dtype=DTYPE,
-        micro_batch_tokens=UPDATE_MICRO_TOKENS if work.given else MICRO_TOKENS, gradient_checkpointing=CHECKPOINTING,
+        micro_batch_tokens=work.micro_tokens, gradient_checkpointing=CHECKPOINTING,
     )  # fmt: skip
     policy = load_policy(str(model_folder(model)), device=DEVICE, dtype=torch.float32)
     problems = generate_problems(work.num_prompts * 2, seed=0, split=Split.TRAIN)
