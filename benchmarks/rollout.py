@@ -286,41 +286,57 @@ def make_roofline(model: Any, works: list[Work]) -> Callable[[list[int]], dict[s
     return compute
 
 
+def find_log(name: str) -> Path:
+    """Return where an engine's errors go."""
+    return Path(tempfile.gettempdir()) / f"rollout-{name.replace(' ', '-')}.log"
+
+
 def start(name: str, options: list[str]) -> subprocess.Popen[str]:
-    """Start an engine's process and wait until it is ready."""
+    """Start an engine's process."""
     python = ROOT / ".venv-vllm/bin/python" if name == "vllm" else sys.executable
-    command = [python, __file__, "--serve", name, *options]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    answer(process, "ready")
-    return process
+    with find_log(name).open("w") as errors:
+        return subprocess.Popen(
+            [python, __file__, "--serve", name, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
 
 
-def answer(process: subprocess.Popen[str], start: str) -> str:
-    """Return the next line that starts as it should; engines print lines of their own."""
+def find_line(process: subprocess.Popen[str], name: str, start: str) -> str | None:
+    """Return the next line of an engine that starts as it should, as engines print others; None if it ended early."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(start):
             return line
-    raise SystemExit(f"an engine ended early: {process.args}")
+    print(f"{name} ended early\n{find_log(name).read_text(errors='replace')[-1000:]}", flush=True)
+    return None
 
 
 def measure(
     work: str, processes: dict[str, subprocess.Popen[str]], repetitions: int, seconds: float | None
 ) -> dict[str, list[dict[str, float]]]:
-    """Let the engines take turns with a work; return the outcomes of each one's repetitions."""
+    """Let the engines take turns with a work; return the outcomes of each one's repetitions.
+
+    An engine that ends early, such as for want of memory, is left out of what follows.
+    """
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
     started = time.perf_counter()
     for repetition in range(repetitions):
         if repetition and seconds and time.perf_counter() - started > seconds:
             break
-        for name in list(processes) if repetition % 2 else reversed(processes):
+        for name in list(processes) if repetition % 2 else list(processes)[::-1]:
             print(work, file=processes[name].stdin, flush=True)
-            rows[name].append(json.loads(answer(processes[name], "{")))
-            rate = rows[name][-1]["tokens"] / rows[name][-1]["seconds"]
+            line = find_line(processes[name], name, "{")
+            if line is None:
+                del processes[name]
+                continue
+            row = json.loads(line)
+            rows[name].append(row)
+            rate = row["tokens"] / row["seconds"]
             print(f"{work} {repetition + 1}/{repetitions} {name}: {rate:.0f} tokens/s", flush=True)
-    return rows
+    return {name: own for name, own in rows.items() if own}
 
 
 def summarize(work: str, rows: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -347,9 +363,9 @@ def summarize(work: str, rows: dict[str, list[dict[str, float]]]) -> dict[str, A
     }
     for key, own in (("native_over", rates), ("native_over_with_sync", synced)):
         figures[key] = {
-            name: spread([ours / other for ours, other in zip(own["native"], own[name], strict=True)])
+            name: spread([ours / other for ours, other in zip(own["native"], own[name], strict=False)])
             for name in rows
-            if name != "native"
+            if name != "native" and "native" in rows
         }
     return figures
 
@@ -372,7 +388,11 @@ def main() -> None:
     model_folder(arguments.model)  # is made before there are two processes that would make it
     options = ["--model", arguments.model, "--dtype", DTYPE, "--device", DEVICE]
     options += ["--seconds", str(arguments.seconds)] if arguments.seconds else []
-    processes = {name: start(name, options) for name in arguments.engines.split(";")}
+    processes = {}
+    for name in arguments.engines.split(";"):  # one after the other, so that none is timed while another loads
+        process = start(name, options)
+        if find_line(process, name, "ready"):
+            processes[name] = process
     result = surroundings(["torch", "transformers"]) | {
         "model": arguments.model,
         "dtype": DTYPE,
@@ -382,7 +402,10 @@ def main() -> None:
     }
     name = f"rollout-{arguments.model}-{DTYPE}" + ("-gpu" if DEVICE == "cuda" else "")
     for work in arguments.work or [WORK[arguments.model]]:
-        figures = summarize(work, measure(work, processes, arguments.repetitions, arguments.seconds))
+        rows = measure(work, processes, arguments.repetitions, arguments.seconds)
+        if not rows:
+            raise SystemExit("no engine is left")
+        figures = summarize(work, rows)
         result["works"][work] = figures
         for engine, rate in figures["tokens_per_second"].items():
             over, share = figures["native_over"].get(engine), figures["roofline_share"].get(engine)

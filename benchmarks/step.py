@@ -23,6 +23,7 @@ follows the other.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import random
@@ -277,7 +278,8 @@ def take_turn(process: subprocess.Popen[str], name: str, log: Path) -> dict[str,
     """Let a trainer make one step and return what it says of it."""
     assert process.stdin is not None
     assert process.stdout is not None
-    print("go", file=process.stdin, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # which then shows in the missing line
+        print("go", file=process.stdin, flush=True)
     line = next((line for line in process.stdout if line.startswith('{"seconds"')), None)
     if line is None:
         raise SystemExit(f"{name} ended early; see {log}")
