@@ -56,6 +56,8 @@ def make_random(name: str, folder: Path) -> None:
     tokenizer.save_pretrained(unfinished)
     model.save_pretrained(unfinished)
     unfinished.rename(folder)
+    del model
+    torch.cuda.empty_cache()
 
 
 def unpack_smollm2(folder: Path) -> None:
