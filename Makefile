@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` trains and reports, `make test` checks everything.
-.PHONY: help demo test check model picture clean
+.PHONY: help demo test check gpu model picture clean
 
 SEED ?= 0
 RECIPE ?= toy_cpu
@@ -9,6 +9,7 @@ help:
 	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo); SEED=1, RECIPE=my.toml"
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
+	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/performance.md)"
 	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
 	@echo "make picture the pictures of README and docs/demo.md, of the run in runs/demo"
 	@echo "make clean   remove the environment and caches; runs/ stays"
@@ -25,6 +26,9 @@ check:
 
 test: check
 	.venv/bin/python -m pytest -n auto $(TESTS)
+
+gpu:
+	@scripts/gpu_check.sh
 
 model:
 	@scripts/setup.sh

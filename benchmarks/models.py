@@ -19,9 +19,9 @@ THINK_TEMPLATE = (  # SmolLM2's chat template, with the thought opened as in Dee
 )
 
 
-SHAPES = {  # hidden, layers, heads, key-value heads, intermediate
-    "random-0.5b": (896, 24, 14, 2, 4864),
-    "random-1.5b": (1536, 28, 12, 2, 8960),
+SHAPES = {  # hidden, layers, heads, key-value heads, intermediate, whether the output projection is the embedding
+    "random-0.5b": (896, 24, 14, 2, 4864, True),
+    "random-1.5b": (1536, 28, 12, 2, 8960, False),
 }
 VOCABULARY = 151_936
 
@@ -41,19 +41,23 @@ def model_folder(name: str) -> Path:
 
 def make_random(name: str, folder: Path) -> None:
     """Write a random model in bfloat16. Its responses are noise and as long as max_tokens allows."""
-    hidden, layers, heads, groups, intermediate = SHAPES[name]
+    hidden, layers, heads, groups, intermediate, tied = SHAPES[name]
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=groups, intermediate_size=intermediate, tie_word_embeddings=True,
+        num_key_value_heads=groups, intermediate_size=intermediate, tie_word_embeddings=tied,
         max_position_embeddings=32768, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a GPU fills the weights in no time
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    unfinished = folder.with_name(f".writing-{name}")  # so that a cut run leaves no half of a model under the name
+    tokenizer.save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
+    unfinished.rename(folder)
+    del model
+    torch.cuda.empty_cache()
 
 
 def unpack_smollm2(folder: Path) -> None:

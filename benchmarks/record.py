@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import shlex
 import statistics
 import sys
@@ -14,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 
 
 def surroundings(packages: Sequence[str]) -> dict[str, Any]:
@@ -38,6 +39,15 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
+def measure_peak_mb(device: str) -> float:
+    """Return the peak memory of this process in MB: allocated on the accelerator, or resident."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
 def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
 
@@ -54,8 +64,8 @@ def shown(values: Mapping[str, float], form: str = ".3g") -> str:
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> Path:
-    """Write a result under results/, named by what it is and its date."""
+    """Write a result under results/, or where BENCHMARK_RESULTS says, named by what it is and its date."""
     path = RESULTS / f"{name}-{result['date']}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

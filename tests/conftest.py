@@ -31,6 +31,10 @@ if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machin
     settings.load_profile("any machine")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cuda", help="where the tests of tests/test_gpu.py run [default: cuda]")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def patient_grading():
     """Take the default limits from symbolic grading: 2 s for an easy answer may be too little on a busy machine.

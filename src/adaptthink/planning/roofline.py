@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from adaptthink.engines.project import make_projection
 
-GEMM_SIZE = 2048  # of the square product that the peak is measured on
-COPY_BYTES = 2**27  # read and written to measure the bandwidth
+GEMM_SIZE = {"cpu": 2048, "cuda": 8192}  # of the square product that the peak is measured on
+COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}  # read and written to measure the bandwidth
 REPETITIONS = 5  # the fastest one counts
 
 
@@ -43,15 +43,19 @@ class Shape:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Return measured peak and bandwidth, with the engine's own operations; takes about a second."""
-    left = torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype)
-    product = make_projection(torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=dtype))
-    source = torch.ones(COPY_BYTES // 4, device=device)
+    """Return measured peak and bandwidth, with the engine's own operations; takes about a second.
+
+    On a GPU product and copy are larger, so that starting them takes no noticeable part of their time.
+    """
+    size, copied = GEMM_SIZE[device.type], COPY_BYTES[device.type]
+    left = torch.randn(size, size, device=device, dtype=dtype)
+    product = make_projection(torch.randn(size, size, device=device, dtype=dtype))
+    source = torch.ones(copied // 4, device=device)
     target = torch.empty_like(source)
     with torch.inference_mode():
         seconds = measure_seconds(lambda: product(left), device)
         copying = measure_seconds(lambda: target.copy_(source), device)
-    return Machine(2 * GEMM_SIZE**3 / seconds, 2 * COPY_BYTES / copying)
+    return Machine(2 * size**3 / seconds, 2 * copied / copying)
 
 
 def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
