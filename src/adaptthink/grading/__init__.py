@@ -30,6 +30,7 @@ from adaptthink.grading.verdict import (
     Rule,
     Verdict,
     check_failed_grades,
+    compute_failed_share,
     compute_mean_reward,
     compute_reward,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Submission",
     "Verdict",
     "check_failed_grades",
+    "compute_failed_share",
     "compute_mean_reward",
     "compute_reward",
     "drop_thinking",

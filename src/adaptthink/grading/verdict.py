@@ -97,16 +97,21 @@ def compute_mean_reward(verdicts: Iterable[Verdict]) -> float | None:
     return total / count if count else None
 
 
+def compute_failed_share(verdicts: Iterable[Verdict]) -> float:
+    """Return the share of verdicts that are TIMEOUT, ERROR or UNKNOWN, in [0, 1]; 0 if there are none."""
+    failed = [verdict in FAILED for verdict in verdicts]
+    return sum(failed) / len(failed) if failed else 0.0
+
+
 def check_failed_grades(verdicts: Iterable[Verdict], limit: float, *, where: str = "") -> None:
     """Raise UserError if TIMEOUT, ERROR and UNKNOWN make up more than `limit` of the verdicts.
 
     `where` begins the message, such as "step 3: ".
     """
     counts = Counter(verdicts)
-    failed = {str(verdict): counts[verdict] for verdict in FAILED if counts[verdict]}
-    share = sum(failed.values()) / counts.total() if failed else 0.0
+    share = compute_failed_share(counts.elements())
     if share > limit:
-        listed = ", ".join(f"{count} {name}" for name, count in failed.items())
+        listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in FAILED if counts[verdict])
         raise UserError(
             f"{where}grading timed out or failed on {share:.1%} of the last responses ({listed} of {counts.total()}), "
             f"more than max_failed_grades = {limit:g}. What is unknown is graded again when the command is repeated; "
