@@ -87,7 +87,7 @@ BESIDE = {  # what makes the effect of a key visible; without it the key is read
     "dialect": {"switch": "none"},  # the only one that both know
     "token_share": {"steps": 7},  # the first five steps sample everything
 }
-SMALL = {"max_think_tokens": 16, "max_no_think_tokens": 8, "problems_per_level": 3, "max_failed_grades": 0.9}
+SMALL = {"max_think_tokens": 16, "max_no_think_tokens": 8, "problems_per_level": 3, "max_failed_grades": 1.0}
 BASE = {
     "presample": SMALL | {"reference_samples": 2},
     "train": SMALL | {

@@ -112,9 +112,10 @@ def check_failed_grades(verdicts: Iterable[Verdict], limit: float, *, where: str
     share = compute_failed_share(counts.elements())
     if share > limit:
         listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in FAILED if counts[verdict])
+        again = "run the command again, which grades the unknown ones again, " if counts[Verdict.UNKNOWN] else ""
+        longer = "raise grading_seconds, " if counts[Verdict.TIMEOUT] else ""
         raise UserError(
             f"{where}grading timed out or failed on {share:.1%} of the last responses ({listed} of {counts.total()}), "
-            f"more than max_failed_grades = {limit:g}. What is unknown is graded again when the command is repeated; "
-            "raise grading_seconds (reward_seconds for a reward function of your own) for timeouts, or "
-            "max_failed_grades to go on: timeouts and errors then count as wrong, unknown ones do not count"
+            f"more than max_failed_grades = {limit:g}; {again}{longer}or raise max_failed_grades: timeouts and errors "
+            "count as wrong, unknown ones nowhere"
         )
