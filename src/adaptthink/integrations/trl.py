@@ -526,6 +526,7 @@ def problem_dataset(problems: Iterable[Problem]) -> Dataset:
                 "prompt": problem.prompt,
                 "answer": problem.answer,
                 "problem_id": problem.id,
+                "source": problem.source,
                 "kind": str(problem.kind),
                 "level": None if problem.level is None else str(problem.level),  # a column has one type
             }
@@ -588,12 +589,15 @@ def probe_dated(tokenizer: PreTrainedTokenizerBase, args: AdaptThinkConfig, stor
 def check_verdicts(store: Path, dataset: Any, limit: float) -> None:
     """Raise UserError if a store's verdicts belong to other reference answers than the dataset's, or failed too often.
 
-    A dataset that is read while the training runs has no rows to look at yet.
+    A dataset that is read while the training runs has no rows to look at yet, and whether an id follows from the answer
+    cannot be seen in a row that has lost its source.
     """
     references = open_references(store)
     check_grades(references.values(), limit)
-    for problem in map(read_problem, dataset) if isinstance(dataset, Dataset) else ():
-        if problem.id in references and references[problem.id].answer_hash != hash_answer(problem):
+    for row in dataset if isinstance(dataset, Dataset) else ():
+        problem = read_problem(row)
+        stored = references[problem.id].answer_hash
+        if stored != hash_answer(problem) and (stored or row.get("source") is not None):
             raise UserError(
                 f"reference store '{store}' was graded against another reference answer to problem {problem.id} "
                 f"({shorten(problem.prompt)}); pre-sample these problems again"
