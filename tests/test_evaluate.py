@@ -20,10 +20,19 @@ from adaptthink.evaluation.run import (
     sample_missing,
 )
 from adaptthink.evaluation.scores import compare_scores, map_levels, summarise
-from adaptthink.evaluation.store import Outcome, grade_folder, lock_folder, read_decisions, read_outcomes, read_samples
-from adaptthink.grading import Verdict
+from adaptthink.evaluation.store import (
+    Outcome,
+    grade_folder,
+    lock_folder,
+    open_folder,
+    open_samples,
+    read_decisions,
+    read_outcomes,
+    read_samples,
+)
+from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.modes import Mode
-from adaptthink.problems import make_problem
+from adaptthink.problems import Problem, make_problem
 from adaptthink.sampling.grader import AnswerGrader
 from adaptthink.sampling.sampler import Sampler
 
@@ -302,6 +311,55 @@ def test_grading_that_was_interrupted_goes_on(random_policy, tmp_path, monkeypat
     grade_folder(tmp_path, on_grade=counted.append)
     assert sum(counted) == 3
     assert [one.verdict for one in read_outcomes(tmp_path)] == [Verdict.CORRECT] * 5
+
+
+def grade_again(folder):
+    counted = []
+    grade_folder(folder, on_grade=counted.append)
+    return sum(counted), [one.verdict.value for one in read_outcomes(folder)]
+
+
+def test_a_verdict_belongs_to_its_reference_answer(random_policy, tmp_path):
+    """The answer in the folder is edited by hand, and then put back."""
+    texts = ["</think>\\boxed{1}", "</think>\\boxed{7}"]
+    samples = [sample_with(random_policy, text, index) for index, text in enumerate(texts)]
+    write(tmp_path, samples)
+    assert grade_again(tmp_path) == (2, ["correct", "wrong"])
+    path = tmp_path / "problems.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace('"answer": "1"', '"answer": "7"'))
+    with pytest.raises(UserError, match="graded against another reference answer"):
+        read_outcomes(tmp_path)
+    write(tmp_path, [])  # the same problems do not undo it
+    assert grade_again(tmp_path) == (2, ["wrong", "correct"])
+    assert grade_again(tmp_path) == (0, ["wrong", "correct"])
+    path.write_text(whole)
+    assert grade_again(tmp_path) == (2, ["correct", "wrong"])
+
+
+@pytest.mark.parametrize("change", [{"answer": "7"}, {"answer": "B", "kind": AnswerKind.CHOICE}])
+def test_a_problem_with_an_id_of_its_own_may_get_another_answer(random_policy, tmp_path, change):
+    problem = Problem("00000000000000aa", "1+0=?", "1")
+    setting = make_policy_setting("m", "f", EvaluateConfig())
+    open_folder(tmp_path, setting, [problem, *POOL])
+    texts = ["</think>\\boxed{1}", f"</think>\\boxed{{{change['answer']}}}"]
+    with open_samples(tmp_path) as keep:
+        for index, text in enumerate(texts):
+            keep(replace(sample_with(random_policy, text, index), problem_id=problem.id))
+    assert grade_again(tmp_path) == (2, ["correct", "wrong"])
+    open_folder(tmp_path, setting, [replace(problem, **change), *POOL])
+    assert len((tmp_path / "problems.jsonl").read_text().splitlines()) == 1 + len(POOL)
+    assert grade_again(tmp_path)[0] == 2
+    assert [one.verdict.value for one in read_outcomes(tmp_path)][1] == "correct"
+    assert grade_again(tmp_path)[0] == 0
+
+
+def test_another_kind_of_answer_is_another_reference_answer(random_policy, tmp_path):
+    setting, [first, *rest] = make_policy_setting("m", "f", EvaluateConfig()), POOL
+    write(tmp_path, [sample_with(random_policy, "</think>\\boxed{A}", 0)])
+    assert grade_again(tmp_path) == (1, ["wrong"])
+    open_folder(tmp_path, setting, [replace(first, kind=AnswerKind.CHOICE), *rest])
+    assert grade_again(tmp_path) == (1, ["reference_unparsable"])
 
 
 def test_half_a_character_is_kept_and_graded(random_policy, tmp_path):

@@ -77,20 +77,39 @@ def test_async_functions_are_awaited_and_run_beside_each_other():
     assert [one.verdict for one in found] == [Verdict.CORRECT, Verdict.WRONG]
 
 
-def test_one_that_never_returns_is_a_timeout_and_holds_nothing_up():
+def test_one_that_never_returns_is_unknown_and_holds_nothing_up(caplog):
     never = threading.Event()
     found = grade(lambda problem, one: never.wait(), seconds=0.05)
-    assert found.verdict is Verdict.TIMEOUT
+    assert found.verdict is Verdict.UNKNOWN
+    assert "no result within 0.05 s" in caplog.text
     never.set()
 
 
-def test_one_that_raises_is_an_error_and_is_logged(caplog):
+def test_one_that_raises_is_unknown_and_is_logged(caplog):
+    calls = []
+
     def reward(problem, one):
+        calls.append(one)
         raise ValueError("judge unreachable")
 
-    assert grade(reward).verdict is Verdict.ERROR
+    assert grade(reward).verdict is Verdict.UNKNOWN
+    assert len(calls) == 3
     assert "judge unreachable" in caplog.text
     assert PROBLEM.id in caplog.text
+
+
+def test_one_that_fails_once_is_called_again(caplog):
+    calls = []
+
+    def reward(problem, one):
+        calls.append(one)
+        if len(calls) == 1:
+            raise ConnectionError
+        return 0.75
+
+    assert grade(reward).reward == 0.75
+    assert len(calls) == 2
+    assert caplog.text == ""
 
 
 def test_a_sampler_grades_by_it_and_rollouts_keep_the_number(tokenizer):

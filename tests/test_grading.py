@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import WAIT_SECONDS
 
+from adaptthink.errors import UserError
 from adaptthink.grading import (
     AnswerKind,
     Grade,
@@ -16,6 +17,7 @@ from adaptthink.grading import (
     Rule,
     Submission,
     Verdict,
+    check_failed_grades,
     compute_failed_share,
     compute_mean_reward,
     compute_reward,
@@ -291,7 +293,12 @@ def test_boxed_only(kind):
 
 
 def test_reward_maps_every_verdict():
-    gradable = [verdict for verdict in Verdict if verdict is not Verdict.REFERENCE_UNPARSABLE]
+    without = {Verdict.REFERENCE_UNPARSABLE, Verdict.UNKNOWN}
+    gradable = [verdict for verdict in Verdict if verdict not in without]
+    assert {verdict for verdict in Verdict if not verdict.has_reward} == without
+    for verdict in without:
+        with pytest.raises(ValueError, match="no reward; leave it out"):
+            compute_reward(verdict)
     assert [verdict for verdict in gradable if compute_reward(verdict) == 1.0] == [Verdict.CORRECT]
     assert {compute_reward(verdict) for verdict in gradable} == {0.0, 1.0}
 
@@ -299,9 +306,19 @@ def test_reward_maps_every_verdict():
 def test_means_leave_out_what_cannot_be_graded():
     verdicts = [Verdict.CORRECT, Verdict.REFERENCE_UNPARSABLE, Verdict.TIMEOUT, Verdict.WRONG, Verdict.CORRECT]
     assert compute_mean_reward(verdicts) == 0.5
-    assert compute_mean_reward([Verdict.REFERENCE_UNPARSABLE]) is None
+    assert compute_mean_reward([*verdicts, Verdict.UNKNOWN]) == 0.5
+    assert compute_mean_reward([Verdict.REFERENCE_UNPARSABLE, Verdict.UNKNOWN]) is None
     assert compute_failed_share([*verdicts, Verdict.ERROR, *[Verdict.WRONG] * 2]) == 0.25
+    assert compute_failed_share([*verdicts, Verdict.UNKNOWN, *[Verdict.WRONG] * 2]) == 0.25
     assert compute_failed_share([]) == 0.0
+
+
+def test_too_many_failed_grades_are_refused_with_their_counts():
+    verdicts = [Verdict.TIMEOUT, Verdict.UNKNOWN, Verdict.UNKNOWN, *[Verdict.CORRECT] * 7]
+    check_failed_grades(verdicts, 0.3)
+    check_failed_grades([], 0.0)
+    with pytest.raises(UserError, match=r"^step 3: .* failed on 30\.0% .*\(1 timeout, 2 unknown of 10\).* = 0\.29"):
+        check_failed_grades(verdicts, 0.29, where="step 3: ")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,6 +23,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, find_parsable, grade, grade_all
 from adaptthink.grading import pool as pools
 
+BRIEF = 0.2  # seconds, for what is to be stopped
 SOURCES = str(Path(grading.__file__).parents[2])
 
 STAND_IN = '''
@@ -42,6 +41,8 @@ class LatexExtractionConfig:
 def parse(text, **settings):
     name = text.strip("$").partition("+")[0]
     calls = LOG.read_text().split().count(name) if LOG.exists() else 0
+    with LOG.with_name(str(os.getpid())).open("a") as own:
+        own.write(".")
     with LOG.open("a") as log:
         log.write(name + "\\n")
     if name == "hang" or (name == "flaky" and not calls):
@@ -50,8 +51,13 @@ def parse(text, **settings):
         pass
     if name == "late":
         time.sleep(0.3)
-    if name == "die":
+    if name == "die" or (name == "shot" and not calls):
         os.kill(os.getpid(), signal.SIGKILL)
+    if name == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == "full":  # only in a worker that has done something before
+        if len(LOG.with_name(str(os.getpid())).read_text()) > 3:  # two formulas are parsed as it starts
+            raise MemoryError
     blocks = []
     while name == "eat":
         blocks.append(bytearray(2**20))
@@ -96,17 +102,6 @@ def run_script(code, *arguments, folder=None, **settings):
     )  # fmt: skip
 
 
-@pytest.fixture
-def overrun(stand_in, monkeypatch):
-    """Let a limit of any length pass as soon as the stand-in was seen to begin what never ends."""
-
-    def begun():
-        return stand_in.exists() and {"hang", "busy", "flaky"} & set(stand_in.read_text().split())
-
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (10 * WAIT_SECONDS if begun() else 0))
-    monkeypatch.setattr(pools, "time", clock)
-
-
 def worker_pids(limits):
     return {worker.process.pid for worker in pools.get_pool(limits).workers}
 
@@ -122,16 +117,17 @@ def gone(process):
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answer", "verdict", "seconds"),
     [
-        ("hang+1", Verdict.TIMEOUT),
-        ("busy+1", Verdict.TIMEOUT),
-        ("eat+1", Verdict.ERROR),
-        ("die+1", Verdict.ERROR),
+        ("hang+1", Verdict.UNKNOWN, BRIEF),  # asleep: it may be the machine's fault
+        ("busy+1", Verdict.TIMEOUT, BRIEF),
+        ("eat+1", Verdict.ERROR, WAIT_SECONDS),
+        ("crash+1", Verdict.ERROR, WAIT_SECONDS),
+        ("die+1", Verdict.UNKNOWN, WAIT_SECONDS),  # as if from outside
     ],
 )
-def test_a_lost_worker_is_replaced(stand_in, overrun, answer, verdict):
-    limits = Limits(seconds=WAIT_SECONDS, memory_mb=64, workers=2)
+def test_a_lost_worker_is_replaced(stand_in, answer, verdict, seconds):
+    limits = Limits(seconds=seconds, memory_mb=64, workers=2)
     before = worker_pids(limits)
     result = grade(answer, "x+1", limits=limits)
     assert (result.verdict, result.extracted) == (verdict, answer)
@@ -144,13 +140,51 @@ def test_a_lost_worker_is_replaced(stand_in, overrun, answer, verdict):
     ]  # fmt: skip
 
 
-def test_a_worker_that_used_up_its_processor_time_has_overrun(stand_in, monkeypatch):
-    """The worker's own limit may strike first, where the parent has to wait for a processor: for it no time passes."""
-    limits = Limits(seconds=0.1, workers=1)
+@pytest.mark.parametrize("answer", ["flaky+1", "shot+1"])
+def test_what_befalls_a_worker_once_changes_no_verdict(stand_in, answer):
+    """It hangs, or is killed, the first time; the second worker finds out."""
+    limits = Limits(seconds=BRIEF, workers=1)
+    assert grade(answer, "x+1", limits=limits).verdict is Verdict.WRONG
+    assert stand_in.read_text().split().count(answer.partition("+")[0]) == 2
+
+
+def test_memory_that_earlier_answers_took_decides_nothing(stand_in):
+    limits = Limits(seconds=WAIT_SECONDS, workers=1)
+    for answer in ("x+2", "x+3"):
+        grade(answer, "x+1", limits=limits)
+    assert grade("full+1", "full+2", limits=limits).verdict is Verdict.ERROR  # two formulas are one too many
+    for answer in ("x+2", "x+3"):
+        grade(answer, "x+1", limits=limits)
+    assert find_parsable([("full+3", AnswerKind.MATH)], limits=limits) == [True]
+
+
+def test_time_in_which_a_worker_waits_for_a_processor_does_not_count(stand_in, monkeypatch):
+    """It replies after ten times its limit, in which it did not sleep, as far as the parent can see."""
+    monkeypatch.setattr(pools.Worker, "is_asleep", lambda self: False)
+    limits = Limits(seconds=0.03, workers=1)
+    assert grade("late+1", "y+1", limits=limits).verdict is Verdict.CORRECT
+
+
+def test_a_worker_that_is_stopped_is_replaced(stand_in):
+    limits = Limits(seconds=BRIEF, workers=1)
     (worker,) = pools.get_pool(limits).workers
-    monkeypatch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    assert grade("busy+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
-    assert worker.process.returncode == -signal.SIGXCPU
+    worker.wait_until_ready()
+    worker.process.send_signal(signal.SIGSTOP)
+    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
+    assert worker_pids(limits) != {worker.process.pid}
+
+
+def test_the_limit_holds_where_the_parent_blocks_and_ignores_its_signal(stand_in):
+    before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
+    try:
+        limits = Limits(seconds=0.1, workers=1)
+        (worker,) = pools.get_pool(limits).workers
+        assert grade("busy+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
+        assert worker.process.returncode == -signal.SIGPROF
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+        signal.signal(signal.SIGPROF, before)
 
 
 @pytest.mark.parametrize("answer", ["fail+1", "deep+1"])
@@ -165,10 +199,10 @@ def test_a_worker_killed_from_outside_in_the_middle(stand_in):
     limits = Limits(seconds=WAIT_SECONDS, workers=1)
     (pid,) = worker_pids(limits)
     with ThreadPoolExecutor(1) as threads:
-        result = threads.submit(grade, "hang+1", "x+1", limits=limits)
-        wait_until(lambda: stand_in.exists() and "hang" in stand_in.read_text())
+        result = threads.submit(grade, "flaky+1", "x+1", limits=limits)
+        wait_until(lambda: stand_in.exists() and "flaky" in stand_in.read_text())
         os.kill(pid, signal.SIGKILL)
-        assert result.result(timeout=WAIT_SECONDS).verdict is Verdict.ERROR
+        assert result.result(timeout=WAIT_SECONDS).verdict is Verdict.WRONG
     assert len(worker_pids(limits)) == 1
     assert worker_pids(limits) != {pid}
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -212,11 +246,10 @@ def test_a_parent_that_goes_before_its_workers_are_ready_leaves_no_traceback():
     assert done.stderr == ""
 
 
-def test_a_worker_killed_while_it_starts_is_an_error_of_one_answer():
+def test_a_worker_killed_while_it_starts_costs_no_answer():
     limits = Limits(workers=1)
     (worker,) = pools.get_pool(limits).workers
     worker.process.kill()
-    assert grade("x+2", "x+1", limits=limits).verdict is Verdict.ERROR
     assert grade("x+2", "x+1", limits=limits).verdict is Verdict.WRONG
 
 
@@ -281,17 +314,20 @@ def test_outcomes_are_kept_but_not_failures(stand_in):
         grade(answer, "y+1", limits=limits)
         grade(answer, "y+1", limits=limits)
     calls = stand_in.read_text().split()
-    assert calls.count("die") == 2
+    assert calls.count("die") == 2 * 3
     assert grading.perform.cache_info().currsize == 1
     assert grading.perform.cache_info().hits == 1
 
 
-def test_a_timeout_is_not_kept(stand_in, overrun):
+def test_an_unknown_outcome_is_not_kept(stand_in):
     limits = Limits(seconds=WAIT_SECONDS, workers=1)
-    assert grade("flaky+1", "flaky+1 ", limits=limits).verdict is Verdict.CORRECT  # the same text: no worker
+    assert grade("die+1", "die+1 ", limits=limits).verdict is Verdict.CORRECT  # the same text: no worker
     assert not stand_in.exists()
-    assert grade("flaky+1", "x+1", limits=limits).verdict is Verdict.TIMEOUT
-    assert grade("flaky+1", "x+1", limits=limits).verdict is Verdict.WRONG
+    assert grade("die+1", "x+1", limits=limits).verdict is Verdict.UNKNOWN
+    (stand_in.parent / "math_verify.py").write_text(STAND_IN.replace('"die"', '"nothing"'))
+    for worker in list(pools.get_pool(limits).workers):
+        worker.process.kill()
+    assert grade("die+1", "x+1", limits=limits).verdict is Verdict.WRONG
 
 
 # --- from threads, asyncio and other processes ---
@@ -338,17 +374,27 @@ def test_asyncio(stand_in):
     ]  # fmt: skip
 
 
-def test_parsable_references(stand_in, overrun):
-    limits = Limits(seconds=WAIT_SECONDS, workers=1)
-    references = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("hang+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
+def test_parsable_references(stand_in):
+    limits = Limits(seconds=BRIEF, workers=1)
+    references = [("5", AnswerKind.MATH), ("x+1", AnswerKind.MATH), ("busy+1", AnswerKind.MATH), ("{", AnswerKind.MATH)]
     references += [
         ("x+2", AnswerKind.MATH),
-        ("die+1", AnswerKind.MATH),
+        ("crash+1", AnswerKind.MATH),
+        ("shot+1", AnswerKind.MATH),
         ("C", AnswerKind.CHOICE),
         ("7", AnswerKind.CHOICE),
     ]
-    assert find_parsable(references, limits=limits) == [True, True, False, False, True, False, True, False]
+    expected = [True, True, False, False, True, False, True, True, False]
+    assert find_parsable(references, limits=limits) == expected
     assert find_parsable([], limits=limits) == []
+
+
+@pytest.mark.parametrize("answer", ["die+1"])
+def test_a_reference_answer_that_cannot_be_checked_is_never_dropped(stand_in, answer):
+    with pytest.raises(
+        UserError, match=r"the reference answer '\w+\+1' could not be checked in 3 tries .*[Rr]un the com"
+    ):
+        find_parsable([("x+1", AnswerKind.MATH), (answer, AnswerKind.MATH)], limits=Limits(seconds=BRIEF, workers=1))
 
 
 PLAIN = """

@@ -5,20 +5,29 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adaptthink import grading
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict
+from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training import reference
-from adaptthink.training.reference import Reference, make_store_settings, presample, read_references, read_store
+from adaptthink.training.reference import (
+    Reference,
+    make_store_settings,
+    open_references,
+    presample,
+    read_references,
+    read_store,
+)
 
 PROBLEMS = [
     make_problem("1+1=?", "2", level=1),
@@ -228,6 +237,56 @@ def test_other_settings_are_named(parts, tmp_path, whole, change, difference):
         "return to the old ones or give another path"
     )
     assert path.read_bytes() == whole
+
+
+def test_another_reference_answer_is_graded_anew(parts, tmp_path, whole):
+    """Only where the id does not follow from the answer; elsewhere it would be another problem."""
+    path = tmp_path / "r.jsonl"
+    own = replace(PROBLEMS[1], prompt="2+3=? ")
+    assert run(parts, path, problems=[PROBLEMS[0], own])[0][own.id].reward == 0.5
+    found, engine = run(parts, path, problems=[PROBLEMS[0], replace(own, answer="6")])
+    assert len(engine.requests) == 4
+    assert found[own.id].reward == 0.25
+    assert run(parts, path, problems=[PROBLEMS[0], replace(own, answer="6")])[1].requests == []
+    assert len(path.read_text().splitlines()) == 3
+    assert len(run(parts, path, problems=PROBLEMS)[1].requests) == 8  # the third, and the second with its own answer
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("row", "seconds", "sampled"),
+    [
+        ({"verdicts": ["correct", "unknown", "wrong", "correct"]}, 2.0, 4),
+        ({"verdicts": ["correct", "timeout", "wrong", "correct"], "seconds": 2.0}, 2.0, 0),
+        ({"verdicts": ["correct", "timeout", "wrong", "correct"], "seconds": 2.0}, 1.0, 0),
+        ({"verdicts": ["correct", "timeout", "wrong", "correct"], "seconds": 2.0}, 4.0, 4),
+        ({"verdicts": ["correct", "error", "wrong", "correct"]}, 4.0, 0),
+    ],
+)
+def test_what_another_try_may_change_is_graded_again(parts, tmp_path, whole, row, seconds, sampled):
+    path, lines = tmp_path / "r.jsonl", whole.splitlines(keepends=True)
+    lines[2] = json.dumps(json.loads(lines[2]) | row).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    assert open_references(path)[PROBLEMS[1].id].reward == pytest.approx(2 / (4 - row["verdicts"].count("unknown")))
+    _, engine = run(parts, path, config=CONFIG.model_copy(update={"grading_seconds": seconds}))
+    assert len(engine.requests) == sampled
+    content = path.read_bytes()
+    assert sorted(content.splitlines()) == sorted(whole.splitlines()) if sampled else content == b"".join(lines)
+
+
+def test_a_timeout_is_stored_with_its_limit(parts, tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    monkeypatch.setattr(grading, "grade_fast", lambda submission: Grade(Verdict.TIMEOUT, "1", Rule.SYMBOLIC))
+    run(parts, path, problems=PROBLEMS[:1], config=CONFIG.model_copy(update={"max_failed_grades": 1.0}))
+    assert json.loads(path.read_bytes().splitlines()[1])["seconds"] == CONFIG.grading_seconds
+
+
+def test_a_store_that_cannot_be_graded_ends_early(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "CHECKED", 8)
+    monkeypatch.setattr(grading, "grade_fast", lambda submission: Grade(Verdict.UNKNOWN, "1", Rule.SYMBOLIC))
+    with pytest.raises(UserError, match=r"failed on 100\.0% .* \(8 unknown of 8\)"):
+        run(parts, tmp_path / "r.jsonl")
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
 
 
 def test_settings_that_change_no_sample_do_not_matter(parts, tmp_path, whole):

@@ -87,13 +87,12 @@ BESIDE = {  # what makes the effect of a key visible; without it the key is read
     "dialect": {"switch": "none"},  # the only one that both know
     "token_share": {"steps": 7},  # the first five steps sample everything
 }
-SMALL = {"max_think_tokens": 16, "max_no_think_tokens": 8, "problems_per_level": 3}
+SMALL = {"max_think_tokens": 16, "max_no_think_tokens": 8, "problems_per_level": 3, "max_failed_grades": 1.0}
 BASE = {
     "presample": SMALL | {"reference_samples": 2},
     "train": SMALL | {
         "reference_samples": 2, "steps": 4, "problems_per_step": 4, "samples_per_problem": 4, "temperature": 1.0,
         "learning_rate": 1e-2, "probe_every": 1, "probe_problems_per_level": 1, "checkpoint_every": 1,
-        "max_failed_grades": 0.5,
     },
     "evaluate": SMALL | {"samples_per_problem": 2},
     "chat": SMALL | {"chat": "http://a", "switch": "enable_thinking"},

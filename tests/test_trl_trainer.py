@@ -34,12 +34,13 @@ from adaptthink.integrations.trl import (
     AdaptThinkConfig,
     AdaptThinkTrainer,
     RolloutRecord,
+    check_verdicts,
     problem_dataset,
     read_problem,
 )
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Mode
-from adaptthink.problems import make_problem, make_problem_id
+from adaptthink.problems import hash_answer, make_problem, make_problem_id
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.reference import open_references
@@ -551,6 +552,27 @@ def test_references_from_a_store(tmp_path):
     with pytest.raises(UserError, match="holds the samples of another model"):
         make_trainer(tmp_path, reference=store)
     assert store.read_bytes() == before, "another program may be writing it"
+
+
+def test_a_store_that_was_graded_against_another_answer_is_refused(tmp_path):
+    store = tmp_path / "ref.jsonl"
+    with_source = make_problem("1+1=?", "2", source="sums/train")
+    row = {"prompt": "2+3=?", "answer": "5", "problem_id": "00000000000000aa"}
+    own = read_problem(row)
+    lines = [{"settings": {"samples": 1}}, {"id": with_source.id, "verdicts": ["correct"], "tokens": [3]}]
+    lines.append({"id": own.id, "verdicts": ["correct"], "tokens": [3], "answer_hash": hash_answer(own)})
+    store.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [kept] = problem_dataset([with_source])
+    check_verdicts(
+        store, Dataset.from_list([kept, {name: kept[name] for name in ("prompt", "answer", "problem_id")}]), 0
+    )
+    check_verdicts(store, Dataset.from_list([row]), 0)
+    for changed in (row | {"answer": "6"}, row | {"kind": "choice"}, kept | {"answer": "3"}):
+        with pytest.raises(UserError, match="graded against another reference answer to problem"):
+            check_verdicts(store, Dataset.from_list([changed]), 0)
+    store.write_text(store.read_text().replace("correct", "unknown"))
+    with pytest.raises(UserError, match="no response of the reference to problem"):
+        check_verdicts(store, None, 1)
 
 
 @pytest.fixture

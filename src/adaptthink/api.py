@@ -14,6 +14,7 @@ import math
 import tempfile
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -76,6 +77,8 @@ from adaptthink.grading import (
     Grade,
     Limits,
     Submission,
+    Verdict,
+    check_failed_grades,
     drop_thinking,
     grade_all,
 )
@@ -103,7 +106,7 @@ from adaptthink.timing import Phase
 from adaptthink.timing import profile as profile_phases
 from adaptthink.training.data import Problems, prepare_problems, read_training_problems
 from adaptthink.training.describe import measure_roofline
-from adaptthink.training.reference import References, find_training_date, read_store_date
+from adaptthink.training.reference import References, check_grades, find_training_date, read_store_date
 from adaptthink.training.reference import presample as complete_reference
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
@@ -472,7 +475,7 @@ def grade(
 ) -> Grade:
     r"""Grade the text of a response: what follows `</think>`, or all of it, is compared with the reference answer.
 
-    `seconds` is the time-out of the symbolic comparison. Text that cannot be parsed gets a verdict, not an error.
+    `seconds` of processor time stop the symbolic comparison. Text that cannot be parsed gets a verdict, not an error.
 
     >>> import adaptthink as at
     >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
@@ -616,6 +619,15 @@ def report_unparsable(count: int, report: Callback) -> None:
         report.on_message(f"{count} problems skipped: their reference answers cannot be parsed")
 
 
+def report_unknown(verdicts: Counter[Verdict], report: Callback) -> None:
+    """Report how many responses could not be graded, if any."""
+    if unknown := verdicts[Verdict.UNKNOWN]:
+        report.on_message(
+            f"{unknown} of {verdicts.total()} responses could not be graded and count nowhere (a worker was killed or "
+            "hung, or a reward function failed); the same command grades them again"
+        )
+
+
 def choose_grader(config: ProblemsConfig, reward: RewardFunction | None) -> Grader:
     """Return the grader of a config, or one that calls the user's reward function."""
     return make_grader(config) if reward is None else RewardGrader(reward, config.reward_seconds)
@@ -635,11 +647,13 @@ def sample_reference(
     reference = complete_reference(
         sampler, problems, config, fingerprint=policy.fingerprint, path=store, on_finish=advance
     )
+    verdicts = check_grades(reference.values(), config.max_failed_grades)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     if not rewards:
         raise UserError("no problem has a reference answer that can be parsed; see: adaptthink data check")
     if skipped := len(reference) - len(rewards):
         report.on_message(f"{skipped} problems skipped: their reference answers cannot be parsed")
+    report_unknown(verdicts, report)
     report.on_message(f"reference: mean reward {fmean(rewards):.3f}, stored in {store}")
     return reference
 
@@ -765,10 +779,15 @@ def score_folder(
     `summary.json` has the scores of all modes that the folder holds on these problems.
     """
     advance = make_counter(report, "answers graded", None)
-    if changes := grade_folder(folder, grader, on_grade=advance):
+    if changes := grade_folder(folder, grader, max_failed_grades=config.max_failed_grades, on_grade=advance):
         report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
     outcomes = select_requested(folder, problems, config)
-    held = {one.requested for one in outcomes}
+    verdicts = Counter(one.verdict for one in outcomes)
+    check_failed_grades(verdicts.elements(), config.max_failed_grades)
+    report_unknown(verdicts, report)
+    held = {one.requested for one in outcomes if one.verdict.has_reward}
+    if lacking := [mode for mode in requested if mode not in held]:
+        raise UserError(f"no {' and no '.join(lacking)} response could be graded; see verdicts.jsonl in {folder}")
     evaluations = {
         mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
     }

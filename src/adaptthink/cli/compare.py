@@ -41,6 +41,10 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
     counts = ", ".join(f"{write_level(name)}: {count}" for name, count in comparison.sets.items())
     avg = ", ".join(f"avg@{write_samples(row)} of {row.name}" for row in comparison.rows)
     forced = f"; forced, although {'; '.join(comparison.differences)}" if comparison.differences else ""
+    unknown = "".join(
+        f"; {count} responses of {name} could not be graded and count nowhere"
+        for name, count in comparison.unknown.items()
+    )
     paper = TextTable(
         "accuracy, % / mean tokens / no_think, %",
         ("", *map(write_level, comparison.sets), "ΔAcc", "ΔLength"),
@@ -48,7 +52,7 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
             (row.name, *(write_paper_cell(row, name) for name in comparison.sets), *write_deltas(row.mean_change))
             for row in comparison.rows
         ),
-        note=f"ΔAcc and ΔLength: means over the sets, against {base.name}{forced}",
+        note=f"ΔAcc and ΔLength: means over the sets, against {base.name}{forced}{unknown}",
     )
     scores = make_scores_table(
         "with 95% intervals",

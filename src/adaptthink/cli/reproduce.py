@@ -154,8 +154,8 @@ def make_training_job(run: Path, name: str, seed: int, design: Design) -> Job:
 
 
 def make_evaluation(model: str, folder: Path, recipes: Sequence[str], flags: Sequence[str]) -> Command:
-    """Return the command that evaluates a model into a folder."""
-    arguments = ("evaluate", model, "--recipe", *recipes, *flags, "--output", f"{folder}")
+    """Return the command that evaluates a model into a folder; claims are checked on responses that are all graded."""
+    arguments = ("evaluate", model, "--recipe", *recipes, *flags, "--max-failed-grades", "0", "--output", f"{folder}")
     return Command(arguments, folder / "summary.json")
 
 

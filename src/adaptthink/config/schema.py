@@ -20,6 +20,7 @@ from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
 
 PREFIX = "ADAPTTHINK_"  # of environment variables
+MAX_FAILED_GRADES = 0.05  # share of responses
 
 # How a training runs, and not what it is: these may change when it is resumed, and a model's card leaves them out.
 HOW = frozenset(
@@ -221,7 +222,12 @@ class ProblemsConfig(ModelConfig):
         10.0, description="Time-out of a call of the reward function."
     )
     grading_seconds: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="Seconds after which a symbolic comparison of one answer is stopped."
+        2.0, description="Seconds of processor time after which a symbolic comparison of one answer is stopped."
+    )
+    max_failed_grades: Share = Field(
+        MAX_FAILED_GRADES,
+        description="Stop if grading timed out or failed on more than this share of the responses (in training, of the "
+        "last ten steps').",
     )
 
     def unread(self) -> Iterator[Unread]:
@@ -309,9 +315,6 @@ class TrainConfig(PresampleConfig):
         0, description="Responses to each held-out problem in a probe, in the mode the model chooses; graded."
     )
     checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
-    max_failed_grades: Share = Field(
-        0.05, description="Stop if grading timed out or failed on more than this share of the last steps' responses."
-    )
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adaptthink.config.schema import MAX_FAILED_GRADES
 from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import name_level, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     Scores,
     compare_scores,
+    find_lost,
     group_rewards,
     score,
-    select_gradable,
 )
 from adaptthink.evaluation.statistics import Interval, holm, pass_interval
 from adaptthink.evaluation.store import (
@@ -37,6 +38,7 @@ from adaptthink.evaluation.store import (
     read_problems,
     read_setting,
 )
+from adaptthink.grading import Verdict
 from adaptthink.problems import Problem
 from adaptthink.storage.settings import find_changes
 
@@ -53,6 +55,7 @@ class Row:
     grader: Mapping[str, Any]  # what its verdicts depend on, by name
     problems: Mapping[str, Problem]  # those with a response that could be graded, by id
     outcomes: Sequence[Outcome]
+    unknown: int = 0  # responses that could not be graded; they are not among the outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Comparison:
     rows: tuple[Compared, ...]
     sets: dict[str, int]  # number of problems
     differences: tuple[str, ...]  # what a forced comparison overlooks; empty otherwise
+    unknown: dict[str, int] = field(default_factory=dict)  # responses that could not be graded, of rows with some
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -87,11 +91,23 @@ def read_rows(names: Sequence[str]) -> list[Row]:
     titles = name_rows(sources)
     if len(set(titles)) < len(titles):
         raise UserError(f"a row is given twice ({', '.join(titles)}); give each once, such as FOLDER:think and FOLDER")
-    outcomes = {folder: select_gradable(read_outcomes(folder)) for folder, _ in sources}
+    found = {folder: read_outcomes(folder) for folder, _ in sources}
+    lost = {id_ for folder, requested in sources for id_ in find_lost(select_mode(found[folder], requested))}
+    left = {folder: [one for one in outcomes if one.problem_id not in lost] for folder, outcomes in found.items()}
     return [
-        make_row(title, folder, requested, outcomes[folder])
+        make_row(title, folder, requested, left[folder], count_unknown(select_mode(found[folder], requested)))
         for title, (folder, requested) in zip(titles, sources, strict=True)
     ]
+
+
+def select_mode(outcomes: Iterable[Outcome], requested: str) -> list[Outcome]:
+    """Return the outcomes of one requested mode."""
+    return [one for one in outcomes if one.requested == requested]
+
+
+def count_unknown(outcomes: Iterable[Outcome]) -> int:
+    """Return how many responses could not be graded."""
+    return sum(one.verdict is Verdict.UNKNOWN for one in outcomes)
 
 
 def split_name(name: str) -> tuple[Path, str]:
@@ -127,21 +143,25 @@ def name_folders(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcome]) -> Row:
+def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcome], unknown: int) -> Row:
     """Return one requested mode of a folder as a row; raises UserError if it has no graded responses."""
-    everything = list(outcomes)
-    own = [one for one in everything if one.requested == requested]
+    everything = [one for one in outcomes if one.verdict.has_reward]
+    own = select_mode(everything, requested)
     if not own:
         there = sorted({one.requested for one in everything})
         found = f"it has {', '.join(f'{folder}:{one}' for one in there)}"
         if not there:
-            found = "none of its reference answers can be parsed"
+            found = (
+                f"{unknown} could not be graded; run its adaptthink evaluate again"
+                if unknown
+                else "none of its reference answers can be parsed"
+            )
         raise UserError(f"'{folder}' holds no graded {requested} responses: {found}")
     problems = read_problems(folder)
     answered = {one.problem_id: problems[one.problem_id] for one in own}
     grader = read_grader(folder / "verdicts.jsonl")
     assert grader is not None  # its outcomes have verdicts
-    return Row(title, requested, read_setting(folder), flatten(grader), answered, own)
+    return Row(title, requested, read_setting(folder), flatten(grader), answered, own, unknown)
 
 
 # ---- what rules out a comparison ------------------------------------------------------------------------------------
@@ -175,7 +195,14 @@ def describe_settings(one: Mapping[str, Any], other: Mapping[str, Any], name: st
 
 
 def check_alike(rows: Sequence[Row]) -> None:
-    """Raise UserError naming what differs between the base and any other row."""
+    """Raise UserError naming what differs between the base and any other row, or a row that is not graded enough."""
+    for row in rows:
+        total = row.unknown + len(row.outcomes)
+        if row.unknown > MAX_FAILED_GRADES * total:
+            raise UserError(
+                f"{row.name}: {row.unknown} of {total} responses could not be graded; run its adaptthink evaluate "
+                "again, which samples nothing, or give --force to compare the others"
+            )
     for row in rows[1:]:
         found = describe_differences(rows[0], row)
         if found:
@@ -203,8 +230,9 @@ def compare(rows: Sequence[Row]) -> Comparison:
     set_of = assign_sets(common)
     kept = [replace(row, outcomes=[one for one in row.outcomes if one.problem_id in common]) for row in rows]
     compared = [compare_row(kept[0], row, set_of) for row in kept]
+    unknown = {row.name: row.unknown for row in rows if row.unknown}
     found = tuple(dict.fromkeys(one for row in rows[1:] for one in describe_differences(base, row)))
-    return Comparison(tuple(adjust_p_values(compared)), dict(Counter(set_of.values())), found)
+    return Comparison(tuple(adjust_p_values(compared)), dict(Counter(set_of.values())), found, unknown)
 
 
 def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:

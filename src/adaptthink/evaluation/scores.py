@@ -1,7 +1,8 @@
 """Scores of graded responses: by level and over all, and the change from one model to another.
 
 Every table, page and comparison takes its numbers from here. The problem is the unit, as in `statistics`: each weighs
-the same however many responses it has, and responses to problems whose reference answer cannot be parsed count nowhere.
+the same however many responses it has. Responses to problems whose reference answer cannot be parsed count nowhere, and
+neither do responses that could not be graded.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Evaluation:
     levels: dict[str, Scores]
     overall: Scores
     ungradable: int = 0  # responses to problems whose reference answer cannot be parsed; they count nowhere else
+    unknown: int = 0  # responses that could not be graded this time; they count nowhere else
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
     for outcome in graded:
         by_level.setdefault(outcome.level, []).append(outcome)
     levels = {level: score(by_level[level]) for level in sorted(by_level, key=rank_level)}
-    return Evaluation(levels, score(graded), len(everything) - len(graded))
+    left_out = Counter(one.verdict for one in everything if not one.verdict.has_reward)
+    ungradable, unknown = left_out[Verdict.REFERENCE_UNPARSABLE], left_out[Verdict.UNKNOWN]
+    return Evaluation(levels, score(graded), ungradable, unknown)
 
 
 def score(outcomes: Sequence[Outcome]) -> Scores:
@@ -164,5 +168,20 @@ def average_problems(values: Mapping[str, Sequence[float]]) -> float:
 
 
 def select_gradable(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return the outcomes on problems whose reference answer can be parsed; the others count nowhere."""
-    return [outcome for outcome in outcomes if outcome.verdict is not Verdict.REFERENCE_UNPARSABLE]
+    """Return the outcomes that were graded, on problems whose reference answer can be parsed.
+
+    A problem that has no graded response in a mode in which it was requested is left out in all modes: comparisons
+    need both.
+    """
+    everything = list(outcomes)
+    lost = find_lost(everything)
+    return [one for one in everything if one.verdict.has_reward and one.problem_id not in lost]
+
+
+def find_lost(outcomes: Iterable[Outcome]) -> set[str]:
+    """Return the problems none of whose responses in some requested mode could be graded."""
+    graded: dict[tuple[str, str], bool] = {}
+    for one in outcomes:
+        key = one.problem_id, one.requested
+        graded[key] = graded.get(key, False) or one.verdict is not Verdict.UNKNOWN
+    return {problem for (problem, _), any_graded in graded.items() if not any_graded}

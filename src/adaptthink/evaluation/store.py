@@ -3,7 +3,8 @@
 evaluation.json   what the samples depend on: the model and how it was sampled
 problems.jsonl    the problems, once each
 samples.jsonl     one line per sample as it was generated
-verdicts.jsonl    which grader graded, and its verdict on each sample; made again when the grader changes
+verdicts.jsonl    which grader graded, and its verdict on each sample; made again when the grader changes, and of one
+                  sample where the verdict is unknown or the reference answer has changed
 decisions.jsonl   P(no_think) and P(think) of each problem, where the model shows them
 
 Nothing is generated twice: a folder that was interrupted, or of which more is requested, is completed. How the files
@@ -24,18 +25,18 @@ from typing import Any, TypeVar
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import name_level
-from adaptthink.grading import AnswerKind, Grade, Verdict
+from adaptthink.grading import AnswerKind, Grade, Verdict, check_failed_grades
 from adaptthink.modes import Mode
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, has_content_id, hash_answer
 from adaptthink.sampling.grader import AnswerGrader, Grader
 from adaptthink.sampling.reading import Response
-from adaptthink.storage.jsonl import Appender, read_lines, read_record, read_records
+from adaptthink.storage.jsonl import Appender, keep_lines, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import write_json
 from adaptthink.storage.settings import find_changes, refuse_changes
 
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
-GRADED_AT_ONCE = 4096  # samples whose texts are held in memory
+GRADED_AT_ONCE = 1024  # samples whose texts are held in memory, and over which failed grades are counted
 VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
 Key = tuple[str, str, int]  # problem id, requested mode, index
 T = TypeVar("T")
@@ -108,8 +109,17 @@ class Outcome:
 
     @property
     def correct(self) -> float:
-        """1 for a correct answer, else 0; or the user's own reward."""
+        """1 for a correct answer, else 0; or the user's own reward. Means nothing without a reward."""
         return float(self.verdict is Verdict.CORRECT) if self.own_reward is None else self.own_reward
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """A verdict, the user's own reward if there is one, and which reference answer they belong to (`hash_answer`)."""
+
+    verdict: Verdict
+    own_reward: float | None
+    answer_hash: str
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -142,15 +152,28 @@ def claim_folder(folder: Path, setting: Setting) -> None:
 def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
     """Make an evaluation folder or continue one (see `claim_folder`); return the keys of the samples it holds.
 
-    Problems that are new to it are added.
+    Problems that are new to it are added, and those that have got another reference answer replaced.
     """
     claim_folder(folder, setting)
-    known = read_problems(folder)
-    with Appender(folder / "problems.jsonl") as file:
-        for problem in problems:
-            if problem.id not in known:
-                file.write(asdict(problem))
+    path, known = folder / "problems.jsonl", read_problems(folder)
+    new = [one for one in problems if one.id not in known or is_changed(known[one.id], one)]
+    replaced = {problem.id for problem in new} & known.keys()
+    if replaced:
+        keep_lines(path, lambda line: read_record(line, make_problem).id not in replaced)
+    with Appender(path) as file:
+        for problem in new:
+            file.write(asdict(problem))
     return {sample.key for sample in read_samples(folder)}
+
+
+def is_changed(stored: Problem, given: Problem) -> bool:
+    """Return whether a problem has got another reference answer, or kind of answer, than a folder holds.
+
+    Where the id follows from the answer that is given, another one in the folder was put there by hand, and stays.
+    """
+    if stored.answer == given.answer:
+        return stored.kind != given.kind
+    return not has_content_id(given)
 
 
 @contextmanager
@@ -172,11 +195,16 @@ def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
 
 
 def grade_folder(
-    folder: Path, grader: Grader | None = None, *, on_grade: Callable[[int], None] | None = None
+    folder: Path,
+    grader: Grader | None = None,
+    *,
+    max_failed_grades: float = 1.0,
+    on_grade: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Grade every sample that this grader has not graded; verdicts of another grader are replaced, all together.
+    """Grade every sample on which this grader has no verdict but UNKNOWN, or only one for another reference answer.
 
-    Returns in what that other grader differed, empty if nothing was replaced.
+    Verdicts of another grader are replaced, all together. Returns in what that other grader differed, empty if nothing
+    was replaced. Raises UserError if grading failed on more than `max_failed_grades` of a batch.
     """
     grader = grader or AnswerGrader()
     problems = read_problems(folder)
@@ -186,7 +214,15 @@ def grade_folder(
     target = path if before == described else work
     if read_grader(target) != described:
         target.unlink(missing_ok=True)
-    graded = {key for key, _ in read_verdicts(target)}
+    hashes = {problem.id: hash_answer(problem) for problem in problems.values()}
+    verdicts = read_verdicts(target)
+    graded = {
+        key
+        for key, stored in verdicts.items()
+        if stored.verdict is not Verdict.UNKNOWN and stored.answer_hash == hashes.get(key[0])
+    }
+    if len(graded) < len(verdicts):
+        keep_lines(target, lambda line: line.number == 1 or read_record(line, make_verdict)[0] in graded)
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
     with Appender(target, header={"grader": described}) as file:
         while batch := list(islice(missing, GRADED_AT_ONCE)):
@@ -194,18 +230,22 @@ def grade_folder(
             grades = grader.grade(pairs, on_graded=on_grade)
             for sample, grade in zip(batch, grades, strict=True):
                 row = dict(zip(("problem_id", "requested", "index"), sample.key, strict=True))
-                file.write(row | make_row(grade))
+                file.write(row | make_row(grade, hashes[sample.problem_id]))
+            if len(batch) == GRADED_AT_ONCE:
+                check_failed_grades((grade.verdict for grade in grades), max_failed_grades)
     if target is work:
         work.replace(path)
     changes = find_changes(flatten(before), flatten(described)) if before else []
     return [f"{name} was {old} and is now {new}" for name, old, new in changes]
 
 
-def make_row(grade: Grade) -> dict[str, Any]:
-    """Return a grade as it is stored: a reward of the user's own only where there is one."""
-    row = asdict(grade)
+def make_row(grade: Grade, answer_hash: str) -> dict[str, Any]:
+    """Return a grade as it is stored: a reward of the user's own, and the answer's hash, only where there is one."""
+    row = asdict(grade) | {"answer_hash": answer_hash}
     if grade.own_reward is None:
         del row["own_reward"]
+    if not answer_hash:
+        del row["answer_hash"]
     return row
 
 
@@ -239,8 +279,12 @@ def read_evaluation_date(folder: Path) -> str | None:
 def read_problems(folder: Path) -> dict[str, Problem]:
     """Return the problems of an evaluation, by id."""
     lines = read_lines(folder / "problems.jsonl")
-    rows = read_records(lines, lambda row: Problem(**row | {"kind": AnswerKind(row["kind"])}), key=lambda one: one.id)
-    return {problem.id: problem for problem in rows}
+    return {problem.id: problem for problem in read_records(lines, make_problem, key=lambda problem: problem.id)}
+
+
+def make_problem(row: dict[str, Any]) -> Problem:
+    """Turn a row into a problem."""
+    return Problem(**row | {"kind": AnswerKind(row["kind"])})
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:
@@ -261,18 +305,18 @@ def read_decisions(folder: Path) -> dict[str, Decision]:
     return dict(rows)
 
 
-def read_verdicts(path: Path) -> Iterator[tuple[Key, tuple[Verdict, float | None]]]:
-    """Return the verdicts of one grader, with the user's own rewards, by key."""
+def read_verdicts(path: Path) -> dict[Key, StoredVerdict]:
+    """Return the verdicts of one grader, by key."""
     lines = read_lines(path)
     for line in islice(lines, 1):  # which names the grader
         read_record(line, make_grader, remedy=VERDICTS_REMEDY)
-    return read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY)
+    return dict(read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY))
 
 
-def make_verdict(row: dict[str, Any]) -> tuple[Key, tuple[Verdict, float | None]]:
-    """Turn a row into a sample's key, its verdict and the user's own reward."""
+def make_verdict(row: dict[str, Any]) -> tuple[Key, StoredVerdict]:
+    """Turn a row into a sample's key and its verdict."""
     key = sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]
-    return key, (Verdict(row["verdict"]), row.get("own_reward"))
+    return key, StoredVerdict(Verdict(row["verdict"]), row.get("own_reward"), sys.intern(row.get("answer_hash", "")))
 
 
 def read_grader(path: Path) -> dict[str, Any] | None:
@@ -289,13 +333,20 @@ def make_grader(row: dict[str, Any]) -> dict[str, Any]:
 def read_outcomes(folder: Path) -> list[Outcome]:
     """Return the graded samples of an evaluation; raises UserError for one without samples or verdicts."""
     read_setting(folder)
-    levels = {problem.id: name_level(problem) for problem in read_problems(folder).values()}
-    verdicts = dict(read_verdicts(folder / "verdicts.jsonl"))
+    problems = read_problems(folder)
+    levels = {problem.id: name_level(problem) for problem in problems.values()}
+    hashes = {problem.id: hash_answer(problem) for problem in problems.values()}
+    verdicts = read_verdicts(folder / "verdicts.jsonl")
     outcomes = []
     for sample in read_samples(folder):
-        if sample.key not in verdicts:
+        stored = verdicts.get(sample.key)
+        if stored is None:
             raise UserError(f"'{folder}' holds samples that are not graded; run its adaptthink evaluate again")
-        verdict, own_reward = verdicts[sample.key]
+        if stored.answer_hash != find_entry(hashes, sample, folder):
+            raise UserError(
+                f"'{folder}' holds samples that were graded against another reference answer than its problems.jsonl "
+                "has; run its adaptthink evaluate again, which grades them anew"
+            )
         outcomes.append(
             Outcome(
                 sample.problem_id,
@@ -303,10 +354,10 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 sample.requested,
                 sample.index,
                 sample.mode,
-                verdict,
+                stored.verdict,
                 sample.tokens,
                 sample.thinking_tokens,
-                own_reward,
+                stored.own_reward,
             )
         )
     if not outcomes:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
+from adaptthink.errors import UserError
 from adaptthink.grading.choice import find_letter, read_reference_letter
 from adaptthink.grading.compare import compare, find_leaves
 from adaptthink.grading.extract import (
@@ -22,12 +23,13 @@ from adaptthink.grading.extract import (
     find_tagged_answer,
 )
 from adaptthink.grading.notation import MAX_ANSWER
-from adaptthink.grading.pool import BreakdownError, Limits, OverrunError, get_pool
+from adaptthink.grading.pool import PATIENCE, BreakdownError, Limits, LostError, OverrunError, get_pool
 from adaptthink.grading.verdict import (
     AnswerKind,
     Grade,
     Rule,
     Verdict,
+    check_failed_grades,
     compute_failed_share,
     compute_mean_reward,
     compute_reward,
@@ -40,6 +42,7 @@ __all__ = [
     "Rule",
     "Submission",
     "Verdict",
+    "check_failed_grades",
     "compute_failed_share",
     "compute_mean_reward",
     "compute_reward",
@@ -74,7 +77,7 @@ class Task:
 def grade(
     answer: str | None, reference_answer: str, kind: AnswerKind = AnswerKind.MATH, *, limits: Limits | None = None
 ) -> Grade:
-    """Return the grade of one answer; takes at most `limits.seconds`, once the workers have started."""
+    """Return the grade of one answer; takes at most `limits.seconds` of a processor, once the workers have started."""
     return grade_all([Submission(answer, reference_answer, kind)], limits=limits)[0]
 
 
@@ -149,6 +152,8 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
         return Grade(Verdict.TIMEOUT, task.extracted, Rule.SYMBOLIC)
     except BreakdownError:
         return Grade(Verdict.ERROR, task.extracted, Rule.SYMBOLIC)
+    except LostError:
+        return Grade(Verdict.UNKNOWN, task.extracted, Rule.SYMBOLIC)
     if task.arguments[0] == "score":
         return Grade(_verdict(float(reply[0]) >= FULL_SCORE), task.extracted, Rule.SCORER)
     return Grade(Verdict(reply[0]), task.extracted, Rule(reply[1]))
@@ -158,7 +163,7 @@ def grade_slow(task: Task, limits: Limits) -> Grade:
 def perform(limits: Limits, *task: str) -> tuple[str, ...]:
     """Return a worker's reply to a task. Replies are cached, as the samples of a problem often have the same answer.
 
-    Failures are not cached: raises OverrunError or BreakdownError.
+    Failures are not cached: raises OverrunError, BreakdownError or LostError.
     """
     reply = get_pool(limits).perform(*task)
     if reply[0] == "error":
@@ -180,7 +185,11 @@ def check_reference(reference_answer: str, kind: AnswerKind) -> bool | None:
 
 
 def find_parsable(reference_answers: Sequence[tuple[str, AnswerKind]], *, limits: Limits | None = None) -> list[bool]:
-    """Return for each reference answer whether it can be parsed, that is whether responses can be graded."""
+    """Return for each reference answer whether it can be parsed, that is whether responses can be graded.
+
+    One whose parsing uses up its processor time or memory cannot. Raises UserError if one could not be checked: a set
+    of problems must not depend on what happens to a worker.
+    """
     chosen = limits or Limits()
     statuses = [check_reference(reference_answer, kind) for reference_answer, kind in reference_answers]
     undecided = [item for item, status in zip(reference_answers, statuses, strict=True) if status is None]
@@ -198,6 +207,11 @@ def find_parsable(reference_answers: Sequence[tuple[str, AnswerKind]], *, limits
             return perform(chosen, *task)[0] == "yes"
         except (OverrunError, BreakdownError):
             return False
+        except LostError as error:
+            raise UserError(
+                f"the reference answer {reference_answer[:60]!r} could not be checked in {len(PATIENCE)} tries "
+                f"({error}); is the machine out of memory? Run the command again: no problem is left out for this"
+            ) from None
 
     with ThreadPoolExecutor(chosen.workers) as threads:
         found = threads.map(is_parsable, undecided)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.errors import UserError
-from adaptthink.grading import AnswerKind, Limits, Submission, drop_thinking, grade_all
+from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, drop_thinking, grade_all
 from adaptthink.storage.jsonl import encode, parse_object, replace_file
 
 CHUNK = 1_000  # lines in memory at once
@@ -26,7 +26,7 @@ REFERENCE_FIELDS = ("reference_answer", "gold", "answer")  # the first that is t
 class Tally:
     """What came out of a file."""
 
-    verdicts: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
     bad_lines: list[str] = field(default_factory=list)  # "line 7: not valid JSON: …"
 

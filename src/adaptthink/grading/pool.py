@@ -1,4 +1,9 @@
-"""A pool of worker processes that can be killed: a task has a time limit, and none can hang or starve the rest.
+"""A pool of worker processes that can be killed: a task has limits, and none can hang or starve the rest.
+
+What a task does by itself decides its outcome: its reply, `OverrunError` where it uses up its processor time,
+`BreakdownError` where it exhausts its memory or crashes. What happens to its worker (killed from outside, asleep for
+good) decides nothing: the task is tried again in a new worker, and `LostError` says that the outcome is not known. No
+limit is in wall-clock time, so that a busy machine makes grading slow, but changes no verdict.
 
 Why not a library's pool: math-verify's own limits rest on SIGALRM, which works in a main thread only, and pools built
 on `multiprocessing` (pebble among them) can neither be used from a daemonic process, as data loaders and reward workers
@@ -10,13 +15,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from socket import socketpair
@@ -26,24 +31,32 @@ import psutil
 from adaptthink.errors import UserError
 
 START_SECONDS = 120.0
-POLL_SECONDS = 0.05  # between two checks of a busy worker's memory
+POLL_SECONDS = 0.05  # between two checks of a busy worker
+PATIENCE = (1, 2, 4)  # of each try of a task: how many times `Limits.seconds` its worker may sleep
+MIN_IDLE_CHECKS = 4  # one that has just replied is asleep too
+RUNNABLE = (psutil.STATUS_RUNNING, psutil.STATUS_WAKING)  # running, or waiting for a processor
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}  # which a process causes itself
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of symbolic work."""
 
-    seconds: float = 2.0  # wall clock per answer
+    seconds: float = 2.0  # of processor time per answer
     memory_mb: int = 1_024  # per worker, above what it needs to start
     workers: int = field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
 
 
 class OverrunError(Exception):
-    """A task took longer than its limit; its worker was killed."""
+    """A task used up its processor time; its worker is gone."""
 
 
 class BreakdownError(Exception):
-    """A task ran out of memory, or its worker died."""
+    """A task ran out of memory, crashed its worker, or raised an error."""
+
+
+class LostError(Exception):
+    """The outcome of a task is not known: its worker was killed from outside, or slept for too long."""
 
 
 class Worker:
@@ -60,13 +73,15 @@ class Worker:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self.connection = Connection(mine.detach())
+        self.watched = psutil.Process(self.process.pid)
         self.limits = limits
         self.ready = False
+        self.used = False  # by a task, whose traces may take memory from the next
 
     def wait_until_ready(self) -> None:
         """Wait for the imports of a new worker to end.
 
-        Raises BreakdownError if it was killed meanwhile, UserError if it cannot start.
+        Raises LostError if it was killed meanwhile, UserError if it cannot start.
         """
         if self.ready:
             return
@@ -77,38 +92,67 @@ class Worker:
             self.process.kill()
         except (EOFError, OSError):  # it exited, or was killed
             if self.process.wait() < 0:
-                raise BreakdownError("the worker was killed while it started") from None
+                raise LostError("the worker was killed while it started") from None
+            raise UserError(
+                "a worker for symbolic grading did not start (see its own message above); "
+                "is math-verify installed: pip install math-verify?"
+            ) from None
         raise UserError(
-            "a worker for symbolic grading did not start (see its own message above); "
-            "is math-verify installed: pip install math-verify?"
+            f"a worker for symbolic grading did not start within {START_SECONDS:g} s; the machine is too busy, or its "
+            "disk too slow: run the command again when it is not"
         )
 
-    def perform(self, task: list[str]) -> list[str]:
-        """Return the reply to a task; raises OverrunError or BreakdownError, after which the worker is unusable."""
+    def perform(self, task: list[str], patience: int = 1) -> list[str]:
+        """Return the reply to a task; it may sleep for `patience` times `Limits.seconds`.
+
+        Raises OverrunError, BreakdownError or LostError, after which the worker is unusable.
+        """
         self.wait_until_ready()
-        deadline = time.monotonic() + self.limits.seconds
+        checks_left = max(MIN_IDLE_CHECKS, math.ceil(patience * self.limits.seconds / POLL_SECONDS))
+        self.used = True
         try:
             self.connection.send_bytes(json.dumps(task).encode())
-            while not self.connection.poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline:
-                    raise OverrunError(f"stopped after {self.limits.seconds:g} s")
+            processor_seconds = self.processor_seconds()
+            while not self.connection.poll(POLL_SECONDS):
                 if self.memory_mb() > 2 * self.limits.memory_mb:
                     raise BreakdownError("out of memory")
+                before, processor_seconds = processor_seconds, self.processor_seconds()
+                checks_left -= self.is_asleep() and processor_seconds <= before
+                if checks_left <= 0:
+                    raise LostError("the worker slept")
             reply: list[str] = json.loads(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(START_SECONDS)
-            if self.process.returncode == -signal.SIGXCPU:  # its own limit on processor time came before our look
-                raise OverrunError(f"stopped after {self.limits.seconds:g} s") from error
-            raise BreakdownError("the worker died") from error
+            code = self.process.returncode
+            if code == -signal.SIGPROF:
+                raise OverrunError(f"stopped after {self.limits.seconds:g} s of processor time") from error
+            if code is not None and -code in CRASHES:
+                raise BreakdownError("the worker crashed") from error
+            raise LostError("the worker was killed") from error
         if reply[0] == "exhausted":
             raise BreakdownError("out of memory")
         return reply
 
+    def is_asleep(self) -> bool:
+        """Return whether the process neither runs nor waits for a processor."""
+        try:
+            return self.watched.status() not in RUNNABLE
+        except psutil.Error:
+            return False
+
+    def processor_seconds(self) -> float:
+        """Processor time that the process has used."""
+        try:
+            used = self.watched.cpu_times()
+        except psutil.Error:
+            return 0.0
+        return used.user + used.system
+
     def memory_mb(self) -> float:
         """Resident memory of the process, in MiB."""
         try:
-            return psutil.Process(self.process.pid).memory_info().rss / 2**20
+            return self.watched.memory_info().rss / 2**20
         except psutil.Error:
             return 0.0
 
@@ -129,9 +173,9 @@ class WorkerPool:
         self.idle: queue.Queue[Worker | None] = queue.Queue()  # None: a worker that could not be started
         self.lock = threading.Lock()
         for _ in range(limits.workers):
-            self.add()
+            self.idle.put(self.start())
 
-    def add(self) -> None:
+    def start(self) -> Worker:
         """Start one more worker, without waiting for it; if the system refuses, a later task tries again."""
         try:
             worker = Worker(self.limits)
@@ -140,31 +184,48 @@ class WorkerPool:
             raise
         with self.lock:
             self.workers.add(worker)
-        self.idle.put(worker)
+        return worker
 
     def perform(self, *task: str) -> list[str]:
-        """Return the reply of the next idle worker to a task; raises OverrunError or BreakdownError."""
-        worker = self.idle.get()
-        while worker is None or (worker.ready and worker.process.poll() is not None):  # died while idle: not our fault
-            if worker:
-                self.replace(worker)
-            else:
-                self.add()
-            worker = self.idle.get()
-        try:
-            reply = worker.perform(list(task))
-        except BaseException:
-            self.replace(worker)
-            raise
-        self.idle.put(worker)
-        return reply
+        """Return the reply to a task; raises OverrunError, BreakdownError or LostError, each after its tries.
 
-    def replace(self, worker: Worker) -> None:
-        """End a worker and start another."""
+        A breakdown counts if it happens in a new worker, where no earlier task has left its traces.
+        """
+        worker = self.take()
+        lost: Exception | None = None
+        for patience in PATIENCE:
+            fresh = not worker.used
+            try:
+                reply = worker.perform(list(task), patience)
+            except (LostError, BreakdownError) as error:
+                worker, lost = self.replace(worker), error
+                if fresh and isinstance(error, BreakdownError):
+                    break
+            except BaseException:
+                self.idle.put(self.replace(worker))
+                raise
+            else:
+                self.idle.put(worker)
+                return reply
+        self.idle.put(worker)
+        assert lost is not None
+        raise lost
+
+    def take(self) -> Worker:
+        """Return the next idle worker; one that died while it was idle, or could not be started, is replaced."""
+        worker = self.idle.get()
+        if worker is None:
+            return self.start()
+        if worker.ready and worker.process.poll() is not None:
+            return self.replace(worker)
+        return worker
+
+    def replace(self, worker: Worker) -> Worker:
+        """End a worker; return another."""
         with self.lock:
             self.workers.discard(worker)
         worker.kill()
-        self.add()
+        return self.start()
 
     def close(self) -> None:
         """End all workers."""

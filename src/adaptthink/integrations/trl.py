@@ -47,7 +47,7 @@ from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.objective import policy_loss
-from adaptthink.problems import Problem, make_problem_id
+from adaptthink.problems import Problem, hash_answer, make_problem_id
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
 from adaptthink.sampling.reading import decode
@@ -70,6 +70,7 @@ from adaptthink.training.metrics import (
     summarise_rollout,
 )
 from adaptthink.training.reference import (
+    check_grades,
     check_settings,
     make_store_settings,
     open_references,
@@ -132,7 +133,8 @@ class AdaptThinkConfig(GRPOConfig):
     )
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
-        default=2.0, metadata={"help": "Seconds after which a symbolic comparison of one answer is stopped."}
+        default=2.0,
+        metadata={"help": "Seconds of processor time after which a symbolic comparison of one answer is stopped."},
     )
     reward_seconds: float = field(
         default=10.0, metadata={"help": "Time-out of a call of the reward function, where one is given."}
@@ -269,6 +271,8 @@ class AdaptThinkTrainer(GRPOTrainer):
             check_store(Path(reference), args, self._grader.name if isinstance(self._grader, RewardGrader) else None)
         if isinstance(train_dataset, Dataset):
             check_rows(train_dataset, self._rewards)
+        if isinstance(reference, str | Path):
+            check_verdicts(Path(reference), train_dataset, args.max_failed_grades)
         name = model if isinstance(model, str) else str(model.name_or_path)
         options = args.model_init_kwargs
         if isinstance(model, str) and trainer.get("quantization_config") is None:
@@ -493,7 +497,9 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
         self._logs["completion"].extend(gather_object([self._text(one) for one in rollouts]))
         verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
-        self._logs["rewards"]["reward"].extend(float(verdict is Verdict.CORRECT) for verdict in verdicts)
+        self._logs["rewards"]["reward"].extend(
+            float(verdict is Verdict.CORRECT) if verdict.has_reward else math.nan for verdict in verdicts
+        )
         self._logs["extra"]["verdict"].extend(map(str, verdicts))
         self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
 
@@ -520,6 +526,7 @@ def problem_dataset(problems: Iterable[Problem]) -> Dataset:
                 "prompt": problem.prompt,
                 "answer": problem.answer,
                 "problem_id": problem.id,
+                "source": problem.source,
                 "kind": str(problem.kind),
                 "level": None if problem.level is None else str(problem.level),  # a column has one type
             }
@@ -577,6 +584,24 @@ def probe_dated(tokenizer: PreTrainedTokenizerBase, args: AdaptThinkConfig, stor
     if store and args.prompt_date:
         check_settings(store, {"prompt_date": args.prompt_date})
     return replace(template, date=args.prompt_date or recorded)
+
+
+def check_verdicts(store: Path, dataset: Any, limit: float) -> None:
+    """Raise UserError if a store's verdicts belong to other reference answers than the dataset's, or failed too often.
+
+    A dataset that is read while the training runs has no rows to look at yet, and whether an id follows from the answer
+    cannot be seen in a row that has lost its source.
+    """
+    references = open_references(store)
+    check_grades(references.values(), limit)
+    for row in dataset if isinstance(dataset, Dataset) else ():
+        problem = read_problem(row)
+        stored = references[problem.id].answer_hash
+        if stored != hash_answer(problem) and (stored or row.get("source") is not None):
+            raise UserError(
+                f"reference store '{store}' was graded against another reference answer to problem {problem.id} "
+                f"({shorten(problem.prompt)}); pre-sample these problems again"
+            )
 
 
 def check_store(store: Path, args: AdaptThinkConfig, reward: str | None) -> None:

@@ -36,6 +36,21 @@ def make_problem_id(prompt: str, answer: str, source: str = "") -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def has_content_id(problem: Problem) -> bool:
+    """Return whether a problem's id was derived from its content, and not given by its user."""
+    return problem.id == make_problem_id(problem.prompt, problem.answer, problem.source)
+
+
+def hash_answer(problem: Problem) -> str:
+    """Return what tells a problem's reference answer from others with the same id; stored beside its verdicts.
+
+    That is 16 hex digits, or nothing for the usual problem, a mathematical one whose id follows from its answer.
+    """
+    if problem.kind is AnswerKind.MATH and has_content_id(problem):
+        return ""
+    return hashlib.sha256(f"{problem.kind}\x1f{problem.answer}".encode()).hexdigest()[:16]
+
+
 def make_problem(
     prompt: str,
     answer: str,

@@ -48,6 +48,11 @@ class EvaluationFolder:
         """Responses to problems whose reference answer cannot be parsed."""
         return sum(evaluation.ungradable for evaluation in self.evaluations.values())
 
+    @property
+    def unknown(self) -> int:
+        """Responses that could not be graded."""
+        return sum(evaluation.unknown for evaluation in self.evaluations.values())
+
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder is an evaluation's."""

@@ -32,6 +32,7 @@ RewardFunction = Callable[[Problem, Response], Reward | Awaitable[Reward]]
 
 CORRECT_FROM = 0.5  # own rewards from here on are reported as correct answers
 CONCURRENT = 16  # calls of a reward function at a time
+TRIES = 3  # of a call that takes too long or raises
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ class RewardGrader:
     """Calls a reward function, which may be async, with a time-out of `seconds` for each response.
 
     It returns a number from 0 (wrong) to 1 (right), a bool, a `Verdict` or a `Grade`. It is not called for a response
-    that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call that takes too long is `Verdict.TIMEOUT`
-    and one that raises is `Verdict.ERROR`; training stops where these are more than `max_failed_grades`. Raises
-    UserError if the function returns anything else.
+    that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call that takes too long or raises is tried
+    again, `TRIES` times in all, and then is `Verdict.UNKNOWN`, without a reward: a judge that cannot be reached says
+    nothing about the response. Raises UserError if the function returns anything else.
     """
 
     function: RewardFunction
@@ -107,6 +108,17 @@ class RewardGrader:
     def _grade_one(self, problem: Problem, response: Response) -> Grade:
         if response.final_answer is None:
             return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+        fault: Exception | None = None
+        for _ in range(TRIES):
+            result = self._call(problem, response)
+            if not isinstance(result, Exception):
+                return self._read(result)
+            fault = result
+        logger.warning("%s failed on problem %s", self.name, problem.id, exc_info=fault)
+        return Grade(Verdict.UNKNOWN, None, Rule.REWARD)
+
+    def _call(self, problem: Problem, response: Response) -> Reward | Exception:
+        """Return what the function returned or raised; TimeoutError if it takes too long."""
         results: list[Reward | Exception] = []
 
         def call() -> None:
@@ -120,12 +132,7 @@ class RewardGrader:
         thread = Thread(target=call, daemon=True, name="adaptthink-reward")
         thread.start()
         thread.join(self.seconds)
-        if not results:
-            return Grade(Verdict.TIMEOUT, None, Rule.REWARD)
-        if isinstance(results[0], Exception):
-            logger.warning("%s raised on problem %s", self.name, problem.id, exc_info=results[0])
-            return Grade(Verdict.ERROR, None, Rule.REWARD)
-        return self._read(results[0])
+        return results[0] if results else TimeoutError(f"no result within {self.seconds:g} s")
 
     def _read(self, result: Reward) -> Grade:
         if isinstance(result, Grade):

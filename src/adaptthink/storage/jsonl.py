@@ -6,6 +6,7 @@
   now; `Appender` removes it before it writes on.
 * Any other line that is not a record is damage: reading it raises UserError with file and line. None is skipped.
 * Of several records with the same key the first counts: what was made of a file stays true however the file grows.
+  A record that does not hold any more is removed (`keep_lines`) before it is made again.
 """
 
 from __future__ import annotations
@@ -164,6 +165,12 @@ def repair(path: Path) -> None:
                 return
             end = start
         file.truncate(0)
+
+
+def keep_lines(path: Path, keep: Callable[[Line], bool]) -> None:
+    """Remove the whole lines of a file that `keep` refuses, all at once."""
+    with replace_file(path) as file:
+        file.writelines(line.content for line in read_lines(path) if keep(line))
 
 
 @contextmanager

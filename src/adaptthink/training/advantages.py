@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adaptthink.config.schema import TrainConfig
-from adaptthink.grading import Verdict
 from adaptthink.grading.implicit_thinking import read_signs, thinks_implicitly
 from adaptthink.modes import Mode
 from adaptthink.objective import advantage, group_advantage
@@ -27,12 +26,12 @@ def compute_advantages(
     """Return A(x, y) of every rollout, shape (N,); 0, and so no gradient, for one that cannot be graded.
 
     `references` holds R̄_ref of each rollout's problem, None where that cannot be graded. With a `group_size` rewards
-    are compared within each group of so many rollouts instead (GRPO). Rollouts at the indices `unrewarded` have R = 0
-    whatever their verdict.
+    are compared within each group of so many rollouts instead (GRPO), as far as they could be graded. Rollouts at the
+    indices `unrewarded` have R = 0 whatever their verdict.
     """
     gradable_N = torch.tensor(
         [
-            rollout.verdict is not Verdict.REFERENCE_UNPARSABLE and reference is not None
+            rollout.verdict.has_reward and reference is not None
             for rollout, reference in zip(rollouts, references, strict=True)
         ]
     )
@@ -44,8 +43,11 @@ def compute_advantages(
         ]
     )
     if group_size:
-        groups = (-1, group_size)
-        advantage_N = group_advantage(no_think_N.view(groups), reward_N.view(groups), delta).flatten()
+        advantage_N = torch.zeros(len(rollouts))
+        for group_K in torch.arange(len(rollouts)).split(group_size):
+            known_K = group_K[gradable_N[group_K]]
+            if len(known_K) > 1:  # else there is nothing to compare with
+                advantage_N[known_K] = group_advantage(no_think_N[known_K][None], reward_N[known_K][None], delta)[0]
     else:
         reference_N = torch.tensor([reference or 0.0 for reference in references])
         advantage_N = advantage(no_think_N, reward_N, reference_N, delta)

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, compute_failed_share, compute_reward
+from adaptthink.grading import Verdict, check_failed_grades, compute_reward
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
@@ -34,8 +34,8 @@ class RolloutSummary:
 
     @property
     def reward(self) -> float | None:
-        """R(x, y); None for a problem that cannot be graded."""
-        if self.verdict is Verdict.REFERENCE_UNPARSABLE:
+        """R(x, y); None for a response that could not be graded."""
+        if not self.verdict.has_reward:
             return None
         return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
 
@@ -102,14 +102,8 @@ def is_probe_due(config: TrainConfig, step: int) -> bool:
 
 
 def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) -> None:
-    """Raise UserError if timeouts and errors make up more than `limit` of the verdicts of the last steps."""
-    share = compute_failed_share(verdict for verdicts in recent for verdict in verdicts)
-    if share > limit:
-        raise UserError(
-            f"step {step}: grading timed out or failed on {share:.1%} of the last responses, more than "
-            f"max_failed_grades = {limit:g}; correct answers among them would get reward 0. Read the answers that "
-            "'adaptthink evaluate' keeps, or raise grading_seconds (reward_seconds for a reward function of your own)"
-        )
+    """Raise UserError if grading failed on more than `limit` of the responses of the last steps."""
+    check_failed_grades((verdict for verdicts in recent for verdict in verdicts), limit, where=f"step {step}: ")
 
 
 def check_finite(loss: float, grad_norm: float, step: int) -> None:

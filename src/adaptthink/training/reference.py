@@ -5,12 +5,17 @@ holds one problem, by id, in whatever order. A line is written only when all K s
 store that was interrupted is simply shorter, and what is missing is sampled with the same random streams as it would
 have been without the interruption. Rows are looked up in the file when they are needed; in memory are a few numbers of
 each. One process at a time writes a store, and any number read one.
+
+A row whose verdicts are not final (`Reference.is_final`), or belong to another reference answer, is removed by the next
+pre-sampling and made again.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -22,17 +27,18 @@ import numpy as np
 
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
-from adaptthink.grading import Verdict, compute_mean_reward
-from adaptthink.problems import Problem
+from adaptthink.grading import Verdict, check_failed_grades, compute_mean_reward
+from adaptthink.problems import Problem, hash_answer
 from adaptthink.problems.table import Selection, parse_id, parse_ids
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_unconstrained
-from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_record, read_records
+from adaptthink.storage.jsonl import Appender, encode, keep_lines, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_recorded
 from adaptthink.storage.settings import refuse_changes
 
 RECENT = 4096  # references that are held in memory after they were read
+CHECKED = 1024  # responses over which failed grades are counted while a store is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,26 @@ class Reference:
     id: str
     verdicts: tuple[Verdict, ...]
     tokens: tuple[int, ...]
-    rewards: tuple[float, ...] | None = None  # of a reward function of the user's own
+    rewards: tuple[float | None, ...] | None = None  # of a reward function of the user's own; None where unknown
+    answer_hash: str = ""  # of the reference answer that the verdicts belong to
+    seconds: float = math.inf  # the limit of grading, where a verdict is TIMEOUT
 
     @property
     def reward(self) -> float | None:
-        """R̄_ref(x), the mean reward; None for a problem that cannot be graded."""
-        return compute_mean_reward(self.verdicts) if self.rewards is None else fmean(self.rewards)
+        """R̄_ref(x), the mean of the rewards that are known; None where none is."""
+        if self.rewards is None:
+            return compute_mean_reward(self.verdicts)
+        known = [reward for reward in self.rewards if reward is not None]
+        return fmean(known) if known else None
+
+    @property
+    def num_unknown(self) -> int:
+        """How many samples could not be graded, for reasons that another try may not meet again."""
+        return self.verdicts.count(Verdict.UNKNOWN)
+
+    def is_final(self, seconds: float) -> bool:
+        """Whether grading again, with a limit of `seconds`, would give the same verdicts."""
+        return not self.num_unknown and seconds <= self.seconds
 
 
 def make_store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
@@ -79,20 +99,79 @@ def presample(
     in the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
     and another process writes it.
     """
-    settings, ids_N = make_store_settings(config, fingerprint), parse_ids(problems)
-    rows = read_store(path, settings)
-    if find_missing(rows, ids_N).any():
+    settings, seconds = make_store_settings(config, fingerprint), get_grading_seconds(config)
+    rows = read_store(path, settings, seconds)
+    if find_unfinished(rows, problems).any():
         with locked(path, f"reference store '{path}'"):
-            rows = read_store(path, settings)  # again: another process may have written until now
-            complete_store(sampler, problems, config, path, settings, rows, ids_N, on_finish)
+            rows = read_store(path, settings, seconds)  # again: another process may have written until now
+            rows = remove_unfinished(path, problems, settings, rows, seconds)
+            complete_store(sampler, problems, config, path, settings, rows, on_finish)
     elif on_finish:
         on_finish(len(problems) * config.reference_samples, 0)
-    return References(path, rows, ids_N)
+    return References(path, rows, parse_ids(problems))
 
 
-def find_missing(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
-    """Return whether a store lacks each problem, shape (N,)."""
-    return ~np.isin(ids_N, np.array(rows.ids))
+def get_grading_seconds(config: PresampleConfig) -> float:
+    """Return the limit of grading one response, whoever grades."""
+    return config.reward_seconds if config.reward else config.grading_seconds
+
+
+def find_missing(rows: Rows, problems: Sequence[Problem]) -> np.ndarray:
+    """Return whether a store lacks verdicts on each problem, as its reference answer is, shape (N,)."""
+    row_N = find_rows(rows, parse_ids(problems))
+    if not len(rows.ids):
+        return row_N < 0
+    hash_N = np.fromiter((parse_hash(hash_answer(problem)) for problem in problems), np.uint64, len(problems))
+    return (row_N < 0) | (np.array(rows.answer_hashes)[row_N] != hash_N)
+
+
+def find_unfinished(rows: Rows, problems: Sequence[Problem]) -> np.ndarray:
+    """Return whether a store lacks final verdicts on each problem, shape (N,)."""
+    missing_N = find_missing(rows, problems)
+    return (
+        missing_N if missing_N.all() else missing_N | (np.array(rows.final)[find_rows(rows, parse_ids(problems))] == 0)
+    )
+
+
+def parse_hash(answer_hash: str) -> int:
+    """Return the hash of an answer as a 64-bit number, 0 for none."""
+    return int(answer_hash or "0", 16)
+
+
+def remove_unfinished(
+    path: Path, problems: Sequence[Problem], settings: Mapping[str, Any], rows: Rows, seconds: float
+) -> Rows:
+    """Remove the rows of `problems` that do not hold any more (`find_unfinished`); return those that stay."""
+    unfinished = Selection(problems, np.flatnonzero(find_unfinished(rows, problems)))
+    removed = {problem.id for problem in unfinished} & {f"{id_:016x}" for id_ in rows.ids}
+    if not removed:
+        return rows
+    keep_lines(path, lambda line: line.number == 1 or parse_object(line.content)["id"] not in removed)
+    return read_store(path, settings, seconds)
+
+
+def check_grades(references: Iterable[Reference], max_failed_grades: float) -> Counter[Verdict]:
+    """Count the verdicts of references; raises UserError if too many failed, or all that a problem has are unknown."""
+    counts: Counter[Verdict] = Counter()
+    for one in references:
+        counts.update(one.verdicts)
+        if one.num_unknown and one.reward is None:
+            raise UserError(
+                f"no response of the reference to problem {one.id} could be graded; pre-sample again, which grades it "
+                "again: left out, it would change what is trained on"
+            )
+    check_failed_grades(counts.elements(), max_failed_grades)
+    return counts
+
+
+def find_rows(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
+    """Return the index of the first row of each problem, shape (N,); -1 where there is none."""
+    if not len(rows.ids):
+        return np.full(len(ids_N), -1)
+    ids = np.array(rows.ids)
+    order = np.argsort(ids, kind="stable")
+    row_N = order[np.minimum(np.searchsorted(ids, ids_N, sorter=order), len(ids) - 1)]
+    return np.where(ids[row_N] == ids_N, row_N, -1)
 
 
 def complete_store(
@@ -102,11 +181,15 @@ def complete_store(
     path: Path,
     settings: Mapping[str, Any],
     rows: Rows,
-    ids_N: np.ndarray,
     on_finish: OnFinished | None,
 ) -> None:
-    """Sample what the store at `path` lacks, and add it there and to `rows`."""
-    missing = Selection(problems, np.flatnonzero(find_missing(rows, ids_N)))
+    """Sample what the store at `path` lacks, and add it there and to `rows`.
+
+    Raises UserError if grading failed on more than `max_failed_grades` of the last `CHECKED` responses.
+    """
+    missing = Selection(problems, np.flatnonzero(find_unfinished(rows, problems)))
+    recent: deque[Verdict] = deque(maxlen=CHECKED)
+    seconds = get_grading_seconds(config)
     if on_finish and len(missing) < len(problems):
         on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
@@ -120,8 +203,15 @@ def complete_store(
             tokens = tuple(len(rollout.response_ids) for rollout in group)
             row: dict[str, Any] = {"id": problem.id, "verdicts": verdicts, "tokens": tokens}
             if any(rollout.grade.own_reward is not None for rollout in group):
-                row["rewards"] = [rollout.grade.reward for rollout in group]
-            rows.add(problem.id, store.write(row))
+                row["rewards"] = [rollout.grade.reward if rollout.verdict.has_reward else None for rollout in group]
+            if answer_hash := hash_answer(problem):
+                row["answer_hash"] = answer_hash
+            if Verdict.TIMEOUT in verdicts:
+                row["seconds"] = seconds
+            rows.add(make_reference(row), store.write(row), seconds)
+            recent.extend(verdicts)
+            if len(recent) == CHECKED:
+                check_failed_grades(recent, config.max_failed_grades)
 
         sample_unconstrained(
             sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish
@@ -135,14 +225,18 @@ def make_header(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Index of a store's rows: ids as numbers, and the byte at which each row starts."""
+    """Index of a store's rows: ids and hashes as numbers, and the byte at which each row starts."""
 
     ids: array[int] = field(default_factory=lambda: array("Q"))
+    answer_hashes: array[int] = field(default_factory=lambda: array("Q"))
+    final: array[int] = field(default_factory=lambda: array("B"))
     starts: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, id_: str, start: int) -> None:
-        """Add one row; raises ValueError for an invalid id."""
-        self.ids.append(parse_id(id_))
+    def add(self, row: Reference, start: int, seconds: float) -> None:
+        """Add one row, read for grading with a limit of `seconds`; raises ValueError for an invalid id."""
+        self.ids.append(parse_id(row.id))
+        self.answer_hashes.append(parse_hash(row.answer_hash))
+        self.final.append(row.is_final(seconds))
         self.starts.append(start)
 
 
@@ -151,9 +245,7 @@ class References(Mapping[str, Reference]):
 
     def __init__(self, path: Path, rows: Rows, ids_N: np.ndarray) -> None:
         self.path, self.file, self.ids_N = path, path.open("rb"), ids_N
-        order = np.argsort(np.array(rows.ids), kind="stable")
-        row_N = order[np.searchsorted(np.array(rows.ids), ids_N, sorter=order)]  # the first of an id
-        self.start_N = np.array(rows.starts)[row_N]
+        self.start_N = np.array(rows.starts)[find_rows(rows, ids_N)]
         self.order_N = np.argsort(ids_N)
         self.recent = lru_cache(RECENT)(self.read_row)  # a step needs each of its problems once a sample
 
@@ -222,8 +314,10 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     refuse_changes(name_store(path), {name: made_with.get(name) for name in settings}, settings)
 
 
-def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
+def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) -> Rows:
     """Check the rows of a store made with `settings` and return their offsets; none if there is no store.
+
+    `seconds` is the limit of grading one response: a time-out at a lower one is not final.
 
     Raises UserError for a store made with other settings, naming the difference, for a damaged row, and for a file that
     is no store.
@@ -236,15 +330,15 @@ def read_store(path: Path, settings: Mapping[str, Any]) -> Rows:
 
     refuse_changes(name_store(path), read_settings(path), settings)
 
-    def check(row: dict[str, Any]) -> str:
+    def check(row: dict[str, Any]) -> Reference:
         reference = make_reference(row)
         if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
             raise ValueError("samples are missing")
         np.uint64(parse_id(reference.id))  # OverflowError for more than 16 digits
-        return reference.id
+        return reference
 
     for line in islice(read_lines(path), 1, None):
-        rows.add(read_record(line, check), line.start)
+        rows.add(read_record(line, check), line.start, seconds)
     return rows
 
 
@@ -257,7 +351,9 @@ def is_beginning(path: Path, content: bytes) -> bool:
 def make_reference(row: Mapping[str, Any]) -> Reference:
     """Turn a row into a reference; raises ValueError, KeyError or TypeError for a row of another form."""
     rewards = tuple(row["rewards"]) if "rewards" in row else None
-    return Reference(row["id"], tuple(Verdict(v) for v in row["verdicts"]), tuple(row["tokens"]), rewards)
+    answer_hash, seconds = row.get("answer_hash", ""), row.get("seconds", math.inf)
+    verdicts = tuple(Verdict(verdict) for verdict in row["verdicts"])
+    return Reference(row["id"], verdicts, tuple(row["tokens"]), rewards, answer_hash, seconds)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

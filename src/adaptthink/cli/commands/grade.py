@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from adaptthink.config.schema import MAX_FAILED_GRADES
+
 
 def grade(
     file: Annotated[
@@ -23,12 +25,22 @@ def grade(
         ),
     ] = None,
     seconds: Annotated[
-        float, Parameter(help="Stop the comparison of one answer after so long.", validator=validators.Number(gt=0))
+        float,
+        Parameter(
+            help="Stop the comparison of one answer after so much processor time.", validator=validators.Number(gt=0)
+        ),
     ] = 2.0,
+    max_failed_grades: Annotated[
+        float,
+        Parameter(
+            help="Fail if grading timed out or failed on more than this share of the answers.",
+            validator=validators.Number(gte=0, lte=1),
+        ),
+    ] = MAX_FAILED_GRADES,
 ) -> None:
     """Grade recorded responses: a verdict for each, what was extracted, and which rule decided."""
     from adaptthink.cli.console import console, count_progress, show_tally
-    from adaptthink.grading import Limits
+    from adaptthink.grading import Limits, check_failed_grades
     from adaptthink.grading.lines import grade_file
 
     with count_progress("graded") as advance:
@@ -38,3 +50,4 @@ def grade(
         print(f"{file}, {fault}", file=sys.stderr)
     if json:
         console.print(f"verdicts in {json}")
+    check_failed_grades(tally.verdicts.elements(), max_failed_grades)

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from adaptthink.callbacks import Callback, Callbacks
@@ -41,7 +40,15 @@ from adaptthink.problems.table import parse_ids
 from adaptthink.sampling.grader import load_reward
 from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
-from adaptthink.training.reference import Reference, References, find_training_date, make_store_settings, read_store
+from adaptthink.training.reference import (
+    Reference,
+    References,
+    check_grades,
+    find_missing,
+    find_training_date,
+    make_store_settings,
+    read_store,
+)
 from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
@@ -202,14 +209,16 @@ def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: 
     policy = load_policy(
         config.model, think_start=config.think_start, prompt_date=config.prompt_date, device="cpu", dtype="auto"
     )
-    rows, ids_N = read_store(path, make_store_settings(config, policy.fingerprint)), parse_ids(problems)
-    missing = int((~np.isin(ids_N, np.array(rows.ids))).sum())
+    rows = read_store(path, make_store_settings(config, policy.fingerprint))
+    missing = int(find_missing(rows, problems).sum())
     if missing:
         raise UserError(
             f"'{path}' lacks {missing} of {len(problems)} problems; {describe_presampling(path)} "
             "(it continues where it stopped)"
         )
-    return References(path, rows, ids_N)
+    references = References(path, rows, parse_ids(problems))
+    check_grades(references.values(), config.max_failed_grades)
+    return references
 
 
 def select_gradable_problems(

@@ -75,6 +75,11 @@ def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -
     """
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
+    if config.advantage == "group" and rollout.verdict is Verdict.UNKNOWN:
+        raise UserError(
+            f"a response to problem {extra.id} could not be graded, and GRPO compares it with its group; go on with "
+            "--resume"
+        )
     base = 0.0 if config.advantage == "group" else extra.reference_reward
     return compute_advantages([rollout], [base], config.delta).item()
 
