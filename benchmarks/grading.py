@@ -2,10 +2,13 @@ r"""Our grader beside math-verify alone: the same answers, accuracy and answers 
 
     python benchmarks/grading.py DATA [--repetitions 5]
 
-DATA is a folder with gsm8k_graded_solutions.jsonl and math500_test.jsonl. The mix: four models' solutions of GSM8K
-test, graded by their publisher; and for each problem of MATH-500 its own solution, one rewriting of the gold (both
-right) and one near miss (wrong). Each repetition grades all of it in a new process, so that nothing is remembered from
-the one before; imports and the start of our workers are not timed, reading the golds is. The two take turns.
+DATA is a folder with gsm8k_graded_solutions.jsonl and math500_test.jsonl, and grader_faults.jsonl if there is one:
+cases that an earlier version got wrong. With tests/graded_cases.jsonl they count for agreement only.
+
+The timed mix: four models' solutions of GSM8K test, graded by their publisher; and for each problem of MATH-500 its own
+solution, one rewriting of the reference (both right) and one near miss (wrong). Each repetition grades all of it in a
+new process, so that nothing is remembered from the one before; imports and the start of our workers are not timed,
+reading the reference answers is. The two take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 
 from record import shown, spread, surroundings, write_result
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(TESTS))
 
 Case = tuple[str, str, bool, str]  # response, gold, whether it is right, where it comes from
 
@@ -58,6 +62,27 @@ def cases(data: Path) -> list[Case]:
     return found
 
 
+def is_right(row: dict[str, str]) -> bool:
+    """Return whether a row is expected to be graded correct."""
+    return row.get("expect", row.get("expected")) == "correct"
+
+
+def cases_of_faults(data: Path) -> list[Case]:
+    """Return the answers in mathematics of which an earlier version graded one of the kind wrong."""
+    files = {"faults found from outside": data / "grader_faults.jsonl", "own table": TESTS / "graded_cases.jsonl"}
+    rows = [
+        (where, json.loads(line))
+        for where, path in files.items()
+        if path.is_file()
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        (row["response"], row.get("gold") or row["reference_answer"], is_right(row), where)
+        for where, row in rows
+        if row["kind"] == "math"
+    ]
+
+
 def run_ours(mix: list[Case]) -> tuple[float, list[bool]]:
     """Grade with our cascade."""
     from adaptthink.grading import Submission, Verdict, grade, grade_all  # noqa: PLC0415
@@ -89,6 +114,18 @@ def agreement(part: list[Case], says: list[bool]) -> dict[str, int]:
     return table
 
 
+def summarize(table: dict[str, int]) -> dict[str, float | None]:
+    """Return agreement, precision and recall; None where nothing counts."""
+    right, total = table["right, yes"] + table["wrong, no"], sum(table.values())
+    yes, correct = table["right, yes"] + table["wrong, yes"], table["right, yes"] + table["right, no"]
+    hits = table["right, yes"]
+    return {
+        "agreement": right / total if total else None,
+        "precision": hits / yes if yes else None,
+        "recall": hits / correct if correct else None,
+    }
+
+
 def main() -> None:
     """Run both in turns and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,8 +135,10 @@ def main() -> None:
     arguments = parser.parse_args()
     mix = cases(arguments.data)
     parts = {where: [case for case in mix if case[3] == where] for where in sorted({case[3] for case in mix})}
+    faults = cases_of_faults(arguments.data)
+    untimed = {where: [case for case in faults if case[3] == where] for where in sorted({case[3] for case in faults})}
     if arguments.one:
-        print(json.dumps({where: RUNS[arguments.one](part) for where, part in parts.items()}))
+        print(json.dumps({where: RUNS[arguments.one](part) for where, part in (parts | untimed).items()}))
         return
     rates: dict[str, dict[str, list[float]]] = {where: {name: [] for name in RUNS} for where in ("all", *parts)}
     tables: dict[str, Any] = {}
@@ -109,9 +148,9 @@ def main() -> None:
             outcome = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             for where, part in parts.items():
                 rates[where][name].append(len(part) / outcome[where][0])
-            total = sum(seconds for seconds, _ in outcome.values())
+            total = sum(outcome[where][0] for where in parts)
             rates["all"][name].append(len(mix) / total)
-            tables[name] = {where: agreement(part, outcome[where][1]) for where, part in parts.items()}
+            tables[name] = {where: agreement(part, outcome[where][1]) for where, part in (parts | untimed).items()}
             print(f"{repetition + 1}/{arguments.repetitions} {name}: {len(mix) / total:.0f} answers/s", flush=True)
     result = surroundings(["math-verify", "latex2sympy2-extended", "sympy"]) | {
         "answers": {where: len(part) for where, part in parts.items()},
@@ -123,6 +162,7 @@ def main() -> None:
             for where, row in rates.items()
         },
         "agreement": tables,
+        "summary": {name: {where: summarize(table) for where, table in row.items()} for name, row in tables.items()},
     }
     path = write_result("grading", result)
     for where in rates:
@@ -130,6 +170,11 @@ def main() -> None:
         for name in RUNS:
             counts = "".join(f"{key}: {count}  " for key, count in tables[name].get(where, {}).items())
             print(f"  {name:12} {shown(result['answers_per_second'][where][name], '.0f')} answers/s   {counts}")
+    print("\nagreement, precision, recall")
+    for where in (*parts, *untimed):
+        for name in RUNS:
+            figures = list(result["summary"][name][where].values())
+            print(f"  {where:28} {name:12}", *("   -  " if one is None else f"{one:6.1%}" for one in figures))
     print(f"\nwritten to {path}")
 
 

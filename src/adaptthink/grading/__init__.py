@@ -16,11 +16,14 @@ from adaptthink.errors import UserError
 from adaptthink.grading.choice import find_letter, read_reference_letter
 from adaptthink.grading.compare import compare, find_leaves
 from adaptthink.grading.extract import (
+    count_boxes,
     drop_thinking,
     find_answer,
+    find_boxed,
     find_last_boxed,
     find_reference_answer,
     find_tagged_answer,
+    says_nothing,
 )
 from adaptthink.grading.notation import MAX_ANSWER
 from adaptthink.grading.pool import PATIENCE, BreakdownError, Limits, LostError, OverrunError, get_pool
@@ -124,13 +127,18 @@ def grade_fast(submission: Submission) -> Grade | Task:
             return Grade(Verdict.UNPARSED, None, Rule.FORM)
         return Grade(_verdict(letter == read_reference_letter(reference_answer)), letter, Rule.CHOICE)
     found = find_tagged_answer(answer) if kind is AnswerKind.REASONING_GYM else None
-    found = found or find_answer(answer)
+    if kind is AnswerKind.MATH and not submission.boxed_only and answer.strip() == reference_answer.strip():
+        return Grade(Verdict.CORRECT, answer.strip()[:MAX_ANSWER], Rule.EXACT)
+    found = found or find_answer(answer, count_boxes(reference_answer))
     if not found:
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.REASONING_GYM:
         return Task(("score", found, reference_answer), found)
+    boxed = find_boxed(answer) if found != answer else []
     reference_answer = find_reference_answer(reference_answer)
     try:
+        if len(boxed) > 1 and all(compare(one, reference_answer).same for one in boxed):
+            found = boxed[-1]  # one value in several forms
         result = compare(found, reference_answer)
     except ValueError:
         return Grade(Verdict.UNPARSED, found[:MAX_ANSWER], Rule.FORM)
@@ -178,6 +186,8 @@ def check_reference(reference_answer: str, kind: AnswerKind) -> bool | None:
         return read_reference_letter(reference_answer) is not None
     if kind is AnswerKind.REASONING_GYM:
         return None if reference_answer.strip() else False
+    if says_nothing(reference_answer):
+        return False
     try:
         return None if find_leaves(find_reference_answer(reference_answer)) else True
     except ValueError:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
+from adaptthink.grading.brackets import encloses, split_top
+from adaptthink.grading.names import is_constant, is_name, split_name
 from adaptthink.grading.notation import Answer, read_answer
 from adaptthink.grading.numbers import read_number
+from adaptthink.grading.sets import IS_SET, Reader, normalize_chain, read_set
 from adaptthink.grading.verdict import Rule
 
 MAX_PARTS = 100  # of an unordered structure, which is matched pair by pair
@@ -21,6 +25,8 @@ MAX_PARTS = 100  # of an unordered structure, which is matched pair by pair
 _BASE = re.compile(r"\(?(-?(?:[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*[0-9][0-9A-Z]*))\)?(?:_\{?(\d+)\}?)?")
 
 _HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # too large to expand, even for a comparison
+
+_CONDITION = re.compile(r"[<>]|\\(?:leq|geq|neq|lor|land)(?![A-Za-z])")
 
 Leaf = Callable[[str, str], bool | None]  # found and reference formula → the same, not the same, undecided
 
@@ -36,6 +42,16 @@ class Structure:
     def ordered(self) -> bool:
         """Whether the order of the parts counts."""
         return self.form not in ("{}", ",", "cup", "pm")
+
+
+def read_exact_bound(text: str) -> Fraction | float | None:
+    """Return a bound that is a plain number or infinite."""
+    if text in (r"\infty", r"+\infty", r"-\infty"):
+        return float("-inf" if text.startswith("-") else "inf")
+    return read_number(text)
+
+
+EXACT = Reader(read_exact_bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +80,67 @@ def compare_answers(found: Answer, reference_answer: Answer, leaf: Leaf) -> Comp
         return Comparison(False, Rule.STRUCTURE)
     if found.text == reference_answer.text:
         return Comparison(True, Rule.EXACT)
-    number = compare_numbers(found, reference_answer)
+    values = compare_names(found.text, reference_answer.text)
+    if values and values[0] == values[1]:
+        return Comparison(True, Rule.EXACT)
+    number = compare_numbers(found, reference_answer, values or ("", ""))
     if number is not None:
         return Comparison(number, Rule.NUMBER)
     if reference_answer.is_words or found.is_words:
-        return Comparison(found.words == reference_answer.words, Rule.WORDS)
+        return Comparison(have_same_words(found, reference_answer), Rule.WORDS)
     return compare_formulas(found.text, reference_answer.text, leaf)
 
 
-def compare_numbers(found: Answer, reference_answer: Answer) -> bool | None:
-    """Compare two plain numbers exactly. A percentage equals its number with and without the sign's factor of 100."""
-    left, right = read_number(found.text), read_number(reference_answer.text)
+def have_same_words(found: Answer, reference_answer: Answer) -> bool:
+    """Compare two answers in words; single letters with commas are a set of options, or else an order."""
+    left, right = found.words.split(), reference_answer.words.split()
+    left, right = ([word for word in words if word not in ("and", "or")] for words in (left, right))
+    letters = "," in reference_answer.text and all(len(word) == 1 for word in (*left, *right))
+    if letters and reference_answer.any_order:
+        return sorted(left) == sorted(right)
+    return left == right if letters else found.words == reference_answer.words
+
+
+def compare_numbers(found: Answer, reference_answer: Answer, values: tuple[str, str]) -> bool | None:
+    """Compare the values of two answers, if they are plain numbers, exactly; None if they are not.
+
+    A percentage equals its number with and without the sign's factor of 100.
+    """
+    left, right = map(read_number, values)
     if left is None or right is None:
-        return False if _HUGE.fullmatch(found.text) or _HUGE.fullmatch(reference_answer.text) else None
+        return False if any(map(_HUGE.fullmatch, values)) else None
     if found.percent != reference_answer.percent:
         percent, plain = (left, right) if found.percent else (right, left)
         return percent in (plain, 100 * plain)
     return left == right
 
 
+def compare_names(found: str, reference_answer: str) -> tuple[str, str] | None:
+    """Return two formulas without the names before them; None if both have one and the names differ.
+
+    A value of the reference that has a name may be given without it, and the other way round.
+    """
+    if "=" not in found and "=" not in reference_answer:
+        return found, reference_answer
+    (name, value), (other_name, other) = (
+        (None, one) if _CONDITION.search(one) else split_name(one) for one in (found, reference_answer)
+    )
+    if name and other_name and name != other_name:
+        return None
+    return value, other
+
+
 def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
-    """Compare two formulas: as numbers, as structures part by part, by their base, or as leaves."""
+    """Compare two formulas: as numbers, by their names, as sets, as structures part by part, or as leaves."""
     if found == reference_answer:
         return Comparison(True, Rule.EXACT)
+    values = compare_names(found, reference_answer)
+    if values is None:
+        return _compare_equations(found, reference_answer, leaf)
+    if values != (found, reference_answer):
+        result = compare_formulas(*values, leaf)
+        both_equations = "=" in found and "=" in reference_answer
+        return _compare_equations(found, reference_answer, leaf) if both_equations and not result.same else result
     left, right = read_number(found), read_number(reference_answer)
     if left is not None and right is not None:
         return Comparison(left == right, Rule.NUMBER)
@@ -94,17 +148,76 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     if left_base and right_base and (left_base[1] is not None or right_base[1] is not None):
         same_base = left_base[1] == right_base[1] or None in (left_base[1], right_base[1])
         return Comparison(same_base and left_base[0] == right_base[0], Rule.NUMBER)
+    if IS_SET.search(found) or IS_SET.search(reference_answer):
+        return _compare_sets(found, reference_answer, leaf)
+    return _compare_structures(found, reference_answer, leaf)
+
+
+def _compare_equations(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
+    """Compare two equations as a whole, ``x+2y=6`` and ``y=3-x/2``; two values of different names differ."""
+    constants = all(
+        len(sides) == 2 and any(is_name(side) for side in sides) and any(map(is_constant, sides))
+        for sides in (split_top(found, "="), split_top(reference_answer, "="))
+    )
+    if constants or split_top(found, ",") or split_top(reference_answer, ","):
+        return Comparison(False, Rule.STRUCTURE)
+    return Comparison(leaf(found, reference_answer), Rule.SYMBOLIC)
+
+
+def _compare_sets(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
+    """Compare sets of real numbers, or inequalities, at least one of which is no plain interval, list or number."""
+    if normalize_chain(found) == normalize_chain(reference_answer):
+        return Comparison(True, Rule.STRUCTURE)
+    if read_number(found) is not None or read_number(reference_answer) is not None:
+        return Comparison(False, Rule.STRUCTURE)
+    mine, other = read_set(found, EXACT), read_set(reference_answer, EXACT)
+    if mine and other:
+        variables = {mine.variable, other.variable} - {None}
+        return Comparison(mine.intervals == other.intervals and len(variables) < 2, Rule.STRUCTURE)
+    structures = read_structure(found), read_structure(reference_answer)
+    if all(structures):
+        result = _compare_structures(found, reference_answer, leaf)
+        if result.same or leaf is leave_undecided:
+            return Comparison(result.same or None, Rule.STRUCTURE)
+    return Comparison(leaf(found, reference_answer), Rule.SYMBOLIC)
+
+
+def _compare_structures(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
     mine, other = read_structure(found), read_structure(reference_answer)
     if mine is None and other is None:
-        same = leaf(found, reference_answer)
-        return Comparison(same, Rule.SYMBOLIC)
+        return Comparison(leaf(found, reference_answer), Rule.SYMBOLIC)
     if mine is None or other is None:
         return _compare_with_single(found, reference_answer, mine, other, leaf)
+    if mine.form == other.form == "{}":
+        once, other_once = drop_repeated(mine), drop_repeated(other)
+        if len(once.parts) == len(other_once.parts) or len(mine.parts) != len(other.parts):
+            mine, other = once, other_once  # else an element may be written in two ways
     if not _same_form(mine, other) or len(mine.parts) != len(other.parts):
         return Comparison(_after_expansion(mine, other, leaf), Rule.STRUCTURE)
     ordered = mine.ordered or other.ordered
+    if ordered:
+        mine, other = _sort_by_name(mine), _sort_by_name(other)
     same = (compare_in_order if ordered else compare_in_any_order)(mine.parts, other.parts, leaf)
     return Comparison(same, Rule.STRUCTURE)
+
+
+def drop_repeated(structure: Structure) -> Structure:
+    """Return a set with each element once."""
+    kept: list[str] = []
+    for part in structure.parts[: MAX_PARTS + 1]:
+        if not any(compare_without_leaves(part, other) for other in kept):
+            kept.append(part)
+    return Structure(structure.form, (*kept, *structure.parts[MAX_PARTS + 1 :]))
+
+
+def _sort_by_name(structure: Structure) -> Structure:
+    """Return a list of named values in the order of their names: ``y=2,x=1`` is the point (1,2)."""
+    if structure.form != "," or not all("=" in part for part in structure.parts):
+        return structure
+    named = [split_name(part) for part in structure.parts]
+    if any(name is None for name, _ in named):
+        return structure
+    return Structure(",", tuple(value for _, value in sorted(named, key=lambda pair: str(pair[0]))))
 
 
 def _same_form(found: Structure, reference_answer: Structure) -> bool:
@@ -136,17 +249,16 @@ def _expanded(structure: Structure) -> tuple[str, ...]:
 def _compare_with_single(
     found: str, reference_answer: str, mine: Structure | None, other: Structure | None, leaf: Leaf
 ) -> Comparison:
-    """Compare a structure with what has none: a set of one with its element, an interval with an inequality."""
+    """Compare a structure with what has none: a set of one with its element, a matrix with a product of matrices."""
     structure = mine or other
     assert structure is not None
+    if structure.form.startswith("matrix"):
+        same = leaf(found, reference_answer) if r"\begin" in (found if other else reference_answer) else False
+        return Comparison(same, Rule.SYMBOLIC if same is not False else Rule.STRUCTURE)
     if structure.form == "{}" and len(structure.parts) == 1:
-        single, rest = structure.parts[0], reference_answer if mine else found
-        same = compare_formulas(single, rest, leaf).same if mine else compare_formulas(rest, single, leaf).same
-        return Comparison(same, Rule.STRUCTURE)
-    single_forms = ("()", "[]", "(]", "[)", "cup")
-    if structure.form not in single_forms or not re.search("[<>]|\\\\[lg]eq|\\\\neq", found + reference_answer):
-        return Comparison(False, Rule.STRUCTURE)
-    return Comparison(leaf(found, reference_answer), Rule.SYMBOLIC)
+        pair = (structure.parts[0], reference_answer) if mine else (found, structure.parts[0])
+        return Comparison(compare_formulas(*pair, leaf).same, Rule.STRUCTURE)
+    return Comparison(False, Rule.STRUCTURE)
 
 
 @lru_cache(maxsize=65_536)
@@ -198,15 +310,37 @@ def find_leaves(raw: str) -> tuple[str, ...]:
 
 
 def _leaves(formula: str) -> Iterator[str]:
+    if _CONDITION.search(formula) or IS_SET.search(formula):
+        if read_set(formula, EXACT) is None:
+            yield from _leaves_of_set(formula)
+        return
+    formula = split_name(formula)[1]
     base = read_base(formula)
     if read_number(formula) is not None or (base and base[1]):
         return
     structure = read_structure(formula)
-    if structure is None:
-        yield formula
-    else:
+    if structure is not None:
         for part in structure.parts:
             yield from _leaves(part)
+    elif sides := split_top(formula, "="):
+        for side in sides:
+            yield from _leaves(side)
+    else:
+        yield formula
+
+
+def _leaves_of_set(formula: str) -> Iterator[str]:
+    for separators in (
+        (r"\lor", r"\land"),
+        (",",),
+        (r"\cup", r"\cap", r"\setminus"),
+        ("<", ">", r"\leq", r"\geq", r"\neq"),
+    ):
+        if parts := split_top(formula, *separators):
+            for part in parts:
+                yield from _leaves(part)
+            return
+    yield formula
 
 
 def read_base(formula: str) -> tuple[str, str | None] | None:
@@ -219,18 +353,18 @@ def read_base(formula: str) -> tuple[str, str | None] | None:
 def read_structure(formula: str) -> Structure | None:
     """Take a formula apart if it is a structure; None for a single expression."""
     if parts := split_top(formula, r"\cup"):
-        return Structure("cup", parts)
-    if parts := split_top(formula, ","):
-        return Structure(",", parts)
-    if parts := split_top(formula, ";"):
-        return Structure(",", parts)
+        return Structure("cup", tuple(parts))
+    if parts := split_top(formula, ";") or split_top(formula, ","):
+        return Structure(",", tuple(parts))
+    if len(parts := re.split(r"(?<=\d) (?=\d)", formula)) > 1:
+        return Structure(" ", tuple(parts))
     for opening, closing in ((r"\{", r"\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if formula.startswith(opening) and formula.endswith(closing) and encloses(formula):
             inner = formula[len(opening) : len(formula) - len(closing)]
-            parts = split_top(inner, ",")
+            parts = split_top(inner, ";") or split_top(inner, ",")
             form = opening.strip("\\") + closing.strip("\\")
             if parts:
-                return Structure(form, parts)
+                return Structure(form, tuple(parts))
             if form == "{}":
                 return Structure(form, (inner,) if inner else ())
             if form == "()" and inner:
@@ -248,32 +382,3 @@ def read_structure(formula: str) -> Structure | None:
         head, tail = formula.split(r"\pm")
         return Structure("pm", (f"{head}+{tail}" if head else tail, f"{head}-{tail}"))
     return None
-
-
-def encloses(formula: str) -> bool:
-    """Return whether the bracket that opens a formula is closed only by its last character."""
-    depth = 0
-    for token in re.finditer(r"\\.|[()\[\]{}]", formula):
-        depth += _depth_change(token.group())
-        if depth == 0:
-            return token.end() == len(formula)
-    return False
-
-
-def split_top(formula: str, separator: str) -> tuple[str, ...]:
-    """Return the parts between `separator`s outside all brackets; an empty tuple if there is none."""
-    parts, depth, start = [], 0, 0
-    for token in re.finditer(r"\\[A-Za-z]+|\\.|[()\[\]{},;]", formula):
-        mark = token.group()
-        depth += _depth_change(mark)
-        if depth == 0 and mark == separator:
-            parts.append(formula[start : token.start()])
-            start = token.end()
-    if not parts or depth != 0:
-        return ()
-    parts = [part.strip() for part in (*parts, formula[start:])]
-    return tuple(parts) if all(parts) else ()
-
-
-def _depth_change(mark: str) -> int:
-    return 1 if mark in ("(", "[", "{", r"\{") else -1 if mark in (")", "]", "}", r"\}") else 0

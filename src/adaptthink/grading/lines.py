@@ -12,10 +12,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, drop_thinking, grade_all
+from adaptthink.grading.extract import join_parts
 from adaptthink.storage.jsonl import encode, parse_object, replace_file
 
 CHUNK = 1_000  # lines in memory at once
@@ -90,17 +92,29 @@ def read_line(line: bytes) -> Submission | str:
     name = next((name for name in REFERENCE_FIELDS if row.get(name) is not None), None)
     if name is None:
         return f"'reference_answer' is missing (so are 'gold' and 'answer'); found {fields_of(row)}"
-    reference_answer = row[name]
-    if isinstance(reference_answer, int | float) and not isinstance(reference_answer, bool):
-        reference_answer = repr(reference_answer)
-    if not isinstance(reference_answer, str):
-        return f"'{name}' must be text or a number, found {type(reference_answer).__name__}"
+    parts = row[name] if isinstance(row[name], list) else [row[name]]
+    texts = [repr(part) if is_number(part) else part for part in parts]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return f"'{name}' must be text, a number or a list of those, found {describe(row[name])}"
+    reference_answer = join_parts(texts) if isinstance(row[name], list) else texts[0]
     if kind not in list(AnswerKind):
-        return f"unknown kind {kind!r}; choose {', '.join(AnswerKind)}"
+        return f"unknown kind {shorten(kind)}; choose {', '.join(AnswerKind)}"
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
-        return f"'finished' must be true or false, found {finished!r}"
+        return f"'finished' must be true or false, found {shorten(finished)}"
     return Submission(drop_thinking(response) if finished else None, reference_answer, AnswerKind(kind))
+
+
+def is_number(value: object) -> bool:
+    """Return whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def describe(value: object) -> str:
+    """Return the type of a JSON value, of a list with the types of its elements."""
+    if isinstance(value, list):
+        return f"a list of {', '.join(sorted({type(item).__name__ for item in value})) or 'nothing'}"
+    return type(value).__name__
 
 
 def fields_of(row: Mapping[str, Any]) -> str:

@@ -14,18 +14,27 @@ _FRACTION = re.compile(rf"(?:\\frac\{{([+-]?(?:{_DECIMAL}))\}}\{{([+-]?(?:{_DECI
 _MIXED = re.compile(r"(\d+)\\frac\{(\d+)\}\{(\d+)\}")
 _PERIODIC = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_WORDS = [
+_SMALL = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 ]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_WORDS = (
+    {word: value for value, word in enumerate(_SMALL)}
+    | {word: 10 * value for value, word in enumerate(_TENS, 2)}
+    | _SCALES
+)
+_WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_IN_WORDS = re.compile(rf"(?:{_WORD})(?:-?(?:and)?(?:{_WORD}))*", re.IGNORECASE)
 
 
 def read_number(text: str) -> Fraction | None:
     """Return the value of `text`, or None if it is not a plain number."""
     if not text or len(text) > MAX_DIGITS:
         return None
-    if text.isalpha():
-        return Fraction(_WORDS.index(text.lower())) if text.lower() in _WORDS else None
+    if text[0].isalpha():
+        return _read_words(text.lower()) if _IN_WORDS.fullmatch(text) else None
     negative = False
     while text[:1] in ("-", "+"):
         negative ^= text[0] == "-"
@@ -51,6 +60,26 @@ def _read_unsigned(text: str) -> Fraction | None:
         scale = 10 ** len(fixed)
         return Fraction(int((whole + fixed) or "0"), scale) + Fraction(int(period), (10 ** len(period) - 1) * scale)
     return None
+
+
+def _read_words(text: str) -> Fraction | None:
+    """Return the value of a number in words without blanks, ``onehundredtwenty-one``; None for ``onetwo``."""
+    total = part = 0
+    before = ""
+    for word in re.findall(_WORD, text):
+        value = _WORDS[word]
+        if word in _SCALES:
+            if word == "hundred" and part > 19:
+                return None
+            part = max(1, part) * value
+            if word != "hundred":
+                total, part = total + part, 0
+        elif before in _SMALL or (before in _TENS and value > 9):
+            return None
+        else:
+            part += value
+        before = word
+    return Fraction(total + part)
 
 
 def _power_of_ten(exponent: str | None) -> Fraction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from reprlib import repr as shorten
 from string import ascii_uppercase
 
 from adaptthink.problems.rows import RowError
@@ -22,6 +23,7 @@ def read_choice_letter(answer: object, num_choices: int) -> str:
     letters = ascii_uppercase[:num_choices]
     if len(text) == 1 and text in letters:
         return text
-    if text.isdecimal() and int(text) < num_choices:
+    if text.isdecimal() and len(text) <= len(str(num_choices)) and int(text) < num_choices:
         return letters[int(text)]
-    raise RowError(f"the answer {answer!r} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")
+    given = shorten(answer)
+    raise RowError(f"the answer {given} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")

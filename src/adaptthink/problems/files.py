@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from adaptthink.errors import UserError
@@ -13,6 +14,7 @@ from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem, make_problem
 from adaptthink.problems.choices import format_choices, read_choice_letter
 from adaptthink.problems.rows import BadRow, Row, RowError, read_rows
+from adaptthink.storage.jsonl import parse_integer
 
 KINDS = ", ".join(AnswerKind)
 EXAMPLE = '{"prompt": "1+1=?", "answer": "2"}'
@@ -210,10 +212,13 @@ def read_level(value: object) -> int | str | None:
     if isinstance(value, str):
         value = value.strip()
         if value.removeprefix("-").isdecimal():
-            return int(value)
+            level = parse_integer(value)
+            if isinstance(level, str):
+                raise RowError(f"'level' has {len(level)} digits; expected a whole number or a name")
+            return level
         return value or None
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise RowError(f"'level' must be a whole number or a name, found {value!r}")
+        raise RowError(f"'level' must be a whole number or a name, found {shorten(value)}")
     return value
 
 
@@ -222,7 +227,7 @@ def read_kind(value: object) -> AnswerKind:
     if value is None or value == "":
         return AnswerKind.MATH
     if not isinstance(value, str) or value not in tuple(AnswerKind):
-        raise RowError(f"'kind' must be one of {KINDS}, found {value!r}")
+        raise RowError(f"'kind' must be one of {KINDS}, found {shorten(value)}")
     return AnswerKind(value)
 
 
@@ -230,11 +235,11 @@ def read_choices(value: object) -> list[str]:
     """Return the options of a multiple-choice problem: a list, or in CSV a JSON list; empty for an empty cell."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
+            value = json.loads(value, parse_int=parse_integer)
         except json.JSONDecodeError:
-            raise RowError(f"'choices' must be a list, found {value!r}") from None
+            raise RowError(f"'choices' must be a list, found {shorten(value)}") from None
     if value is None or value == "":
         return []
     if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
-        raise RowError(f"'choices' must be a list of texts, found {value!r}")
+        raise RowError(f"'choices' must be a list of texts, found {shorten(value)}")
     return [str(item) for item in value]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adaptthink.errors import UserError
+from adaptthink.storage.jsonl import parse_integer
 
 CHUNK_BYTES = 1 << 18
 PARQUET_ROWS = 256  # read at a time
@@ -81,7 +82,7 @@ def read_json_lines(path: Path) -> Iterator[Row | BadRow]:
 def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
     """Return the row of one JSON object, or a `BadRow` for anything else."""
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig"), parse_int=parse_integer)
     except UnicodeDecodeError as error:
         return BadRow(where, f"not UTF-8 text ({error.reason} at byte {error.start} of the line)")
     except json.JSONDecodeError as error:
@@ -129,7 +130,7 @@ class TextWindow:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
-        self.json = json.JSONDecoder()
+        self.json = json.JSONDecoder(parse_int=parse_integer)
         self.text, self.position, self.ended = "", 0, False
 
     def read_on(self) -> None:

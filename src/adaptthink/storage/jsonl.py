@@ -90,7 +90,7 @@ def read_record(line: Line, make: Callable[[dict[str, Any]], T], *, remedy: str 
 def parse_object(line: bytes) -> dict[str, Any]:
     """Return the JSON object in a line; raises ValueError that names what was found instead."""
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), parse_int=parse_integer)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -98,6 +98,14 @@ def parse_object(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def parse_integer(digits: str) -> int | str:
+    """Return a JSON integer; as its text where Python refuses to convert it, beyond 4,300 digits."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
