@@ -191,7 +191,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     A reader sees the old file or the new one, never half of it. Of a link, the file that it leads to is replaced; into
     what is no file, such as /dev/stdout, is written at once.
     """
-    path = path.resolve()
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
         with path.open("wb") as file:

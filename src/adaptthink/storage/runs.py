@@ -155,9 +155,19 @@ def refuse_other_inputs(folder: Path, old: Mapping[str, str], new: Mapping[str, 
     changed = [name for name, digest in new.items() if old.get(name, digest) != digest]
     if changed:
         raise UserError(
-            f"run '{folder}' was made from other data: {' and '.join(changed)} changed since; "
-            "put them back as they were, or give another path"
+            f"run '{folder}' cannot go on: {' and '.join(changed)} changed since it began; "
+            "put back what it began with, or give another --output"
         )
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` when the block ends: no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
 
 
 def check_run(folder: Path) -> None:

@@ -23,7 +23,7 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.processes import postpone_interrupts
+from adaptthink.processes import Interruption, postpone_interrupts
 from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
@@ -62,7 +62,8 @@ def train(
 
     The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
     is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss or gradient is not
-    finite; the last checkpoint stays. An interruption saves one of the last step before it is raised again.
+    finite; the last checkpoint stays. An Interruption saves one of the last step before it is
+    raised again.
     """
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
     optimizer = make_optimizer(model, config)
@@ -103,7 +104,7 @@ def train(
             if step % config.checkpoint_every == 0 or step == config.steps:
                 with clock.phase("checkpoint"):
                     save(step)
-    except KeyboardInterrupt:
+    except Interruption:
         if saved < done:
             with postpone_interrupts():
                 save(done)
