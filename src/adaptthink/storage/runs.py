@@ -160,12 +160,22 @@ def refuse_other_inputs(folder: Path, old: Mapping[str, str], new: Mapping[str, 
         )
 
 
+def apply_umask(folder: Path) -> None:
+    """Give every file in a folder the permissions that the umask leaves; safetensors files are their owner's alone."""
+    umask = os.umask(0o077)  # which cannot be read without being set
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+
+
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of `path` when the block ends: no reader sees half of it."""
     temporary = path.with_name(f".{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     yield temporary
+    apply_umask(temporary)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from adaptthink.storage.runs import apply_umask
+
 MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
 METRICS = "metrics.json"  # the digests of the steps' metrics, which later steps depend on
 WRITING = ".writing-"  # begins the name of a checkpoint that is being written
@@ -46,6 +48,7 @@ def save_checkpoint(
     (temporary / METRICS).write_text(json.dumps(list(metrics)))
     hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER, METRICS)}
     (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+    apply_umask(temporary)
     for path in temporary.iterdir():
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)

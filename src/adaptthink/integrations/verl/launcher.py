@@ -39,7 +39,7 @@ from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
 from adaptthink.sampling.grader import load_reward
-from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
+from adaptthink.storage.runs import MetricsLog, apply_umask, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
 from adaptthink.training.reference import (
     Reference,
@@ -384,5 +384,6 @@ def export_model(run: Path, config: VerlConfig, python: str) -> None:
             "folder must be one that all of them share"
         )
     load_tokenizer(config.model).save_pretrained(temporary)
+    apply_umask(temporary)
     shutil.rmtree(model, ignore_errors=True)
     temporary.rename(model)
