@@ -511,7 +511,8 @@ def test_the_status_tells_how_it_ended(run, monkeypatch, error, args, status, li
     [
         ("train", "--json"), ("train", "--output"), ("demo", "--output"), ("presample", "--output"),
         ("evaluate", "tiny", "--output"), ("calibrate", "tiny", "--output"), ("reproduce", "--output"),
-        ("report", "x", "--figures"), ("grade", "x", "--json"), ("compare", "x", "--markdown"), ("plan", "--json"),
+        ("report", "x", "--figures"), ("grade", "x", "--json"), ("compare", "x", "--markdown"),
+        ("plan", "--gpus", "cpu", "--json"),
     ],
 )  # fmt: skip
 def test_where_nothing_can_be_written_nothing_is_begun(complaint, args):
