@@ -10,8 +10,8 @@ import adaptthink
 
 SOURCE = Path(adaptthink.__file__).parent
 LAYERS = (  # from the bottom to the top
-    {"", "callbacks", "errors", "ratio", "timing"},  # "": the package itself
-    {"objective", "storage"},  # storage: files of any content; it knows nothing of what is stored
+    {"", "errors", "processes", "ratio", "timing"},  # "": the package itself
+    {"callbacks", "objective", "storage"},  # storage: files of any content; it knows nothing of what is stored
     {"config", "grading", "modes"},
     {"engines", "problems"},
     {"chat", "models"},

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -26,7 +27,9 @@ from adaptthink.config.schema import (
     TrainConfig,
     VerlConfig,
 )
+from adaptthink.errors import DivergedError
 from adaptthink.models.make_tiny import make_model
+from adaptthink.processes import Interruption
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
@@ -480,6 +483,40 @@ def test_interruption(run, monkeypatch, args, advice):
     status, out, err = run(*args)
     assert (status, out) == (130, "")
     assert only_line(err) == f"interrupted{advice}"
+
+
+@pytest.mark.parametrize(
+    ("error", "args", "status", "line"),
+    [
+        (Interruption(15), ("train",), 75, "stopped by SIGTERM; a training run goes on from its last checkpoint"),
+        (Interruption(1), ("evaluate", "tiny"), 75, "stopped by SIGHUP; what is done is kept"),
+        (Interruption(2), ("train",), 130, "interrupted; a training run goes on"),
+        (Interruption(15), ("serve", "tiny"), 143, "stopped by SIGTERM"),
+        (DivergedError("step 3: loss nan"), ("train",), 3, "step 3: loss nan"),
+    ],
+)
+def test_the_status_tells_how_it_ended(run, monkeypatch, error, args, status, line):
+    def end(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("adaptthink.config.resolve.read_sources", end)
+    found, out, err = run(*args)
+    assert (found, out) == (status, "")
+    assert only_line(err).startswith(line)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train", "--json"), ("train", "--output"), ("demo", "--output"), ("presample", "--output"),
+        ("evaluate", "tiny", "--output"), ("calibrate", "tiny", "--output"), ("reproduce", "--output"),
+        ("report", "x", "--figures"), ("grade", "x", "--json"), ("compare", "x", "--markdown"),
+        ("plan", "--gpus", "cpu", "--json"),
+    ],
+)  # fmt: skip
+def test_where_nothing_can_be_written_nothing_is_begun(complaint, args):
+    assert complaint(*args, "/proc/new/x").startswith("/proc/new/x: ")
 
 
 def test_who_is_told_to_resume_can_do_that():

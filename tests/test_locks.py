@@ -81,3 +81,13 @@ def test_a_file_system_without_locks_is_used_with_a_warning_and_without_a_lock_t
     for _ in range(2):
         with pytest.warns(UserWarning, match="no locks on the file system of it"), locked(tmp_path / "ref.jsonl", "it"):
             pass
+
+
+def test_one_thing_has_one_lock_by_all_of_its_names(tmp_path):
+    (tmp_path / "real" / "run").mkdir(parents=True)
+    (tmp_path / "parent").symlink_to("real")
+    (tmp_path / "run").symlink_to("real/run")
+    for name in ("parent/run", "run"):
+        refused = pytest.raises(UserError, match="in use by another process")
+        with another_holds(tmp_path / "real" / "run"), refused, locked(tmp_path / name, "it"):
+            pytest.fail("both hold it")

@@ -59,6 +59,14 @@ def test_under_an_adapter_the_frozen_weights_stay_as_saved(halved, monkeypatch):
     assert {weight.dtype for weight in parameters if not weight.requires_grad} == {torch.bfloat16}
 
 
+def test_the_fingerprint_changes_with_any_weight():
+    policy = load_policy("tiny")
+    before = policy.fingerprint
+    largest = max(policy.model.parameters(), key=torch.Tensor.numel).data.view(-1)
+    largest[-1] += 0.5
+    assert policy.fingerprint != before
+
+
 def test_the_fingerprint_does_not_depend_on_the_dtype_that_the_device_asks_for(halved):
     assert load_policy(halved).fingerprint == load_policy(halved, dtype=torch.bfloat16).fingerprint
     assert load_policy(halved).fingerprint != load_policy("tiny").fingerprint

@@ -1,11 +1,21 @@
 """Run folders: never silently reused, never half written."""
 
 import json
+import os
+import shutil
 
 import pytest
 
 from adaptthink.errors import UserError
-from adaptthink.storage.runs import MetricsLog, open_run, read_metrics, write_json
+from adaptthink.storage.runs import (
+    MetricsLog,
+    check_run,
+    open_run,
+    read_metrics,
+    replace_folder,
+    undo_failed_start,
+    write_json,
+)
 
 CONFIG = {"steps": 3, "delta": 0.05, "model": "tiny", "schedule": "größer"}
 
@@ -275,3 +285,152 @@ def test_read_metrics_ignores_a_cut_last_line_at_every_place(tmp_path):
 
 def test_read_metrics_of_nothing(tmp_path):
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+# ---- starts that were killed, or failed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"clean": True}])
+@pytest.mark.parametrize("left", ["config.json.tmp", "manifest.json.tmp"])
+def test_what_a_start_leaves_that_was_killed_at_its_first_file_is_in_nobodys_way(tmp_path, how, left):
+    (tmp_path / left).write_text('{"st')
+    open_run(tmp_path, CONFIG, **how)
+    assert read(tmp_path / "config.json") == CONFIG
+    assert read(tmp_path / "manifest.json")["attempts"]
+
+
+def test_a_start_that_was_killed_between_its_two_files_can_go_on_or_be_deleted(tmp_path):
+    for how in ({"resume": True}, {"clean": True}):
+        run = tmp_path / "-".join(how)
+        write_json(run / "config.json", CONFIG | {"problems_per_step": 4})
+        (run / "manifest.json.tmp").write_text("{")
+        with pytest.raises(UserError, match="is in use: give another --output, --resume to go on, or --clean"):
+            open_run(run, CONFIG)
+        open_run(run, CONFIG | {"problems_per_step": 4}, **how)
+        assert sorted(path.name for path in run.iterdir()) == ["config.json", "manifest.json"]
+
+
+def test_a_deletion_that_was_killed_can_be_done_again(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    open_run(run, CONFIG)
+    for name in ("a", "b", "c"):
+        (run / name).mkdir()
+        (run / name / "file").write_text("x")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_run(run, CONFIG, clean=True)
+    open_run(run, CONFIG, clean=True)
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "manifest.json"]
+
+
+def test_through_a_link_the_folder_behind_it_is_emptied(tmp_path):
+    open_run(tmp_path / "real", CONFIG)
+    (tmp_path / "real/old").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    open_run(tmp_path / "link", CONFIG, clean=True)
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["config.json", "manifest.json"]
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("work", [None, "header", "row"])
+def test_a_failed_start_frees_the_folder_unless_work_was_kept(tmp_path, work):
+    run, store = tmp_path / "run", tmp_path / "run" / "reference.jsonl"
+    open_run(run, CONFIG)
+    if work:
+        store.write_text('{"settings": {}}\n' + '{"id": "1"}\n' * (work == "row"))
+    with pytest.raises(ZeroDivisionError), undo_failed_start(run, store):
+        raise ZeroDivisionError
+    assert run.exists() == (work == "row")
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_damaged_json_is_named_and_can_be_deleted(tmp_path, name):
+    open_run(tmp_path, CONFIG)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=rf"{name}: damaged \(not valid JSON: .*\); restore the file, or begin again"):
+        open_run(tmp_path, CONFIG, resume=True)
+    open_run(tmp_path, CONFIG, clean=True)
+
+
+# ---- what a resumed run is compared with ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_a_setting_that_is_younger_than_the_run_had_its_default(tmp_path, name):
+    open_run(tmp_path, {key: value for key, value in CONFIG.items() if key != name})
+    with pytest.raises(UserError, match=f"{name} was 'x' and is now "):
+        open_run(tmp_path, CONFIG, defaults=CONFIG | {name: "x"}, resume=True)
+    open_run(tmp_path, CONFIG, defaults=CONFIG, resume=True)
+    assert read(tmp_path / "config.json") == CONFIG
+
+
+def test_what_a_run_was_made_from_must_be_what_it_was(tmp_path):
+    open_run(tmp_path, CONFIG)  # by an older version
+    for _ in range(2):
+        open_run(tmp_path, CONFIG, made_from={"the problems": "a", "the weights": "b"}, resume=True)
+    with pytest.raises(UserError, match="cannot go on: the problems changed since it began; put back"):
+        open_run(tmp_path, CONFIG, made_from={"the problems": "c", "the weights": "b"}, resume=True)
+
+
+def test_a_run_that_was_deleted_is_noticed(tmp_path):
+    run = open_run(tmp_path / "run", CONFIG)
+    log = MetricsLog(run / "metrics.jsonl")
+    log.write({"step": 1})
+    check_run(run)
+    shutil.rmtree(run)
+    with pytest.raises(UserError, match=r"metrics.jsonl' was deleted or replaced while it was in use"):
+        log.write({"step": 2})
+    with pytest.raises(UserError, match=r"run folder '.*' was deleted or replaced"):
+        check_run(run)
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"metrics.jsonl' was deleted or replaced"):
+        log.write({"step": 2})
+
+
+def test_a_step_that_was_changed_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2, 3):
+        log.write({"step": step, "loss": 0.5})
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] * 2 + "".join(lines[1:]))  # doubled: counts once
+    MetricsLog(path, keep_steps=3).check(log.digests)
+    path.write_text("".join(lines).replace('2, "loss": 0.5', '2, "loss": 0.6'))
+    with pytest.raises(UserError, match="step 2 is not as the training wrote it; restore the file"):
+        MetricsLog(path, keep_steps=3).check(log.digests)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_json_holds_no_password(tmp_path):
+    write_json(tmp_path / "a.json", {"endpoint": ["http://me:pw@host"]})
+    assert read(tmp_path / "a.json") == {"endpoint": ["http://***@host"]}
+
+
+def test_a_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_json(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert read(tmp_path / "real.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_folder_that_replaces_another_is_readable_under_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        for content in ("old", "new"):
+            with replace_folder(tmp_path / "model") as folder:
+                folder.mkdir()
+                (folder / content).write_text("")
+                (folder / content).chmod(0o600)
+        assert [(path.name, path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()] == [("new", mode)]
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)

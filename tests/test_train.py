@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rollouts import make_rollout
+from safetensors.torch import load_file
 
 from adaptthink import api
 from adaptthink.callbacks import Callback
@@ -25,6 +26,7 @@ from adaptthink.objective import policy_loss
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import make_problem
 from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.processes import Interruption
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
@@ -355,6 +357,35 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
     assert all(row["responses"] == 8 for row in timeless[0][:2])
     assert any(row["responses"] < 8 for row in timeless[0][2:]) == (token_share < 1)
+
+
+def test_a_signal_saves_the_last_step_and_a_log_that_was_changed_since_is_refused(tokenizer, tmp_path):
+    settings = config(checkpoint_every=9, steps=3)
+
+    class Stopping(NativeEngine):
+        def generate(self, *args, **kwargs):
+            if (tmp_path / "run" / "metrics.jsonl").stat().st_size:  # while the second step samples
+                raise Interruption(15)
+            return super().generate(*args, **kwargs)
+
+    policy = fresh_policy(tokenizer)
+    sampler = Sampler(Stopping(policy.model, policy.eos_ids), policy.tokenizer, policy.template)
+    with pytest.raises(Interruption):
+        run_training(policy, settings, tmp_path / "run", sampler=sampler)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    log = tmp_path / "run" / "metrics.jsonl"
+    content = log.read_text()
+    log.write_text(content.replace('"samples": ', '"samples": 1'))
+    with pytest.raises(UserError, match="step 1 is not as the training wrote it"):
+        run_training(fresh_policy(tokenizer), settings, tmp_path / "run")
+    log.write_text(content)
+    run_training(fresh_policy(tokenizer), settings, tmp_path / "run")
+    run_training(fresh_policy(tokenizer), settings, tmp_path / "straight")
+    resumed, whole = (
+        load_file(tmp_path / name / "checkpoints" / "step-000003" / "model.safetensors") for name in ("run", "straight")
+    )
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):

@@ -101,10 +101,24 @@ from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, mak
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.serving.server import listen, serve_forever
 from adaptthink.storage.locks import locked
-from adaptthink.storage.runs import check_store_outside, open_run, read_metrics, write_json
+from adaptthink.storage.runs import (
+    check_run,
+    check_store_outside,
+    open_run,
+    read_metrics,
+    replace_folder,
+    undo_failed_start,
+    write_json,
+)
 from adaptthink.timing import Phase
 from adaptthink.timing import profile as profile_phases
-from adaptthink.training.data import Problems, prepare_problems, read_training_problems
+from adaptthink.training.data import (
+    Problems,
+    TrainingProblems,
+    compute_problems_digest,
+    prepare_problems,
+    read_training_problems,
+)
 from adaptthink.training.describe import measure_roofline
 from adaptthink.training.reference import References, check_grades, find_training_date, read_store_date
 from adaptthink.training.reference import presample as complete_reference
@@ -303,10 +317,14 @@ def train(
         report_unparsable(chosen.num_unparsable, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
-        open_training(run, config, resume=resume, clean=clean)
-        with report.reporting("train", config.model_dump(mode="json"), run) as result:
+        open_training(run, config, policy, chosen, resume=resume, clean=clean)
+        own_store = run / "reference.jsonl"
+        with (
+            undo_failed_start(run, own_store),
+            report.reporting("train", config.model_dump(mode="json"), run) as result,
+        ):
             sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
-            known = sample_reference(policy, sampler, chosen.problems, config, store or run / "reference.jsonl", report)
+            known = sample_reference(policy, sampler, chosen.problems, config, store or own_store, report)
             done = train_and_save(
                 policy,
                 sampler,
@@ -690,11 +708,15 @@ def train_and_save(
 def save(policy: Policy, config: TrainConfig, run: Path) -> None:
     """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
     backend = f"native, adaptthink {__version__}"
-    policy.save(run / "model")
-    write_card(run / "model", config, backend=backend)
+    check_run(run)
+    with replace_folder(run / "model") as folder:
+        policy.save(folder)
+        write_card(folder, config, backend=backend)
     if policy.adapter:
-        policy.adapter.save_pretrained(str(run / "adapter"))
-        write_card(run / "adapter", config, backend=backend)
+        with replace_folder(run / "adapter") as folder:
+            policy.adapter.save_pretrained(str(folder))
+            write_card(folder, config, backend=backend)
+    check_run(run)
 
 
 def evaluate_policy(
@@ -829,9 +851,28 @@ def make_counter(report: Callback, phase: str, total: int | None) -> Callable[..
     return advance
 
 
-def open_training(run: Path, config: TrainConfig, *, resume: bool = False, clean: bool = False) -> None:
+def open_training(
+    run: Path,
+    config: TrainConfig,
+    policy: Policy,
+    chosen: TrainingProblems,
+    *,
+    resume: bool = False,
+    clean: bool = False,
+) -> None:
     """Make the run folder of a training or re-enter it (`open_run`); how a run runs may change when it is resumed."""
-    open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
+    open_run(
+        run,
+        config.model_dump(mode="json"),
+        ignoring=HOW,
+        defaults=type(config)().model_dump(mode="json"),
+        made_from={
+            "the weights of the base model": policy.fingerprint,
+            "the problems": compute_problems_digest(chosen),
+        },
+        resume=resume,
+        clean=clean,
+    )
 
 
 def _configure(schema: type[C], config: C | None, model: Policy | str | Path, settings: Mapping[str, Any]) -> C:

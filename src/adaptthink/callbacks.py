@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptthink.errors import redact, redact_all
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -71,9 +73,9 @@ class Callbacks(Callback):
             callback.attach(report)
 
     def on_start(self, command: str, settings: Mapping[str, Any], output: Path | None) -> None:
-        """Pass it on."""
+        """Pass it on, without passwords in URLs."""
         for callback in self.callbacks:
-            callback.on_start(command, settings, output)
+            callback.on_start(command, redact_all(dict(settings)), output)
 
     def on_progress(self, progress: Progress) -> None:
         """Pass it on."""
@@ -86,9 +88,9 @@ class Callbacks(Callback):
             callback.on_step(metrics)
 
     def on_message(self, message: str) -> None:
-        """Pass it on."""
+        """Pass it on, without passwords in URLs."""
         for callback in self.callbacks:
-            callback.on_message(message)
+            callback.on_message(redact(message))
 
     def on_end(self, result: Mapping[str, Any] | None) -> None:
         """Pass it on to all, even if one raises."""

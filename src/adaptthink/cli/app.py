@@ -1,12 +1,14 @@
 """The command line's frame: names of commands, help, errors, exit codes. The commands are in `commands/`.
 
 Nothing heavy is imported here, so that `adaptthink --help` answers at once. Bad input ends with one line on standard
-error and status 2.
+error and status 2. All exit statuses: docs/index.md.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,16 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from cyclopts.help import DefaultFormatter
 
 from adaptthink import __version__
-from adaptthink.errors import UserError
+from adaptthink.cli.output import outlasting_output
+from adaptthink.errors import DivergedError, UserError, redact
+from adaptthink.processes import Interruption, interrupt_on_signals
 
 if TYPE_CHECKING:
     from cyclopts.help import ColumnSpec
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_OUTPUT_LOST, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
+EXIT_TO_BE_CONTINUED = 75  # sysexits' EX_TEMPFAIL: what is done is kept, so a scheduler may start the job again
+EXIT_SIGNAL = 128  # and its number, as shells have it
 NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
@@ -43,6 +49,7 @@ GOES_ON = {  # after an interruption
     **dict.fromkeys(("presample", "evaluate", "calibrate"), "what is done is kept: repeat the command to go on"),
     "reproduce": "what is done is kept: repeat the command, without --clean, to go on",
 }
+KEEP_RESULTS = {*GOES_ON, "report", "serve"}  # in files: what they print is not all that there is of their result
 TAKE_RECIPES, TAKE_MODEL = ("train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",
@@ -81,9 +88,11 @@ app.command(data)
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turn bad input into one line and status 2, an interruption into one line and status 130."""
+    """Turn bad input, a training that diverged and signals that end a program into one line and a status."""
     try:
         yield
+    except DivergedError as error:
+        sys.exit(complain(str(error), EXIT_DIVERGED))
     except UserError as error:
         sys.exit(complain(str(error), EXIT_BAD_INPUT))
     except OSError as error:
@@ -94,9 +103,17 @@ def readable_errors() -> Iterator[None]:
         )
     except CycloptsError as error:
         sys.exit(complain(parse_fault(error), EXIT_BAD_INPUT))
-    except KeyboardInterrupt:
-        advice = GOES_ON.get(next(iter(sys.argv[1:]), ""))
-        sys.exit(complain(f"interrupted; {advice}" if advice else "interrupted", EXIT_INTERRUPTED))
+    except KeyboardInterrupt as interruption:
+        sys.exit(complain(*describe_interruption(interruption, next(iter(sys.argv[1:]), ""))))
+
+
+def describe_interruption(interruption: KeyboardInterrupt, command: str) -> tuple[str, int]:
+    """Return what happened and how the work goes on, and the status: of Ctrl-C the shell's own."""
+    number = interruption.number if isinstance(interruption, Interruption) else signal.SIGINT
+    by_user, advice = number == signal.SIGINT, GOES_ON.get(command)
+    what = "interrupted" if by_user else f"stopped by {signal.Signals(number).name}"
+    status = EXIT_TO_BE_CONTINUED if advice and not by_user else EXIT_SIGNAL + number
+    return f"{what}; {advice}" if advice else what, status
 
 
 def parse_fault(error: CycloptsError) -> str:
@@ -137,11 +154,20 @@ def explain_foreign_option(option: str, command: str) -> str | None:
 
 def complain(message: str, status: int) -> int:
     """Print one line on standard error; return `status`."""
-    print(f"adaptthink: {message}", file=sys.stderr)
+    print(f"adaptthink: {redact(message)}", file=sys.stderr)
     return status
 
 
 def main() -> None:
-    """Run the command line."""
-    with readable_errors():
-        app(print_error=False, exit_on_error=False)
+    """Run the command line. Standard output that fails ends nothing; if it was the result, the status tells."""
+    with outlasting_output() as out:
+        try:
+            with readable_errors(), interrupt_on_signals():
+                app(print_error=False, exit_on_error=False)
+        except SystemExit as ended:
+            sys.stdout.flush()
+            lost = out and out.fault
+            is_result = next(iter(sys.argv[1:]), "") not in KEEP_RESULTS
+            if lost and lost.errno != errno.EPIPE and is_result and not ended.code:
+                sys.exit(complain(f"standard output: {lost.strerror}; the result is lost", EXIT_OUTPUT_LOST))
+            raise

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from adaptthink.callbacks import Callback
 from adaptthink.callbacks import Progress as Report
+from adaptthink.errors import redact
 from adaptthink.timing import WITHIN
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def show_servers(servers: Sequence[Server]) -> None:
             f"{server.faults:,}",
             f"{server.unhealthy_seconds:,.0f}",
         )
-        table.add_row(escape(server.url), *figures)
+        table.add_row(escape(redact(server.url)), *figures)
     console.print(table)
 
 

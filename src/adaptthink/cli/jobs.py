@@ -20,6 +20,7 @@ from adaptthink.config.chat import ChatConfig
 from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, PresampleConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
+from adaptthink.errors import redact
 from adaptthink.evaluation.compare import read_rows
 from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
@@ -30,7 +31,7 @@ from adaptthink.models.loading import Policy, freeze_date, load_configured, load
 from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen
 from adaptthink.sampling.engine import make_engine
-from adaptthink.storage.runs import write_json
+from adaptthink.storage.runs import undo_failed_start, write_json
 from adaptthink.training.data import prepare_problems, read_training_problems
 from adaptthink.training.reference import find_training_date
 from adaptthink.training.train import TrainingData
@@ -58,7 +59,7 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
 @contextmanager
 def open_engine(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
     """Start the engine of a config; at the end, of a failed job too, print what each of its servers did."""
-    engine = make_engine(policy, config, on_message=console.print)
+    engine = make_engine(policy, config, on_message=lambda message: console.print(redact(message)))
     try:
         yield engine
     finally:
@@ -74,7 +75,7 @@ def describe_servers(engine: Engine) -> list[dict[str, Any]]:
     """Return what each server did, for the result as JSON."""
     return [
         {
-            "url": server.url,
+            "url": redact(server.url),
             "responses": server.responses,
             "tokens": server.tokens,
             "faults": server.faults,
@@ -188,17 +189,19 @@ def demo_job(
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
-    api.open_training(run, config, resume=resume, clean=clean)
-    engine = make_engine(policy, config)
-    sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
+    api.open_training(run, config, policy, chosen, resume=resume, clean=clean)
+    store = run / "reference.jsonl"
+    with undo_failed_start(run, store):
+        engine = make_engine(policy, config)
+        sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
+        with phase("reference"):
+            reference = api.sample_reference(policy, sampler, chosen.problems, config, store, terminal)
 
     def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
         folder, modes = run / "evaluations" / name, list(rows.values())
         found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, terminal)
         return {row: found[requested] for row, requested in rows.items()}
 
-    with phase("reference"):
-        reference = api.sample_reference(policy, sampler, chosen.problems, config, run / "reference.jsonl", terminal)
     with phase("evaluate_original"):
         rows = evaluate(ORIGINAL, "original")
     with phase("train"):

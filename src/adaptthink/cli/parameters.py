@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
 from adaptthink.storage.kinds import PathKind
 
-Json = Annotated[
-    Path | None,
-    Parameter(help="Also write the result as JSON to this file.", validator=validators.Path(dir_okay=False)),
-]
+
+def check_writable(_: object, path: Path | None) -> None:
+    """Raise OSError before the work, not after it, if nothing can be written at `path`, or into it if it is a folder.
+
+    Folders that are missing on the way are no fault: they will be made.
+    """
+    if path is None or (path.exists() and not path.is_dir() and not path.is_file()):  # /dev/stdout, say
+        return
+    place = path if path.is_dir() else next(one for one in path.parents if one.exists())
+    if not place.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+    try:
+        TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+Writable = Parameter(validator=check_writable)
+WritableFile = Parameter(validator=(validators.Path(dir_okay=False), check_writable))
+Json = Annotated[Path | None, Parameter(help="Also write the result as JSON to this file."), WritableFile]
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Continue the interrupted run in --output.", negative="")]
 Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.", negative="")]
@@ -43,7 +62,9 @@ DataFolder = Annotated[
 ThinkStart = Annotated[str, Parameter(help="w_start: the text that forced thinking begins with.")]
 FieldMapping = Annotated[str | None, Parameter(help="Columns of a file: prompt=question,answer=final_answer.")]
 ReferenceStore = Annotated[Path | None, Parameter(help="Reference store from presample [default: in the run folder].")]
-EvaluationOutput = Annotated[Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed.")]
+EvaluationOutput = Annotated[
+    Path, Parameter(help="Evaluation folder; an interrupted or a smaller one is completed."), Writable
+]
 REPORTED = (PathKind.RUN, PathKind.EVALUATION, PathKind.REPRODUCTION)
 POSITIVE, NOT_NEGATIVE, POINTS = validators.Number(gt=0), validators.Number(gte=0), validators.Number(gt=0, lt=100)
 

@@ -31,6 +31,7 @@ from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.statistics import Values
 from adaptthink.evaluation.store import read_outcomes
 from adaptthink.grading.implicit_thinking import thinks_implicitly
+from adaptthink.processes import end_with_parent
 from adaptthink.report import write_report
 from adaptthink.reproduction.claims import check_claims
 from adaptthink.reproduction.runs import MAIN, BySeed, Design, Runs
@@ -208,6 +209,7 @@ def run_commands(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) 
                 stderr=file,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # an interruption of ours is handed on by `stop_at_end`, once
+                preexec_fn=end_with_parent(),  # noqa: PLW1509  (it makes two system calls)
             )
         processes.append(process)
         while process.poll() is None:

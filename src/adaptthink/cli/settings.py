@@ -15,6 +15,7 @@ from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
 from adaptthink.config.resolve import RECIPES, resolve, resolve_evaluation
 from adaptthink.config.schema import Config, EvaluateConfig, ModelConfig, ProblemsConfig, Unread
+from adaptthink.errors import redact
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
 from adaptthink.problems.unread import unread_settings
 from adaptthink.storage.kinds import PathKind, expect
@@ -135,4 +136,4 @@ def check_problem_files(name: str, purpose: Purpose) -> None:
 def show_settings(config: Config) -> None:
     """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
     for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        print(f"{name} = {dumps(value, ensure_ascii=False)}")  # JSON writes a setting's value as TOML does
+        print(redact(f"{name} = {dumps(value, ensure_ascii=False)}"))  # JSON writes a setting's value as TOML does

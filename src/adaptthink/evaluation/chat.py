@@ -8,6 +8,7 @@ from dataclasses import replace
 from adaptthink.chat.base import ChatResponse, Endpoint, Prices, Question
 from adaptthink.chat.client import ask_all
 from adaptthink.config.chat import ChatConfig
+from adaptthink.errors import redact
 from adaptthink.evaluation.run import Query, Respond, make_sample
 from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
 from adaptthink.sampling.requests import MaxTokens, make_seed
@@ -42,7 +43,7 @@ def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     named = ", ".join(str(detail) for detail in details if detail)
     return Setting(
         model=endpoint.model,
-        fingerprint=f"{endpoint.model} at {endpoint.url}",
+        fingerprint=redact(f"{endpoint.model} at {endpoint.url}"),
         temperature=config.temperature,
         top_p=config.top_p,
         max_think_tokens=config.max_think_tokens,

@@ -30,11 +30,12 @@ from adaptthink.modes import Mode
 from adaptthink.problems import Problem, has_content_id, hash_answer
 from adaptthink.sampling.grader import AnswerGrader, Grader
 from adaptthink.sampling.reading import Response
-from adaptthink.storage.jsonl import Appender, keep_lines, read_lines, read_record, read_records
+from adaptthink.storage.jsonl import TEMPORARY, Appender, keep_lines, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import write_json
 from adaptthink.storage.settings import find_changes, refuse_changes
 
+SETTING, DEPENDENT = "evaluation.json", ("samples.jsonl", "verdicts.jsonl", "decisions.jsonl")
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 GRADED_AT_ONCE = 1024  # samples whose texts are held in memory, and over which failed grades are counted
 VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
@@ -131,22 +132,31 @@ def lock_folder(folder: Path, setting: Setting) -> Iterator[None]:
 
     Raises UserError if another process holds it, and if the folder was made with another setting or is something else.
     """
-    claim_folder(folder, setting)
+    refuse_foreign(folder)
     with locked(folder / "samples.jsonl", f"evaluation folder '{folder}'"):
+        claim_folder(folder, setting)
         yield
 
 
 def claim_folder(folder: Path, setting: Setting) -> None:
-    """Make an evaluation folder; raises UserError if there is one with another setting, or something else."""
-    path = folder / "evaluation.json"
-    if path.is_file():
+    """Make an evaluation folder; raises UserError if there is one with another setting, or something else.
+
+    One that holds nothing that depends on its setting takes the new one.
+    """
+    if (folder / SETTING).is_file() and any(any(read_lines(folder / name)) for name in DEPENDENT):
         old, new = asdict(read_setting(folder)), asdict(setting)
         refuse_changes(f"evaluation folder '{folder}'", old, new, ignoring={"model"})  # the model may have been moved
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"'{folder}' is in use and holds no evaluation; give another --output")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(setting))
+        refuse_foreign(folder)
+        write_json(folder / SETTING, asdict(setting))
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise UserError for what is neither an evaluation folder, nor one whose start was killed, nor free."""
+    left = {SETTING + TEMPORARY, "samples.jsonl.lock"}
+    is_used = folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - left)
+    if is_used and not (folder / SETTING).is_file():
+        raise UserError(f"'{folder}' is in use and holds no evaluation; give another --output")
 
 
 def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
@@ -260,7 +270,7 @@ def flatten(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_setting(folder: Path) -> Setting:
     """Read what a folder's samples depend on; raises UserError if it is no evaluation folder."""
-    path = folder / "evaluation.json"
+    path = folder / SETTING
     try:
         return Setting(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

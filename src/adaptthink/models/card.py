@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from adaptthink.config.schema import HOW, TrainConfig
+from adaptthink.errors import redact
 from adaptthink.models.loading import is_hub_id
 
 PAPER = "2505.13417"
@@ -26,7 +27,7 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
-    settings = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items())
+    settings = redact("\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()))
     ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
 
 

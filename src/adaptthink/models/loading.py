@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 TINY = Path(__file__).parent / "tiny"
-FINGERPRINT_ELEMENTS = 1024
+HASHED_AT_ONCE = 2**22  # elements of a tensor; bounds the memory of their copy in float32
 C = TypeVar("C", bound=EngineConfig)
 
 
@@ -56,14 +57,15 @@ class Policy:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the weights, the tokenizer's size or the chat template.
+        """16 hex digits that change with any weight, the tokenizer's size or the chat template.
 
-        Only the first elements of each tensor are read, so it is fast for any size.
+        Every weight is read, as float32, so that they are the same whatever the dtype it was loaded in.
         """
         digest = hashlib.sha256(f"{len(self.tokenizer)}\x1f{self.tokenizer.chat_template}".encode())
-        for name, tensor in self.plain().state_dict().items():
-            head = tensor.detach().flatten()[:FINGERPRINT_ELEMENTS].float().cpu()
-            digest.update(f"{name}{tuple(tensor.shape)}".encode() + head.numpy().tobytes())
+        weights = self.plain().state_dict()
+        with ThreadPoolExecutor() as pool:
+            for name, own in zip(weights, pool.map(compute_tensor_digest, weights.values()), strict=True):
+                digest.update(f"{name}{tuple(weights[name].shape)}".encode() + own)
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
@@ -71,6 +73,14 @@ class Policy:
         with quiet_transformers():
             self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def compute_tensor_digest(tensor: torch.Tensor) -> bytes:
+    """Return the SHA-256 of a tensor's elements as float32."""
+    digest = hashlib.sha256()
+    for part in tensor.detach().flatten().split(HASHED_AT_ONCE):
+        digest.update(part.float().cpu().numpy())
+    return digest.digest()
 
 
 def find_model(name: str) -> str:

@@ -25,6 +25,7 @@ from adaptthink.errors import UserError
 SYNC_SECONDS = 1.0  # between two times that lines are forced to the disk
 BLOCK = 2**16  # bytes that are read at once in search of the last line end
 REMEDY = "remove that line, and what it held is made again"
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 T = TypeVar("T")
 
 
@@ -127,19 +128,29 @@ class Appender:
         self, path: Path, *, header: Mapping[str, Any] | None = None, sync_seconds: float = SYNC_SECONDS
     ) -> None:
         repair(path)
-        self.file = path.open("ab")
+        self.path, self.file = path, path.open("ab")
         self.sync_seconds, self.synced = sync_seconds, time.monotonic()
         if header is not None and self.file.tell() == 0:
             self.write(header)
 
     def write(self, record: Mapping[str, Any]) -> int:
-        """Append a record; return the number of bytes before it."""
+        """Append a record; return the number of bytes before it. Raises UserError if the file is no longer there."""
+        self.check_place()
         start = self.file.tell()
         self.file.write(encode(record))
         self.file.flush()
         if time.monotonic() - self.synced >= self.sync_seconds:
             self.sync()
         return start
+
+    def check_place(self) -> None:
+        """Raise UserError if the file was deleted or replaced: what is written into it would be lost."""
+        try:
+            if os.path.samestat(self.path.stat(), os.fstat(self.file.fileno())):
+                return
+        except FileNotFoundError:
+            pass
+        raise UserError(f"'{self.path}' was deleted or replaced while it was in use; what came after it is lost")
 
     def sync(self) -> None:
         """Force what was written to the disk."""
@@ -185,10 +196,16 @@ def keep_lines(path: Path, keep: Callable[[Line], bool]) -> None:
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield a new file that replaces `path` when the block ends; after an error the old one stays.
 
-    A reader sees the old file or the new one, never half of it.
+    A reader sees the old file or the new one, never half of it. Of a link, the file that it leads to is replaced; into
+    what is no file, such as /dev/stdout, is written at once.
     """
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -198,3 +215,11 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Return the JSON object that a file holds; raises UserError with the file, what is wrong and the remedy."""
+    try:
+        return parse_object(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {remedy}") from None

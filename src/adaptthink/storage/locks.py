@@ -19,8 +19,10 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # erro
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock of `path`, the empty file `<name>.lock` beside it; `what` is its name for people.
 
-    Raises UserError at once if it is held already. On a file system without locks it warns, and locks nothing.
+    Links are followed, so that one thing has one lock by all of its names. Raises UserError at once if it is held
+    already. On a file system without locks it warns, and locks nothing.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the file whose mere presence is a lock, to which the library falls back: that would outlive a killed process.
     lock = FileLock(path.with_name(path.name + ".lock"), timeout=0, fallback_to_soft=False)

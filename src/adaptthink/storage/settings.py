@@ -17,10 +17,19 @@ def find_changes(
 
 
 def refuse_changes(
-    what: str, old: Mapping[str, Any], new: Mapping[str, Any], *, ignoring: Collection[str] = ()
+    what: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    ignoring: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raise UserError naming each setting of `what` that is not as it was; `ignoring` names those that may change."""
-    changes = find_changes(old, new, ignoring=ignoring)
+    """Raise UserError naming each setting of `what` that is not as it was; `ignoring` names those that may change.
+
+    A setting that `old` lacks, as it is younger than `old`, had the value that it has in `defaults`: with its default,
+    a new setting must leave everything as it was without it.
+    """
+    changes = find_changes({**(defaults or {}), **old}, new, ignoring=ignoring)
     if changes:
         listed = ", ".join(f"{name} was {before!r} and is now {now!r}" for name, before, now in changes)
         raise UserError(f"{what} was made with other settings: {listed}; return to the old ones or give another path")

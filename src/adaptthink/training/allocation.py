@@ -128,8 +128,14 @@ def restore_statistics(rows: Iterable[Metrics]) -> dict[Stratum, RunningStatisti
                 "which samples later steps keep; resume with that version, or start again with --clean or another "
                 "--output"
             )
-        own = {stratum: RunningStatistics(**sums) for stratum, sums in row["strata"].items()}
-        statistics = update_statistics(statistics, own)
+        try:
+            own = {stratum: RunningStatistics(**sums) for stratum, sums in row["strata"].items()}
+            statistics = update_statistics(statistics, own)
+        except (TypeError, AttributeError) as error:
+            raise UserError(
+                f"cannot resume: the statistics that step {row['step']} logged are damaged ({error}); restore "
+                "metrics.jsonl, or start again with --clean or another --output"
+            ) from None
     return statistics
 
 

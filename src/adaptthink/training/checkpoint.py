@@ -10,29 +10,45 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from adaptthink.storage.runs import apply_umask
+
 MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
+METRICS = "metrics.json"  # the digests of the steps' metrics, which later steps depend on
+WRITING = ".writing-"  # begins the name of a checkpoint that is being written
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keep: int
+    folder: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    metrics: Sequence[str] = (),
 ) -> Path:
-    """Write what is trained and its optimiser after `step` steps, and drop all but the newest `keep` checkpoints."""
+    """Write what is trained and its optimiser after `step` steps, and drop all but the newest `keep` checkpoints.
+
+    `metrics` are digests of the steps' metrics (`storage.runs.MetricsLog`).
+    """
     final = folder / f"step-{step:06d}"
-    temporary = folder / f".writing-{step:06d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder / f"{WRITING}{step:06d}"
+    for killed in folder.glob(f"{WRITING}*"):
+        shutil.rmtree(killed)
     temporary.mkdir(parents=True)
     parameters = {name: parameter.detach().contiguous() for name, parameter in select_trained_parameters(model)}
     save_file(parameters, temporary / MODEL)
     torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
-    hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER)}
+    (temporary / METRICS).write_text(json.dumps(list(metrics)))
+    hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER, METRICS)}
     (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+    apply_umask(temporary)
     for path in temporary.iterdir():
         _sync(path)
     shutil.rmtree(final, ignore_errors=True)
@@ -74,12 +90,18 @@ def find_fault(path: Path) -> str | None:
         manifest = read_manifest(path)
         if path.name != f"step-{manifest['step']:06d}":
             return f"its manifest is of step {manifest['step']}"
-        for name in (MODEL, OPTIMIZER):
+        for name in dict.fromkeys((MODEL, OPTIMIZER, *manifest["sha256"])):
             if _sha256(path / name) != manifest["sha256"][name]:
                 return f"{name} does not match its hash"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def read_metrics_digests(folder: Path, step: int) -> list[str]:
+    """Return the digests of the steps' metrics that the checkpoint after `step` steps holds; none if it is older."""
+    path = folder / f"step-{step:06d}" / METRICS
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

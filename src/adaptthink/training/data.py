@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,16 @@ class TrainingProblems:
     problems: Sequence[Problem]
     held_out: Sequence[Problem]
     num_unparsable: int = 0
+
+
+def compute_problems_digest(chosen: TrainingProblems) -> str:
+    """Return 16 hex digits that change with the problems, their order, prompts, reference answers or kinds."""
+    digest = hashlib.sha256()
+    for part in (chosen.problems, chosen.held_out):
+        for problem in part:
+            digest.update(json.dumps([problem.id, problem.prompt, problem.answer, problem.kind]).encode() + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
 
 
 def prepare_problems(

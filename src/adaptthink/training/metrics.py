@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from adaptthink.config.schema import TrainConfig
-from adaptthink.errors import UserError
+from adaptthink.errors import DivergedError
 from adaptthink.grading import Verdict, check_failed_grades, compute_reward
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
@@ -107,9 +107,9 @@ def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) 
 
 
 def check_finite(loss: float, grad_norm: float, step: int) -> None:
-    """Raise UserError if the loss or the norm of the gradient is not finite."""
+    """Raise DivergedError if the loss or the norm of the gradient is not finite."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise UserError(
+        raise DivergedError(
             f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; the last checkpoint is intact; "
             "begin anew with a smaller learning_rate"
         )

@@ -196,6 +196,8 @@ def complete_store(
     seed = make_seed(config.seed, "reference")
     sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
     at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
+    if not rows.ids:  # a first line may be there, with other settings
+        path.unlink(missing_ok=True)
     with Appender(path, header=make_header(settings)) as store:
 
         def keep(problem: Problem, group: list[Rollout]) -> None:
@@ -325,10 +327,12 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; a reference store is a JSONL file")
     rows = Rows()
-    if not path.is_file() or is_beginning(path, encode(make_header(settings))):  # none, or one cut in its first line
+    if not path.is_file() or holds_nothing(path):
         return rows
 
-    refuse_changes(name_store(path), read_settings(path), settings)
+    defaults = make_store_settings(PresampleConfig(), "")
+    del defaults["model_fingerprint"]
+    refuse_changes(name_store(path), read_settings(path), settings, defaults=defaults)
 
     def check(row: dict[str, Any]) -> Reference:
         reference = make_reference(row)
@@ -342,10 +346,12 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
     return rows
 
 
-def is_beginning(path: Path, content: bytes) -> bool:
-    """Return whether a file is a prefix of `content`, or equals it."""
+def holds_nothing(path: Path) -> bool:
+    """Return whether a file is a store without a whole row: its first line, or a part of that, with any settings."""
     with path.open("rb") as file:
-        return content.startswith(file.read(len(content) + 1))
+        first, second = file.readline(), file.readline()
+    begin = encode(make_header({}))[: -len(b"}}\n")]
+    return not second.endswith(b"\n") and (first.startswith(begin) or begin.startswith(first))
 
 
 def make_reference(row: Mapping[str, Any]) -> Reference:

@@ -23,12 +23,13 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
+from adaptthink.processes import Interruption, postpone_interrupts
 from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.allocation import Allocation, restore_statistics
-from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint
+from adaptthink.training.checkpoint import load_checkpoint, read_metrics_digests, save_checkpoint
 from adaptthink.training.describe import Roofline, describe_step
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
@@ -60,8 +61,9 @@ def train(
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
     The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
-    is a line of `metrics.jsonl`. Raises UserError if loss or gradient is not finite, and if grading fails too often;
-    the last checkpoint stays.
+    is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss or gradient is not
+    finite; the last checkpoint stays. An Interruption saves one of the last step before it is
+    raised again.
     """
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
     optimizer = make_optimizer(model, config)
@@ -70,25 +72,43 @@ def train(
     problems = select_gradable(data.problems, data.reference)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
+    log.check(read_metrics_digests(run / "checkpoints", done))
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
-    for step in range(done + 1, config.steps + 1):
-        with clock.phase("rollout"):
-            chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-            rollouts = collect(sampler, chosen, config, step, allocation.plan(step))  # y ~ π_IS, Eq. 7
-        recent.append([rollout.verdict for rollout in rollouts])
-        check_grading(recent, config.max_failed_grades, step)
-        advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
-        with clock.phase("update"):
-            metrics = update(model, optimizer, rollouts, advantages_N, config, step)  # L(θ), Eq. 8-9
-        with clock.phase("load_weights"):
-            engine.load_weights(policy.plain())  # π_θold of the next step
-        metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
-        metrics |= describe_step(sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline)
-        log.write(metrics)
-        reporting.on_step(metrics)
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            with clock.phase("checkpoint"):
-                save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints)
+    saved = done
+
+    def save(step: int) -> None:
+        nonlocal saved
+        save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints, metrics=log.digests)
+        saved = step
+
+    try:
+        for step in range(done + 1, config.steps + 1):
+            with clock.phase("rollout"):
+                chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
+                rollouts = collect(sampler, chosen, config, step, allocation.plan(step))  # y ~ π_IS, Eq. 7
+            recent.append([rollout.verdict for rollout in rollouts])
+            check_grading(recent, config.max_failed_grades, step)
+            advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
+            with postpone_interrupts():  # from here on weights and log are not of the same step
+                with clock.phase("update"):
+                    metrics = update(model, optimizer, rollouts, advantages_N, config, step)  # L(θ), Eq. 8-9
+                with clock.phase("load_weights"):
+                    engine.load_weights(policy.plain())  # π_θold of the next step
+                metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
+                metrics |= describe_step(
+                    sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline
+                )
+                log.write(metrics)
+                done = step
+            reporting.on_step(metrics)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                with clock.phase("checkpoint"):
+                    save(step)
+    except Interruption:
+        if saved < done:
+            with postpone_interrupts():
+                save(done)
+        raise
     log.close()
 
 

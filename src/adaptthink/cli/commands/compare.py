@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
-from adaptthink.cli.parameters import Json, write_result
+from adaptthink.cli.parameters import Json, WritableFile, write_result
 from adaptthink.storage.kinds import PathKind, expect
 
 
@@ -25,7 +25,8 @@ def compare(
     ] = False,
     markdown: Annotated[
         Path | None,
-        Parameter(help="Also write the tables to this Markdown file.", validator=validators.Path(dir_okay=False)),
+        Parameter(help="Also write the tables to this Markdown file."),
+        WritableFile,
     ] = None,
     json: Json = None,
 ) -> None:

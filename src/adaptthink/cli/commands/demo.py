@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import Clean, Json, Profile, Recipes, Resume, write_result
+from adaptthink.cli.parameters import Clean, Json, Profile, Recipes, Resume, Writable, write_result
 from adaptthink.cli.settings import read_settings
 from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, TrainConfig, Unread
 from adaptthink.problems.sources import Purpose
@@ -19,7 +19,7 @@ from adaptthink.storage.locks import locked
 
 def demo(
     *,
-    output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/demo"),
+    output: Annotated[Path, Parameter(help="Run folder."), Writable] = Path("runs/demo"),
     recipe: Annotated[Recipes, Parameter(help="Recipe files or names; later ones win [default: toy_cpu].")] = (
         "toy_cpu",
     ),

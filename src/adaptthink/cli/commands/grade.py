@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from adaptthink.cli.parameters import WritableFile
 from adaptthink.config.schema import MAX_FAILED_GRADES
 
 
@@ -20,9 +21,8 @@ def grade(
     *,
     json: Annotated[
         Path | None,
-        Parameter(
-            help="Write one line for each line: verdict, extracted, rule.", validator=validators.Path(dir_okay=False)
-        ),
+        Parameter(help="Write one line for each line: verdict, extracted, rule."),
+        WritableFile,
     ] = None,
     seconds: Annotated[
         float,

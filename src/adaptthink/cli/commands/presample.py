@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import DryRun, Json, Recipes, write_result
+from adaptthink.cli.parameters import DryRun, Json, Recipes, Writable, write_result
 from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
 from adaptthink.config.schema import Config, PresampleConfig
 from adaptthink.storage.kinds import PathKind, expect
@@ -18,9 +18,9 @@ def presample(
     recipe: Recipes = (),
     *,
     flags: Config,
-    output: Annotated[Path, Parameter(help="Reference store (JSONL); an interrupted one is completed.")] = Path(
-        "runs/reference.jsonl"
-    ),
+    output: Annotated[
+        Path, Parameter(help="Reference store (JSONL); an interrupted one is completed."), Writable
+    ] = Path("runs/reference.jsonl"),
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:

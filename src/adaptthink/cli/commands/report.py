@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import REPORTED, Json, write_result
+from adaptthink.cli.parameters import REPORTED, Json, Writable, write_result
 from adaptthink.storage.kinds import PathKind, expect
 
 
@@ -16,10 +16,12 @@ def report(
     /,
     *more: Annotated[Path, Parameter(help="More evaluation folders: one page shows all models.")],
     output: Annotated[
-        Path | None, Parameter(help="Folder for the report [default: the folder itself; several need it].")
+        Path | None, Parameter(help="Folder for the report [default: the folder itself; several need it]."), Writable
     ] = None,
     figures: Annotated[
-        Path | None, Parameter(help="Folder for the figures: SVG, PNG at 300 dpi, and CSV with their numbers.")
+        Path | None,
+        Parameter(help="Folder for the figures: SVG, PNG at 300 dpi, and CSV with their numbers."),
+        Writable,
     ] = None,
     json: Json = None,
 ) -> None:

@@ -7,13 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import Clean, Json, write_result
+from adaptthink.cli.parameters import Clean, Json, Writable, write_result
 from adaptthink.storage.locks import locked
 
 
 def reproduce(
     *,
-    output: Annotated[Path, Parameter(help="Folder; an interrupted one is completed.")] = Path("runs/reproduce"),
+    output: Annotated[Path, Parameter(help="Folder; an interrupted one is completed."), Writable] = Path(
+        "runs/reproduce"
+    ),
     quick: Annotated[bool, Parameter(help="One seed, fewer steps: minutes, not conclusions.", negative="")] = False,
     clean: Clean = False,
     json: Json = None,

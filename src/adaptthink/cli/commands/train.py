@@ -10,7 +10,18 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from adaptthink.callbacks import Callback
-from adaptthink.cli.parameters import Clean, DryRun, Json, Profile, Recipes, ReferenceStore, Resume, Track, write_result
+from adaptthink.cli.parameters import (
+    Clean,
+    DryRun,
+    Json,
+    Profile,
+    Recipes,
+    ReferenceStore,
+    Resume,
+    Track,
+    Writable,
+    write_result,
+)
 from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
 from adaptthink.config.schema import Config, TrainConfig, VerlConfig
 from adaptthink.errors import UserError
@@ -29,7 +40,7 @@ def train(
     verl_python: Annotated[
         Path | None, Parameter(help="verl: the Python of the environment that has it [default: this one].")
     ] = None,
-    output: Annotated[Path, Parameter(help="Run folder.")] = Path("runs/train"),
+    output: Annotated[Path, Parameter(help="Run folder."), Writable] = Path("runs/train"),
     reference: ReferenceStore = None,
     resume: Resume = False,
     clean: Clean = False,

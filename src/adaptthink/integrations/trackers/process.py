@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from adaptthink.callbacks import Callback
+from adaptthink.errors import redact
 from adaptthink.storage.runs import write_json
 
 STATE_FILE = "trackers.json"  # in the job's folder: by tracker, what a resumed job needs to go on in the same run
@@ -58,9 +59,9 @@ class Tracker(Callback):
 
     @property
     def label(self) -> str:
-        """The tracker with its options, as the flag --track has it."""
+        """The tracker with its options, as the flag --track has it; without passwords in URLs."""
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.kind}:{options}" if options else self.kind
+        return redact(f"{self.kind}:{options}") if options else self.kind
 
     def attach(self, report: Callable[[str], None]) -> None:
         """Keep the way of messages to people."""

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
+from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
 from adaptthink.sampling.grader import load_reward
-from adaptthink.storage.runs import MetricsLog, check_store_outside, open_run, read_metrics, write_json
+from adaptthink.storage.runs import MetricsLog, apply_umask, check_store_outside, open_run, read_metrics, write_json
 from adaptthink.training.data import prepare_problems
 from adaptthink.training.reference import (
     Reference,
@@ -55,9 +56,8 @@ VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with 
 POLL_SECONDS = 0.5  # between two reads of the metrics
 STOP_SECONDS = 30.0  # that verl has to stop by itself
 SHOWN_LINES = 15  # of verl's log, after a failure
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
 MODULES = "VERL_USE_EXTERNAL_MODULES"
-OURS, ANY = re.compile(r"UserError: (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
+OURS, ANY = re.compile(r"(?:UserError|DivergedError): (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
 RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
 INSTALL = (
     "install it (see docs/verl.md): pip install '.[verl]' in the project's folder, or name the Python of an "
@@ -322,6 +322,7 @@ def run_process(
             env=environment,
             cwd=log.parent,
             start_new_session=True,  # Ctrl-C comes to it from here alone, and once
+            preexec_fn=end_with_parent(),  # noqa: PLW1509  (it makes two system calls)
         )
         started = psutil.Process(process.pid)
         family: set[psutil.Process] = set()
@@ -349,23 +350,6 @@ def run_process(
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
             psutil.wait_procs(left, STOP_SECONDS)
-
-
-@contextmanager
-def interrupt_on_signals() -> Iterator[None]:
-    """Make signals that end a program act as Ctrl-C meanwhile: a job that ends must release its GPUs.
-
-    What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background.
-    """
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def find_descendants(process: psutil.Process) -> set[psutil.Process]:
@@ -400,5 +384,6 @@ def export_model(run: Path, config: VerlConfig, python: str) -> None:
             "folder must be one that all of them share"
         )
     load_tokenizer(config.model).save_pretrained(temporary)
+    apply_umask(temporary)
     shutil.rmtree(model, ignore_errors=True)
     temporary.rename(model)
