@@ -96,6 +96,7 @@ from adaptthink.problems.sources import (
     choose_training_problems,
     make_reading,
 )
+from adaptthink.sampling.advice import advise, advise_by_mode, write_shares
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
@@ -158,6 +159,7 @@ class EvaluationResult:
     folder: Path
     modes: dict[str, Evaluation]
     mode_choice: ModeChoice
+    advice: tuple[str, ...] = ()  # a line for each verdict that dominates, such as truncated: why, and what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +371,9 @@ def evaluate(
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
             convention = policy.template.convention
         choice = assess_choice(folder, convention, None if difficulty is None else Path(difficulty), delta)
-        result.update(make_evaluation_summary(resolved, evaluations))
-    return EvaluationResult(folder, evaluations, choice)
+        summary = make_evaluation_summary(resolved, evaluations)
+        result.update(summary)
+    return EvaluationResult(folder, evaluations, choice, tuple(summary["advice"]))
 
 
 def calibrate(
@@ -411,7 +414,9 @@ def calibrate(
     policy, config = freeze_date(policy, config, read_evaluation_date(folder))
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
-        evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
+        found = evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
+        for line in advise_on_modes(config, found):
+            report.on_message(line)
         measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
         dial = choose_thresholds(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
@@ -481,7 +486,7 @@ def grade(
     >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
     <Verdict.CORRECT: 'correct'>
     """
-    submission = Submission(drop_thinking(response), reference_answer, AnswerKind(kind), boxed_only)
+    submission = Submission(drop_thinking(response), reference_answer, AnswerKind(kind), boxed_only, finished=True)
     return grade_all([submission], limits=Limits(seconds))[0]
 
 
@@ -654,7 +659,9 @@ def sample_reference(
     if skipped := len(reference) - len(rewards):
         report.on_message(f"{skipped} problems skipped: their reference answers cannot be parsed")
     report_unknown(verdicts, report)
-    report.on_message(f"reference: mean reward {fmean(rewards):.3f}, stored in {store}")
+    report.on_message(f"reference: mean reward {fmean(rewards):.3f} ({write_shares(verdicts)}), stored in {store}")
+    if advice := advise(verdicts, config):
+        report.on_message(advice)
     return reference
 
 
@@ -807,7 +814,14 @@ def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, 
         "model": config.model,
         "config": config.model_dump(mode="json"),
         "modes": to_json(dict(evaluations)),
+        "advice": advise_on_modes(config, evaluations),
     }
+
+
+def advise_on_modes(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a line for each verdict that dominates in some of the requested modes."""
+    verdicts = {mode: evaluation.overall.verdicts for mode, evaluation in evaluations.items()}
+    return advise_by_mode(verdicts, REQUESTED_MODES, config)
 
 
 def assess_choice(folder: Path, convention: Convention | None, difficulty: Path | None, delta: float) -> ModeChoice:

@@ -11,11 +11,20 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from adaptthink.cli.console import console
-from adaptthink.evaluation.formats import MEASURES, choose_token_digits, escape_markdown
+from adaptthink.evaluation.formats import MEASURES, choose_token_digits, escape_markdown, write_number
 from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.scores import Scores
+from adaptthink.grading import Verdict
 
 GAP = "  "  # between columns
+VERDICTS = {  # columns, with the verdicts in each
+    "correct": (Verdict.CORRECT,),
+    "wrong": (Verdict.WRONG,),
+    "unparsed": (Verdict.UNPARSED,),
+    "truncated": (Verdict.TRUNCATED,),
+    "unclosed": (Verdict.UNCLOSED,),
+    "failed": (Verdict.TIMEOUT, Verdict.ERROR),
+}
 PIECE = re.compile(r"\([^()]*\)\S*|\S+(?: /)?")  # what a line break leaves whole: a word, an interval in brackets
 
 
@@ -39,6 +48,21 @@ def make_scores_table(title: str, rows: Mapping[str, Mapping[str, Scores]], note
         for level, one in scores.items()
     ]
     return TextTable(title, ("", "", *(measure.heading for measure in MEASURES)), tuple(lines), grouped=True, note=note)
+
+
+def make_verdicts_table(rows: Mapping[str, Mapping[str, int]]) -> TextTable:
+    """Return the shares of verdicts by row, from how many responses got each; a verdict of none has no column."""
+    columns = {
+        name: verdicts
+        for name, verdicts in VERDICTS.items()
+        if any(counts.get(verdict) for counts in rows.values() for verdict in verdicts)
+    }
+    lines = []
+    for name, counts in rows.items():
+        total = sum(counts.values())
+        shares = (sum(counts.get(verdict, 0) for verdict in verdicts) / total for verdicts in columns.values())
+        lines.append((name, *(write_number(100 * share) for share in shares), write_number(total, 0)))
+    return TextTable("verdicts, % of the responses", ("", *columns, "responses"), tuple(lines))
 
 
 # ---- the terminal ---------------------------------------------------------------------------------------------------

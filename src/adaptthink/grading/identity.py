@@ -13,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from adaptthink.grading.verdict import AnswerKind
 
-GRADER_VERSION = 1
+GRADER_VERSION = 2
 # 1: the rules of docs/grading.md, with math-verify where they leave a formula open
+# 2: a response that ended by itself inside its thinking is unclosed, not truncated
 
 LIBRARIES = {
     AnswerKind.MATH: ("math-verify", "latex2sympy2_extended", "sympy"),

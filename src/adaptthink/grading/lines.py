@@ -100,7 +100,8 @@ def read_line(line: bytes) -> Submission | str:
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         return f"'finished' must be true or false, found {finished!r}"
-    return Submission(drop_thinking(response) if finished else None, reference_answer, AnswerKind(kind))
+    answer = drop_thinking(response) if finished else None
+    return Submission(answer, reference_answer, AnswerKind(kind), finished=finished)
 
 
 def fields_of(row: Mapping[str, Any]) -> str:
