@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 from adaptthink import __version__
-from adaptthink.callbacks import Callback, Callbacks, Progress
+from adaptthink.callbacks import Callback, Callbacks, make_counter
 from adaptthink.chat.base import compute_cost
 from adaptthink.config.chat import ChatConfig, Switch
 from adaptthink.config.resolve import check
@@ -648,7 +648,7 @@ def sample_reference(
 ) -> References:
     """Complete the reference store of `problems`, and report progress and mean reward."""
     phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
-    advance = make_counter(report, phase, len(problems) * config.reference_samples)
+    advance = make_counter(report.on_progress, phase, len(problems) * config.reference_samples)
     reference = complete_reference(
         sampler, problems, config, fingerprint=policy.fingerprint, path=store, on_finish=advance
     )
@@ -684,7 +684,9 @@ def train_and_save(
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}; "
         f"results in {run}"
     )
-    run_training(policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline))
+    run_training(
+        policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)
+    )
     save(policy, config, run)
     report.on_message(f"model saved in {run / 'model'}")
     measured = None
@@ -765,7 +767,7 @@ def sample_into(
     """Sample what `folder` lacks, and report progress."""
     count = config.samples_per_problem
     phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
-    advance = make_counter(report, phase, len(problems) * len(requested) * count)
+    advance = make_counter(report.on_progress, phase, len(problems) * len(requested) * count)
 
     def on_sample(sample: Sample | None) -> None:
         advance(1, sample.tokens if sample else 0, cost(sample) or 0.0 if sample else 0.0)
@@ -785,7 +787,7 @@ def score_folder(
 
     `summary.json` has the scores of all modes that the folder holds on these problems.
     """
-    advance = make_counter(report, "answers graded", None)
+    advance = make_counter(report.on_progress, "answers graded", None)
     if changes := grade_folder(folder, grader, max_failed_grades=config.max_failed_grades, on_grade=advance):
         report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
     outcomes = select_requested(folder, problems, config)
@@ -829,18 +831,6 @@ def assess_choice(folder: Path, convention: Convention | None, difficulty: Path 
     choice = assess_mode_choice(folder, convention=convention, reference=difficulty, delta=delta)
     write_json(folder / "quality.json", to_json(choice))
     return choice
-
-
-def make_counter(report: Callback, phase: str, total: int | None) -> Callable[..., None]:
-    """Return a function that takes how many more are done, their tokens and their cost, and reports the progress."""
-    done = Progress(phase, 0, total, 0)
-
-    def advance(count: int, tokens: int = 0, cost: float = 0.0) -> None:
-        nonlocal done
-        done = replace(done, completed=done.completed + count, tokens=done.tokens + tokens, cost=done.cost + cost)
-        report.on_progress(done)
-
-    return advance
 
 
 def open_training(run: Path, config: TrainConfig, *, resume: bool = False, clean: bool = False) -> None:

@@ -15,7 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from adaptthink.callbacks import Progress, make_counter
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine, TrainingEngine
 from adaptthink.errors import UserError
@@ -24,7 +26,7 @@ from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
 from adaptthink.sampling.requests import make_seed
-from adaptthink.sampling.sampler import Sampler
+from adaptthink.sampling.sampler import OnFinished, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.allocation import Allocation, restore_statistics
@@ -52,6 +54,7 @@ class Reporting:
     on_step: Callable[[Metrics], None]
     warn: Callable[[str], None]
     roofline: Roofline | None = None
+    on_progress: Callable[[Progress], None] = lambda progress: None
 
 
 def train(
@@ -74,12 +77,16 @@ def train(
     for step in range(done + 1, config.steps + 1):
         with clock.phase("rollout"):
             chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-            rollouts = collect(sampler, chosen, config, step, allocation.plan(step))  # y ~ π_IS, Eq. 7
+            advance = count_rollouts(reporting, config, step)
+            rollouts = collect(
+                sampler, chosen, config, step, allocation.plan(step), on_finish=advance
+            )  # y ~ π_IS, Eq. 7
         recent.append([rollout.verdict for rollout in rollouts])
         check_grading(recent, config.max_failed_grades, step)
         advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
         with clock.phase("update"):
-            metrics = update(model, optimizer, rollouts, advantages_N, config, step)  # L(θ), Eq. 8-9
+            advance = count_updates(reporting, advantages_N, config, step)
+            metrics = update(model, optimizer, rollouts, advantages_N, config, step, advance)  # L(θ), Eq. 8-9
         with clock.phase("load_weights"):
             engine.load_weights(policy.plain())  # π_θold of the next step
         metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
@@ -90,6 +97,18 @@ def train(
             with clock.phase("checkpoint"):
                 save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints)
     log.close()
+
+
+def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:
+    """Return a function that reports finished responses of a step; their number is known if none is dropped."""
+    total = config.problems_per_step * config.samples_per_problem if config.token_share == 1 else None
+    return make_counter(reporting.on_progress, f"step {step} of {config.steps}, rollout", total, step)
+
+
+def count_updates(reporting: Reporting, advantages_N: Tensor, config: TrainConfig, step: int) -> OnFinished:
+    """Return a function that reports the responses of a step whose gradient is done; those without one do not count."""
+    total = int((advantages_N != 0).sum())
+    return make_counter(reporting.on_progress, f"step {step} of {config.steps}, update", total, step)
 
 
 def require_training_engine(engine: Engine) -> TrainingEngine:

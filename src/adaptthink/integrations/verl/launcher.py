@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from adaptthink.callbacks import Callback, Callbacks
+from adaptthink.callbacks import Callback, Callbacks, Progress
 from adaptthink.config.schema import HOW, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
@@ -159,7 +159,7 @@ def train_and_export(
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
-        train_with_verl(command, run, observer, make_environment(config))
+        train_with_verl(command, run, observer, make_environment(config), config.steps)
     if read_latest_step(run) < config.steps:
         raise UserError(
             f"verl ended after step {read_latest_step(run)} of {config.steps} without an error; "
@@ -261,8 +261,10 @@ def read_latest_step(run: Path) -> int:
         return 0
 
 
-def train_with_verl(command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str]) -> None:
-    """Run verl and report its steps; raises UserError with the reason if it fails."""
+def train_with_verl(
+    command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str], steps: int | None = None
+) -> None:
+    """Run verl and report its steps, of `steps`; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
     reported = read_latest_step(run)
     MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
@@ -273,6 +275,7 @@ def train_with_verl(command: Sequence[str], run: Path, observer: Callback, envir
             if row["step"] > reported:
                 reported = row["step"]
                 observer.on_step(row)
+        observer.on_progress(Progress("training on verl", reported, steps, 0))
 
     before = log.stat().st_size if log.is_file() else 0
     try:
