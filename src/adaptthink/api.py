@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeVar
@@ -84,10 +85,11 @@ from adaptthink.grading import (
 )
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
+from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import Policy, find_model, freeze_date, load_configured, load_trainee, prepare_trainee
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, make_problem
 from adaptthink.problems.files import make_problems, parse_fields
 from adaptthink.problems.sources import (
     Chosen,
@@ -259,6 +261,7 @@ def presample(
     policy, config = freeze_date(policy, config, read_store_date(store))
     report = Callbacks(callbacks)
     with report.reporting("presample", config.model_dump(mode="json"), store) as result:
+        check_prompts(policy, chosen, config, report)
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         reference = sample_reference(policy, sampler, chosen, config, store, report)
         result |= {"store": str(store), "problems": len(reference)}
@@ -305,6 +308,7 @@ def train(
         report_unparsable(chosen.num_unparsable, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
+        check_prompts(policy, chain(chosen.problems, chosen.held_out), config, report)
         open_training(run, config, resume=resume, clean=clean)
         with report.reporting("train", config.model_dump(mode="json"), run) as result:
             sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
@@ -448,6 +452,8 @@ def decide(
     [<Mode.THINK: 'think'>]
     """
     policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    context = find_context_tokens(policy.model.config)
+    check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {"": 0})
     return decide_modes(policy, prompts, choose_threshold(policy, threshold, dial))
 
 
@@ -618,6 +624,26 @@ def make_sampler(
     )
 
 
+def check_prompts(
+    policy: Policy,
+    problems: Iterable[Problem],
+    config: EngineConfig,
+    report: Callback,
+    modes: Iterable[str | None] = (None,),
+) -> None:
+    """Raise UserError, or report, where prompts and responses in these modes would not fit into the model's context."""
+    keys = ["max_no_think_tokens"] if set(modes) == {Mode.NO_THINK} else ["max_think_tokens", "max_no_think_tokens"]
+    check_context(
+        find_context_tokens(policy.model.config),
+        policy.tokenizer,
+        policy.template,
+        problems,
+        {key: getattr(config, key) for key in keys},
+        given=config.model_fields_set,
+        warn=report.on_message,
+    )
+
+
 def report_unparsable(count: int, report: Callback) -> None:
     """Report how many problems were left out, if any were."""
     if count:
@@ -716,6 +742,7 @@ def evaluate_policy(
     report: Callback,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
+    check_prompts(policy, problems, config, report, requested)
     setting = make_policy_setting(config.model, policy.fingerprint, config)
     with lock_folder(folder, setting):
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)

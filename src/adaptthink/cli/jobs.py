@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -198,6 +199,7 @@ def demo_job(
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
+    api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config, terminal)
     api.open_training(run, config, resume=resume, clean=clean)
     engine = make_engine(policy, config)
     sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
+from adaptthink.models.context import find_context_tokens
 from adaptthink.models.loading import Policy
 
 
@@ -34,7 +35,7 @@ def serve_forever(
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    context = find_context_tokens(policy.model.config)
     name = config.name or PurePath(policy.name).name
     worker = Worker(engine, policy.template, seed=config.seed)
     app = make_app(Served(name, policy.tokenizer, policy.template, context, threshold), worker, config)

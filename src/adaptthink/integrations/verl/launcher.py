@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from transformers import AutoConfig
 
 from adaptthink.callbacks import Callback, Callbacks, Progress
 from adaptthink.config.schema import HOW, VerlConfig
@@ -33,6 +34,7 @@ from adaptthink.integrations.verl.settings import (
     make_verl_settings,
 )
 from adaptthink.models.card import write_card
+from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
@@ -234,10 +236,16 @@ def select_gradable_problems(
     return chosen
 
 
-def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
-    """Raise UserError for a prompt that is longer than max_prompt_tokens: verl would end a training in the middle."""
+def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
+    """Raise UserError for a prompt beyond max_prompt_tokens, or too long for the model's context with its response.
+
+    verl would end a training in the middle.
+    """
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
+    limits = {key: getattr(config, key) for key in ("max_think_tokens", "max_no_think_tokens")}
+    context = find_context_tokens(AutoConfig.from_pretrained(find_model(config.model)))
+    check_context(context, tokenizer, template, problems, limits, given=limits)
     for problem in problems:
         num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
         if num_tokens > config.max_prompt_tokens:
