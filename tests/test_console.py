@@ -2,13 +2,19 @@
 
 import io
 import re
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from adaptthink.api import Profile
 from adaptthink.callbacks import Progress, make_counter
 from adaptthink.cli import console as module
-from adaptthink.cli.console import LINE_SECONDS, Lines, Terminal
+from adaptthink.cli.console import LINE_SECONDS, Lines, Terminal, show_profile, show_servers, show_tally
+from adaptthink.grading.lines import Tally
+from adaptthink.planning.roofline import Machine
+from adaptthink.timing import Phase
 
 
 class Clock:
@@ -131,3 +137,31 @@ def test_progress_of_a_phase_without_steps_is_no_continuation(monkeypatch):
     terminal.on_progress(Progress("evaluate", 1, 4, 9))
     assert terminal.bar is not within
     terminal.close_bar()
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+PROFILE = Profile(
+    Machine(1e12, 1e10),
+    [
+        Phase("rollout", 12345.6, 0.651, 123_456_789, None),
+        Phase("generate", 12345.6, 0.632, 123_456_789, 0.13),
+        Phase("load_weights", 0.1, 0.001, None, None),
+    ],
+)
+SERVER = SimpleNamespace(url="http://node-17:8000", responses=12345, tokens=9876543, faults=12, unhealthy_seconds=3600)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_tables_fit_and_split_no_word_of_a_heading(width, monkeypatch, capsys):
+    monkeypatch.setattr(module.console, "_width", width)
+    show_profile(PROFILE)
+    show_servers([SERVER])
+    show_tally(Tally(Counter(correct=123456, reference_unparsable=1), Counter(symbolic=123457)))
+    lines = [line for line in printed(capsys) if not line.startswith("roofline: ")]
+    assert max(map(len, lines)) <= width
+    words = {word for line in lines for word in line.split()}
+    headings = "phase seconds share tokens tokens/s of roofline responses failed calls unhealthy, verdict decided by"
+    assert set(headings.split()) <= words
+    assert {"123,456,789", "12,345.6", "9,876,543", "load_weights", "reference_unparsable"} <= words

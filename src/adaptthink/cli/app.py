@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from cyclopts.help import DefaultFormatter
 
 from adaptthink import __version__
+from adaptthink.cli.libraries import quieten_libraries
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,5 +144,6 @@ def complain(message: str, status: int) -> int:
 
 def main() -> None:
     """Run the command line."""
+    quieten_libraries()
     with readable_errors():
         app(print_error=False, exit_on_error=False)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptthink.cli.console import console
-from adaptthink.cli.tables import TextTable, make_scores_table, make_verdicts_table, show_text_table, write_markdown
+from adaptthink.cli.console import console, show_text_table
+from adaptthink.cli.layout import TextTable
+from adaptthink.cli.tables import make_scores_table, make_verdicts_table, write_markdown
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import write_level

@@ -9,6 +9,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from adaptthink.callbacks import Callback, make_counter
 from adaptthink.callbacks import Progress as Report
+from adaptthink.cli.layout import TextTable, lay_out, stack
 from adaptthink.timing import WITHIN
 
 if TYPE_CHECKING:
@@ -195,23 +197,39 @@ class Lines:
             self.ended = None
 
 
+def show_text_table(table: TextTable) -> None:
+    """Print a table, no wider than the terminal as far as its words allow; where columns do not fit, as a list."""
+    print_line(table.title, bold=True)
+    lines = list(lay_out(table, console.width))
+    if any(table.headings) and max(cell_len(line) for line, bold in lines if not bold) > console.width:
+        lines = list(lay_out(stack(table), console.width))
+    for line, bold in lines:
+        print_line(line, bold=bold)
+    if table.note:
+        console.print(table.note, markup=False)
+    console.print()
+
+
+def print_line(line: str, *, bold: bool) -> None:
+    """Print one line as it is."""
+    console.print(line, style="bold" if bold else None, markup=False, emoji=False, soft_wrap=True)
+
+
 def show_servers(servers: Sequence[Server]) -> None:
     """Print what each server did, if there are any."""
     if not servers:
         return
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("server", overflow="fold")
-    for name in ("responses", "tokens", "failed calls", "unhealthy, s"):
-        table.add_column(name, justify="right")
-    for server in servers:
-        figures = (
+    rows = (
+        (
+            server.url,
             f"{server.responses:,}",
             f"{server.tokens:,}",
             f"{server.faults:,}",
             f"{server.unhealthy_seconds:,.0f}",
         )
-        table.add_row(escape(server.url), *figures)
-    console.print(table)
+        for server in servers
+    )
+    show_text_table(TextTable("servers", ("", "responses", "tokens", "failed calls", "unhealthy, s"), tuple(rows)))
 
 
 class Terminal(Callback):
@@ -304,12 +322,8 @@ def _cell(value: float | None, form: str) -> str:
 def show_profile(profile: Profile) -> None:
     """Print where the time of a training went."""
     phases, machine = profile.phases, profile.machine
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("phase", no_wrap=True)
-    for heading in ("seconds", "share", "tokens", "tokens/s", "of roofline"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for phase in phases:
-        table.add_row(
+    rows = (
+        (
             f"  {phase.name}" if phase.name in WITHIN else phase.name,
             f"{phase.seconds:,.1f}",
             f"{phase.share:.1%}",
@@ -317,7 +331,10 @@ def show_profile(profile: Profile) -> None:
             "" if phase.tokens_per_second is None else f"{phase.tokens_per_second:,.0f}",
             "" if phase.roofline_share is None else f"{phase.roofline_share:.0%}",
         )
-    console.print(table)
+        for phase in phases
+    )
+    headings = ("phase", "seconds", "share", "tokens", "tokens/s", "of roofline")
+    show_text_table(TextTable("time by phase", headings, tuple(rows)))
     console.print(
         f"roofline: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",
