@@ -261,7 +261,8 @@ def presample(
     policy, config = freeze_date(policy, config, read_store_date(store))
     report = Callbacks(callbacks)
     with report.reporting("presample", config.model_dump(mode="json"), store) as result:
-        check_prompts(policy, chosen, config, report)
+        for line in check_prompts(policy, chosen, config):
+            report.on_message(line)
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         reference = sample_reference(policy, sampler, chosen, config, store, report)
         result |= {"store": str(store), "problems": len(reference)}
@@ -308,8 +309,10 @@ def train(
         report_unparsable(chosen.num_unparsable, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
-        check_prompts(policy, chain(chosen.problems, chosen.held_out), config, report)
+        beyond = check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
         open_training(run, config, resume=resume, clean=clean)
+        for line in beyond:
+            report.on_message(line)
         with report.reporting("train", config.model_dump(mode="json"), run) as result:
             sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
             known = sample_reference(policy, sampler, chosen.problems, config, store or run / "reference.jsonl", report)
@@ -625,23 +628,22 @@ def make_sampler(
 
 
 def check_prompts(
-    policy: Policy,
-    problems: Iterable[Problem],
-    config: EngineConfig,
-    report: Callback,
-    modes: Iterable[str | None] = (None,),
-) -> None:
-    """Raise UserError, or report, where prompts and responses in these modes would not fit into the model's context."""
+    policy: Policy, problems: Iterable[Problem], config: EngineConfig, modes: Iterable[str | None] = (None,)
+) -> list[str]:
+    """Raise UserError where prompts and responses in these modes would not fit into the model's context.
+
+    Returns a line to report where only a default limit is too large.
+    """
     keys = ["max_no_think_tokens"] if set(modes) == {Mode.NO_THINK} else ["max_think_tokens", "max_no_think_tokens"]
-    check_context(
+    line = check_context(
         find_context_tokens(policy.model.config),
         policy.tokenizer,
         policy.template,
         problems,
         {key: getattr(config, key) for key in keys},
         given=config.model_fields_set,
-        warn=report.on_message,
     )
+    return [line] if line else []
 
 
 def report_unparsable(count: int, report: Callback) -> None:
@@ -742,9 +744,11 @@ def evaluate_policy(
     report: Callback,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
-    check_prompts(policy, problems, config, report, requested)
+    beyond = check_prompts(policy, problems, config, requested)
     setting = make_policy_setting(config.model, policy.fingerprint, config)
     with lock_folder(folder, setting):
+        for line in beyond:
+            report.on_message(line)
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)

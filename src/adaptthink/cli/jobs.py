@@ -199,8 +199,10 @@ def demo_job(
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
-    api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config, terminal)
+    beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
     api.open_training(run, config, resume=resume, clean=clean)
+    for line in beyond:
+        terminal.on_message(line)
     engine = make_engine(policy, config)
     sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
 

@@ -5,7 +5,7 @@ Beyond it a model meets positions that it was never trained on: with rotary embe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptthink.errors import UserError
@@ -48,20 +48,19 @@ def check_context(
     limits: Mapping[str, int],
     *,
     given: Iterable[str] = (),
-    warn: Callable[[str], None] = lambda message: None,
-) -> None:
+) -> str | None:
     """Raise UserError where a prompt and its response would not fit into a model's context; None: it names no limit.
 
     `limits` are the settings that limit responses, with their values. One that is not among those `given` is a default,
-    which most responses stay far below: for that there is a warning, unless a prompt leaves no token for a response.
+    which most responses stay far below: for that a line is returned, unless a prompt leaves no token for a response.
     """
     if context is None:
-        return
+        return None
     key = max(limits, key=lambda name: limits[name])
     prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
     longest = find_longest(tokenizer, template, problems, context - max(limits[key], prefix + 1))
     if longest is None:
-        return
+        return None
     problem, length = longest
     left = context - length
     if left <= prefix:
@@ -70,14 +69,15 @@ def check_context(
             f"context of {context} ({shorten(problem.prompt)}); leave the problem out, or take a model with a longer "
             "context"
         )
-    if left < limits[key]:
-        text = (
-            f"a prompt of {length} tokens (problem {problem.id}) and {key} = {limits[key]} are more than the model's "
-            f"context of {context}"
-        )
-        if key in given:
-            raise UserError(f"{text}; give {key} = {left} or less")
-        warn(f"{text}, behind which it writes nonsense; give {key} = {left} or less")
+    if left >= limits[key]:
+        return None
+    text = (
+        f"a prompt of {length} tokens (problem {problem.id}) and {key} = {limits[key]} are more than the model's "
+        f"context of {context}"
+    )
+    if key in given:
+        raise UserError(f"{text}; give {key} = {left} or less")
+    return f"{text}, behind which it writes nonsense; give {key} = {left} or less"
 
 
 def find_longest(
