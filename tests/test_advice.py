@@ -24,6 +24,7 @@ MODES = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
         {"correct": 95, "timeout": 3, "error": 2},
         {"reference_unparsable": 100},  # cannot be graded, whatever they are
         {"correct": 1, "reference_unparsable": 100},
+        {"correct": 1, "unknown": 100},
     ],
 )
 def test_nothing_is_advised_where_nothing_dominates(verdicts):

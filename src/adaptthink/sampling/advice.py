@@ -21,8 +21,8 @@ Verdicts = Mapping[Any, int]  # how many responses got each verdict, by its text
 
 
 def count_graded(verdicts: Verdicts) -> int:
-    """Return how many responses could be graded: not those to problems without a parsable reference answer."""
-    return sum(count for verdict, count in verdicts.items() if verdict != Verdict.REFERENCE_UNPARSABLE)
+    """Return how many responses have a reward: those that could not be graded count nowhere."""
+    return sum(count for verdict, count in verdicts.items() if Verdict(verdict).has_reward)
 
 
 def write_shares(verdicts: Verdicts) -> str:

@@ -75,8 +75,8 @@ class RewardGrader:
 
     It returns a number from 0 (wrong) to 1 (right), a bool, a `Verdict` or a `Grade`. It is not called for a response
     without an answer: that is `Verdict.TRUNCATED` or `Verdict.UNCLOSED`, reward 0. A call that takes too long or raises
-    is tried again, `TRIES` times in all, and then is `Verdict.UNKNOWN`, without a reward: a judge that cannot be reached
-    says nothing about the response. Raises UserError if the function returns anything else.
+    is tried again, `TRIES` times in all, and then is `Verdict.UNKNOWN`, without a reward: a judge that cannot be
+    reached says nothing about the response. Raises UserError if the function returns anything else.
     """
 
     function: RewardFunction
