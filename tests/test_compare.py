@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from evaluations import SETTING, make_folder, outcomes
+from rich.cells import cell_len
 from statsmodels.stats.multitest import multipletests
 
 from adaptthink.cli.compare import compare_job, make_comparison_tables
-from adaptthink.cli.tables import TextTable, lay_out, to_markdown
+from adaptthink.cli.console import console, show_text_table
+from adaptthink.cli.layout import TextTable, lay_out
+from adaptthink.cli.tables import to_markdown
 from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import (
     Row,
@@ -266,3 +270,38 @@ def test_a_narrow_table_breaks_neither_words_nor_intervals():
     narrowest = [line for line, _ in lay_out(WIDE, 10)]
     assert {len(line) for line in narrowest if line.startswith("─")} == {7 + 2 + 12 + 2 + 19}
     assert [line.split() for line in narrowest[:2]] == [["accuracy,", "%", "mean", "tokens"], ["─" * 42]]
+
+
+PAPER = TextTable(
+    "accuracy, % / mean tokens / no_think, %",
+    ("", *(f"Level {level}" for level in range(1, 6)), "ΔAcc"),
+    (("e:think", *["100.0 / 22 / 0"] * 5, "–"), ("e", *["50.0 / 103 / 100"] * 5, "−10.0")),
+)
+
+
+def print_table(table, width, monkeypatch, capsys):
+    monkeypatch.setattr(console, "_width", width)
+    show_text_table(table)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_columns_that_do_not_fit_become_a_list(monkeypatch, capsys):
+    assert len(print_table(PAPER, 120, monkeypatch, capsys)) == 1 + 2 + 2 + 1
+    lines = print_table(PAPER, 80, monkeypatch, capsys)
+    assert lines[1:4] == ["e:think", "  Level 1  100.0 / 22 / 0", "  Level 2  100.0 / 22 / 0"]
+    assert lines[-3:] == ["  Level 5  50.0 / 103 / 100", "  ΔAcc     −10.0", ""]
+    assert print_table(WIDE, 40, monkeypatch, capsys)[1:4] == [
+        "a-row-with-a-long-name:no_think, Level 1",
+        "  accuracy, %  100.0 (90.5–100.0)",
+        "  mean tokens  6.9 (6.6–7.0)",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_tables_of_a_comparison_fit_and_break_no_word(width, monkeypatch, capsys):
+    for table in make_comparison_tables(compare([BASE, NEW])):
+        lines = print_table(replace(table, note=""), width, monkeypatch, capsys)
+        assert max(map(cell_len, lines)) <= width
+        known = {word for text in (*table.headings, *chain.from_iterable(table.rows)) for word in text.split()}
+        shown = {word for line in lines[1:] for word in line.split() if "─" not in word}
+        assert {word.rstrip(",") for word in shown} <= {word.rstrip(",") for word in known}

@@ -11,7 +11,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.grader import RewardGrader, load_reward
+from adaptthink.sampling.grader import AnswerGrader, RewardGrader, load_reward
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
@@ -61,9 +61,21 @@ def test_it_gets_the_problem_and_the_response():
     assert grade(reward, response("bye")).verdict is Verdict.WRONG
 
 
-@pytest.mark.parametrize("one", [response(None), response("hel", Finish.LENGTH)])
-def test_a_response_that_was_cut_never_reaches_it(one):
-    assert grade(lambda problem, one: pytest.fail("called"), one) == Grade(Verdict.TRUNCATED, None, Rule.FORM)
+WITHOUT_ANSWER = [  # (response, verdict)
+    (response(None), Verdict.UNCLOSED),
+    (response("hel", Finish.LENGTH), Verdict.TRUNCATED),
+    (response(None, Finish.LENGTH), Verdict.TRUNCATED),
+]
+
+
+@pytest.mark.parametrize(("one", "verdict"), WITHOUT_ANSWER)
+def test_a_response_without_an_answer_never_reaches_it(one, verdict):
+    assert grade(lambda problem, one: pytest.fail("called"), one) == Grade(verdict, None, Rule.FORM)
+
+
+@pytest.mark.parametrize(("one", "verdict"), WITHOUT_ANSWER)
+def test_the_comparison_has_the_same_verdicts_for_it(one, verdict):
+    assert AnswerGrader().grade([(PROBLEM, one)]) == [Grade(verdict, None, Rule.FORM)]
 
 
 def test_async_functions_are_awaited_and_run_beside_each_other():

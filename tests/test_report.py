@@ -170,7 +170,7 @@ def without_downloads(html: str) -> str:
 def test_figures_take_every_colour_from_the_page_and_share_no_ids(run):
     html = without_downloads(write_report(run)[0].read_text())
     drawings = re.findall(r'<svg role="img".*?</svg>', html, flags=re.DOTALL)
-    assert len(drawings) == 13  # three bars, the scatter, nine panels
+    assert len(drawings) == 14  # three bars, the scatter, ten panels
     assert not re.findall(r"(?:fill|stroke): #(?!1f77b4)", "".join(drawings))
     ids = re.findall(r'\bid="(.*?)"', html)
     assert len(ids) == len(set(ids))
@@ -234,7 +234,7 @@ def test_missing_values_are_dashes_not_crashes(tmp_path, content):
     (tmp_path / "evaluations/adaptthink").mkdir(parents=True)
     (tmp_path / "evaluations/adaptthink/samples.jsonl").write_text('{"asked": "auto"}\n')
     html, markdown = (path.read_text() for path in write_report(tmp_path))
-    assert html.count("not recorded") == 13  # every drawing
+    assert html.count("not recorded") == 14  # every drawing
     assert "accuracy **–**" in markdown
     assert "None" not in html
     assert "nan" not in {content for cells in Page(html).rows for content in cells}

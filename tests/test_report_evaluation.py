@@ -49,7 +49,7 @@ def table(text: str, name: str) -> list[str]:
 def test_both_versions_show_the_summary(folder):
     html, markdown = (path.read_text() for path in write_report(folder))
     # (98.5 + 97 + 96 + 93 + 89.5) / 5; (5.5 + 13.8 + 37.6 + 80 + 121.6) / 5; (99 + 70 + 24 + 5 + 0) / 5
-    everything = ["94.8", "91.8–96.8", "51.7", "46.5–62.0", "39.6", "0.5", "1,000"]
+    everything = ["94.8", "91.8–96.8", "51.7", "46.5–62.0", "39.6", "0.0", "0.5", "0.0", "0.0", "1,000"]
     assert cells(html, "auto")[0] == everything
     assert table(markdown, "auto") == everything
     assert cells(html, "auto")[1][:3] == ["98.5", "5.5", "99.0"]  # level 1

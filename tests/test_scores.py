@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from evaluations import outcomes
@@ -10,6 +11,7 @@ from evaluations import outcomes
 from adaptthink.cli.compare import show_scores
 from adaptthink.cli.console import Terminal
 from adaptthink.evaluation.formats import (
+    FAULTS,
     MEASURES,
     choose_token_digits,
     write_deltas,
@@ -99,9 +101,11 @@ def test_deltas_as_the_paper_writes_them():
 def test_measures_of_scores_by_hand():
     scores = Scores(0.5, (0.25, 0.75), 1234.5, (1000.0, 1500.0), 1.0, (0.9, 1.0), 0.125, 8, {})
     assert [measure.write_both(scores, 0) for measure in MEASURES] == [
-        "50.0 (25.0–75.0)", "1,234 (1,000–1,500)", "100.0 (90.0–100.0)", "12.5",
+        "50.0 (25.0–75.0)", "1,234 (1,000–1,500)", "100.0 (90.0–100.0)",
     ]  # fmt: skip
-    assert [measure.write(None, 0) for measure in MEASURES] == ["–"] * 4
+    assert [measure.write(None, 0) for measure in MEASURES] == ["–"] * 3
+    counts = {"unparsed": 3, "unclosed": 1, "timeout": 1, "error": 1, "correct": 2}
+    assert [one.write_both(replace(scores, verdicts=counts), 0) for one in FAULTS] == ["37.5", "12.5", "12.5", "25.0"]
     assert choose_token_digits([None, scores]) == 0
     assert choose_token_digits([]) == 1
 
@@ -116,8 +120,18 @@ def test_scores_are_printed_by_level_in_80_plain_columns(capsys):
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "\x1b" in line or line != line.rstrip()]
     assert lines.index("original_no_think") < lines.index(next(line for line in lines if line.startswith("  Level 1 ")))
-    names = [line[:9] for line in lines if line.startswith("  ")]
+    names = [line[:9] for line in lines[: lines.index("verdicts, % of the responses")] if line.startswith("  ")]
     assert names[-6:] == [*(f"  Level {n}" for n in range(1, 6)), "  overall"]
+
+
+def test_the_shares_of_all_verdicts_follow_the_scores(capsys):
+    counts = {"unparsed": 3, "unclosed": 1, "timeout": 1, "error": 1, "correct": 2}
+    scores = Scores(0.25, (0.1, 0.5), 9.0, None, 0.0, (0.0, 0.5), 0.0, 8, counts)
+    show_scores({"auto": Evaluation({"1": scores}, scores)})
+    lines = capsys.readouterr().out.splitlines()
+    heading, _, line = lines[lines.index("verdicts, % of the responses") + 1 :][:3]
+    assert heading.split() == ["correct", "unparsed", "unclosed", "failed", "responses"]
+    assert line.split() == ["auto", "25.0", "37.5", "12.5", "25.0", "8"]
 
 
 METRICS = {

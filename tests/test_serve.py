@@ -429,7 +429,7 @@ def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
 
 
 def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served, tokenizer, tmp_path):
-    """A marker in ordinary tokens was once correct in training, truncated in evaluation and answered in serving."""
+    """A marker in ordinary tokens was once correct in training, unclosed in evaluation and answered in serving."""
     spelled = [tokenizer.encode(sign, add_special_tokens=False) for sign in "9</think>\\boxed{52}"]
     ids = [token for piece in spelled for token in piece] + [tokenizer.eos_token_id]
     engine, post = served(ScriptedEngine(lambda *_: ids))
@@ -438,7 +438,7 @@ def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served
     problem = make_problem(QUESTION, "52")
     sampler = Sampler(engine, tokenizer, probe(tokenizer))
     [[rollout]] = sample_rollouts(sampler, [problem], [None], Sampling(MaxTokens(64, 64), 1.0))
-    assert (rollout.verdict, rollout.response.answer) == (Verdict.TRUNCATED, None)
+    assert (rollout.verdict, rollout.response.answer) == (Verdict.UNCLOSED, None)
     config = EvaluateConfig(max_think_tokens=64, max_no_think_tokens=64)
     samples = []
     make_policy_responder(sampler, config)([Query(problem, "auto", 0)], samples.append)

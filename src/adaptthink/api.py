@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 from adaptthink import __version__
-from adaptthink.callbacks import Callback, Callbacks, Progress
+from adaptthink.callbacks import Callback, Callbacks, make_counter
 from adaptthink.chat.base import compute_cost
 from adaptthink.config.chat import ChatConfig, Switch
 from adaptthink.config.resolve import check
@@ -84,10 +85,11 @@ from adaptthink.grading import (
 )
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
+from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import Policy, find_model, freeze_date, load_configured, load_trainee, prepare_trainee
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, make_problem
 from adaptthink.problems.files import make_problems, parse_fields
 from adaptthink.problems.sources import (
     Chosen,
@@ -96,6 +98,7 @@ from adaptthink.problems.sources import (
     choose_training_problems,
     make_reading,
 )
+from adaptthink.sampling.advice import advise, advise_by_mode, write_shares
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
@@ -172,6 +175,7 @@ class EvaluationResult:
     folder: Path
     modes: dict[str, Evaluation]
     mode_choice: ModeChoice
+    advice: tuple[str, ...] = ()  # a line for each verdict that dominates, such as truncated: why, and what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,8 @@ def presample(
     policy, config = freeze_date(policy, config, read_store_date(store))
     report = Callbacks(callbacks)
     with report.reporting("presample", config.model_dump(mode="json"), store) as result:
+        for line in check_prompts(policy, chosen, config):
+            report.on_message(line)
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         reference = sample_reference(policy, sampler, chosen, config, store, report)
         result |= {"store": str(store), "problems": len(reference)}
@@ -317,7 +323,10 @@ def train(
         report_unparsable(chosen.num_unparsable, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
+        beyond = check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
         open_training(run, config, policy, chosen, resume=resume, clean=clean)
+        for line in beyond:
+            report.on_message(line)
         own_store = run / "reference.jsonl"
         with (
             undo_failed_start(run, own_store),
@@ -387,8 +396,9 @@ def evaluate(
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
             convention = policy.template.convention
         choice = assess_choice(folder, convention, None if difficulty is None else Path(difficulty), delta)
-        result.update(make_evaluation_summary(resolved, evaluations))
-    return EvaluationResult(folder, evaluations, choice)
+        summary = make_evaluation_summary(resolved, evaluations)
+        result.update(summary)
+    return EvaluationResult(folder, evaluations, choice, tuple(summary["advice"]))
 
 
 def calibrate(
@@ -429,7 +439,9 @@ def calibrate(
     policy, config = freeze_date(policy, config, read_evaluation_date(folder))
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
-        evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
+        found = evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
+        for line in advise_on_modes(config, found):
+            report.on_message(line)
         measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
         dial = choose_thresholds(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
@@ -461,6 +473,8 @@ def decide(
     [<Mode.THINK: 'think'>]
     """
     policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    context = find_context_tokens(policy.model.config)
+    check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {"": 0})
     return decide_modes(policy, prompts, choose_threshold(policy, threshold, dial))
 
 
@@ -499,7 +513,7 @@ def grade(
     >>> at.grade(r"so it is \boxed{\frac{1}{2}}", "0.5").verdict
     <Verdict.CORRECT: 'correct'>
     """
-    submission = Submission(drop_thinking(response), reference_answer, AnswerKind(kind), boxed_only)
+    submission = Submission(drop_thinking(response), reference_answer, AnswerKind(kind), boxed_only, finished=True)
     return grade_all([submission], limits=Limits(seconds))[0]
 
 
@@ -631,6 +645,25 @@ def make_sampler(
     )
 
 
+def check_prompts(
+    policy: Policy, problems: Iterable[Problem], config: EngineConfig, modes: Iterable[str | None] = (None,)
+) -> list[str]:
+    """Raise UserError where prompts and responses in these modes would not fit into the model's context.
+
+    Returns a line to report where only a default limit is too large.
+    """
+    keys = ["max_no_think_tokens"] if set(modes) == {Mode.NO_THINK} else ["max_think_tokens", "max_no_think_tokens"]
+    line = check_context(
+        find_context_tokens(policy.model.config),
+        policy.tokenizer,
+        policy.template,
+        problems,
+        {key: getattr(config, key) for key in keys},
+        given=config.model_fields_set,
+    )
+    return [line] if line else []
+
+
 def report_unparsable(count: int, report: Callback) -> None:
     """Report how many problems were left out, if any were."""
     if count:
@@ -661,7 +694,7 @@ def sample_reference(
 ) -> References:
     """Complete the reference store of `problems`, and report progress and mean reward."""
     phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
-    advance = make_counter(report, phase, len(problems) * config.reference_samples)
+    advance = make_counter(report.on_progress, phase, len(problems) * config.reference_samples)
     reference = complete_reference(
         sampler, problems, config, fingerprint=policy.fingerprint, path=store, on_finish=advance
     )
@@ -672,7 +705,9 @@ def sample_reference(
     if skipped := len(reference) - len(rewards):
         report.on_message(f"{skipped} problems skipped: their reference answers cannot be parsed")
     report_unknown(verdicts, report)
-    report.on_message(f"reference: mean reward {fmean(rewards):.3f}, stored in {store}")
+    report.on_message(f"reference: mean reward {fmean(rewards):.3f} ({write_shares(verdicts)}), stored in {store}")
+    if advice := advise(verdicts, config):
+        report.on_message(advice)
     return reference
 
 
@@ -695,7 +730,9 @@ def train_and_save(
         f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}; "
         f"results in {run}"
     )
-    run_training(policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline))
+    run_training(
+        policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)
+    )
     save(policy, config, run)
     report.on_message(f"model saved in {run / 'model'}")
     measured = None
@@ -729,8 +766,11 @@ def evaluate_policy(
     report: Callback,
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
+    beyond = check_prompts(policy, problems, config, requested)
     setting = make_policy_setting(config.model, policy.fingerprint, config)
     with lock_folder(folder, setting):
+        for line in beyond:
+            report.on_message(line)
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)
@@ -780,7 +820,7 @@ def sample_into(
     """Sample what `folder` lacks, and report progress."""
     count = config.samples_per_problem
     phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
-    advance = make_counter(report, phase, len(problems) * len(requested) * count)
+    advance = make_counter(report.on_progress, phase, len(problems) * len(requested) * count)
 
     def on_sample(sample: Sample | None) -> None:
         advance(1, sample.tokens if sample else 0, cost(sample) or 0.0 if sample else 0.0)
@@ -800,7 +840,7 @@ def score_folder(
 
     `summary.json` has the scores of all modes that the folder holds on these problems.
     """
-    advance = make_counter(report, "answers graded", None)
+    advance = make_counter(report.on_progress, "answers graded", None)
     if changes := grade_folder(folder, grader, max_failed_grades=config.max_failed_grades, on_grade=advance):
         report.on_message(f"graded again, as the grader has changed: {', '.join(changes)}")
     outcomes = select_requested(folder, problems, config)
@@ -829,7 +869,14 @@ def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, 
         "model": config.model,
         "config": config.model_dump(mode="json"),
         "modes": to_json(dict(evaluations)),
+        "advice": advise_on_modes(config, evaluations),
     }
+
+
+def advise_on_modes(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a line for each verdict that dominates in some of the requested modes."""
+    verdicts = {mode: evaluation.overall.verdicts for mode, evaluation in evaluations.items()}
+    return advise_by_mode(verdicts, REQUESTED_MODES, config)
 
 
 def assess_choice(folder: Path, convention: Convention | None, difficulty: Path | None, delta: float) -> ModeChoice:
@@ -837,18 +884,6 @@ def assess_choice(folder: Path, convention: Convention | None, difficulty: Path 
     choice = assess_mode_choice(folder, convention=convention, reference=difficulty, delta=delta)
     write_json(folder / "quality.json", to_json(choice))
     return choice
-
-
-def make_counter(report: Callback, phase: str, total: int | None) -> Callable[..., None]:
-    """Return a function that takes how many more are done, their tokens and their cost, and reports the progress."""
-    done = Progress(phase, 0, total, 0)
-
-    def advance(count: int, tokens: int = 0, cost: float = 0.0) -> None:
-        nonlocal done
-        done = replace(done, completed=done.completed + count, tokens=done.tokens + tokens, cost=done.cost + cost)
-        report.on_progress(done)
-
-    return advance
 
 
 def open_training(

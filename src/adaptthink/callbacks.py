@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,26 @@ class Progress:
     total: int | None  # None: unknown
     tokens: int  # generated so far in this phase
     cost: float = 0.0  # so far, in the currency of the prices that were given
+    step: int | None = None  # of the training, if the phase is a part of one
+
+
+def make_counter(
+    report: Callable[[Progress], None], phase: str, total: int | None, step: int | None = None
+) -> Callable[..., None]:
+    """Return a function that takes how many more are done, their tokens and their cost, and reports the progress.
+
+    The beginning is reported at once, where it is known how much there is to do.
+    """
+    done = Progress(phase, 0, total, 0, step=step)
+
+    def advance(count: int, tokens: int = 0, cost: float = 0.0) -> None:
+        nonlocal done
+        done = replace(done, completed=done.completed + count, tokens=done.tokens + tokens, cost=done.cost + cost)
+        report(done)
+
+    if total is not None:
+        report(done)
+    return advance
 
 
 class Callback:

@@ -240,7 +240,7 @@ def value(text: str) -> float | None:
 def test_every_figure_downloads_in_three_forms(show, name):
     page = show(name)
     figures = page.locator("figure").count()
-    assert figures == {"run": 13, "one": 5, "several": 5, "bare": 4}[name]
+    assert figures == {"run": 14, "one": 5, "several": 5, "bare": 4}[name]
     links = page.evaluate("[...document.querySelectorAll('figure a[download]')].map(one => [one.download, one.title])")
     assert len(links) == 3 * figures
     for file, title in links:

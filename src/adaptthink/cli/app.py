@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from cyclopts.help import DefaultFormatter
 
 from adaptthink import __version__
+from adaptthink.cli.libraries import quieten_libraries
 from adaptthink.cli.output import outlasting_output
 from adaptthink.errors import DivergedError, UserError, redact
 from adaptthink.processes import Interruption, interrupt_on_signals
@@ -160,6 +161,7 @@ def complain(message: str, status: int) -> int:
 
 def main() -> None:
     """Run the command line. Standard output that fails ends nothing; if it was the result, the status tells."""
+    quieten_libraries()
     with outlasting_output() as out:
         try:
             with readable_errors(), interrupt_on_signals():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptthink.cli.console import console
-from adaptthink.cli.tables import TextTable, make_scores_table, show_text_table, write_markdown
+from adaptthink.cli.console import console, show_text_table
+from adaptthink.cli.layout import TextTable
+from adaptthink.cli.tables import make_scores_table, make_verdicts_table, write_markdown
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import write_level
@@ -59,7 +61,10 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
         {row.name: row.sets for row in comparison.rows},
         note=f"problems in {counts}; accuracy is {avg}",
     )
-    tables = [paper, scores]
+    verdicts = {
+        row.name: sum((Counter(one.verdicts) for one in row.sets.values()), Counter()) for row in comparison.rows
+    }
+    tables = [paper, scores, make_verdicts_table(verdicts)]
     ks = [2**power for power in range(1, min(row.samples[0] for row in comparison.rows).bit_length())]
     if ks:
         passes = tuple(
@@ -128,6 +133,7 @@ def show_scores(evaluations: Mapping[str, Evaluation]) -> None:
     """Print the scores by level and over all, one group of lines per evaluation."""
     rows = {name: evaluation.levels | {"overall": evaluation.overall} for name, evaluation in evaluations.items()}
     show_text_table(make_scores_table("scores, with 95% intervals", rows))
+    show_text_table(make_verdicts_table({name: one.overall.verdicts for name, one in evaluations.items()}))
 
 
 def show_mode_choice(choice: ModeChoice) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -21,8 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from adaptthink.callbacks import Callback
+from adaptthink.callbacks import Callback, make_counter
 from adaptthink.callbacks import Progress as Report
+from adaptthink.cli.layout import TextTable, lay_out, stack
 from adaptthink.errors import redact
 from adaptthink.timing import WITHIN
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
 
+LINE_SECONDS = 60.0  # at most between two lines of progress in a log
+
 console = Console(highlight=False)
 console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
 
@@ -44,57 +49,188 @@ console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its
 @contextmanager
 def count_progress(label: str) -> Iterator[Callable[[int], None]]:
     """Show how many are done where the total is not known; yields a function that adds to it."""
-    columns = (TextColumn("{task.completed:.0f}"), TextColumn(label), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda count: progress.advance(task, count)
+    terminal = Terminal()
+    try:
+        yield make_counter(terminal.on_progress, label, None)
+    finally:
+        terminal.close_bar()
 
 
 class Bar:
-    """A progress bar with the time left, tokens per second and what was spent."""
+    """A progress bar with the time left, tokens per second and what was spent.
+
+    The phases within the steps of a training share one, which leaves nothing behind.
+    """
 
     def __init__(self, progress: Report) -> None:
-        if progress.total is None:
-            columns: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:.0f}"), TextColumn(progress.phase))
-        else:
+        self.step = progress.step
+        text = TextColumn("{task.description}")
+        times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns: tuple[ProgressColumn, ...] = (TextColumn("{task.completed:.0f}"), text)
+        if self.step is not None:
+            columns = (text, BarColumn(bar_width=12), *times)
+        elif progress.total is not None:
             console.print(progress.phase, markup=False)
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (BarColumn(), *times)
         rate = TextColumn("{task.fields[rate]}")
-        self.shown = Progress(*columns, rate, console=console, transient=not console.is_terminal)
-        self.task = self.shown.add_task("", total=progress.total, rate="")
-        self.started = time.monotonic()
+        self.shown = Progress(*columns, rate, console=console, transient=self.step is not None)
+        self.task = self.shown.add_task(escape(progress.phase), total=progress.total, rate="")
+        self.pace = Pace(progress)
         self.shown.start()
+
+    def continues(self, progress: Report) -> bool:
+        """Return whether the bar also shows this progress: of the same phase, or of another within the steps."""
+        return progress.phase == self.pace.phase or None not in (self.step, progress.step)
 
     def update(self, progress: Report) -> None:
         """Show how far the phase has come."""
-        rate = (
-            f"{progress.tokens / max(time.monotonic() - self.started, 1e-3):,.0f} tokens/s" if progress.tokens else ""
-        )
-        spent = f", {progress.cost:.2f} spent" if progress.cost else ""
-        self.shown.update(self.task, completed=progress.completed, rate=rate + spent)
+        if progress.phase != self.pace.phase:
+            self.pace = Pace(progress)
+            self.shown.reset(self.task, total=progress.total, description=escape(progress.phase), rate="")
+        self.shown.update(self.task, completed=progress.completed, rate=self.pace.write_rate(progress))
 
     def close(self) -> None:
-        """Stop the display; in a terminal the bar stays."""
+        """Stop the display; the bar of a phase stays."""
         self.shown.stop()
+
+
+class Pace:
+    """How fast a phase goes; what is reported at its very beginning, without a token, was found done."""
+
+    def __init__(self, progress: Report, clock: Callable[[], float] = time.monotonic) -> None:
+        self.phase, self.clock = progress.phase, clock
+        self.started, self.found = clock(), progress.completed
+
+    def observe(self, progress: Report) -> None:
+        """Take how far the phase has come."""
+        if not progress.tokens and self.clock() - self.started < 1:
+            self.found = progress.completed
+
+    def write_rate(self, progress: Report) -> str:
+        """Return tokens per second and what was spent, as far as known."""
+        seconds = max(self.clock() - self.started, 1e-3)
+        rate = f"{progress.tokens / seconds:,.0f} tokens/s" if progress.tokens else ""
+        return rate + (f", {progress.cost:.2f} spent" if progress.cost else "")
+
+    def write_line(self, progress: Report) -> str:
+        """Return one line for a log: 120 of 960 (12%), 812 tokens/s, 0:01:00 so far, 0:07:00 left."""
+        seconds, done = self.clock() - self.started, progress.completed - self.found
+        parts = [f"{progress.completed:,} {self.phase}"]
+        if progress.total is not None:
+            share = progress.completed / progress.total if progress.total else 1.0
+            parts = [f"{progress.completed:,} of {progress.total:,} ({share:.0%})"]
+        parts += [rate] if (rate := self.write_rate(progress)) else []
+        parts.append(f"{write_clock(seconds)} so far")
+        if progress.total is not None and done and progress.completed < progress.total:
+            parts.append(f"{write_clock(seconds / done * (progress.total - progress.completed))} left")
+        return ", ".join(parts)
+
+
+def write_clock(seconds: float) -> str:
+    """Write seconds as 0:07:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+class Lines:
+    """Progress in a log: the name of each phase, then a line at least every `LINE_SECONDS`, also while nothing ends.
+
+    `print_due`, which a thread calls now and then, prints the line that is due. Phases within the steps of a training
+    have that line only.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.lock = clock, Lock()
+        self.progress: Report | None = None
+        self.pace: Pace | None = None
+        self.printed = clock()
+        self.ended: Event | None = None
+
+    def update(self, progress: Report) -> None:
+        """Take how far a phase has come."""
+        with self.lock:
+            if self.pace is None or self.pace.phase != progress.phase:
+                self.begin(progress)
+            assert self.pace is not None
+            self.pace.observe(progress)
+            self.progress = progress
+            if progress.completed == progress.total and progress.step is None:
+                self.print_line()
+                self.progress = None
+        self.print_due()
+
+    def begin(self, progress: Report) -> None:
+        """Begin another phase; where phases follow each other quickly, the lines stay a minute apart."""
+        self.pace = Pace(progress, self.clock)
+        if progress.step is None:
+            self.printed = self.clock()
+            if progress.total is not None:
+                console.print(progress.phase, markup=False)
+        if self.ended is None:
+            self.ended = Event()
+            Thread(target=self.keep_printing, args=(self.ended,), daemon=True, name="adaptthink-progress").start()
+
+    def keep_printing(self, ended: Event) -> None:
+        """Print lines as they become due, until the end."""
+        while not ended.wait(LINE_SECONDS / 12):
+            self.print_due()
+
+    def print_due(self) -> None:
+        """Print a line if the last one is long enough ago."""
+        with self.lock:
+            if self.progress is not None and self.clock() - self.printed >= LINE_SECONDS:
+                self.print_line()
+
+    def print_line(self) -> None:
+        """Print how far the phase has come."""
+        assert self.progress is not None
+        assert self.pace is not None
+        self.printed = self.clock()
+        name = "" if self.progress.step is None else f"{self.progress.phase}: "
+        console.print(f"  {name}{self.pace.write_line(self.progress)}", markup=False)
+
+    def close(self) -> None:
+        """End the phase, and the thread."""
+        with self.lock:
+            self.progress = self.pace = None
+        if self.ended:
+            self.ended.set()
+            self.ended = None
+
+
+def show_text_table(table: TextTable) -> None:
+    """Print a table, no wider than the terminal as far as its words allow; where columns do not fit, as a list."""
+    print_line(table.title, bold=True)
+    lines = list(lay_out(table, console.width))
+    if any(table.headings) and max(cell_len(line) for line, bold in lines if not bold) > console.width:
+        lines = list(lay_out(stack(table), console.width))
+    for line, bold in lines:
+        print_line(line, bold=bold)
+    if table.note:
+        console.print(table.note, markup=False)
+    console.print()
+
+
+def print_line(line: str, *, bold: bool) -> None:
+    """Print one line as it is."""
+    console.print(line, style="bold" if bold else None, markup=False, emoji=False, soft_wrap=True)
 
 
 def show_servers(servers: Sequence[Server]) -> None:
     """Print what each server did, if there are any."""
     if not servers:
         return
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("server", overflow="fold")
-    for name in ("responses", "tokens", "failed calls", "unhealthy, s"):
-        table.add_column(name, justify="right")
-    for server in servers:
-        figures = (
+    rows = (
+        (
+            redact(server.url),
             f"{server.responses:,}",
             f"{server.tokens:,}",
             f"{server.faults:,}",
             f"{server.unhealthy_seconds:,.0f}",
         )
-        table.add_row(escape(redact(server.url)), *figures)
-    console.print(table)
+        for server in servers
+    )
+    show_text_table(TextTable("servers", ("", "responses", "tokens", "failed calls", "unhealthy, s"), tuple(rows)))
 
 
 class Terminal(Callback):
@@ -104,8 +240,8 @@ class Terminal(Callback):
         self.steps = steps
         self.seconds: list[float] = []
         self.lines = 0
-        self.phase = ""
         self.bar: Bar | None = None
+        self.log = Lines()
 
     def on_message(self, message: str) -> None:
         """Print a message."""
@@ -113,12 +249,15 @@ class Terminal(Callback):
         console.print(message, markup=False, soft_wrap=True)
 
     def on_progress(self, progress: Report) -> None:
-        """Show the bar of the phase, until that is complete."""
-        if self.bar is None or progress.phase != self.phase:
+        """Show how far a phase has come: a bar until it is complete, or lines where there is no terminal."""
+        if not console.is_terminal:
+            self.log.update(progress)
+            return
+        if self.bar is None or not self.bar.continues(progress):
             self.close_bar()
-            self.phase, self.bar = progress.phase, Bar(progress)
+            self.bar = Bar(progress)
         self.bar.update(progress)
-        if progress.completed == progress.total:
+        if progress.completed == progress.total and progress.step is None:
             self.close_bar()
 
     def on_end(self, result: Mapping[str, Any] | None) -> None:
@@ -126,7 +265,8 @@ class Terminal(Callback):
         self.close_bar()
 
     def close_bar(self) -> None:
-        """End the bar that is shown, if there is one."""
+        """End the bar that is shown, or the lines, if there are any."""
+        self.log.close()
         if self.bar:
             self.bar.close()
             self.bar = None
@@ -183,12 +323,8 @@ def _cell(value: float | None, form: str) -> str:
 def show_profile(profile: Profile) -> None:
     """Print where the time of a training went."""
     phases, machine = profile.phases, profile.machine
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("phase", no_wrap=True)
-    for heading in ("seconds", "share", "tokens", "tokens/s", "of roofline"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for phase in phases:
-        table.add_row(
+    rows = (
+        (
             f"  {phase.name}" if phase.name in WITHIN else phase.name,
             f"{phase.seconds:,.1f}",
             f"{phase.share:.1%}",
@@ -196,7 +332,10 @@ def show_profile(profile: Profile) -> None:
             "" if phase.tokens_per_second is None else f"{phase.tokens_per_second:,.0f}",
             "" if phase.roofline_share is None else f"{phase.roofline_share:.0%}",
         )
-    console.print(table)
+        for phase in phases
+    )
+    headings = ("phase", "seconds", "share", "tokens", "tokens/s", "of roofline")
+    show_text_table(TextTable("time by phase", headings, tuple(rows)))
     console.print(
         f"roofline: products at {machine.flops_per_second / 1e9:,.0f} GFLOP/s and memory at "
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s, as measured here before the training",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink import api
-from adaptthink.cli.console import Terminal, console, shorten
+from adaptthink.cli.console import Terminal, console, shorten, show_text_table
 from adaptthink.cli.jobs import load_evaluation_problems
-from adaptthink.cli.tables import TextTable, show_text_table
+from adaptthink.cli.layout import TextTable
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.dial.curve import Point, thin_curve
 from adaptthink.dial.decide import ModeDecision
@@ -139,5 +139,6 @@ def describe_check(held_out: HeldOut) -> str:
 
 def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
     """Print what the dial decides for one prompt."""
-    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}threshold {threshold:g}  {shorten(prompt)}"
+    rule = "always think" if threshold > 1 else f"threshold {threshold:g}"
+    line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}{rule}  {shorten(prompt)}"
     console.print(line, markup=False, soft_wrap=True, emoji=False)

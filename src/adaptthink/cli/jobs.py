@@ -6,8 +6,10 @@ import resource
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -47,11 +49,13 @@ def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     with open_engine(policy, config) as engine:
         reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
+    verdicts = Counter(verdict for row in reference.values() for verdict in row.verdicts)
     return {
         "store": str(output),
         "problems": len(rewards),
         "skipped": len(reference) - len(rewards),
         "mean_reward": fmean(rewards),
+        "verdicts": dict(verdicts),
         "servers": describe_servers(engine),
     }
 
@@ -145,8 +149,15 @@ def evaluate_job(
         servers = describe_servers(engine)
     show_scores(result.modes)
     show_mode_choice(result.mode_choice)
+    show_advice(result.advice)
     console.print(f"samples, summary and quality in {folder}")
     return api.make_evaluation_summary(config, result.modes) | {"servers": servers}
+
+
+def show_advice(lines: Iterable[str]) -> None:
+    """Print what keeps responses from being correct, where one verdict dominates."""
+    for line in lines:
+        console.print(line, style="bold", markup=False, soft_wrap=True)
 
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
@@ -189,7 +200,10 @@ def demo_job(
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
+    beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
     api.open_training(run, config, policy, chosen, resume=resume, clean=clean)
+    for line in beyond:
+        terminal.on_message(line)
     store = run / "reference.jsonl"
     with undo_failed_start(run, store):
         engine = make_engine(policy, config)
@@ -212,6 +226,8 @@ def demo_job(
     with phase("evaluate_trained"):
         rows |= evaluate(TRAINED, "adaptthink")
     show_scores(rows)
+    for requested in (ORIGINAL, TRAINED):
+        show_advice(api.advise_on_modes(evaluation, {mode: rows[name] for name, mode in requested.items()}))
     changes = compare_rows_of_run(run)
     trained = changes["adaptthink"]
     accuracy, length = trained.accuracy.interval, trained.tokens.interval if trained.tokens else None

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adaptthink.cli.console import console
+from adaptthink.callbacks import Progress as Report
+from adaptthink.cli.console import Lines, console
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
@@ -170,7 +171,9 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> None:
     running: dict[str, Iterator[bool]] = {}
     total = sum(job.num_steps or 1 for job in jobs)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress, stop_at_end() as processes:
+    shown = Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)
+    log = Lines()
+    with shown as progress, stop_at_end() as processes, closing(log):
         task = progress.add_task("", total=total)
         while waiting or running:
             while waiting and len(running) < max(1, os.cpu_count() or 1):
@@ -182,6 +185,8 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> None:
                     console.print(f"  {name}: done")
             done = sum(count_steps(job) for job in jobs)
             progress.update(task, completed=done, description=", ".join(running))
+            if not console.is_terminal:
+                log.update(Report(f"runs: {len(jobs)}, {total} steps", done, total, 0))
             time.sleep(POLL_SECONDS)
 
 

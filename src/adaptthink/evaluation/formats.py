@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from adaptthink.evaluation.scores import Change, Ends, Scores
 from adaptthink.evaluation.statistics import Interval
+from adaptthink.grading import Verdict
 
 DASH = "–"
 
@@ -108,7 +109,21 @@ NO_THINK = Measure(
     lambda scores: scores.no_think_share, lambda scores: scores.no_think_interval,
 )  # fmt: skip
 TRUNCATED = Measure("truncated, %", "Cut", "truncated responses, %", lambda scores: scores.truncated_share)
-MEASURES = (ACCURACY, TOKENS, NO_THINK, TRUNCATED)
+UNPARSED = Measure(
+    "unparsed, %",
+    "Unp",
+    "answers that could not be found or parsed, %",
+    lambda scores: scores.share_of(Verdict.UNPARSED),
+)
+UNCLOSED = Measure(
+    "unclosed, %", "Open", "ended inside the thinking, %", lambda scores: scores.share_of(Verdict.UNCLOSED)
+)
+FAILED = Measure(
+    "not graded, %", "Fail", "grading timed out or failed, %",
+    lambda scores: scores.share_of(Verdict.TIMEOUT, Verdict.ERROR),
+)  # fmt: skip
+MEASURES = (ACCURACY, TOKENS, NO_THINK)  # with intervals
+FAULTS = (UNPARSED, TRUNCATED, UNCLOSED, FAILED)  # why responses were not graded as right or wrong
 
 
 def choose_token_digits(scores: Iterable[Scores | None]) -> int:

@@ -44,6 +44,10 @@ class Scores:
     n: int  # responses
     verdicts: dict[str, int]  # how many responses got each verdict
 
+    def share_of(self, *verdicts: Verdict) -> float:
+        """Return the share of the responses that got one of these verdicts."""
+        return sum(self.verdicts.get(verdict, 0) for verdict in verdicts) / self.n
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

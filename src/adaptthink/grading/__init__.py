@@ -67,6 +67,7 @@ class Submission:
     reference_answer: str
     kind: AnswerKind = AnswerKind.MATH
     boxed_only: bool = False  # an answer outside of a box (or of the tags of reasoning-gym) counts as none
+    finished: bool = False  # the response ended by itself: without an answer it never closed its thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def grade_fast(submission: Submission) -> Grade | Task:
     if check_reference(reference_answer, kind) is False:
         return Grade(Verdict.REFERENCE_UNPARSABLE, None, Rule.FORM)
     if answer is None:
-        return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+        return Grade(Verdict.UNCLOSED if submission.finished else Verdict.TRUNCATED, None, Rule.FORM)
     if submission.boxed_only and not has_box(answer):
         return Grade(Verdict.UNPARSED, None, Rule.FORM)
     if kind is AnswerKind.CHOICE:

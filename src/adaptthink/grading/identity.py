@@ -15,7 +15,8 @@ from adaptthink.grading.verdict import AnswerKind
 
 GRADER_VERSION = 2
 # 1: the rules of docs/grading.md, with math-verify where they leave a formula open
-# 2: equations, inequalities, complex numbers and matrices by value; names, case and primes count; a list of units
+# 2: equations, inequalities, complex numbers and matrices by value; names, case and primes count; a list of units;
+#    a response that ended by itself inside its thinking is unclosed, not truncated
 
 LIBRARIES = {
     AnswerKind.MATH: ("math-verify", "latex2sympy2_extended", "sympy"),

@@ -102,7 +102,8 @@ def read_line(line: bytes) -> Submission | str:
     finished = row.get("finished", True)
     if not isinstance(finished, bool):
         return f"'finished' must be true or false, found {shorten(finished)}"
-    return Submission(drop_thinking(response) if finished else None, reference_answer, AnswerKind(kind))
+    answer = drop_thinking(response) if finished else None
+    return Submission(answer, reference_answer, AnswerKind(kind), finished=finished)
 
 
 def is_number(value: object) -> bool:

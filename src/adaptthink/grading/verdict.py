@@ -29,7 +29,8 @@ class Verdict(StrEnum):
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSED = "unparsed"  # there is an answer, but it could not be found or parsed
-    TRUNCATED = "truncated"  # the response ended inside its thinking, or reached max_tokens
+    TRUNCATED = "truncated"  # the response reached max_tokens before its end
+    UNCLOSED = "unclosed"  # the response ended by itself, inside its thinking
     TIMEOUT = "timeout"  # the comparison used up its processor time
     ERROR = "error"  # the comparison failed, for example for lack of memory
     UNKNOWN = "unknown"  # grading was cut off by something else than the answer; another try may succeed
@@ -55,7 +56,7 @@ class Rule(StrEnum):
     CHOICE = "choice"  # the letter of an option
     SCORER = "scorer"  # the scorer that belongs to a reasoning-gym family
     REWARD = "reward"  # a reward function of the user's own
-    FORM = "form"  # never compared: truncated, no answer found, no parsable reference
+    FORM = "form"  # never compared: truncated, unclosed, no answer found, no parsable reference
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Verdict
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
+from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import Policy, find_eos_ids, find_model, load_model
 from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
@@ -297,6 +298,9 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._template = probe_dated(self.processing_class, args, store)
         self._eos_ids = find_eos_ids(self.model, self.processing_class, self._template)
         self._examine(name)
+        for dataset in (train_dataset, eval_dataset):
+            if isinstance(dataset, Dataset):
+                check_lengths(self.model.config, self.processing_class, self._template, dataset, args)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
@@ -638,6 +642,15 @@ def check_rows(dataset: Dataset, rewards: Mapping[str, float | None] | None) -> 
         value = find_reference_reward(row, rewards)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"the reference reward of {shorten(row['prompt'])} is {value}; a mean reward is in [0, 1]")
+
+
+def check_lengths(
+    model: Any, tokenizer: Any, template: ThinkTemplate, dataset: Dataset, args: AdaptThinkConfig
+) -> None:
+    """Raise UserError if a prompt and its response do not fit into the model's context."""
+    limits = {name: getattr(args, name) for name in ("max_completion_length", "max_no_think_tokens")}
+    problems = (read_problem(row) for row in dataset)
+    check_context(find_context_tokens(model), tokenizer, template, problems, limits, given=limits)
 
 
 def sample_rows(

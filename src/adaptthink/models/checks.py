@@ -40,7 +40,10 @@ def readable_faults(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  (the files may hold anything, and each library raises errors of its own)
-        raise UserError(f"cannot load {what}: {describe_fault(error)}") from None
+        fault = describe_fault(error)
+        if isinstance(error, OSError) and re.search("connect to|offline", fault, re.IGNORECASE):
+            fault = f"{fault.rstrip('.')}; connect to the hub, or give a model folder that is on this machine"
+        raise UserError(f"cannot load {what}: {fault}") from None
 
 
 def describe_fault(error: Exception) -> str:

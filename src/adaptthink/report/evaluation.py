@@ -41,6 +41,7 @@ class EvaluationFolder:
     dial: Dial | None
     calibration: Calibration | None  # of P(no_think)
     delta: float | None  # the accuracy that no_think may cost, to count as paying
+    advice: tuple[str, ...]  # where one verdict dominates
     transcripts: tuple[Transcript, ...]  # of auto, or of the first mode that was requested
 
     @property
@@ -98,6 +99,7 @@ def read_evaluation(folder: Path, name: str) -> EvaluationFolder:
         dial=read_record(Dial, read_object_if_any(folder / "dial.json")),
         calibration=choice.calibration if choice else None,
         delta=choice.delta if choice else None,
+        advice=tuple(map(str, summary.get("advice") or ())),
         transcripts=choose_transcripts(read_transcripts(folder, shown)),
     )
 

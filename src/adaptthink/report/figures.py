@@ -18,12 +18,16 @@ from adaptthink.evaluation.formats import ACCURACY, NO_THINK, TOKENS, Measure
 from adaptthink.evaluation.levels import is_number, rank_level
 from adaptthink.evaluation.scores import Scores
 from adaptthink.evaluation.statistics import Bin, Interval
+from adaptthink.grading import Verdict
 from adaptthink.report.drawing import BOTTOM, LEFT, NUM_LEVEL_COLOURS, Key, Paint, Plot, mark_empty
 from adaptthink.report.folder import as_number, as_object
 from adaptthink.report.tables import Row
 
 SCATTER_SIZE = (360, 270)
 SQUARE_SIZE = (320, 250)
+UNDECIDED = {  # verdicts of answers that are neither right nor wrong, with their colours; truncation has a panel
+    Verdict.UNPARSED: "adapt", Verdict.UNCLOSED: "think", Verdict.TIMEOUT: "no-think", Verdict.ERROR: "wrong",
+}  # fmt: skip
 MAX_POINTS = 400  # of a line: more would be drawn within the same pixels
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
 
@@ -360,6 +364,9 @@ def make_training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
         for index, level in enumerate(levels)
     ]
     every_level = one("probe_no_think_share", "adapt", 100, "all")
+    by_verdict = tuple(
+        one(f"verdict_share_{verdict}", colour, 100, str(verdict)) for verdict, colour in UNDECIDED.items()
+    )
     held_out = "held-out problems"
     return [
         Panel("reward", "Reward", "mean", by_mode("reward"), top=1),
@@ -367,6 +374,7 @@ def make_training_panels(steps: Sequence[Mapping[str, Any]]) -> list[Panel]:
         Panel("probe-logprob", f"log P(no_think), {held_out}", "nats", (one("probe_no_think_logprob"),), bottom=None),
         Panel("probe-mass", f"P(think) + P(no_think), {held_out}", "%", (one("probe_mode_mass", scale=100),), top=100),
         Panel("length", "Response length", "mean tokens", by_mode("mean_tokens")),
+        Panel("verdicts", "Answers neither right nor wrong", "%", by_verdict),
         Panel("truncated", "Truncated responses", "%", by_mode("truncated_share", 100)),
         Panel("clipped", "Responses whose ratio was clipped", "%", by_mode("clip_share", 100)),
         Panel("loss", "Loss", "", (one("loss"),), bottom=None),

@@ -8,9 +8,9 @@ from functools import partial
 
 from adaptthink.evaluation.formats import (
     ACCURACY,
+    FAULTS,
     NO_THINK,
     TOKENS,
-    TRUNCATED,
     Measure,
     write_deltas,
     write_number,
@@ -140,7 +140,7 @@ def make_columns(token_digits: int) -> Columns:
             value(TOKENS),
             interval(TOKENS, "95%"),
             value(NO_THINK),
-            value(TRUNCATED),
+            *map(value, FAULTS),
             responses,
         ),
         by_level=(value(ACCURACY), value(TOKENS), value(NO_THINK)),

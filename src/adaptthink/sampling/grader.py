@@ -63,7 +63,7 @@ class AnswerGrader:
     def grade(self, responses: Iterable[Graded], *, on_graded: OnGraded | None = None) -> list[Grade]:
         """Return the grade of each response; one that was cut has no answer."""
         submissions = (
-            Submission(response.final_answer, problem.answer, problem.kind, self.boxed_only)
+            Submission(response.final_answer, problem.answer, problem.kind, self.boxed_only, finished=response.finished)
             for problem, response in responses
         )
         return grade_all(submissions, limits=self.limits, on_finish=on_graded)
@@ -74,9 +74,9 @@ class RewardGrader:
     """Calls a reward function, which may be async, with a time-out of `seconds` for each response.
 
     It returns a number from 0 (wrong) to 1 (right), a bool, a `Verdict` or a `Grade`. It is not called for a response
-    that was cut before its end: that is `Verdict.TRUNCATED`, reward 0. A call that takes too long or raises is tried
-    again, `TRIES` times in all, and then is `Verdict.UNKNOWN`, without a reward: a judge that cannot be reached says
-    nothing about the response. Raises UserError if the function returns anything else.
+    without an answer: that is `Verdict.TRUNCATED` or `Verdict.UNCLOSED`, reward 0. A call that takes too long or raises
+    is tried again, `TRIES` times in all, and then is `Verdict.UNKNOWN`, without a reward: a judge that cannot be
+    reached says nothing about the response. Raises UserError if the function returns anything else.
     """
 
     function: RewardFunction
@@ -107,7 +107,7 @@ class RewardGrader:
 
     def _grade_one(self, problem: Problem, response: Response) -> Grade:
         if response.final_answer is None:
-            return Grade(Verdict.TRUNCATED, None, Rule.FORM)
+            return Grade(Verdict.UNCLOSED if response.finished else Verdict.TRUNCATED, None, Rule.FORM)
         fault: Exception | None = None
         for _ in range(TRIES):
             result = self._call(problem, response)

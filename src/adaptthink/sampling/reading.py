@@ -39,9 +39,14 @@ class Response:
     thinking_tokens: int
 
     @property
+    def finished(self) -> bool:
+        """Whether the response ended by itself, and was not cut at its max_tokens."""
+        return self.finish is Finish.STOP
+
+    @property
     def final_answer(self) -> str | None:
         """What is graded: the answer of a response that ended by itself, None for one that was cut."""
-        return self.answer if self.finish is Finish.STOP else None
+        return self.answer if self.finished else None
 
 
 def read_response(tokenizer: Any, template: ThinkTemplate, completion: Completion) -> Response:

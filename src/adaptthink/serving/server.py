@@ -11,6 +11,7 @@ from pathlib import PurePath
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
+from adaptthink.models.context import find_context_tokens
 from adaptthink.models.loading import Policy
 
 
@@ -34,12 +35,14 @@ def serve_forever(
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
-    context = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    context = find_context_tokens(policy.model.config)
     name = config.name or PurePath(policy.name).name
     worker = Worker(engine, policy.template, seed=config.seed)
     app = make_app(Served(name, policy.tokenizer, policy.template, context, threshold), worker, config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
+    if threshold is not None and threshold > 1:
+        rule = "always think"
     on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

@@ -11,17 +11,52 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from adaptthink.storage.runs import apply_umask
+from adaptthink.processes import Interruption, postpone_interrupts
+from adaptthink.storage.runs import MetricsLog, apply_umask
 
 MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
 METRICS = "metrics.json"  # the digests of the steps' metrics, which later steps depend on
 WRITING = ".writing-"  # begins the name of a checkpoint that is being written
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """The checkpoints of one training; `step` is the last one whose weights and metrics are complete."""
+
+    folder: Path
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    log: MetricsLog
+    keep: int
+    step: int
+    saved: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saved = self.step
+
+    def save(self) -> None:
+        """Save a checkpoint of the last complete step."""
+        save_checkpoint(self.folder, self.step, self.model, self.optimizer, keep=self.keep, metrics=self.log.digests)
+        self.saved = self.step
+
+    @contextmanager
+    def save_when_interrupted(self) -> Iterator[None]:
+        """Save the last complete step, if it is not yet, before an `Interruption` of the block goes on."""
+        try:
+            yield
+        except Interruption:
+            if self.saved < self.step:
+                with postpone_interrupts():
+                    self.save()
+            raise
 
 
 def save_checkpoint(

@@ -18,6 +18,7 @@ from adaptthink.problems import Problem
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import (
     KeepProbability,
+    OnFinished,
     Rollout,
     Sampler,
     Sampling,
@@ -32,6 +33,8 @@ def collect(
     config: TrainConfig,
     step: int,
     keep_probability: KeepProbability = keep_all,
+    *,
+    on_finish: OnFinished | None = None,
 ) -> list[Rollout]:
     """Sample a step's rollouts from π_IS (Eq. 7): graded, problem by problem, no_think first.
 
@@ -52,6 +55,7 @@ def collect(
         sampling,
         force_think_start=config.force_think_start,
         keep_probability=keep_probability,
+        on_finish=on_finish,
     )
     return [
         replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)

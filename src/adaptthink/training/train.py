@@ -15,7 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from adaptthink.callbacks import Progress, make_counter
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine, TrainingEngine
 from adaptthink.errors import UserError
@@ -23,13 +25,13 @@ from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.processes import Interruption, postpone_interrupts
+from adaptthink.processes import postpone_interrupts
 from adaptthink.sampling.requests import make_seed
-from adaptthink.sampling.sampler import Sampler
+from adaptthink.sampling.sampler import OnFinished, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.allocation import Allocation, restore_statistics
-from adaptthink.training.checkpoint import load_checkpoint, read_metrics_digests, save_checkpoint
+from adaptthink.training.checkpoint import Checkpoints, load_checkpoint, read_metrics_digests
 from adaptthink.training.describe import Roofline, describe_step
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
@@ -53,6 +55,7 @@ class Reporting:
     on_step: Callable[[Metrics], None]
     warn: Callable[[str], None]
     roofline: Roofline | None = None
+    on_progress: Callable[[Progress], None] = lambda progress: None
 
 
 def train(
@@ -73,25 +76,21 @@ def train(
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
     log.check(read_metrics_digests(run / "checkpoints", done))
+    checkpoints = Checkpoints(run / "checkpoints", model, optimizer, log, config.keep_checkpoints, done)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
-    saved = done
-
-    def save(step: int) -> None:
-        nonlocal saved
-        save_checkpoint(run / "checkpoints", step, model, optimizer, keep=config.keep_checkpoints, metrics=log.digests)
-        saved = step
-
-    try:
+    with checkpoints.save_when_interrupted():
         for step in range(done + 1, config.steps + 1):
             with clock.phase("rollout"):
                 chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-                rollouts = collect(sampler, chosen, config, step, allocation.plan(step))  # y ~ π_IS, Eq. 7
+                advance = count_rollouts(reporting, config, step)
+                rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)
             advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
-            with postpone_interrupts():  # from here on weights and log are not of the same step
+            with postpone_interrupts():  # within, weights and log are not of the same step
                 with clock.phase("update"):
-                    metrics = update(model, optimizer, rollouts, advantages_N, config, step)  # L(θ), Eq. 8-9
+                    advance = count_updates(reporting, advantages_N, config, step)
+                    metrics = update(model, optimizer, rollouts, advantages_N, config, step, advance)  # L(θ), Eq. 8-9
                 with clock.phase("load_weights"):
                     engine.load_weights(policy.plain())  # π_θold of the next step
                 metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
@@ -99,17 +98,24 @@ def train(
                     sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline
                 )
                 log.write(metrics)
-                done = step
+                checkpoints.step = step
             reporting.on_step(metrics)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 with clock.phase("checkpoint"):
-                    save(step)
-    except Interruption:
-        if saved < done:
-            with postpone_interrupts():
-                save(done)
-        raise
+                    checkpoints.save()
     log.close()
+
+
+def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:
+    """Return a function that reports finished responses of a step; their number is known if none is dropped."""
+    total = config.problems_per_step * config.samples_per_problem if config.token_share == 1 else None
+    return make_counter(reporting.on_progress, f"step {step} of {config.steps}, rollout", total, step)
+
+
+def count_updates(reporting: Reporting, advantages_N: Tensor, config: TrainConfig, step: int) -> OnFinished:
+    """Return a function that reports the responses of a step whose gradient is done; those without one do not count."""
+    total = int((advantages_N != 0).sum())
+    return make_counter(reporting.on_progress, f"step {step} of {config.steps}, update", total, step)
 
 
 def require_training_engine(engine: Engine) -> TrainingEngine:

@@ -15,7 +15,7 @@ from adaptthink.models.loading import choose_dtype
 from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, policy_loss
-from adaptthink.sampling.sampler import Rollout
+from adaptthink.sampling.sampler import OnFinished, Rollout
 from adaptthink.training.checkpoint import select_trained_parameters
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.rollout import make_loss_mask
@@ -38,12 +38,15 @@ def update(
     advantages_N: Tensor,
     config: TrainConfig,
     step: int,
+    on_finish: OnFinished | None = None,
 ) -> Metrics:
     """Take one optimiser step on all rollouts; exact for every micro-batch size.
 
+    `on_finish` is called with numbers of responses whose gradient is done, and of their tokens.
+
     Raises UserError if loss or gradient is not finite; the parameters stay as they were.
     """
-    loss, clipped = accumulate_gradients(model, rollouts, advantages_N, config)
+    loss, clipped = accumulate_gradients(model, rollouts, advantages_N, config, on_finish)
     rate = compute_learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -61,7 +64,11 @@ def update(
 
 
 def accumulate_gradients(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], advantages_N: Tensor, config: TrainConfig
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    advantages_N: Tensor,
+    config: TrainConfig,
+    on_finish: OnFinished | None = None,
 ) -> tuple[float, list[float]]:
     """Add the gradient of the step's loss to the parameters; return the loss, and the clipped part of each rollout's.
 
@@ -84,6 +91,8 @@ def accumulate_gradients(
         loss += micro_loss.item()
         for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
             clipped[index] = value
+        if on_finish:
+            on_finish(len(own), sum(len(one.response_ids) for one in own))
     return loss, clipped
 
 

@@ -12,14 +12,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from transformers import AutoConfig
 
-from adaptthink.callbacks import Callback, Callbacks
+from adaptthink.callbacks import Callback, Callbacks, Progress
 from adaptthink.config.schema import HOW, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
@@ -33,6 +34,7 @@ from adaptthink.integrations.verl.settings import (
     make_verl_settings,
 )
 from adaptthink.models.card import write_card
+from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.modes import encode_prompt, probe
 from adaptthink.problems import Problem
@@ -159,7 +161,7 @@ def train_and_export(
             f"{config.samples_per_problem} responses on {config.nodes} x {config.gpus_per_node} GPUs; "
             f"its log: {run / 'verl' / 'log.txt'}"
         )
-        train_with_verl(command, run, observer, make_environment(config))
+        train_with_verl(command, run, observer, make_environment(config), config.steps)
     if read_latest_step(run) < config.steps:
         raise UserError(
             f"verl ended after step {read_latest_step(run)} of {config.steps} without an error; "
@@ -234,10 +236,16 @@ def select_gradable_problems(
     return chosen
 
 
-def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
-    """Raise UserError for a prompt that is longer than max_prompt_tokens: verl would end a training in the middle."""
+def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
+    """Raise UserError for a prompt beyond max_prompt_tokens, or too long for the model's context with its response.
+
+    verl would end a training in the middle.
+    """
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
+    limits = {key: getattr(config, key) for key in ("max_think_tokens", "max_no_think_tokens")}
+    context = find_context_tokens(AutoConfig.from_pretrained(find_model(config.model)))
+    check_context(context, tokenizer, template, problems, limits, given=limits)
     for problem in problems:
         num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
         if num_tokens > config.max_prompt_tokens:
@@ -261,8 +269,10 @@ def read_latest_step(run: Path) -> int:
         return 0
 
 
-def train_with_verl(command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str]) -> None:
-    """Run verl and report its steps; raises UserError with the reason if it fails."""
+def train_with_verl(
+    command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str], steps: int | None = None
+) -> None:
+    """Run verl and report its steps, of `steps`; raises UserError with the reason if it fails."""
     log = run / "verl" / "log.txt"
     reported = read_latest_step(run)
     MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
@@ -273,6 +283,7 @@ def train_with_verl(command: Sequence[str], run: Path, observer: Callback, envir
             if row["step"] > reported:
                 reported = row["step"]
                 observer.on_step(row)
+        observer.on_progress(Progress("training on verl", reported, steps, 0))
 
     before = log.stat().st_size if log.is_file() else 0
     try:

@@ -1,0 +1,104 @@
+"""The context of a model: how many tokens prompt and response may have together, and whether they fit.
+
+Beyond it a model meets positions that it was never trained on: with rotary embeddings it goes on, and writes nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adaptthink.errors import UserError
+from adaptthink.modes import ThinkTemplate, encode_prompt
+from adaptthink.problems import Problem
+
+SCALED_ALREADY = {
+    "default",
+    "llama3",
+    "longrope",
+    "su",
+    "mrope",
+    "proportional",
+}  # max_position_embeddings is the result
+
+
+def find_context_tokens(config: Any) -> int | None:
+    """Return the tokens of prompt and response together that a model's config allows; None if it names no limit.
+
+    With linear, dynamic or YaRN scaling of rotary embeddings the limit is `factor` times the original one.
+    """
+    text = config.get_text_config()
+    tokens = getattr(text, "max_position_embeddings", None)
+    if not isinstance(tokens, int) or tokens < 1:
+        return None
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if not isinstance(scaling, Mapping) or not isinstance(scaling.get("factor"), int | float):
+        return tokens
+    if scaling.get("rope_type", scaling.get("type")) in SCALED_ALREADY:
+        return tokens
+    original = scaling.get("original_max_position_embeddings") or tokens
+    return max(tokens, int(scaling["factor"] * original))
+
+
+def check_context(
+    context: int | None,
+    tokenizer: Any,
+    template: ThinkTemplate,
+    problems: Iterable[Problem],
+    limits: Mapping[str, int],
+    *,
+    given: Iterable[str] = (),
+) -> str | None:
+    """Raise UserError where a prompt and its response would not fit into a model's context; None: it names no limit.
+
+    `limits` are the settings that limit responses, with their values. One that is not among those `given` is a default,
+    which most responses stay far below: for that a line is returned, unless a prompt leaves no token for a response.
+    """
+    if context is None:
+        return None
+    key = max(limits, key=lambda name: limits[name])
+    prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
+    longest = find_longest(tokenizer, template, problems, context - max(limits[key], prefix + 1))
+    if longest is None:
+        return None
+    problem, length = longest
+    left = context - length
+    if left <= prefix:
+        raise UserError(
+            f"the prompt of problem {problem.id} has {length} tokens, which leaves none for a response in the model's "
+            f"context of {context} ({shorten(problem.prompt)}); leave the problem out, or take a model with a longer "
+            "context"
+        )
+    if left >= limits[key]:
+        return None
+    text = (
+        f"a prompt of {length} tokens (problem {problem.id}) and {key} = {limits[key]} are more than the model's "
+        f"context of {context}"
+    )
+    if key in given:
+        raise UserError(f"{text}; give {key} = {left} or less")
+    return f"{text}, behind which it writes nonsense; give {key} = {left} or less"
+
+
+def find_longest(
+    tokenizer: Any, template: ThinkTemplate, problems: Iterable[Problem], room: int
+) -> tuple[Problem, int] | None:
+    """Return the problem with the longest prompt, and its tokens, if that is longer than `room`; else None.
+
+    A token holds a byte or more, so that prompts of few bytes need not be encoded.
+    """
+    frame = len(encode_prompt(tokenizer, template, "1"))
+    longest = None
+    for problem in problems:
+        least = room if longest is None else max(room, longest[1])
+        if len(problem.prompt.encode()) + frame > least:
+            length = len(encode_prompt(tokenizer, template, problem.prompt))
+            if length > least:
+                longest = problem, length
+    return longest
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a prompt, on one line."""
+    line = " ".join(text[:200].split())
+    return repr(line if len(line) <= 60 else f"{line[:60]}…")
