@@ -121,7 +121,7 @@ def test_show_stops_at_a_bad_row(run, folder):
         ("check gsm8kk", "no problems are called 'gsm8kk'; did you mean 'gsm8k'?"),
         (
             "check nowhere.csv",
-            "no problem file 'nowhere.csv': give the path of a JSON lines, JSON, CSV or Parquet file",
+            "no problem file 'nowhere.csv': give the path of a file or folder (JSON lines, JSON, CSV, TSV",
         ),
         ("check gsm8k --data nowhere", "no folder 'nowhere' for data: give the folder that holds local copies"),
         ("check gsm8k_test.jsonl --fields prompt", "fields: 'prompt' is no mapping; give pairs such as"),

@@ -55,8 +55,12 @@ def test_ids_do_not_depend_on_the_folder(tmp_path):
     assert read_problems(tmp_path / "a/p.jsonl") == read_problems(tmp_path / "b/p.jsonl")
 
 
-NO_PROMPT = "'prompt' is missing or empty; every problem needs a question"
-NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be graded"
+NO_PROMPT = "'prompt' is missing or empty; every problem needs a question; fields here: {}; " + (
+    "name another with --fields prompt=FIELD"
+)
+NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be graded; fields here: {}; " + (
+    "name another with --fields answer=FIELD"
+)
 
 
 @pytest.mark.parametrize(
@@ -65,13 +69,45 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
         (b'{"prompt": "a", answer}', "not valid JSON: Expecting property name enclosed in double quotes (column 17)"),
         (b'["a", "b"]', "expected a JSON object with 'prompt' and 'answer', found list"),
         (b'"a"', "expected a JSON object with 'prompt' and 'answer', found str"),
-        (b'{"answer": "2"}', NO_PROMPT),
-        (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT),
-        (b'{"prompt": 5, "answer": "2"}', NO_PROMPT),
-        (b'{"prompt": "a"}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": ""}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": null}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": true}', NO_ANSWER),
+        (b'{"answer": "2"}', NO_PROMPT.format("answer")),
+        (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT.format("prompt, answer")),
+        (
+            b'{"prompt": 5, "answer": "2"}',
+            "'prompt' is of type int; a text or a list of chat messages is needed; fields here: prompt, answer; "
+            "name another with --fields prompt=FIELD",
+        ),
+        (b'{"prompt": "a", "solution, worked": "2"}', NO_ANSWER.format('prompt, "solution, worked"')),
+        (b'{"prompt": "a", "answer": ""}', NO_ANSWER.format("prompt, answer")),
+        (b'{"prompt": "a", "answer": null}', NO_ANSWER.format("prompt, answer")),
+        (
+            b'{"prompt": "a", "answer": true}',
+            '\'answer\' is true; one text or number is needed: write it as text, such as "true" or "yes"',
+        ),
+        (
+            b'{"prompt": "a", "gold": {"style": [], "value": "2"}}',
+            "'gold' is an object with style, value; one text or number is needed: "
+            "reach into it with --fields answer=gold.value",
+        ),
+        (
+            b'{"prompt": "a", "answer": ["2", "3"]}',
+            "'answer' is a list of 2; one text or number is needed: give one of them, or write one row for each",
+        ),
+        (
+            b'{"prompt": "a", "answer": NaN}',
+            "'answer' is nan, which is no number; one text or number is needed: repair the row",
+        ),
+        (
+            b'{"prompt": "a \\ud800", "answer": "2"}',
+            "'prompt' holds half a character (the lone surrogate \\ud800); repair the text",
+        ),
+        (
+            b'{"prompt": "a", "answer": "\\udfff"}',
+            "'answer' holds half a character (the lone surrogate \\udfff); repair the text",
+        ),
+        (
+            b'{"prompt": "a", "answer": ' + b"9" * 4301 + b"}",
+            "holds a whole number of more than 4,300 digits; write it as text, in quotes",
+        ),
         (b'{"prompt": "a", "answer": "2", "level": [1]}', "'level' must be a whole number or a name, found [1]"),
         (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number or a name, found 1.5"),
         (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number or a name, found True"),
@@ -92,9 +128,22 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
         (b'{"prompt": "a", "answer": "A", "choices": [["x"]]}', "'choices' must be a list of texts, found [['x']]"),
         (
             b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": "2"}',
-            "'prompt' is a list; expected chat messages with one from the user and no answers",
+            "'prompt' ends in a message of role 'assistant'; the last one must be the user's question",
         ),
-        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT),
+        (
+            b'{"prompt": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, '
+            b'{"role": "user", "content": "c"}], "answer": "2"}',
+            "'prompt' has a system message after its first; put all of it into the first",
+        ),
+        (
+            b'{"prompt": [{"role": "user", "content": [{"type": "image_url"}]}], "answer": "2"}',
+            "'prompt' has a message whose parts are not all text; images and files are not supported",
+        ),
+        (
+            b'{"prompt": [{"role": "tool", "content": "a"}], "answer": "2"}',
+            "'prompt' has a message of role 'tool'; known are system, user and assistant",
+        ),
+        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT.format("prompt, answer")),
         (b"[" * 100_000, "not usable: JSON nested too deeply"),
         (
             b'{"prompt": "\xe9t\xe9", "answer": "2"}',
@@ -127,13 +176,13 @@ def test_file_without_problems(tmp_path, content):
     assert str(caught.value) == f"{path}: holds no problem; expected one JSON object a line with 'prompt' and 'answer'"
 
 
-@pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
-def test_missing_file(tmp_path, name):
-    path = tmp_path / name
+def test_missing_file(tmp_path):
+    path = tmp_path / "nowhere.jsonl"
     with pytest.raises(UserError) as caught:
         read_problems(path)
     assert str(caught.value) == (
-        f"no problem file '{path}': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a set"
+        f"no problem file '{path}': give the path of a file or folder (JSON lines, JSON, CSV, TSV, Parquet or Arrow), "
+        "or the name of a set"
     )
 
 

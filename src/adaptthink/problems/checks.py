@@ -17,7 +17,7 @@ from itertools import islice
 
 from adaptthink.grading import find_parsable
 from adaptthink.problems import Problem
-from adaptthink.problems.rows import BadRow
+from adaptthink.storage.rows import BadRow
 
 WORDS = 8
 NEAR_SHARE = 0.5

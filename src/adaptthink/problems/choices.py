@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from adaptthink.problems.rows import RowError
+from adaptthink.storage.rows import RowError
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:

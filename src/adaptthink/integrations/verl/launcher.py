@@ -239,7 +239,7 @@ def check_prompts(problems: Iterable[Problem], config: VerlConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
     for problem in problems:
-        num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
+        num_tokens = len(encode_prompt(tokenizer, template, problem.messages))
         if num_tokens > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "

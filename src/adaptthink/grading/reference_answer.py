@@ -1,0 +1,36 @@
+"""A reference answer out of a row of somebody's file: of problems, or of responses to be graded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+
+from adaptthink.storage.rows import RowError, check_text, show_fields
+
+
+def read_reference_answer(value: object, name: str) -> str:
+    """Return a reference answer as text: a text, a number, or a list of one; raises RowError that says what it is.
+
+    `name` is the field that it was found in.
+    """
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):
+        return read_reference_answer(value[0], name)
+    match value:
+        case str():
+            return check_text(value, name)
+        case bool():
+            found, remedy = str(value).lower(), 'write it as text, such as "true" or "yes"'
+        case int() | float() | Decimal() if math.isfinite(value):
+            return str(value)
+        case int() | float() | Decimal():
+            found, remedy = f"{value}, which is no number", "repair the row"
+        case Mapping():
+            inside = next((key for key in value if isinstance(value[key], str | int | float)), "FIELD")
+            found = f"an object with {show_fields(value)}"
+            remedy = f"reach into it with --fields answer={name}.{inside}"
+        case list():
+            found, remedy = f"a list of {len(value)}", "give one of them, or write one row for each"
+        case _:
+            found, remedy = f"of type {type(value).__name__}", "write it as text"
+    raise RowError(f"'{name}' is {found}; one text or number is needed: {remedy}")
