@@ -67,8 +67,8 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
     ("line", "complaint"),
     [
         (b'{"prompt": "a", answer}', "not valid JSON: Expecting property name enclosed in double quotes (column 17)"),
-        (b'["a", "b"]', "expected a JSON object with 'prompt' and 'answer', found list"),
-        (b'"a"', "expected a JSON object with 'prompt' and 'answer', found str"),
+        (b'["a", "b"]', "expected a JSON object, found list"),
+        (b'"a"', "expected a JSON object, found str"),
         (b'{"answer": "2"}', NO_PROMPT.format("answer")),
         (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT.format("prompt, answer")),
         (

@@ -68,12 +68,12 @@ def test_json_lines_in_a_file_called_json(tmp_path):
     [
         (b"[]", 0, None),
         (b' [ {"a": "]"} , {"a": "\\ud83d\\ude00"} ] ', 2, None),
-        (b'[{"a": 1}, 5, {"a": 2}]', 2, "row 2: expected a JSON object with 'prompt' and 'answer', found int"),
+        (b'[{"a": 1}, 5, {"a": 2}]', 2, "row 2: expected a JSON object, found int"),
         (b'[{"a": 1}, {"a": oops}, {"a": 3}]', 1, "row 2: not valid JSON: Expecting value; the rows after it are lost"),
         (b'[{"a": 1} {"a": 2}]', 0, "row 1: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
         (b'[{"a": 1}, {"a": 2', 1, "row 2: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
         (b'[{"a": 1}', 0, "row 1: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
-        (b'[{"a": "\xff"}, {"a": "\xef\xbf\xbd"}]', 1, "row 1: not UTF-8 text"),
+        (b'[{"a": "\xff"}, {"a": "\xef\xbf\xbd"}]', 1, "row 1: not UTF-8 text; save the file in UTF-8"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 1 << 18])
@@ -101,7 +101,7 @@ def test_broken_array_is_not_read_to_its_end(tmp_path, monkeypatch):
     [
         (b"only one\n", "1 cells where 2 were expected"),
         (b"a,b,c\n", "3 cells where 2 were expected"),
-        (b"\xff,1\n", "not UTF-8 text"),
+        (b"\xff,1\n", "not UTF-8 text; save the file in UTF-8"),
         (b'"a" b,1\n', "not valid CSV: ',' expected after '\"'"),
     ],
 )

@@ -9,13 +9,13 @@ from decimal import Decimal
 from adaptthink.storage.rows import RowError, check_text, show_fields
 
 
-def read_reference_answer(value: object, name: str) -> str:
+def read_reference_answer(value: object, name: str, *, option: str = "") -> str:
     """Return a reference answer as text: a text, a number, or a list of one; raises RowError that says what it is.
 
-    `name` is the field that it was found in.
+    `name` is the field that it was found in, `option` what reaches into objects, if anything does.
     """
     if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):
-        return read_reference_answer(value[0], name)
+        return read_reference_answer(value[0], name, option=option)
     match value:
         case str():
             return check_text(value, name)
@@ -28,9 +28,9 @@ def read_reference_answer(value: object, name: str) -> str:
         case Mapping():
             inside = next((key for key in value if isinstance(value[key], str | int | float)), "FIELD")
             found = f"an object with {show_fields(value)}"
-            remedy = f"reach into it with --fields answer={name}.{inside}"
+            remedy = f"reach into it with {option}{name}.{inside}" if option else "give what is inside"
         case list():
-            found, remedy = f"a list of {len(value)}", "give one of them, or write one row for each"
+            found, remedy = f"a list of {len(value) or 'none'}", "give one of them, or write one row for each"
         case _:
             found, remedy = f"of type {type(value).__name__}", "write it as text"
     raise RowError(f"'{name}' is {found}; one text or number is needed: {remedy}")

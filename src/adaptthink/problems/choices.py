@@ -22,6 +22,6 @@ def read_choice_letter(answer: object, num_choices: int) -> str:
     letters = ascii_uppercase[:num_choices]
     if len(text) == 1 and text in letters:
         return text
-    if text.isdecimal() and int(text) < num_choices:
+    if text.isdecimal() and len(text) <= len("26") and int(text) < num_choices:
         return letters[int(text)]
     raise RowError(f"the answer {answer!r} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")

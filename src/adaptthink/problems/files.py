@@ -103,7 +103,7 @@ def read_file(path: Path, mapping: Fields = Fields(), split: str | None = None) 
         try:
             yield make_row_problem(row, mapping, source=source)
         except RowError as error:
-            yield BadRow(row.where, str(error))
+            yield BadRow(row.where, str(error), row.number)
     if empty:
         raise UserError(f"{path}: holds no problem; expected {EXPECTED.get(path.suffix.lower(), EXPECTED_LINES)}")
     for name, column in missing.items():
@@ -161,7 +161,7 @@ def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bo
     column, value = lookup(row, mapping.answer, "answer")
     if is_blank(value) and needs_answer:
         raise RowError(describe_missing("answer", column, row))
-    answer = "" if is_blank(value) else read_reference_answer(value, column)
+    answer = "" if is_blank(value) else read_reference_answer(value, column, option="--fields answer=")
     level = read_level(lookup_optional(row, mapping.level, "level"))
     kind = read_kind(lookup_optional(row, mapping.kind, "kind"))
     choices = read_choices(lookup_optional(row, mapping.choices, "choices"))
@@ -252,7 +252,9 @@ def read_prompt(column: str, value: object, row: Row) -> tuple[tuple[Message, ..
 def read_message(item: object, column: str) -> Message:
     """Return one message of a conversation, in either usual form (role and content, from and value)."""
     if not isinstance(item, Mapping):
-        raise RowError(f"'{column}' is a list of {type(item).__name__}; chat messages with role and content are needed")
+        raise RowError(
+            f"'{column}' is a list with {shorten(item)}; one text, or chat messages with role and content, are needed"
+        )
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
     if isinstance(content, list):
         if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):

@@ -260,7 +260,7 @@ def read_set(name: str, split: str, *, only: str | None = None, data: Path | Non
             content = named.read(row)
             check_texts(content.prompt, content.answer, level=content.level, context=())
         except (RowError, TypeError, ValueError) as error:  # the last two: a column of another type than expected
-            yield BadRow(row.where, str(error))
+            yield BadRow(row.where, str(error), row.number)
             continue
         if only in (None, content.level, content.subject):
             source = "/".join(filter(None, (name, split, content.subject)))

@@ -121,7 +121,9 @@ def list_folder(folder: Path, split: str | None) -> list[DataFile]:
         if split is None or split not in splits:
             raise make_split_error(folder, splits, split)
         return list_saved(folder / split)
-    if (folder / "state.json").is_file() and split is None:
+    if (folder / "state.json").is_file():
+        if split is not None:
+            raise make_split_error(folder, [], split)
         return list_saved(folder)
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [DataFile(entry) for entry in entries if entry.is_file() and is_data_file(entry)]
@@ -238,8 +240,7 @@ def open_text(file: DataFile) -> Iterator[io.BufferedReader]:
             stream = io.BufferedReader(Transcoder(stream, encoding), CHUNK_BYTES)
         elif b"\0" in head:
             raise UserError(
-                f"{file.name}: not a text file (it holds NUL bytes), and its name is none of Parquet or Arrow; "
-                f"give a file of {FORMAT_NAMES}, in UTF-8"
+                f"{file.name}: not a text file, as it holds NUL bytes; give a file of {FORMAT_NAMES}, text in UTF-8"
             )
         yield stream
 

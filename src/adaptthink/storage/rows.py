@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ MAX_DIGITS = 4300  # of a whole number, beyond which Python refuses to convert i
 TOO_DEEP = "not usable: JSON nested too deeply"
 TOO_LONG = f"holds a whole number of more than {MAX_DIGITS:,} digits; write it as text, in quotes"
 NOT_UTF8 = "not UTF-8 text"
+SAVE_AS_UTF8 = f"{NOT_UTF8}; save the file in UTF-8"
 LISTS = ("data", "problems", "questions", "rows", "examples")  # the keys under which a JSON object may hold its rows
 CUT_OFF = 16  # a JSON fault this near the end of the text read so far may be a value that goes on
 SHOWN_FIELDS, SHOWN_CHARACTERS = 20, 60
@@ -56,10 +57,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used, and the reason."""
+    """A row that cannot be used: its location, the reason, and the number in the location."""
 
     where: str
     reason: str
+    number: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         """Return location and reason as one line."""
@@ -135,6 +137,7 @@ def enter_list(window: TextWindow) -> bool:
     goes_on = window.skip("{")
     try:
         while goes_on:
+            window.skip("")
             key, _ = window.next_value()
             if not window.skip(":"):
                 return False
@@ -142,7 +145,7 @@ def enter_list(window: TextWindow) -> bool:
                 return True
             window.skip("")
             window.next_value()
-            goes_on = window.skip(",") and not window.skip("")
+            goes_on = window.skip(",")
     except (json.JSONDecodeError, RecursionError):
         return False
     return False
@@ -172,20 +175,20 @@ def parse_line(line: bytes, where: str, number: int) -> Row | BadRow:
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        return BadRow(where, f"{NOT_UTF8} ({error.reason} at byte {error.start} of the line)")
+        return BadRow(where, f"{NOT_UTF8} ({error.reason} at byte {error.start} of the line)", number)
     except json.JSONDecodeError as error:
-        return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})")
+        return BadRow(where, f"not valid JSON: {error.msg} (column {error.colno})", number)
     except RecursionError:
-        return BadRow(where, TOO_DEEP)
+        return BadRow(where, TOO_DEEP, number)
     except ValueError:
-        return BadRow(where, TOO_LONG)
+        return BadRow(where, TOO_LONG, number)
     return make_row(value, where, number)
 
 
 def make_row(value: object, where: str, number: int) -> Row | BadRow:
     """Return a JSON object as a row, and anything else as a `BadRow`."""
     if not isinstance(value, dict):
-        return BadRow(where, f"expected a JSON object with 'prompt' and 'answer', found {type(value).__name__}")
+        return BadRow(where, f"expected a JSON object, found {type(value).__name__}", number)
     return Row(where, number, value)
 
 
@@ -204,12 +207,12 @@ def read_json_values(window: TextWindow, name: str, *, closing: str = "]") -> It
             if closing and not goes_on and not window.skip(closing):
                 raise json.JSONDecodeError("Expecting ',' delimiter", "", 0)
         except RecursionError:
-            yield BadRow(where, TOO_DEEP)
+            yield BadRow(where, TOO_DEEP, number)
             return
         except json.JSONDecodeError as error:
-            yield BadRow(where, f"not valid JSON: {error.msg}; the rows after it are lost")
+            yield BadRow(where, f"not valid JSON: {error.msg}; the rows after it are lost", number)
             return
-        yield BadRow(where, fault) if fault else make_row(value, where, number)
+        yield BadRow(where, fault, number) if fault else make_row(value, where, number)
         window.skip("")
 
 
@@ -261,7 +264,7 @@ class TextWindow:
             else:
                 if end < len(self.text) or self.ended:  # a number may go on
                     if _NOT_UTF8.search(self.text, self.position, end):
-                        fault = NOT_UTF8
+                        fault = SAVE_AS_UTF8
                     self.position = end
                     return value, fault
             self.read_on()
@@ -302,7 +305,7 @@ def read_csv(
         except StopIteration:
             return
         except csv.Error as error:
-            yield BadRow(where, describe_csv_error(error))
+            yield BadRow(where, describe_csv_error(error), line)
             next_line = reader.line_num + 1
             continue
         next_line = reader.line_num + 1
@@ -311,9 +314,9 @@ def read_csv(
         if header is None:
             header = read_header(cells, name)
         elif any(map(_NOT_UTF8.search, cells)):
-            yield BadRow(where, NOT_UTF8)
+            yield BadRow(where, SAVE_AS_UTF8, line)
         elif len(cells) != len(header):
-            yield BadRow(where, f"{len(cells)} cells where {len(header)} were expected")
+            yield BadRow(where, f"{len(cells)} cells where {len(header)} were expected", line)
         else:
             yield Row(where, line, dict(zip(header, cells, strict=True)))
 
@@ -329,7 +332,7 @@ def read_header(cells: list[str], name: str) -> tuple[str, ...]:
     """Return the names of the columns; raises UserError for two of the same name, and for one that is not UTF-8."""
     header = tuple(cell.strip() for cell in cells)
     if any(map(_NOT_UTF8.search, header)):
-        raise UserError(f"{name}: its first line is {NOT_UTF8}; save the file in UTF-8")
+        raise UserError(f"{name}: its first line is {SAVE_AS_UTF8}")
     for column in header:
         if column and header.count(column) > 1:
             raise UserError(f"{name}: {header.count(column)} columns are called '{column}'; rename all but one")
