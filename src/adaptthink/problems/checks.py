@@ -215,7 +215,8 @@ class _Tally:
 
 
 def _count(tally: _Tally, problem: Problem, *, parsable: bool) -> None:
-    prompt, answer = hash_folded(problem.prompt), hash(problem.answer.strip())
+    prompt = hash((hash_folded(problem.prompt), problem.context))
+    answer = hash(problem.answer.strip())
     if prompt in tally.answers:
         tally.num_repeats += 1
         tally.num_contradictions += tally.answers[prompt] != answer

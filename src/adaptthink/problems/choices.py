@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import ascii_uppercase
 
-from adaptthink.storage.rows import RowError
+from adaptthink.storage.rows import SHOWN_CHARACTERS, RowError
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:
@@ -24,4 +24,5 @@ def read_choice_letter(answer: object, num_choices: int) -> str:
         return text
     if text.isdecimal() and len(text) <= len("26") and int(text) < num_choices:
         return letters[int(text)]
-    raise RowError(f"the answer {answer!r} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")
+    shown = repr(answer) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}…"
+    raise RowError(f"the answer {shown} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")

@@ -157,10 +157,10 @@ def make_problems(
 
 def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
     """Return the problem of one row; raises RowError if it cannot be used."""
-    context, prompt = read_prompt(*lookup(row, mapping.prompt, "prompt"), row)
+    context, prompt = read_prompt(*lookup(row, mapping.prompt, "prompt"), row.values)
     column, value = lookup(row, mapping.answer, "answer")
     if is_blank(value) and needs_answer:
-        raise RowError(describe_missing("answer", column, row))
+        raise RowError(describe_missing("answer", column, row.values))
     answer = "" if is_blank(value) else read_reference_answer(value, column, option="--fields answer=")
     level = read_level(lookup_optional(row, mapping.level, "level"))
     kind = read_kind(lookup_optional(row, mapping.kind, "kind"))
@@ -214,16 +214,16 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def describe_missing(name: str, column: str, row: Row) -> str:
+def describe_missing(name: str, column: str, fields_here: Iterable[str]) -> str:
     """Return that a row lacks its question or answer, what it has, and what to do."""
     why = "every problem needs a question" if name == "prompt" else "a problem without an answer cannot be graded"
     return (
-        f"'{column}' is missing or empty; {why}; fields here: {show_fields(row.values)}; "
+        f"'{column}' is missing or empty; {why}; fields here: {show_fields(fields_here)}; "
         f"name another with --fields {name}=FIELD"
     )
 
 
-def read_prompt(column: str, value: object, row: Row) -> tuple[tuple[Message, ...], str]:
+def read_prompt(column: str, value: object, fields_here: Iterable[str]) -> tuple[tuple[Message, ...], str]:
     """Return the question, a text or the last message of a conversation, and the messages before it."""
     context: tuple[Message, ...] = ()
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
@@ -240,11 +240,11 @@ def read_prompt(column: str, value: object, row: Row) -> tuple[tuple[Message, ..
         context = tuple(message for message in before if message.content.strip())
         value = question.content
     if is_blank(value):
-        raise RowError(describe_missing("prompt", column, row))
+        raise RowError(describe_missing("prompt", column, fields_here))
     if not isinstance(value, str):
         raise RowError(
             f"'{column}' is of type {type(value).__name__}; a text or a list of chat messages is needed; fields here: "
-            f"{show_fields(row.values)}; name another with --fields prompt=FIELD"
+            f"{show_fields(fields_here)}; name another with --fields prompt=FIELD"
         )
     return context, value
 

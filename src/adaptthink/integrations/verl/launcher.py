@@ -122,6 +122,8 @@ def verl_job(
         store = find_store(reference_store)
         check_store_outside(store, run, clean=clean)
         found = prepare_problems(config.problems, None, config)
+        for note in found.notes:
+            Callbacks(callbacks).on_message(note)
         reference = read_reference_store(config, found.problems, store)
         chosen = select_gradable_problems(found.problems, reference, config)
         check_prompts([*found.held_out, *chosen], config)
