@@ -17,7 +17,16 @@ from adaptthink.modes import Message
 from adaptthink.problems import Problem, check_texts, make_problem
 from adaptthink.problems.choices import format_choices, read_choice_letter
 from adaptthink.storage.datafiles import FORMAT_NAMES, exists, is_pattern
-from adaptthink.storage.rows import MAX_DIGITS, SHOWN_CHARACTERS, BadRow, Row, RowError, read_rows, show_fields
+from adaptthink.storage.rows import (
+    MAX_DIGITS,
+    SHOWN_CHARACTERS,
+    TOO_LONG,
+    BadRow,
+    Row,
+    RowError,
+    read_rows,
+    show_fields,
+)
 
 KINDS = ", ".join(AnswerKind)
 EXAMPLE = '{"prompt": "1+1=?", "answer": "2"}'
@@ -274,7 +283,9 @@ def read_level(value: object) -> int | str | None:
         value = int(value)
     if isinstance(value, str):
         value = value.strip()
-        if value.removeprefix("-").isdecimal() and len(value) <= MAX_DIGITS:
+        if value.removeprefix("-").isdecimal():
+            if len(value) > MAX_DIGITS:
+                raise RowError(f"'level' {TOO_LONG}")
             return int(value)
         return value or None
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
