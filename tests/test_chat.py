@@ -19,7 +19,7 @@ from adaptthink.chat.client import ask_all
 from adaptthink.engines import http_retry as web
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
-from adaptthink.modes import Mode
+from adaptthink.modes import Message, Mode
 
 KEY = "sk-test-1234567890"
 PLAIN = Question("1+1=?", None, 64)
@@ -65,6 +65,20 @@ def test_a_plain_question_sends_only_what_was_set(server):
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+CONTEXT = (Message("system", "Base 3."), Message("user", "1+1=?"), Message("assistant", "2"))
+
+
+def test_what_precedes_a_question_is_sent(server):
+    ask(server, Question("1+2=?", None, 99, context=CONTEXT))
+    contents = [("system", "Base 3."), ("user", "1+1=?"), ("assistant", "2"), ("user", "1+2=?")]
+    expected = [{"role": role, "content": content} for role, content in contents]
+    assert server.calls[0].body["messages"] == expected
+    server.default = list(claude(text("2")))
+    ask_claude(server, Question("1+2=?", None, 99, context=CONTEXT))
+    assert server.calls[1].body["messages"] == expected[1:]
+    assert server.calls[1].body["system"] == "Base 3."
 
 
 def test_settings_and_the_other_name_of_the_token_limit_are_sent(server):

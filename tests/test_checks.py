@@ -7,8 +7,8 @@ import pytest
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import checks, make_problem
 from adaptthink.problems.checks import build_index, check_problems, find_nearest
-from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sources import Purpose, Reading, read_every_problem
+from adaptthink.storage.rows import BadRow
 
 LONG = "A farmer has twelve hens and each of them lays three eggs a day so how many eggs are there in a week?"
 

@@ -409,7 +409,7 @@ def test_model_without_the_tokens_of_a_thought(run, model_without_markers, comma
             GOOD_PROBLEM + "\n" + '{"prompt": "2+2=?"}\n',
             "p.jsonl, line 3: 'answer' is missing or empty; a problem without an answer cannot be graded",
         ),
-        (None, "no problem file 'p.jsonl': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a"),
+        (None, "no problem file 'p.jsonl': give the path of a file or folder (JSON lines, JSON, CSV, TSV"),
     ],
 )
 def test_bad_problem_files(complaint, tmp_path, model_folder, content, message):

@@ -115,13 +115,44 @@ def test_show_stops_at_a_bad_row(run, folder):
     )
 
 
+def test_check_of_a_set_without_a_usable_row(run, folder):
+    (folder / "p.jsonl").write_text('{"prompt": "a", "solution": "2"}\n')
+    status, out, err = run("data", "check", "p.jsonl", "--json", "c.json")
+    assert (status, err) == (2, "adaptthink: p.jsonl: none of its 1 rows can be used\n")
+    assert "fields here: prompt, solution; name another with --fields answer=FIELD" in out
+    assert json.loads((folder / "c.json").read_text())["num_bad"] == 1
+
+
+def test_system_message_is_part_of_the_prompt(run, folder):
+    messages = [{"role": "system", "content": "Numbers are in base 3."}, {"role": "user", "content": "1+2=?"}]
+    rows = [{"prompt": messages, "answer": "10"}, {"prompt": "1+2=?", "answer": "3"}]
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = run("data", "show", "p.jsonl", "--json", "s.json")
+    shown = json.loads((folder / "s.json").read_text())["problems"]
+    assert "Numbers are in base 3." in shown[0]["rendered"]
+    assert "Numbers are in base 3." in out
+    assert "context" not in shown[1]
+    run("data", "check", "p.jsonl", "--json", "c.json")
+    assert json.loads((folder / "c.json").read_text())["num_repeats"] == 0
+
+
+def test_folder_with_a_comma_in_its_name_and_a_split(run, folder):
+    (folder / "a,b").mkdir()
+    for split in ("train", "test"):
+        (folder / "a,b" / f"{split}.jsonl").write_text(f'{{"prompt": "{split}", "answer": "2"}}\n')
+    assert run("data", "check", "a,b")[::2] == (
+        2,
+        "adaptthink: 'a,b' holds several splits; give one: a,b:test, a,b:train\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         ("check gsm8kk", "no problems are called 'gsm8kk'; did you mean 'gsm8k'?"),
         (
             "check nowhere.csv",
-            "no problem file 'nowhere.csv': give the path of a JSON lines, JSON, CSV or Parquet file",
+            "no problem file 'nowhere.csv': give the path of a file or folder (JSON lines, JSON, CSV, TSV",
         ),
         ("check gsm8k --data nowhere", "no folder 'nowhere' for data: give the folder that holds local copies"),
         ("check gsm8k_test.jsonl --fields prompt", "fields: 'prompt' is no mapping; give pairs such as"),

@@ -9,9 +9,10 @@ from pyarrow import parquet
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.problems import Problem, arithmetic, make_problem_id, sources
-from adaptthink.problems.files import Fields, parse_fields, read_problems
+from adaptthink.problems import Problem, arithmetic, from_row, make_problem, make_problem_id, sources, to_row
+from adaptthink.problems.files import Fields, parse_fields, read_file, read_problems
 from adaptthink.problems.sources import Reading, choose_evaluation_problems, choose_training_problems
+from adaptthink.storage.rows import BadRow
 
 GOOD = b'{"prompt": "1+1=?", "answer": "2"}\n'
 
@@ -55,23 +56,59 @@ def test_ids_do_not_depend_on_the_folder(tmp_path):
     assert read_problems(tmp_path / "a/p.jsonl") == read_problems(tmp_path / "b/p.jsonl")
 
 
-NO_PROMPT = "'prompt' is missing or empty; every problem needs a question"
-NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be graded"
+NO_PROMPT = "'prompt' is missing or empty; every problem needs a question; fields here: {}; " + (
+    "name another with --fields prompt=FIELD"
+)
+NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be graded; fields here: {}; " + (
+    "name another with --fields answer=FIELD"
+)
 
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
         (b'{"prompt": "a", answer}', "not valid JSON: Expecting property name enclosed in double quotes (column 17)"),
-        (b'["a", "b"]', "expected a JSON object with 'prompt' and 'answer', found list"),
-        (b'"a"', "expected a JSON object with 'prompt' and 'answer', found str"),
-        (b'{"answer": "2"}', NO_PROMPT),
-        (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT),
-        (b'{"prompt": 5, "answer": "2"}', NO_PROMPT),
-        (b'{"prompt": "a"}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": ""}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": null}', NO_ANSWER),
-        (b'{"prompt": "a", "answer": true}', NO_ANSWER),
+        (b'["a", "b"]', "expected a JSON object, found list"),
+        (b'"a"', "expected a JSON object, found str"),
+        (b'{"answer": "2"}', NO_PROMPT.format("answer")),
+        (b'{"prompt": "  ", "answer": "2"}', NO_PROMPT.format("prompt, answer")),
+        (
+            b'{"prompt": 5, "answer": "2"}',
+            "'prompt' is of type int; a text or a list of chat messages is needed; fields here: prompt, answer; "
+            "name another with --fields prompt=FIELD",
+        ),
+        (b'{"prompt": "a", "solution, worked": "2"}', NO_ANSWER.format('prompt, "solution, worked"')),
+        (b'{"prompt": "a", "answer": ""}', NO_ANSWER.format("prompt, answer")),
+        (b'{"prompt": "a", "answer": null}', NO_ANSWER.format("prompt, answer")),
+        (
+            b'{"prompt": "a", "answer": true}',
+            '\'answer\' is true; one text or number is needed: write it as text, such as "true" or "yes"',
+        ),
+        (
+            b'{"prompt": "a", "gold": {"style": [], "value": "2"}}',
+            "'gold' is an object with style, value; one text or number is needed: "
+            "reach into it with --fields answer=gold.value",
+        ),
+        (
+            b'{"prompt": "a", "answer": [["2"], ["3"]]}',
+            "'answer' is a list of lists; one text or number is needed: give its parts as one list",
+        ),
+        (
+            b'{"prompt": "a", "answer": NaN}',
+            "'answer' is nan, which is no number; one text or number is needed: repair the row",
+        ),
+        (
+            b'{"prompt": "a \\ud800", "answer": "2"}',
+            "'prompt' holds half a character (the lone surrogate \\ud800); repair the text",
+        ),
+        (
+            b'{"prompt": "a", "answer": "\\udfff"}',
+            "'answer' holds half a character (the lone surrogate \\udfff); repair the text",
+        ),
+        (
+            b'{"prompt": "a", "answer": "2", "level": ' + b"9" * 4301 + b"}",
+            "'level' has 4,301 digits; a whole number or a name is needed",
+        ),
         (b'{"prompt": "a", "answer": "2", "level": [1]}', "'level' must be a whole number or a name, found [1]"),
         (b'{"prompt": "a", "answer": "2", "level": 1.5}', "'level' must be a whole number or a name, found 1.5"),
         (b'{"prompt": "a", "answer": "2", "level": true}', "'level' must be a whole number or a name, found True"),
@@ -92,9 +129,22 @@ NO_ANSWER = "'answer' is missing or empty; a problem without an answer cannot be
         (b'{"prompt": "a", "answer": "A", "choices": [["x"]]}', "'choices' must be a list of texts, found [['x']]"),
         (
             b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": "2"}',
-            "'prompt' is a list; expected chat messages with one from the user and no answers",
+            "'prompt' ends in a message of role 'assistant'; the last one must be the user's question",
         ),
-        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT),
+        (
+            b'{"prompt": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, '
+            b'{"role": "user", "content": "c"}], "answer": "2"}',
+            "'prompt' has a system message after its first; put all of it into the first",
+        ),
+        (
+            b'{"prompt": [{"role": "user", "content": [{"type": "image_url"}]}], "answer": "2"}',
+            "'prompt' has a message whose parts are not all text; images and files are not supported",
+        ),
+        (
+            b'{"prompt": [{"role": "tool", "content": "a"}], "answer": "2"}',
+            "'prompt' has a message of role 'tool'; known are system, user and assistant",
+        ),
+        (b'{"prompt": [{"role": "user", "content": ""}], "answer": "2"}', NO_PROMPT.format("prompt, answer")),
         (b"[" * 100_000, "not usable: JSON nested too deeply"),
         (
             b'{"prompt": "\xe9t\xe9", "answer": "2"}',
@@ -127,13 +177,13 @@ def test_file_without_problems(tmp_path, content):
     assert str(caught.value) == f"{path}: holds no problem; expected one JSON object a line with 'prompt' and 'answer'"
 
 
-@pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
-def test_missing_file(tmp_path, name):
-    path = tmp_path / name
+def test_missing_file(tmp_path):
+    path = tmp_path / "nowhere.jsonl"
     with pytest.raises(UserError) as caught:
         read_problems(path)
     assert str(caught.value) == (
-        f"no problem file '{path}': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a set"
+        f"no problem file '{path}': give the path of a file or folder (JSON lines, JSON, CSV, TSV, Parquet or Arrow), "
+        "or the name of a set"
     )
 
 
@@ -219,6 +269,11 @@ def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path):
 @pytest.mark.parametrize(
     ("row", "prompt", "answer"),
     [
+        ({"prompt": None, "question": "b", "answer": "1"}, "b", "1"),
+        ({"prompt": " ", "problem": "b", "answer": None, "gold": ["1"]}, "b", "1"),
+        ({"Question": "b", "ANSWER": 42.0}, "b", "42.0"),
+        ({"Prompt": "a", "prompt": "b", "answer": "1"}, "b", "1"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "b"}]}], "answer": "1"}, "b", "1"),
         ({"prompt": "a", "problem": "b", "answer": "1", "gold": "2"}, "a", "1"),
         ({"problem": "b", "question": "c", "gold": 2}, "b", "2"),
         ({"question": "c", "gold": "2"}, "c", "2"),
@@ -262,6 +317,7 @@ def test_multiple_choice_in_csv(tmp_path):
         ("", Fields()),
         ("prompt=q", Fields(prompt="q")),
         (" prompt = q , answer=a.b,level=l,kind=k,choices=c,", Fields("q", "a.b", "l", "k", "c")),
+        ('prompt="q, in words",answer="a=b"', Fields("q, in words", "a=b")),
     ],
 )
 def test_mappings(text, fields):
@@ -272,6 +328,81 @@ def test_mappings(text, fields):
 def test_bad_mappings(text):
     with pytest.raises(UserError, match=f"^fields: '{text}' is no mapping; give pairs such as prompt=question"):
         parse_fields(f"answer=a,{text}")
+
+
+def test_mapping_with_a_quote_that_does_not_close():
+    with pytest.raises(UserError, match="has a double quote that is not closed"):
+        parse_fields('prompt="q, in words')
+
+
+def test_what_precedes_a_question_is_kept(tmp_path):
+    """In either form of messages; the context is part of the id, and survives the file on disk."""
+    turns = [("system", "Base 3."), ("user", "1+1=?"), ("assistant", "2"), ("user", "1+2=?")]
+    shared = {"human": "user", "gpt": "assistant"}
+    rows = [
+        {"prompt": [{"role": role, "content": content} for role, content in turns], "answer": "10"},
+        {
+            "conversations": [
+                {"from": next((k for k in shared if shared[k] == role), role), "value": content}
+                for role, content in turns
+            ],
+            "answer": "10",
+        },
+        {"prompt": [{"role": "developer", "content": "Base 3."}, {"role": "user", "content": "1+2=?"}], "answer": "10"},
+        {"prompt": "1+2=?", "answer": "10"},
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(instruction="Box it."))
+    whole, system_only, plain = chosen.problems
+    assert [(one.role, one.content) for one in whole.messages] == [*turns[:3], ("user", "1+2=?\nBox it.")]
+    assert [(one.role, one.content) for one in system_only.context] == [("system", "Base 3.")]
+    assert plain == make_problem("1+2=?\nBox it.", "10", source="p.jsonl")
+    assert len({problem.id for problem in chosen.problems}) == 3
+    assert [from_row(json.loads(json.dumps(to_row(problem)))) for problem in chosen.problems] == list(chosen.problems)
+    assert "context" not in to_row(plain)
+
+
+def notes(tmp_path, rows, **reading):
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return choose_evaluation_problems(str(path), per_level=1, seed=0, reading=Reading(**reading)).notes
+
+
+def test_prompts_without_a_box_are_named(tmp_path):
+    rows = [
+        {"prompt": "a", "answer": "1"},
+        {"prompt": "b", "answer": "2"},
+        {"prompt": "c, in \\boxed{}", "answer": "3"},
+        {"prompt": [{"role": "system", "content": "Use \\fbox{}."}, {"role": "user", "content": "d"}], "answer": "4"},
+        {"prompt": "e", "answer": "A", "choices": ["x", "y"]},
+    ]
+    (note,) = notes(tmp_path, rows)
+    assert note.startswith(
+        "2 of 5 prompts do not mention \\boxed{}, and only boxed answers are read: add --instruction '"
+    )
+    assert "--no-boxed-only" in note
+    assert len(notes(tmp_path, rows, instruction="Be brief.")) == 1
+    for silent in ({"instruction": ""}, {"instruction": "In \\boxed{}."}, {"boxed_only": False}):
+        assert notes(tmp_path, rows, **silent) == ()
+
+
+@pytest.mark.parametrize("max_problems", [None, 2])
+def test_repeated_rows_count_once_and_are_named(tmp_path, max_problems):
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "1"}, {"prompt": "a", "answer": 1}]
+    expected = ("1 rows repeat an earlier problem, with the same answer: each problem counts once",)
+    assert notes(tmp_path, rows, max_problems=max_problems, instruction="") == expected
+    assert notes(tmp_path, rows[:2], max_problems=max_problems, instruction="") == ()
+
+
+def test_long_numbers_in_any_field_are_no_traceback(tmp_path):
+    digits = "9" * 5000
+    path = tmp_path / "p.csv"
+    rows = [f"a,1,{digits},", f'a,{digits},,"[""x"", ""y""]"', f"a,1,,[{digits}]", "b,1,,"]
+    path.write_text("\n".join(["prompt,answer,level,choices", *rows]))
+    found = list(read_file(path))
+    assert [isinstance(row, BadRow) for row in found] == [True, True, True, False]
+    assert all(len(str(row)) < 400 for row in found[:3])
 
 
 def test_mapping_given_twice():

@@ -10,11 +10,11 @@ import pytest
 from waiting import WAIT_SECONDS
 
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, drop_thinking, find_parsable, grade, grade_all
-from adaptthink.grading.lines import Tally, grade_lines
+from adaptthink.grading.lines import Tally, grade_rows
 from adaptthink.grading.numbers import read_number
 from adaptthink.grading.sets import Reader, read_set
 from adaptthink.problems.files import read_level
-from adaptthink.problems.rows import BadRow, Row, RowError, parse_line, read_json_array
+from adaptthink.storage.rows import BadRow, Row, RowError, parse_line, read_rows
 
 CASES = Path(__file__).with_name("graded_cases.jsonl")
 LIMITS = Limits(seconds=WAIT_SECONDS, workers=2)
@@ -105,7 +105,7 @@ def test_numbers_in_words(words, value):
 HUGE = "7" * 5_000  # more digits than Python converts to an integer
 
 
-def test_an_integer_of_thousands_of_digits_is_graded_or_named():
+def test_an_integer_of_thousands_of_digits_is_graded_or_named(tmp_path):
     tally = Tally()
     lines = [
         f'{{"response": "\\\\boxed{{3}}", "gold": {HUGE}}}',
@@ -117,11 +117,12 @@ def test_an_integer_of_thousands_of_digits_is_graded_or_named():
         '{"response": "\\\\boxed{3}", "gold": ["4", 3]}',
         '{"response": "\\\\boxed{3}", "gold": [["3"]]}',
     ]
-    rows = list(grade_lines(enumerate((line.encode() for line in lines), 1), LIMITS, tally))
+    (tmp_path / "responses.jsonl").write_text("\n".join(lines))
+    rows = list(grade_rows(read_rows(tmp_path / "responses.jsonl"), LIMITS, tally))
     assert [row["verdict"] for row in rows] == [
         "reference_unparsable", "correct", "error", "unparsed", "unparsed", "correct", "wrong", "error"
     ]  # fmt: skip
-    assert all(len(message) < 200 for message in tally.bad_lines)
+    assert all(len(message) < 200 for message in tally.bad_rows)
 
 
 def test_an_integer_of_thousands_of_digits_in_a_problem_file(tmp_path):
@@ -130,6 +131,6 @@ def test_an_integer_of_thousands_of_digits_in_a_problem_file(tmp_path):
     assert row.values["id"] == HUGE
     array = tmp_path / "rows.json"
     array.write_text(f'[{{"id": {HUGE}}}, {{"id": 4}}]', "utf-8")
-    assert [isinstance(row, BadRow) or row.values["id"] for row in read_json_array(array)] == [HUGE, 4]
-    with pytest.raises(RowError, match="'level' has 5000 digits"):
+    assert [isinstance(row, BadRow) or row.values["id"] for row in read_rows(array)] == [HUGE, 4]
+    with pytest.raises(RowError, match="'level' has 5,000 digits"):
         read_level(HUGE)

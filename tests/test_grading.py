@@ -29,7 +29,8 @@ from adaptthink.grading import (
 )
 from adaptthink.grading.choice import find_letter
 from adaptthink.grading.extract import find_answer, find_reference_answer
-from adaptthink.grading.lines import Tally, grade_lines
+from adaptthink.grading.lines import Tally, grade_rows
+from adaptthink.storage.rows import read_json_lines
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def test_boxing_balanced_text_returns_it(before, inside, after):
 
 def graded(*lines):
     tally = Tally()
-    rows = list(grade_lines(enumerate((line.encode() for line in lines), 1), Limits(), tally))
+    rows = list(grade_rows(read_json_lines((line.encode() for line in lines), "r.jsonl"), Limits(), tally))
     return rows, tally
 
 
@@ -411,14 +412,14 @@ def test_lines_are_graded_in_order_and_bad_ones_are_named():
         (14, "error", None, "form"),
     ]
     assert tally.verdicts == {"correct": 6, "truncated": 1}
-    assert tally.bad_lines == [
-        "line 2: not valid JSON: Expecting value",
-        "line 6: unknown kind 'maths'; choose math, choice, reasoning_gym",
-        "line 7: 'reference_answer' is missing (so are 'gold' and 'answer'); found 'response', 'solution'",
-        "line 8: expected a JSON object, found list",
-        "line 12: 'gold' must be text, a number or a list of those, found dict",
-        "line 13: 'response' is missing or no text; found 'completion', 'gold'",
-        "line 14: 'response' is missing or no text; found no field",
+    assert tally.bad_rows == [
+        "r.jsonl, line 2: not valid JSON: Expecting value (column 1)",
+        "r.jsonl, line 6: unknown kind 'maths'; choose math, choice, reasoning_gym",
+        "r.jsonl, line 7: 'reference_answer' is missing (so are 'gold' and 'answer'); fields here: response, solution",
+        "r.jsonl, line 8: expected a JSON object, found list",
+        "r.jsonl, line 12: 'gold' is an object with value; one text or number is needed: give what is inside",
+        "r.jsonl, line 13: 'response' is missing or no text; fields here: completion, gold",
+        "r.jsonl, line 14: 'response' is missing or no text; fields here: none",
     ]
 
 
@@ -448,10 +449,10 @@ def test_the_command_writes_a_verdict_a_line_and_names_bad_lines(tmp_path):
 
 def test_the_command_refuses_to_overwrite_its_input_or_to_grade_nothing(tmp_path):
     source = tmp_path / "in.jsonl"
-    source.write_text("[]\n")
+    source.write_text("5\n")
     for arguments, complaint in (
         ((source, "--json", source), "is the file to be graded"),
-        ((source,), "no line can be graded (line 1: expected a JSON object"),
+        ((source,), "line 1: expected a JSON object, found int); expected objects with"),
         ((tmp_path / "none.jsonl",), "no file"),
         ((source, "--seconds", "0"), "Must be > 0"),
     ):
@@ -461,4 +462,4 @@ def test_the_command_refuses_to_overwrite_its_input_or_to_grade_nothing(tmp_path
         assert len(done.stderr.splitlines()) == 1
     assert run_grade(source, "--json", tmp_path / "out.jsonl").returncode == 2
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
-    assert source.read_text() == "[]\n"
+    assert source.read_text() == "5\n"

@@ -9,8 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from adaptthink.errors import UserError
-from adaptthink.problems import rows
-from adaptthink.problems.rows import BadRow, Row, read_rows
+from adaptthink.storage import rows
+from adaptthink.storage.rows import BadRow, Row, read_rows
 
 VALUES = [{"prompt": f"größer {n}?\nja", "answer": str(n), "tags": ["a", "]"]} for n in range(3)]
 
@@ -68,12 +68,12 @@ def test_json_lines_in_a_file_called_json(tmp_path):
     [
         (b"[]", 0, None),
         (b' [ {"a": "]"} , {"a": "\\ud83d\\ude00"} ] ', 2, None),
-        (b'[{"a": 1}, 5, {"a": 2}]', 2, "row 2: expected a JSON object with 'prompt' and 'answer', found int"),
+        (b'[{"a": 1}, 5, {"a": 2}]', 2, "row 2: expected a JSON object, found int"),
         (b'[{"a": 1}, {"a": oops}, {"a": 3}]', 1, "row 2: not valid JSON: Expecting value; the rows after it are lost"),
         (b'[{"a": 1} {"a": 2}]', 0, "row 1: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
         (b'[{"a": 1}, {"a": 2', 1, "row 2: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
         (b'[{"a": 1}', 0, "row 1: not valid JSON: Expecting ',' delimiter; the rows after it are lost"),
-        (b'[{"a": "\xff"}, {"a": "\xef\xbf\xbd"}]', 1, "row 1: not UTF-8 text"),
+        (b'[{"a": "\xff"}, {"a": "\xef\xbf\xbd"}]', 1, "row 1: not UTF-8 text; save the file in UTF-8"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 1 << 18])
@@ -93,7 +93,7 @@ def test_broken_array_is_not_read_to_its_end(tmp_path, monkeypatch):
     read = rows.TextWindow.read_on
     monkeypatch.setattr(rows.TextWindow, "read_on", lambda self: pieces.append(read(self)))
     assert len(list(read_rows(tmp_path / "p.json"))) == 1
-    assert len(pieces) == 2  # one to see what kind of file it is
+    assert len(pieces) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_broken_array_is_not_read_to_its_end(tmp_path, monkeypatch):
     [
         (b"only one\n", "1 cells where 2 were expected"),
         (b"a,b,c\n", "3 cells where 2 were expected"),
-        (b"\xff,1\n", "not UTF-8 text"),
+        (b"\xff,1\n", "not UTF-8 text; save the file in UTF-8"),
         (b'"a" b,1\n', "not valid CSV: ',' expected after '\"'"),
     ],
 )
@@ -116,7 +116,10 @@ def test_bad_csv_row_is_named_and_the_rest_is_read(tmp_path, line, fault):
 def test_csv_quote_that_never_closes(tmp_path):
     (tmp_path / "p.csv").write_text('prompt,answer\na,1\n"b,2\nc,3\n')
     found = list(read_rows(tmp_path / "p.csv"))
-    assert str(found[-1]) == f"{tmp_path / 'p.csv'}, line 3: not valid CSV: unexpected end of data"
+    assert str(found[-1]) == (
+        f"{tmp_path / 'p.csv'}, line 3: not valid CSV: unexpected end of data: "
+        "the quote that begins a cell here never closes, and all rows after it are lost"
+    )
 
 
 def test_file_that_is_no_parquet(tmp_path):

@@ -160,6 +160,11 @@ def disk_full(_):
     raise OSError("disk full")
 
 
+def test_write_json_of_half_a_character(tmp_path):
+    write_json(tmp_path / "a.json", {"é": "\ud800 ü"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": "\ud800 ü"}
+
+
 def test_write_json_that_fails_midway_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})

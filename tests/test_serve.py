@@ -24,6 +24,7 @@ from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.responses import PromptRequest
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.serving.app import Served, make_app
+from adaptthink.serving.calls import CallError, ChatCall, read_call
 from adaptthink.serving.worker import Worker
 
 QUESTION = "47+8-3=?"
@@ -185,6 +186,12 @@ def test_texts_are_continued_as_they_are(client, policy):
         client.completions.create(model="tiny:think", prompt="47+8=")
     streamed = list(client.completions.create(model="tiny:no_think", prompt=rendered, temperature=0, stream=True))
     assert [piece.choices[0].text for piece in streamed] == ["\\boxed{52}"]
+
+
+def test_half_a_character_is_bad_input():
+    for body in (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"model": "\\udfff"}', b"[" * 100_000):
+        with pytest.raises(CallError, match=r"half a character|not JSON"):
+            read_call(ChatCall, body)
 
 
 def test_another_model_is_not_found(client):

@@ -10,8 +10,8 @@ import pytest
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import Problem
-from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sets import GROUP_OF, GROUPS, SETS, format_reference_answer, read_boxed, read_set
+from adaptthink.storage.rows import BadRow
 
 MATH_LEVELS = {1: 43, 2: 90, 3: 105, 4: 128, 5: 134}
 AIME_LEVELS = dict.fromkeys(range(1, 16), 2)

@@ -9,7 +9,6 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import sources
 from adaptthink.problems.files import Fields, read_problems
-from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sources import (
     BOXED,
     BOXED_LETTER,
@@ -25,6 +24,7 @@ from adaptthink.problems.sources import (
     parse_name,
     read_every_problem,
 )
+from adaptthink.storage.rows import BadRow
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from adaptthink.integrations.trl import (
     read_problem,
 )
 from adaptthink.models.loading import TINY, load_policy
-from adaptthink.modes import Mode
+from adaptthink.modes import Message, Mode
 from adaptthink.problems import hash_answer, make_problem, make_problem_id
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.metrics import RolloutSummary
@@ -515,8 +515,17 @@ def test_reading_a_row():
     assert (plain.prompt, plain.answer, plain.id) == ("1+1=?", "2", make_problem_id("1+1=?", "2"))
     assert read_problem({"prompt": [{"role": "user", "content": "1+1=?"}], "answer": "2"}) == plain
     two = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1=?"}]
-    with pytest.raises(UserError, match="a conversation of one user message"):
-        read_problem({"prompt": two, "answer": "2"})
+    with_system = read_problem({"prompt": two, "answer": "2"})
+    assert (with_system.context, with_system.prompt) == ((Message("system", "Be brief."),), "1+1=?")
+    assert with_system.id != plain.id
+    with pytest.raises(UserError, match="a conversation that ends in one"):
+        read_problem({"prompt": two[:1], "answer": "2"})
+
+
+def test_conversations_as_rows_and_back():
+    problems = [make_problem("1+1=?", "2"), make_problem("1+2=?", "10", context=(Message("system", "Base 3."),))]
+    rows = problem_dataset(problems)
+    assert [read_problem(row) for row in rows] == problems
 
 
 def test_our_problems_as_rows_and_back():

@@ -320,7 +320,7 @@ def train(
         store = Path(store) if store else None
         check_store_outside(store, run, clean=clean)
         chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
-        report_unparsable(chosen.num_unparsable, report)
+        report_notes(chosen.notes, report)
         policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
         beyond = check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
@@ -664,10 +664,10 @@ def check_prompts(
     return [line] if line else []
 
 
-def report_unparsable(count: int, report: Callback) -> None:
-    """Report how many problems were left out, if any were."""
-    if count:
-        report.on_message(f"{count} problems skipped: their reference answers cannot be parsed")
+def report_notes(notes: Iterable[str], report: Callback) -> None:
+    """Report what a user should know of the problems that were chosen."""
+    for note in notes:
+        report.on_message(note)
 
 
 def report_unknown(verdicts: Counter[Verdict], report: Callback) -> None:

@@ -10,6 +10,7 @@ The API has no seed, and counts thinking and answer together.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -88,9 +89,12 @@ def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     if question.mode is Mode.THINK:
         _check_thinking(endpoint, question)
     settings = {"temperature": question.temperature, "top_p": question.top_p}
+    system = [message.content for message in question.context if message.role == "system"]
+    turns = [asdict(message) for message in question.context if message.role != "system"]
     return {
         "model": endpoint.model,
-        "messages": [{"role": "user", "content": question.prompt}],
+        **({"system": "\n\n".join(system)} if system else {}),
+        "messages": [*turns, {"role": "user", "content": question.prompt}],
         "stream": True,
         "max_tokens": question.max_tokens,
         **{name: value for name, value in settings.items() if value is not None},

@@ -1,6 +1,6 @@
 """The records of a chat: endpoint, question and response, and the interface of a dialect.
 
-Left out on purpose: conversations of several turns, system prompts, tools, images. An evaluation has single questions.
+Left out on purpose: tools, images. A question is one; a system message or earlier turns may precede it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from adaptthink.config.chat import KEY_VARIABLES, SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
 from adaptthink.engines.http_retry import check_url
 from adaptthink.errors import UserError
-from adaptthink.modes import MARKERS, Mode, split_text
+from adaptthink.modes import MARKERS, Message, Mode, split_text
 
 MIN_BUDGET = 1024  # of Anthropic's thinking budget, in tokens
 CHARACTERS_PER_TOKEN = 4  # of English text; only for servers that do not count
@@ -87,6 +87,7 @@ class Question:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None  # not known to Anthropic's API, and not sent there
+    context: tuple[Message, ...] = ()  # what precedes the prompt
 
 
 @dataclass(frozen=True, slots=True)

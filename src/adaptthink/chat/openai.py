@@ -8,6 +8,7 @@ https://openrouter.ai/docs/use-cases/reasoning-tokens and /docs/api/errors (reas
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -79,7 +80,7 @@ def make_body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
     settings = {"temperature": question.temperature, "top_p": question.top_p, "seed": question.seed}
     return {
         "model": endpoint.model,
-        "messages": [{"role": "user", "content": question.prompt}],
+        "messages": [*map(asdict, question.context), {"role": "user", "content": question.prompt}],
         "stream": True,
         "stream_options": {"include_usage": True},
         ("max_completion_tokens" if endpoint.completion_cap else "max_tokens"): question.max_tokens,

@@ -12,10 +12,10 @@ from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_tokenizer
 from adaptthink.modes import Mode, encode_prompt, probe
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, to_row
 from adaptthink.problems.checks import build_index, check_problems
-from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sources import Purpose, make_reading, read_every_problem, split_name
+from adaptthink.storage.rows import BadRow
 
 
 def read_all(
@@ -48,8 +48,8 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     for problem in problems:
         if isinstance(problem, BadRow):
             raise UserError(str(problem))
-        ids = (*encode_prompt(tokenizer, template, problem.prompt), *prefix)
+        ids = (*encode_prompt(tokenizer, template, problem.messages), *prefix)
         rendered = tokenizer.decode(ids, skip_special_tokens=False)
         show_problem(problem, rendered)
-        shown.append({**asdict(problem), "rendered": rendered, "prompt_tokens": len(ids)})
+        shown.append({**to_row(problem), "rendered": rendered, "prompt_tokens": len(ids)})
     return {"problems": shown}

@@ -44,7 +44,7 @@ TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_thi
 
 def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
     """Pre-sample the reference of a problem set into `output`."""
-    problems = report_skipped(read_training_problems(config, held_out_per_level=1)).problems
+    problems = print_notes(read_training_problems(config, held_out_per_level=1)).problems
     policy = load_configured(config)
     with open_engine(policy, config) as engine:
         reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
@@ -116,10 +116,10 @@ def train_job(
     return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
 
 
-def report_skipped(chosen: Chosen) -> Chosen:
-    """Print how many problems were left out, if any were."""
-    if chosen.num_unparsable:
-        console.print(f"{chosen.num_unparsable} problems skipped: their reference answers cannot be parsed")
+def print_notes(chosen: Chosen) -> Chosen:
+    """Print what a user should know of the problems that were chosen."""
+    for note in chosen.notes:
+        console.print(note, markup=False, soft_wrap=True)
     return chosen
 
 
@@ -161,8 +161,8 @@ def show_advice(lines: Iterable[str]) -> None:
 
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
-    """Return the problems of an evaluation; print how many were left out."""
-    return report_skipped(api.read_evaluation_problems(config)).problems
+    """Return the problems of an evaluation; print what a user should know of them."""
+    return print_notes(api.read_evaluation_problems(config)).problems
 
 
 def doctor_job(model: str, think_start: str) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def demo_job(
     terminal = Terminal(config.steps)
     with phase("load"):
         chosen = prepare_problems(config.problems, None, config)
-        api.report_unparsable(chosen.num_unparsable, terminal)
+        api.report_notes(chosen.notes, terminal)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))

@@ -66,6 +66,7 @@ def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
             temperature=None if config.server_sampling else config.temperature,
             top_p=None if config.server_sampling else config.top_p,
             seed=make_chat_seed(config.seed, query),
+            context=query.problem.context,
         )
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:

@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import name_level
-from adaptthink.grading import AnswerKind, Grade, Verdict, check_failed_grades
+from adaptthink.grading import Grade, Verdict, check_failed_grades
 from adaptthink.modes import Mode
-from adaptthink.problems import Problem, has_content_id, hash_answer
+from adaptthink.problems import Problem, from_row, has_content_id, hash_answer, to_row
 from adaptthink.sampling.grader import AnswerGrader, Grader
 from adaptthink.sampling.reading import Response
 from adaptthink.storage.jsonl import TEMPORARY, Appender, keep_lines, read_lines, read_record, read_records
@@ -169,10 +169,10 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
     new = [one for one in problems if one.id not in known or is_changed(known[one.id], one)]
     replaced = {problem.id for problem in new} & known.keys()
     if replaced:
-        keep_lines(path, lambda line: read_record(line, make_problem).id not in replaced)
+        keep_lines(path, lambda line: read_record(line, from_row).id not in replaced)
     with Appender(path) as file:
         for problem in new:
-            file.write(asdict(problem))
+            file.write(to_row(problem))
     return {sample.key for sample in read_samples(folder)}
 
 
@@ -289,12 +289,7 @@ def read_evaluation_date(folder: Path) -> str | None:
 def read_problems(folder: Path) -> dict[str, Problem]:
     """Return the problems of an evaluation, by id."""
     lines = read_lines(folder / "problems.jsonl")
-    return {problem.id: problem for problem in read_records(lines, make_problem, key=lambda problem: problem.id)}
-
-
-def make_problem(row: dict[str, Any]) -> Problem:
-    """Turn a row into a problem."""
-    return Problem(**row | {"kind": AnswerKind(row["kind"])})
+    return {problem.id: problem for problem in read_records(lines, from_row, key=lambda problem: problem.id)}
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:

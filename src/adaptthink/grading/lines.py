@@ -1,7 +1,7 @@
-"""Grade a JSONL file of responses, line by line: what `adaptthink grade` does.
+"""Grade a file of responses, row by row: what `adaptthink grade` does.
 
-The file is somebody's data and no store of ours: blank lines are passed over, a last line needs no line end, and a line
-that cannot be used is named and does not keep the others from being graded.
+The file is somebody's data and no store of ours, in any format of `storage.rows`: a row that cannot be used is named
+and does not keep the others from being graded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, Limits, Submission, Verdict, drop_thinking, grade_all
-from adaptthink.grading.extract import join_parts
-from adaptthink.storage.jsonl import encode, parse_object, replace_file
+from adaptthink.grading.reference_answer import read_reference_answer
+from adaptthink.storage.datafiles import exists, is_pattern
+from adaptthink.storage.jsonl import encode, replace_file
+from adaptthink.storage.rows import BadRow, Row, RowError, read_rows, show_fields
 
-CHUNK = 1_000  # lines in memory at once
+CHUNK = 1_000  # rows in memory at once
 REFERENCE_FIELDS = ("reference_answer", "gold", "answer")  # the first that is there, and not null, counts
+FINISHED = {None: True, "": True, "true": True, "false": False, True: True, False: False}  # CSV has texts only
 
 
 @dataclass(slots=True)
@@ -30,45 +33,45 @@ class Tally:
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
-    bad_lines: list[str] = field(default_factory=list)  # "line 7: not valid JSON: …"
+    bad_rows: list[str] = field(default_factory=list)  # "r.jsonl, line 7: not valid JSON: …"
 
 
 def grade_file(source: Path, target: Path | None, limits: Limits, on_line: Callable[[int], None]) -> Tally:
-    """Grade every line of `source` and write one JSON line for each to `target`, in order; `on_line` counts them.
+    """Grade every row of `source` and write one JSON line for each to `target`, in order; `on_line` counts them.
 
-    A line that cannot be used gets the verdict `error` and a message; the others are graded all the same. The
-    target appears under its name when it is complete. Raises UserError for a file that has no line to grade.
+    A row that cannot be used gets the verdict `error` and a message; the others are graded all the same. The
+    target appears under its name when it is complete. Raises UserError for a file that has no row to grade.
     """
-    if not source.is_file():
+    if not exists(source) and not is_pattern(source):
         raise UserError(
             f"no file '{source}' to grade; it should hold one JSON object a line: response, reference_answer, kind"
         )
     if target and target.resolve() == source.resolve():
         raise UserError(f"'{target}' is the file to be graded; give another --json file")
     tally = Tally()
-    with source.open("rb") as lines, replace_file(target) if target else nullcontext() as written:
-        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        while chunk := list(islice(numbered, CHUNK)):
-            for row in grade_lines(chunk, limits, tally):
+    with replace_file(target) if target else nullcontext() as written:
+        rows = read_rows(source)
+        while chunk := list(islice(rows, CHUNK)):
+            for row in grade_rows(chunk, limits, tally):
                 if written:
                     written.write(encode(row))
             on_line(len(chunk))
         if not tally.verdicts:
-            first = f" ({tally.bad_lines[0]})" if tally.bad_lines else ""
+            first = f" ({tally.bad_rows[0]})" if tally.bad_rows else ""
             raise UserError(
                 f"{source}: no line can be graded{first}; expected objects with 'response' and 'reference_answer'"
             )
     return tally
 
 
-def grade_lines(chunk: Iterable[tuple[int, bytes]], limits: Limits, tally: Tally) -> Iterator[dict[str, object]]:
-    """Yield one row for each numbered line, in order, and count it in `tally`."""
-    read = [(number, read_line(line)) for number, line in chunk]
+def grade_rows(chunk: Iterable[Row | BadRow], limits: Limits, tally: Tally) -> Iterator[dict[str, object]]:
+    """Yield one row of verdicts for each row of a file, in order, and count it in `tally`."""
+    read = [(row.number, row if isinstance(row, BadRow) else read_submission(row)) for row in chunk]
     grades = iter(grade_all([item for _, item in read if isinstance(item, Submission)], limits=limits))
     for number, item in read:
-        if isinstance(item, str):
-            tally.bad_lines.append(f"line {number}: {item}")
-            yield {"line": number, "verdict": "error", "extracted": None, "rule": "form", "message": item}
+        if isinstance(item, BadRow):
+            tally.bad_rows.append(str(item))
+            yield {"line": number, "verdict": "error", "extracted": None, "rule": "form", "message": item.reason}
         else:
             grade = next(grades)
             tally.verdicts[grade.verdict] += 1
@@ -76,48 +79,33 @@ def grade_lines(chunk: Iterable[tuple[int, bytes]], limits: Limits, tally: Tally
             yield {"line": number, "verdict": grade.verdict, "extracted": grade.extracted, "rule": grade.rule}
 
 
-def read_line(line: bytes) -> Submission | str:
-    """Read one line: a submission, or what is wrong with it.
+def read_submission(row: Row) -> Submission | BadRow:
+    """Return what a row submits, or what is wrong with it.
 
     `kind` is math unless given; `finished: false` marks a response that was cut at its token limit. Fields of other
     names do not matter.
     """
     try:
-        row = parse_object(line)
-    except ValueError as error:
-        return str(error)
-    response, kind = row.get("response"), row.get("kind", AnswerKind.MATH)
+        return make_submission(row.values)
+    except RowError as error:
+        return BadRow(row.where, str(error), row.number)
+
+
+def make_submission(values: Mapping[str, Any]) -> Submission:
+    """Return what the values of a row submit; raises RowError that names what is wrong with them."""
+    response, kind, finished = values.get("response"), values.get("kind") or AnswerKind.MATH, values.get("finished")
     if not isinstance(response, str):
-        return f"'response' is missing or no text; found {fields_of(row)}"
-    name = next((name for name in REFERENCE_FIELDS if row.get(name) is not None), None)
+        raise RowError(f"'response' is missing or no text; fields here: {show_fields(values)}")
+    name = next((name for name in REFERENCE_FIELDS if values.get(name) is not None), None)
     if name is None:
-        return f"'reference_answer' is missing (so are 'gold' and 'answer'); found {fields_of(row)}"
-    parts = row[name] if isinstance(row[name], list) else [row[name]]
-    texts = [repr(part) if is_number(part) else part for part in parts]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        return f"'{name}' must be text, a number or a list of those, found {describe(row[name])}"
-    reference_answer = join_parts(texts) if isinstance(row[name], list) else texts[0]
+        raise RowError(
+            f"'reference_answer' is missing (so are 'gold' and 'answer'); fields here: {show_fields(values)}"
+        )
+    reference_answer = read_reference_answer(values[name], name)
     if kind not in list(AnswerKind):
-        return f"unknown kind {shorten(kind)}; choose {', '.join(AnswerKind)}"
-    finished = row.get("finished", True)
-    if not isinstance(finished, bool):
-        return f"'finished' must be true or false, found {shorten(finished)}"
-    answer = drop_thinking(response) if finished else None
-    return Submission(answer, reference_answer, AnswerKind(kind), finished=finished)
-
-
-def is_number(value: object) -> bool:
-    """Return whether a JSON value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def describe(value: object) -> str:
-    """Return the type of a JSON value, of a list with the types of its elements."""
-    if isinstance(value, list):
-        return f"a list of {', '.join(sorted({type(item).__name__ for item in value})) or 'nothing'}"
-    return type(value).__name__
-
-
-def fields_of(row: Mapping[str, Any]) -> str:
-    """The names of a line's fields as text."""
-    return ", ".join(map(repr, row)) or "no field"
+        raise RowError(f"unknown kind {shorten(kind)}; choose {', '.join(AnswerKind)}")
+    key = finished.strip().lower() if isinstance(finished, str) else finished
+    if not isinstance(key, bool | str | None) or key not in FINISHED:
+        raise RowError(f"'finished' must be true or false, found {shorten(finished)}")
+    ended = FINISHED[key]
+    return Submission(drop_thinking(response) if ended else None, reference_answer, AnswerKind(kind), finished=ended)

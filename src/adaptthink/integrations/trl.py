@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,7 +48,8 @@ from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.objective import policy_loss
-from adaptthink.problems import Problem, hash_answer, make_problem_id
+from adaptthink.problems import Problem, hash_answer, make_problem
+from adaptthink.problems.files import read_prompt
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
 from adaptthink.sampling.reading import decode
@@ -60,6 +61,7 @@ from adaptthink.sampling.sampler import (
     Sampling,
     generate_and_grade,
 )
+from adaptthink.storage.rows import RowError
 from adaptthink.training.advantages import compute_advantages
 from adaptthink.training.metrics import (
     ADVANTAGE_METRICS,
@@ -225,7 +227,7 @@ class ByEpoch(torch.utils.data.Sampler[int]):
 class AdaptThinkTrainer(GRPOTrainer):
     """Trains a model to choose when to think.
 
-    A dataset has the columns `prompt` (a question, or a conversation of one user message) and `answer`; `kind`,
+    A dataset has the columns `prompt` (a question, or a conversation that ends in one) and `answer`; `kind`,
     `level`, `source` and `problem_id` are optional (`problem_dataset` makes them from our problems). R̄_ref comes from
     `reference`: the path of a store that `adaptthink presample` made, or rewards by problem id; where that is None,
     from a column `reference_reward`. Raises UserError for what cannot work, before the first step where it can be seen.
@@ -523,39 +525,46 @@ def graded_by_the_trainer(*_: Any, **__: Any) -> list[float | None]:
 
 
 def problem_dataset(problems: Iterable[Problem]) -> Dataset:
-    """Return problems as rows for the trainer, ids included, by which a store knows them."""
+    """Return problems as rows for the trainer, ids included, by which a store knows them.
+
+    Prompts are conversations if one of the problems has more than its question.
+    """
+    rows = list(problems)
+    conversations = any(problem.context for problem in rows)
     return Dataset.from_list(
         [
             {
-                "prompt": problem.prompt,
+                "prompt": [asdict(message) for message in problem.messages] if conversations else problem.prompt,
                 "answer": problem.answer,
                 "problem_id": problem.id,
                 "source": problem.source,
                 "kind": str(problem.kind),
                 "level": None if problem.level is None else str(problem.level),  # a column has one type
             }
-            for problem in problems
+            for problem in rows
         ]
     )
 
 
 def read_problem(row: Mapping[str, Any]) -> Problem:
     """Read a row of a dataset; raises UserError that names the column and what it should hold."""
-    prompt, answer = row.get("prompt"), row.get("answer")
-    if isinstance(prompt, list) and len(prompt) == 1 and prompt[0].get("role") == "user":
-        prompt = prompt[0].get("content")
-    if not isinstance(prompt, str):
+    answer = row.get("answer")
+    try:
+        context, prompt = read_prompt("prompt", row.get("prompt"), row)
+    except RowError as error:
         raise UserError(
-            f"column 'prompt' holds {shorten(row.get('prompt'))}; it takes a question as text, or a conversation of "
-            "one user message with a text"
-        )
+            f"column 'prompt' holds {shorten(row.get('prompt'))}; it takes a question as text, or a conversation that "
+            f"ends in one ({error})"
+        ) from None
     if not isinstance(answer, str | int):
         raise UserError(f"column 'answer' holds {shorten(answer)} for {shorten(prompt)}; it takes the correct answer")
     kind, source = row.get("kind") or AnswerKind.MATH, row.get("source") or ""
     if kind not in set(AnswerKind):
         raise UserError(f"column 'kind' holds {shorten(kind)}; it takes one of {', '.join(AnswerKind)}")
-    id_ = row.get("problem_id") or make_problem_id(prompt, str(answer), source)
-    return Problem(id_, prompt, str(answer), row.get("level"), source, AnswerKind(kind))
+    problem = make_problem(
+        prompt, str(answer), level=row.get("level"), source=source, kind=AnswerKind(kind), context=context
+    )
+    return replace(problem, id=row.get("problem_id") or problem.id)
 
 
 def shorten(value: Any) -> str:

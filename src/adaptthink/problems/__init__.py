@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
+from adaptthink.modes import Message
+from adaptthink.storage.rows import RowError, check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,7 @@ class Problem:
     `id` is derived from the content (`make_problem_id`), so it is the same on every machine and in every run.
     `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
     `kind` is how a response's answer is compared with the reference answer.
+    `context` is what comes before the question in a conversation: a system message, earlier turns.
 
     >>> import adaptthink as at
     >>> problem = at.load_problems("arithmetic", split="train", per_level=1)[0]
@@ -28,17 +34,24 @@ class Problem:
     level: int | str | None = None
     source: str = ""
     kind: AnswerKind = AnswerKind.MATH
+    context: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation that is sent to a model; it ends in the question."""
+        return (*self.context, Message("user", self.prompt))
 
 
-def make_problem_id(prompt: str, answer: str, source: str = "") -> str:
-    """Return 16 hex digits that identify a problem by its content (SHA-256 of source, prompt and answer)."""
-    content = "\x1f".join((source, prompt, answer))
+def make_problem_id(prompt: str, answer: str, source: str = "", context: tuple[Message, ...] = ()) -> str:
+    """Return 16 hex digits that identify a problem by its content (SHA-256 of source, context, prompt and answer)."""
+    turns = [f"{message.role}\x1e{message.content}" for message in context]
+    content = "\x1f".join((source, *turns, prompt, answer))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def has_content_id(problem: Problem) -> bool:
     """Return whether a problem's id was derived from its content, and not given by its user."""
-    return problem.id == make_problem_id(problem.prompt, problem.answer, problem.source)
+    return problem.id == make_problem_id(problem.prompt, problem.answer, problem.source, problem.context)
 
 
 def hash_answer(problem: Problem) -> str:
@@ -58,11 +71,41 @@ def make_problem(
     level: int | str | None = None,
     source: str = "",
     kind: AnswerKind = AnswerKind.MATH,
+    context: tuple[Message, ...] = (),
 ) -> Problem:
-    """Return a `Problem` whose id follows from its content.
+    """Return a `Problem` whose id follows from its content; raises UserError for what is no text that can be encoded.
 
     >>> import adaptthink as at
     >>> at.make_problem("2+2=?", "4", level=1).answer
     '4'
     """
-    return Problem(make_problem_id(prompt, answer, source), prompt, answer, level, source, kind)
+    try:
+        check_texts(prompt, answer, level=level, context=context)
+    except RowError as error:
+        raise UserError(f"problem: {error}") from None
+    return Problem(
+        make_problem_id(prompt, answer, source, context), prompt, answer, level, source, kind, tuple(context)
+    )
+
+
+def check_texts(prompt: str, answer: str, *, level: int | str | None, context: tuple[Message, ...]) -> None:
+    """Raise RowError for a text of a problem that no tokenizer can encode."""
+    check_text(prompt, "prompt")
+    check_text(answer, "answer")
+    check_text(str(level), "level")
+    for message in context:
+        check_text(message.content, "prompt")
+
+
+def to_row(problem: Problem) -> dict[str, Any]:
+    """Return a problem as it is stored; a context only where there is one."""
+    row = asdict(problem)
+    if not problem.context:
+        del row["context"]
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Problem:
+    """Return what `to_row` was given; raises ValueError, KeyError or TypeError for a row of another form."""
+    context = tuple(Message(**message) for message in row.get("context", ()))
+    return Problem(**{**row, "kind": AnswerKind(row["kind"]), "context": context})

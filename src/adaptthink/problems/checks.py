@@ -17,7 +17,7 @@ from itertools import islice
 
 from adaptthink.grading import find_parsable
 from adaptthink.problems import Problem
-from adaptthink.problems.rows import BadRow
+from adaptthink.storage.rows import BadRow
 
 WORDS = 8
 NEAR_SHARE = 0.5
@@ -215,7 +215,8 @@ class _Tally:
 
 
 def _count(tally: _Tally, problem: Problem, *, parsable: bool) -> None:
-    prompt, answer = hash_folded(problem.prompt), hash(problem.answer.strip())
+    prompt = hash((hash_folded(problem.prompt), problem.context))
+    answer = hash(problem.answer.strip())
     if prompt in tally.answers:
         tally.num_repeats += 1
         tally.num_contradictions += tally.answers[prompt] != answer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from reprlib import repr as shorten
 from string import ascii_uppercase
 
-from adaptthink.problems.rows import RowError
+from adaptthink.storage.rows import SHOWN_CHARACTERS, RowError
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:
@@ -23,7 +22,7 @@ def read_choice_letter(answer: object, num_choices: int) -> str:
     letters = ascii_uppercase[:num_choices]
     if len(text) == 1 and text in letters:
         return text
-    if text.isdecimal() and len(text) <= len(str(num_choices)) and int(text) < num_choices:
+    if text.isdecimal() and len(text) <= len("26") and int(text) < num_choices:
         return letters[int(text)]
-    given = shorten(answer)
-    raise RowError(f"the answer {given} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")
+    shown = repr(answer) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}…"
+    raise RowError(f"the answer {shown} is none of the letters {letters[0]} to {letters[-1]}, nor an index from 0")

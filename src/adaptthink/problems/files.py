@@ -1,25 +1,37 @@
-"""Problems from any JSON lines, JSON, CSV or Parquet file, with a mapping from its columns to ours."""
+"""Problems from any data file, with a mapping from its columns to ours."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from reprlib import repr as shorten
 from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.problems import Problem, make_problem
+from adaptthink.grading.reference_answer import read_reference_answer
+from adaptthink.modes import Message
+from adaptthink.problems import Problem, check_texts, make_problem
 from adaptthink.problems.choices import format_choices, read_choice_letter
-from adaptthink.problems.rows import BadRow, Row, RowError, read_rows
+from adaptthink.storage.datafiles import FORMAT_NAMES, exists, is_pattern
 from adaptthink.storage.jsonl import parse_integer
+from adaptthink.storage.rows import (
+    SHOWN_CHARACTERS,
+    BadRow,
+    Row,
+    RowError,
+    read_rows,
+    show_fields,
+)
 
 KINDS = ", ".join(AnswerKind)
 EXAMPLE = '{"prompt": "1+1=?", "answer": "2"}'
 MISSING = object()  # a row has no such column; None is the value of an empty one
 EXPECTED = {
+    ".tsv": "a first line that names the columns, with 'prompt' and 'answer'",
     ".csv": "a first line that names the columns, with 'prompt' and 'answer'",
     ".parquet": "columns 'prompt' and 'answer'",
     ".json": "an array of objects with 'prompt' and 'answer'",
@@ -42,20 +54,28 @@ class Fields:
 
 
 USUAL_NAMES = {
-    "prompt": ("prompt", "problem", "question"),
-    "answer": ("answer", "gold"),
+    "prompt": ("prompt", "problem", "question", "messages", "conversations"),
+    "answer": ("answer", "gold", "reference_answer"),
     "level": ("level",),
     "kind": ("kind",),
     "choices": ("choices",),
 }
+ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # what some data sets write for our roles
+_PAIR = re.compile(r'(?:[^,"]|"[^"]*")+')  # a comma within double quotes is part of a column's name
 
 
 def parse_fields(text: str) -> Fields:
-    """Return the mapping of ``prompt=question,answer=final_answer``; raises UserError with what is allowed."""
+    """Return the mapping of ``prompt=question,answer=final_answer``; raises UserError with what is allowed.
+
+    A column whose name has a comma stands in double quotes: ``prompt="question, in words"``.
+    """
+    if text.count('"') % 2:
+        raise UserError(f"fields: {text!r} has a double quote that is not closed")
     given: dict[str, str] = {}
     known = [field.name for field in fields(Fields)]
-    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+    for pair in filter(None, (pair.strip() for pair in _PAIR.findall(text))):
         name, equals, column = (part.strip() for part in pair.partition("="))
+        column = column[1:-1] if column.startswith('"') and column.endswith('"') else column
         if not equals or not column or name not in known:
             raise UserError(
                 f"fields: '{pair}' is no mapping; give pairs such as prompt=question,answer=final_answer with "
@@ -67,19 +87,20 @@ def parse_fields(text: str) -> Fields:
     return Fields(**given)
 
 
-def read_file(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadRow]:
-    """Yield the problems of a file one by one, in its order and with repeats.
+def read_file(path: Path, mapping: Fields = Fields(), split: str | None = None) -> Iterator[Problem | BadRow]:
+    """Yield the problems of a file, or of all files of a folder or pattern, one by one, in order and with repeats.
 
     Raises UserError for a file that is missing or empty, and at its end if no row had a mapped column.
     """
-    if not path.is_file():
+    if not exists(path) and not is_pattern(path):
         raise UserError(
-            f"no problem file '{path}': give the path of a JSON lines, JSON, CSV or Parquet file, or the name of a set"
+            f"no problem file '{path}': give the path of a file or folder ({FORMAT_NAMES}), or the name of a set"
         )
     missing = {name: column for name, column in asdict(mapping).items() if column is not None}
     columns: dict[str, None] = {}
     empty = True
-    for row in read_rows(path):
+    source = name_source(path, split)
+    for row in read_rows(path, split):
         empty = False
         if isinstance(row, BadRow):
             yield row
@@ -88,15 +109,21 @@ def read_file(path: Path, mapping: Fields = Fields()) -> Iterator[Problem | BadR
             columns |= dict.fromkeys(row.values)
             missing = {name: column for name, column in missing.items() if find_value(row.values, column) is MISSING}
         try:
-            yield make_row_problem(row, mapping, source=path.name)
+            yield make_row_problem(row, mapping, source=source)
         except RowError as error:
-            yield BadRow(row.where, str(error))
+            yield BadRow(row.where, str(error), row.number)
     if empty:
         raise UserError(f"{path}: holds no problem; expected {EXPECTED.get(path.suffix.lower(), EXPECTED_LINES)}")
     for name, column in missing.items():
         raise UserError(
-            f"{path}: no row has the field '{column}' that '{name}' is mapped to; fields found: {', '.join(columns)}"
+            f"{path}: no row has the field '{column}' that '{name}' is mapped to; fields found: {show_fields(columns)}"
         )
+
+
+def name_source(path: Path, split: str | None) -> str:
+    """Return the source of a file's problems, which is part of their ids: its name without folders, and the split."""
+    name = path.name or path.resolve().name  # "." and ".." have none
+    return "/".join(filter(None, (os.fsencode(name).decode("utf-8", "replace"), split)))
 
 
 def read_problems(path: Path, mapping: Fields = Fields()) -> list[Problem]:
@@ -138,16 +165,19 @@ def make_problems(
 
 def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:
     """Return the problem of one row; raises RowError if it cannot be used."""
-    prompt = read_prompt(lookup(row, mapping.prompt, "prompt"))
-    value = lookup(row, mapping.answer, "answer")
-    answer = "" if value is None and not needs_answer else read_reference_answer(value)
+    context, prompt = read_prompt(*lookup(row, mapping.prompt, "prompt"), row.values)
+    column, value = lookup(row, mapping.answer, "answer")
+    if is_blank(value) and needs_answer:
+        raise RowError(describe_missing("answer", column, row.values))
+    answer = "" if is_blank(value) else read_reference_answer(value, column, option="--fields answer=")
     level = read_level(lookup_optional(row, mapping.level, "level"))
     kind = read_kind(lookup_optional(row, mapping.kind, "kind"))
     choices = read_choices(lookup_optional(row, mapping.choices, "choices"))
     if choices:
         prompt, answer = format_choices(prompt, choices), read_choice_letter(answer, len(choices))
         kind = AnswerKind.CHOICE
-    return make_problem(prompt, answer, level=level, source=source, kind=kind)
+    check_texts(prompt, answer, level=level, context=context)
+    return make_problem(prompt, answer, level=level, source=source, kind=kind, context=context)
 
 
 def find_value(values: Mapping[str, Any], column: str) -> Any:
@@ -162,47 +192,88 @@ def find_value(values: Mapping[str, Any], column: str) -> Any:
     return here
 
 
-def lookup(row: Row, column: str | None, name: str) -> Any:
-    """Return the value for `name`, None if unmapped and missing; raises RowError if a mapped column is missing."""
-    names = USUAL_NAMES[name] if column is None else (column,)
-    for candidate in names:
-        value = find_value(row.values, candidate)
-        if value is not MISSING:
-            return value
-    if column is None:
-        return None
-    raise RowError(f"no field '{column}', which '{name}' is mapped to; fields here: {', '.join(row.values)}")
+def lookup(row: Row, column: str | None, name: str) -> tuple[str, Any]:
+    """Return where the value for `name` stands, and the value; None if unmapped and missing.
+
+    Of the usual names the first counts that is not blank; case does not matter. Raises RowError if a mapped column is
+    missing.
+    """
+    if column is not None:
+        value = find_value(row.values, column)
+        if value is MISSING:
+            raise RowError(f"no field '{column}', which '{name}' is mapped to; fields here: {show_fields(row.values)}")
+        return column, value
+    by_name = {str(key).strip().casefold(): key for key in reversed(row.values)}
+    keys = [usual if usual in row.values else by_name.get(usual) for usual in USUAL_NAMES[name]]
+    found = [(key, row.values[key]) for key in keys if key is not None]
+    return next((one for one in found if not is_blank(one[1])), found[0] if found else (name, None))
 
 
 def lookup_optional(row: Row, column: str | None, name: str) -> Any:
     """Return the value for `name`, None if the row has none."""
     try:
-        return lookup(row, column, name)
+        return lookup(row, column, name)[1]
     except RowError:
         return None
 
 
-def read_prompt(value: object) -> str:
-    """Return the question: a text, or the one user message of a chat (a system message is dropped)."""
+def is_blank(value: object) -> bool:
+    """Return whether a cell holds nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def describe_missing(name: str, column: str, fields_here: Iterable[str]) -> str:
+    """Return that a row lacks its question or answer, what it has, and what to do."""
+    why = "every problem needs a question" if name == "prompt" else "a problem without an answer cannot be graded"
+    return (
+        f"'{column}' is missing or empty; {why}; fields here: {show_fields(fields_here)}; "
+        f"name another with --fields {name}=FIELD"
+    )
+
+
+def read_prompt(column: str, value: object, fields_here: Iterable[str]) -> tuple[tuple[Message, ...], str]:
+    """Return the question, a text or the last message of a conversation, and the messages before it."""
+    context: tuple[Message, ...] = ()
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        [value] = value
     if isinstance(value, list):
-        messages = [item for item in value if isinstance(item, Mapping)]
-        questions = [item.get("content") for item in messages if item.get("role") == "user"]
-        others = {item.get("role") for item in messages} - {"user", "system"}
-        if len(messages) != len(value) or len(questions) != 1 or others:
-            raise RowError("'prompt' is a list; expected chat messages with one from the user and no answers")
-        value = questions[0]
-    if not isinstance(value, str) or not value.strip():
-        raise RowError("'prompt' is missing or empty; every problem needs a question")
-    return value
+        *before, question = [read_message(item, column) for item in value] or [Message("user", "")]
+        roles = [message.role for message in before]
+        if question.role != "user":
+            raise RowError(
+                f"'{column}' ends in a message of role '{question.role}'; the last one must be the user's question"
+            )
+        if "system" in roles[1:]:
+            raise RowError(f"'{column}' has a system message after its first; put all of it into the first")
+        context = tuple(message for message in before if message.content.strip())
+        value = question.content
+    if is_blank(value):
+        raise RowError(describe_missing("prompt", column, fields_here))
+    if not isinstance(value, str):
+        raise RowError(
+            f"'{column}' is of type {type(value).__name__}; a text or a list of chat messages is needed; fields here: "
+            f"{show_fields(fields_here)}; name another with --fields prompt=FIELD"
+        )
+    return context, value
 
 
-def read_reference_answer(value: object) -> str:
-    """Return the reference answer as text; raises RowError if it is missing."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise RowError("'answer' is missing or empty; a problem without an answer cannot be graded")
-    return value
+def read_message(item: object, column: str) -> Message:
+    """Return one message of a conversation, in either usual form (role and content, from and value)."""
+    if not isinstance(item, Mapping):
+        raise RowError(
+            f"'{column}' is a list with {shorten(item)}; one text, or chat messages with role and content, are needed"
+        )
+    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    if isinstance(content, list):
+        if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
+            raise RowError(f"'{column}' has a message whose parts are not all text; images and files are not supported")
+        content = "\n".join(part["text"] for part in content)
+    role = ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in ("system", "user", "assistant"):
+        raise RowError(f"'{column}' has a message of role {role!r}; known are system, user and assistant")
+    if content is not None and not isinstance(content, str):
+        raise RowError(f"'{column}' has a message whose content is of type {type(content).__name__}; text is needed")
+    return Message(role, content or "")
 
 
 def read_level(value: object) -> int | str | None:
@@ -214,7 +285,7 @@ def read_level(value: object) -> int | str | None:
         if value.removeprefix("-").isdecimal():
             level = parse_integer(value)
             if isinstance(level, str):
-                raise RowError(f"'level' has {len(level)} digits; expected a whole number or a name")
+                raise RowError(f"'level' has {len(level):,} digits; a whole number or a name is needed")
             return level
         return value or None
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
@@ -236,10 +307,16 @@ def read_choices(value: object) -> list[str]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value, parse_int=parse_integer)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise RowError(f"'choices' must be a list, found {shorten(value)}") from None
     if value is None or value == "":
         return []
     if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
         raise RowError(f"'choices' must be a list of texts, found {shorten(value)}")
     return [str(item) for item in value]
+
+
+def shorten(value: object) -> str:
+    """Return a value as a message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"

@@ -30,9 +30,9 @@ from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, find_last_boxed
-from adaptthink.problems import Problem, make_problem
+from adaptthink.problems import Problem, check_texts, make_problem
 from adaptthink.problems.choices import format_choices, read_choice_letter
-from adaptthink.problems.rows import BadRow, Row, RowError, read_csv, read_rows
+from adaptthink.storage.rows import BadRow, Row, RowError, read_csv, read_rows
 
 SUBJECTS = {
     "stem": (
@@ -258,8 +258,9 @@ def read_set(name: str, split: str, *, only: str | None = None, data: Path | Non
             continue
         try:
             content = named.read(row)
+            check_texts(content.prompt, content.answer, level=content.level, context=())
         except (RowError, TypeError, ValueError) as error:  # the last two: a column of another type than expected
-            yield BadRow(row.where, str(error))
+            yield BadRow(row.where, str(error), row.number)
             continue
         if only in (None, content.level, content.subject):
             source = "/".join(filter(None, (name, split, content.subject)))

@@ -5,7 +5,7 @@ A name is one of these, or several joined by commas:
 * `arithmetic`: procedural, endless;
 * `reasoning_gym:<family>`: procedural, see `gym`;
 * a named set (`sets.SETS`), with a split or a filter after colons: `gsm8k`, `gsm8k:train`, `mmlu:stem`;
-* the path of a file (`files`).
+* the path of a file, a folder or a pattern (`files`), with a split after a colon where there are several.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
@@ -23,12 +23,13 @@ import numpy as np
 from adaptthink.config.schema import Kind, ProblemsConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, find_parsable
-from adaptthink.problems import Problem, arithmetic, gym, make_problem
+from adaptthink.problems import Problem, arithmetic, gym, make_problem_id
 from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.files import Fields, parse_fields, read_file
-from adaptthink.problems.rows import BadRow
 from adaptthink.problems.sets import SETS, read_set
 from adaptthink.problems.table import Selection, Spool, find_first_of_each, parse_id, parse_ids
+from adaptthink.storage.datafiles import exists, is_pattern
+from adaptthink.storage.rows import BadRow
 
 HELD_OUT_SHARE = 0.1
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."  # usage notes of DeepSeek-R1
@@ -70,9 +71,10 @@ class SetSource:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file."""
+    """A file, or the files of a folder or a pattern; of one split if it is named."""
 
     path: Path
+    split: str | None = None
 
 
 Procedural = ArithmeticSource | GymSource
@@ -85,42 +87,49 @@ class Reading:
     """How problems are read.
 
     `data` holds local copies of named sets. `instruction` is appended to each prompt; None means the source's own.
-    With `max_problems` only the problems with the smallest ids are kept.
+    With `max_problems` only the problems with the smallest ids are kept. `boxed_only`: no other answers will be read.
     """
 
     data: Path | None = None
     fields: Fields = field(default_factory=Fields)
     instruction: str | None = None
     max_problems: int | None = None
+    boxed_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """Problems for a job; no problem is both in `problems` and `held_out` (empty for an evaluation).
 
-    `num_unparsable` were left out because their reference answer cannot be parsed.
+    `num_unparsable` were left out because their reference answer cannot be parsed. `notes` are what a user should know
+    of the choice, a line each.
     """
 
     problems: Sequence[Problem]
     held_out: list[Problem]
     num_unparsable: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """The usable problems of sets and files: their numbers in a spool, ordered by the ids without instruction.
 
-    `num_levels` counts their different levels, `num_unparsable` the problems that were left out.
+    `num_levels` counts their different levels, `num_unparsable` the problems that were left out, `num_repeats` the rows
+    that repeat one of the problems, and `num_unboxed` the prompts that do not mention a box.
     """
 
     numbers: np.ndarray
     num_levels: int
     num_unparsable: int
+    num_unboxed: int
+    num_repeats: int = 0
 
 
 def make_reading(config: ProblemsConfig) -> Reading:
     """Return how a command's settings read problems; raises UserError for a bad mapping."""
-    return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems)
+    boxed_only = config.boxed_only and not config.reward
+    return Reading(config.data, parse_fields(config.fields or ""), config.instruction, config.max_problems, boxed_only)
 
 
 def choose_training_problems(
@@ -150,7 +159,8 @@ def choose_training_problems(
         )
     held_out += [spool[number] for number in found.numbers[:count]]
     problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers[count:])]))
-    return Chosen(keep_smallest(problems, reading.max_problems), held_out, found.num_unparsable)
+    notes = tuple(describe_choice(found, reading))
+    return Chosen(keep_smallest(problems, reading.max_problems), held_out, found.num_unparsable, notes)
 
 
 def choose_evaluation_problems(
@@ -177,7 +187,22 @@ def choose_evaluation_problems(
             f"{name}: none of its {found.num_unparsable} problems has a reference answer that can be parsed; see "
             "`data check`"
         )
-    return Chosen(keep_smallest(problems, reading.max_problems), [], found.num_unparsable)
+    notes = tuple(describe_choice(found, reading))
+    return Chosen(keep_smallest(problems, reading.max_problems), [], found.num_unparsable, notes)
+
+
+def describe_choice(found: Found, reading: Reading) -> Iterator[str]:
+    """Yield what a user should know of problems that were chosen, a line each."""
+    if found.num_unparsable:
+        yield f"{found.num_unparsable} problems skipped: their reference answers cannot be parsed"
+    if found.num_repeats:
+        yield f"{found.num_repeats} rows repeat an earlier problem, with the same answer: each problem counts once"
+    if found.num_unboxed and reading.boxed_only and reading.instruction != "":
+        yield (
+            rf"{found.num_unboxed} of {len(found.numbers)} prompts do not mention \boxed{{}}, and only boxed answers "
+            f"are read: add --instruction '{BOXED}', or read others too with --no-boxed-only; --instruction '' keeps "
+            "the prompts as they are, without this line"
+        )
 
 
 def hold_out(problems: Sequence[Problem], per_level: int) -> tuple[Sequence[Problem], list[Problem]]:
@@ -208,12 +233,13 @@ def read_every_problem(
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
     """Return the sources in the name of problems; raises UserError with the nearest known name."""
-    return [FileSource(Path(part)) if Path(part).is_file() else parse_part(part, purpose) for part in split_name(name)]
+    parts = split_name(name)
+    return [FileSource(Path(p)) if exists(p) and Path(p).is_file() else parse_part(p, purpose) for p in parts]
 
 
 def split_name(name: str) -> list[str]:
-    """Split names that are joined by commas; the path of a file is one name even if there is a comma in it."""
-    return [name] if Path(name).is_file() else [part.strip() for part in name.split(",")]
+    """Split names that are joined by commas; a path is one name even if there is a comma in it."""
+    return [name] if exists(name) else [part.strip() for part in name.split(",")]
 
 
 def parse_part(part: str, purpose: Purpose) -> Source:
@@ -225,8 +251,11 @@ def parse_part(part: str, purpose: Purpose) -> Source:
         return GymSource(rest)
     if first in SETS:
         return parse_set(first, rest.split(":") if colon else [], purpose)
+    path, colon, split = part.rpartition(":")
+    if colon and not exists(part) and (exists(path) or is_pattern(path)):
+        return FileSource(Path(path), split)
     names = ["arithmetic", f"{GYM}:<family>", *SETS]
-    if not Path(part).is_file() and not Path(part).suffix and "/" not in part:
+    if not exists(part) and not is_pattern(part) and not Path(part).suffix and "/" not in part:
         near = difflib.get_close_matches(first, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"give the path of a file, or one of: {', '.join(names)}"
         raise UserError(f"no problems are called '{part}'; {hint}")
@@ -298,8 +327,8 @@ def read_source(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
     match source:
         case SetSource(name, split, only):
             yield from read_set(name, split, only=only, data=reading.data)
-        case FileSource(path):
-            yield from read_file(path, reading.fields)
+        case FileSource(path, split):
+            yield from read_file(path, reading.fields, split)
         case _:
             assert_never(source)
 
@@ -327,20 +356,32 @@ def read_stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spo
                 kept = find_first_of_each(np.array(ids))[: reading.max_problems]
                 largest = ids[kept[-1]] if len(kept) == reading.max_problems else largest
                 max_ids = len(ids) + reading.max_problems + PARSED_AT_ONCE
-    return keep_parsable(spool, before + find_first_of_each(np.array(ids))[: reading.max_problems])
+    ids_N = np.array(ids)
+    first = find_first_of_each(ids_N)[: reading.max_problems]
+    found = keep_parsable(spool, before + first)
+    return replace(found, num_repeats=int(np.isin(ids_N, ids_N[first]).sum()) - len(first))
 
 
 def keep_parsable(spool: Spool, numbers: np.ndarray) -> Found:
     """Return those of `numbers` whose reference answer can be parsed, in their order."""
-    parsable, levels = np.zeros(len(spool), bool), set()
+    parsable, levels, num_unboxed = np.zeros(len(spool), bool), set(), 0
     in_order = np.sort(numbers)
     for start in range(0, len(in_order), PARSED_AT_ONCE):
         part = in_order[start : start + PARSED_AT_ONCE]
         problems = [spool[number] for number in part]
         parsable[part] = find_parsable([(problem.answer, problem.kind) for problem in problems])
-        levels |= {problem.level for number, problem in zip(part, problems, strict=True) if parsable[number]}
+        usable = [problem for number, problem in zip(part, problems, strict=True) if parsable[number]]
+        levels |= {problem.level for problem in usable}
+        num_unboxed += sum(map(lacks_box, usable))
     kept = numbers[parsable[numbers]]
-    return Found(kept, len(levels), len(numbers) - len(kept))
+    return Found(kept, len(levels), len(numbers) - len(kept), num_unboxed)
+
+
+def lacks_box(problem: Problem) -> bool:
+    """Return whether nothing that is sent for a problem mentions a box, though its answer is read from one."""
+    if problem.kind is AnswerKind.REASONING_GYM:
+        return False  # read from tags as well
+    return not any(box in message.content for message in problem.messages for box in ("\\boxed", "\\fbox"))
 
 
 def keep_smallest(problems: Selection, count: int | None) -> Selection:
@@ -356,7 +397,8 @@ def add_instruction(problem: Problem, source: Source, reading: Reading) -> Probl
     if not instruction:
         return problem
     prompt = f"{problem.prompt}\n{instruction}"
-    return make_problem(prompt, problem.answer, level=problem.level, source=problem.source, kind=problem.kind)
+    id_ = make_problem_id(prompt, problem.answer, problem.source, problem.context)
+    return replace(problem, id=id_, prompt=prompt)
 
 
 def choose_instruction(source: Source, kind: AnswerKind) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
+from adaptthink.modes import Message
 from adaptthink.problems import Problem
 
 SPOOL_BYTES = 2**22  # that stay in memory; more goes to an unnamed file, which disappears with the process
@@ -35,7 +36,8 @@ class Spool:
 
     def append(self, problem: Problem) -> None:
         """Write one more; raises UserError if the disk is full."""
-        row = [problem.id, problem.prompt, problem.answer, problem.level, problem.source, problem.kind]
+        row: list[object] = [problem.id, problem.prompt, problem.answer, problem.level, problem.source, problem.kind]
+        row += [[message.role, message.content] for message in problem.context]
         try:
             self.file.seek(self.end)
             length = self.file.write(json.dumps(row).encode() + b"\n")
@@ -58,8 +60,9 @@ class Spool:
 
     def __getitem__(self, number: int) -> Problem:
         self.file.seek(self.starts[number])
-        id_, prompt, answer, level, source, kind = json.loads(self.file.readline())
-        return Problem(id_, prompt, answer, level, source, AnswerKind(kind))
+        id_, prompt, answer, level, source, kind, *context = json.loads(self.file.readline())
+        messages = tuple(Message(*message) for message in context)
+        return Problem(id_, prompt, answer, level, source, AnswerKind(kind), messages)
 
 
 class Selection(Sequence[Problem]):

@@ -55,7 +55,7 @@ def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcri
                 mode=as_text(sample.get("mode")),
                 verdict=as_text(verdicts.get(sample_key(sample))),
                 problem_id=as_text(name),
-                prompt=as_text(problem.get("prompt")),
+                prompt=write_prompt(problem),
                 answer=as_text(problem.get("answer")),
                 thinking=str(thinking or "").strip(),
                 closed=answer is not None,
@@ -64,6 +64,15 @@ def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcri
                 no_think_probability=as_number(decision.get("no_think_probability")),
                 order=(indices.get(name, len(indices)), as_number(sample.get("index")) or 0.0),
             )
+
+
+def write_prompt(problem: Mapping[str, Any]) -> str:
+    """Return a problem's prompt as text, after the messages that precede it, each with its role."""
+    context, prompt = problem.get("context"), as_text(problem.get("prompt"))
+    if not isinstance(context, list) or not context:
+        return prompt
+    before = (f"{as_object(message).get('role')}: {as_object(message).get('content')}" for message in context)
+    return "\n\n".join([*before, f"user: {prompt}"])
 
 
 def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, ...]:

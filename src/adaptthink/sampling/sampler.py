@@ -88,7 +88,7 @@ class Sampler:
 
     def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
         """Return the token ids of a problem's prompt, up to the decision token."""
-        return encode_prompt(self.tokenizer, self.template, problem.prompt)
+        return encode_prompt(self.tokenizer, self.template, problem.messages)
 
     def read(self, completion: Completion) -> Response:
         """Return the response of a completion."""

@@ -158,7 +158,10 @@ def read_call(schema: type[C], body: bytes) -> C:
     """Return a call's parameters; raises CallError with the faulty parameter and the reason."""
     try:
         values = json.loads(body)
-    except ValueError as error:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CallError("the body holds half a character, a lone surrogate; repair the text") from None
+    except (ValueError, RecursionError) as error:
         raise CallError(f"the body is not JSON: {error}; send an object") from None
     if not isinstance(values, dict):
         raise CallError("the body is not a JSON object; send one")

@@ -50,7 +50,7 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it; no password in a URL."""
     content = json.dumps(redact_all(value), indent=1, ensure_ascii=False) + "\n"
     with replace_file(path) as file:
-        file.write(content.encode())
+        file.write(content.encode("utf-8", "backslashreplace"))  # half a character becomes an escape, as JSON has it
 
 
 def open_run(

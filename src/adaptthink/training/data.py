@@ -20,11 +20,12 @@ Problems = str | Path | Iterable[Problem | Mapping[str, Any]]  # a name, a file,
 
 @dataclass(frozen=True, slots=True)
 class TrainingProblems:
-    """Problems to train on, held-out ones, and how many were left out as their reference answers cannot be parsed."""
+    """Problems to train on, held-out ones, how many were left out, and what a user should know (see `Chosen`)."""
 
     problems: Sequence[Problem]
     held_out: Sequence[Problem]
     num_unparsable: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def compute_problems_digest(chosen: TrainingProblems) -> str:
@@ -48,7 +49,7 @@ def prepare_problems(
     if isinstance(problems, str | Path):
         named = config.model_copy(update={"problems": str(problems)})
         found = read_training_problems(named, held_out_per_level=per_level)
-        chosen = TrainingProblems(found.problems, held_out or found.held_out, found.num_unparsable)
+        chosen = TrainingProblems(found.problems, held_out or found.held_out, found.num_unparsable, found.notes)
     else:
         given = make_problems(problems, needs_answer=needs_answer)
         chosen = TrainingProblems(*(hold_out(given, per_level) if held_out is None else (given, held_out)))

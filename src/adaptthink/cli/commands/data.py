@@ -12,6 +12,7 @@ from adaptthink.cli.parameters import DataFolder, FieldMapping, Json, write_resu
 from adaptthink.cli.settings import check_problem_files
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import Config, PresampleConfig, RequestedMode, Unread
+from adaptthink.errors import UserError
 from adaptthink.problems.sources import Purpose
 from adaptthink.problems.unread import unread_settings
 
@@ -32,7 +33,10 @@ def data_check(
     config = read_data_settings(problems, against, data=data, fields=fields)
     from adaptthink.cli.data import check_job
 
-    write_result(json, check_job(config, against))
+    check = check_job(config, against)
+    write_result(json, check)
+    if not check["num_kept"]:
+        raise UserError(f"{problems}: none of its {check['num_rows']:,} rows can be used")
 
 
 def data_show(

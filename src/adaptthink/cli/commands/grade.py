@@ -15,7 +15,9 @@ from adaptthink.config.schema import MAX_FAILED_GRADES
 def grade(
     file: Annotated[
         Path,
-        Parameter(help="JSONL: response, reference_answer and, if not math, kind (choice); finished: false if cut."),
+        Parameter(
+            help="JSONL, CSV …: response, reference_answer and, if not math, kind (choice); finished: false if cut."
+        ),
     ],
     /,
     *,
@@ -46,8 +48,8 @@ def grade(
     with count_progress("graded") as advance:
         tally = grade_file(file, json, Limits(seconds), advance)
     show_tally(tally)
-    for fault in tally.bad_lines:
-        print(f"{file}, {fault}", file=sys.stderr)
+    for fault in tally.bad_rows:
+        print(fault, file=sys.stderr)
     if json:
         console.print(f"verdicts in {json}")
     check_failed_grades(tally.verdicts.elements(), max_failed_grades)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from adaptthink.grading import AnswerKind
+from adaptthink.modes import Message
 from adaptthink.problems import Problem
 from adaptthink.training.reference import Reference
 
@@ -79,7 +80,7 @@ def make_row(index: int, problem: Problem, split: str, reference_reward: float |
     extra = Extra(index, split, problem.id, level, problem.source, problem.kind.value, reference_reward)
     return {
         "data_source": split,
-        "prompt": [{"role": "user", "content": problem.prompt}],
+        "prompt": [asdict(message) for message in problem.messages],
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
         "extra_info": asdict(extra),
     }
@@ -88,12 +89,14 @@ def make_row(index: int, problem: Problem, split: str, reference_reward: float |
 def read_row(columns: Mapping[str, Any]) -> tuple[Problem, Extra]:
     """Return what `make_row` was given; a level is text now, as it is in tables and metrics."""
     extra = Extra(**{name: columns["extra_info"][name] for name in Extra.__slots__})
+    *context, question = (Message(**message) for message in columns["prompt"])
     problem = Problem(
         extra.id,
-        columns["prompt"][0]["content"],
+        question.content,
         columns["reward_model"]["ground_truth"],
         extra.level,
         extra.source,
         AnswerKind(extra.kind),
+        tuple(context),
     )
     return problem, extra

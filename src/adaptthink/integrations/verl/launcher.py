@@ -124,6 +124,8 @@ def verl_job(
         store = find_store(reference_store)
         check_store_outside(store, run, clean=clean)
         found = prepare_problems(config.problems, None, config)
+        for note in found.notes:
+            Callbacks(callbacks).on_message(note)
         reference = read_reference_store(config, found.problems, store)
         chosen = select_gradable_problems(found.problems, reference, config)
         check_prompts([*found.held_out, *chosen], config)
@@ -247,7 +249,7 @@ def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
     context = find_context_tokens(AutoConfig.from_pretrained(find_model(config.model)))
     check_context(context, tokenizer, template, problems, limits, given=limits)
     for problem in problems:
-        num_tokens = len(encode_prompt(tokenizer, template, problem.prompt))
+        num_tokens = len(encode_prompt(tokenizer, template, problem.messages))
         if num_tokens > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "
