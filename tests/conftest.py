@@ -20,6 +20,7 @@ from adaptthink.grading import pool
 from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
+from adaptthink.report import drawing
 
 # A job that a shell starts in the background ignores SIGINT, and so would the programs that tests start to interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +50,22 @@ def patient_grading():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool.Worker, "__init__", start_with_long_limits)
         patch.setattr(pool, "START_SECONDS", WAIT_SECONDS)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_equal_pictures_once():
+    """Draw each picture once per process: most tests of reports look at the page around the same ones."""
+    draw, drawn = drawing.draw_picture, {}
+
+    def draw_once(plot):
+        key = replace(plot, draw=None)  # all that is drawn stands in the rows, columns and keys
+        if key not in drawn:
+            drawn[key] = draw(plot)
+        return replace(drawn[key], plot=plot)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adaptthink.report.draw_picture", draw_once)
         yield
 
 
