@@ -1,6 +1,7 @@
 """Prompts and responses beyond a model's context are found before the work: refused, or reported for default limits."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig, MambaConfig, Qwen2Config
@@ -11,7 +12,7 @@ from adaptthink.errors import UserError
 from adaptthink.models import context as module
 from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.make_tiny import make_model
-from adaptthink.modes import encode_prompt, probe
+from adaptthink.modes import Message, encode_prompt, probe
 from adaptthink.problems import make_problem
 
 SHORT = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(10)]
@@ -93,7 +94,15 @@ def test_prompts_that_are_short_in_bytes_are_not_encoded(check, monkeypatch):
 
     monkeypatch.setattr(module, "encode_prompt", encode)
     check(check.length + 40)
-    assert encoded == ["1", LONG.prompt]
+    assert encoded == ["1", LONG.messages]
+
+
+def test_what_precedes_a_question_counts(check):
+    turns = (Message("user", LONG.prompt), Message("assistant", LONG.answer))
+    problem = replace(SHORT[0], context=turns)
+    assert check(check.length + 40, [SHORT[0]], given=LIMITS) is None
+    with pytest.raises(UserError, match=rf"problem {problem.id}\) and max_think_tokens = 40"):
+        check(check.length + 40, [problem], given=LIMITS)
 
 
 # ---- where it is checked --------------------------------------------------------------------------------------------

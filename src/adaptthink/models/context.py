@@ -85,14 +85,14 @@ def find_longest(
 ) -> tuple[Problem, int] | None:
     """Return the problem with the longest prompt, and its tokens, if that is longer than `room`; else None.
 
-    A token holds a byte or more, so that prompts of few bytes need not be encoded.
+    A token holds a byte or more, so that conversations of few bytes need not be encoded.
     """
     frame = len(encode_prompt(tokenizer, template, "1"))
     longest = None
     for problem in problems:
         least = room if longest is None else max(room, longest[1])
-        if len(problem.prompt.encode()) + frame > least:
-            length = len(encode_prompt(tokenizer, template, problem.prompt))
+        if sum(len(message.content.encode()) + frame for message in problem.messages) > least:
+            length = len(encode_prompt(tokenizer, template, problem.messages))
             if length > least:
                 longest = problem, length
     return longest
