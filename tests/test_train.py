@@ -15,9 +15,9 @@ from adaptthink import api
 from adaptthink.callbacks import Callback
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
-from adaptthink.engines.base import ScriptedEngine
+from adaptthink.engines.base import NonFiniteError, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
-from adaptthink.errors import UserError
+from adaptthink.errors import DivergedError, UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model
@@ -386,6 +386,21 @@ def test_a_signal_saves_the_last_step_and_a_log_that_was_changed_since_is_refuse
     )
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("step", "error"), [(1, NonFiniteError), (2, DivergedError)])
+def test_logits_that_are_not_finite_are_the_trainings_fault_after_its_first_update(tokenizer, tmp_path, step, error):
+    class Failing(NativeEngine):
+        def generate(self, *args, **kwargs):
+            if (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == step - 1:
+                raise NonFiniteError("no")
+            return super().generate(*args, **kwargs)
+
+    policy = fresh_policy(tokenizer)
+    sampler = Sampler(Failing(policy.model, policy.eos_ids), policy.tokenizer, policy.template)
+    with pytest.raises(error) as caught:
+        run_training(policy, config(steps=3), tmp_path / "run", sampler=sampler)
+    assert type(caught.value) is error
 
 
 def test_a_log_of_an_older_version_is_not_resumed(tokenizer, tmp_path):

@@ -29,7 +29,10 @@ WRITING = ".writing-"  # begins the name of a checkpoint that is being written
 
 @dataclass(slots=True)
 class Checkpoints:
-    """The checkpoints of one training; `step` is the last one whose weights and metrics are complete."""
+    """The checkpoints of one training; `step` is the last one whose weights and metrics are complete.
+
+    They are `whole` unless the weights were changed since, by a step that did not come to its end.
+    """
 
     folder: Path
     model: torch.nn.Module
@@ -38,6 +41,7 @@ class Checkpoints:
     keep: int
     step: int
     saved: int = field(init=False)
+    whole: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         self.saved = self.step
@@ -48,12 +52,20 @@ class Checkpoints:
         self.saved = self.step
 
     @contextmanager
+    def change_weights(self, step: int) -> Iterator[None]:
+        """Let interruptions wait for the block, within which weights and metrics are not of the same step."""
+        with postpone_interrupts():
+            self.whole = False
+            yield
+            self.step, self.whole = step, True
+
+    @contextmanager
     def save_when_interrupted(self) -> Iterator[None]:
         """Save the last complete step, if it is not yet, before an `Interruption` of the block goes on."""
         try:
             yield
         except Interruption:
-            if self.saved < self.step:
+            if self.whole and self.saved < self.step:
                 with postpone_interrupts():
                     self.save()
             raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +20,12 @@ from torch import Tensor
 
 from adaptthink.callbacks import Progress, make_counter
 from adaptthink.config.schema import TrainConfig
-from adaptthink.engines.base import Engine, TrainingEngine
-from adaptthink.errors import UserError
+from adaptthink.engines.base import Engine, NonFiniteError, TrainingEngine
+from adaptthink.errors import DivergedError, UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
 from adaptthink.problems.table import Selection
-from adaptthink.processes import postpone_interrupts
 from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import OnFinished, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
@@ -64,9 +64,8 @@ def train(
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
     The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
-    is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss or gradient is not
-    finite; the last checkpoint stays. An Interruption saves one of the last step before it is
-    raised again.
+    is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss, gradient or
+    logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
     """
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
     optimizer = make_optimizer(model, config)
@@ -78,7 +77,7 @@ def train(
     log.check(read_metrics_digests(run / "checkpoints", done))
     checkpoints = Checkpoints(run / "checkpoints", model, optimizer, log, config.keep_checkpoints, done)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
-    with checkpoints.save_when_interrupted():
+    with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
         for step in range(done + 1, config.steps + 1):
             with clock.phase("rollout"):
                 chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
@@ -87,7 +86,7 @@ def train(
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)
             advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
-            with postpone_interrupts():  # within, weights and log are not of the same step
+            with checkpoints.change_weights(step):
                 with clock.phase("update"):
                     advance = count_updates(reporting, advantages_N, config, step)
                     metrics = update(model, optimizer, rollouts, advantages_N, config, step, advance)  # L(θ), Eq. 8-9
@@ -98,12 +97,25 @@ def train(
                     sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline
                 )
                 log.write(metrics)
-                checkpoints.step = step
             reporting.on_step(metrics)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 with clock.phase("checkpoint"):
                     checkpoints.save()
     log.close()
+
+
+@contextmanager
+def report_divergence(checkpoints: Checkpoints) -> Iterator[None]:
+    """Raise DivergedError for logits that are not finite after an update; before the first the model came like that."""
+    try:
+        yield
+    except NonFiniteError:
+        if checkpoints.whole and not checkpoints.step:
+            raise
+        raise DivergedError(
+            f"step {checkpoints.step + 1}: the training made the model's logits infinite or NaN; begin anew with a "
+            "smaller learning_rate"
+        ) from None
 
 
 def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:
