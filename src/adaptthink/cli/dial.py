@@ -14,15 +14,14 @@ from adaptthink.cli.layout import TextTable
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.dial.curve import Point, thin_curve
 from adaptthink.dial.decide import ModeDecision
-from adaptthink.dial.guarantee import Choice, HeldOut
+from adaptthink.dial.guarantee import Choice, HeldOut, Kind, describe_limit, describe_rule, describe_shortage
 from adaptthink.dial.stored import Dial
 from adaptthink.evaluation.formats import write_number, write_range
-from adaptthink.evaluation.records import to_json
 
 
 def calibrate_job(
-    config: EvaluateConfig, folder: Path, *, tolerance_points: float, token_budget: float | None
-) -> dict[str, Any]:
+    config: EvaluateConfig, folder: Path, *, tolerance_points: float, token_budget: float | None, overwrite: bool
+) -> Dial:
     """Sample what `folder` lacks, choose thresholds, print them, and store the dial there and beside the model."""
     problems = load_evaluation_problems(config)
     dial = api.calibrate(
@@ -31,12 +30,12 @@ def calibrate_job(
         tolerance=tolerance_points,
         token_budget=token_budget,
         output=folder,
+        overwrite=overwrite,
         callbacks=[Terminal()],
         config=config,
     )
     show_dial(dial)
-    result: dict[str, Any] = to_json(dial)
-    return result
+    return dial
 
 
 def decide_job(
@@ -55,21 +54,20 @@ def show_dial(dial: Dial) -> None:
     """Print a calibrated dial: about a dozen points of its curve, then what was chosen and how it was checked."""
     show_text_table(make_dial_table(dial))
     for choice in dial.choices:
-        in_use = " [in use]" if choice == dial.threshold else ""
-        console.print(f"{describe_choice(choice)}{in_use}", markup=False)
+        console.print(describe_choice(choice), markup=False)
         if choice.held_out:
             console.print(f"  {describe_check(choice.held_out)}", markup=False)
 
 
 def make_dial_table(dial: Dial) -> TextTable:
     """A dozen points of the curve, spread evenly over the problems, and those that were chosen."""
-    chosen = {choice.no_think_probability for choice in dial.choices}
+    chosen = [choice.no_think_probability for choice in dial.choices if choice.no_think_probability is not None]
     headings = ("threshold", "no_think, %", "accuracy, %", "mean tokens", "Δ accuracy, points", "Δ length, %")
     return TextTable(
         "results of thresholds on P(no_think), with 95% intervals",
         headings,
         tuple(write_point(point, chosen=point.threshold in chosen) for point in thin_curve(dial.curve, chosen, 11)),
-        note="Δ: against always thinking; *: chosen",
+        note="Δ: against always thinking; *: certified" if chosen else "Δ: against always thinking",
     )
 
 
@@ -98,29 +96,16 @@ def write_token_change(point: Point, unit: str = "") -> str:
     return f"{write_number(100 * point.token_change, signed=True)}{unit} ({ends})"
 
 
-def describe_limit(choice: Choice) -> str:
-    """What a threshold was chosen to keep."""
-    if choice.tolerance is not None:
-        points = f"{100 * choice.tolerance:g}"
-        return f"at most {points} point{'' if points == '1' else 's'} below always thinking"
-    return f"at most {choice.token_budget:g} tokens a response"
-
-
 def describe_choice(choice: Choice) -> str:
     """The chosen threshold and its certificate, or why there is none."""
-    if choice.certified:
-        rule = f"no_think where P(no_think) >= {choice.no_think_probability:g}"
-        if choice.no_think_probability > 1:
-            rule = "always thinking"
-        return (
-            f"{describe_limit(choice)}: {rule}, certified with {choice.confidence:.0%} confidence "
-            f"on {choice.num_problems} problems"
-        )
-    if choice.problems_needed is None:
-        reason = "no number of problems like these would suffice"
-    else:
-        reason = f"it takes at least {choice.problems_needed:,} problems like these in all"
-    return f"{describe_limit(choice)}: nothing certified on {choice.num_problems} problems ({reason}); always thinking"
+    if not choice.certified:
+        return f"{describe_limit(choice)}: {describe_shortage(choice)}"
+    rule = describe_rule(choice.no_think_probability)
+    first = "smallest" if choice.kind is Kind.ACCURACY_LOSS else "largest"
+    return (
+        f"{describe_limit(choice)}: {rule}, the {first} threshold certified with {choice.confidence:.0%} confidence "
+        f"on {choice.num_problems} problems"
+    )
 
 
 def describe_check(held_out: HeldOut) -> str:
@@ -139,6 +124,6 @@ def describe_check(held_out: HeldOut) -> str:
 
 def show_decision(prompt: str, decision: ModeDecision, threshold: float) -> None:
     """Print what the dial decides for one prompt."""
-    rule = "always think" if threshold > 1 else f"threshold {threshold:g}"
+    rule = "always thinks" if threshold > 1 else f"threshold {threshold:g}"
     line = f"{decision.no_think_probability:<12.6g}{decision.mode:<10}{rule}  {shorten(prompt)}"
     console.print(line, markup=False, soft_wrap=True, emoji=False)

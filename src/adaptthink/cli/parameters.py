@@ -67,6 +67,7 @@ EvaluationOutput = Annotated[
 ]
 REPORTED = (PathKind.RUN, PathKind.EVALUATION, PathKind.REPRODUCTION)
 POSITIVE, NOT_NEGATIVE, POINTS = validators.Number(gt=0), validators.Number(gte=0), validators.Number(gt=0, lt=100)
+SHARE = validators.Number(gte=0, lte=1)
 
 
 def join_words(value: tuple[str, ...]) -> str:

@@ -40,6 +40,7 @@ class Measured:
     no_think_correct: tuple[float, ...]
     think_tokens: tuple[float, ...]
     no_think_tokens: tuple[float, ...]
+    max_tokens: float = math.inf  # that a response can have
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
             f"choose the threshold and half check it; give at least {MIN_PROBLEMS}, better a thousand"
         )
     measured = []
-    for problem_id, rows in by_problem.items():
+    for problem_id, found in sorted(by_problem.items()):
+        rows = sorted(found, key=lambda row: row.index)
         forced = {mode: [row for row in rows if row.requested == mode] for mode in Mode}
         lacking = [f"forced {mode} sample" for mode in Mode if not forced[mode]]
         decision = decisions.get(problem_id, Decision(math.nan, math.nan))
@@ -101,6 +103,7 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
                 tuple(row.correct for row in no_think),
                 tuple(float(row.tokens) for row in think),
                 tuple(float(row.tokens) for row in no_think),
+                max(row.max_tokens for row in rows),
             )
         )
     return tuple(measured)
@@ -147,7 +150,7 @@ def _points(problems: Sequence[Measured], threshold_T: Array) -> list[Point]:
     per_trial_T = np.where(direct_TP, no_think_trial_P, think_trial_P).mean(-1)
     share_ends = _ends(share_limits(direct_TP.astype(float), 1.0))
     accuracy_ends = _ends(share_limits(accuracy_TP, per_trial_T))
-    tokens_ends = _ends(mean_limits(tokens_TP))
+    tokens_ends = _ends(mean_limits(tokens_TP, within=(1.0, max(problem.max_tokens for problem in problems))))
     per_pair_T = (per_trial_T + think_trial_P.mean()) / 2
     difference_ends = _ends(share_difference_limits(accuracy_TP, think_P, per_pair_T))
     change_T, *change_limits = ratio_limits(tokens_TP, think_tokens_P)

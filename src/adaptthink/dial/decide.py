@@ -24,12 +24,13 @@ class ModeDecision:
 
 
 def read_stored_threshold(policy: Policy) -> float | None:
-    """Return the threshold in the adaptthink.json beside a model's weights, None if there is none.
+    """Return the certified threshold in the adaptthink.json beside a model's weights, None if there is none.
 
     Raises UserError for a damaged file, and for one that was calibrated for other weights.
     """
     path = Path(find_model(policy.name)) / STORED
-    return read_dial(path, policy.fingerprint).threshold.no_think_probability if path.is_file() else None
+    choice = read_dial(path, policy.fingerprint).threshold if path.is_file() else None
+    return choice.no_think_probability if choice and choice.certified else None
 
 
 def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[ModeDecision]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from adaptthink.dial.curve import ALWAYS_THINK, Array, Measured, Point, compute_means, compute_points, list_thresholds
+from adaptthink.dial.curve import Array, Measured, Point, compute_means, compute_points, list_thresholds
 from adaptthink.evaluation.statistics import CONFIDENCE, share_difference
 from adaptthink.modes import Mode, choose_mode
 
@@ -56,12 +56,12 @@ class HeldOut:
 class Choice:
     """A chosen threshold: no_think where P(no_think) is at least `no_think_probability`.
 
-    If nothing could be certified, it is `ALWAYS_THINK`, and `problems_needed` estimates how many problems like these
-    would do for the first step; None if no number would.
+    If nothing could be certified, there is none, and `problems_needed` estimates how many problems like these would do
+    for the first step; None if no number would. A certified `ALWAYS_THINK` is one that no probability reaches.
     """
 
     kind: Kind
-    no_think_probability: float
+    no_think_probability: float | None  # None if nothing could be certified
     tolerance: float | None  # of accuracy, in [0, 1]
     token_budget: float | None
     confidence: float
@@ -69,6 +69,29 @@ class Choice:
     num_problems: int  # of the half that it was chosen on
     problems_needed: int | None
     held_out: HeldOut | None
+
+
+def describe_limit(choice: Choice) -> str:
+    """Return what a threshold was chosen to keep."""
+    if choice.tolerance is not None:
+        points = f"{100 * choice.tolerance:g}"
+        return f"at most {points} point{'' if points == '1' else 's'} below always thinking"
+    return f"at most {choice.token_budget:g} tokens a response"
+
+
+def describe_rule(threshold: float | None) -> str:
+    """Return what a threshold does; without one the model samples its mode."""
+    if threshold is None:
+        return "the model's own choice"
+    return "always thinks" if threshold > 1 else f"no_think where P(no_think) >= {threshold:g}"
+
+
+def describe_shortage(choice: Choice) -> str:
+    """Return why nothing was certified, and what would be needed."""
+    half = f"nothing certified on {choice.num_problems} problems"
+    if choice.problems_needed is None:
+        return f"{half} (no number of problems like these would suffice)"
+    return f"{half} (it takes at least {choice.problems_needed:,} problems like these in all, half of them to check)"
 
 
 # ---- the halves -----------------------------------------------------------------------------------------------------
@@ -197,7 +220,7 @@ def _choice(
 ) -> Choice:
     return Choice(
         kind=kind,
-        no_think_probability=ALWAYS_THINK if certified is None else certified,
+        no_think_probability=certified,
         tolerance=limit if kind is Kind.ACCURACY_LOSS else None,
         token_budget=limit if kind is Kind.TOKEN_BUDGET else None,
         confidence=confidence,

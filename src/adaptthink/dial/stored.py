@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adaptthink.dial.curve import Measured, Point, compute_curve
-from adaptthink.dial.guarantee import Choice, choose_budget, choose_loss
+from adaptthink.dial.curve import Measured, Point, compute_curve, thin_curve
+from adaptthink.dial.guarantee import (
+    Choice,
+    choose_budget,
+    choose_loss,
+    describe_limit,
+    describe_rule,
+    describe_shortage,
+)
 from adaptthink.errors import UserError
 from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.store import Setting
@@ -22,7 +29,7 @@ STORED = "adaptthink.json"  # beside the weights
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """A calibrated model's dial: the threshold in use, every choice that was made, and the curve."""
+    """A calibrated model's dial: the choice to use, if it is certified, every choice that was made, and the curve."""
 
     version: int
     threshold: Choice
@@ -38,7 +45,7 @@ class Dial:
 def calibrate(
     problems: Sequence[Measured], setting: Setting, name: str, *, tolerance: float, token_budget: float | None = None
 ) -> Dial:
-    """Compute the curve and choose thresholds; with a `token_budget` the threshold in use is the one chosen for it.
+    """Compute the curve and choose thresholds; with a `token_budget` the threshold to use is the one chosen for it.
 
     `name` is that of the problem set. Raises ValueError as `choose_loss` and `choose_budget` do.
     """
@@ -69,6 +76,52 @@ def choose_dial_path(model: str, folder: Path) -> Path:
 def write_dial(path: Path, dial: Dial) -> None:
     """Store a dial so that a reader sees the old one or the new one, never half of it."""
     write_json(path, to_json(dial))
+
+
+def install_dial(path: Path, dial: Dial, *, overwrite: bool = False) -> str:
+    """Store a certified dial at `path` with a thinned curve, for the model to use; return what was done and why.
+
+    Nothing is stored without a certificate. A dial of the same weights that was certified on more problems stays,
+    unless it is to be `overwrite`n.
+    """
+    choice, earlier = dial.threshold, _read_certified(path, dial.fingerprint)
+    held = f"the dial in {path} ({_summarise(earlier)})" if earlier else ""
+    if not choice.certified:
+        stays = f"{held} stays" if earlier else "no threshold is stored: the mode stays the model's own choice"
+        others = [f"{describe_limit(one)} is certified, but not in use" for one in dial.choices if one.certified]
+        return "; ".join([f"not certified: {describe_limit(choice)}", *others, stays])
+    if earlier and earlier.num_problems > dial.num_problems and not overwrite:
+        return f"not stored: {held} was certified on more problems and stays; to replace it give --overwrite"
+    thresholds = [one.no_think_probability for one in dial.choices if one.no_think_probability is not None]
+    write_dial(path, replace(dial, curve=thin_curve(dial.curve, thresholds)))
+    instead = f", in place of {_summarise(earlier)}" if earlier else ""
+    return f"stored in {path}: {_summarise(dial)}{instead}"
+
+
+def _read_certified(path: Path, fingerprint: str) -> Dial | None:
+    """Return the certified dial of a model in `path`; None if there is none, or none that could be used."""
+    try:
+        found = read_dial(path, fingerprint)
+    except UserError:
+        return None
+    return found if found.threshold.certified else None
+
+
+def _summarise(dial: Dial) -> str:
+    choice = dial.threshold
+    rule, limit = describe_rule(choice.no_think_probability), describe_limit(choice)
+    return f"{rule}; {limit}, certified on {dial.num_problems:,} problems of {dial.problems}, {dial.date[:10]}"
+
+
+def require_threshold(dial: Dial, path: Path) -> float:
+    """Return the certified threshold of the dial in `path`; raises UserError if nothing was certified."""
+    choice = dial.threshold
+    if not choice.certified or choice.no_think_probability is None:
+        raise UserError(
+            f"{path} has no threshold: {describe_limit(choice)}: {describe_shortage(choice)}; calibrate with more "
+            "problems or another limit, or give --threshold"
+        )
+    return choice.no_think_probability
 
 
 def read_dial(path: Path, fingerprint: str | None = None) -> Dial:

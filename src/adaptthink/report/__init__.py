@@ -185,7 +185,7 @@ def make_evaluation_page(paths: Sequence[Path]) -> Page:
             folder.name,
             key.colour,
             thin_dial(folder.dial, count=figures.MAX_POINTS),
-            folder.dial.threshold.no_think_probability,
+            folder.dial.threshold.no_think_probability if folder.dial.threshold.certified else None,
         )
         for folder, key in zip(folders, keys, strict=True)
         if folder.dial
@@ -215,8 +215,9 @@ def make_evaluation_page(paths: Sequence[Path]) -> Page:
 
 
 def thin_dial(dial: Dial, *, count: int) -> tuple[Point, ...]:
-    """About `count` points of a dial's curve, the threshold in use among them."""
-    return thin_curve(dial.curve, [dial.threshold.no_think_probability], count)
+    """About `count` points of a dial's curve, a certified threshold among them."""
+    threshold = dial.threshold.no_think_probability if dial.threshold.certified else None
+    return thin_curve(dial.curve, [] if threshold is None else [threshold], count)
 
 
 def list_settings(folders: Sequence[EvaluationFolder]) -> list[tuple[str, list[Any]]]:

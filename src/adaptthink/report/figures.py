@@ -102,7 +102,7 @@ class DialCurve:
     name: str
     colour: str
     points: tuple[Point, ...]
-    in_use: float  # the threshold
+    in_use: float | None  # the threshold; None if none was certified
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ def serve_forever(
     app = make_app(Served(name, policy.tokenizer, policy.template, context, threshold), worker, config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
-    if threshold is not None and threshold > 1:
-        rule = "always think"
+    if threshold is not None and threshold > 1:  # a dial's that no probability reaches
+        rule = "always thinks"
     on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

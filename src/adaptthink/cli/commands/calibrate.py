@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from adaptthink.cli.parameters import POINTS, POSITIVE, DryRun, EvaluationOutput
 from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
 from adaptthink.config.schema import Config, EvaluateConfig
 from adaptthink.storage.kinds import PathKind, expect
+
+EXIT_NOT_CERTIFIED = 1
 
 
 @add_flags(EvaluateConfig, without=("model",))
@@ -31,15 +34,24 @@ def calibrate(
         ),
     ] = None,
     output: EvaluationOutput = Path("runs/calibration"),
+    overwrite: Annotated[
+        bool,
+        Parameter(help="Store the threshold also over one that was certified on more problems.", negative=""),
+    ] = False,
     dry_run: DryRun = False,
     json: Json = None,
 ) -> None:
-    """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee."""
+    """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.
+
+    If nothing can be certified, nothing is stored with the model, and the exit status is 1.
+    """
     config = read_settings("calibrate", EvaluateConfig, recipe, select_given(flags) | {"model": model})
     expect(output, "--output", PathKind.EVALUATION)
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.dial import calibrate_job
+    from adaptthink.evaluation.records import to_json
 
-    result = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget)
-    return write_result(json, result)
+    dial = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget, overwrite=overwrite)
+    write_result(json, to_json(dial))
+    return None if dial.threshold.certified else sys.exit(EXIT_NOT_CERTIFIED)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import NOT_NEGATIVE, Json, Model, ThinkStart, write_result
+from adaptthink.cli.parameters import SHARE, Json, Model, ThinkStart, write_result
 from adaptthink.cli.settings import check_model
 from adaptthink.errors import UserError
 from adaptthink.storage.kinds import PathKind, expect
@@ -19,9 +19,7 @@ def decide(
     *prompts: Annotated[str, Parameter(help="What a user would write, with the instruction that the set had.")],
     threshold: Annotated[
         float | None,
-        Parameter(
-            help="P(no_think) from which no_think is chosen [default: the calibrated one].", validator=NOT_NEGATIVE
-        ),
+        Parameter(help="P(no_think) from which no_think is chosen [default: the calibrated one].", validator=SHARE),
     ] = None,
     dial: Annotated[
         Path | None, Parameter(help="An adaptthink.json from calibrate [default: the one in the model's folder].")
