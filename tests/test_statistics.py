@@ -84,6 +84,27 @@ def test_problems_weigh_the_same_whatever_their_number_of_samples():
     assert share_interval(named([[1, 1, 1, 1], [0]])).estimate == 0.5
 
 
+@pytest.mark.parametrize(
+    "tokens", [(5, 60, 3), (1, 1, 128), (128, 128, 7), (2, 90), (1, 1, 1, 1, 1, 128), (100, 120, 128)]
+)
+def test_token_intervals_stay_within_the_range_of_a_response(tokens):
+    found = mean_interval({f"{n}": [count] for n, count in enumerate(tokens)}, within=(1.0, 128.0))
+    assert 1 <= found.low < found.estimate < found.high <= 128
+
+
+def test_very_few_problems_get_t_on_the_logarithm_of_the_mean():
+    """By hand: mean 4, standard error 1/√3 · 2 = 1.1547, t(2) = 4.30265: factor exp(4.30265 · 1.1547 / 4) = 3.4628."""
+    found = mean_interval({"a": [2], "b": [4], "c": [6]}, within=(1.0, 100.0))
+    assert (found.low, found.high) == (pytest.approx(4 / 3.4628, rel=1e-4), pytest.approx(4 * 3.4628, rel=1e-4))
+    anywhere = mean_interval({"a": [2], "b": [4], "c": [6]})  # such numbers may be negative: plain t, as none is skewed
+    assert anywhere.low == pytest.approx(4 - 4.30265 * 1.1547, rel=1e-4)
+
+
+def test_a_range_that_the_data_leave_is_none():
+    found = mean_interval({"a": [300], "b": [310], "c": [320]}, within=(1.0, 128.0))  # estimated lengths
+    assert found.low < found.estimate <= found.high
+
+
 def test_equal_problem_means_leave_a_mean_without_width():
     assert ends(mean_interval(named([[7, 7]] * 5))) == (7, 7)
 

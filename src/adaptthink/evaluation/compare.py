@@ -236,12 +236,12 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 
 def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:
-    """Return the set of each problem: its source's name, or its level if all come from one source; in order."""
+    """Return the set of each problem, sorted: its source's name, or its level if all come from one source."""
     names = {id_: name_source(problem) for id_, problem in problems.items()}
     if len(set(names.values())) == 1:
         names = {id_: name_level(problem) for id_, problem in problems.items()}
         return dict(sorted(names.items(), key=lambda item: rank_level(item[1])))
-    return names
+    return dict(sorted(names.items(), key=lambda item: item[1]))
 
 
 def name_source(problem: Problem) -> str:

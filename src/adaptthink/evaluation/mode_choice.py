@@ -309,7 +309,7 @@ def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> M
     """
     masses = {problem: one.no_think_probability + one.think_probability for problem, one in decisions.items()}
     others_think = convention is not Convention.SWITCH
-    leaking = [] if others_think else sorted((p for p in masses if masses[p] < FULL_MASS), key=masses.__getitem__)
+    leaking = [] if others_think else sorted((p for p in masses if masses[p] < FULL_MASS), key=lambda p: (masses[p], p))
     return Mass(
         mean=fmean(masses.values()),
         least=min(masses.values()),
@@ -331,7 +331,7 @@ def measure_implicit_thinking(folder: Path) -> dict[str, ImplicitThinking]:
             for level in sorted({levels[problem] for problem in implicit}, key=rank_level)
         }
         thinking = sorted(
-            (problem for problem in implicit if any(implicit[problem])), key=lambda p: -fmean(implicit[p])
+            (problem for problem in implicit if any(implicit[problem])), key=lambda p: (-fmean(implicit[p]), p)
         )
         found[requested] = ImplicitThinking(
             share_interval(implicit), share_interval(worded), by_level, tuple(thinking[:EXAMPLES])

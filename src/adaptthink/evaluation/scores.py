@@ -93,7 +93,8 @@ def score(outcomes: Sequence[Outcome]) -> Scores:
     accuracy = share_interval(group_rewards(outcomes))
     no_think = share_interval(group_no_think(outcomes))
     tokens = group_tokens(outcomes)
-    spread = mean_interval(tokens) if len(tokens) > 1 else None
+    within = (1.0, float(max(one.max_tokens for one in outcomes)))
+    spread = mean_interval(tokens, within=within) if len(tokens) > 1 else None
     truncated = group_by_problem(outcomes, lambda one: one.verdict is Verdict.TRUNCATED)
     return Scores(
         accuracy=accuracy.estimate,
@@ -104,7 +105,7 @@ def score(outcomes: Sequence[Outcome]) -> Scores:
         no_think_interval=(no_think.low, no_think.high),
         truncated_share=average_problems(truncated),
         n=len(outcomes),
-        verdicts=dict(Counter(str(one.verdict) for one in outcomes)),
+        verdicts=dict(sorted(Counter(str(one.verdict) for one in outcomes).items())),
     )
 
 

@@ -7,7 +7,8 @@ samples it has. Intervals speak of problems like these, not of these problems on
 same problems, pair by pair.
 
 Left out: unpaired comparisons (which have little power), Bayesian models, control of the false discovery rate.
-docs/statistics.md has the formulae, the sources and the coverage that was measured.
+docs/statistics.md has the formulae, the sources and the coverage that was measured. No result depends on the order of
+problems or samples: problems are taken in order of their ids, and the samples of one are averaged by `math.fsum`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ Levels = Mapping[str, object]  # problem id -> its level
 # Ends of an interval. JSON has no infinity, and null stands for it (see `records`).
 Low = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
 High = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
+Range = tuple[float, float]  # the least and the largest that a number can be
 K = TypeVar("K")
 
+ANYWHERE = (-math.inf, math.inf)
+FEWEST_FOR_SKEWNESS = 5  # problems; below, the correction is noise, and covered less than t on the logarithm does
+MAX_LOG = 700.0  # whose exponential is finite
 CONFIDENCE = 0.95
 POWER = 0.80  # of the smallest detectable difference
 NUM_FLIPS = 9_999  # sign flips sampled where 2^problems is more than this
@@ -104,8 +109,10 @@ class Calibration:
 # ---- one model ------------------------------------------------------------------------------------------------------
 
 
-def mean_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: Values, confidence: float = CONFIDENCE, within: Range = ANYWHERE) -> Interval:
     """Mean of any number (tokens, seconds) with an interval: Student's t on problem means, corrected for skewness.
+
+    `within` is the range that the numbers can have, such as from 1 token to max_tokens; the interval lies in it.
 
     The correction is Hall's (1992) cubic transformation of t, as token counts have a long tail. In simulation with
     log-normal problem means of log-deviation up to 0.6 and 10 to 500 problems, the interval covered 93.2-95.3% (plain
@@ -113,8 +120,8 @@ def mean_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
     `share_interval`. Raises ValueError for fewer than two problems and for values that are not finite.
     """
     means, _ = _problem_means(values, "values")
-    low, high = mean_limits(means, _checked(confidence))
-    return Interval(float(means.mean()), float(low), float(high), confidence, len(means))
+    low, high = mean_limits(means, _checked(confidence), within)
+    return Interval(average(means), float(low), float(high), confidence, len(means))
 
 
 def share_interval(values: Values, confidence: float = CONFIDENCE) -> Interval:
@@ -156,12 +163,12 @@ def pass_interval(values: Values, k: int, confidence: float = CONFIDENCE) -> Int
     """
     _problem_means(values, "values", unit=True)
     scores, per_trial = [], []
-    for problem, outcomes in values.items():
+    for problem, outcomes in sorted(values.items()):
         if set(outcomes) - {0, 1}:
             raise ValueError(f"pass@k counts right and wrong; problem {problem!r} has other values than 0 and 1")
         scores.append(pass_at_k(len(outcomes), int(sum(outcomes)), k))
         per_trial.append(k / len(outcomes))
-    return _share(np.array(scores), float(np.mean(per_trial)), confidence)
+    return _share(np.array(scores), average(per_trial), confidence)
 
 
 def mean_over_levels(intervals: Sequence[Interval]) -> Interval:
@@ -310,7 +317,7 @@ def measure_calibration(
         raise ValueError(f"a reliability table needs at least one bin, got {num_bins}")
     [(with_thought, without, per_trial)] = _pairs(think, no_think, None, unit=True, names=("think", "no_think"))
     _same_problems(probabilities, think, ("probabilities", "think"))
-    probability_P = np.array([probabilities[problem] for problem in think], dtype=float)
+    probability_P = np.array([probabilities[problem] for problem in sorted(think)], dtype=float)
     if not ((probability_P >= 0) & (probability_P <= 1)).all():
         raise ValueError("P(no_think) must lie in [0, 1]: give probabilities, not their logarithms")
     pays = (without + delta - with_thought >= -1e-12).astype(float)
@@ -341,11 +348,13 @@ def measure_calibration(
 # ---- the limits, on arrays of problem means (..., P) ----------------------------------------------------------------
 
 
-def mean_limits(means: Array, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
+def mean_limits(means: Array, confidence: float = CONFIDENCE, within: Range = ANYWHERE) -> tuple[Array, Array]:
     """Ends of the interval of the mean over the last axis: t through Hall's transformation (1992, his g₁).
 
     g(t) = t + at²/3 + a²t³/27 + a/6 with a = skewness/√P has a distribution nearer to t's than t itself where data
-    are skewed; it is increasing, so its inverse at t's quantiles gives the ends.
+    are skewed; it is increasing, so its inverse at t's quantiles gives the ends. Fewer than five problems show no
+    skewness: where all values are positive, the ends are then x̄·exp(±t·s/(√P·x̄)), t on the logarithm of the mean. Ends
+    beyond the range `within` are cut off, which loses no coverage, as no mean lies there.
     """
     num = means.shape[-1]
     if num < 2:
@@ -354,7 +363,14 @@ def mean_limits(means: Array, confidence: float = CONFIDENCE) -> tuple[Array, Ar
     a = _skewness(means) / math.sqrt(num)
     t = stats.t.ppf((1 + confidence) / 2, num - 1)
     centre = means.mean(-1)
-    return centre - _hall_inverse(t, a) * error, centre - _hall_inverse(-t, a) * error
+    if num < FEWEST_FOR_SKEWNESS and within[0] > 0:
+        factor = np.exp(np.minimum(t * error / centre, MAX_LOG))
+        low, high = centre / factor, centre * factor
+    else:
+        low, high = centre - _hall_inverse(t, a) * error, centre - _hall_inverse(-t, a) * error
+    # A range that the data themselves leave is none: estimated lengths may exceed max_tokens.
+    least, most = np.minimum(within[0], means.min(-1)), np.maximum(within[1], means.max(-1))
+    return np.clip(low, least, most), np.clip(high, least, most)
 
 
 def share_limits(means: Array, per_trial: float | Array, confidence: float = CONFIDENCE) -> tuple[Array, Array]:
@@ -469,6 +485,11 @@ def _hall_inverse(t: float, a: Array) -> Array:
     return np.where(small, t, 3 / safe * (np.cbrt(1 + safe * (t - safe / 6)) - 1))
 
 
+def average(numbers: Sequence[float] | Array) -> float:
+    """Return the mean, rounded once, so that it does not depend on the order of the numbers."""
+    return math.fsum(numbers) / len(numbers)
+
+
 def _sum(values: Array, axis: int) -> Array:
     return np.asarray(values.sum(axis))
 
@@ -480,11 +501,11 @@ def _checked(confidence: float) -> float:
 
 
 def _problem_means(values: Values, name: str, *, unit: bool = False) -> tuple[Array, float]:
-    """Mean of each problem, in the mapping's order, and the mean of 1/(number of responses) over the problems."""
+    """Mean of each problem, in order of their ids, and the mean of 1/(number of responses) over the problems."""
     if not values:
         raise ValueError(f"{name}: no problems; give at least one with a response")
     means, per_trial = [], []
-    for problem, numbers in values.items():
+    for problem, numbers in sorted(values.items()):
         row = np.asarray(numbers, dtype=float)
         if row.ndim != 1 or not row.size:
             raise ValueError(f"{name}: problem {problem!r} needs a list of at least one number; leave it out otherwise")
@@ -492,9 +513,9 @@ def _problem_means(values: Values, name: str, *, unit: bool = False) -> tuple[Ar
             raise ValueError(f"{name}: problem {problem!r} has a value that is not a finite number; leave it out")
         if unit and not ((row >= 0) & (row <= 1)).all():
             raise ValueError(f"{name}: problem {problem!r} has a value outside [0, 1]; use the functions for means")
-        means.append(row.mean())
+        means.append(average(row))
         per_trial.append(1 / row.size)
-    return np.array(means), float(np.mean(per_trial))
+    return np.array(means), average(per_trial)
 
 
 def _same_problems(one: Mapping[str, object], other: Mapping[str, object], names: tuple[str, str]) -> None:
@@ -510,13 +531,13 @@ def _same_problems(one: Mapping[str, object], other: Mapping[str, object], names
 def _pairs(
     new: Values, old: Values, levels: Levels | None, *, unit: bool = False, names: tuple[str, str] = ("new", "old")
 ) -> list[tuple[Array, Array, float]]:
-    """Problem means of both sides in the same order, and their mean 1/samples: one triple for each level."""
+    """Problem means of both sides in order of their ids, and their mean 1/samples: one triple for each level."""
     _same_problems(new, old, names)
-    missing = [problem for problem in new if levels is not None and problem not in levels]
+    missing = [problem for problem in sorted(new) if levels is not None and problem not in levels]
     if missing:
         raise ValueError(f"{len(missing)} problems have no level (first: {missing[0]!r}); give every problem one")
     groups: dict[object, list[str]] = {}
-    for problem in new:
+    for problem in sorted(new):
         groups.setdefault(None if levels is None else levels[problem], []).append(problem)
     pairs = []
     for problems in groups.values() or [[]]:

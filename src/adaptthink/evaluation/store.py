@@ -14,6 +14,7 @@ are read and repaired after a crash: `storage.jsonl`. One process at a time writ
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,6 +108,7 @@ class Outcome:
     tokens: int
     thinking_tokens: int | None
     own_reward: float | None = None  # of a reward function of the user's own
+    max_tokens: float = math.inf  # that a response in the requested mode can have
 
     @property
     def correct(self) -> float:
@@ -287,9 +289,10 @@ def read_evaluation_date(folder: Path) -> str | None:
 
 
 def read_problems(folder: Path) -> dict[str, Problem]:
-    """Return the problems of an evaluation, by id."""
+    """Return the problems of an evaluation by id, in order of the ids."""
     lines = read_lines(folder / "problems.jsonl")
-    return {problem.id: problem for problem in read_records(lines, from_row, key=lambda problem: problem.id)}
+    rows = read_records(lines, from_row, key=lambda problem: problem.id)
+    return {problem.id: problem for problem in sorted(rows, key=lambda one: one.id)}
 
 
 def read_samples(folder: Path) -> Iterator[Sample]:
@@ -307,7 +310,7 @@ def read_decisions(folder: Path) -> dict[str, Decision]:
     """Return the decisions of an evaluation, by problem id; empty where the model does not show them."""
     lines = read_lines(folder / "decisions.jsonl")
     rows = read_records(lines, lambda row: (row.pop("problem_id"), Decision(**row)), key=lambda pair: pair[0])
-    return dict(rows)
+    return dict(sorted(rows))
 
 
 def read_verdicts(path: Path) -> dict[Key, StoredVerdict]:
@@ -336,8 +339,11 @@ def make_grader(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
-    """Return the graded samples of an evaluation; raises UserError for one without samples or verdicts."""
-    read_setting(folder)
+    """Return the graded samples of an evaluation, in an order that that of its lines has no part in.
+
+    Raises UserError for one without samples or verdicts.
+    """
+    limits = list_limits(read_setting(folder))
     problems = read_problems(folder)
     levels = {problem.id: name_level(problem) for problem in problems.values()}
     hashes = {problem.id: hash_answer(problem) for problem in problems.values()}
@@ -363,11 +369,18 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 sample.tokens,
                 sample.thinking_tokens,
                 stored.own_reward,
+                limits[sample.requested],
             )
         )
     if not outcomes:
         raise UserError(f"'{folder}' holds no samples yet; run its adaptthink evaluate again")
-    return outcomes
+    return sorted(outcomes, key=lambda one: (one.problem_id, one.requested, one.index))
+
+
+def list_limits(setting: Setting) -> dict[str, int]:
+    """Return the most tokens that a response can have, by requested mode; in auto the model may choose either."""
+    limits = {Mode.THINK: setting.max_think_tokens, Mode.NO_THINK: setting.max_no_think_tokens}
+    return {name: limits[mode] if mode else max(limits.values()) for name, mode in REQUESTED_MODES.items()}
 
 
 def find_entry(by_problem_id: Mapping[str, T], sample: Sample, folder: Path) -> T:
