@@ -72,9 +72,9 @@ def run_step(point: Point) -> dict[str, Any]:
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.data import choose_problems  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
-    from adaptthink.training.train import choose_problems  # noqa: PLC0415
     from adaptthink.training.update import update  # noqa: PLC0415
 
     policy = load_policy(str(model_folder("tiny")))
@@ -122,9 +122,8 @@ def run_problems(point: Point) -> dict[str, Any]:
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
-    from adaptthink.training.data import read_training_problems  # noqa: PLC0415
+    from adaptthink.training.data import choose_problems, find_problems  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
-    from adaptthink.training.train import choose_problems  # noqa: PLC0415
 
     class Unread(Sampler):
         def encode_prompt(self, problem: Any) -> tuple[int, ...]:
@@ -153,7 +152,7 @@ def run_problems(point: Point) -> dict[str, Any]:
             row[f"{part}_seconds"], row[f"{part}_mb"] = time.perf_counter() - started, peak_mb()
             started = time.perf_counter()
 
-        problems = read_training_problems(config, held_out_per_level=16).problems
+        problems = find_problems(config.problems, None, config).problems
         done("read")
         reference = sample_reference(policy, sampler, problems, config, Path(folder) / "reference.jsonl", Callback())
         done("presample")

@@ -36,7 +36,7 @@ def run_point(num_samples: int) -> dict[str, Any]:
     from adaptthink.engines import fleet  # noqa: PLC0415
     from adaptthink.engines.openai import Probe  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
-    from adaptthink.training.data import read_training_problems  # noqa: PLC0415
+    from adaptthink.training.data import find_problems  # noqa: PLC0415
 
     policy = load_policy("tiny")
     answer = [*policy.tokenizer.encode("</think>\\boxed{7}", add_special_tokens=False), policy.eos_ids[0]]
@@ -71,7 +71,7 @@ def run_point(num_samples: int) -> dict[str, Any]:
         config = check(
             PresampleConfig, {"problems": str(path), "reference_samples": SAMPLES, "max_concurrent_sequences": 256}
         )
-        problems = read_training_problems(config, held_out_per_level=1).problems
+        problems = find_problems(config.problems, None, config).problems
         engine = fleet.open_fleet(
             ["http://one", "http://two"],
             policy.eos_ids,

@@ -27,9 +27,9 @@ from adaptthink.planning.roofline import compute_generation_bound, compute_updat
 from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.data import choose_problems
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import collect
-from adaptthink.training.train import choose_problems
 from adaptthink.training.update import update
 
 MAX_TOKENS = {"tiny": (128, 16), "smollm2": (64, 16)}  # think, no_think

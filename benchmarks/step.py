@@ -141,9 +141,9 @@ def run_ours(model: str, work: Work, steps: int, *, sample_reference: bool = Fal
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts  # noqa: PLC0415
     from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
+    from adaptthink.training.data import choose_problems  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
-    from adaptthink.training.train import choose_problems  # noqa: PLC0415
     from adaptthink.training.update import make_optimizer, update  # noqa: PLC0415
 
     config = TrainConfig(

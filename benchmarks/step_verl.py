@@ -61,7 +61,7 @@ def write_problems(path: Path, num_prompts: int, num_steps: int) -> None:
 
     from adaptthink.config.schema import TrainConfig  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
-    from adaptthink.training.train import choose_problems  # noqa: PLC0415
+    from adaptthink.training.data import choose_problems  # noqa: PLC0415
 
     problems = generate_problems(num_prompts * 2, seed=0, split=Split.TRAIN)
     rows = [

@@ -20,7 +20,7 @@ from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
-from adaptthink.problems.sources import choose_training_problems, make_reading
+from adaptthink.training.data import find_problems, select_used
 
 EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of any size holds whole groups
 
@@ -53,17 +53,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, TrainConfig, AdaptT
 
 def main(arguments: list[str]) -> None:
     own, recipe, settings = parse(arguments)
-    chosen = choose_training_problems(
-        recipe.problems,
-        per_level=recipe.problems_per_level,
-        held_out_per_level=recipe.probe_problems_per_level,
-        seed=recipe.seed,
-        reading=make_reading(recipe),
-    )
+    chosen = find_problems(recipe.problems, None, recipe)
     trainer = AdaptThinkTrainer(
         recipe.model,
         settings,
-        train_dataset=problem_dataset(chosen.problems),
+        train_dataset=problem_dataset(select_used(chosen.problems, recipe)),  # those that have a reference
         eval_dataset=problem_dataset(chosen.held_out),
         reference=own.reference,
         peft_config=adapters(own.lora_rank),

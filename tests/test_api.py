@@ -11,7 +11,11 @@ import pytest
 
 import adaptthink as at
 from adaptthink.callbacks import Callback
+from adaptthink.cli.plan import plan_job
+from adaptthink.config.resolve import check, resolve
+from adaptthink.config.schema import PresampleConfig, VerlConfig
 from adaptthink.engines.native import NativeEngine
+from adaptthink.errors import UserError
 from adaptthink.models.loading import load_policy
 
 NAMES = [
@@ -228,3 +232,47 @@ def test_the_example_with_an_own_reward_runs(tmp_path):
     ran = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, check=True)
     assert "step 4: mean reward" in ran.stdout
     assert (tmp_path / "run/model/model.safetensors").is_file()
+
+
+def count_rows(store):
+    return len(store.read_text().splitlines()) - 1  # the first line holds the settings
+
+
+def test_only_the_problems_of_the_steps_get_a_reference(tmp_path, monkeypatch, capsys):
+    """presample, plan and train agree on how many, and a longer training completes the store."""
+    monkeypatch.chdir(tmp_path)
+    file, store = tmp_path / "sums.jsonl", tmp_path / "ref.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in SUMS))  # 20, of which one is held out
+    settings = {"probe_problems_per_level": 1, "reference_samples": 1, "problems_per_step": 2, "steps": 3} | SMALL
+    assert len(at.presample("tiny", str(file), output=store, **settings)) == count_rows(store) == 6
+    plan = plan_job(check(VerlConfig, settings | {"problems": str(file)}), "H100")
+    assert plan["plan"]["reference_problems"] == 6
+    assert "the reference: 1 sample of each of 6 problems" in " ".join(capsys.readouterr().out.split())
+    before = store.read_bytes()
+    rest = {"samples_per_problem": 2, "temperature": 1.0} | settings
+    at.train("tiny", str(file), store, output=tmp_path / "a", **rest)
+    assert store.read_bytes() == before
+    at.train("tiny", str(file), store, output=tmp_path / "b", **rest | {"steps": 4})
+    assert store.read_bytes().startswith(before)
+    assert count_rows(store) == 8
+    at.train("tiny", str(file), output=tmp_path / "c", **rest | {"steps": 1})
+    assert count_rows(tmp_path / "c/reference.jsonl") == 2
+    assert len(at.presample("tiny", str(file), output=store, all_problems=True, reference_samples=1, **SMALL)) == 19
+    assert len(at.presample("tiny", SUMS[:3], samples=1, **SMALL)) == 3
+    assert len(at.presample("tiny", SUMS, **settings)) == 6
+
+
+def test_a_reference_that_does_not_exist_is_no_new_store(tmp_path):
+    with pytest.raises(UserError, match=r"no reference store at '.*typo.jsonl'; make one with: adaptthink presample"):
+        at.train("tiny", SUMS, tmp_path / "typo.jsonl", output=tmp_path / "run", **TRAINING)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_presample_takes_the_steps_of_a_recipes_training(tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("seed = 1\n[presample]\nreference_samples = 2\n[train]\nsteps = 7\nseed = 2\nengine = 'vllm'\n")
+    config = resolve("presample", PresampleConfig, recipes=[recipe])
+    assert (config.steps, config.problems_per_step, config.seed, config.engine) == (7, 128, 1, "native")
+    with pytest.raises(UserError, match="steps has no effect: all_problems samples them all"):
+        resolve("presample", PresampleConfig, recipes=[recipe], flags={"all_problems": True, "steps": 3})
+    assert resolve("presample", PresampleConfig, recipes=[recipe], flags={"all_problems": True}).all_problems

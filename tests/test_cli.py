@@ -281,7 +281,7 @@ def test_as_a_process():
             "calibrate tiny --chat http://a",
             "--chat has no effect in calibrate: it is a setting of evaluate; leave it out",
         ),
-        ("demo --steps 3", "--steps has no effect in demo: it is a setting of train; leave it out"),
+        ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
         (
             "plan --gpus 8xH100 --no-force-think-start",
             "--no-force-think-start has no effect in plan: it is a setting of train; leave it out",

@@ -219,7 +219,7 @@ def test_values_that_are_refused(key, value, complaint):
 def test_every_fault_is_named_in_one_line():
     message = refusal(TrainConfig, steps=0, delta=2, seed=1)
     assert message == (
-        "delta = 2: input should be less than or equal to 1; steps = 0: input should be greater than or equal to 1"
+        "steps = 0: input should be greater than or equal to 1; delta = 2: input should be less than or equal to 1"
     )
 
 

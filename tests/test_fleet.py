@@ -28,7 +28,7 @@ from adaptthink.engines.rounds import ContinuationRequest
 from adaptthink.errors import UserError
 from adaptthink.models.loading import TINY, load_configured, load_policy
 from adaptthink.sampling.engine import make_engine
-from adaptthink.training.data import read_training_problems
+from adaptthink.training.data import find_problems
 
 PROMPT = (5, 9, 17)
 TOTAL = math.log(sum(math.exp(-i / 10) for i in range(VOCABULARY)))
@@ -525,7 +525,7 @@ def test_the_stream_is_graded_as_the_chunks_are(pair, tmp_path):
     """The engine for one server goes chunk by chunk; the same store comes of it, in the problems' order."""
     config = check(TrainConfig, SIZE | {"endpoint": pair[0].url})
     policy = load_configured(config)
-    problems = read_training_problems(config, held_out_per_level=1).problems
+    problems = find_problems(config.problems, None, config).problems
     store = tmp_path / "chunks.jsonl"
     api.presample(policy, problems, output=store, engine=make_engine(policy, config), config=config)
     presample(pair, tmp_path / "stream.jsonl")

@@ -33,6 +33,6 @@ def test_the_card_says_what_was_done(tmp_path):
     assert "delta 0.075" in content
     assert "7 steps of 128 problems x 16 responses" in content
     assert "Backend: verl 0.9.1." in content
-    assert content.count("delta = 0.075\nsteps = 7\n") == 1
+    assert content.count("steps = 7\ndelta = 0.075\n") == 1
     assert 'think_start = "a \\"b\\""' in content
     assert "learning_rate =" not in content  # a default

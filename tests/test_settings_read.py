@@ -60,6 +60,7 @@ OTHER = {  # a value that is not the default, for each key
     "temperature": 0.9, "learning_rate": 1e-3, "warmup_steps": 3, "schedule": "stable_decay", "lora_rank": 8,
     "lora_alpha": 3, "lora_targets": "q_proj", "max_grad_norm": 1e-3, "micro_batch_tokens": 40,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 2, "probe_samples": 2,
+    "all_problems": True,
     "checkpoint_every": 2, "max_failed_grades": 0.0, "keep_checkpoints": 3, "nodes": 2, "gpus_per_node": 4,
     "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000, "offload": True,
     "overrides": "trainer.logger=[wandb]", "kind": "story", "top_p": 0.5, "host": "0.0.0.0", "port": 1234,
@@ -84,12 +85,19 @@ CONTEXT = {  # what must be set beside a key, that it may have an effect; None: 
 }
 BESIDE = {  # what makes the effect of a key visible; without it the key is read all the same
     "problems": {"problems_per_level": None},
+    "all_problems": {"problems": "a.jsonl", "problems_per_level": None, "steps": None, "problems_per_step": None},
     "dialect": {"switch": "none"},  # the only one that both know
     "token_share": {"steps": 7},  # the first five steps sample everything
 }
+HELD_OUT = {"problems": "a.jsonl", "problems_per_level": None, "probe_problems_per_level": 1}
+BESIDE |= {  # what is held out is taken from a file's problems, and so seen where these are counted or sampled
+    ("presample", "probe_problems_per_level"): HELD_OUT | {"steps": None},
+    ("plan", "probe_problems_per_level"): HELD_OUT,
+    ("plan-native", "probe_problems_per_level"): HELD_OUT,
+}
 SMALL = {"max_think_tokens": 16, "max_no_think_tokens": 8, "problems_per_level": 3, "max_failed_grades": 1.0}
 BASE = {
-    "presample": SMALL | {"reference_samples": 2},
+    "presample": SMALL | {"reference_samples": 2, "steps": 1, "problems_per_step": 8},
     "train": SMALL | {
         "reference_samples": 2, "steps": 4, "problems_per_step": 4, "samples_per_problem": 4, "temperature": 1.0,
         "learning_rate": 1e-2, "probe_every": 1, "probe_problems_per_level": 1, "checkpoint_every": 1,
@@ -267,7 +275,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
         if caught.value.code == 2:
             [line] = [line for line in err.splitlines() if line.startswith("adaptthink: ")]
             return line.removeprefix("adaptthink: ")
-        assert not caught.value.code, err
+        assert not caught.value.code or (command, caught.value.code) == ("calibrate", 1), err  # 1: not certified
         costs = [line for line in out.splitlines() if line.startswith("cost")]
         done = {"records": list(records), "files": read_results(folder), "cost": costs}
         shutil.rmtree(folder)
@@ -286,11 +294,12 @@ def flag(key, value):
 
 def write_problems(folder):
     rows = [{"prompt": f"{n}+1=?", "q": f"{n}+2=?", "answer": f"{n + 1}"} for n in range(30)]
+    rows += [row | {"prompt": "7+1=?", "answer": "8", "q": f"{n}+3=?"} for n, row in enumerate(rows[:5])]  # one prompt
     folder.mkdir()
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, word in (("folder", "one"), ("other", "two")):
+    for name, word, count in (("folder", "one", 30), ("other", "two", 25)):
         (folder / name).mkdir()
-        sums = [{"question": f"{word} {n}?", "answer": f"#### {n}"} for n in range(30)]
+        sums = [{"question": f"{word} {n}?", "answer": f"#### {n}"} for n in range(count)]
         for split in ("train", "test"):
             path = folder / name / f"gsm8k_{split}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in sums))
@@ -323,7 +332,8 @@ def settings_for(command, key):
     """Settings under which a key has an effect, and another value of it."""
     context = {} if (command, key) == ("plan", "engine_memory") else CONTEXT.get(key, {})  # verl always reads it
     other = OTHER_OF_PLANS if command.startswith("plan") else OTHER
-    return BASE[command] | context | BESIDE.get(key, {}), {key: other[key]}
+    beside = BESIDE.get((command, key), BESIDE.get(key, {}))
+    return BASE[command] | context | beside, {key: other[key]}
 
 
 @pytest.mark.parametrize("command", SCHEMAS)

@@ -31,6 +31,7 @@ from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
 from adaptthink.training.advantages import compute_advantages, compute_step_advantages, find_implicit_thinkers
+from adaptthink.training.data import choose_problems, count_used, select_gradable, select_used, settle_reference
 from adaptthink.training.describe import (
     compute_implicit_share,
     compute_roofline_seconds,
@@ -40,7 +41,7 @@ from adaptthink.training.describe import (
 from adaptthink.training.metrics import check_grading, describe_rollouts, summarise_rollout
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import make_loss_mask
-from adaptthink.training.train import Reporting, TrainingData, choose_problems, select_gradable, train
+from adaptthink.training.train import Reporting, TrainingData, train
 from adaptthink.training.update import compute_learning_rate, compute_micro_batch_loss, update
 
 PROBLEM = make_problem("47+8=?", "55", level=1)
@@ -513,3 +514,39 @@ def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):
     assert low.dtype == torch.float32
     assert not torch.equal(exact, low)
     assert torch.nn.functional.cosine_similarity(exact, low, dim=0) > 0.98
+
+
+# ---- which problems the steps use ------------------------------------------------------------------------------------
+
+POOL = [make_problem(f"{n}+1=?", str(n + 1)) for n in range(12)]
+
+
+@pytest.mark.parametrize(("steps", "per_step", "count"), [(1, 5, 5), (2, 5, 10), (3, 5, 12), (40, 5, 12), (1, 1, 1)])
+def test_the_problems_that_are_used_are_those_that_the_steps_take(steps, per_step, count):
+    config = check(TrainConfig, {"steps": steps, "problems_per_step": per_step, "seed": 4})
+    taken = {one.id for step in range(1, steps + 1) for one in choose_problems(POOL, per_step, 4, step)}
+    used = select_used(POOL, config)
+    assert [one.id for one in used] == [one.id for one in POOL if one.id in taken]
+    assert len(used) == count == count_used(len(POOL), config)
+
+
+def test_a_longer_training_uses_what_a_shorter_one_did_and_more():
+    one, two = (
+        {problem.id for problem in select_used(POOL, check(TrainConfig, {"steps": steps, "problems_per_step": 4}))}
+        for steps in (1, 2)
+    )
+    assert one < two
+
+
+def test_what_cannot_be_graded_is_replaced_by_other_problems():
+    config, wrong = check(TrainConfig, {"steps": 1, "problems_per_step": 4}), []
+
+    def find(problems):
+        wrong.extend(problem.id for problem in problems[:1] if len(wrong) < 2)
+        verdicts = dict.fromkeys(wrong, Verdict.REFERENCE_UNPARSABLE)
+        return {p.id: Reference(p.id, (verdicts.get(p.id, Verdict.CORRECT),), (1,)) for p in problems}
+
+    problems, reference = settle_reference(POOL, config, find)
+    assert 10 <= len(problems) < 12
+    assert {one.id for one in choose_problems(problems, 4, config.seed, 1)} == reference.keys()
+    assert all(one.reward == 1 for one in reference.values())

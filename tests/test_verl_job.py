@@ -31,8 +31,7 @@ from adaptthink.integrations.verl.launcher import (
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.data import prepare_problems
-from adaptthink.training.train import choose_problems
+from adaptthink.training.data import choose_problems, prepare_problems
 
 SETTINGS = {
     "problems_per_level": 2, "reference_samples": 2, "max_think_tokens": 32, "max_no_think_tokens": 8, "steps": 3,

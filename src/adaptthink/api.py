@@ -16,7 +16,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from adaptthink.config.chat import ChatConfig, Switch
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import (
     HOW,
+    STEP_KEYS,
     Config,
     EngineConfig,
     EvaluateConfig,
@@ -37,13 +38,23 @@ from adaptthink.config.schema import (
     PolicyConfig,
     PresampleConfig,
     ProblemsConfig,
+    ReferenceConfig,
     ServeConfig,
     TrainConfig,
 )
-from adaptthink.dial.curve import measure, thin_curve
+from adaptthink.dial.curve import measure
 from adaptthink.dial.decide import ModeDecision, read_stored_threshold
 from adaptthink.dial.decide import decide as decide_modes
-from adaptthink.dial.stored import STORED, Dial, check_weights, choose_dial_path, read_dial, write_dial
+from adaptthink.dial.stored import (
+    STORED,
+    Dial,
+    check_weights,
+    choose_dial_path,
+    install_dial,
+    read_dial,
+    require_threshold,
+    write_dial,
+)
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
@@ -119,11 +130,18 @@ from adaptthink.training.data import (
     Problems,
     TrainingProblems,
     compute_problems_digest,
+    find_problems,
     prepare_problems,
-    read_training_problems,
+    settle_reference,
 )
 from adaptthink.training.describe import measure_roofline
-from adaptthink.training.reference import References, check_grades, find_training_date, read_store_date
+from adaptthink.training.reference import (
+    References,
+    check_grades,
+    find_training_date,
+    read_store_date,
+    require_store,
+)
 from adaptthink.training.reference import presample as complete_reference
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
@@ -259,9 +277,11 @@ def presample(
 ) -> References:
     """Sample each problem `samples` times from the model before training and grade them: R̄_ref of the paper.
 
-    What the store `output` already holds is not sampled again; without it the store is a temporary file. `reward`
-    replaces the comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that
-    was made with other settings.
+    Of a named set or a file, and of a list if `steps`, `problems_per_step` or `probe_problems_per_level` is given, only
+    the problems are sampled that a training with these settings uses; `all_problems=True` samples all. What the store
+    `output` already holds is not sampled again; without it the store is a temporary file. `reward` replaces the
+    comparison with the reference answer (see `RewardGrader`). Raises UserError for a store that was made with other
+    settings.
 
     >>> import adaptthink as at
     >>> reference = at.presample("tiny", [{"prompt": "2+3=?", "answer": "5"}], samples=2, max_think_tokens=64)
@@ -269,18 +289,11 @@ def presample(
     [1.0]
     """
     config = _note(_configure(PresampleConfig, config, model, settings | _given(reference_samples=samples)), reward)
-    policy = _load(model, load_configured, config)
-    chosen = read_problems(problems, config, reward)
-    store = Path(output) if output else _temporary("reference") / "reference.jsonl"
-    policy, config = freeze_date(policy, config, read_store_date(store))
     report = Callbacks(callbacks)
-    with report.reporting("presample", config.model_dump(mode="json"), store) as result:
-        for line in check_prompts(policy, chosen, config):
-            report.on_message(line)
-        sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
-        reference = sample_reference(policy, sampler, chosen, config, store, report)
-        result |= {"store": str(store), "problems": len(reference)}
-    return reference
+    chosen = choose_presampled(problems, config, report, reward)
+    policy = _load(model, load_configured, config)
+    store = Path(output) if output else _temporary("reference") / "reference.jsonl"
+    return presample_chosen(policy, chosen, config, store, report, engine=engine, reward=reward)
 
 
 def train(
@@ -301,7 +314,8 @@ def train(
 ) -> Run:
     """Train a model to choose when to think; a model that was loaded is trained in place.
 
-    `reference` comes from `presample`, or is the store that it wrote; without it the run folder gets one. `held_out`
+    `reference` comes from `presample`, or is the store that it wrote, and is completed with what the steps use and it
+    lacks; without it the run folder gets one. `held_out`
     problems are evaluated while the training runs; without them a tenth of `problems` at most is held out. `output` is
     the run folder: `resume` goes on with an interrupted run, `clean` deletes an earlier one. With `profile` the folder
     gets a `profile.json`. Raises UserError for settings that cannot work, and if the loss is not finite.
@@ -315,9 +329,9 @@ def train(
     """
     config = _note(_configure(TrainConfig, config, model, settings), reward)
     run, report = Path(output), Callbacks(callbacks)
+    store = reference.path if isinstance(reference, References) else reference
+    store = require_store(Path(store)) if store else None
     with locked(run, f"run folder '{run}'"):
-        store = reference.path if isinstance(reference, References) else reference
-        store = Path(store) if store else None
         check_store_outside(store, run, clean=clean)
         chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
         report_notes(chosen.notes, report)
@@ -333,11 +347,12 @@ def train(
             report.reporting("train", config.model_dump(mode="json"), run) as result,
         ):
             sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
-            known = sample_reference(policy, sampler, chosen.problems, config, store or own_store, report)
+            sample = partial(sample_reference, policy, sampler, config=config, store=store or own_store, report=report)
+            used, known = settle_reference(chosen.problems, config, sample)
             done = train_and_save(
                 policy,
                 sampler,
-                TrainingData(chosen.problems, known, chosen.held_out),
+                TrainingData(used, known, chosen.held_out),
                 config,
                 run,
                 report,
@@ -408,6 +423,7 @@ def calibrate(
     tolerance: float = 1.0,
     token_budget: float | None = None,
     output: str | Path | None = None,
+    overwrite: bool = False,
     reward: RewardFunction | None = None,
     engine: Engine | None = None,
     callbacks: Iterable[Callback] = (),
@@ -417,8 +433,10 @@ def calibrate(
     """Choose the threshold on P(no_think) from which the model answers without thinking, with a guarantee.
 
     The choice loses at most `tolerance` points of accuracy against always thinking, or with a `token_budget` keeps the
-    mean response below so many tokens, with 95% confidence (docs/dial.md). The dial is stored beside the weights where
-    the model is a folder, else in `output`. Raises UserError for fewer than four problems.
+    mean response below so many tokens, with 95% confidence (docs/dial.md). A certified dial is stored beside the
+    weights where the model is a folder, else in `output`; with `overwrite` also over one that was certified on more
+    problems. If nothing can be certified, `dial.threshold.certified` is False, nothing is stored there, and the mode
+    stays the model's own choice. Raises UserError for fewer than four problems.
 
     >>> import adaptthink as at
     >>> problems = at.load_problems("arithmetic", per_level=2)
@@ -447,11 +465,9 @@ def calibrate(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
         )
         write_dial(folder / "dial.json", dial)
-        thresholds = [choice.no_think_probability for choice in dial.choices]
-        stored = choose_dial_path(policy.name, folder)
-        write_dial(stored, replace(dial, curve=thin_curve(dial.curve, thresholds)))
-        report.on_message(f"threshold in {stored}, the whole curve in {folder / 'dial.json'}")
-        result |= {"dial": str(stored)}
+        report.on_message(install_dial(choose_dial_path(policy.name, folder), dial, overwrite=overwrite))
+        report.on_message(f"every choice and the whole curve are in {folder / 'dial.json'}")
+        result |= {"dial": str(folder / "dial.json"), "certified": dial.threshold.certified}
     return dial
 
 
@@ -587,11 +603,14 @@ def choose_threshold(
 ) -> float:
     """Return a threshold as it is given, or of a dial, or of the dial in the model's folder.
 
-    Raises UserError where there is none, or, of a model that is loaded, a dial that was calibrated for other weights.
+    Raises UserError where there is none or none was certified, for one that is no probability, and, of a model that is
+    loaded, for a dial that was calibrated for other weights.
     """
     if threshold is not None and dial is not None:
         raise UserError("--threshold and --dial both give the threshold; give one of the two")
     if threshold is not None:
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold = {threshold:g} is no probability; give a number from 0 to 1")
         return threshold
     name = model.name if isinstance(model, Policy) else model
     if dial is None and (name == "tiny" or not Path(name).is_dir()):
@@ -603,20 +622,16 @@ def choose_threshold(
     found = dial if isinstance(dial, Dial) else read_dial(path)
     if isinstance(model, Policy):
         check_weights(found, model.fingerprint, path)
-    return found.threshold.no_think_probability
+    return require_threshold(found, path)
 
 
 def read_problems(
-    problems: Problems, config: ProblemsConfig, reward: RewardFunction | None = None
+    problems: Problems, config: EvaluationConfig, reward: RewardFunction | None = None
 ) -> Sequence[Problem]:
-    """Return problems as they are, or made of dicts; a name is read as configured, for the command of its schema."""
+    """Return problems to evaluate on, as they are or made of dicts; a name is read as configured."""
     if not isinstance(problems, str | Path):
         return make_problems(problems, needs_answer=not (reward or config.reward))
-    named = config.model_copy(update={"problems": str(problems)})
-    if isinstance(named, EvaluationConfig):
-        return read_evaluation_problems(named).problems
-    assert isinstance(named, PresampleConfig)
-    return read_training_problems(named, held_out_per_level=1).problems
+    return read_evaluation_problems(config.model_copy(update={"problems": str(problems)})).problems
 
 
 def read_evaluation_problems(config: EvaluationConfig) -> Chosen:
@@ -684,11 +699,62 @@ def choose_grader(config: ProblemsConfig, reward: RewardFunction | None) -> Grad
     return make_grader(config) if reward is None else RewardGrader(reward, config.reward_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Presampled:
+    """Problems to pre-sample: all of them, or those that the steps of a training on them use."""
+
+    problems: Sequence[Problem]
+    of_training: bool
+
+
+def choose_presampled(
+    problems: Problems, config: ReferenceConfig, report: Callback, reward: RewardFunction | None = None
+) -> Presampled:
+    """Return what to pre-sample: of a set or a file what a training uses, else every problem that is given.
+
+    All problems of a set are those that any training may use, so but for the fewest that can be held out.
+    """
+    named, needs_answer = isinstance(problems, str | Path), not (reward or config.reward)
+    every = isinstance(config, PresampleConfig) and config.all_problems
+    of_training = not every and (named or bool(config.model_fields_set & STEP_KEYS))
+    if not isinstance(problems, str | Path) and not of_training:
+        return Presampled(make_problems(problems, needs_answer=needs_answer), of_training)
+    reading = config if of_training else config.model_copy(update={"probe_problems_per_level": 1})
+    found = find_problems(problems, None, reading, needs_answer=needs_answer)
+    report_notes(found.notes, report)
+    return Presampled(found.problems, of_training)
+
+
+def presample_chosen(
+    policy: Policy,
+    chosen: Presampled,
+    config: ReferenceConfig,
+    store: Path,
+    report: Callbacks,
+    *,
+    engine: Engine | None = None,
+    reward: RewardFunction | None = None,
+) -> References:
+    """Complete the reference store of what was chosen, and report it."""
+    policy, config = freeze_date(policy, config, read_store_date(store))
+    with report.reporting("presample", config.model_dump(mode="json"), store) as result:
+        for line in check_prompts(policy, chosen.problems, config):
+            report.on_message(line)
+        sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
+        sample = partial(sample_reference, policy, sampler, config=config, store=store, report=report)
+        if chosen.of_training:
+            reference = settle_reference(chosen.problems, config, sample)[1]
+        else:
+            reference = sample(chosen.problems)
+        result |= {"store": str(store), "problems": len(reference)}
+    return reference
+
+
 def sample_reference(
     policy: Policy,
     sampler: Sampler,
     problems: Sequence[Problem],
-    config: PresampleConfig,
+    config: ReferenceConfig,
     store: Path,
     report: Callback,
 ) -> References:

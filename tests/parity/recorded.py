@@ -140,8 +140,8 @@ def record() -> None:
     from adaptthink.engines.native import NativeEngine
     from adaptthink.problems.arithmetic import Split, generate_problems
     from adaptthink.sampling.sampler import Sampler
+    from adaptthink.training.data import choose_problems
     from adaptthink.training.rollout import collect
-    from adaptthink.training.train import choose_problems
 
     policy = load_policy("tiny", device="cpu")
     engine = NativeEngine(policy.model, policy.eos_ids, max_concurrent_sequences=64)

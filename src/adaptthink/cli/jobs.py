@@ -9,17 +9,18 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from adaptthink import api
-from adaptthink.callbacks import Callback
+from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.compare import show_mode_choice, show_scores
 from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
 from adaptthink.config.chat import ChatConfig
-from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, PresampleConfig, TrainConfig
+from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, ReferenceConfig, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.errors import redact
@@ -34,7 +35,7 @@ from adaptthink.problems import Problem
 from adaptthink.problems.sources import Chosen
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import undo_failed_start, write_json
-from adaptthink.training.data import prepare_problems, read_training_problems
+from adaptthink.training.data import prepare_problems, settle_reference
 from adaptthink.training.reference import find_training_date
 from adaptthink.training.train import TrainingData
 
@@ -42,12 +43,13 @@ ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the or
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
-def presample_job(config: PresampleConfig, output: Path) -> dict[str, Any]:
-    """Pre-sample the reference of a problem set into `output`."""
-    problems = print_notes(read_training_problems(config, held_out_per_level=1)).problems
+def presample_job(config: ReferenceConfig, output: Path) -> dict[str, Any]:
+    """Pre-sample into `output` the reference of the problems that a training uses, or of a whole set."""
+    report = Callbacks([Terminal()])
+    chosen = api.choose_presampled(config.problems, config, report)
     policy = load_configured(config)
     with open_engine(policy, config) as engine:
-        reference = api.presample(policy, problems, output=output, engine=engine, callbacks=[Terminal()], config=config)
+        reference = api.presample_chosen(policy, chosen, config, output, report, engine=engine)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
     verdicts = Counter(verdict for row in reference.values() for verdict in row.verdicts)
     return {
@@ -209,7 +211,8 @@ def demo_job(
         engine = make_engine(policy, config)
         sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
         with phase("reference"):
-            reference = api.sample_reference(policy, sampler, chosen.problems, config, store, terminal)
+            sample = partial(api.sample_reference, policy, sampler, config=config, store=store, report=terminal)
+            problems, reference = settle_reference(chosen.problems, config, sample)
 
     def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
         folder, modes = run / "evaluations" / name, list(rows.values())
@@ -219,7 +222,7 @@ def demo_job(
     with phase("evaluate_original"):
         rows = evaluate(ORIGINAL, "original")
     with phase("train"):
-        data = TrainingData(chosen.problems, reference, chosen.held_out)
+        data = TrainingData(problems, reference, chosen.held_out)
         done = api.train_and_save(policy, sampler, data, config, run, terminal, profile=profiled)
     if done.profile:
         show_profile(done.profile)

@@ -39,6 +39,9 @@ from adaptthink.planning.estimate import (
 )
 from adaptthink.planning.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.planning.roofline import measure_machine
+from adaptthink.problems.sets import find_local_copy
+from adaptthink.problems.sources import Purpose, SetSource, parse_name
+from adaptthink.training.data import count_used, find_problems
 from adaptthink.training.reference import read_references
 
 PROMPT_TOKENS = 200  # of a competition problem with the instruction and the chat template
@@ -72,11 +75,13 @@ def plan_job(
     architecture = read_architecture(config.model)
     usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
-    plan = make_plan(architecture, config, platform, lengths)
+    num_problems = count_problems(config)
+    num_used = None if num_problems is None else count_used(num_problems, config)
+    plan = make_plan(architecture, config, platform, lengths, num_used)
     larger = [more for more in list_larger_platforms(platform) if can_train(config, more.devices)]
     helps = [] if plan.fits else find_remedies(architecture, config, platform, lengths, larger)
     needs = find_needed_settings(config, platform, plan)
-    assumptions = list(list_assumptions(config, platform, lengths))
+    assumptions = list(list_assumptions(config, platform, lengths, num_problems))
     cost = None if price is None else price * platform.devices * plan.hours
     show_plan(architecture, config, platform, lengths, plan, helps, needs, cost)
     for line in assumptions:
@@ -97,6 +102,17 @@ def plan_job(
         "remedies": [remedy.settings for remedy in helps],
         "assumptions": assumptions,
     }
+
+
+def count_problems(config: VerlConfig) -> int | None:
+    """Return how many problems there are to train on; None for a set that only the hub has.
+
+    Raises UserError for problems that cannot be read.
+    """
+    for source in parse_name(config.problems, Purpose.TRAINING):
+        if isinstance(source, SetSource) and not find_local_copy(source.name, source.split, config.data):
+            return None
+    return len(find_problems(config.problems, None, config).problems)
 
 
 def can_train(config: VerlConfig, devices: int) -> bool:
@@ -187,8 +203,10 @@ def show_plan(
     gpu_hours = f", {devices * plan.hours:,.0f} GPU hours" if platform.is_gpu else ""
     paid = "" if cost is None else f", cost {cost:,.0f}"
     console.print(f"[bold]run: {config.steps} steps, {write_duration(plan.hours)}{gpu_hours}{paid}[/]")
+    samples = f"{config.reference_samples} sample{'' if config.reference_samples == 1 else 's'}"
     console.print(
-        f"before it, the reference: at most {write_duration(plan.reference_hours)}, if no problem is repeated"
+        f"before it, the reference: {samples} of each of {plan.reference_problems:,} "
+        f"problems, {write_duration(plan.reference_hours)}"
     )
     console.print("assumed:")
 
@@ -267,7 +285,9 @@ def write_duration(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.1f} minutes"
 
 
-def list_assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -> Iterator[str]:
+def list_assumptions(
+    config: VerlConfig, platform: Platform, lengths: Lengths, num_problems: int | None
+) -> Iterator[str]:
     """Yield the assumptions of an estimate, one line each."""
     efficiency = platform.efficiency
     think, no_think = (sum(of_mode) / len(of_mode) for of_mode in (lengths.think, lengths.no_think))
@@ -289,6 +309,8 @@ def list_assumptions(config: VerlConfig, platform: Platform, lengths: Lengths) -
         yield f"nodes of {NODE_GPUS}, {NETWORK_GB:g} GB/s for each GPU between them"
     kind = "float32" if choose_element_bytes(config, platform) == 4 else "bfloat16"
     yield f"products in {kind}; trained weights, gradients, AdamW's state in float32"
+    if num_problems is None:
+        yield "reference: no problem is used twice (the set is not here to be counted)"
     yield "left out: validation, checkpoints; grading runs while others are generated"
 
 

@@ -5,7 +5,7 @@ GROUPS = {
         "model", "problems", "reference_samples", "delta", "steps", "problems_per_step", "samples_per_problem",
         "learning_rate", "chat", "engine", "host", "port", "threshold", "seed",
     ),
-    "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "kind"),
+    "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "all_problems", "kind"),
     "Responses": (
         "max_think_tokens", "max_no_think_tokens", "temperature", "top_p", "reference_temperature", "reference_top_p",
         "think_start", "prompt_date", "reasoning_format",

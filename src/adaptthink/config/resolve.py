@@ -2,7 +2,8 @@
 
 A recipe is a TOML file. Keys at its top are shared by every command that has them; a table named after a command
 (`[presample]`, `[train]`, `[evaluate]`) holds keys for that command alone, but that training, which pre-samples what is
-missing, reads `[presample]` too, all but the engine. Unknown keys are errors that name the nearest known key.
+missing, reads `[presample]` too, all but the engine, and pre-sampling, which samples what the steps of a training use,
+reads those in `[train]`. Unknown keys are errors that name the nearest known key.
 
 No setting is ignored in silence where it was given for the command at hand, by a flag or in the command's own table of
 a recipe: if it has no effect, it is an error in one line with its name, the reason and what to do. What is shared by
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.schema import (
     PREFIX,
+    STEP_KEYS,
     Config,
     EvaluateConfig,
     PresampleConfig,
@@ -58,7 +60,7 @@ class Reads:
 
 
 READS = {
-    "presample": Reads(("presample",), own=("presample",)),
+    "presample": Reads(("train", "presample"), own=("presample",)),
     "train": Reads(("presample", "train"), own=("train",)),
     "verl": Reads(("presample", "train", "verl"), own=("train", "verl")),
     "plan": Reads(("presample", "train", "verl")),
@@ -159,12 +161,18 @@ def read_recipe(path: Path, command: str) -> Source:
         check_table(path, table, content.get(table, {}))
     values, own = imply_engine(shared), set()
     for table in READS[command].tables:
-        foreign = ENGINE_KEYS if table == "presample" and command != table else ()
-        part = {key: value for key, value in content.get(table, {}).items() if key not in foreign}
+        part = {key: value for key, value in content.get(table, {}).items() if is_read(key, table, command)}
         values |= imply_engine(part)
         if table in READS[command].own:
             own |= set(part)
     return Source(str(path), values, frozenset(own))
+
+
+def is_read(key: str, table: str, command: str) -> bool:
+    """Return whether a command reads a key of one of its tables."""
+    if command == "presample" and table == "train":
+        return key in STEP_KEYS
+    return not (table == "presample" and command != table and key in ENGINE_KEYS)
 
 
 def check_table(path: Path, table: str, values: object) -> None:

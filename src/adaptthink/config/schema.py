@@ -31,13 +31,17 @@ HOW = frozenset(
     }
 )  # fmt: skip
 
+# Which problems of its set a training uses.
+STEP_KEYS = frozenset({"probe_problems_per_level", "problems_per_step", "steps"})
+
 # What the estimate of a training (`adaptthink plan`) depends on.
 PLANNED = frozenset(
     {
-        "dtype", "endpoint", "engine", "engine_memory", "gpus_per_node", "gradient_checkpointing", "lora_rank",
-        "max_concurrent_sequences", "max_no_think_tokens", "max_prompt_tokens", "max_think_tokens",
-        "micro_batch_tokens", "model", "no_think_share", "nodes", "offload", "problems", "problems_per_step",
-        "reference_samples", "samples_per_problem", "steps", "tensor_parallel",
+        "data", "dtype", "endpoint", "engine", "engine_memory", "fields", "gpus_per_node", "gradient_checkpointing",
+        "lora_rank", "max_concurrent_sequences", "max_no_think_tokens", "max_problems", "max_prompt_tokens",
+        "max_think_tokens", "micro_batch_tokens", "model", "no_think_share", "nodes", "offload",
+        "probe_problems_per_level", "problems", "problems_per_level", "problems_per_step", "reference_samples",
+        "samples_per_problem", "steps", "tensor_parallel",
     }
 )  # fmt: skip
 
@@ -250,16 +254,38 @@ class PolicyConfig(ProblemsConfig, EngineConfig):
     """A model that is loaded here answers problems."""
 
 
-class PresampleConfig(PolicyConfig):
-    """Reference pre-sampling: K unconstrained samples per problem from the model before training (R̄_ref)."""
+class ReferenceConfig(PolicyConfig):
+    """The reference R̄_ref, K unconstrained samples per problem before training, and which problems need one."""
 
     problems_per_level: Positive = Field(100, description="Problems of each level (arithmetic and reasoning_gym).")
     reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
     reference_temperature: Temperature = Field(0.6, description="Sampling temperature of the reference.")
     reference_top_p: TopP = Field(0.95, description="Nucleus of the reference.")
+    steps: Positive = Field(314, description="Optimiser steps.")
+    problems_per_step: Positive = Field(128, description="Problems in a batch.")
+    probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
 
 
-class TrainConfig(PresampleConfig):
+class PresampleConfig(ReferenceConfig):
+    """Reference pre-sampling of the problems that the steps of a training use."""
+
+    all_problems: bool = Field(
+        False, description="Sample every problem of the set, not only those that the training's steps use."
+    )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the training's steps where every problem is sampled."""
+        yield from super().unread()
+        if self.all_problems:
+            yield Unread(
+                tuple(sorted(STEP_KEYS)),
+                ("all_problems",),
+                "all_problems samples them all",
+                "leave out one or the other",
+            )
+
+
+class TrainConfig(ReferenceConfig):
     """Training with the paper's settings as defaults."""
 
     delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
@@ -284,8 +310,6 @@ class TrainConfig(PresampleConfig):
         "allowed",
         description="no_think answers that think all the same: rewarded like others (the paper), or never (ours).",
     )
-    steps: Positive = Field(314, description="Optimiser steps.")
-    problems_per_step: Positive = Field(128, description="Problems in a batch.")
     temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
@@ -310,7 +334,6 @@ class TrainConfig(PresampleConfig):
         False, description="Recompute activations in the backward pass: less memory, about a third more work."
     )
     probe_every: Positive = Field(5, description="Steps between two probes of the mode choice on held-out problems.")
-    probe_problems_per_level: Positive = Field(16, description="Held-out problems of each level for the probe.")
     probe_samples: Annotated[int, Field(ge=0)] = Field(
         0, description="Responses to each held-out problem in a probe, in the mode the model chooses; graded."
     )

@@ -161,7 +161,8 @@ class Plan:
     mean: Step  # with the lengths as they are over a run
     saved_seconds: float  # a step, that recomputing the old log-probabilities would take
     hours: float
-    reference_hours: float  # upper bound: as if each step's problems were new
+    reference_problems: int  # that need a reference
+    reference_hours: float
     fits: bool
 
 
@@ -424,8 +425,15 @@ def estimate_step(
     return Step(generation.seconds, float(update), communication, sync, float(rows.sum()), generation)
 
 
-def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths) -> Plan:
-    """Return the estimate of a whole training."""
+def make_plan(
+    architecture: Architecture,
+    config: VerlConfig,
+    platform: Platform,
+    lengths: Lengths,
+    reference_problems: int | None = None,
+) -> Plan:
+    """Return the estimate of a whole training; without `reference_problems` as if no step used a problem again."""
+    num_used = config.steps * config.problems_per_step if reference_problems is None else reference_problems
     size = choose_tensor_parallel(architecture, config, platform, lengths)
     cache = compute_cache_tokens(architecture, config, platform, size)
     memory = estimate_memory(architecture, config, platform, lengths)
@@ -441,16 +449,18 @@ def make_plan(architecture: Architecture, config: VerlConfig, platform: Platform
         mean=mean,
         saved_seconds=mean.update_seconds / count_passes(config),
         hours=config.steps * mean.seconds / 3600,
-        reference_hours=estimate_reference_hours(architecture, config, platform, lengths, size, cache),
+        reference_problems=num_used,
+        reference_hours=estimate_reference_hours(architecture, config, platform, lengths, size, cache, num_used),
         fits=fits(architecture, config, platform, lengths),
     )
 
 
 def estimate_reference_hours(
-    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float
-) -> float:
-    """Return the hours of pre-sampling if all problems are different and the engines are full to the end."""
-    samples = config.steps * config.problems_per_step * config.reference_samples
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float,
+    num_problems: int,
+) -> float:  # fmt: skip
+    """Return the hours of pre-sampling `num_problems` if the engines are full to the end."""
+    samples = num_problems * config.reference_samples
     replicas = max(1, platform.devices // size)
     longest = lengths.prompt + lengths.think[-1]
     at_once = max(1, int(min(config.max_concurrent_sequences, 2 * cache / longest)))

@@ -271,13 +271,18 @@ def read_set_rows(name: str, split: str, data: Path | None) -> Iterator[Row | Ba
     """Yield each row from the local folder, or else from the hub; raises UserError for a missing folder."""
     if data is not None and not data.is_dir():
         raise UserError(f"no folder '{data}' for data: give the folder that holds local copies, or none to use the hub")
-    paths = [data / file for file in SETS[name].splits[split].files] if data else []
-    if paths and all(path.is_file() for path in paths):
+    if paths := find_local_copy(name, split, data):
         for path in paths:
             yield from read_zip_rows(path, ZIP_FOLDERS[split]) if path.suffix == ".zip" else read_rows(path)
     else:
         for config in SETS[name].configs:
             yield from read_hub_rows(name, config, split)
+
+
+def find_local_copy(name: str, split: str, data: Path | None) -> list[Path]:
+    """Return the files of a split in the local folder; none if any is not there."""
+    paths = [data / file for file in SETS[name].splits[split].files] if data else []
+    return paths if all(path.is_file() for path in paths) else []
 
 
 def read_zip_rows(path: Path, folder: str) -> Iterator[Row | BadRow]:

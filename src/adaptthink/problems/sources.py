@@ -362,15 +362,15 @@ def read_stored_problems(sources: Sequence[Stored], reading: Reading, spool: Spo
     return replace(found, num_repeats=int(np.isin(ids_N, ids_N[first]).sum()) - len(first))
 
 
-def keep_parsable(spool: Spool, numbers: np.ndarray) -> Found:
-    """Return those of `numbers` whose reference answer can be parsed, in their order."""
-    parsable, levels, num_unboxed = np.zeros(len(spool), bool), set(), 0
+def keep_parsable(problems: Spool | Sequence[Problem], numbers: np.ndarray) -> Found:
+    """Return those of `numbers`, indices of `problems`, whose reference answer can be parsed, in their order."""
+    parsable, levels, num_unboxed = np.zeros(len(problems), bool), set(), 0
     in_order = np.sort(numbers)
     for start in range(0, len(in_order), PARSED_AT_ONCE):
         part = in_order[start : start + PARSED_AT_ONCE]
-        problems = [spool[number] for number in part]
-        parsable[part] = find_parsable([(problem.answer, problem.kind) for problem in problems])
-        usable = [problem for number, problem in zip(part, problems, strict=True) if parsable[number]]
+        rows = [problems[number] for number in part]
+        parsable[part] = find_parsable([(problem.answer, problem.kind) for problem in rows])
+        usable = [problem for number, problem in zip(part, rows, strict=True) if parsable[number]]
         levels |= {problem.level for problem in usable}
         num_unboxed += sum(map(lacks_box, usable))
     kept = numbers[parsable[numbers]]

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptthink.config.schema import PresampleConfig
+from adaptthink.config.schema import ReferenceConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, check_failed_grades, compute_mean_reward
 from adaptthink.problems import Problem, hash_answer
@@ -70,7 +70,7 @@ class Reference:
         return not self.num_unknown and seconds <= self.seconds
 
 
-def make_store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, Any]:
+def make_store_settings(config: ReferenceConfig, fingerprint: str) -> dict[str, Any]:
     """Return everything that the content of a store depends on, as its first line holds it."""
     own = {name: value for name in ("reward", "prompt_date") if (value := getattr(config, name))}
     return own | {
@@ -87,7 +87,7 @@ def make_store_settings(config: PresampleConfig, fingerprint: str) -> dict[str, 
 def presample(
     sampler: Sampler,
     problems: Sequence[Problem],
-    config: PresampleConfig,
+    config: ReferenceConfig,
     *,
     fingerprint: str,
     path: Path,
@@ -111,7 +111,7 @@ def presample(
     return References(path, rows, parse_ids(problems))
 
 
-def get_grading_seconds(config: PresampleConfig) -> float:
+def get_grading_seconds(config: ReferenceConfig) -> float:
     """Return the limit of grading one response, whoever grades."""
     return config.reward_seconds if config.reward else config.grading_seconds
 
@@ -177,7 +177,7 @@ def find_rows(rows: Rows, ids_N: np.ndarray) -> np.ndarray:
 def complete_store(
     sampler: Sampler,
     problems: Sequence[Problem],
-    config: PresampleConfig,
+    config: ReferenceConfig,
     path: Path,
     settings: Mapping[str, Any],
     rows: Rows,
@@ -296,6 +296,16 @@ def read_fingerprint(path: Path) -> str | None:
     return read_settings(path).get("model_fingerprint")
 
 
+def require_store(path: Path) -> Path:
+    """Return the path of an existing store; raises UserError if there is no such file."""
+    if not path.is_file():
+        raise UserError(
+            f"no reference store at '{path}'; make one with: adaptthink presample RECIPE --output {path}, or leave "
+            "the reference out, and the training samples its own"
+        )
+    return path
+
+
 def find_training_date(run: Path, store: Path | None, *, resume: bool) -> str | None:
     """Return the recorded day in the prompts of a training: of the run that is resumed, else of its reference store."""
     recorded: str | None = read_recorded(run, "prompt_date", resume=resume)
@@ -330,7 +340,7 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
     if not path.is_file() or holds_nothing(path):
         return rows
 
-    defaults = make_store_settings(PresampleConfig(), "")
+    defaults = make_store_settings(ReferenceConfig(), "")
     del defaults["model_fingerprint"]
     refuse_changes(name_store(path), read_settings(path), settings, defaults=defaults)
 

@@ -6,16 +6,12 @@ group statistics. Everything random follows from (seed, step), so the loop carri
 
 from __future__ import annotations
 
-import random
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from adaptthink.callbacks import Progress, make_counter
@@ -25,13 +21,12 @@ from adaptthink.errors import DivergedError, UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
-from adaptthink.problems.table import Selection
-from adaptthink.sampling.requests import make_seed
 from adaptthink.sampling.sampler import OnFinished, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.allocation import Allocation, restore_statistics
 from adaptthink.training.checkpoint import Checkpoints, load_checkpoint, read_metrics_digests
+from adaptthink.training.data import choose_problems, select_gradable
 from adaptthink.training.describe import Roofline, describe_step
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
@@ -41,7 +36,7 @@ from adaptthink.training.update import make_optimizer, update
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Problems to train on, R̄_ref of them by problem id, and held-out problems, which are only measured."""
+    """Problems to train on, the reference of those that the steps use, and problems that are only measured."""
 
     problems: Sequence[Problem]
     reference: Mapping[str, Reference]
@@ -138,31 +133,3 @@ def require_training_engine(engine: Engine) -> TrainingEngine:
             "trained; add that method, or use this engine to presample and to evaluate"
         )
     return engine
-
-
-def select_gradable(problems: Sequence[Problem], reference: Mapping[str, Reference]) -> Sequence[Problem]:
-    """Leave out the problems that cannot be graded, and so have no R̄_ref."""
-    gradable_N = np.fromiter((reference[problem.id].reward is not None for problem in problems), bool)
-    return Selection(problems, np.flatnonzero(gradable_N))
-
-
-def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
-    """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order.
-
-    A step that ends one epoch and begins the next may hold a problem twice, with the same responses: it counts double.
-    """
-    first = (step - 1) * count
-    chosen = []
-    for epoch in range(first // len(problems), (first + count - 1) // len(problems) + 1):
-        offset = epoch * len(problems)
-        order = shuffle_epoch(len(problems), seed, epoch)
-        chosen += [problems[index] for index in order[max(0, first - offset) : first + count - offset]]
-    return chosen
-
-
-@lru_cache(maxsize=2)
-def shuffle_epoch(size: int, seed: int, epoch: int) -> array[int]:
-    """Return the order of an epoch's problems, by index; four bytes each."""
-    order = array("I", range(size))
-    random.Random(make_seed(seed, "epoch", epoch)).shuffle(order)
-    return order

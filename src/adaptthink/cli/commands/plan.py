@@ -9,8 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from adaptthink.cli.parameters import NOT_NEGATIVE, POSITIVE, Json, Recipes, write_result
-from adaptthink.cli.settings import add_flags, read_settings, select_given
+from adaptthink.cli.settings import add_flags, find_unread, read_settings, select_given
 from adaptthink.config.schema import PLANNED, Config, TrainConfig, Unread, VerlConfig
+from adaptthink.problems.sources import Purpose
+from adaptthink.problems.unread import unread_settings
 from adaptthink.storage.kinds import PathKind, expect
 
 
@@ -44,7 +46,7 @@ def plan(
     """Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit."""
     if reference:
         expect(reference, "--reference", PathKind.STORE)
-    unread = VerlConfig.unread if runs_on_verl(gpus) else find_unread_without_verl
+    unread = find_unread if runs_on_verl(gpus) else find_unread_without_verl
     config = read_settings("plan", VerlConfig, recipe, select_given(flags), unread=unread)
     from adaptthink.cli.plan import plan_job
 
@@ -70,6 +72,7 @@ def runs_on_verl(gpus: str) -> bool:
 def find_unread_without_verl(config: VerlConfig) -> Iterator[Unread]:
     """Yield the settings that the estimate of a training on one device does not read."""
     yield from TrainConfig.unread(config)
+    yield from unread_settings(config.problems, Purpose.TRAINING)
     yield Unread(
         tuple(sorted(VerlConfig.model_fields.keys() - TrainConfig.model_fields.keys())),
         (),

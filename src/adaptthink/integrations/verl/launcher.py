@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,8 @@ from adaptthink.problems.table import parse_ids
 from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
 from adaptthink.sampling.grader import load_reward
 from adaptthink.storage.runs import MetricsLog, apply_umask, check_store_outside, open_run, read_metrics, write_json
-from adaptthink.training.data import prepare_problems
+from adaptthink.training.data import choose_problems, prepare_problems, settle_reference
 from adaptthink.training.reference import (
-    Reference,
     References,
     check_grades,
     find_missing,
@@ -52,7 +52,6 @@ from adaptthink.training.reference import (
     make_store_settings,
     read_store,
 )
-from adaptthink.training.train import choose_problems, select_gradable
 
 VERSION = "0.9.1"  # of verl, exactly: its trainers and agent loops change with every release
 POLL_SECONDS = 0.5  # between two reads of the metrics
@@ -126,8 +125,8 @@ def verl_job(
         found = prepare_problems(config.problems, None, config)
         for note in found.notes:
             Callbacks(callbacks).on_message(note)
-        reference = read_reference_store(config, found.problems, store)
-        chosen = select_gradable_problems(found.problems, reference, config)
+        chosen, reference = settle_reference(found.problems, config, partial(read_reference_store, config, store))
+        check_enough(chosen, config)
         check_prompts([*found.held_out, *chosen], config)
         open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
         write_problems(held_out_file, found.held_out, split=HELD_OUT)
@@ -208,8 +207,8 @@ def describe_presampling(store: Path) -> str:
     return f"make it first: adaptthink presample RECIPE --output {store}, then train with --reference {store}"
 
 
-def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: Path) -> References:
-    """Open a store of R̄_ref; raises UserError if it lacks problems or is of another model."""
+def read_reference_store(config: VerlConfig, path: Path, problems: Sequence[Problem]) -> References:
+    """Open a store of R̄_ref; raises UserError if it lacks any of `problems` or is of another model."""
     policy = load_policy(
         config.model, think_start=config.think_start, prompt_date=config.prompt_date, device="cpu", dtype="auto"
     )
@@ -217,25 +216,21 @@ def read_reference_store(config: VerlConfig, problems: Sequence[Problem], path: 
     missing = int(find_missing(rows, problems).sum())
     if missing:
         raise UserError(
-            f"'{path}' lacks {missing} of {len(problems)} problems; {describe_presampling(path)} "
-            "(it continues where it stopped)"
+            f"'{path}' lacks {missing} of {len(problems)} problems that the steps use; "
+            f"{describe_presampling(path)} (it continues where it stopped)"
         )
     references = References(path, rows, parse_ids(problems))
     check_grades(references.values(), config.max_failed_grades)
     return references
 
 
-def select_gradable_problems(
-    problems: Sequence[Problem], reference: Mapping[str, Reference], config: VerlConfig
-) -> Sequence[Problem]:
-    """Leave out the problems that cannot be graded, as the native trainer does; raises UserError if few are left."""
-    chosen = select_gradable(problems, reference)
-    if len(chosen) < config.problems_per_step:
+def check_enough(problems: Sequence[Problem], config: VerlConfig) -> None:
+    """Raise UserError if too few problems can be graded for a step."""
+    if len(problems) < config.problems_per_step:
         raise UserError(
-            f"{len(chosen)} problems can be graded, fewer than problems_per_step = {config.problems_per_step}; give "
+            f"{len(problems)} problems can be graded, fewer than problems_per_step = {config.problems_per_step}; give "
             "more problems, or fewer a step"
         )
-    return chosen
 
 
 def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
