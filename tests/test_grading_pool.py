@@ -1,6 +1,7 @@
 """The workers behind symbolic grading: what is lost when one overruns, eats memory or dies, and where they may be used.
 
-Most tests put a stand-in for math-verify on the path of the workers: it hangs, eats memory, dies or fails on demand.
+Most tests put a stand-in for latex2sympy and math-verify on the path of the workers: it hangs, eats memory, dies or
+fails on demand.
 """
 
 import asyncio
@@ -27,19 +28,25 @@ BRIEF = 0.2  # seconds, for what is to be stopped
 SOURCES = str(Path(grading.__file__).parents[2])
 
 STAND_IN = '''
-"""A math_verify that does what the formula says."""
-import os, signal, time
+"""A latex2sympy that does what the formula says."""
+import os, re, signal, sys, time
 from pathlib import Path
 import psutil, sympy
 
-LOG = Path(__file__).with_name("log")
+LOG = Path(__file__).parents[1] / "log"
 
-class LatexExtractionConfig:
+class NormalizationConfig:
     def __init__(self, **settings):
         pass
 
-def parse(text, **settings):
-    name = text.strip("$").partition("+")[0]
+class ConversionConfig(NormalizationConfig):
+    pass
+
+sys.modules["latex2sympy2_extended.latex2sympy2"] = sys.modules[__name__]
+
+def latex2sympy(text, **settings):
+    text = re.sub(r"[^a-z]*mathit.(.).", r"\\1", text)  # letters that mean something to the parser
+    name = text.partition("+")[0]
     calls = LOG.read_text().split().count(name) if LOG.exists() else 0
     with LOG.with_name(str(os.getpid())).open("a") as own:
         own.write(".")
@@ -64,12 +71,14 @@ def parse(text, **settings):
         LOG.with_name("eaten").write_text(str(psutil.Process().memory_info().rss))
     if name == "deep":
         raise RecursionError(name)
-    return [sympy.sin(sympy.Symbol(text))]
+    if name == "fail":
+        return sympy.FiniteSet(sympy.Symbol(text))  # which only math-verify compares
+    return sympy.Symbol("y" if name in ("late", "y") else text, real=True)
+'''
 
+STAND_IN_VERIFY = '''
 def verify(reference, found, **settings):
-    if "fail" in str(found):
-        raise TypeError("cannot compare")
-    return reference == found or "late" in str(found)
+    raise TypeError("cannot compare")
 '''
 
 
@@ -86,10 +95,17 @@ def own_pools(monkeypatch):
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A folder with the stand-in, first on the path of every worker; returns the log of its calls."""
-    (tmp_path / "math_verify.py").write_text(STAND_IN)
+    """A folder with the stand-ins, first on the path of every worker; returns the log of their calls."""
+    write_stand_in(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path / "log"
+
+
+def write_stand_in(folder, parser=STAND_IN):
+    """Write the stand-ins into a folder."""
+    (folder / "latex2sympy2_extended").mkdir(exist_ok=True)
+    (folder / "latex2sympy2_extended" / "__init__.py").write_text(parser)
+    (folder / "math_verify.py").write_text(STAND_IN_VERIFY)
 
 
 def run_script(code, *arguments, folder=None, **settings):
@@ -324,7 +340,7 @@ def test_an_unknown_outcome_is_not_kept(stand_in):
     assert grade("die+1", "die+1 ", limits=limits).verdict is Verdict.CORRECT  # the same text: no worker
     assert not stand_in.exists()
     assert grade("die+1", "x+1", limits=limits).verdict is Verdict.UNKNOWN
-    (stand_in.parent / "math_verify.py").write_text(STAND_IN.replace('"die"', '"nothing"'))
+    write_stand_in(stand_in.parent, STAND_IN.replace('"die"', '"nothing"'))
     for worker in list(pools.get_pool(limits).workers):
         worker.process.kill()
     assert grade("die+1", "x+1", limits=limits).verdict is Verdict.WRONG
@@ -495,7 +511,7 @@ if "raise" in sys.argv:
 
 
 def start_ending(tmp_path, *words):
-    (tmp_path / "math_verify.py").write_text(STAND_IN)
+    write_stand_in(tmp_path)
     (tmp_path / "script.py").write_text(ENDING)
     process = run_script("", "script.py", *words, folder=tmp_path, cwd=tmp_path, start_new_session=True)
     workers = [psutil.Process(pid) for pid in json.loads(process.stdout.readline())]

@@ -97,7 +97,7 @@ def is_answer_alone(line: str) -> bool:
     words = re.findall(r"[^\W\d_]{2,}", bare)
     return (
         "**" not in line
-        and not line.rstrip().endswith("!")
+        and not (words and line.rstrip().endswith("!"))  # without words it is a factorial
         and _PROSE.search(bare) is None
         and (
             not words
