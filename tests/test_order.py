@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 from evaluations import SETTING
@@ -14,6 +15,7 @@ from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import summarise
 from adaptthink.evaluation.store import read_decisions, read_outcomes, read_setting
 from adaptthink.modes import Convention
+from adaptthink.problems import make_problem
 from adaptthink.reproduction.verdicts import compare_trainings, measure_accuracy_change, measure_length_change
 
 FILES = ("problems.jsonl", "samples.jsonl", "verdicts.jsonl", "decisions.jsonl")
@@ -29,15 +31,9 @@ def write_evaluation(folder, seed):
     rows = {name: [] for name in FILES}
     rows["verdicts.jsonl"].append({"grader": {"version": 1}})
     for number in range(NUM_PROBLEMS):
-        id_ = f"{number * 7919:016x}"
-        problem = {
-            "prompt": f"{number}?",
-            "answer": "1",
-            "level": number % 3,
-            "source": f"set{number % 2}",
-            "kind": "math",
-        }
-        rows["problems.jsonl"].append({"id": id_} | problem)
+        problem = make_problem(f"{number}?", "1", level=number % 3, source=f"set{number % 2}")
+        id_ = problem.id
+        rows["problems.jsonl"].append(asdict(problem))
         mass = rng.random() / 2
         rows["decisions.jsonl"].append({"problem_id": id_, "no_think_probability": mass, "think_probability": mass})
         for requested in ("auto", "think", "no_think"):
@@ -47,9 +43,8 @@ def write_evaluation(folder, seed):
                 sample = {"mode": mode, "thinking": None, "answer": rng.choice(["1", "Wait, 1"]), "finish": "stop"}
                 sample |= {"tokens": rng.randint(1, 120), "thinking_tokens": 0, "seed": index}
                 rows["samples.jsonl"].append(key | sample)
-                verdict = rng.choice(
-                    ["correct", "correct", "wrong", "truncated", "reference_unparsable"][: 4 if number else 5]
-                )
+                verdicts = ["correct"] * (2 + seed) + ["wrong", "truncated"] + ["reference_unparsable"] * (number == 0)
+                verdict = rng.choice(verdicts)
                 rows["verdicts.jsonl"].append(key | {"verdict": verdict, "answer": "1", "rule": "exact"})
     for name, content in rows.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
