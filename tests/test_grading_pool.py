@@ -76,10 +76,10 @@ def latex2sympy(text, **settings):
     return sympy.Symbol("y" if name in ("late", "y") else text, real=True)
 '''
 
-STAND_IN_VERIFY = '''
+STAND_IN_VERIFY = """
 def verify(reference, found, **settings):
     raise TypeError("cannot compare")
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

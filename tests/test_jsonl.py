@@ -25,6 +25,7 @@ from adaptthink.evaluation.store import (
     write_decisions,
 )
 from adaptthink.grading import Grade, Rule, Verdict
+from adaptthink.grading.identity import GRADER_VERSION
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.sampling.grader import AnswerGrader
@@ -416,7 +417,7 @@ def test_verdicts_name_their_grader_and_what_changed(tmp_path, monkeypatch):
     path = tmp_path / "verdicts.jsonl"
     header = json.loads(path.read_bytes().splitlines()[0])["grader"]
     assert header == read_grader(path)
-    assert (header["version"], header["boxed_only"], header["seconds"]) == (1, True, 2.0)
+    assert (header["version"], header["boxed_only"], header["seconds"]) == (GRADER_VERSION, True, 2.0)
     assert set(header["libraries"]) == {"math-verify", "latex2sympy2_extended", "sympy"}
     before = path.read_bytes()
     assert grade_folder(tmp_path) == []

@@ -47,7 +47,7 @@ RESPONSES = {  # of the four samples of each problem
 VERDICTS = {
     "1+1=?": ["correct", "correct", "correct", "correct"],
     "2+3=?": ["correct", "wrong", "unparsed", "correct"],
-    "9-4=?": ["truncated", "wrong", "correct", "truncated"],
+    "9-4=?": ["truncated", "wrong", "correct", "unclosed"],
 }
 REWARDS = {"1+1=?": 1.0, "2+3=?": 0.5, "9-4=?": 0.25}
 # \boxed is one token, and so are </think>, the think start, the end token, every digit, sign, brace and line break.

@@ -246,14 +246,14 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
 ):
     seen = []
 
-    def spy(model, optimizer, rollouts, advantages, settings, step):
+    def spy(model, optimizer, rollouts, advantages, *_):
         seen.extend(advantages.tolist())
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
     monkeypatch.setattr("adaptthink.training.train.update", spy)
     monkeypatch.setattr(
         "adaptthink.training.train.collect",
-        lambda sampler, pool, *_: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
+        lambda sampler, pool, *_, **__: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
     )
     run_training(random_policy, config(steps=1, implicit_thinking=choice), tmp_path / "run")
     assert seen == pytest.approx([0.05 + reward_of_no_think - 0.5])

@@ -26,10 +26,11 @@ def refuse_changes(
 ) -> None:
     """Raise UserError naming each setting of `what` that is not as it was; `ignoring` names those that may change.
 
-    A setting that `old` lacks, as it is younger than `old`, had the value that it has in `defaults`: with its default,
-    a new setting must leave everything as it was without it.
+    A setting that one of them lacks, as it is younger, has the value that it has in `defaults`: with its default, a new
+    setting must leave everything as it was without it.
     """
-    changes = find_changes({**(defaults or {}), **old}, new, ignoring=ignoring)
+    filled = ({**(defaults or {}), **settings} for settings in (old, new))
+    changes = find_changes(*filled, ignoring=ignoring)
     if changes:
         listed = ", ".join(f"{name} was {before!r} and is now {now!r}" for name, before, now in changes)
         raise UserError(f"{what} was made with other settings: {listed}; return to the old ones or give another path")
