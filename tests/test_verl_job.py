@@ -19,7 +19,7 @@ from adaptthink.cli.console import Terminal
 from adaptthink.cli.jobs import presample_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import VerlConfig
-from adaptthink.errors import UserError
+from adaptthink.errors import DivergedError, UserError
 from adaptthink.integrations.verl.data import read_row
 from adaptthink.integrations.verl.launcher import (
     find_reason,
@@ -30,7 +30,7 @@ from adaptthink.integrations.verl.launcher import (
 )
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.storage.locks import locked
-from adaptthink.storage.runs import read_metrics
+from adaptthink.storage.runs import read_metrics, write_json
 from adaptthink.training.data import choose_problems, prepare_problems
 
 SETTINGS = {
@@ -207,6 +207,29 @@ def test_a_step_is_reported_with_what_verl_adds_to_its_line_later(tmp_path, stat
         train_with_verl([sys.executable, str(script)], tmp_path, steps, {})
     second = {"step": 2} if status else {"step": 2, "probe_accuracy": 0.5, "step_seconds": 1.0}
     assert steps.rows == [{"step": 1, "probe_accuracy": 0.5}, second]
+
+
+@pytest.mark.parametrize(("name", "status"), [("DivergedError", DivergedError), ("UserError", UserError)])
+def test_a_divergence_in_verl_is_one_here_too(tmp_path, name, status):
+    script = tmp_path / "verl.py"
+    script.write_text(f"raise SystemExit('adaptthink.errors.{name}: step 3: loss nan')")
+    with pytest.raises(UserError, match="step 3: loss nan") as caught:
+        train_with_verl([sys.executable, str(script)], tmp_path, Steps(), {})
+    assert type(caught.value) is status
+    assert ("--resume" in str(caught.value)) == (status is UserError)
+
+
+def test_a_run_of_a_version_without_a_setting_is_resumed_with_its_default(tmp_path, store, python, monkeypatch):
+    run, config = tmp_path / "run", check(VerlConfig, SETTINGS)
+    monkeypatch.setenv("FAKE_FAULT", "3")
+    options = {"reference_store": store, "python": python, "clean": False}
+    with pytest.raises(UserError, match="verl stopped"):
+        verl_job(config, run, resume=False, **options)
+    monkeypatch.delenv("FAKE_FAULT")
+    recorded = json.loads((run / "config.json").read_text())
+    assert recorded.pop("max_failed_grades") == VerlConfig().max_failed_grades
+    write_json(run / "config.json", recorded)
+    assert verl_job(config, run, resume=True, **options)["steps"] == 3
 
 
 def test_which_lines_are_finished():

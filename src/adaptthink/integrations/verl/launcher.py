@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from adaptthink.callbacks import Callback, Callbacks, Progress
 from adaptthink.config.schema import HOW, VerlConfig
-from adaptthink.errors import UserError
+from adaptthink.errors import DivergedError, UserError
 from adaptthink.integrations.verl.data import HELD_OUT, TRAIN, write_problems
 from adaptthink.integrations.verl.settings import (
     HELD_OUT_FILE,
@@ -117,8 +117,10 @@ def verl_job(
     config = freeze_prompt_date(config, find_training_date(run, reference_store, resume=resume))
     command = make_command(config, run, python)
     train_file, held_out_file = run / "verl" / TRAIN_FILE, run / "verl" / HELD_OUT_FILE
+    settings, defaults = (one.model_dump(mode="json") for one in (config, VerlConfig()))
+    open_training = partial(open_run, run, settings, ignoring=HOW, defaults=defaults)
     if resume and train_file.is_file():
-        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=True)
+        open_training(resume=True)
     else:
         store = find_store(reference_store)
         check_store_outside(store, run, clean=clean)
@@ -128,11 +130,11 @@ def verl_job(
         chosen, reference = settle_reference(found.problems, config, partial(read_reference_store, config, store))
         check_enough(chosen, config)
         check_prompts([*found.held_out, *chosen], config)
-        open_run(run, config.model_dump(mode="json"), ignoring=HOW, resume=resume, clean=clean)
+        open_training(resume=resume, clean=clean)
         write_problems(held_out_file, found.held_out, split=HELD_OUT)
         write_problems(train_file, order_problems(chosen, config), split=TRAIN, reference=reference)
     observers = Callbacks(callbacks)
-    with observers.reporting("train", config.model_dump(mode="json"), run) as result:
+    with observers.reporting("train", settings, run) as result:
         started = time.monotonic()
         train_and_export(command, run, config, version=version, python=python, observer=observers)
         seconds = time.monotonic() - started
@@ -269,7 +271,7 @@ def read_latest_step(run: Path) -> int:
 def train_with_verl(
     command: Sequence[str], run: Path, observer: Callback, environment: Mapping[str, str], steps: int | None = None
 ) -> None:
-    """Run verl and report its steps, of `steps`; raises UserError with the reason if it fails."""
+    """Run verl and report its steps, of `steps`; raises UserError with the reason, or DivergedError, if it fails."""
     log = run / "verl" / "log.txt"
     reported = read_latest_step(run)
     MetricsLog(run / "metrics.jsonl", keep_steps=reported).close()  # what was done after the checkpoint is done again
@@ -291,6 +293,8 @@ def train_with_verl(
         lines = read_tail(log, before)
         observer.on_message("\n".join(lines[-SHOWN_LINES:]))
         reason = find_reason(lines) or f"exit status {status}"
+        if any("DivergedError: " in line for line in lines):
+            raise DivergedError(f"verl stopped: {reason} (log: {log})")
         raise UserError(f"verl stopped: {reason} (log: {log}; go on from the last checkpoint with --resume)")
 
 
