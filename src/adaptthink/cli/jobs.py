@@ -32,7 +32,6 @@ from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map
 from adaptthink.evaluation.store import read_setting
 from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
 from adaptthink.problems import Problem
-from adaptthink.problems.sources import Chosen
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import undo_failed_start, write_json
 from adaptthink.training.data import prepare_problems, settle_reference
@@ -65,7 +64,7 @@ def presample_job(config: ReferenceConfig, output: Path) -> dict[str, Any]:
 @contextmanager
 def open_engine(policy: Policy, config: EngineConfig) -> Iterator[Engine]:
     """Start the engine of a config; at the end, of a failed job too, print what each of its servers did."""
-    engine = make_engine(policy, config, on_message=lambda message: console.print(redact(message)))
+    engine = make_engine(policy, config, on_message=Callbacks([Terminal()]).on_message)
     try:
         yield engine
     finally:
@@ -118,13 +117,6 @@ def train_job(
     return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
 
 
-def print_notes(chosen: Chosen) -> Chosen:
-    """Print what a user should know of the problems that were chosen."""
-    for note in chosen.notes:
-        console.print(note, markup=False, soft_wrap=True)
-    return chosen
-
-
 def evaluate_job(
     config: EvaluateConfig | ChatConfig,
     requested: Sequence[str],
@@ -164,7 +156,9 @@ def show_advice(lines: Iterable[str]) -> None:
 
 def load_evaluation_problems(config: EvaluationConfig) -> Sequence[Problem]:
     """Return the problems of an evaluation; print what a user should know of them."""
-    return print_notes(api.read_evaluation_problems(config)).problems
+    chosen = api.read_evaluation_problems(config)
+    api.report_notes(chosen.notes, Callbacks([Terminal()]))
+    return chosen.problems
 
 
 def doctor_job(model: str, think_start: str) -> dict[str, Any]:
@@ -194,10 +188,10 @@ def demo_job(
         yield
         seconds[name] = round(time.monotonic() - started, 2)
 
-    terminal = Terminal(config.steps)
+    report = Callbacks([Terminal(config.steps)])
     with phase("load"):
         chosen = prepare_problems(config.problems, None, config)
-        api.report_notes(chosen.notes, terminal)
+        api.report_notes(chosen.notes, report)
         fresh = load_evaluation_problems(evaluation)
         policy = load_trainee(config)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
@@ -205,25 +199,25 @@ def demo_job(
     beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
     api.open_training(run, config, policy, chosen, resume=resume, clean=clean)
     for line in beyond:
-        terminal.on_message(line)
+        report.on_message(line)
     store = run / "reference.jsonl"
     with undo_failed_start(run, store):
         engine = make_engine(policy, config)
         sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
         with phase("reference"):
-            sample = partial(api.sample_reference, policy, sampler, config=config, store=store, report=terminal)
+            sample = partial(api.sample_reference, policy, sampler, config=config, store=store, report=report)
             problems, reference = settle_reference(chosen.problems, config, sample)
 
     def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
         folder, modes = run / "evaluations" / name, list(rows.values())
-        found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, terminal)
+        found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, report)
         return {row: found[requested] for row, requested in rows.items()}
 
     with phase("evaluate_original"):
         rows = evaluate(ORIGINAL, "original")
     with phase("train"):
         data = TrainingData(problems, reference, chosen.held_out)
-        done = api.train_and_save(policy, sampler, data, config, run, terminal, profile=profiled)
+        done = api.train_and_save(policy, sampler, data, config, run, report, profile=profiled)
     if done.profile:
         show_profile(done.profile)
     with phase("evaluate_trained"):
