@@ -93,7 +93,7 @@ def test_one_that_never_returns_is_unknown_and_holds_nothing_up(caplog):
     never = threading.Event()
     found = grade(lambda problem, one: never.wait(), seconds=0.05)
     assert found.verdict is Verdict.UNKNOWN
-    assert "no result within 0.05 s" in caplog.text
+    assert "no result within reward_seconds = 0.05" in caplog.text
     never.set()
 
 

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptthink.config.schema import EngineConfig, ProblemsConfig
+from adaptthink.config.schema import MAX_FAILED_GRADES, EngineConfig, ProblemsConfig
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 
 DOMINANT = 0.5  # share of the responses above which a verdict is named
-FAILED = 0.05  # share of timeouts and errors, which hide correct answers
-NONE_CORRECT = 30  # responses from which on it is named that none is correct: at an accuracy of 10% a chance of 4%
+NONE_CORRECT = 30  # responses from which on it is named that none is correct: at an accuracy of 10% a probability of 4%
 
 Verdicts = Mapping[Any, int]  # how many responses got each verdict, by its text or itself
 
@@ -42,7 +41,7 @@ def find_problem(verdicts: Verdicts) -> Verdict | None:
         if verdicts.get(verdict, 0) > DOMINANT * total:
             return verdict
     failed = [verdicts.get(verdict, 0) for verdict in (Verdict.TIMEOUT, Verdict.ERROR)]
-    if sum(failed) > FAILED * total:
+    if sum(failed) > MAX_FAILED_GRADES * total:  # they hide correct answers
         return Verdict.TIMEOUT if failed[0] >= failed[1] else Verdict.ERROR
     return Verdict.WRONG if total >= NONE_CORRECT and not verdicts.get(Verdict.CORRECT) else None
 
@@ -83,13 +82,13 @@ def advise(verdicts: Verdicts, config: ProblemsConfig, modes: Iterable[Mode | No
     if problem is Verdict.UNCLOSED:
         closes = "; see in adaptthink doctor how its template closes the thinking" if local else ""
         return f"{share} are unclosed, and so not correct: they ended inside their thinking, without an answer{closes}"
+    if problem in (Verdict.TIMEOUT, Verdict.ERROR) and config.reward:  # such a verdict is what the function returned
+        return f"the reward function {config.reward} failed on {share}, which count as not correct; see its messages"
     if problem is Verdict.TIMEOUT:
-        key = "reward_seconds" if config.reward else "grading_seconds"
-        seconds = getattr(config, key)
-        return f"grading timed out on {share}, which count as not correct; raise {key} = {seconds:g}"
+        seconds = f"grading_seconds = {config.grading_seconds:g}"
+        return f"grading timed out on {share}, which count as not correct; raise {seconds}"
     if problem is Verdict.ERROR:
-        what = f"the reward function {config.reward}" if config.reward else "grading"
-        return f"{what} failed on {share}, which count as not correct; free memory, or look into its messages"
+        return f"grading failed on {share}, which count as not correct; free memory"
     if config.reward:
         return None  # rewards below that of a correct answer are no fault
     return (

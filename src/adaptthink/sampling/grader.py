@@ -132,7 +132,7 @@ class RewardGrader:
         thread = Thread(target=call, daemon=True, name="adaptthink-reward")
         thread.start()
         thread.join(self.seconds)
-        return results[0] if results else TimeoutError(f"no result within {self.seconds:g} s")
+        return results[0] if results else TimeoutError(f"no result within reward_seconds = {self.seconds:g}")
 
     def _read(self, result: Reward) -> Grade:
         if isinstance(result, Grade):
