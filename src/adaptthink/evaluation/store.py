@@ -285,7 +285,7 @@ def read_setting(folder: Path) -> Setting:
 
 def read_evaluation_date(folder: Path) -> str | None:
     """Return the day in the prompts of an evaluation that is to be made or completed; None if there is none yet."""
-    return read_setting(folder).prompt_date if (folder / "evaluation.json").is_file() else None
+    return read_setting(folder).prompt_date if (folder / SETTING).is_file() else None
 
 
 def read_problems(folder: Path) -> dict[str, Problem]:

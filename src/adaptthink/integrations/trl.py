@@ -49,7 +49,7 @@ from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.objective import policy_loss
 from adaptthink.problems import Problem, hash_answer, make_problem
-from adaptthink.problems.files import read_prompt
+from adaptthink.problems.files import read_prompt, shorten
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
 from adaptthink.sampling.reading import decode
@@ -565,12 +565,6 @@ def read_problem(row: Mapping[str, Any]) -> Problem:
         prompt, str(answer), level=row.get("level"), source=source, kind=AnswerKind(kind), context=context
     )
     return replace(problem, id=row.get("problem_id") or problem.id)
-
-
-def shorten(value: Any) -> str:
-    """Return a value as an error shows it."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
 
 
 def read_rewards(reference: str | Path | Mapping[str, float | None] | None) -> Mapping[str, float | None] | None:

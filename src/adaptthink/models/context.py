@@ -11,6 +11,7 @@ from typing import Any
 from adaptthink.errors import UserError
 from adaptthink.modes import ThinkTemplate, encode_prompt
 from adaptthink.problems import Problem
+from adaptthink.problems.files import shorten
 
 SCALED_ALREADY = {
     "default",
@@ -81,24 +82,18 @@ def check_context(
 
 
 def find_longest(
-    tokenizer: Any, template: ThinkTemplate, problems: Iterable[Problem], room: int
+    tokenizer: Any, template: ThinkTemplate, problems: Iterable[Problem], limit: int
 ) -> tuple[Problem, int] | None:
-    """Return the problem with the longest prompt, and its tokens, if that is longer than `room`; else None.
+    """Return the problem with the longest prompt, and its tokens, if that is longer than `limit`; else None.
 
     A token holds a byte or more, so that conversations of few bytes need not be encoded.
     """
     frame = len(encode_prompt(tokenizer, template, "1"))
     longest = None
     for problem in problems:
-        least = room if longest is None else max(room, longest[1])
+        least = limit if longest is None else max(limit, longest[1])
         if sum(len(message.content.encode()) + frame for message in problem.messages) > least:
             length = len(encode_prompt(tokenizer, template, problem.messages))
             if length > least:
                 longest = problem, length
     return longest
-
-
-def shorten(text: str) -> str:
-    """Return the beginning of a prompt, on one line."""
-    line = " ".join(text[:200].split())
-    return repr(line if len(line) <= 60 else f"{line[:60]}…")

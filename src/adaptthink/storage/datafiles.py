@@ -34,8 +34,8 @@ OTHER_FORMATS = {
 }
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # beside a data set's files
 SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
-HEAD_BYTES = 4096  # of which a file's packing and encoding are told
-CHUNK_BYTES = 1 << 18
+HEAD_BYTES = 4096  # by which a file's packing and encoding are recognised
+CHUNK_BYTES = 1 << 18  # read at a time
 SHOWN_NAMES = 8
 
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the hub's and `datasets`' way to number the files of a split

@@ -6,7 +6,7 @@
   now; `Appender` removes it before it writes on.
 * Any other line that is not a record is damage: reading it raises UserError with file and line. None is skipped.
 * Of several records with the same key the first counts: what was made of a file stays true however the file grows.
-  A record that does not hold any more is removed (`keep_lines`) before it is made again.
+  A record that is out of date is removed (`keep_lines`) before it is made again.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Appender:
 
     def write(self, record: Mapping[str, Any]) -> int:
         """Append a record; return the number of bytes before it. Raises UserError if the file is no longer there."""
-        self.check_place()
+        self.check_file()
         start = self.file.tell()
         self.file.write(encode(record))
         self.file.flush()
@@ -143,7 +143,7 @@ class Appender:
             self.sync()
         return start
 
-    def check_place(self) -> None:
+    def check_file(self) -> None:
         """Raise UserError if the file was deleted or replaced: what is written into it would be lost."""
         try:
             if os.path.samestat(self.path.stat(), os.fstat(self.file.fileno())):

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adaptthink.errors import UserError
-from adaptthink.storage.datafiles import HEAD_BYTES, DataFile, find_data_files, open_text
+from adaptthink.storage.datafiles import CHUNK_BYTES, HEAD_BYTES, DataFile, find_data_files, open_text
 from adaptthink.storage.jsonl import parse_integer
 
-CHUNK_BYTES = 1 << 18
 TABLE_ROWS = 256  # of Parquet and Arrow, converted at a time
 BEGINNING_CHARACTERS = 1 << 16  # of a CSV file, by which its delimiter is found out
 CELL_CHARACTERS = 1 << 24  # of CSV, at most: what a quote that never closes may take into memory
@@ -361,9 +360,7 @@ def read_table(file: DataFile) -> Iterator[Row | BadRow]:
 
     kind = file.format[1:].capitalize()
     if file.member or file.path.suffix.lower() != file.format:
-        raise UserError(
-            f"{file.name}: a {file.format[1:].capitalize()} file cannot be read while it is packed; unpack it"
-        )
+        raise UserError(f"{file.name}: a {kind} file cannot be read while it is packed; unpack it")
     number = 0
     try:
         for batch in read_batches(file):

@@ -98,10 +98,10 @@ def open_run(
 
 def read_recorded(folder: Path, key: str, *, resume: bool) -> Any:
     """Return a setting of the run that is resumed; None if there is none."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         return json.loads(path.read_text(encoding="utf-8")).get(key) if resume else None
-    except (OSError, ValueError, AttributeError):  # whoever opens the run says what is wrong with it
+    except (OSError, ValueError, AttributeError):  # whoever opens the run reports what is wrong with it
         return None
 
 
