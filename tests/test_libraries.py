@@ -9,7 +9,7 @@ import warnings
 import pytest
 from waiting import WAIT_SECONDS
 
-from adaptthink.cli.libraries import HUB_REQUESTS, WARN_OF_THEMSELVES, OneRetryLine, quieten_libraries
+from adaptthink.cli.libraries import HUB_REQUESTS, LIBRARIES, OneRetryLine, quieten_libraries
 
 
 def record(text, *args):
@@ -38,7 +38,7 @@ def quiet():
     logger.filters[:] = before
 
 
-@pytest.mark.parametrize("module", [*WARN_OF_THEMSELVES.split("|"), "torch.nn.modules.module", "peft.tuners.lora"])
+@pytest.mark.parametrize("module", [*LIBRARIES.split("|"), "torch.nn.modules.module", "peft.tuners.lora"])
 def test_libraries_do_not_warn(quiet, module):
     warnings.warn_explicit("deprecated", UserWarning, "x.py", 1, module=module)
     assert quiet == []

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MARKERS = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"))
 SWITCHES = ("enable_thinking", "thinking")
 CLOCK = "strftime_now"  # the function by which chat templates write the day
+NO_DATE = "has no effect: the chat template writes no date; leave it out"
+DATED = "prompts change with the day, here {}: a reference store, an evaluation and a run keep that of their beginning"
 ELSEWHERE = ("<|channel|>", "<|channel>", "to=self<|message|>")  # how templates without markers separate thinking
 QUESTION, SECOND_QUESTION, ANSWER = "1+1=?", "5-3=?\n9+8=?", "=2."  # only characters that any vocabulary has
 
@@ -49,10 +51,6 @@ class Mode(StrEnum):
 def choose_mode(no_think_probability: float, threshold: float) -> Mode:
     """Return the mode chosen by a threshold on P(no_think): no_think at or above the threshold, else think."""
     return Mode.NO_THINK if no_think_probability >= threshold else Mode.THINK
-
-
-NO_DATE = "has no effect: the chat template writes no date; leave it out"
-DATED = "prompts change with the day, here {}: a reference store, an evaluation and a run keep that of their beginning"
 
 
 class Convention(StrEnum):

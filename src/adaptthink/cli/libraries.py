@@ -1,4 +1,4 @@
-"""What libraries say on their own while a command runs: nothing that a user cannot act upon, and nothing a dozen times.
+"""What libraries print while a command runs: nothing that a user cannot act upon, and nothing a dozen times.
 
 Nothing of them is imported here. A library's user, who may have configured logging and warnings, is left alone.
 """
@@ -9,7 +9,7 @@ import logging
 import warnings
 
 HUB_REQUESTS = "huggingface_hub.utils._http"  # the logger that names each request that failed, and each wait
-WARN_OF_THEMSELVES = "torch|transformers|peft|accelerate|datasets|huggingface_hub"
+LIBRARIES = "torch|transformers|peft|accelerate|datasets|huggingface_hub"
 
 
 class OneRetryLine(logging.Filter):
@@ -37,4 +37,4 @@ class OneRetryLine(logging.Filter):
 def quieten_libraries() -> None:
     """Keep libraries from writing between a command's own lines what nobody can act upon."""
     logging.getLogger(HUB_REQUESTS).addFilter(OneRetryLine())
-    warnings.filterwarnings("ignore", module=rf"({WARN_OF_THEMSELVES})(\.|$)")
+    warnings.filterwarnings("ignore", module=rf"({LIBRARIES})(\.|$)")

@@ -20,11 +20,11 @@ def check_writable(_: object, path: Path | None) -> None:
     """
     if path is None or (path.exists() and not path.is_dir() and not path.is_file()):  # /dev/stdout, say
         return
-    place = path if path.is_dir() else next(one for one in path.parents if one.exists())
-    if not place.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+    folder = path if path.is_dir() else next(one for one in path.parents if one.exists())
+    if not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
     try:
-        TemporaryFile(dir=place).close()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -119,7 +119,7 @@ UNCLOSED = Measure(
     "unclosed, %", "Open", "ended inside the thinking, %", lambda scores: scores.share_of(Verdict.UNCLOSED)
 )
 FAILED = Measure(
-    "not graded, %", "Fail", "grading timed out or failed, %",
+    "failed, %", "Fail", "grading timed out or failed, %",
     lambda scores: scores.share_of(Verdict.TIMEOUT, Verdict.ERROR),
 )  # fmt: skip
 MEASURES = (ACCURACY, TOKENS, NO_THINK)  # with intervals

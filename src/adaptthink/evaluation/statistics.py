@@ -369,8 +369,8 @@ def mean_limits(means: Array, confidence: float = CONFIDENCE, within: Range = AN
     else:
         low, high = centre - _hall_inverse(t, a) * error, centre - _hall_inverse(-t, a) * error
     # A range that the data themselves leave is none: estimated lengths may exceed max_tokens.
-    least, most = np.minimum(within[0], means.min(-1)), np.maximum(within[1], means.max(-1))
-    return np.clip(low, least, most), np.clip(high, least, most)
+    lowest, highest = np.minimum(within[0], means.min(-1)), np.maximum(within[1], means.max(-1))
+    return np.clip(low, lowest, highest), np.clip(high, lowest, highest)
 
 
 def share_limits(means: Array, per_trial: float | Array, confidence: float = CONFIDENCE) -> tuple[Array, Array]:

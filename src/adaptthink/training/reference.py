@@ -141,7 +141,7 @@ def parse_hash(answer_hash: str) -> int:
 def remove_unfinished(
     path: Path, problems: Sequence[Problem], settings: Mapping[str, Any], rows: Rows, seconds: float
 ) -> Rows:
-    """Remove the rows of `problems` that do not hold any more (`find_unfinished`); return those that stay."""
+    """Remove the rows of `problems` that are out of date (`find_unfinished`); return those that stay."""
     unfinished = Selection(problems, np.flatnonzero(find_unfinished(rows, problems)))
     removed = {problem.id for problem in unfinished} & {f"{id_:016x}" for id_ in rows.ids}
     if not removed:
@@ -316,7 +316,7 @@ def read_store_date(path: Path) -> str | None:
     """Return the day in the prompts of a store that is to be made or completed; None if there is no whole store yet."""
     try:
         return read_settings(path).get("prompt_date")
-    except UserError:  # whoever opens the store says what is wrong with it
+    except UserError:  # whoever opens the store reports what is wrong with it
         return None
 
 
