@@ -83,7 +83,7 @@ def check_tensors(name: str, model: PreTrainedModel, report: Mapping[str, Collec
     if mismatched := sorted(report["mismatched_keys"]):
         tensor, found, needed = mismatched[0]
         raise UserError(
-            f"{len(mismatched)} tensors of '{name}' have another shape than in config.json ({tensor}: "
+            f"{len(mismatched)} tensors of '{name}' have another shape than config.json says ({tensor}: "
             f"{tuple(found)}, not {tuple(needed)}); {advice}"
         )
     if dropped := find_dropped(model, report["unexpected_keys"]):
