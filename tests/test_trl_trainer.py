@@ -252,7 +252,7 @@ def test_a_log_counts_each_response_once(tmp_path):
     assert (row["reward"], row["step"]) == (0.25, 2)  # half of the answers without thinking, none that never closed it
     assert row["reward_no_think"] == 0.5
     assert row["no_think_logprob"] == -2.0
-    assert row["verdict_share_truncated"] == 0.5
+    assert row["verdict_share_unclosed"] == 0.5
 
 
 @pytest.mark.parametrize("stop", [2, 4, 5])
