@@ -299,7 +299,7 @@ def test_completions_can_be_shown(tmp_path):
     table = next((tmp_path / "completions").glob("*.parquet"))
     shown = Dataset.from_parquet(str(table), cache_dir=str(tmp_path / "cache"))
     assert sorted(set(zip(shown["verdict"], shown["reward"], strict=True))) == [
-        ("correct", 1.0), ("truncated", 0.0), ("wrong", 0.0),
+        ("correct", 1.0), ("unclosed", 0.0), ("wrong", 0.0),
     ]  # fmt: skip
     assert all("\\boxed{2}" in text for text in shown["completion"])
 
