@@ -28,6 +28,8 @@ _HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # too large to expand, even f
 
 _CONDITION = re.compile(r"[<>]|\\(?:leq|geq|neq|lor|land)(?![A-Za-z])")
 
+_LETTERS = re.compile(r"[A-Z]{2,}")  # a triangle, a Roman numeral: no product in any order
+
 Leaf = Callable[[str, str], bool | None]  # found and reference formula → the same, not the same, undecided
 
 
@@ -134,6 +136,8 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     """Compare two formulas: as numbers, by their names, as sets, as structures part by part, or as leaves."""
     if found == reference_answer:
         return Comparison(True, Rule.EXACT)
+    if _LETTERS.fullmatch(found) and _LETTERS.fullmatch(reference_answer):
+        return Comparison(False, Rule.WORDS)
     values = compare_names(found, reference_answer)
     if values is None:
         return _compare_equations(found, reference_answer, leaf)

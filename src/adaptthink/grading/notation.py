@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from adaptthink.grading.brackets import split_top
 from adaptthink.grading.numbers import read_number
 from adaptthink.grading.signs import spell_signs
 from adaptthink.grading.units import MONEY, find_unit, is_counted, read_scale
@@ -85,10 +86,11 @@ _OR_AND = re.compile(
 _RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant)(?![A-Za-z])")
 _APPROXIMATE = re.compile(r"\\(?:approx|doteq|simeq|approxeq)(?![A-Za-z])")
 _ABOUT = re.compile(rf"^\s*(?:{_TEXT}\s*\{{\s*)?(?:about|around|approximately|roughly|approx\.?)\s+(?=[\d\\$.-])", re.I)
-_LEADING_TEXT = re.compile(rf"\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*[:=]?(?!\s*[_^(])(?=.*\d)", re.DOTALL)
+_LEADING_TEXT = re.compile(rf"^\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*[:=]?(?!\s*[_^(])(?=.*\d)", re.DOTALL)
 _LABEL = re.compile(r"^[A-Za-z][A-Za-z ]{3,40}(?<! )\s*:\s*(?=[\d\\$(\[-])")
 _UNIT_PART = rf"(?:{_TEXT}\s*\{{[^{{}}]*\}}|\^\s*\{{?\s*-?\s*[123]\s*\}}?|[/.]|\\cdot(?![A-Za-z])|\s)"
 _TEXT_UNIT = re.compile(rf"\s*(?:/\s*)?{_TEXT}\s*\{{[^{{}}]*\}}{_UNIT_PART}*$")
+_COMPOUND = re.compile(rf"\d\s*{_TEXT}\s*\{{[^{{}}]*[A-Za-z]{{2}}[^{{}}]*\}}\s*\d")  # 3 hours 30 minutes
 _PLAIN_UNIT = re.compile(
     r"((?:\\[A-Za-z]+\s*|[^A-Za-z\\])*\d(?:\\[A-Za-z]+\s*|[^A-Za-z\\])*?)(\s*)([A-Za-z][A-Za-z ./'-]*?)"
     r"(?:\s*\^\s*\{?([23])\}?)?\.?"
@@ -177,7 +179,7 @@ _SEGMENT = re.compile(r"([,;=<>&]|\\(?:leq|geq|neq|cup|pm|\\)(?![A-Za-z]))")
 _BRACKETED_MATRIX = re.compile(r"[\[(](\\begin\{matrix\}(?:(?!\\begin).)*?\\end\{matrix\})[\])]")
 _DETERMINANT = re.compile(r"\|\\begin\{matrix\}((?:(?!\\begin).)*?)\\end\{matrix\}\|")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,'()./&-]*")
-_SHORT_WORDS = re.compile(r"yes|no|odd|all|both|true", re.IGNORECASE)
+_SHORT_WORDS = re.compile(r"yes|no|odd|all|both|true|\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}", re.IGNORECASE)
 
 # Words that change what a number says: a text that holds one of them is no unit and no label.
 _CHANGING = re.compile(
@@ -276,6 +278,10 @@ def split_unit(text: str) -> tuple[str, str | None]:
     Numerals ("million", "dozen") multiply the number before them. Words that are neither a unit nor a noun that can be
     counted stay, as they may be factors.
     """
+    if _WRAPPED.search(text) and (parts := split_top(text, ",")):
+        return _split_units(text, parts)
+    if _COMPOUND.search(text):
+        return text, None
     if match := _TEMPERATURE.fullmatch(text):
         return match[1], {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}[match[2]]
     if match := _BRACKETED_UNIT.fullmatch(text):
@@ -296,6 +302,17 @@ def split_unit(text: str) -> tuple[str, str | None]:
             return _scaled(head.strip(), unit)
     if match := _ORDINAL.fullmatch(text):
         return match[1], None
+    return text, None
+
+
+def _split_units(text: str, parts: list[str]) -> tuple[str, str | None]:
+    """Return a list without its unit, if only the last part has one or all have the same."""
+    units = [_WRAPPED.findall(part)[-1:] for part in parts]
+    split = [split_unit(part) for part in parts]
+    if not any(units[:-1]):
+        return ",".join((*parts[:-1], split[-1][0])), split[-1][1]
+    if all(unit == units[0] for unit in units) and all(head != part for (head, _), part in zip(split, parts, strict=True)):
+        return ",".join(head for head, _ in split), split[0][1]
     return text, None
 
 

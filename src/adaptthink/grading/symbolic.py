@@ -68,6 +68,10 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _REWRITINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"\\Gamma(?![A-Za-z(])", r"\\mathit{Gamma}"),  # no function, but read as Euler's constant
+        (r"(?<=\d)''", r"\\mathit{seconds}"),
+        (r"(?<=\d)'", r"\\mathit{minutes}"),
+        (r"(?<![\w.}])(\d+)\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),
         (r"([\^_])(\w)", r"\1{\2}"),  # the parser reads \sin^{2}t but not \sin^2t
         (r"(?<![A-Za-z\\])([fghFGH])\^\{-1\}(?=\()", r"\1_{inverse}"),
         (r"([A-Za-z])_\{([^{}]*)\}'''", r"\1_{\2ppp}"),
@@ -121,7 +125,7 @@ def have_same_value(found: str, reference_answer: str) -> bool:
     if left and right:
         return len(left) == len(right) == 2 and have_same_solutions(values, reference_values)
     if left:  # an equation that holds everywhere is a chain of steps to its last side
-        return all(are_equal(value, values[-1]) for value in values) and are_equal(values[-1], reference_values[0])
+        return len(set(left)) > 1 and all(are_equal(value, values[-1]) for value in values) and are_equal(values[-1], reference_values[0])
     if right:
         return all(are_equal(value, reference_values[-1]) for value in reference_values) and are_equal(
             values[0], reference_values[-1]
@@ -203,8 +207,10 @@ def is_finite(value: Any) -> bool:
 
 def have_same_solutions(found: list[Any], reference_answer: list[Any]) -> bool:
     """Return whether two equations differ by a factor that is nowhere 0, so that they hold for the same values."""
+    if not all(isinstance(side, Expr) for side in (*found, *reference_answer)):
+        return False
     left, right = found[0] - found[1], reference_answer[0] - reference_answer[1]
-    if isinstance(left, MatrixBase) or isinstance(right, MatrixBase) or left.free_symbols != right.free_symbols:
+    if left.free_symbols != right.free_symbols:
         return False
     if left.equals(0) or right.equals(0):
         return False
