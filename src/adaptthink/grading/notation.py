@@ -69,6 +69,11 @@ _DECORATION: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:imath|jmath)(?![A-Za-z])", "i"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:degrees?|textdegree)(?![A-Za-z])", r"^\\circ "),
         (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
+        (r"\^\s*(?:\{\s*\\(?:top|intercal)\s*\}|\\(?:top|intercal)(?![A-Za-z]))", "^T"),
+        (rf"{_TEXT}\s*(?=\{{[^{{}}]*\{{)", " "),  # \mathbf{{\frac12}}
+        (rf"\\[dt]?frac\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}", r"\\text{\1/\2}"),
+        (rf"(?i:{_TEXT}\s*\{{\s*infinity\s*\}}|^\s*infinity\s*$)", r"\\infty "),
+        (rf"(?<=\d)\s*{_TEXT}\s*\{{\s*to\s*\}}\s*(?=\d)", ":"),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\\prime\s*\}", "'''"),
         (rf"{_TEXT}\s*\{{\s*(?:\\?%|[Pp]er\s?cent|pct\.?)\s*\.?\s*\}}", r"\\%"),
@@ -161,6 +166,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2"),
     )
 )
+_OPEN_ENDS = re.compile(r"([\[\](])([^\[\](),]+,[^\[\](),]+)([\[\])])")  # ]2,3[ is (2,3)
 _PERIOD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?"), r"\1\\overline{\2\3\4}"),
     (re.compile(r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?"), r"\1\\overline{\2}"),
@@ -175,6 +181,9 @@ _LIST_SPACE = re.compile(r"(?<=\d)(?:\s+,\s*|,\s+)(?=\d{3}(?!\d))")  # 1, 100 ar
 _SCRIPT_SPACE = re.compile(r"([_^])(\d)\s+(?=\d)")
 _DIGIT_SPACE = re.compile(r"(?<=\d)\s+(?=\d)")  # 3 4 is not 34
 _ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_POINT = re.compile(r"^([A-Z]'?)(?=\([^()A-Za-z]*,[^()A-Za-z]*\)$)")  # P(1,2) is the point P=(1,2)
+_MODULUS = re.compile(r"\(?\\?[pb]?mod ?\{?(\w+)\}?\)?$")
+_NOT_BOTH = re.compile(r"^([A-Za-z])\\neq ?\\pm ?([^,\\]+)$")
 _SEGMENT = re.compile(r"([,;=<>&]|\\(?:leq|geq|neq|cup|pm|\\)(?![A-Za-z]))")
 _BRACKETED_MATRIX = re.compile(r"[\[(](\\begin\{matrix\}(?:(?!\\begin).)*?\\end\{matrix\})[\])]")
 _DETERMINANT = re.compile(r"\|\\begin\{matrix\}((?:(?!\\begin).)*?)\\end\{matrix\}\|")
@@ -290,7 +299,8 @@ def split_unit(text: str) -> tuple[str, str | None]:
         return _scaled(match[1], match[2])
     if (match := _TEXT_UNIT.search(text)) and (head := text[: match.start()].rstrip()) and head[-1] not in "+-=*/^_,{(":
         unit = " ".join(_WRAPPED.sub(r" \1 ", match.group()).split()).strip(". ")
-        if _CHANGING.search(unit) or _WRAPPED.fullmatch(head):
+        is_vector = len(unit) == 1 and match.group().lstrip().startswith(("\\mathbf", "\\bold", "\\bm", "\\mathit"))
+        if is_vector or _CHANGING.search(unit) or _WRAPPED.fullmatch(head):
             return text, None
         is_roman = match.group().lstrip().startswith(("\\mathrm", "\\operatorname", "\\mathbf", "\\boldsymbol"))
         is_unit = (is_counted(unit) if is_roman else _is_text(unit)) or find_unit(unit) or read_scale(unit)[0] != 1
@@ -365,6 +375,11 @@ def unify_spelling(text: str) -> str:
             part if _ANGLE.search(part) else part.replace("^\\circ", "") for part in _SEGMENT.split(text)
         ).replace("^\\circ", "^{\\circ}")
     text = _PLUS_INFINITY.sub("", _ELEMENT_OF.sub("", text))
+    if re.search(r"(?:^|[(,;=]|\\(?:cup|cap|in))\]|\[(?:$|[),;]|\\(?:cup|cap))", text):
+        text = _OPEN_ENDS.sub(lambda match: f"{match[1].replace(']', '(')}{match[2]}{match[3].replace('[', ')')}", text)
+    if r"\equiv" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
+    text = _POINT.sub(r"\1=", _NOT_BOTH.sub(r"\1\\neq\2,\1\\neq-\2", text))
     return text.strip(".;:") if text.strip(".;:") else text
 
 
