@@ -71,7 +71,10 @@ _DECORATION: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
         (r"\^\s*(?:\{\s*\\(?:top|intercal)\s*\}|\\(?:top|intercal)(?![A-Za-z]))", "^T"),
         (rf"{_TEXT}\s*(?=\{{[^{{}}]*\{{)", " "),  # \mathbf{{\frac12}}
-        (rf"\\[dt]?frac\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}", r"\\text{\1/\2}"),
+        (
+            rf"\\[dt]?frac\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}",
+            r"\\text{\1/\2}",
+        ),
         (rf"(?i:{_TEXT}\s*\{{\s*infinity\s*\}}|^\s*infinity\s*$)", r"\\infty "),
         (rf"(?<=\d)\s*{_TEXT}\s*\{{\s*to\s*\}}\s*(?=\d)", ":"),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
@@ -162,6 +165,10 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"_\s*\{\s*\\(max|min)\s*\}|_\s*\\(max|min)(?![A-Za-z])", r"_{\1\2}"),
         (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
+        (r"(?<=\d)_\s*\{\s*two\s*\}", "_2"),
+        (r"(?<=\d)_\s*\{\s*eight\s*\}", "_8"),
+        (r"(?<=\d)_\s*\{\s*ten\s*\}", "_{10}"),
+        (r"(?<=\d)_\s*\{\s*sixteen\s*\}", "_{16}"),
         (r"(?<![\d.])\.(?=\d)", "0."),
         (r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2"),
     )
@@ -181,7 +188,9 @@ _LIST_SPACE = re.compile(r"(?<=\d)(?:\s+,\s*|,\s+)(?=\d{3}(?!\d))")  # 1, 100 ar
 _SCRIPT_SPACE = re.compile(r"([_^])(\d)\s+(?=\d)")
 _DIGIT_SPACE = re.compile(r"(?<=\d)\s+(?=\d)")  # 3 4 is not 34
 _ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_POINT = re.compile(r"^([A-Z]'?)(?=\([^()A-Za-z]*,[^()A-Za-z]*\)$)")  # P(1,2) is the point P=(1,2)
+_POINT = re.compile(
+    r"^([A-Z]'?)(?=\((?:\\[a-z]+|[^()A-Za-z\\])*,(?:\\[a-z]+|[^()A-Za-z\\])*\)$)"
+)  # P(1,2) is the point P=(1,2)
 _MODULUS = re.compile(r"\(?\\?[pb]?mod ?\{?(\w+)\}?\)?$")
 _NOT_BOTH = re.compile(r"^([A-Za-z])\\neq ?\\pm ?([^,\\]+)$")
 _SEGMENT = re.compile(r"([,;=<>&]|\\(?:leq|geq|neq|cup|pm|\\)(?![A-Za-z]))")
@@ -321,7 +330,9 @@ def _split_units(text: str, parts: list[str]) -> tuple[str, str | None]:
     split = [split_unit(part) for part in parts]
     if not any(units[:-1]):
         return ",".join((*parts[:-1], split[-1][0])), split[-1][1]
-    if all(unit == units[0] for unit in units) and all(head != part for (head, _), part in zip(split, parts, strict=True)):
+    if all(unit == units[0] for unit in units) and all(
+        head != part for (head, _), part in zip(split, parts, strict=True)
+    ):
         return ",".join(head for head, _ in split), split[0][1]
     return text, None
 

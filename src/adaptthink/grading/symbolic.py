@@ -71,7 +71,6 @@ _REWRITINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\Gamma(?![A-Za-z(])", r"\\mathit{capitalgamma}"),  # no function, but read as Euler's constant
         (r"(?<=\d)''", r"\\mathit{seconds}"),
         (r"(?<=\d)'", r"\\mathit{minutes}"),
-        (r"(?<![\w.}])(\d+)\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),
         (r"([\^_])(\w)", r"\1{\2}"),  # the parser reads \sin^{2}t but not \sin^2t
         (r"(?<![A-Za-z\\])([fghFGH])\^\{-1\}(?=\()", r"\1_{inverse}"),
         (r"([A-Za-z])_\{([^{}]*)\}'''", r"\1_{\2ppp}"),
@@ -90,6 +89,7 @@ _REWRITINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 _SYMBOLS = re.compile(r"\\(?:overline|bar|vec|hat|tilde|dot|math[a-z]*)\{[^{}]*\}|\\[A-Za-z]+|[EI]|e(?=_)|d")
 _CONJUGATE = re.compile(r"\\(?:overline|bar)\{([^{}]*[+-][^{}]*)\}")
+_MIXED = re.compile(r"(?<![\w.}])(\d+)(\\frac\{(\d{1,9})\}\{(\d{1,9})\})")
 _IN_BASE = re.compile(r"(?<![\w.\\}])(\d+)_\{(\d{1,2})\}")
 _UNIT = re.compile(r"\\[A-Za-z]+|i")
 
@@ -126,10 +126,16 @@ def have_same_value(found: str, reference_answer: str) -> bool:
     if left and right:
         return len(left) == len(right) == 2 and have_same_solutions(values, reference_values)
     if left:  # an equation that holds everywhere is a chain of steps to its last side
-        return len(set(left)) > 1 and all(are_equal(value, values[-1]) for value in values) and are_equal(values[-1], reference_values[0])
+        return (
+            len(set(left)) > 1
+            and all(are_equal(value, values[-1]) for value in values)
+            and are_equal(values[-1], reference_values[0])
+        )
     if right:
-        return len(set(right)) > 1 and all(are_equal(value, reference_values[-1]) for value in reference_values) and are_equal(
-            values[0], reference_values[-1]
+        return (
+            len(set(right)) > 1
+            and all(are_equal(value, reference_values[-1]) for value in reference_values)
+            and are_equal(values[0], reference_values[-1])
         )
     return are_equal(values[0], reference_values[0])
 
@@ -182,7 +188,8 @@ def agree_at_points(found: Any, reference_answer: Any, symbols: list[Any]) -> bo
     for _ in range(POINTS):
         point = {
             symbol: Float(
-                chance.choice((-1, 1, 1)) * chance.choice((0.3, 1, 1, 7, 90, 2_000)) * chance.uniform(0.5, 2), 2 * DIGITS
+                chance.choice((-1, 1, 1)) * chance.choice((0.3, 1, 1, 7, 90, 2_000)) * chance.uniform(0.5, 2),
+                2 * DIGITS,
             )
             for symbol in symbols
         }
@@ -330,6 +337,7 @@ def read_formula(formula: str) -> Any:
     )
     for pattern, replacement in _REWRITINGS:
         formula = pattern.sub(replacement, formula)
+    formula = _MIXED.sub(bracket_mixed, formula)
     formula = _IN_BASE.sub(convert_base, formula)
     try:
         value = latex2sympy(
@@ -358,6 +366,11 @@ def settle(value: Any) -> Any:
 def conjugate(bar: re.Match[str]) -> str:
     """Return the complex conjugate of the formula under a bar; variables are real."""
     return f"({_UNIT.sub(lambda match: '(-i)' if match[0] == 'i' else match[0], bar[1])})"
+
+
+def bracket_mixed(number: re.Match[str]) -> str:
+    """Return a mixed number as a sum in brackets; one whose fraction is not below 1 is a product, and left."""
+    return f"({number[1]}+{number[2]})" if int(number[3]) < int(number[4]) else number[0]
 
 
 def convert_base(number: re.Match[str]) -> str:
