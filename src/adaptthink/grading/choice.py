@@ -55,7 +55,9 @@ _STATEMENTS = tuple(
 )
 _OPTION = re.compile(r"\s*(?:\(([A-J])\)|([A-J])[.):])(?:\s+\S|\s*$)")
 _ALONE = re.compile(r"\s*'?\(?\s*([A-J])\s*\)?'?\s*[.:]?\s*")
-_DENIED = re.compile(r"(?:not|n't|never|neither|nor|except|isn’t)\s*(?:option\s+|choice\s+)?\(?\s*$", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:not|n't|never|neither|nor|except|isn’t|wrong|incorrect|false)\s*(?:option\s+|choice\s+)?\(?\s*$", re.IGNORECASE
+)
 
 
 def find_letter(text: str) -> str | None:

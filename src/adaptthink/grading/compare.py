@@ -28,6 +28,9 @@ _HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # too large to expand, even f
 
 _CONDITION = re.compile(r"[<>]|\\(?:leq|geq|neq|lor|land)(?![A-Za-z])")
 
+_PLURAL = re.compile(r"(?<=[a-z]{4})(?<![su])s$")
+_LETTERS = re.compile(r"[A-Z]{2,}")  # a triangle, a Roman numeral: no product in any order
+
 Leaf = Callable[[str, str], bool | None]  # found and reference formula → the same, not the same, undecided
 
 
@@ -98,7 +101,11 @@ def have_same_words(found: Answer, reference_answer: Answer) -> bool:
     letters = "," in reference_answer.text and all(len(word) == 1 for word in (*left, *right))
     if letters and reference_answer.any_order:
         return sorted(left) == sorted(right)
-    return left == right if letters else found.words == reference_answer.words
+    if letters:
+        return left == right
+    return [_PLURAL.sub("", word) for word in found.words.split()] == [
+        _PLURAL.sub("", word) for word in reference_answer.words.split()
+    ]
 
 
 def compare_numbers(found: Answer, reference_answer: Answer, values: tuple[str, str]) -> bool | None:
@@ -134,6 +141,8 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     """Compare two formulas: as numbers, by their names, as sets, as structures part by part, or as leaves."""
     if found == reference_answer:
         return Comparison(True, Rule.EXACT)
+    if _LETTERS.fullmatch(found) and _LETTERS.fullmatch(reference_answer):
+        return Comparison(False, Rule.WORDS)
     values = compare_names(found, reference_answer)
     if values is None:
         return _compare_equations(found, reference_answer, leaf)

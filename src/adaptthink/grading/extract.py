@@ -13,7 +13,12 @@ TAIL = 2_000  # characters at the end of a response in which an announced answer
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed(?:\s+|(?=[\d\\-]))(\\[dt]?frac\s*\w\s*\w|[^\s${}\\]+)")
-_BETWEEN_BOXES = re.compile(r"[\s$.,;&]|\\[,;:!() ]|\\(?:text|mbox|quad|qquad)(?![a-z])|[{}]|\b(?:and|or)\b")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$.,;:&/()\[\]]|\\[,;:!() ]|\\(?:text|mbox|quad|qquad)(?![a-z])|[{}]"
+    r"|\b(?:and|or|maybe|possibly|perhaps|either|also)\b"
+    r"|(?<![A-Za-z\\])[A-Za-z](?:_\w|_\{\w+\})?\s*=",
+    re.IGNORECASE,
+)
 
 WORDS_FOR_ANSWER = (
     r"answer|ans|r[ée]ponse|respuesta|resposta|risposta|antwort|antwoord|jawaban|cevap|odpowied[źz]|svar|svaret|vastaus"
@@ -31,6 +36,13 @@ _DISPLAY = re.compile(r"\\\[(.{1,500}?)\\\]|\$\$(.{1,500}?)\$\$", re.DOTALL)
 _MATH_SPAN = re.compile(r"\\\((.{1,500}?)\\\)|\$((?!\s)[^$\n]{1,500}?)(?<!\s)\$(?!\d)")
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.,/])-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(]|\s*$)|[。！？]")
+_GOES_ON = re.compile(
+    r"\s*(?:,?\s*(?:or|and)\s+(?=[$\\\d(])|,\s*[$\\\d(]|\\?%|/|(?:percent|hundred|thousand|million|billion|trillion|dozen)\b)",
+    re.IGNORECASE,
+)
+_BOUNDED = re.compile(
+    r"\b(?:(?:more|less|fewer|greater)\s+than|at\s+(?:least|most)|between)\b|\d\s*[或和]\s*\d", re.IGNORECASE
+)
 _ASIDE = re.compile(
     r",\s*(?:not|since|because|as|so|which|where|while|but|and\s+not)\b|\s\(?(?:since|because|instead|rather)\b"
     r"|\s+\((?:not|since|because|as|i\.e|that|which|for)\b"
@@ -102,7 +114,7 @@ def is_answer_alone(line: str) -> bool:
         and (
             not words
             or re.match(r"\W*\d", bare) is not None
-            or re.fullmatch(r"(?:[a-z]{3,5}\W|[\W\d_]|\w(?!\w))*", bare) is not None
+            or re.fullmatch(r"(?:(?:or|[a-z]{3,5})\W|[\W\d_]|\w(?!\w))*", bare) is not None
         )
     )
 
@@ -166,10 +178,12 @@ def read_announced(line: str) -> str | None:
     """Return the answer at the begin of a line: a formula, or a sentence without its reasons and asides."""
     line = line.strip(_MARKS)
     span = _MATH_SPAN.match(line)
-    if span:
+    if span and not _GOES_ON.match(line, span.end()):
         return (span.group(1) or span.group(2)).strip(_MARKS) or None
     sentence = _ASIDE.split(_SENTENCE_END.split(line, maxsplit=1)[0], maxsplit=1)[0].strip(_MARKS)
     words_first = re.match(r"(?:[^\W\d_]{2,}\W+){2,}", sentence)
+    if _BOUNDED.search(sentence):
+        return sentence
     if words_first and re.search(r"\d|\$|\\\(", sentence):
         return find_last_value(sentence)
     foreign = re.match(r"[^\x00-\x7f]", sentence) is None and re.search(

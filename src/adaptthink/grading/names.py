@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from adaptthink.grading.brackets import split_top
+from adaptthink.grading.numbers import read_number
 
 _GREEK = (
     r"\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau"
@@ -33,6 +34,9 @@ def split_name(formula: str) -> tuple[str | None, str]:
     An equation whose sides are no names is left as it is; constants before the last side are steps to it.
     """
     sides = split_top(formula, "=")
+    numbers = {read_number(side) for side in sides if "." not in side} - {None}
+    if len(numbers) > 1 or len(set(sides)) < len(sides) == 2:
+        return None, formula  # 1=2 and 0=0 give nothing a value
     if not sides or any(split_top(side, ",") for side in (*sides[1:-1], *(sides[:1] if not is_name(sides[0]) else ()))):
         return None, formula  # no value, or one for each of several names
     if is_name(sides[0]):

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from adaptthink.grading.brackets import split_top
 from adaptthink.grading.numbers import read_number
 from adaptthink.grading.signs import spell_signs
 from adaptthink.grading.units import MONEY, find_unit, is_counted, read_scale
@@ -68,6 +69,14 @@ _DECORATION: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:imath|jmath)(?![A-Za-z])", "i"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:degrees?|textdegree)(?![A-Za-z])", r"^\\circ "),
         (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
+        (r"\^\s*(?:\{\s*\\(?:top|intercal)\s*\}|\\(?:top|intercal)(?![A-Za-z]))", "^T"),
+        (rf"{_TEXT}\s*(?=\{{[^{{}}]*\{{)", " "),  # \mathbf{{\frac12}}
+        (
+            rf"\\[dt]?frac\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}\s*\{{\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*\}}",
+            r"\\text{\1/\2}",
+        ),
+        (rf"(?i:{_TEXT}\s*\{{\s*infinity\s*\}}|^\s*infinity\s*$)", r"\\infty "),
+        (rf"(?<=\d)\s*{_TEXT}\s*\{{\s*to\s*\}}\s*(?=\d)", ":"),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\\prime\s*\}", "'''"),
         (rf"{_TEXT}\s*\{{\s*(?:\\?%|[Pp]er\s?cent|pct\.?)\s*\.?\s*\}}", r"\\%"),
@@ -85,10 +94,11 @@ _OR_AND = re.compile(
 _RELATION = re.compile(r"[<>]|\\(?:leq?|geq?|neq?|lt|gt|leqslant|geqslant)(?![A-Za-z])")
 _APPROXIMATE = re.compile(r"\\(?:approx|doteq|simeq|approxeq)(?![A-Za-z])")
 _ABOUT = re.compile(rf"^\s*(?:{_TEXT}\s*\{{\s*)?(?:about|around|approximately|roughly|approx\.?)\s+(?=[\d\\$.-])", re.I)
-_LEADING_TEXT = re.compile(rf"\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*[:=]?(?!\s*[_^(])(?=.*\d)", re.DOTALL)
+_LEADING_TEXT = re.compile(rf"^\s*{_TEXT}\s*\{{([^{{}}]*)\}}\s*[:=]?(?!\s*[_^(])(?=.*\d)", re.DOTALL)
 _LABEL = re.compile(r"^[A-Za-z][A-Za-z ]{3,40}(?<! )\s*:\s*(?=[\d\\$(\[-])")
 _UNIT_PART = rf"(?:{_TEXT}\s*\{{[^{{}}]*\}}|\^\s*\{{?\s*-?\s*[123]\s*\}}?|[/.]|\\cdot(?![A-Za-z])|\s)"
 _TEXT_UNIT = re.compile(rf"\s*(?:/\s*)?{_TEXT}\s*\{{[^{{}}]*\}}{_UNIT_PART}*$")
+_COMPOUND = re.compile(rf"\d\s*{_TEXT}\s*\{{[^{{}}]*[A-Za-z]{{2}}[^{{}}]*\}}\s*\d")  # 3 hours 30 minutes
 _PLAIN_UNIT = re.compile(
     r"((?:\\[A-Za-z]+\s*|[^A-Za-z\\])*\d(?:\\[A-Za-z]+\s*|[^A-Za-z\\])*?)(\s*)([A-Za-z][A-Za-z ./'-]*?)"
     r"(?:\s*\^\s*\{?([23])\}?)?\.?"
@@ -155,10 +165,15 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"_\s*\{\s*\\(max|min)\s*\}|_\s*\\(max|min)(?![A-Za-z])", r"_{\1\2}"),
         (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
+        (r"(?<=\d)_\s*\{\s*two\s*\}", "_2"),
+        (r"(?<=\d)_\s*\{\s*eight\s*\}", "_8"),
+        (r"(?<=\d)_\s*\{\s*ten\s*\}", "_{10}"),
+        (r"(?<=\d)_\s*\{\s*sixteen\s*\}", "_{16}"),
         (r"(?<![\d.])\.(?=\d)", "0."),
         (r"([\^_])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2"),
     )
 )
+_OPEN_ENDS = re.compile(r"([\[\](])([^\[\](),]+,[^\[\](),]+)([\[\])])")  # ]2,3[ is (2,3)
 _PERIOD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\d*\.\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?"), r"\1\\overline{\2\3\4}"),
     (re.compile(r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?"), r"\1\\overline{\2}"),
@@ -173,11 +188,16 @@ _LIST_SPACE = re.compile(r"(?<=\d)(?:\s+,\s*|,\s+)(?=\d{3}(?!\d))")  # 1, 100 ar
 _SCRIPT_SPACE = re.compile(r"([_^])(\d)\s+(?=\d)")
 _DIGIT_SPACE = re.compile(r"(?<=\d)\s+(?=\d)")  # 3 4 is not 34
 _ANGLE = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_POINT = re.compile(
+    r"^([A-Z]'?)(?=\((?:\\[a-z]+|[^()A-Za-z\\])*,(?:\\[a-z]+|[^()A-Za-z\\])*\)$)"
+)  # P(1,2) is the point P=(1,2)
+_MODULUS = re.compile(r"\(?\\?[pb]?mod ?\{?(\w+)\}?\)?$")
+_NOT_BOTH = re.compile(r"^([A-Za-z])\\neq ?\\pm ?([^,\\]+)$")
 _SEGMENT = re.compile(r"([,;=<>&]|\\(?:leq|geq|neq|cup|pm|\\)(?![A-Za-z]))")
 _BRACKETED_MATRIX = re.compile(r"[\[(](\\begin\{matrix\}(?:(?!\\begin).)*?\\end\{matrix\})[\])]")
 _DETERMINANT = re.compile(r"\|\\begin\{matrix\}((?:(?!\\begin).)*?)\\end\{matrix\}\|")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,'()./&-]*")
-_SHORT_WORDS = re.compile(r"yes|no|odd|all|both|true", re.IGNORECASE)
+_SHORT_WORDS = re.compile(r"yes|no|odd|all|both|true|\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}", re.IGNORECASE)
 
 # Words that change what a number says: a text that holds one of them is no unit and no label.
 _CHANGING = re.compile(
@@ -276,6 +296,10 @@ def split_unit(text: str) -> tuple[str, str | None]:
     Numerals ("million", "dozen") multiply the number before them. Words that are neither a unit nor a noun that can be
     counted stay, as they may be factors.
     """
+    if _WRAPPED.search(text) and (parts := split_top(text, ",")):
+        return _split_units(text, parts)
+    if _COMPOUND.search(text):
+        return text, None
     if match := _TEMPERATURE.fullmatch(text):
         return match[1], {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}[match[2]]
     if match := _BRACKETED_UNIT.fullmatch(text):
@@ -284,7 +308,8 @@ def split_unit(text: str) -> tuple[str, str | None]:
         return _scaled(match[1], match[2])
     if (match := _TEXT_UNIT.search(text)) and (head := text[: match.start()].rstrip()) and head[-1] not in "+-=*/^_,{(":
         unit = " ".join(_WRAPPED.sub(r" \1 ", match.group()).split()).strip(". ")
-        if _CHANGING.search(unit) or _WRAPPED.fullmatch(head):
+        is_vector = len(unit) == 1 and match.group().lstrip().startswith(("\\mathbf", "\\bold", "\\bm", "\\mathit"))
+        if is_vector or _CHANGING.search(unit) or _WRAPPED.fullmatch(head):
             return text, None
         is_roman = match.group().lstrip().startswith(("\\mathrm", "\\operatorname", "\\mathbf", "\\boldsymbol"))
         is_unit = (is_counted(unit) if is_roman else _is_text(unit)) or find_unit(unit) or read_scale(unit)[0] != 1
@@ -296,6 +321,19 @@ def split_unit(text: str) -> tuple[str, str | None]:
             return _scaled(head.strip(), unit)
     if match := _ORDINAL.fullmatch(text):
         return match[1], None
+    return text, None
+
+
+def _split_units(text: str, parts: list[str]) -> tuple[str, str | None]:
+    """Return a list without its unit, if only the last part has one or all have the same."""
+    units = [_WRAPPED.findall(part)[-1:] for part in parts]
+    split = [split_unit(part) for part in parts]
+    if not any(units[:-1]):
+        return ",".join((*parts[:-1], split[-1][0])), split[-1][1]
+    if all(unit == units[0] for unit in units) and all(
+        head != part for (head, _), part in zip(split, parts, strict=True)
+    ):
+        return ",".join(head for head, _ in split), split[0][1]
     return text, None
 
 
@@ -348,6 +386,11 @@ def unify_spelling(text: str) -> str:
             part if _ANGLE.search(part) else part.replace("^\\circ", "") for part in _SEGMENT.split(text)
         ).replace("^\\circ", "^{\\circ}")
     text = _PLUS_INFINITY.sub("", _ELEMENT_OF.sub("", text))
+    if re.search(r"(?:^|[(,;=]|\\(?:cup|cap|in))\]|\[(?:$|[),;]|\\(?:cup|cap))", text):
+        text = _OPEN_ENDS.sub(lambda match: f"{match[1].replace(']', '(')}{match[2]}{match[3].replace('[', ')')}", text)
+    if r"\equiv" in text:
+        text = _MODULUS.sub(r"\\pmod{\1}", text)
+    text = _POINT.sub(r"\1=", _NOT_BOTH.sub(r"\1\\neq\2,\1\\neq-\2", text))
     return text.strip(".;:") if text.strip(".;:") else text
 
 

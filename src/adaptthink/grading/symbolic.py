@@ -57,7 +57,7 @@ TOLERANCE = 1e-6  # absolute and relative; so a decimal with six digits equals s
 DIGITS = 45  # to which exact values have to agree
 POINTS = 8
 MIN_POINTS = 3  # that both formulas can be evaluated at
-EXPONENT_DIGITS = 15  # to which values with variables have to agree, once evaluated with 30
+EXPONENT_DIGITS = 15  # to which formulas with decimals and variables have to agree
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
@@ -68,6 +68,9 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _REWRITINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"\\Gamma(?![A-Za-z(])", r"\\mathit{capitalgamma}"),  # no function, but read as Euler's constant
+        (r"(?<=\d)''", r"\\mathit{seconds}"),
+        (r"(?<=\d)'", r"\\mathit{minutes}"),
         (r"([\^_])(\w)", r"\1{\2}"),  # the parser reads \sin^{2}t but not \sin^2t
         (r"(?<![A-Za-z\\])([fghFGH])\^\{-1\}(?=\()", r"\1_{inverse}"),
         (r"([A-Za-z])_\{([^{}]*)\}'''", r"\1_{\2ppp}"),
@@ -86,6 +89,8 @@ _REWRITINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 _SYMBOLS = re.compile(r"\\(?:overline|bar|vec|hat|tilde|dot|math[a-z]*)\{[^{}]*\}|\\[A-Za-z]+|[EI]|e(?=_)|d")
 _CONJUGATE = re.compile(r"\\(?:overline|bar)\{([^{}]*[+-][^{}]*)\}")
+_MIXED = re.compile(r"(?<![\w.}])(\d+)(\\frac\{(\d{1,9})\}\{(\d{1,9})\})")
+_IN_BASE = re.compile(r"(?<![\w.\\}])(\d+)_\{(\d{1,2})\}")
 _UNIT = re.compile(r"\\[A-Za-z]+|i")
 
 
@@ -121,10 +126,16 @@ def have_same_value(found: str, reference_answer: str) -> bool:
     if left and right:
         return len(left) == len(right) == 2 and have_same_solutions(values, reference_values)
     if left:  # an equation that holds everywhere is a chain of steps to its last side
-        return all(are_equal(value, values[-1]) for value in values) and are_equal(values[-1], reference_values[0])
+        return (
+            len(set(left)) > 1
+            and all(are_equal(value, values[-1]) for value in values)
+            and are_equal(values[-1], reference_values[0])
+        )
     if right:
-        return all(are_equal(value, reference_values[-1]) for value in reference_values) and are_equal(
-            values[0], reference_values[-1]
+        return (
+            len(set(right)) > 1
+            and all(are_equal(value, reference_values[-1]) for value in reference_values)
+            and are_equal(values[0], reference_values[-1])
         )
     return are_equal(values[0], reference_values[0])
 
@@ -155,30 +166,37 @@ def are_equal(found: Any, reference_answer: Any) -> bool:
 
 def agree_as_numbers(found: Any, reference_answer: Any) -> bool:
     """Return whether two constants are equal: to all digits, or to six if one of them is a decimal."""
-    left, right = found.evalf(DIGITS + 15), reference_answer.evalf(DIGITS + 15)
+    left, right = (drop_noise(value.evalf(DIGITS + 15)) for value in (found, reference_answer))
     if not (is_finite(left) and is_finite(right)):
         return bool(left == right and left not in (nan, zoo))
     difference, size = Abs(left - right), max(Abs(left), Abs(right))
     if found.atoms(Float) or reference_answer.atoms(Float):
         return bool(difference <= TOLERANCE * min(1, size))
-    return bool(difference <= size * Float(10) ** -DIGITS or size < Float(10) ** (-2 * DIGITS))
+    return bool(difference <= size * Float(10) ** -DIGITS)
+
+
+def drop_noise(value: Any) -> Any:
+    """Return a value with 0 for what sympy found no digit of, such as the remainder of terms that cancel."""
+    return value.xreplace({part: S.Zero for part in value.atoms(Float) if part._prec == 1})
 
 
 def agree_at_points(found: Any, reference_answer: Any, symbols: list[Any]) -> bool | None:
     """Return whether two formulas agree at all points where both have a value; None if there are too few such."""
     chance = random.Random(0)
     agreed = 0
+    digits = EXPONENT_DIGITS if found.atoms(Float) or reference_answer.atoms(Float) else DIGITS
     for _ in range(POINTS):
         point = {
             symbol: Float(
-                chance.choice((-1, 1, 1)) * chance.choice((0.3, 1, 1, 7, 90, 2_000)) * chance.uniform(0.5, 2), 30
+                chance.choice((-1, 1, 1)) * chance.choice((0.3, 1, 1, 7, 90, 2_000)) * chance.uniform(0.5, 2),
+                2 * DIGITS,
             )
             for symbol in symbols
         }
         left, right = (evaluate(value, point) for value in (found, reference_answer))
         if not (is_finite(left) and is_finite(right)):
             continue
-        if Abs(left - right) > max(Abs(left), Abs(right)) * Float(10) ** -EXPONENT_DIGITS:
+        if Abs(left - right) > max(Abs(left), Abs(right)) * Float(10) ** -digits:
             return False
         agreed += 1
     return True if agreed >= MIN_POINTS else None
@@ -187,7 +205,7 @@ def agree_at_points(found: Any, reference_answer: Any, symbols: list[Any]) -> bo
 def evaluate(value: Any, point: dict[Any, Any]) -> Any:
     """Return the value at a point, or nan."""
     try:
-        return value.evalf(30, subs=point)
+        return value.evalf(DIGITS + 15, subs=point)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001  (sympy raises many things on what has no value at a point)
@@ -203,8 +221,10 @@ def is_finite(value: Any) -> bool:
 
 def have_same_solutions(found: list[Any], reference_answer: list[Any]) -> bool:
     """Return whether two equations differ by a factor that is nowhere 0, so that they hold for the same values."""
+    if not all(isinstance(side, Expr) for side in (*found, *reference_answer)):
+        return False
     left, right = found[0] - found[1], reference_answer[0] - reference_answer[1]
-    if isinstance(left, MatrixBase) or isinstance(right, MatrixBase) or left.free_symbols != right.free_symbols:
+    if left.free_symbols != right.free_symbols:
         return False
     if left.equals(0) or right.equals(0):
         return False
@@ -317,6 +337,8 @@ def read_formula(formula: str) -> Any:
     )
     for pattern, replacement in _REWRITINGS:
         formula = pattern.sub(replacement, formula)
+    formula = _MIXED.sub(bracket_mixed, formula)
+    formula = _IN_BASE.sub(convert_base, formula)
     try:
         value = latex2sympy(
             formula,
@@ -344,6 +366,19 @@ def settle(value: Any) -> Any:
 def conjugate(bar: re.Match[str]) -> str:
     """Return the complex conjugate of the formula under a bar; variables are real."""
     return f"({_UNIT.sub(lambda match: '(-i)' if match[0] == 'i' else match[0], bar[1])})"
+
+
+def bracket_mixed(number: re.Match[str]) -> str:
+    """Return a mixed number as a sum in brackets; one whose fraction is not below 1 is a product, and left."""
+    return f"({number[1]}+{number[2]})" if int(number[3]) < int(number[4]) else number[0]
+
+
+def convert_base(number: re.Match[str]) -> str:
+    """Return a number with its base in decimal digits; what is none is left as it is."""
+    try:
+        return str(int(number[1], int(number[2])))
+    except ValueError:
+        return number[0]
 
 
 def is_parsable(reference_answer: str) -> bool:
