@@ -185,14 +185,10 @@ def agree_at_points(found: Any, reference_answer: Any, symbols: list[Any]) -> bo
     chance = random.Random(0)
     agreed = 0
     digits = EXPONENT_DIGITS if found.atoms(Float) or reference_answer.atoms(Float) else DIGITS
-    for _ in range(POINTS):
-        point = {
-            symbol: Float(
-                chance.choice((-1, 1, 1)) * chance.choice((0.3, 1, 1, 7, 90, 2_000)) * chance.uniform(0.5, 2),
-                2 * DIGITS,
-            )
-            for symbol in symbols
-        }
+    for number in range(POINTS):
+        # Two points lie far out, one on each side, where |x + 100| and x + 100 part.
+        sizes = (-2_000, 2_000)[number : number + 1] or (-0.3, 0.3, 0.3, -1, 1, 1, 1, -7, 7, -90, 90, 2_000)
+        point = {symbol: Float(chance.choice(sizes) * chance.uniform(0.5, 2), 2 * DIGITS) for symbol in symbols}
         left, right = (evaluate(value, point) for value in (found, reference_answer))
         if not (is_finite(left) and is_finite(right)):
             continue
