@@ -17,7 +17,6 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from adaptthink.dial.curve import Array, Measured, Point, compute_means, compute_points, list_thresholds
@@ -141,6 +140,8 @@ def compute_p_values(direct: Array, think: Array, limit: float, high: float) -> 
 
 def count_problems_needed(values: Array, limit: float, high: float, alpha: float) -> int | None:
     """Return how many problems like these would show that their mean is below `limit`; None if no number would."""
+    from scipy.optimize import brentq  # noqa: PLC0415  (slow to import)
+
     log_J = compute_bet_logs(values, limit, high).sum(0)
     if log_J.max() <= 0:
         return None

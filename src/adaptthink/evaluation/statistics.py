@@ -21,8 +21,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
-from scipy import special, stats
-from scipy.optimize import elementwise
+from scipy import special
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Sequence[float]]  # problem id -> one number per response
@@ -272,6 +271,8 @@ def sign_flip_p_value(differences: Sequence[float] | Array) -> float:
     disagreeing = array[array != 0]  # flipping a zero changes nothing
     if disagreeing.size < 2:  # one disagreement is as likely as its opposite
         return 1.0
+    from scipy import stats  # noqa: PLC0415  (half a second to import)
+
     result = stats.permutation_test(
         (disagreeing,), _sum, permutation_type="samples", n_resamples=NUM_FLIPS, batch=500, rng=SEED
     )
@@ -361,7 +362,7 @@ def mean_limits(means: Array, confidence: float = CONFIDENCE, within: Range = AN
         raise ValueError("one problem says nothing about the spread between problems; give at least two")
     error = means.std(-1, ddof=1) / math.sqrt(num)
     a = _skewness(means) / math.sqrt(num)
-    t = stats.t.ppf((1 + confidence) / 2, num - 1)
+    t = special.stdtrit(num - 1, (1 + confidence) / 2)
     centre = means.mean(-1)
     if num < FEWEST_FOR_SKEWNESS and within[0] > 0:
         factor = np.exp(np.minimum(t * error / centre, MAX_LOG))
@@ -393,6 +394,8 @@ def share_limits(means: Array, per_trial: float | Array, confidence: float = CON
         return (at_least + more) / 2 - target
 
     def solve(target: float) -> Array:
+        from scipy.optimize import elementwise  # noqa: PLC0415  (slow to import)
+
         found = elementwise.find_root(
             excess, (np.zeros_like(share), np.ones_like(share)), args=(right, wrong, np.full_like(share, target))
         )
@@ -416,7 +419,7 @@ def share_difference_limits(
     num = _effective(new - old, only_new + only_old - (only_new - only_old) ** 2, per_trial)
     centre = num * (only_new - only_old) / (num + 2)
     variance = ((num * (only_new + only_old) + 2) / (num + 2) - centre**2) / (num + 2)
-    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance)
+    half = special.ndtri((1 + confidence) / 2) * np.sqrt(variance)
     return np.maximum(centre - half, -1.0), np.minimum(centre + half, 1.0)
 
 
@@ -432,7 +435,7 @@ def ratio_limits(new: Array, old: Array, confidence: float = CONFIDENCE) -> tupl
         raise ValueError("one problem says nothing about the spread between problems; give at least two")
     mean_new, mean_old = new.mean(-1, keepdims=True), old.mean(-1, keepdims=True)
     u, v = new / mean_new - 1, old / mean_old - 1
-    scale = stats.t.ppf((1 + confidence) / 2, num - 1) ** 2 / (num * (num - 1))
+    scale = special.stdtrit(num - 1, (1 + confidence) / 2) ** 2 / (num * (num - 1))
     uu, vv, uv = scale * (u * u).sum(-1), scale * (v * v).sum(-1), scale * (u * v).sum(-1)
     root = np.sqrt(np.maximum(scale * ((u - v) ** 2).sum(-1) + uv**2 - uu * vv, 0.0))  # √(B² − AC), without cancelling
     bounded = vv < 1
@@ -455,8 +458,8 @@ def _share(means: Array, per_trial: float, confidence: float) -> Interval:
 def _difference(intervals: Sequence[Interval], weighted: Sequence[Array]) -> Difference:
     """From one interval for each level and the differences, scaled so that they add up to the estimate (times L)."""
     whole = mean_over_levels(intervals)
-    z = stats.norm.ppf((1 + whole.confidence) / 2)
-    detectable = (whole.high - whole.low) / 2 * (z + stats.norm.ppf(POWER)) / z
+    z = special.ndtri((1 + whole.confidence) / 2)
+    detectable = (whole.high - whole.low) / 2 * (z + special.ndtri(POWER)) / z
     return Difference(whole, sign_flip_p_value(np.concatenate(list(weighted))), float(detectable))
 
 

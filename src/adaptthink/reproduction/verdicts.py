@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy import stats
+from scipy import special
 
 from adaptthink.evaluation.scores import compare_accuracy, compare_length, group_no_think
 from adaptthink.evaluation.statistics import High, Interval, Levels, Low, share_interval
@@ -122,5 +122,5 @@ def average_seeds(numbers: Sequence[float]) -> Interval:
     mean = fmean(numbers)
     if len(numbers) < 2:
         return Interval(mean, -math.inf, math.inf, 0.95, len(numbers))
-    half = stats.t.ppf(0.975, len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers))
+    half = special.stdtrit(len(numbers) - 1, 0.975) * stdev(numbers) / math.sqrt(len(numbers))
     return Interval(mean, mean - half, mean + half, 0.95, len(numbers))
