@@ -89,6 +89,8 @@ def metrics(num_steps: int) -> list[dict[str, Any]]:
             "mean_tokens_no_think": 5.2 + noise.gauss(0, 0.1),
             "truncated_share_think": 0.01 * noise.random() if think else None, "truncated_share_no_think": 0.0,
             "clip_share_think": 0.002 * noise.random(), "clip_share_no_think": 0.02 * done * noise.random(),
+            "verdict_share_unparsed": 0.03 * (1 - done), "verdict_share_unclosed": 0.01 * (1 - done),
+            "verdict_share_timeout": 0.0, "verdict_share_error": 0.0,
             "learning_rate": 1e-4, "response_tokens": 70000, "rollout_seconds": 2.0, "update_seconds": 3.0,
         }  # fmt: skip
         if step % 5 == 0:
