@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from waiting import WAIT_SECONDS
 
+from adaptthink.cli.app import main
 from adaptthink.grading import pool
 from adaptthink.models.loading import Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
@@ -67,6 +69,21 @@ def draw_equal_pictures_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adaptthink.report.draw_picture", draw_once)
         yield
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command line in this process; returns exit status, standard output and standard error."""
+
+    def run_(*args):
+        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfd.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run_
 
 
 @pytest.fixture(scope="session")

@@ -51,23 +51,10 @@ def clean_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(cli.app, "console", None)
-    monkeypatch.setattr(cli.app, "_fallback_console", None)  # which keeps the width of the first use in this process
+    apps = [cli.app, *(cli.app[name] for name in cli.COMMANDS), *(cli.data[name] for name in cli.DATA_COMMANDS)]
+    for app in apps:
+        monkeypatch.setattr(app, "_fallback_console", None)  # which keeps the width of the first use in this process
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the command line in this process; returns exit status, standard output and standard error."""
-
-    def run_(*args):
-        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run_
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 
 import pytest
 
-from adaptthink.cli import app as cli
 from adaptthink.cli import jobs
 from adaptthink.cli.console import shorten
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
@@ -26,19 +24,6 @@ def folder(monkeypatch, tmp_path):
     for name, rows in (("gsm8k_train", train), ("gsm8k_test", test)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    def run_(*args):
-        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run_
 
 
 def test_check(run, folder):

@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
 
 from adaptthink import api
-from adaptthink.cli import app as cli
 from adaptthink.cli.dial import describe_choice
 from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.dial.guarantee import Kind
@@ -39,15 +37,13 @@ def clean_environment(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(run):
+    """Run the command line as `conftest.run` does; standard error as lines, without transformers' progress."""
+
     def run_(*args):
-        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
+        status, out, err = run(*args)
         lines = [line for line in err.splitlines() if line.strip() and not line.startswith("Loading weights")]
-        return caught.value.code or 0, out, lines
+        return status, out, lines
 
     return run_
 

@@ -5,7 +5,6 @@ A stand-in for the workers loses the outcomes of chosen answers; how workers are
 
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from rollouts import make_rollout
 
 import adaptthink as at
 from adaptthink import grading
-from adaptthink.cli import app as cli
 from adaptthink.evaluation.scores import find_lost, select_gradable, summarise
 from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
@@ -63,16 +61,14 @@ def workers(monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    def run_(*args):
-        monkeypatch.setattr(sys, "argv", ["adaptthink", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return caught.value.code or 0, " ".join(out.split()), " ".join(err.split())
+def run(run):
+    """Run the command line as `conftest.run` does; its output on one line."""
 
-    return run_
+    def run_joined(*args):
+        status, out, err = run(*args)
+        return status, " ".join(out.split()), " ".join(err.split())
+
+    return run_joined
 
 
 def lose(workers, times, *sums, task="judge"):
