@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Downloads into .wheels-gpu what scripts/gpu_check.sh needs on a machine without network, for Python 3.12 on Linux:
-# what a PyTorch machine usually lacks, at the versions of constraints.txt. Not torch, transformers, accelerate, numpy,
-# scipy, pandas, pyarrow, sympy, matplotlib and the like, which the machine must have. At most 50 MB.
+# what a PyTorch machine usually lacks, at the versions of constraints.txt. Not torch, transformers, numpy, scipy,
+# pyarrow, rich, jinja2 and what comes with them, such as sympy, which the machine must have. At most 50 MB.
 # Usage: scripts/gpu_wheels.sh [PYTHON_VERSION]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,8 @@ packages+='|cyclopts|docstring_parser|rich-rst|rich|markdown-it-py|mdurl|Pygment
 packages+='|math-verify|latex2sympy2_extended|antlr4-python3-runtime' # grading
 packages+='|httpx2|httpcore2|h11|anyio|idna|truststore|tenacity|filelock|psutil' # engines, locks
 packages+='|datasets|dill|multiprocess|xxhash|fsspec|trl|peft|accelerate' # problem sets, TRL, LoRA
+packages+='|matplotlib|contourpy|cycler|fonttools|kiwisolver|pillow|pyparsing' # reports
+packages+='|pandas|python-dateutil|six|tzdata' # datasets
 packages+='|pytest|pluggy|iniconfig|packaging'
 
 python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
