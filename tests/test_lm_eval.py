@@ -222,6 +222,21 @@ def test_reading_generation_kwargs():
         read_generation({"num_beams": 4})
 
 
+def test_prompts_beyond_the_context_are_refused_and_limits_beyond_it_reported(caplog):
+    model = AdaptThinkLM(model="tiny", mode="no_think", max_no_think_tokens=8)
+    requests = [SimpleNamespace(args=("1+1=?", {})), SimpleNamespace(args=("1+1+1+1=?", {}))]
+    model.context = 40
+    with caplog.at_level("WARNING"):
+        model.generate_until(requests)
+    assert "max_gen_toks" in caplog.text
+    assert "more than the model's context of 40" in caplog.text
+    model.context = 8
+    with pytest.raises(UserError, match=r"which leaves none for a response in the model's context of 8"):
+        model.generate_until(requests)
+    with pytest.raises(UserError, match=r"which leaves none for a response in the model's context of 8"):
+        model.loglikelihood([SimpleNamespace(args=("1+1+1+1=?", "4"))])
+
+
 def test_repeats_are_other_draws_and_a_seed_gives_them_again():
     request = SimpleNamespace(args=("47+8-3+9-2+5=?", {"do_sample": True, "temperature": 3.0, "max_gen_toks": 12}))
     samples = [AdaptThinkLM(model="tiny", mode="no_think", seed=5).generate_until([request] * 4) for _ in range(2)]

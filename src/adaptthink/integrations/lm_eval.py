@@ -28,6 +28,7 @@ from adaptthink.config.schema import EngineConfig, RequestedMode, Share, Unread
 from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
+from adaptthink.models.context import check_length, find_context_tokens
 from adaptthink.models.loading import load_configured
 from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
@@ -97,6 +98,7 @@ class AdaptThinkLM(LM):
         stored = read_stored_threshold(policy) if self.args.threshold is None else self.args.threshold
         self.threshold = None if self.mode else stored
         self.tokenizer, self.template = policy.tokenizer, policy.template
+        self.context = find_context_tokens(policy.model.config)
         self.engine = make_engine(policy, self.args)
 
     @property
@@ -145,6 +147,7 @@ class AdaptThinkLM(LM):
                 )
             )
             seen[context] += 1  # a repeated request gets another random stream
+        self.check_lengths([(one.prompt_ids, max(one.max_tokens.think, one.max_tokens.no_think)) for one in prompts])
         with tqdm(total=len(prompts), desc="responses", disable=disable_tqdm) as bar:
             completed = complete_prompts(
                 self.engine, self.template, prompts, seed=self.args.seed, on_completed=lambda *_: bar.update()
@@ -181,6 +184,7 @@ class AdaptThinkLM(LM):
             )
         prefix = self.template.no_think_prefix_ids
         pairs = [self.encode_pair(*request.args) for request in requests]
+        self.check_lengths([(prompt, len(prefix + ids)) for prompt, ids in pairs])
         longest: dict[tuple[int, ...], int] = {}
         for prompt, ids in pairs:
             longest[prompt] = max(longest.get(prompt, 0), len(ids))
@@ -196,6 +200,21 @@ class AdaptThinkLM(LM):
         for request, result in zip(requests, found, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, result)
         return found
+
+    def check_lengths(self, requests: Sequence[tuple[tuple[int, ...], int]]) -> None:
+        """Warn where a prompt and its response, of so many tokens, may go beyond the model's context.
+
+        Raises UserError for a prompt that leaves no token for a response.
+        """
+        if self.context is None or not requests:
+            return
+        longest, _ = max(requests, key=lambda request: len(request[0]))
+        most = max(requests, key=lambda request: len(request[0]) + request[1])
+        prefix = max(len(self.template.think_prefix_ids), len(self.template.no_think_prefix_ids))
+        for prompt, limit in ((longest, 0), most):
+            text = str(self.tokenizer.decode(prompt))
+            if line := check_length(self.context, len(prompt), "a request", text, prefix, "max_gen_toks", limit):
+                logger.warning("%s", line)
 
     def encode_pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return token ids of a context, and of an answer behind the no_think prefix; UserError if they merge."""

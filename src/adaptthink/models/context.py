@@ -13,14 +13,8 @@ from adaptthink.modes import ThinkTemplate, encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.problems.files import shorten
 
-SCALED_ALREADY = {
-    "default",
-    "llama3",
-    "longrope",
-    "su",
-    "mrope",
-    "proportional",
-}  # max_position_embeddings is the result
+# Kinds of rotary embeddings whose max_position_embeddings has the scaling in it.
+SCALED_ALREADY = {"default", "llama3", "longrope", "su", "mrope", "proportional"}
 
 
 def find_context_tokens(config: Any) -> int | None:
@@ -54,28 +48,36 @@ def check_context(
 
     `limits` are the settings that limit responses, with their values. One that is not among those `given` is a default,
     which most responses stay far below: for that a line is returned, unless a prompt leaves no token for a response.
+    Without limits that alone is checked.
     """
     if context is None:
         return None
-    key = max(limits, key=lambda name: limits[name])
+    key, limit = max(limits.items(), key=lambda item: item[1], default=("", 0))
     prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
-    longest = find_longest(tokenizer, template, problems, context - max(limits[key], prefix + 1))
+    longest = find_longest(tokenizer, template, problems, context - max(limit, prefix + 1))
     if longest is None:
         return None
     problem, length = longest
+    what = f"problem {problem.id}"
+    return check_length(context, length, what, problem.prompt, prefix, key, limit, given=given)
+
+
+def check_length(
+    context: int, length: int, what: str, prompt: str, prefix: int, key: str, limit: int, *, given: Iterable[str] = ()
+) -> str | None:
+    """Do what `check_context` does for the prompt of `what`, of `length` tokens, where `key` limits its response.
+
+    `prefix` is the number of tokens that may be forced at the beginning of the response.
+    """
     left = context - length
     if left <= prefix:
         raise UserError(
-            f"the prompt of problem {problem.id} has {length} tokens, which leaves none for a response in the model's "
-            f"context of {context} ({shorten(problem.prompt)}); leave the problem out, or take a model with a longer "
-            "context"
+            f"the prompt of {what} has {length} tokens, which leaves none for a response in the model's context of "
+            f"{context} ({shorten(prompt)}); leave it out, or take a model with a longer context"
         )
-    if left >= limits[key]:
+    if left >= limit:
         return None
-    text = (
-        f"a prompt of {length} tokens (problem {problem.id}) and {key} = {limits[key]} are more than the model's "
-        f"context of {context}"
-    )
+    text = f"a prompt of {length} tokens ({what}) and {key} = {limit} are more than the model's context of {context}"
     if key in given:
         raise UserError(f"{text}; give {key} = {left} or less")
     return f"{text}, behind which it writes nonsense; give {key} = {left} or less"
