@@ -11,6 +11,7 @@ recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from array import array
@@ -339,8 +340,7 @@ def train(
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
         beyond = check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
         open_training(run, config, policy, chosen, resume=resume, clean=clean)
-        for line in beyond:
-            report.on_message(line)
+        report_notes(beyond, report)
         own_store = run / "reference.jsonl"
         with (
             undo_failed_start(run, own_store),
@@ -458,8 +458,7 @@ def calibrate(
     with report.reporting("calibrate", config.model_dump(mode="json"), folder) as result:
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         found = evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
-        for line in advise_on_modes(config, found):
-            report.on_message(line)
+        report_notes(advise_on_modes(config, found), report)
         measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
         dial = choose_thresholds(
             measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
@@ -490,7 +489,7 @@ def decide(
     """
     policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
     context = find_context_tokens(policy.model.config)
-    check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {"": 0})
+    check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {})
     return decide_modes(policy, prompts, choose_threshold(policy, threshold, dial))
 
 
@@ -680,7 +679,7 @@ def check_prompts(
 
 
 def report_notes(notes: Iterable[str], report: Callback) -> None:
-    """Report what a user should know of the problems that were chosen."""
+    """Report, line by line, what a user should know of problems, limits or verdicts."""
     for note in notes:
         report.on_message(note)
 
@@ -738,8 +737,7 @@ def presample_chosen(
     """Complete the reference store of what was chosen, and report it."""
     policy, config = freeze_date(policy, config, read_store_date(store))
     with report.reporting("presample", config.model_dump(mode="json"), store) as result:
-        for line in check_prompts(policy, chosen.problems, config):
-            report.on_message(line)
+        report_notes(check_prompts(policy, chosen.problems, config), report)
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         sample = partial(sample_reference, policy, sampler, config=config, store=store, report=report)
         if chosen.of_training:
@@ -812,9 +810,12 @@ def save(policy: Policy, config: TrainConfig, run: Path) -> None:
     """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
     backend = f"native, adaptthink {__version__}"
     check_run(run)
+    dial = run / "model" / STORED
     with replace_folder(run / "model") as folder:
         policy.save(folder)
         write_card(folder, config, backend=backend)
+        if dial.is_file():  # it names the weights that it is for, and is refused for others
+            shutil.copy(dial, folder)
     if policy.adapter:
         with replace_folder(run / "adapter") as folder:
             policy.adapter.save_pretrained(str(folder))
@@ -835,8 +836,7 @@ def evaluate_policy(
     beyond = check_prompts(policy, problems, config, requested)
     setting = make_policy_setting(config.model, policy.fingerprint, config)
     with lock_folder(folder, setting):
-        for line in beyond:
-            report.on_message(line)
+        report_notes(beyond, report)
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)

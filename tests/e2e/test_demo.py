@@ -157,3 +157,6 @@ def test_training_resumes_from_the_command_line(folder):
     whole, broken = ((folder / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken"))
     assert whole == broken
     assert len(json.loads((folder / "broken" / "manifest.json").read_text())["attempts"]) == 2
+    (folder / "broken" / "model" / "adaptthink.json").write_text("a dial")
+    assert adaptthink(*arguments, "broken", "--resume", folder=folder).returncode == 0  # nothing is left to do
+    assert (folder / "broken" / "model" / "adaptthink.json").read_text() == "a dial"

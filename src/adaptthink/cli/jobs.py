@@ -198,8 +198,7 @@ def demo_job(
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
     beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
     api.open_training(run, config, policy, chosen, resume=resume, clean=clean)
-    for line in beyond:
-        report.on_message(line)
+    api.report_notes(beyond, report)
     store = run / "reference.jsonl"
     with undo_failed_start(run, store):
         engine = make_engine(policy, config)

@@ -10,9 +10,8 @@ from itertools import zip_longest
 from rich.cells import cell_len
 
 GAP = "  "  # between columns
-PIECE = re.compile(
-    r"\([^()]*\)\S*|\S+(?: / \S+)*"
-)  # what a line break leaves whole: a word, an interval, 98.0 / 20 / 4
+# What a line break leaves whole: a word, an interval, 98.0 / 20 / 4.
+PIECE = re.compile(r"\([^()]*\)\S*|\S+(?: / \S+)*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ NUMERALS = {
     "천": 10**3, "만": 10**4, "억": 10**8, "लाख": 10**5, "हज़ार": 10**3, "करोड़": 10**7,
 }  # fmt: skip
 
-# Nouns without a plural in s, or too short to be told from a product of letters.
+# Nouns without a plural in s, or too short to be distinguished from a product of letters.
 _NOUNS = frozenset(
     re.findall(
         r"\w+",

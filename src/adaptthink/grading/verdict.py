@@ -114,7 +114,8 @@ def check_failed_grades(verdicts: Iterable[Verdict], limit: float, *, where: str
     if share > limit:
         listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in FAILED if counts[verdict])
         again = "run the command again, which grades the unknown ones again, " if counts[Verdict.UNKNOWN] else ""
-        longer = "raise grading_seconds, " if counts[Verdict.TIMEOUT] else ""
+        slow = counts[Verdict.TIMEOUT] or counts[Verdict.UNKNOWN]
+        longer = "raise grading_seconds (reward_seconds for a reward function of your own), " if slow else ""
         raise UserError(
             f"{where}grading timed out or failed on {share:.1%} of the last responses ({listed} of {counts.total()}), "
             f"more than max_failed_grades = {limit:g}; {again}{longer}or raise max_failed_grades: timeouts and errors "

@@ -179,7 +179,7 @@ def list_archive(path: Path, split: str | None) -> list[DataFile]:
 
 
 def choose_split(path: Path, files: Sequence[DataFile], split: str | None) -> list[DataFile]:
-    """Return the files of one split, or all if no two splits are told apart; raises UserError if none is left."""
+    """Return the files of one split, or all where names show at most one split; raises UserError if none is left."""
     by_split: dict[str | None, list[DataFile]] = {}
     for file in files:
         by_split.setdefault(find_split(file), []).append(file)
