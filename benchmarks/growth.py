@@ -71,8 +71,8 @@ def run_step(point: Point) -> dict[str, Any]:
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
-    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.data import choose_problems  # noqa: PLC0415
+    from adaptthink.training.methods import credit_rollouts  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
     from adaptthink.training.update import update  # noqa: PLC0415
@@ -101,8 +101,8 @@ def run_step(point: Point) -> dict[str, Any]:
         started = time.perf_counter()
         rollouts = collect(sampler, choose_problems(problems, point.prompts, config.seed, step), config, step)
         sampled = time.perf_counter()
-        advantages_N = compute_step_advantages(rollouts, reference, config)
-        update(model, optimizer, rollouts, advantages_N, config, step)
+        credits = credit_rollouts(rollouts, reference, config)
+        update(model, optimizer, rollouts, credits, config, step)
         seconds.append((sampled - started, time.perf_counter() - sampled))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
     return {
@@ -121,8 +121,8 @@ def run_problems(point: Point) -> dict[str, Any]:
     from adaptthink.engines.base import ScriptedEngine  # noqa: PLC0415
     from adaptthink.models.loading import load_policy  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler  # noqa: PLC0415
-    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.data import choose_problems, find_problems  # noqa: PLC0415
+    from adaptthink.training.methods import credit_rollouts  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
 
     class Unread(Sampler):
@@ -158,7 +158,7 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("presample")
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
         rollouts = collect(sampler, chosen, config, step=1)
-        compute_step_advantages(rollouts, reference, config)
+        credit_rollouts(rollouts, reference, config)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
         evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation", Callback())

@@ -26,8 +26,8 @@ from adaptthink.models.loading import load_policy
 from adaptthink.planning.roofline import compute_generation_bound, compute_update_bound, measure_machine, read_shape
 from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
-from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.data import choose_problems
+from adaptthink.training.methods import credit_rollouts
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import collect
 from adaptthink.training.update import update
@@ -63,8 +63,8 @@ def main() -> None:
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        advantages_N = compute_step_advantages(rollouts, reference, config)
-        update(policy.model, optimizer, rollouts, advantages_N, config, step)
+        credits = credit_rollouts(rollouts, reference, config)
+        update(policy.model, optimizer, rollouts, credits, config, step)
         updated = time.perf_counter() - started
         row = {
             "gflops_per_second": machine.flops_per_second / 1e9,

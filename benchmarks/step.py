@@ -140,8 +140,8 @@ def run_ours(model: str, work: Work, steps: int, *, sample_reference: bool = Fal
     from adaptthink.problems.arithmetic import Split, generate_problems  # noqa: PLC0415
     from adaptthink.sampling.requests import MaxTokens  # noqa: PLC0415
     from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts  # noqa: PLC0415
-    from adaptthink.training.advantages import compute_step_advantages  # noqa: PLC0415
     from adaptthink.training.data import choose_problems  # noqa: PLC0415
+    from adaptthink.training.methods import credit_rollouts  # noqa: PLC0415
     from adaptthink.training.reference import Reference  # noqa: PLC0415
     from adaptthink.training.rollout import collect  # noqa: PLC0415
     from adaptthink.training.update import make_optimizer, update  # noqa: PLC0415
@@ -173,9 +173,9 @@ def run_ours(model: str, work: Work, steps: int, *, sample_reference: bool = Fal
         wait_for_turn()
         started = now()
         rollouts = collect(sampler, choose_problems(problems, work.num_prompts, config.seed, step), config, step)
-        advantages_N = compute_step_advantages(rollouts, reference, config)
+        credits = credit_rollouts(rollouts, reference, config)
         sampled = now()
-        update(policy.model, optimizer, rollouts, advantages_N, config, step)
+        update(policy.model, optimizer, rollouts, credits, config, step)
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         report(started, sampled, policy.model, prompts, responses)
 

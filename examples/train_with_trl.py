@@ -27,7 +27,7 @@ EVALUATION = ["--num_generations_eval", "1"]  # so that an evaluation batch of a
 # The miniature's settings, those of the recipe toy_cpu but for its schedule. On a real model the defaults are right.
 MINIATURE = [
     *("--temperature", "1.0", "--num_generations", "2", "--max_completion_length", "128"),
-    *("--max_no_think_tokens", "16", "--delta", "0.075", "--force_think_start", "False"),
+    *("--max_no_think_tokens", "16", "--delta", "0.075", "--force_think", "ban"),
     *("--learning_rate", "1e-4", "--max_grad_norm", "0.1", "--gradient_checkpointing", "False"),
     *("--per_device_train_batch_size", "320", "--per_device_eval_batch_size", "80"),
     *("--max_steps", "165", "--logging_steps", "1", "--save_steps", "50", "--report_to", "none"),

@@ -25,6 +25,7 @@ from adaptthink.training.allocation import (
     sum_strata,
     update_statistics,
 )
+from adaptthink.training.credit import Credit
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import collect
 from adaptthink.training.update import update
@@ -193,7 +194,7 @@ def test_the_update_weighs_what_was_kept(random_model):
             def step(self, *args, **kwargs):
                 captured.update({name: p.grad.clone() for name, p in model.named_parameters()})
 
-        update(model, Spy(model.parameters(), lr=0.0), [rollout], torch.tensor([advantage]), config, step=1)
+        update(model, Spy(model.parameters(), lr=0.0), [rollout], [Credit(advantage, advantage)], config, step=1)
         return captured
 
     heavy, strong, light = gradient(replace(one, weight=3.0), -0.2), gradient(one, -0.6), gradient(one, -0.2)

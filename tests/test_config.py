@@ -154,7 +154,8 @@ def test_key_of_another_command_does_not_belong_in_a_table(recipe):
 
 def test_unknown_key_without_a_near_one_lists_the_known(recipe):
     with pytest.raises(
-        UserError, match=r"unknown key 'zzz'; known keys: advantage, .*, clip, .*, kind, .*, warmup_steps$"
+        UserError,
+        match=r"unknown key 'zzz'; known keys: all_problems, .*, clip, .*, kind, .*, warmup_steps$",
     ):
         read_recipe(recipe("zzz = 1\n"), "train")
 

@@ -27,6 +27,7 @@ from adaptthink.modes import Mode, encode_prompt
 from adaptthink.problems import make_problem
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint, select_trained_parameters
+from adaptthink.training.credit import assign_evenly
 from adaptthink.training.update import accumulate_gradients, make_optimizer, update
 
 pytestmark = pytest.mark.gpu
@@ -71,6 +72,11 @@ def sample(policy, dtype=None, *, seed=1):
     return requested, engine.generate(requested, temperature=TEMPERATURE, seed=seed)
 
 
+def make_credits(number):
+    """Credits from −1 to 1, even over each response."""
+    return assign_evenly(torch.linspace(-1.0, 1.0, number).tolist())
+
+
 def rollouts(requested, completions):
     """Rollouts of these, all of them right; the decision token has the log-probability that the paper's π_IS gives."""
     problem = make_problem("1+1=?", "2")
@@ -95,8 +101,8 @@ def forward_logprobs(model, requested, completions):
 def gradients(policy, rolled, settings):
     """The gradient of the step's loss, one flat vector on the CPU."""
     policy.model.zero_grad()
-    advantages = torch.linspace(-1.0, 1.0, len(rolled))
-    accumulate_gradients(policy.model, rolled, advantages, settings)
+    credits = make_credits(len(rolled))
+    accumulate_gradients(policy.model, rolled, credits, settings)
     found = [parameter.grad.cpu().double().flatten() for _, parameter in select_trained_parameters(policy.model)]
     policy.model.zero_grad()
     return torch.cat(found)
@@ -170,7 +176,14 @@ def test_lora_trains_the_adapter_alone_and_the_engine_follows(device):
     requested, completions = sample(load_policy("tiny", device=device, dtype=torch.float32))
     rolled = rollouts(requested, completions)
     for step in (1, 2, 3):
-        update(policy.model, optimizer, rolled, torch.linspace(-1.0, 1.0, len(rolled)), settings, step)
+        update(
+            policy.model,
+            optimizer,
+            rolled,
+            make_credits(len(rolled)),
+            settings,
+            step,
+        )
     changed = {name for name, tensor in policy.model.named_parameters() if not torch.equal(tensor, before[name])}
     assert changed
     assert all("lora_" in name for name in changed)
@@ -192,8 +205,8 @@ def test_a_checkpoint_comes_back_exactly_and_the_next_step_is_the_same(device, t
     policy = load_trainee(settings)
     optimizer = make_optimizer(policy.model, settings)
     rolled = rollouts(*sample(policy))
-    advantages = torch.linspace(-1.0, 1.0, len(rolled))
-    update(policy.model, optimizer, rolled, advantages, settings, 1)
+    credits = assign_evenly(torch.linspace(-1.0, 1.0, len(rolled)).tolist())
+    update(policy.model, optimizer, rolled, credits, settings, 1)
     save_checkpoint(tmp_path, 1, policy.model, optimizer, keep=1)
     resumed = load_trainee(settings)
     other = make_optimizer(resumed.model, settings)
@@ -245,7 +258,14 @@ def test_rollouts_and_updates_give_their_memory_back(device):
 
     def step(number):
         rolled = rollouts(*sample(policy, torch.bfloat16, seed=number))
-        update(policy.model, optimizer, rolled, torch.linspace(-1.0, 1.0, len(rolled)), settings, number)
+        update(
+            policy.model,
+            optimizer,
+            rolled,
+            assign_evenly(torch.linspace(-1.0, 1.0, len(rolled)).tolist()),
+            settings,
+            number,
+        )
 
     step(1)  # after which the optimiser has its state, and libraries their workspace
     before = held_bytes(device)

@@ -12,6 +12,7 @@ from adaptthink.models.loading import choose_device, choose_dtype, load_configur
 from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
+from adaptthink.training.credit import Credit
 from adaptthink.training.update import update
 
 ACCELERATOR = torch.device("meta")  # stands for one: anything that is not the CPU
@@ -107,7 +108,7 @@ def moved_share(policy, dtype, steps=3):
     before = [parameter.detach().clone() for parameter in policy.model.parameters()]
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     for step in range(1, steps + 1):
-        update(policy.model, optimizer, [one], torch.tensor([1.0]), settings, step)
+        update(policy.model, optimizer, [one], [Credit(1.0, 1.0)], settings, step)
     changed = [(old != new).flatten() for old, new in zip(before, policy.model.parameters(), strict=True)]
     return torch.cat(changed).float().mean().item()
 

@@ -420,7 +420,7 @@ def test_recipes_hold_the_papers_settings(name):
     assert (config.learning_rate, config.schedule, config.warmup_steps) == (2e-6, "constant", 0)
     assert (config.temperature, config.delta, config.clip, config.steps) == (0.6, 0.05, 0.2, 314)
     assert (config.reference_samples, config.reference_temperature, config.reference_top_p) == (16, 0.6, 0.95)
-    assert (config.advantage, config.problems, config.force_think_start) == ("reference", "deepscaler", True)
+    assert (config.method, config.problems, config.force_think) == ("adaptthink", "deepscaler", "start")
     assert config.model in PUBLISHED
     think_start = "Alright" if name.startswith("r1") else "Okay"
     assert config.think_start == think_start

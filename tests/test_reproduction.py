@@ -197,7 +197,7 @@ def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
         assert recipes[0] == "reproduce"
         config = resolve(name, schemas[name], recipes=recipes)
         if name == "train" and "grpo" in recipes[-1]:
-            assert (config.advantage, config.no_think_share) == ("group", 0)
+            assert (config.method, config.no_think_share) == ("grpo", 0)
             assert config.samples_per_problem * config.problems_per_step == 320
     assert len({job.name for job in jobs}) == len(jobs)
     assert len(design.seeds) == (3 if design is FULL else 1)

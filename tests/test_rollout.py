@@ -8,7 +8,7 @@ from waiting import WAIT_SECONDS
 
 from adaptthink import grading
 from adaptthink.config.resolve import check
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import ForceThink, TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.grading import Verdict
@@ -73,7 +73,7 @@ def test_the_decision_token_carries_the_log_of_its_share_and_no_other_token_does
 
 def test_a_think_start_that_is_not_forced_is_sampled_without_no_think_and_keeps_its_probability(tokenizer, template):
     sampler, engine = scripted(tokenizer, template)
-    rollouts = collect_rollouts(sampler, PROBLEMS[:1], force_think_start=False)
+    rollouts = collect_rollouts(sampler, PROBLEMS[:1], force_think="ban")
     assert [request.banned_first_ids for request in engine.requests] == [()] * 2 + [(template.no_think_id,)] * 2
     assert [rollout.behavior_logprobs[0] for rollout in rollouts] == pytest.approx(
         [math.log(0.5)] * 2 + [math.log(0.5) - 0.5] * 2
@@ -114,11 +114,14 @@ def test_forced_tokens_after_the_decision_are_not_in_the_loss(tokenizer, templat
     assert all(make_loss_mask(think))
 
 
-def test_requested_think_bans_the_no_think_token_instead_of_forcing_a_think_start(tokenizer, template):
+@pytest.mark.parametrize("force", ForceThink)
+def test_requested_think_begins_with_its_start_or_with_anything_but_the_no_think_token(tokenizer, template, force):
     sampler, engine = scripted(tokenizer, template)
-    [[unconstrained, _, no_think]] = sample_rollouts(sampler, PROBLEMS[:1], [None, Mode.THINK, Mode.NO_THINK], SAMPLING)
-    assert [request.prefix_ids for request in engine.requests] == [(), (), (template.no_think_id,)]
-    assert [request.banned_first_ids for request in engine.requests] == [(), (template.no_think_id,), ()]
+    modes = [None, Mode.THINK, Mode.NO_THINK]
+    [[unconstrained, _, no_think]] = sample_rollouts(sampler, PROBLEMS[:1], modes, SAMPLING, force_think=force)
+    start, banned = (template.think_prefix_ids, ()) if force is ForceThink.START else ((), (template.no_think_id,))
+    assert [request.prefix_ids for request in engine.requests] == [(), start, (template.no_think_id,)]
+    assert [request.banned_first_ids for request in engine.requests] == [(), banned, ()]
     assert no_think.mode is Mode.NO_THINK
     assert unconstrained.behavior_logprobs[0] == no_think.behavior_logprobs[0] == -0.5
 

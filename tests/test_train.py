@@ -30,7 +30,8 @@ from adaptthink.processes import Interruption
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
-from adaptthink.training.advantages import compute_advantages, compute_step_advantages, find_implicit_thinkers
+from adaptthink.training.advantages import compute_advantages, find_implicit_thinkers
+from adaptthink.training.credit import Credit, assign_evenly
 from adaptthink.training.data import choose_problems, count_used, select_gradable, select_used, settle_reference
 from adaptthink.training.describe import (
     compute_implicit_share,
@@ -38,7 +39,8 @@ from adaptthink.training.describe import (
     measure_roofline,
     probe_responses,
 )
-from adaptthink.training.metrics import check_grading, describe_rollouts, summarise_rollout
+from adaptthink.training.methods import check_method, credit_rollouts
+from adaptthink.training.metrics import check_grading, describe_credit, describe_rollouts, summarise_rollout
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import make_loss_mask
 from adaptthink.training.train import Reporting, TrainingData, train
@@ -54,6 +56,13 @@ def config(**values):
         "probe_every": 2, "micro_batch_tokens": 200,
     }  # fmt: skip
     return check(TrainConfig, small | values)
+
+
+def credit_values(rollouts, reference, settings):
+    """The advantage of each rollout, which all of its tokens have."""
+    credits = credit_rollouts(rollouts, reference, settings)
+    assert all(credit.decision == credit.body for credit in credits)
+    return torch.tensor([credit.body for credit in credits])
 
 
 def rollout(response, logprobs, *, mode=Mode.THINK, verdict=Verdict.CORRECT, prompt=(5, 9, 17), num_forced=1):
@@ -89,13 +98,15 @@ def gradients(model, rollouts, advantages, **values):
             captured.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
     optimizer = Spy(model.parameters(), lr=0.0)
-    metrics = update(model, optimizer, rollouts, advantages, config(max_grad_norm=1e9, **values), step=1)
+    metrics = update(
+        model, optimizer, rollouts, assign_evenly(advantages.tolist()), config(max_grad_norm=1e9, **values), step=1
+    )
     return captured, metrics
 
 
 def test_micro_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
     rollouts, settings = batch(), config(ratio="sequence_mean", temperature=0.6)
-    together = compute_micro_batch_loss(random_model, rollouts, ADVANTAGES, settings).loss_B
+    together = compute_micro_batch_loss(random_model, rollouts, assign_evenly(ADVANTAGES.tolist()), settings).loss_B
     for index, one in enumerate(rollouts):
         ids = torch.tensor([one.prompt_ids + one.response_ids])
         logprobs = (random_model(ids).logits[0] / 0.6).log_softmax(-1)
@@ -135,7 +146,7 @@ def test_leaving_out_zero_advantages_does_not_change_the_gradient(random_model):
 def test_all_advantages_zero_is_a_step_without_gradient(random_model):
     before = [parameter.clone() for parameter in random_model.parameters()]
     optimizer = torch.optim.AdamW(random_model.parameters(), lr=0.1, weight_decay=0.0)
-    metrics = update(random_model, optimizer, batch(), torch.zeros(5), config(), step=1)
+    metrics = update(random_model, optimizer, batch(), assign_evenly([0.0] * 5), config(), step=1)
     assert metrics["loss"] == 0
     assert metrics["grad_norm"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, random_model.parameters(), strict=True))
@@ -149,7 +160,7 @@ def test_the_half_survives_to_the_loss(random_policy, monkeypatch, tmp_path):
         seen.extend(behavior_BT[:, 0].tolist())
         return policy_loss(logprob_BT, behavior_BT, *args, **kwargs)
 
-    monkeypatch.setattr("adaptthink.training.update.policy_loss", spy)
+    monkeypatch.setattr("adaptthink.training.methods.adaptthink.policy_loss", spy)
     run_training(random_policy, config(steps=2), tmp_path)
     assert len(seen) > 0
     assert seen == pytest.approx([-math.log(2)] * len(seen))
@@ -163,7 +174,7 @@ def test_step_advantages_by_hand(template):
         rollout([1], [0.0], verdict=Verdict.TRUNCATED),
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
-    found = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    found = credit_values(rollouts, reference, config(delta=0.05))
     assert found.tolist() == pytest.approx([0.30, -0.70, 0.25, -0.75])
 
 
@@ -172,13 +183,14 @@ def test_a_rollout_that_cannot_be_graded_has_no_advantage(template):
     reference = {
         PROBLEM.id: Reference(PROBLEM.id, (Verdict.REFERENCE_UNPARSABLE, Verdict.CORRECT, Verdict.WRONG), (1, 1, 1))
     }
-    assert compute_step_advantages(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
-    assert compute_step_advantages(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
+    assert credit_values(rollouts, reference, config(delta=0.05)).tolist() == [0.0, 0.5]
+    assert credit_values(rollouts[:1], reference, config(delta=0.05)).tolist() == [0.0]
 
 
 def test_a_problem_without_a_reference_reward_has_no_advantage():
     rollouts = [rollout([1], [0.0]), rollout([1], [0.0]), rollout([1], [0.0], verdict=Verdict.WRONG)]
-    assert compute_advantages(rollouts, [None, 0.0, 0.25], delta=0.05).tolist() == [0.0, 1.0, -0.25]
+    found = compute_advantages([summarise_rollout(one) for one in rollouts], [None, 0.0, 0.25], delta=0.05)
+    assert found.tolist() == [0.0, 1.0, -0.25]
 
 
 def test_group_advantages_by_hand(template):
@@ -186,18 +198,18 @@ def test_group_advantages_by_hand(template):
     verdicts = (Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3)
     modes = (Mode.NO_THINK, *[Mode.THINK] * 5)
     rollouts = [rollout([1], [0.0], mode=mode, verdict=v) for mode, v in zip(modes, verdicts, strict=True)]
-    grouped = config(advantage="group", samples_per_problem=3, no_think_share=0, delta=0.1)
+    grouped = config(method="grpo", samples_per_problem=3, no_think_share=0, delta=0.1)
     values = [1.1, 0.0, 1.0]
     mean, deviation = statistics.mean(values), statistics.stdev(values)
     expected = [(value - mean) / deviation for value in values] + [0.0] * 3
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,), (1,))}
-    found = compute_step_advantages(rollouts, reference, grouped)
+    found = credit_values(rollouts, reference, grouped)
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_group_advantages_need_a_group():
     with pytest.raises(UserError, match="samples_per_problem >= 2"):
-        config(advantage="group", samples_per_problem=1, no_think_share=0)
+        check_method(config(method="grpo", samples_per_problem=1, no_think_share=0))
 
 
 def test_probe_responses_are_the_models_own_and_the_same_each_time(random_policy):
@@ -231,9 +243,9 @@ def test_a_thought_in_disguise_loses_its_reward_and_nothing_else(template):
     ]
     reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,) * 3 + (Verdict.WRONG,), (1, 1, 1, 1))}
     assert find_implicit_thinkers(rollouts) == {1, 2, 4}
-    allowed = compute_step_advantages(rollouts, reference, config(delta=0.05))
+    allowed = credit_values(rollouts, reference, config(delta=0.05))
     assert allowed.tolist() == pytest.approx([0.30, 0.30, -0.70, 0.25, 0.0])
-    unrewarded = compute_step_advantages(rollouts, reference, config(delta=0.05, implicit_thinking="no_reward"))
+    unrewarded = credit_values(rollouts, reference, config(delta=0.05, implicit_thinking="no_reward"))
     assert unrewarded.tolist() == pytest.approx([0.30, -0.70, -0.70, 0.25, 0.0])
     assert compute_implicit_share(rollouts) == 0.75
     assert compute_implicit_share([replace(rollouts[0], weight=3.0), rollouts[1]]) == 0.25
@@ -247,7 +259,7 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
     seen = []
 
     def spy(model, optimizer, rollouts, advantages, *_):
-        seen.extend(advantages.tolist())
+        seen.extend(credit.body for credit in advantages)
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
     monkeypatch.setattr("adaptthink.training.train.update", spy)
@@ -271,7 +283,8 @@ def test_training_stops_when_grading_fails_too_often():
 
 def test_rollout_metrics_by_hand():
     rollouts = [rollout([1, 2], [0, 0]), rollout([1, 2, 3, 4], [0] * 4, verdict=Verdict.TRUNCATED)]
-    metrics = describe_rollouts([summarise_rollout(rollouts[0], 0.0), summarise_rollout(rollouts[1], -1.0)])
+    summaries = [summarise_rollout(one) for one in rollouts]
+    metrics = describe_rollouts(summaries) | describe_credit(summaries, [Credit(0.0, 0.0), Credit(0.5, -1.0)])
     assert metrics["reward_think"] == 0.5
     assert metrics["mean_tokens_think"] == 3
     assert metrics["truncated_share_think"] == 0.5
@@ -458,7 +471,7 @@ def test_the_step_moves_probability_toward_what_was_rewarded(random_policy):
     before = logprobs()
     good = rollout(response, [-math.log(2), before[1], before[2]], mode=Mode.NO_THINK)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    update(model, optimizer, [good], torch.tensor([1.0]), config(learning_rate=1e-3), step=1)
+    update(model, optimizer, [good], [Credit(1.0, 1.0)], config(learning_rate=1e-3), step=1)
     assert all(new > old for new, old in zip(logprobs(), before, strict=True))
 
 
@@ -467,7 +480,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(random_model):
         next(random_model.parameters()).fill_(float("nan"))
     optimizer = torch.optim.AdamW(random_model.parameters())
     with pytest.raises(UserError, match="step 1: loss nan"):
-        update(random_model, optimizer, batch(), ADVANTAGES, config(), step=1)
+        update(random_model, optimizer, batch(), assign_evenly(ADVANTAGES.tolist()), config(), step=1)
 
 
 def test_the_bound_is_of_the_arithmetic_that_generates(random_model, monkeypatch):
@@ -477,7 +490,9 @@ def test_the_bound_is_of_the_arithmetic_that_generates(random_model, monkeypatch
 
     def bound(dtype):
         roofline = measure_roofline(random_model, config(dtype=dtype))
-        return compute_roofline_seconds(roofline, batch(), ADVANTAGES)["generate_roofline_seconds"]
+        return compute_roofline_seconds(roofline, batch(), assign_evenly(ADVANTAGES.tolist()))[
+            "generate_roofline_seconds"
+        ]
 
     assert 0 < bound("bfloat16") == bound("float32") / 2
 
@@ -506,7 +521,7 @@ def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):
     def gradient(dtype):
         random_model.zero_grad()
         compute_micro_batch_loss(
-            random_model, rollouts, torch.tensor([1.0, -1.0]), config(dtype=dtype)
+            random_model, rollouts, assign_evenly([1.0, -1.0]), config(dtype=dtype)
         ).loss_B.sum().backward()
         return torch.cat([parameter.grad.flatten() for parameter in random_model.parameters()])
 

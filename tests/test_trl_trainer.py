@@ -42,6 +42,7 @@ from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Message, Mode
 from adaptthink.problems import hash_answer, make_problem, make_problem_id
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.credit import Credit
 from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.reference import open_references
 
@@ -115,17 +116,18 @@ def test_a_group_that_two_processes_share_is_split_by_its_position(tmp_path, mon
     whole = rows_of(trainer, ROWS[:1])
     streams = [one.stream for one in engine.requests]
     halves = []
+    monkeypatch.setattr("adaptthink.integrations.trl.gather_object", lambda own: [*own, *own])
     for process in range(2):
         monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
         engine.requests.clear()
         halves.append(trainer._generate_and_score_completions([dict(ROWS[0]) for _ in range(2)]))
         assert [one.stream for one in engine.requests] == streams[2 * process : 2 * process + 2]
     assert [half["no_think"].tolist() for half in halves] == [[True, True], [False, False]]
-    assert torch.cat([half["advantages"] for half in halves]).tolist() == whole["advantages"].tolist()
+    assert torch.cat([half["credit"] for half in halves]).tolist() == whole["credit"].tolist()
 
 
 def test_a_think_start_of_the_models_own(tmp_path):
-    trainer = make_trainer(tmp_path, force_think_start=False)
+    trainer = make_trainer(tmp_path, force_think="ban")
     engine = script(trainer, lambda question, forced: "\\boxed{2}")
     batch = rows_of(trainer, ROWS[:1])
     template = trainer._template
@@ -150,7 +152,7 @@ def test_the_batch_by_hand(tmp_path):
     script(trainer, lambda question, forced: answers[question, next(calls) % 4 == 0])
     batch = rows_of(trainer, ROWS)
     assert batch["no_think"].tolist() == 2 * [True, False, False, False]
-    assert batch["advantages"].tolist() == [0.75, -0.5, -0.5, -0.5, 0.25, 0.0, 0.0, 0.0]
+    assert batch["credit"][:, 0].tolist() == [0.75, -0.5, -0.5, -0.5, 0.25, 0.0, 0.0, 0.0]
     text = trainer.processing_class.decode
     for row in range(8):
         response = batch["labels"][row] != -100
@@ -158,11 +160,13 @@ def test_the_batch_by_hand(tmp_path):
         assert batch["attention_mask"][row].sum() == start + response.sum() == int(response.nonzero()[-1]) + 1
         assert "</think>" not in text(batch["input_ids"][row, :start])
         assert text(batch["input_ids"][row][response]).endswith("}<|eos|>")
-        assert torch.equal(batch["in_loss"][row], response[1:])
-        behavior = batch["behavior_logprobs"][row][response[1:]].tolist()
+        tokens = int(response.sum())
+        assert batch["prompt_tokens"][row] == start
+        assert batch["in_loss"][row].tolist() == [True] * tokens + [False] * (batch["in_loss"].shape[1] - tokens)
+        behavior = batch["behavior_logprobs"][row, :tokens].tolist()
         share = 0.25 if row % 4 == 0 else 0.75
         assert behavior == pytest.approx([math.log(share)] + [-2.0] * (len(behavior) - 1))
-        assert not batch["behavior_logprobs"][row][~response[1:]].any()
+        assert not batch["behavior_logprobs"][row, tokens:].any()
 
 
 def test_forced_tokens_behind_the_decision_carry_no_loss(tmp_path, monkeypatch):
@@ -174,8 +178,8 @@ def test_forced_tokens_behind_the_decision_carry_no_loss(tmp_path, monkeypatch):
     engine.script = lambda prompt, prefix: (9, *trainer._eos_ids)
     batch = rows_of(trainer, ROWS[:1])
     assert batch["labels"][0].tolist() == [-100, -100, decision, 7, 8, 9, *trainer._eos_ids]
-    assert batch["in_loss"].tolist()[0] == [False, True, False, False, True, True]
-    assert batch["in_loss"].tolist()[3] == [False, True, True, True, False, False]
+    assert batch["in_loss"].tolist()[0] == [True, False, False, True, True]
+    assert batch["in_loss"].tolist()[3] == [True, True, True, False, False]
 
 
 def test_evaluation_lets_the_model_choose(tmp_path):
@@ -218,10 +222,10 @@ def test_training_and_evaluation_are_counted_apart(tmp_path):
 
 def test_metrics_by_hand():
     seen = [
-        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.CORRECT, 6, 0.05), math.log(0.25)),
-        RolloutRecord(RolloutSummary(Mode.NO_THINK, Verdict.WRONG, 8, 0.0), math.log(0.5)),
-        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.TRUNCATED, 20, -0.5), None),
-        RolloutRecord(RolloutSummary(Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, 0.0), None),
+        RolloutRecord(RolloutSummary("a", Mode.NO_THINK, Verdict.CORRECT, 6, -1.0), math.log(0.25), Credit(0.05, 0.05)),
+        RolloutRecord(RolloutSummary("a", Mode.NO_THINK, Verdict.WRONG, 8, -1.0), math.log(0.5), Credit(0.0, 0.0)),
+        RolloutRecord(RolloutSummary("a", Mode.THINK, Verdict.TRUNCATED, 20, -1.0), None, Credit(-0.5, -0.5)),
+        RolloutRecord(RolloutSummary("a", Mode.THINK, Verdict.REFERENCE_UNPARSABLE, 10, -1.0), None, Credit(0.0, 0.0)),
     ]
     found = trl.describe_records(seen, training=True)
     shares = dict.fromkeys(Verdict, 0.0) | {one.summary.verdict: 0.25 for one in seen}
@@ -334,10 +338,11 @@ def test_adapters(tmp_path):
             labels=batch["labels"],
             fused_lm_head=True,
         )
-    later = batch["in_loss"].clone()
-    later[torch.arange(8), batch["in_loss"].int().argmax(1)] = False
-    assert later.sum() > 30
-    torch.testing.assert_close(out.log_probs[later], batch["behavior_logprobs"][later], rtol=1e-3, atol=1e-4)
+    rows = zip(out.log_probs, batch["prompt_tokens"], batch["in_loss"].sum(1), batch["behavior_logprobs"], strict=True)
+    found = [(logprobs[start : start + tokens - 1], behavior[1:tokens]) for logprobs, start, tokens, behavior in rows]
+    later, sampled = (torch.cat(parts) for parts in zip(*found, strict=True))  # behind the decision
+    assert len(later) > 30
+    torch.testing.assert_close(later, sampled, rtol=1e-3, atol=1e-4)
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)
@@ -550,8 +555,8 @@ def test_references_from_a_store(tmp_path):
     trainer = make_trainer(tmp_path, reference=store)
     script(trainer, lambda question, forced: "\\boxed{2}" if question == "1+1=?" else "\\boxed{5}")
     batch = rows_of(trainer, ROWS)
-    assert batch["advantages"][:2].tolist() == pytest.approx([0.55, 0.55])
-    assert batch["advantages"][4:].tolist() == [0.0] * 4  # a problem without a reference teaches nothing
+    assert batch["credit"][:2, 0].tolist() == pytest.approx([0.55, 0.55])
+    assert batch["credit"][4:].any(1).tolist() == [False] * 4  # a problem without a reference teaches nothing
     with pytest.raises(UserError, match="the reference lacks problem"):
         make_trainer(tmp_path, [*ROWS, {"prompt": "9-4=?", "answer": "5"}], reference=str(store))
     with pytest.raises(UserError, match=r"no reference store at '.*none\.jsonl'; make one with: adaptthink presample"):

@@ -18,8 +18,10 @@ from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
 from adaptthink.grading.pool import LostError
 from adaptthink.modes import Mode
+from adaptthink.problems import make_problem
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.advantages import compute_advantages, compute_group_advantages
+from adaptthink.training.metrics import summarise_rollout
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 TOKENS = ["--max-think-tokens", "48", "--max-no-think-tokens", "12"]
@@ -267,13 +269,14 @@ def test_a_problem_without_a_graded_response_in_a_mode_is_left_out_of_pairs():
 
 
 def test_an_unknown_response_has_no_gradient_and_touches_no_other():
+    problem = make_problem("47+8=?", "55")
     right, wrong, unknown = (
-        make_rollout(None, Mode.THINK, (1,), (2, 3), (0.0, 0.0), 0, verdict)
+        summarise_rollout(make_rollout(problem, Mode.THINK, (1,), (2, 3), (0.0, 0.0), 0, verdict))
         for verdict in (Verdict.CORRECT, Verdict.WRONG, Verdict.UNKNOWN)
     )
     assert compute_advantages([right, unknown, wrong], [0.5] * 3, 0.05).tolist() == [0.5, 0.0, -0.5]
-    group = compute_advantages([right, wrong], [0.5] * 2, 0.05, group_size=2).tolist()
+    group = compute_group_advantages([right, wrong], 0.05, group_size=2).tolist()
     assert group == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-4)
-    found = compute_advantages([right, unknown, wrong], [0.5] * 3, 0.05, group_size=3).tolist()
+    found = compute_group_advantages([right, unknown, wrong], 0.05, group_size=3).tolist()
     assert found == pytest.approx([group[0], 0.0, group[1]])
-    assert compute_advantages([right, unknown], [0.5] * 2, 0.05, group_size=2).tolist() == [0.0, 0.0]
+    assert compute_group_advantages([right, unknown], 0.05, group_size=2).tolist() == [0.0, 0.0]

@@ -35,8 +35,8 @@ OTHER = {  # a value that is not the default, for each key
     "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
     "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 5, "reference_samples": 5,
-    "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "advantage": "group", "no_think_share": 0.25,
-    "samples_per_problem": 8, "token_share": 0.5, "force_think_start": False, "ratio": "token", "clip": 0.3,
+    "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "method": "grpo", "no_think_share": 0.25,
+    "samples_per_problem": 8, "token_share": 0.5, "force_think": "ban", "ratio": "token", "clip": 0.3,
     "implicit_thinking": "no_reward", "steps": 9, "problems_per_step": 64, "temperature": 0.9, "learning_rate": 1e-3,
     "warmup_steps": 4, "schedule": "stable_decay", "max_grad_norm": 0.5, "micro_batch_tokens": 50000,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 3, "probe_samples": 2,
@@ -48,7 +48,7 @@ OTHER = {  # a value that is not the default, for each key
 }  # fmt: skip
 READ_BY_US = {  # keys that are no settings of verl's: who reads them from the run's config.json, or why nobody does
     "prompt_date": "loop",
-    "think_start": "loop", "no_think_share": "loop", "force_think_start": "loop", "delta": "loop", "boxed_only": "loop",
+    "think_start": "loop", "no_think_share": "loop", "force_think": "loop", "delta": "loop", "boxed_only": "loop",
     "grading_seconds": "loop", "reward": "loop", "reward_seconds": "loop",
     "max_failed_grades": "trainer",
     "problems": "data", "data": "data", "fields": "data", "instruction": "data", "max_problems": "data",
@@ -86,7 +86,7 @@ def test_no_key_is_silently_ignored(key):
     ("values", "expected"),
     [
         ({"ratio": "token"}, {"actor_rollout_ref.actor.policy_loss.loss_mode": "adaptthink_token"}),
-        ({"advantage": "group"}, {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True}),
+        ({"method": "grpo"}, {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True}),
         ({"offload": True}, {"actor_rollout_ref.actor.fsdp_config.optimizer_offload": True}),
         ({}, {"+ray_kwargs.ray_init.address": "local"}),
         ({"nodes": 2, "ray_address": "auto"}, {"trainer.nnodes": 2, "+ray_kwargs.ray_init.address": "auto"}),

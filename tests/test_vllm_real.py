@@ -255,7 +255,7 @@ def test_fresh_weights_are_used_at_once_and_all_of_them(engine, policy):
 def test_rollouts_keep_each_modes_limit(engine, policy):
     sampler = Sampler(engine, policy.tokenizer, policy.template)
     settings = {"max_think_tokens": 24, "max_no_think_tokens": 5, "samples_per_problem": 4, "temperature": 1.0}
-    config = check(TrainConfig, settings | {"force_think_start": False, "seed": 2})
+    config = check(TrainConfig, settings | {"force_think": "ban", "seed": 2})
     rollouts = collect(sampler, generate_problems(2, seed=1, split=Split.TRAIN), config, step=1)
     for mode, limit in ((Mode.THINK, 24), (Mode.NO_THINK, 5)):
         lengths = [len(rollout.response_ids) for rollout in rollouts if rollout.mode is mode]
@@ -278,7 +278,7 @@ def test_training_with_vllm_stays_on_policy(vllm_engine, policy, tmp_path, force
             "max_think_tokens": 64,
             "max_no_think_tokens": 16,
         }
-        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_think_start": forced},
+        | {"learning_rate": 1e-3, "probe_every": 1, "temperature": 1.0, "force_think": "start" if forced else "ban"},
     )
     no_think = []
 

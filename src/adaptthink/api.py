@@ -136,6 +136,7 @@ from adaptthink.training.data import (
     settle_reference,
 )
 from adaptthink.training.describe import measure_roofline
+from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.reference import (
     References,
     check_grades,
@@ -329,6 +330,7 @@ def train(
     1
     """
     config = _note(_configure(TrainConfig, config, model, settings), reward)
+    check_method(config)
     run, report = Path(output), Callbacks(callbacks)
     store = reference.path if isinstance(reference, References) else reference
     store = require_store(Path(store)) if store else None
@@ -789,10 +791,11 @@ def train_and_save(
     roofline = measure_roofline(policy.model, config) if profile else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
+    ratio = f"ratio {config.ratio}, " if "ratio" in load_method(config.method).reads else ""
     report.on_message(
-        f"training: {config.steps} steps of {config.problems_per_step} problems x {config.samples_per_problem} "
-        f"responses, delta {config.delta}, ratio {config.ratio}, no_think share {config.no_think_share}; "
-        f"results in {run}"
+        f"training: {config.method}, {config.steps} steps of {config.problems_per_step} problems x "
+        f"{config.samples_per_problem} responses, delta {config.delta}, {ratio}no_think share "
+        f"{config.no_think_share}; results in {run}"
     )
     run_training(
         policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)

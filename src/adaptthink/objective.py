@@ -105,6 +105,19 @@ def policy_loss(
     return PolicyLoss(loss_B * present_B, (clipped_B & present_B).to(loss_B.dtype))
 
 
+def token_loss(
+    logprob_BT: Tensor, behavior_BT: Tensor, credit_BT: Tensor, mask_BT: Tensor, *, clip: float
+) -> PolicyLoss:
+    """The sum over a sequence's tokens of −min(r_t·c_t, clip(r_t)·c_t), with r_t = π_θ/π and each token's credit c_t.
+
+    What `policy_loss` says of masks, empty sequences and reduction holds here too; `clipped_B` is the share of tokens.
+    """
+    log_ratio_BT = torch.where(mask_BT, logprob_BT - behavior_BT, 0.0)
+    loss_BT, clipped_BT = _clipped(log_ratio_BT, torch.where(mask_BT, credit_BT, 0.0), clip)
+    tokens_B = mask_BT.sum(-1).clamp(min=1)
+    return PolicyLoss(loss_BT.sum(-1), (clipped_BT & mask_BT).sum(-1) / tokens_B)
+
+
 def _clipped(log_ratio: Tensor, advantage_: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Return −min(r·A, clip(r)·A), and where its gradient is cut; any shape."""
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()

@@ -41,7 +41,7 @@ from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
-from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.methods import credit_rollouts
 from adaptthink.training.reference import Reference
 from adaptthink.training.update import update
 
@@ -130,8 +130,8 @@ def native_loss_and_gradient(
             named = model.named_parameters()
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
-    advantages_N = compute_step_advantages(rollouts(), references(), settings)
-    metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), advantages_N, settings, step=1)
+    credits = credit_rollouts(rollouts(), references(), settings)
+    metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), credits, settings, step=1)
     return metrics["loss"], gradients
 
 

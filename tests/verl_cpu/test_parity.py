@@ -30,7 +30,7 @@ from adaptthink.integrations.verl.data import TRAIN, Extra
 from adaptthink.integrations.verl.loop import compute_learning_value
 from adaptthink.integrations.verl.settings import make_verl_settings
 from adaptthink.models.scoring import compute_response_logprobs
-from adaptthink.training.advantages import compute_step_advantages
+from adaptthink.training.methods import credit_rollouts
 from adaptthink.training.rollout import make_loss_mask
 
 RATIOS = ("sequence_mean", "sequence", "token")
@@ -202,8 +202,8 @@ def test_loss_and_gradient_are_the_native_trainers(monkeypatch, tmp_path, ratio,
 
 
 def test_grpo_is_the_native_trainers(monkeypatch, tmp_path):
-    loss, gradient, _ = verl_loss_and_gradient(monkeypatch, tmp_path, advantage="group")
-    expected_loss, expected = native_loss_and_gradient(config(advantage="group"), torch.float64)
+    loss, gradient, _ = verl_loss_and_gradient(monkeypatch, tmp_path, method="grpo")
+    expected_loss, expected = native_loss_and_gradient(config(method="grpo"), torch.float64)
     assert loss == pytest.approx(expected_loss, rel=BOUNDS[torch.float64])
     assert difference(gradient, expected) < BOUNDS[torch.float64]
 
@@ -223,7 +223,7 @@ def test_without_bypass_the_half_is_lost_and_the_gradient_is_another(monkeypatch
 def test_the_learning_value_is_the_native_advantage(tmp_path):
     recipe, _ = settings_of(tmp_path)
     queue = queue_of(recipe)
-    expected = compute_step_advantages(rollouts(), references(), config())
+    expected = torch.tensor([one.body for one in credit_rollouts(rollouts(), references(), config())])
     assert [row["rm_scores"].sum().item() for row in queue.rows.values()] == expected.tolist()
     assert not math.isclose(expected.abs().sum().item(), 0)
 

@@ -35,7 +35,7 @@ def trainer_of(folder, monkeypatch, **update):
     trainer = object.__new__(AdaptThinkTrainer)
     trainer.folder, trainer.global_steps = folder, 1
     trainer.settings = check(VerlConfig, config(steps=1).model_dump() | {"gpus_per_node": 1})
-    trainer.described = describe_rollouts([RolloutSummary(mode, Verdict.CORRECT, 5, 1.0) for mode in Mode])
+    trainer.described = describe_rollouts([RolloutSummary("a", mode, Verdict.CORRECT, 5, -1.0) for mode in Mode])
     trainer.probe = lambda: {"probe_no_think_logprob": -1.0, "probe_mode_mass": 1.0, "probe_no_think_by_level": {}}
     trainer.on_train_begin()
     return trainer

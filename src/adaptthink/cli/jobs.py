@@ -230,7 +230,7 @@ def demo_job(
     summary = {
         "seed": config.seed,
         "delta": config.delta,
-        "objective": config.ratio,
+        "method": config.method,
         "model": config.model,
         "modes": to_json(rows),
         "changes": to_json(changes),

@@ -11,7 +11,7 @@ GROUPS = {
         "think_start", "prompt_date", "reasoning_format",
     ),
     "Method": (
-        "no_think_share", "force_think_start", "ratio", "clip", "advantage", "token_share", "implicit_thinking",
+        "method", "no_think_share", "force_think", "ratio", "clip", "token_share", "implicit_thinking",
     ),
     "Update": ("schedule", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "gradient_checkpointing"),
     "LoRA": ("lora_rank", "lora_alpha", "lora_targets"),

@@ -34,6 +34,9 @@ HOW = frozenset(
 # Which problems of its set a training uses.
 STEP_KEYS = frozenset({"probe_problems_per_level", "problems_per_step", "steps"})
 
+# What the objective is made of; a method reads some of them (`training.methods`).
+METHOD_KEYS = frozenset({"clip", "delta", "force_think", "implicit_thinking", "no_think_share", "ratio", "token_share"})
+
 # What the estimate of a training (`adaptthink plan`) depends on.
 PLANNED = frozenset(
     {
@@ -60,7 +63,6 @@ def check_date(value: str) -> str:
 
 PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
-Advantage = Literal["reference", "group"]
 Schedule = Literal["constant", "stable_decay"]
 ImplicitThinking = Literal["allowed", "no_reward"]
 ReasoningFormat = Literal["separate", "inline"]
@@ -72,6 +74,13 @@ class Kind(StrEnum):
 
     CHAIN = "chain"
     STORY = "story"
+
+
+class ForceThink(StrEnum):
+    """How a thought begins where one is requested."""
+
+    START = "start"  # with the think start
+    BAN = "ban"  # with any token but the no_think one, sampled from the model
 
 
 class EngineName(StrEnum):
@@ -288,10 +297,10 @@ class PresampleConfig(ReferenceConfig):
 class TrainConfig(ReferenceConfig):
     """Training with the paper's settings as defaults."""
 
-    delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
-    advantage: Advantage = Field(
-        "reference", description="Compare rewards with R̄_ref (the paper), or within a problem's samples (GRPO)."
+    method: str = Field(
+        "adaptthink", description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo."
     )
+    delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")
     samples_per_problem: Positive = Field(16, description="K: responses per problem and step.")
     token_share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -299,8 +308,10 @@ class TrainConfig(ReferenceConfig):
         description="Share of the tokens to sample (ours): below 1, samples with a low expected learning signal per "
         "token are dropped at random; the kept ones are reweighted by 1/p.",
     )
-    force_think_start: bool = Field(
-        True, description="Begin thinking with think_start (the paper); else with any token, sampled from the policy."
+    force_think: ForceThink = Field(
+        ForceThink.START,
+        description="How forced thinking begins: with think_start (the paper), or with any token but the no_think one, "
+        "sampled from the policy (ban).",
     )
     ratio: Ratio = Field(
         "sequence_mean", description="Importance ratio: length-normalised (official code), Eq. 9 literally, per token."
@@ -350,11 +361,6 @@ class TrainConfig(ReferenceConfig):
             )
         if self.token_share < 1 and self.no_think_share == 0:
             raise UserError("token_share < 1 allocates samples to the modes, but no_think_share = 0 forces none; use 1")
-        if self.advantage == "group" and (self.samples_per_problem < 2 or self.token_share < 1):
-            raise UserError(
-                "advantage = 'group' compares a problem's samples with each other: it needs samples_per_problem >= 2 "
-                "and token_share = 1"
-            )
         num_no_think = self.samples_per_problem * self.no_think_share
         if abs(num_no_think - round(num_no_think)) > 1e-9:
             raise UserError(
@@ -375,7 +381,7 @@ class TrainConfig(ReferenceConfig):
             )
         if self.no_think_share in (0, 1):
             yield Unread(
-                ("force_think_start",),
+                ("force_think",),
                 ("no_think_share",),
                 f"no_think_share is {self.no_think_share:g}, so no thinking is forced",
                 "give a share between 0 and 1, or leave it out",

@@ -2,7 +2,7 @@
 
 What stays TRL's: the model and its adapters, data loading, launchers (DDP, DeepSpeed, FSDP), gradient accumulation, the
 optimiser, checkpoints, vLLM and the way of weights to it. What is ours: a generation batch is sampled from π_IS and
-graded (`training/rollout.py`), and the loss of a micro-batch is `objective.policy_loss`. So these two private methods
+graded (`training/rollout.py`), and credit and loss are the method's (`training/methods`). So these two private methods
 of TRL's are replaced whole, `_generate_and_score_completions` and `_compute_loss`; hence the narrow pin of its version.
 
 Left out: the list of reward functions (`reward` takes one), tools, environments, images, and settings of GRPO that
@@ -33,7 +33,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from adaptthink.config.resolve import check
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import ForceThink, TrainConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import connect
@@ -47,7 +47,6 @@ from adaptthink.models.loading import Policy, find_eos_ids, find_model, load_mod
 from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
 from adaptthink.modes import Mode, ThinkTemplate, probe
-from adaptthink.objective import policy_loss
 from adaptthink.problems import Problem, hash_answer, make_problem
 from adaptthink.problems.files import read_prompt, shorten
 from adaptthink.ratio import Ratio
@@ -62,13 +61,15 @@ from adaptthink.sampling.sampler import (
     generate_and_grade,
 )
 from adaptthink.storage.rows import RowError
-from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.credit import Credit, spread_credit
+from adaptthink.training.initial import InitialModel, keep_initial
+from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.metrics import (
-    ADVANTAGE_METRICS,
     GRADED_STEPS,
     RolloutSummary,
     check_grading,
     compute_weighted_mean,
+    describe_credit,
     describe_rollouts,
     summarise_rollout,
 )
@@ -114,6 +115,9 @@ class AdaptThinkConfig(GRPOConfig):
     not TRL's second clipping bound. Raises UserError for settings that would not be the method any more.
     """
 
+    method: str = field(
+        default="adaptthink", metadata={"help": "What is learned from the samples: adaptthink (the paper), gap (ours)."}
+    )
     delta: float = field(default=0.05, metadata={"help": "δ: how much accuracy no_think may cost."})
     no_think_share: float = field(
         default=0.5, metadata={"help": "Share of no_think samples; 0 forces nothing (plain on-policy)."}
@@ -130,9 +134,9 @@ class AdaptThinkConfig(GRPOConfig):
         default=None,
         metadata={"help": "The day, YYYY-MM-DD, for chat templates that write it into prompts; default: the store's."},
     )
-    force_think_start: bool = field(
-        default=True,
-        metadata={"help": "Begin thinking with think_start; else with any token, sampled from the policy."},
+    force_think: str = field(
+        default="start",
+        metadata={"help": "Begin thinking with think_start (start), or with any other token but no_think's (ban)."},
     )
     boxed_only: bool = field(default=True, metadata={"help": "Read answers in \\boxed{} only, as the paper."})
     grading_seconds: float = field(
@@ -159,7 +163,7 @@ class AdaptThinkConfig(GRPOConfig):
     learning_rate: float = 2e-6
     lr_scheduler_type: str = "constant"
     disable_dropout: bool = True  # π_θ must be the policy that was sampled
-    loss_type: str = "grpo"  # the nearest name in TRL; the loss itself is `objective.policy_loss`
+    loss_type: str = "grpo"  # the nearest name in TRL; the loss itself is the method's
     importance_sampling_level: str = "sequence"
     scale_rewards: str = "none"
     vllm_importance_sampling_correction: bool = False  # the sampler's log-probabilities are the denominator already
@@ -171,12 +175,12 @@ class AdaptThinkConfig(GRPOConfig):
                 value, wanted = getattr(self, name), getattr(AdaptThinkConfig, name)
                 if value != wanted:
                     raise UserError(f"{name} = {value!r} is not for AdaptThink: {reason}; leave it at {wanted!r}")
-        self.train_config()  # raises for other invalid settings
+        check_method(self.train_config())  # raises for other invalid settings
 
     def train_config(self, **more: Any) -> TrainConfig:
         """Return the same settings as `adaptthink train` has them; raises UserError for values out of their range."""
-        shared = ("delta", "no_think_share", "ratio", "max_no_think_tokens")
-        written = ("think_start", "force_think_start", "prompt_date")
+        shared = ("method", "delta", "no_think_share", "ratio", "max_no_think_tokens")
+        written = ("think_start", "force_think", "prompt_date")
         graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
         same = {
             name: getattr(self, name) for name in (*shared, *written, *graded, "temperature", "learning_rate", "seed")
@@ -203,6 +207,7 @@ class RolloutRecord:
 
     summary: RolloutSummary
     no_think_logprob: float | None  # of the decision token under the policy, where no_think was forced
+    credit: Credit | None = None  # in training
 
 
 class ByEpoch(torch.utils.data.Sampler[int]):
@@ -305,6 +310,9 @@ class AdaptThinkTrainer(GRPOTrainer):
                 check_lengths(self.model.config, self.processing_class, self._template, dataset, args)
         if isinstance(reference, str | Path):
             self._check_model(Path(reference))
+        self._train_config = args.train_config()
+        self._method = load_method(args.method)
+        self._initial = self._keep_initial() if self._method.needs_initial else None
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
         self._records: dict[bool, list[RolloutRecord]] = {
             True: [],
@@ -332,22 +340,27 @@ class AdaptThinkTrainer(GRPOTrainer):
             sampled = sample_rows(
                 sampler, [read_problem(row) for row in inputs], positions, self.args, self.state.global_step, training
             )
-        share = self.args.no_think_share if training else 0
-        rollouts = [replace_decision_logprob(rollout, share, self.args.force_think_start) for rollout in sampled]
+        forced = training and self.args.no_think_share > 0
+        everywhere: list[RolloutRecord] = gather_object([make_record(one, forced=forced) for one in sampled])
         if not training:
-            self._records[training] += gather_object([make_record(one, 0.0, forced=False) for one in sampled])
+            self._records[training] += everywhere
             return {}
-        reference = [find_reference_reward(row, self._rewards) for row in inputs]
-        advantage_B = compute_advantages(rollouts, reference, self.args.delta)
-        pairs = zip(sampled, advantage_B.tolist(), strict=True)
-        everywhere: list[RolloutRecord] = gather_object(
-            [make_record(one, value, forced=share > 0) for one, value in pairs]
-        )
-        self._records[training] += everywhere
+        references: list[float | None] = gather_object([find_reference_reward(row, self._rewards) for row in inputs])
+        credits = self._method.assign_credit([one.summary for one in everywhere], references, self._train_config)
+        self._records[training] += [
+            replace(one, credit=credit) for one, credit in zip(everywhere, credits, strict=True)
+        ]
+        own_credits = credits[first : first + len(inputs)]
+        rollouts = sampled
+        if self._method.samples_from_is:
+            force = self._train_config.force_think
+            rollouts = [replace_decision_logprob(one, self.args.no_think_share, force) for one in sampled]
+        if self._initial:
+            rollouts = self._initial.score_no_think(rollouts, self._train_config)
         self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
-        self._keep_texts(rollouts, advantage_B)
-        return to_tensors(rollouts, advantage_B, self.accelerator.device)
+        self._keep_texts(rollouts, own_credits)
+        return to_tensors(rollouts, own_credits, self.accelerator.device)
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         return ByEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: self.state.epoch or 0)
@@ -366,13 +379,14 @@ class AdaptThinkTrainer(GRPOTrainer):
                 labels=inputs["labels"][:, :width],
                 fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
             )
-        result = policy_loss(
-            out.log_probs,
-            inputs["behavior_logprobs"][:, : width - 1],
-            inputs["advantages"],
-            inputs["in_loss"][:, : width - 1],
-            clip=self.args.epsilon,
-            ratio=self.args.ratio,
+        mask_BT = inputs["in_loss"]
+        column_BT = inputs["prompt_tokens"][:, None] - 1 + torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        result = self._method.compute_loss(
+            out.log_probs.gather(1, column_BT.clamp(max=width - 2)),
+            inputs["behavior_logprobs"],
+            inputs["credit"],
+            mask_BT,
+            self._train_config,
         )
         pair_B2 = torch.stack([inputs["no_think"].to(result.clipped_B), result.clipped_B.detach()], dim=1)
         self._clipped += [(bool(mode), value) for mode, value in self.accelerator.gather(pair_B2).tolist()]
@@ -442,6 +456,17 @@ class AdaptThinkTrainer(GRPOTrainer):
                 model, self._eos_ids, max_concurrent_sequences=self.args.max_concurrent_sequences, dtype=dtype
             )
 
+    def _keep_initial(self) -> InitialModel:
+        """Return the model as it is before training; raises UserError where no process has all of its weights."""
+        if self._dist.is_zero3 or self._dist.is_fsdp:
+            raise UserError(
+                f"method = '{self.args.method}' compares with the model before training, and under FSDP and DeepSpeed "
+                "ZeRO-3 no process has all of its weights; use DDP or ZeRO-2, or give it pull=0"
+            )
+        adapter = self.model if hasattr(self.model, "get_base_model") else None
+        base = adapter.get_base_model() if adapter else self.model
+        return keep_initial(Policy("", base, self.processing_class, self._template, self._eos_ids, adapter))
+
     def _examine(self, name: str) -> None:
         """Raise UserError for a fault of model or adapter; weights are examined where a process has all of them."""
         adapted = hasattr(self.model, "get_base_model")
@@ -496,7 +521,7 @@ class AdaptThinkTrainer(GRPOTrainer):
     def _text(self, rollout: Rollout) -> str:
         return decode(self.processing_class, rollout.response_ids)
 
-    def _keep_texts(self, rollouts: Sequence[Rollout], advantage_B: Tensor) -> None:
+    def _keep_texts(self, rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
         if not self.log_completions:
             return
@@ -507,7 +532,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             float(verdict is Verdict.CORRECT) if verdict.has_reward else math.nan for verdict in verdicts
         )
         self._logs["extra"]["verdict"].extend(map(str, verdicts))
-        self._logs["advantages"].extend(gather_object(advantage_B.tolist()))
+        self._logs["advantages"].extend(gather_object([credit.body for credit in credits]))
 
 
 def load_for_trl(name: str, args: AdaptThinkConfig) -> PreTrainedModel:
@@ -681,18 +706,18 @@ def sample_rows(
             modes[position] if training else None,
             derive_stream(problem, position),
             max_tokens,
-            force_think_start=args.force_think_start,
+            force_think=ForceThink(args.force_think),
         )
         requests.append(request)
         pending.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))
     return generate_and_grade(sampler, requests, pending, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
-def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.device) -> dict[str, Tensor]:
+def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: torch.device) -> dict[str, Tensor]:
     """Return what the loss needs of rollouts, prompts and responses in one row, padded at the right.
 
-    Ids, mask and labels are (B, S); labels are −100 but for the response. Column t of `behavior_logprobs` and
-    `in_loss`, (B, S − 1), belongs to token t + 1, as in the model's log-probabilities of the labels.
+    Ids, mask and labels are (B, S); labels are −100 but for the response. `behavior_logprobs`, `in_loss` and `credit`
+    are (B, T), one column for each token of the response.
     """
     mask_BS = pad([[1] * len(one.prompt_ids + one.response_ids) for one in rollouts], device)
     label_BS = pad([[IGNORED] * len(one.prompt_ids) + list(one.response_ids) for one in rollouts], device)
@@ -700,22 +725,23 @@ def to_tensors(rollouts: Sequence[Rollout], advantage_B: Tensor, device: torch.d
         "input_ids": pad([one.prompt_ids + one.response_ids for one in rollouts], device),
         "attention_mask": mask_BS,
         "labels": label_BS.masked_fill(mask_BS == 0, IGNORED),
-        "behavior_logprobs": pad(
-            [(0.0,) * (len(one.prompt_ids) - 1) + one.behavior_logprobs for one in rollouts], device, np.float32
+        "behavior_logprobs": pad([one.behavior_logprobs for one in rollouts], device, np.float32),
+        "in_loss": pad([make_loss_mask(one) for one in rollouts], device, np.bool_),
+        "credit": pad(
+            [spread_credit(credit, one) for credit, one in zip(credits, rollouts, strict=True)],
+            device,
+            np.float32,
         ),
-        "in_loss": pad(
-            [(False,) * (len(one.prompt_ids) - 1) + make_loss_mask(one) for one in rollouts], device, np.bool_
-        ),
+        "prompt_tokens": torch.tensor([len(one.prompt_ids) for one in rollouts], device=device),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
-        "advantages": advantage_B.to(device),
     }
 
 
-def make_record(rollout: Rollout, advantage_: float, *, forced: bool) -> RolloutRecord:
+def make_record(rollout: Rollout, *, forced: bool) -> RolloutRecord:
     """Return the record of a rollout as sampled, while its first log-probability is the policy's own."""
     known = forced and rollout.mode is Mode.NO_THINK
     logprob = rollout.behavior_logprobs[0] if known else None
-    return RolloutRecord(summarise_rollout(rollout, advantage_), logprob)
+    return RolloutRecord(summarise_rollout(rollout), logprob)
 
 
 def describe_records(records: Sequence[RolloutRecord], *, training: bool) -> Metrics:
@@ -729,11 +755,12 @@ def describe_records(records: Sequence[RolloutRecord], *, training: bool) -> Met
         "reward": compute_weighted_mean((one.reward, 1.0) for one in summaries if one.reward is not None),
     }
     metrics |= describe_rollouts(summaries)
+    if training:
+        metrics |= describe_credit(summaries, [one.credit for one in records if one.credit])
     logprobs = [one.no_think_logprob for one in records if one.no_think_logprob is not None]
     if logprobs:
         metrics |= {"no_think_logprob": fmean(logprobs), "no_think_probability": fmean(map(math.exp, logprobs))}
-    left_out = () if training else ADVANTAGE_METRICS
-    return {name: float(value) for name, value in metrics.items() if value is not None and name not in left_out}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 def describe_clipping(clipped: Iterable[tuple[bool, float]]) -> Metrics:

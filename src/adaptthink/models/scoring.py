@@ -121,7 +121,9 @@ def select_responses(states_BSX: Tensor, prompts: Sequence[TokenIds], width: int
     return states_BSX[row_B1, column_BT.clamp(max=states_BSX.shape[1] - 1)]
 
 
-def pad(rows: Sequence[Sequence[float]], device: torch.device, dtype: type[np.generic] = np.int64) -> Tensor:
+def pad(
+    rows: Sequence[Sequence[float] | np.ndarray], device: torch.device, dtype: type[np.generic] = np.int64
+) -> Tensor:
     """Return rows of numbers as a tensor, zeros at the right."""
     padded = np.zeros((len(rows), max(map(len, rows), default=0)), dtype)
     for index, row in enumerate(rows):

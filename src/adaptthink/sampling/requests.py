@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from adaptthink.config.schema import ForceThink
 from adaptthink.engines.base import Request
 from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.problems import Problem
@@ -31,15 +32,15 @@ def make_request(
     stream: int,
     max_tokens: MaxTokens,
     *,
-    force_think_start: bool = False,
+    force_think: ForceThink = ForceThink.START,
 ) -> Request:
     """Return the request for one response in a forced mode, or with None in the mode that the model chooses.
 
-    No_think is forced by its prefix. Think is forced by its prefix if `force_think_start`, else by banning the no_think
-    decision token, so that the model begins its thinking in its own way.
+    No_think is forced by its prefix, and think by its own: a ban of the no_think decision token leaves the first token
+    to what remains, which on problems that a trained model answers at once is seldom a thought.
     """
-    forced = mode is Mode.NO_THINK or (mode is Mode.THINK and force_think_start)
-    banned = mode is Mode.THINK and not force_think_start
+    banned = mode is Mode.THINK and force_think is ForceThink.BAN
+    forced = mode is not None and not banned
     return Request(
         prompt_ids,
         max_tokens.of(mode),

@@ -14,6 +14,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
+from adaptthink.config.schema import ForceThink
 from adaptthink.engines.base import Completion, Engine, Request, Streaming
 from adaptthink.grading import Grade, Verdict
 from adaptthink.modes import Mode, ThinkTemplate, encode_prompt
@@ -40,6 +41,8 @@ class Rollout:
     response: Response
     grade: Grade
     weight: float = 1.0  # in the loss: 1 / the probability with which this sample was kept
+    within_mode: float = 0.0  # log-probability of the forced prefix among those of its mode; 0 where it has one
+    initial_logprobs: tuple[float, ...] = ()  # of the response's tokens under the model before training, if computed
 
     @property
     def mode(self) -> Mode:
@@ -119,15 +122,14 @@ def sample_rollouts(
     modes: Sequence[Mode | None],
     sampling: Sampling,
     *,
-    force_think_start: bool = False,
+    force_think: ForceThink = ForceThink.START,
     keep_probability: KeepProbability = keep_all,
     on_finish: OnFinished | None = None,
 ) -> list[list[Rollout]]:
     """Sample one response per problem and entry of `modes` (a forced mode, or None for the model's own choice).
 
-    Returns one group of rollouts per problem, in order. Think mode is forced by its prefix if `force_think_start`, else
-    by banning the no_think decision token, so that the model begins its thinking in its own way. Log-probabilities are
-    the engine's own. Random streams are derived from the problem's id and the index in `modes`, so a response does not
+    Returns one group of rollouts per problem, in order, forced as `make_request` says. Log-probabilities are the
+    engine's own. Random streams are derived from the problem's id and the index in `modes`, so a response does not
     depend on what else is sampled. Each sample is kept with probability p = `keep_probability`(problem, mode), and then
     has weight 1/p; one that is dropped is not generated.
     """
@@ -142,9 +144,7 @@ def sample_rollouts(
             if share < 1 and random.Random(make_seed(sampling.seed, problem.id, index)).random() >= share:
                 continue
             stream = derive_stream(problem, index)
-            request = make_request(
-                template, prompt, mode, stream, sampling.max_tokens, force_think_start=force_think_start
-            )
+            request = make_request(template, prompt, mode, stream, sampling.max_tokens, force_think=force_think)
             requests.append(request)
             pending.append(Pending(problem, prompt, len(request.prefix_ids), 1 / share))
         sizes.append(len(pending) - before)

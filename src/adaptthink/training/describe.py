@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
@@ -24,9 +23,11 @@ from adaptthink.problems import Problem
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, sample_rollouts
 from adaptthink.training.advantages import find_implicit_thinkers
+from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.metrics import (
     Metrics,
     compute_weighted_mean,
+    describe_credit,
     describe_mode_choice,
     describe_rollouts,
     is_probe_due,
@@ -51,7 +52,7 @@ def measure_roofline(model: PreTrainedModel, config: TrainConfig) -> Roofline:
 def describe_step(
     sampler: Sampler,
     rollouts: Sequence[Rollout],
-    advantages_N: Tensor,
+    credits: Sequence[Credit],
     held_out: Sequence[Problem],
     config: TrainConfig,
     step: int,
@@ -61,12 +62,11 @@ def describe_step(
 
     The seconds of each phase since the last step are among the metrics; the sampler's clock starts again.
     """
-    metrics = describe_rollouts(
-        [summarise_rollout(rollout, value) for rollout, value in zip(rollouts, advantages_N.tolist(), strict=True)]
-    )
+    summaries = [summarise_rollout(rollout) for rollout in rollouts]
+    metrics = describe_rollouts(summaries) | describe_credit(summaries, credits)
     metrics |= {"step": step, "implicit_share_no_think": compute_implicit_share(rollouts)}
     if roofline:
-        metrics |= compute_roofline_seconds(roofline, rollouts, advantages_N)
+        metrics |= compute_roofline_seconds(roofline, rollouts, credits)
     if is_probe_due(config, step):
         with sampler.clock.phase("probe"):
             metrics |= probe_mode_choice(sampler, held_out, config.temperature)
@@ -82,17 +82,18 @@ def compute_implicit_share(rollouts: Sequence[Rollout]) -> float | None:
     )
 
 
-def compute_roofline_seconds(roofline: Roofline, rollouts: Sequence[Rollout], advantages_N: Tensor) -> Metrics:
+def compute_roofline_seconds(roofline: Roofline, rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> Metrics:
     """Return the roofline of a step: the fewest seconds that its generation and its update could take."""
     prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
-    chosen = advantages_N.nonzero().flatten().tolist()
+    sizes = [count_update_tokens(credit, len(one)) for credit, one in zip(credits, responses, strict=True)]
+    chosen = [index for index, size in enumerate(sizes) if size]
     return {
         "generate_roofline_seconds": compute_generation_bound(roofline.shape, roofline.machine, prompts, responses),
         "update_roofline_seconds": compute_update_bound(
             roofline.shape,
             roofline.machine,
             [prompts[index] for index in chosen],
-            [responses[index] for index in chosen],
+            [responses[index][: sizes[index]] for index in chosen],
         ),
     }
 
@@ -116,7 +117,7 @@ def probe_responses(sampler: Sampler, problems: Sequence[Problem], config: Train
     sampling = Sampling(max_tokens, config.temperature, seed=make_seed(config.seed, "probe"))
     groups = sample_rollouts(sampler, problems, [None] * config.probe_samples, sampling)
     rollouts = [rollout for group in groups for rollout in group]
-    rewards = [summarise_rollout(rollout, 0.0).reward for rollout in rollouts]
+    rewards = [summarise_rollout(rollout).reward for rollout in rollouts]
     return {
         "probe_accuracy": compute_weighted_mean((reward, 1.0) for reward in rewards if reward is not None),
         "probe_mean_tokens": fmean(len(rollout.response_ids) for rollout in rollouts),

@@ -14,21 +14,22 @@ from adaptthink.grading import Verdict, check_failed_grades, compute_reward
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.credit import Credit, count_update_tokens
 
 Metrics = dict[str, Any]
 
 GRADED_STEPS = 10  # over which the share of failed grades is taken
-ADVANTAGE_METRICS = ("update_tokens", "zero_advantage_share")  # mean nothing where no advantage is known
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutSummary:
-    """What the metrics need of one rollout; small, so that it can be sent between processes."""
+    """What methods and metrics need of one rollout; small, so that it can be sent between processes."""
 
+    problem_id: str
     mode: Mode
     verdict: Verdict
     tokens: int
-    advantage: float
+    decision_logprob: float  # of the first token, under the policy that sampled, in nats
     weight: float = 1.0  # in the loss
     own_reward: float | None = None  # of a reward function of the user's own
 
@@ -40,16 +41,28 @@ class RolloutSummary:
         return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
 
 
-def summarise_rollout(rollout: Rollout, advantage: float) -> RolloutSummary:
-    """Return what the metrics need of a rollout."""
+def summarise_rollout(rollout: Rollout) -> RolloutSummary:
+    """Return what methods and metrics need of a rollout."""
     return RolloutSummary(
+        rollout.problem.id,
         rollout.mode,
         rollout.verdict,
         len(rollout.response_ids),
-        advantage,
+        rollout.behavior_logprobs[0] - rollout.within_mode,
         rollout.weight,
         rollout.grade.own_reward,
     )
+
+
+def describe_credit(rollouts: Sequence[RolloutSummary], credits: Sequence[Credit]) -> Metrics:
+    """Describe what a step's update learns from, weighted as in the loss."""
+    tokens = [count_update_tokens(credit, one.tokens) for credit, one in zip(credits, rollouts, strict=True)]
+    return {
+        "update_tokens": sum(tokens),
+        "zero_advantage_share": compute_weighted_mean(
+            (number == 0, one.weight) for number, one in zip(tokens, rollouts, strict=True)
+        ),
+    }
 
 
 def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
@@ -57,8 +70,6 @@ def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
     metrics: Metrics = {
         "responses": len(rollouts),
         "response_tokens": sum(one.tokens for one in rollouts),
-        "update_tokens": sum(one.tokens for one in rollouts if one.advantage != 0),
-        "zero_advantage_share": compute_weighted_mean((one.advantage == 0, one.weight) for one in rollouts),
     }
     for verdict in Verdict:
         metrics[f"verdict_share_{verdict}"] = compute_weighted_mean(

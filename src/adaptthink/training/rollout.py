@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import ForceThink, TrainConfig
 from adaptthink.modes import Mode
 from adaptthink.objective import decision_logprob
 from adaptthink.problems import Problem
@@ -25,6 +25,7 @@ from adaptthink.sampling.sampler import (
     keep_all,
     sample_rollouts,
 )
+from adaptthink.training.methods import load_method
 
 
 def collect(
@@ -38,11 +39,11 @@ def collect(
 ) -> list[Rollout]:
     """Sample a step's rollouts from π_IS (Eq. 7): graded, problem by problem, no_think first.
 
-    `no_think_share` of a problem's samples have the no_think prefix forced, the others the think prefix; without
-    `force_think_start` the others begin with any token but the no_think one, sampled from the policy. A share of 0
-    forces nothing: all responses come from the policy itself, decision included. With a `keep_probability` below 1
-    samples are dropped at random, and those that are kept are weighted by its inverse (`sample_rollouts`).
+    `no_think_share` of a problem's samples have the no_think prefix forced; the others think, as `force_think` says. A
+    share of 0 forces nothing: all responses come from the policy itself, decision included. With a `keep_probability`
+    below 1 samples are dropped at random, and those that are kept are weighted by its inverse (`sample_rollouts`).
     """
+    method = load_method(config.method)
     sampling = Sampling(
         MaxTokens(config.max_think_tokens, config.max_no_think_tokens),
         config.temperature,
@@ -51,17 +52,16 @@ def collect(
     groups = sample_rollouts(
         sampler,
         problems,
-        assign_modes(config.samples_per_problem, config.no_think_share),
+        method.assign_modes(config),
         sampling,
-        force_think_start=config.force_think_start,
+        force_think=config.force_think,
         keep_probability=keep_probability,
         on_finish=on_finish,
     )
-    return [
-        replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
-        for group in groups
-        for rollout in group
-    ]
+    rollouts = [rollout for group in groups for rollout in group]
+    if not method.samples_from_is:
+        return rollouts
+    return [replace_decision_logprob(rollout, config.no_think_share, config.force_think) for rollout in rollouts]
 
 
 def assign_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
@@ -72,7 +72,7 @@ def assign_modes(samples: int, no_think_share: float) -> Sequence[Mode | None]:
     return [Mode.NO_THINK] * num_no_think + [Mode.THINK] * (samples - num_no_think)
 
 
-def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_think_start: bool) -> Rollout:
+def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_think: ForceThink) -> Rollout:
     """Give the decision token its log-probability under π_IS; this is the paper's importance sampling.
 
     Where nothing was forced (a share of 0), the policy's own value stays.
@@ -81,8 +81,8 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
         return rollout
     sampled, *others = rollout.behavior_logprobs
     no_think = rollout.mode is Mode.NO_THINK
-    # A forced token is the only one of its mode. One that was sampled with the no_think token banned is one of many.
-    within_mode = 0.0 if no_think or force_think_start else sampled
+    # A token that was sampled with the no_think token banned is one of many of its mode; a forced one may be.
+    within_mode = sampled if not no_think and force_think is ForceThink.BAN else rollout.within_mode
     decision = decision_logprob(no_think, no_think_share, within_mode)  # Eq. 7, t = 1
     return replace(rollout, behavior_logprobs=(decision, *others))  # Eq. 7, t > 1: as sampled
 

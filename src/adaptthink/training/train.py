@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from adaptthink.callbacks import Progress, make_counter
 from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine, NonFiniteError, TrainingEngine
@@ -21,13 +19,15 @@ from adaptthink.errors import DivergedError, UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import Policy
 from adaptthink.problems import Problem
-from adaptthink.sampling.sampler import OnFinished, Sampler
+from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
-from adaptthink.training.advantages import compute_step_advantages
 from adaptthink.training.allocation import Allocation, restore_statistics
 from adaptthink.training.checkpoint import Checkpoints, load_checkpoint, read_metrics_digests
+from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.data import choose_problems, select_gradable
 from adaptthink.training.describe import Roofline, describe_step
+from adaptthink.training.initial import keep_initial
+from adaptthink.training.methods import credit_rollouts, load_method
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import collect
@@ -63,6 +63,7 @@ def train(
     logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
     """
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
+    initial = keep_initial(policy) if load_method(config.method).needs_initial else None
     optimizer = make_optimizer(model, config)
     done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
     engine.load_weights(policy.plain())
@@ -78,19 +79,18 @@ def train(
                 chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
                 advance = count_rollouts(reporting, config, step)
                 rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
+                rollouts = initial.score_no_think(rollouts, config) if initial else rollouts
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)
-            advantages_N = compute_step_advantages(rollouts, data.reference, config)  # A(x, y), Eq. 5
+            credits = credit_rollouts(rollouts, data.reference, config)  # A(x, y), Eq. 5
             with checkpoints.change_weights(step):
                 with clock.phase("update"):
-                    advance = count_updates(reporting, advantages_N, config, step)
-                    metrics = update(model, optimizer, rollouts, advantages_N, config, step, advance)  # L(θ), Eq. 8-9
+                    advance = count_updates(reporting, rollouts, credits, config, step)
+                    metrics = update(model, optimizer, rollouts, credits, config, step, advance)  # L(θ), Eq. 8-9
                 with clock.phase("load_weights"):
                     engine.load_weights(policy.plain())  # π_θold of the next step
-                metrics["strata"] = allocation.learn(rollouts, advantages_N.tolist())
-                metrics |= describe_step(
-                    sampler, rollouts, advantages_N, data.held_out, config, step, reporting.roofline
-                )
+                metrics["strata"] = allocation.learn(rollouts, [credit.body for credit in credits])
+                metrics |= describe_step(sampler, rollouts, credits, data.held_out, config, step, reporting.roofline)
                 log.write(metrics)
             reporting.on_step(metrics)
             if step % config.checkpoint_every == 0 or step == config.steps:
@@ -119,9 +119,12 @@ def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFi
     return make_counter(reporting.on_progress, f"step {step} of {config.steps}, rollout", total, step)
 
 
-def count_updates(reporting: Reporting, advantages_N: Tensor, config: TrainConfig, step: int) -> OnFinished:
+def count_updates(
+    reporting: Reporting, rollouts: Sequence[Rollout], credits: Sequence[Credit], config: TrainConfig, step: int
+) -> OnFinished:
     """Return a function that reports the responses of a step whose gradient is done; those without one do not count."""
-    total = int((advantages_N != 0).sum())
+    sizes = (count_update_tokens(credit, len(one.response_ids)) for credit, one in zip(credits, rollouts, strict=True))
+    total = sum(size > 0 for size in sizes)
     return make_counter(reporting.on_progress, f"step {step} of {config.steps}, update", total, step)
 
 

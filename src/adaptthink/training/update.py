@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
@@ -14,9 +13,11 @@ from adaptthink.models.batches import make_micro_batches
 from adaptthink.models.loading import choose_dtype
 from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
 from adaptthink.modes import Mode
-from adaptthink.objective import PolicyLoss, policy_loss
+from adaptthink.objective import PolicyLoss
 from adaptthink.sampling.sampler import OnFinished, Rollout
 from adaptthink.training.checkpoint import select_trained_parameters
+from adaptthink.training.credit import Credit, count_update_tokens, spread_credit
+from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.rollout import make_loss_mask
 
@@ -35,7 +36,7 @@ def update(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rollouts: Sequence[Rollout],
-    advantages_N: Tensor,
+    credits: Sequence[Credit],
     config: TrainConfig,
     step: int,
     on_finish: OnFinished | None = None,
@@ -46,7 +47,7 @@ def update(
 
     Raises UserError if loss or gradient is not finite; the parameters stay as they were.
     """
-    loss, clipped = accumulate_gradients(model, rollouts, advantages_N, config, on_finish)
+    loss, clipped = accumulate_gradients(model, rollouts, credits, config, on_finish)
     rate = compute_learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -66,56 +67,61 @@ def update(
 def accumulate_gradients(
     model: PreTrainedModel,
     rollouts: Sequence[Rollout],
-    advantages_N: Tensor,
+    credits: Sequence[Credit],
     config: TrainConfig,
     on_finish: OnFinished | None = None,
 ) -> tuple[float, list[float]]:
     """Add the gradient of the step's loss to the parameters; return the loss, and the clipped part of each rollout's.
 
-    Rollouts whose advantage is exactly zero have no gradient, so they are left out before the forward pass. The loss
-    is divided by the number of samples of the whole design all the same, those that were not kept included.
+    Tokens behind the last one with credit have no gradient, so they are left out before the forward pass. The loss is
+    divided by the number of samples of the whole design all the same, those that were not kept included.
     """
     num_samples = config.problems_per_step * config.samples_per_problem
-    weighted_N = advantages_N * torch.tensor([rollout.weight for rollout in rollouts])
-    chosen = [index for index in range(len(rollouts)) if advantages_N[index] != 0]
+    sizes = [count_update_tokens(credit, len(one.response_ids)) for credit, one in zip(credits, rollouts, strict=True)]
+    chosen = [index for index, size in enumerate(sizes) if size]
     prompts = [rollouts[index].prompt_ids for index in chosen]
-    responses = [rollouts[index].response_ids for index in chosen]
+    responses = [rollouts[index].response_ids[: sizes[index]] for index in chosen]
     loss, clipped = 0.0, [0.0] * len(rollouts)
     model.train()
     for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
-        result = compute_micro_batch_loss(model, own, weighted_N[indices], config, shared=batch.shared)
+        credited = [credits[index] for index in indices]
+        result = compute_micro_batch_loss(model, own, credited, config, shared=batch.shared)
         micro_loss = result.loss_B.sum() / num_samples
         micro_loss.backward()
         loss += micro_loss.item()
         for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
             clipped[index] = value
         if on_finish:
-            on_finish(len(own), sum(len(one.response_ids) for one in own))
+            on_finish(len(own), sum(sizes[index] for index in indices))
     return loss, clipped
 
 
 def compute_micro_batch_loss(
     model: PreTrainedModel,
     rollouts: Sequence[Rollout],
-    advantages_B: Tensor,
+    credits: Sequence[Credit],
     config: TrainConfig,
     *,
     shared: bool = False,
 ) -> PolicyLoss:
     """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
-    prompts, responses = [rollout.prompt_ids for rollout in rollouts], [rollout.response_ids for rollout in rollouts]
+    credit_B = [spread_credit(credit, one) * one.weight for credit, one in zip(credits, rollouts, strict=True)]
+    prompts = [one.prompt_ids for one in rollouts]
+    responses = [one.response_ids[: len(credit_T)] for one, credit_T in zip(rollouts, credit_B, strict=True)]
     with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):
         logprob_BT = compute_response_logprobs(model, prompts, responses, config.temperature, shared=shared)
-    return policy_loss(
+    sizes = [len(response) for response in responses]
+    return load_method(
+        config.method
+    ).compute_loss(
         logprob_BT,  # log π_θ
-        pad([rollout.behavior_logprobs for rollout in rollouts], device, np.float32),  # log π_IS
-        advantages_B.to(device),
-        pad([make_loss_mask(rollout) for rollout in rollouts], device, np.bool_),
-        clip=config.clip,
-        ratio=config.ratio,
+        pad([one.behavior_logprobs[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.float32),
+        pad(credit_B, device, np.float32),
+        pad([make_loss_mask(one)[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.bool_),
+        config,
     )
 
 

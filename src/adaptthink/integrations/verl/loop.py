@@ -31,6 +31,7 @@ from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Rollout, Sampler
 from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import summarise_rollout
 from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
 
@@ -75,13 +76,15 @@ def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -
     """
     if extra.reference_reward is None:
         raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
-    if config.advantage == "group" and rollout.verdict is Verdict.UNKNOWN:
+    if config.method == "grpo" and rollout.verdict is Verdict.UNKNOWN:
         raise UserError(
             f"a response to problem {extra.id} could not be graded, and GRPO compares it with its group; go on with "
             "--resume"
         )
-    base = 0.0 if config.advantage == "group" else extra.reference_reward
-    return compute_advantages([rollout], [base], config.delta).item()
+    if config.method == "grpo":
+        return compute_advantages([summarise_rollout(rollout)], [0.0], config.delta).item()
+    [credit] = load_method(config.method).assign_credit([summarise_rollout(rollout)], [extra.reference_reward], config)
+    return credit.body
 
 
 @register(NAME)
@@ -111,9 +114,7 @@ class AdaptThinkLoop(AgentLoopBase):
             )
         max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
         stream = derive_stream(problem, session_id)
-        request = make_request(
-            sampler.template, prompt, mode, stream, max_tokens, force_think_start=config.force_think_start
-        )
+        request = make_request(sampler.template, prompt, mode, stream, max_tokens, force_think=config.force_think)
         started = time.perf_counter()
         completion, fields = await self.complete(request, sampling_params)
         seconds = time.perf_counter() - started
@@ -122,7 +123,7 @@ class AdaptThinkLoop(AgentLoopBase):
         pending = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
         rollout = sampler.make_rollout(pending, completion, response, grade)
         if mode is not None:
-            rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think_start)
+            rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think)
         correct = float(rollout.verdict is Verdict.CORRECT)
         value = compute_learning_value(config, rollout, extra) if learning else correct
         return AgentLoopOutput(
@@ -137,7 +138,7 @@ class AdaptThinkLoop(AgentLoopBase):
             | {
                 "turn_scores": [],
                 "tool_rewards": [],
-                NAME: asdict(summarise_rollout(rollout, value)),
+                NAME: asdict(summarise_rollout(rollout)) | {"credit": value},
                 "reward_extra_info": {
                     "acc": correct,
                     "no_think": float(rollout.mode is Mode.NO_THINK),

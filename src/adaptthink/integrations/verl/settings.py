@@ -13,6 +13,7 @@ from pathlib import Path
 from adaptthink.config.schema import VerlConfig, name_endpoint_variable
 from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
+from adaptthink.training.methods import check_method
 
 NAME = "adaptthink"  # of the agent loop, the advantage and the trainer in verl's registries
 PLUGIN = "adaptthink.integrations.verl.plugin"
@@ -67,6 +68,7 @@ def name_loss(ratio: Ratio) -> str:
 
 def check_config(config: VerlConfig) -> None:
     """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
+    check_method(config)
     for key, (only, reason) in REFUSED.items():
         value = getattr(config, key)
         if value != only:
@@ -131,7 +133,7 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         # computing them again from the model that is trained, which would throw the decision's share away.
         "algorithm.rollout_correction.bypass_mode": True,
         f"{rollout}.calculate_log_probs": True,
-        "algorithm.adv_estimator": "grpo" if config.advantage == "group" else NAME,
+        "algorithm.adv_estimator": "grpo" if config.method == "grpo" else NAME,
         "algorithm.norm_adv_by_std_in_grpo": True,
         "algorithm.use_kl_in_reward": False,
         f"{actor}.policy_loss.loss_mode": name_loss(config.ratio),

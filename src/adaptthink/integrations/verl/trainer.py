@@ -21,12 +21,13 @@ from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
 from adaptthink.modes import Mode
 from adaptthink.storage.runs import MetricsLog
+from adaptthink.training.credit import assign_evenly
 from adaptthink.training.metrics import (
-    ADVANTAGE_METRICS,
     GRADED_STEPS,
     RolloutSummary,
     check_finite,
     check_grading,
+    describe_credit,
     describe_rollouts,
     is_probe_due,
 )
@@ -77,12 +78,14 @@ class AdaptThinkTrainer(PPOTrainerSync):
         found = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
-        summaries = [read_summary(fields[NAME]) for fields in list(found["extra_fields"])]
+        rows = [dict(fields[NAME]) for fields in list(found["extra_fields"])]
+        credits = assign_evenly(row.pop("credit") for row in rows)
+        summaries = [read_summary(row) for row in rows]
         self.recent.append([one.verdict for one in summaries])
         check_grading(self.recent, self.settings.max_failed_grades, self.global_steps)
         self.described = describe_rollouts(summaries)
-        if self.settings.advantage == "group":  # verl computes it later
-            self.described = {key: value for key, value in self.described.items() if key not in ADVANTAGE_METRICS}
+        if self.settings.method != "grpo":  # for which verl computes advantages later
+            self.described |= describe_credit(summaries, credits)
         return super()._balance_batch(batch, metrics, **options)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:

@@ -1,0 +1,41 @@
+"""GRPO (arXiv 2402.03300): rewards compared within a problem's samples; the baseline that the paper compares with.
+
+With `no_think_share = 0`, as the paper runs it, nothing is forced: the policy samples its decisions itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adaptthink.config.schema import METHOD_KEYS, TrainConfig
+from adaptthink.errors import UserError
+from adaptthink.training.advantages import compute_group_advantages
+from adaptthink.training.credit import Credit, assign_evenly
+from adaptthink.training.methods.adaptthink import AdaptThink
+from adaptthink.training.metrics import RolloutSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Grpo(AdaptThink):
+    """The samples and the loss of AdaptThink, advantages by group."""
+
+    reads: ClassVar = METHOD_KEYS - {"token_share"}
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise UserError where there is nothing to compare within."""
+        if config.samples_per_problem < 2 or config.token_share < 1:
+            raise UserError(
+                "method = 'grpo' compares a problem's samples with each other: it needs samples_per_problem >= 2 and "
+                "token_share = 1"
+            )
+
+    def assign_credit(
+        self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
+    ) -> list[Credit]:
+        """Give every token its response's advantage, R̄_ref unread."""
+        return assign_evenly(compute_group_advantages(rollouts, config.delta, config.samples_per_problem).tolist())
+
+
+METHOD = Grpo
