@@ -35,7 +35,7 @@ OTHER = {  # a value that is not the default, for each key
     "engine_memory": 0.7,
     "seed": 3, "problems": "gsm8k", "data": "/data", "fields": "prompt=q", "instruction": "so", "max_problems": 5,
     "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 5, "reference_samples": 5,
-    "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "method": "grpo", "no_think_share": 0.25,
+    "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "method": "gap", "no_think_share": 0.25,
     "samples_per_problem": 8, "token_share": 0.5, "force_think": "ban", "ratio": "token", "clip": 0.3,
     "implicit_thinking": "no_reward", "steps": 9, "problems_per_step": 64, "temperature": 0.9, "learning_rate": 1e-3,
     "warmup_steps": 4, "schedule": "stable_decay", "max_grad_norm": 0.5, "micro_batch_tokens": 50000,
@@ -50,7 +50,7 @@ READ_BY_US = {  # keys that are no settings of verl's: who reads them from the r
     "prompt_date": "loop",
     "think_start": "loop", "no_think_share": "loop", "force_think": "loop", "delta": "loop", "boxed_only": "loop",
     "grading_seconds": "loop", "reward": "loop", "reward_seconds": "loop",
-    "max_failed_grades": "trainer",
+    "max_failed_grades": "trainer", "ratio": "trainer",
     "problems": "data", "data": "data", "fields": "data", "instruction": "data", "max_problems": "data",
     "problems_per_level": "data", "probe_problems_per_level": "data",
     "reference_samples": "reference", "reference_temperature": "reference", "reference_top_p": "reference",
@@ -85,8 +85,12 @@ def test_no_key_is_silently_ignored(key):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"ratio": "token"}, {"actor_rollout_ref.actor.policy_loss.loss_mode": "adaptthink_token"}),
-        ({"method": "grpo"}, {"algorithm.adv_estimator": "grpo", "algorithm.norm_adv_by_std_in_grpo": True}),
+        ({}, {"actor_rollout_ref.actor.use_kl_loss": False}),
+        ({"method": "grpo"}, {"actor_rollout_ref.actor.use_kl_loss": False}),
+        ({"method": "gap"}, {"actor_rollout_ref.actor.use_kl_loss": True}),
+        ({"method": "gap:pull=0"}, {"actor_rollout_ref.actor.use_kl_loss": False}),
+        ({"offload": True}, {"actor_rollout_ref.ref.fsdp_config.param_offload": True}),
+        ({"dtype": "float32"}, {"actor_rollout_ref.ref.fsdp_config.dtype": "float32"}),
         ({"offload": True}, {"actor_rollout_ref.actor.fsdp_config.optimizer_offload": True}),
         ({}, {"+ray_kwargs.ray_init.address": "local"}),
         ({"nodes": 2, "ray_address": "auto"}, {"trainer.nnodes": 2, "+ray_kwargs.ray_init.address": "auto"}),
@@ -101,8 +105,9 @@ def test_values_by_hand(values, expected):
     assert {key: found[key] for key in expected} == expected
 
 
-def test_the_paper_step_is_one_update_on_all_samples_with_the_decision_as_data():
-    found = settings()
+@pytest.mark.parametrize("method", ["adaptthink", "grpo", "gap"])
+def test_a_step_is_one_update_on_all_samples_with_their_log_probabilities_as_data(method):
+    found = settings(method=method)
     assert found["data.train_batch_size"] == found["actor_rollout_ref.actor.ppo_mini_batch_size"] == 128
     assert found["actor_rollout_ref.actor.ppo_epochs"] == 1
     assert found["algorithm.rollout_correction.bypass_mode"] is True
@@ -116,6 +121,8 @@ def test_the_paper_step_is_one_update_on_all_samples_with_the_decision_as_data()
     [
         ({"token_share": 0.5}, "token_share = 0.5 is not for --backend verl"),
         ({"schedule": "stable_decay"}, "schedule = 'stable_decay' is not for --backend verl"),
+        ({"method": "gap", "samples_per_problem": 2}, "it needs two or more in each"),
+        ({"method": "gap", "force_think": "ban"}, "force_think = 'ban' has no start"),
         ({"gpus_per_node": 7}, "2048 samples a step cannot be shared out evenly among 7 GPUs"),
         ({"gpus_per_node": 8, "tensor_parallel": 3}, "tensor_parallel = 3 does not divide gpus_per_node = 8"),
         ({"overrides": ("trainer.logger",)}, "'trainer.logger' is not of the form key=value"),

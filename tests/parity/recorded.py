@@ -4,7 +4,8 @@
 to each of eight problems, half of them forced not to think. The second token of each problem's first response is marked
 as forced, as where a family's no_think prefix has several tokens: it is no decision and carries no loss. The model
 that is updated is the embedded one with noise on its weights, as a policy that has moved since: ratios lie on both
-sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows.
+sides of 1 and outside of the clipping interval, so that a term that is lost or weighed wrongly shows. A method that
+pulls to the model before training gets the embedded model with other noise for it.
 
 Gradients are compared in float64, where two ways to the same numbers agree to rounding on every processor. In float32
 they need not. Log-probabilities are off by 1e-7 to 2e-5, since matrix products add up in an order that depends on their
@@ -22,11 +23,12 @@ import json
 import re
 import sys
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rollouts import make_rollout
@@ -38,10 +40,12 @@ from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import load_policy
+from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import Rollout
-from adaptthink.training.methods import credit_rollouts
+from adaptthink.training.initial import InitialModel
+from adaptthink.training.methods import credit_rollouts, load_method
 from adaptthink.training.reference import Reference
 from adaptthink.training.update import update
 
@@ -92,10 +96,15 @@ def references() -> dict[str, Reference]:
     }
 
 
-def moved_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def sampling_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model that sampled the rollouts: the embedded one."""
+    return load_policy("tiny", device="cpu").model.to(dtype)
+
+
+def moved_model(dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
     """The model to update: the embedded one, moved by seeded noise; the same numbers in every `dtype`."""
-    model = load_policy("tiny", device="cpu").model
-    generator = torch.Generator().manual_seed(0)
+    model = sampling_model()
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -119,6 +128,29 @@ def in_float64(*definitions: Any) -> list[Any]:
     return [namespace[one.__name__] for one in definitions]
 
 
+def initial_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model before training, as far as these tests go: neither the one that sampled nor the one to update."""
+    return moved_model(dtype, seed=1)
+
+
+def native_rollouts(settings: TrainConfig, dtype: torch.dtype = torch.float32) -> list[Rollout]:
+    """The recorded rollouts as the method takes them natively; they were recorded as π_IS has them."""
+    method, sampled = load_method(settings.method), rollouts()
+    if not method.samples_from_is:
+        prompts, decisions = [one.prompt_ids for one in sampled], [one.response_ids[:1] for one in sampled]
+        with torch.no_grad():
+            logprob_B1 = compute_response_logprobs(sampling_model(dtype), prompts, decisions, settings.temperature)
+        sampled = [
+            replace(one, behavior_logprobs=(float(np.float32(logprob)), *one.behavior_logprobs[1:]))
+            for one, (logprob,) in zip(sampled, logprob_B1.tolist(), strict=True)
+        ]
+    if method.needs_initial:
+        sampled = InitialModel(load_policy("tiny", device="cpu"), initial_model(dtype)).score_no_think(
+            sampled, settings
+        )
+    return sampled
+
+
 def native_loss_and_gradient(
     settings: TrainConfig, dtype: torch.dtype = torch.float32
 ) -> tuple[float, dict[str, Tensor]]:
@@ -130,8 +162,9 @@ def native_loss_and_gradient(
             named = model.named_parameters()
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
-    credits = credit_rollouts(rollouts(), references(), settings)
-    metrics = update(model, Spy(model.parameters(), lr=0.0), rollouts(), credits, settings, step=1)
+    sampled = native_rollouts(settings, dtype)
+    credits = credit_rollouts(sampled, references(), settings)
+    metrics = update(model, Spy(model.parameters(), lr=0.0), sampled, credits, settings, step=1)
     return metrics["loss"], gradients
 
 

@@ -728,7 +728,10 @@ def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: t
         "behavior_logprobs": pad([one.behavior_logprobs for one in rollouts], device, np.float32),
         "in_loss": pad([make_loss_mask(one) for one in rollouts], device, np.bool_),
         "credit": pad(
-            [spread_credit(credit, one) for credit, one in zip(credits, rollouts, strict=True)],
+            [
+                spread_credit(credit, one.behavior_logprobs, one.initial_logprobs)
+                for credit, one in zip(credits, rollouts, strict=True)
+            ],
             device,
             np.float32,
         ),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from adaptthink.sampling.sampler import Rollout
 
 LARGEST_RATIO = 10.0  # of π_ref to π that the pull counts; a token that π all but dropped would outweigh all others
 
@@ -30,16 +28,18 @@ def assign_evenly(values: Iterable[float]) -> list[Credit]:
     return [Credit(value, value) for value in values]
 
 
-def spread_credit(credit: Credit, rollout: Rollout) -> np.ndarray:
+def spread_credit(
+    credit: Credit, behavior_logprobs: Sequence[float], initial_logprobs: Sequence[float] = ()
+) -> np.ndarray:
     """Return the credit of each token of a response, shape (T,), as far as the last token that has any.
 
     With a pull w, a token behind the decision has w·(π_ref/π − 1) beside its own credit: in expectation over π, that
-    times ∇log π is the gradient of −w·KL(π_ref ‖ π). It needs the rollout's `initial_logprobs`.
+    times ∇log π is the gradient of −w·KL(π_ref ‖ π). It needs the response's `initial_logprobs`.
     """
-    credit_T = np.full(len(rollout.response_ids), credit.body, np.float32)
+    credit_T = np.full(len(behavior_logprobs), credit.body, np.float32)
     credit_T[:1] = credit.decision
     if credit.pull:
-        log_ratio_T = np.subtract(rollout.initial_logprobs, rollout.behavior_logprobs)[1:]
+        log_ratio_T = np.subtract(initial_logprobs, behavior_logprobs)[1:]
         credit_T[1:] += credit.pull * np.expm1(np.minimum(log_ratio_T, np.log(LARGEST_RATIO)))
     return credit_T[: count_update_tokens(credit, len(credit_T))]
 

@@ -108,7 +108,10 @@ def compute_micro_batch_loss(
 ) -> PolicyLoss:
     """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
     device = next(model.parameters()).device
-    credit_B = [spread_credit(credit, one) * one.weight for credit, one in zip(credits, rollouts, strict=True)]
+    credit_B = [
+        spread_credit(credit, one.behavior_logprobs, one.initial_logprobs) * one.weight
+        for credit, one in zip(credits, rollouts, strict=True)
+    ]
     prompts = [one.prompt_ids for one in rollouts]
     responses = [one.response_ids[: len(credit_T)] for one, credit_T in zip(rollouts, credit_B, strict=True)]
     with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):

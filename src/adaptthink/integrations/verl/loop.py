@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,16 @@ from adaptthink.config.schema import VerlConfig
 from adaptthink.engines.base import Completion, Finish, Request
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.integrations.verl.data import TRAIN, Extra, read_row
+from adaptthink.integrations.verl.data import TRAIN, read_row
 from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import read_eos_ids
 from adaptthink.modes import Mode, ThinkTemplate, probe
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
-from adaptthink.sampling.sampler import Pending, Rollout, Sampler
-from adaptthink.training.advantages import compute_advantages
+from adaptthink.sampling.sampler import Pending, Sampler
 from adaptthink.training.methods import load_method
-from adaptthink.training.metrics import summarise_rollout
-from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
+from adaptthink.training.metrics import RolloutSummary, summarise_rollout
+from adaptthink.training.rollout import make_loss_mask, replace_decision_logprob
 
 BAN = -100.0  # added to a logit: the token is never sampled
 GRADING_WORKERS = 2  # of each of verl's agent loop processes
@@ -69,22 +68,27 @@ def read_end_tokens(model: str, tokenizer: Any, template: ThinkTemplate) -> froz
     return frozenset(read_eos_ids(generation, tokenizer, template))
 
 
-def compute_learning_value(config: VerlConfig, rollout: Rollout, extra: Extra) -> float:
-    """Return what verl is to learn from: A(x, y), or for GRPO, which compares within the group, R + δ·1(no_think).
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What the trainer needs of a response beside verl's own columns.
 
-    A response that cannot be graded gets 0, and so has no gradient.
+    `index` is the row of its problem and `sample` which of that one's responses it is: sorted by them, a step's
+    responses stand as the native trainer has them. `reference` is R̄_ref.
     """
-    if extra.reference_reward is None:
-        raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
-    if config.method == "grpo" and rollout.verdict is Verdict.UNKNOWN:
-        raise UserError(
-            f"a response to problem {extra.id} could not be graded, and GRPO compares it with its group; go on with "
-            "--resume"
-        )
-    if config.method == "grpo":
-        return compute_advantages([summarise_rollout(rollout)], [0.0], config.delta).item()
-    [credit] = load_method(config.method).assign_credit([summarise_rollout(rollout)], [extra.reference_reward], config)
-    return credit.body
+
+    index: int
+    sample: int
+    reference: float | None
+    num_forced: int  # of the first tokens; where π_IS is not what they count as sampled from, their logprob is no data
+    within_mode: float  # log-probability of the forced prefix among those of its mode
+    summary: RolloutSummary
+
+
+def read_sampled(fields: Mapping[str, Any]) -> Sampled:
+    """Read what was a `Sampled` before verl's queue took it."""
+    own = dict(fields["summary"])
+    summary = RolloutSummary(**own | {"mode": Mode(own["mode"]), "verdict": Verdict(own["verdict"])})
+    return Sampled(**dict(fields) | {"summary": summary})
 
 
 @register(NAME)
@@ -102,10 +106,12 @@ class AdaptThinkLoop(AgentLoopBase):
     async def run(self, sampling_params: dict[str, Any], *, session_id: int = 0, **columns: Any) -> AgentLoopOutput:
         """Answer one problem once; `columns` are those of its row."""
         config, sampler = self.settings, self.sampler
+        method = load_method(config.method)
         problem, extra = read_row(columns)
         learning = extra.split == TRAIN
-        modes = assign_modes(config.samples_per_problem, config.no_think_share)
-        mode = modes[session_id] if learning else None
+        if learning and extra.reference_reward is None:
+            raise UserError(f"problem {extra.id} has no reference; run the training from the beginning with --clean")
+        mode = method.assign_modes(config)[session_id] if learning else None
         prompt = sampler.encode_prompt(problem)
         if len(prompt) > config.max_prompt_tokens:
             raise UserError(
@@ -122,25 +128,26 @@ class AdaptThinkLoop(AgentLoopBase):
         [grade] = await asyncio.to_thread(sampler.grader.grade, [(problem, response)])
         pending = Pending(problem, prompt, len(request.prefix_ids), weight=1.0)
         rollout = sampler.make_rollout(pending, completion, response, grade)
-        if mode is not None:
+        if mode is not None and method.samples_from_is:
             rollout = replace_decision_logprob(rollout, config.no_think_share, config.force_think)
-        correct = float(rollout.verdict is Verdict.CORRECT)
-        value = compute_learning_value(config, rollout, extra) if learning else correct
+        summary = summarise_rollout(rollout)
+        reference, forced = extra.reference_reward, rollout.num_forced
+        sampled = Sampled(extra.index, session_id, reference, forced, rollout.within_mode, summary)
         return AgentLoopOutput(
             prompt_ids=list(rollout.prompt_ids),
             response_ids=list(rollout.response_ids),
             response_mask=[int(inside) for inside in make_loss_mask(rollout)],
             response_logprobs=list(rollout.behavior_logprobs),
-            reward_score=value,
+            reward_score=summary.reward or 0.0,  # for verl's own metrics; what is learned follows in the trainer
             num_turns=2,
             metrics={"generate_sequences": seconds},
             extra_fields=fields
             | {
                 "turn_scores": [],
                 "tool_rewards": [],
-                NAME: asdict(summarise_rollout(rollout)) | {"credit": value},
+                NAME: asdict(sampled),
                 "reward_extra_info": {
-                    "acc": correct,
+                    "acc": float(rollout.verdict is Verdict.CORRECT),
                     "no_think": float(rollout.mode is Mode.NO_THINK),
                     "tokens": float(len(rollout.response_ids)),
                 },

@@ -1,58 +1,43 @@
-"""AdaptThink's advantage and loss under verl's names; the mathematics is `objective.py`'s.
+"""The method's loss in the form that verl's engines call.
 
-verl's engines average gradients over the D data-parallel ranks and add them up over micro-batches, so a micro-batch's
-part of the loss is the sum over its sequences · D / (number of all samples of the step): exact for every split.
+They average gradients over the D data-parallel ranks and add them up over micro-batches, so a micro-batch's part of the
+loss is the sum over its sequences · D / (number of all samples of the step): exact for every split.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
-from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.utils.padding import no_padding_2_padding
 
-from adaptthink.integrations.verl.settings import NAME, name_loss
-from adaptthink.objective import policy_loss
-from adaptthink.ratio import Ratio
-
-
-@register_adv_est(NAME)
-def spread_advantage(token_level_rewards: Tensor, response_mask: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-    """Give each token in the loss its sequence's advantage, which the agent loop returned as the reward (B, T)."""
-    advantage_BT = token_level_rewards.sum(-1, keepdim=True) * response_mask
-    return advantage_BT, advantage_BT
+from adaptthink.config.schema import TrainConfig
+from adaptthink.training.methods import load_method
 
 
 def compute_verl_loss(
-    old_log_prob: Tensor,
-    log_prob: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    *,
-    config: Any,
-    ratio: Ratio,
-    **_: Any,
-) -> tuple[Tensor, dict[str, float]]:
-    """Return a micro-batch's part of the step's loss, and metrics; all tensors are (B, T), the decision in column 0.
+    model_output: dict[str, Tensor], data: Any, *, settings: TrainConfig, **_: Any
+) -> tuple[Tensor, dict[str, Metric]]:
+    """Return a micro-batch's part of the step's loss, and metrics.
 
-    `old_log_prob` is log π_IS as the agent loop wrote it; verl's `loss_agg_mode` is not used. Raises ValueError without
-    the size of the global batch, which verl's engines always give.
+    In `data`, `old_log_probs` are those of the policy that sampled and `advantages` each token's credit, as the trainer
+    wrote them; rows are responses of any length, the decision in column 0.
     """
-    samples, ranks = config.global_batch_info.get("global_batch_size"), config.global_batch_info.get("dp_size")
-    if not samples or not ranks:
-        raise ValueError("AdaptThink's loss needs the size of the global batch, which this engine of verl lacks")
-    mask_BT = response_mask.bool()
-    result = policy_loss(log_prob, old_log_prob, advantages[:, 0], mask_BT, clip=config.clip_ratio, ratio=ratio)
+    logprob_BT = no_padding_2_padding(model_output["log_probs"], data)
+    samples, ranks = data["global_batch_size"], data["dp_size"]
+    columns = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
+    behavior_BT = columns["old_log_probs"]
+    result = load_method(settings.method).compute_loss(
+        logprob_BT, behavior_BT, columns["advantages"], columns["response_mask"].bool(), settings
+    )
+    loss = result.loss_B.sum() * ranks / samples
     with torch.no_grad():
-        metrics = {
+        means = {
             "actor/clip_share": result.clipped_B.mean().item(),
             # of π_IS: 0.5 in the paper's setting if, and only if, the agent loop's value came all the way here
-            "actor/behavior_decision": old_log_prob[:, 0].exp().mean().item(),
+            "actor/behavior_decision": behavior_BT[:, 0].exp().mean().item(),
         }
-    return result.loss_B.sum() * ranks / samples, metrics
-
-
-for form in get_args(Ratio):
-    register_policy_loss(name_loss(form))(partial(compute_verl_loss, ratio=form))
+    metrics = Metric.from_dict(means, aggregation=AggregationType.MEAN)
+    return loss, metrics | {"actor/pg_loss": Metric(AggregationType.SUM, loss.detach())}

@@ -6,6 +6,6 @@ where an error ends the process; our launcher uses the latter.
 
 from __future__ import annotations
 
-from adaptthink.integrations.verl import loop, loss, trainer
+from adaptthink.integrations.verl import loop, trainer
 
-__all__ = ["loop", "loss", "trainer"]
+__all__ = ["loop", "trainer"]

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from adaptthink.config.schema import VerlConfig, name_endpoint_variable
 from adaptthink.errors import UserError
-from adaptthink.ratio import Ratio
-from adaptthink.training.methods import check_method
+from adaptthink.training.methods import check_method, load_method
 
-NAME = "adaptthink"  # of the agent loop, the advantage and the trainer in verl's registries
+NAME = "adaptthink"  # of the agent loop and the trainer in verl's registries
 PLUGIN = "adaptthink.integrations.verl.plugin"
 TRAIN_FILE, HELD_OUT_FILE = "train.parquet", "held_out.parquet"
 Value = str | int | float | bool | tuple[str, ...] | None
@@ -59,11 +58,6 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
     "trainer.total_epochs",
     "trainer.total_training_steps",
 )
-
-
-def name_loss(ratio: Ratio) -> str:
-    """Return the name that the loss with this ratio has in verl's registry."""
-    return f"{NAME}_{ratio}"
 
 
 def check_config(config: VerlConfig) -> None:
@@ -115,7 +109,7 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
     response_tokens = max(config.max_think_tokens, config.max_no_think_tokens)
     longest = config.max_prompt_tokens + response_tokens
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
-    policy = "actor_rollout_ref.model"
+    policy, reference = "actor_rollout_ref.model", "actor_rollout_ref.ref"
     precision = "float32" if config.dtype == "float32" else "bfloat16"
     settings: dict[str, Value] = {
         "+adaptthink.run": str(run),
@@ -133,12 +127,13 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         # computing them again from the model that is trained, which would throw the decision's share away.
         "algorithm.rollout_correction.bypass_mode": True,
         f"{rollout}.calculate_log_probs": True,
-        "algorithm.adv_estimator": "grpo" if config.method == "grpo" else NAME,
-        "algorithm.norm_adv_by_std_in_grpo": True,
-        "algorithm.use_kl_in_reward": False,
-        f"{actor}.policy_loss.loss_mode": name_loss(config.ratio),
+        # The trainer puts the method's credit and loss in the place of verl's, which by this name has none: without
+        # ours it would stop.
+        "algorithm.adv_estimator": NAME,
+        f"{actor}.policy_loss.loss_mode": NAME,
         f"{actor}.clip_ratio": config.clip,
-        f"{actor}.use_kl_loss": False,
+        "algorithm.use_kl_in_reward": False,
+        f"{actor}.use_kl_loss": load_method(config.method).needs_initial,  # brings the model before training along
         f"{actor}.entropy_coeff": 0,
         f"{actor}.ppo_epochs": 1,  # one update per batch
         f"{actor}.ppo_mini_batch_size": config.problems_per_step,
@@ -155,6 +150,9 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         f"{actor}.fsdp_config.optimizer_offload": config.offload,
         f"+{actor}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
         f"{actor}.fsdp_config.dtype": precision,
+        f"{reference}.fsdp_config.param_offload": config.offload,
+        f"+{reference}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
+        f"{reference}.fsdp_config.dtype": precision,
         f"{policy}.path": model,
         f"{policy}.enable_gradient_checkpointing": config.gradient_checkpointing,
         f"{rollout}.name": "vllm",

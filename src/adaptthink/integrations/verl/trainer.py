@@ -1,30 +1,42 @@
-"""verl's synchronous trainer, as it is, with what a step must be checked for and with our metrics beside its own."""
+"""verl's synchronous trainer with the method's credit and loss, with checks of each step, and with our metrics.
+
+A step is verl's own. What stands in the place of verl's parts: the log-probabilities of forced decisions, the credit of
+each token (verl's advantages), and the loss. The method (`training/methods`) sees all responses of a step at once, in
+the native trainer's order.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transfer_queue
 from omegaconf import open_dict
 from pyarrow import parquet
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
+from verl.utils.tensordict_utils import get_tensordict
 
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import HELD_OUT, read_row
-from adaptthink.integrations.verl.loop import make_sampler, read_config
+from adaptthink.integrations.verl.loop import Sampled, make_sampler, read_config, read_sampled
+from adaptthink.integrations.verl.loss import compute_verl_loss
 from adaptthink.integrations.verl.probe import probe_mode_choice
+from adaptthink.integrations.verl.scoring import Row, score_responses
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
 from adaptthink.modes import Mode
 from adaptthink.storage.runs import MetricsLog
-from adaptthink.training.credit import assign_evenly
+from adaptthink.training.credit import spread_credit
+from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import (
     GRADED_STEPS,
-    RolloutSummary,
     check_finite,
     check_grading,
     describe_credit,
@@ -45,7 +57,7 @@ PHASES = {  # verl's timers, and the native trainer's names for what they time
 
 @register_trainer(NAME)
 class AdaptThinkTrainer(PPOTrainerSync):
-    """Writes one line per step to the run's `metrics.jsonl`, and ends a training whose gradient or grading failed."""
+    """Learns by the run's method; writes a line per step to `metrics.jsonl`; ends where gradient or grading failed."""
 
     def __init__(self, config: Any) -> None:
         with open_dict(config):
@@ -54,10 +66,18 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.replay_buffer.poll_interval = POLL_SECONDS
         self.folder = Path(config.adaptthink.run)
         self.settings = read_config(str(self.folder))
+        self.method = load_method(self.settings.method)
         self.recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
         self.log: MetricsLog | None = None
+        self.sampled: dict[str, Sampled] = {}  # the responses of the step, by their keys in verl's queue
+        self.initial: dict[str, list[float]] = {}  # the log-probabilities that no_think tokens had before training
         self.described: dict[str, Any] = {}  # the responses of the step
         self.row: dict[str, Any] = {}  # the step's line
+
+    def on_init_end(self) -> None:
+        """Give the workers the method's loss."""
+        self.actor_rollout_wg.set_loss_fn(partial(compute_verl_loss, settings=self.settings))
+        super().on_init_end()
 
     def on_train_begin(self) -> None:
         """Open the log; lines of steps that are done again are dropped."""
@@ -78,15 +98,69 @@ class AdaptThinkTrainer(PPOTrainerSync):
         found = transfer_queue.kv_batch_get(
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
         )
-        rows = [dict(fields[NAME]) for fields in list(found["extra_fields"])]
-        credits = assign_evenly(row.pop("credit") for row in rows)
-        summaries = [read_summary(row) for row in rows]
+        sampled = [read_sampled(fields[NAME]) for fields in list(found["extra_fields"])]
+        self.sampled = dict(zip(batch.keys, sampled, strict=True))
+        summaries = [one.summary for one in sampled]
         self.recent.append([one.verdict for one in summaries])
         check_grading(self.recent, self.settings.max_failed_grades, self.global_steps)
         self.described = describe_rollouts(summaries)
-        if self.settings.method != "grpo":  # for which verl computes advantages later
-            self.described |= describe_credit(summaries, credits)
         return super()._balance_batch(batch, metrics, **options)
+
+    def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """Take the log-probabilities that the responses came with; they are data.
+
+        Where π_IS gave decisions none, those that were forced get the policy's, which its servers did not tell.
+        """
+        batch = super()._compute_old_log_prob(batch, metrics)
+        forced = [key for key in batch.keys if self.sampled[key].num_forced]
+        if self.method.samples_from_is or not forced:
+            return batch
+        found = read_columns(batch, forced, "prompts", "responses", "old_log_probs")
+        rows = [(tuple(prompt.tolist()), (int(response[0]),)) for prompt, response, _ in found]
+        chosen = list(dict.fromkeys(rows))  # a problem's responses share their decisions
+        scored = dict(zip(chosen, self.score(self.actor_rollout_wg.compute_log_prob, chosen), strict=True))
+        decided = [
+            torch.cat([behavior_T.new_tensor(scored[row]), behavior_T[1:]])
+            for row, (*_, behavior_T) in zip(rows, found, strict=True)
+        ]
+        write_columns(batch, forced, old_log_probs=decided)
+        return batch
+
+    def _compute_ref_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """Score the no_think responses by the model before training; a pull needs no others."""
+        keys = [key for key in batch.keys if self.sampled[key].summary.mode is Mode.NO_THINK]
+        found = read_columns(batch, keys, "prompts", "responses")
+        rows = [(prompt.tolist(), response.tolist()) for prompt, response in found]
+        self.initial = dict(zip(keys, self.score(self.ref_policy_wg.compute_ref_log_prob, rows), strict=True))
+        return batch
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """Assign the credit of all responses, and write that of each token where verl has its advantages."""
+        behavior = {
+            key: row.tolist()
+            for key, (row,) in zip(batch.keys, read_columns(batch, batch.keys, "old_log_probs"), strict=True)
+        }
+        keys = sorted(batch.keys, key=lambda key: (self.sampled[key].index, self.sampled[key].sample))
+        sampled = [self.sampled[key] for key in keys]
+        summaries = [
+            replace(one.summary, decision_logprob=behavior[key][0] - one.within_mode)
+            for key, one in zip(keys, sampled, strict=True)
+        ]
+        credits = self.method.assign_credit(summaries, [one.reference for one in sampled], self.settings)
+        self.described |= describe_credit(summaries, credits)
+        spread = {
+            key: spread_credit(credit, behavior[key], self.initial.get(key, ()))
+            for key, credit in zip(keys, credits, strict=True)
+        }
+        credit = [
+            torch.from_numpy(np.pad(spread[key], (0, len(behavior[key]) - len(spread[key])))) for key in batch.keys
+        ]
+        return write_columns(batch, batch.keys, advantages=credit, returns=credit)
+
+    def score(self, compute: Callable[[Any], Any], rows: Sequence[Row]) -> list[list[float]]:
+        """Return the log-probability of each token of responses, by a forward pass of verl's workers."""
+        ranks = self.settings.nodes * self.settings.gpus_per_node
+        return score_responses(compute, rows, self.settings.temperature, ranks=ranks)
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> Any:
         """Take a step and write it down before verl saves a checkpoint of it: the launcher may read it at once."""
@@ -114,15 +188,21 @@ class AdaptThinkTrainer(PPOTrainerSync):
     def probe(self) -> dict[str, Any]:
         """Measure the mode choice on held-out problems."""
         rows = parquet.read_table(self.folder / "verl" / HELD_OUT_FILE).to_pylist()
-        ranks = self.settings.nodes * self.settings.gpus_per_node
         sampler = make_sampler(self.tokenizer, str(self.folder))
-        problems = [read_row(row)[0] for row in rows]
-        return probe_mode_choice(self.actor_rollout_wg, sampler, problems, self.settings.temperature, ranks=ranks)
+        score = partial(self.score, self.actor_rollout_wg.compute_log_prob)
+        return probe_mode_choice(score, sampler, [read_row(row)[0] for row in rows])
 
 
-def read_summary(fields: Mapping[str, Any]) -> RolloutSummary:
-    """Read the summary that the agent loop returned with a rollout."""
-    return RolloutSummary(**dict(fields) | {"mode": Mode(fields["mode"]), "verdict": Verdict(fields["verdict"])})
+def read_columns(batch: Any, keys: Sequence[str], *names: str) -> list[tuple[torch.Tensor, ...]]:
+    """Return these columns of these responses, a row for each; a column has one value for each token, shape (T,)."""
+    found = transfer_queue.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=list(names))
+    return list(zip(*(found[name].unbind() for name in names), strict=True))
+
+
+def write_columns(batch: Any, keys: Sequence[str], **columns: Sequence[torch.Tensor]) -> Any:
+    """Write columns of responses, one value for each token; return what verl goes on with."""
+    nested = {name: torch.nested.as_nested_tensor(list(rows), layout=torch.jagged) for name, rows in columns.items()}
+    return transfer_queue.kv_batch_put(keys=keys, partition_id=batch.partition_id, fields=get_tensordict(nested))
 
 
 def rename_update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
