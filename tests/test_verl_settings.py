@@ -89,7 +89,6 @@ def test_no_key_is_silently_ignored(key):
         ({"method": "grpo"}, {"actor_rollout_ref.actor.use_kl_loss": False}),
         ({"method": "gap"}, {"actor_rollout_ref.actor.use_kl_loss": True}),
         ({"method": "gap:pull=0"}, {"actor_rollout_ref.actor.use_kl_loss": False}),
-        ({"offload": True}, {"actor_rollout_ref.ref.fsdp_config.param_offload": True}),
         ({"dtype": "float32"}, {"actor_rollout_ref.ref.fsdp_config.dtype": "float32"}),
         ({"offload": True}, {"actor_rollout_ref.actor.fsdp_config.optimizer_offload": True}),
         ({}, {"+ray_kwargs.ray_init.address": "local"}),

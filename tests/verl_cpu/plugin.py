@@ -103,6 +103,14 @@ initialize_with = distributed.initialize_global_process_group_ray
 distributed.initialize_global_process_group_ray = initialize_over_gloo
 
 
+def pin_nothing(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    """Return the tensor: verl keeps a reference policy in pinned memory, which only an accelerator has."""
+    return tensor
+
+
+torch.Tensor.pin_memory = pin_nothing  # type: ignore[method-assign]
+
+
 def load_replica() -> type[RolloutReplica]:
     """Import the rollout in the processes that use it."""
     from verl_cpu.rollout import Replica

@@ -14,13 +14,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pyarrow import parquet
 
 import adaptthink.training.rollout
 from adaptthink.cli.jobs import presample_job, train_job
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
+from adaptthink.integrations.verl.data import read_row
 from adaptthink.integrations.verl.launcher import read_latest_step
 from adaptthink.models.loading import load_policy
+from adaptthink.models.scoring import compute_response_logprobs
+from adaptthink.modes import encode_prompt
 from adaptthink.storage.runs import read_metrics
 from verl_cpu.launch import environment, settings
 
@@ -159,6 +163,27 @@ def test_metrics_move_as_the_native_trainers(resumed, store, tmp_path, monkeypat
 
     for key in ("reward_think", "reward_no_think", "mean_tokens_think", "mean_tokens_no_think"):
         assert within(mean(rows, key), [mean(run, key) for run in native]), key
+
+
+def test_gap_trains_with_the_policys_own_decisions(store, tmp_path):
+    """Its reference policy, pull and all: one step is checked against the model, the second one against the first."""
+    run = tmp_path / "run"
+    finish(start(run, store, "--method", "gap", "--steps", "2"), run)
+    first, second = read_metrics(run / "metrics.jsonl")
+    policy = load_policy("tiny")
+    columns = parquet.read_table(run / "verl" / "train.parquet").to_pylist()[: RECIPE["problems_per_step"]]
+    prompts = [encode_prompt(policy.tokenizer, policy.template, read_row(row)[0].messages) for row in columns]
+    decisions = [policy.template.no_think_id, policy.template.think_id]
+    logprobs = compute_response_logprobs(
+        policy.model,
+        [prompt for prompt in prompts for _ in decisions],
+        [(token,) for _ in prompts for token in decisions],
+        RECIPE["temperature"],
+    )
+    assert first["behavior_decision"] == pytest.approx(logprobs.exp().mean().item(), rel=1e-4)
+    assert first["update_tokens"] > first["responses"] == 32
+    assert first["probe_no_think_logprob"] < second["probe_no_think_logprob"]
+    assert load_policy(str(run / "model")).fingerprint != policy.fingerprint
 
 
 @pytest.fixture

@@ -150,7 +150,6 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         f"{actor}.fsdp_config.optimizer_offload": config.offload,
         f"+{actor}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
         f"{actor}.fsdp_config.dtype": precision,
-        f"{reference}.fsdp_config.param_offload": config.offload,
         f"+{reference}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
         f"{reference}.fsdp_config.dtype": precision,
         f"{policy}.path": model,
