@@ -224,8 +224,8 @@ def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     answer = post(**sent).json()
     [request] = engine.requests
     assert answer["adaptthink"]["mode"] == mode
-    assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
-    assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
+    assert request.prefix_ids == (() if mode == "auto" else template.prefix_ids(mode))
+    assert request.banned_first_ids == ()
     assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")

@@ -67,6 +67,7 @@ from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
     Respond,
     decide_missing,
+    describe_starts,
     make_policy_responder,
     make_policy_setting,
     sample_missing,
@@ -591,9 +592,9 @@ def probe_decision(policy: Policy) -> tuple[float, float]:
     """Return P(no_think) and P(think start) on a small question."""
     engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
-    decision = (policy.template.no_think_id, policy.template.think_id)
-    no_think, think = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
-    return no_think, think
+    decision = (policy.template.no_think_id, *policy.template.think_ids)
+    no_think, *thinks = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
+    return no_think, sum(thinks)
 
 
 # ---- what the functions above share, and the command line with them --------------------------------------------------
@@ -837,7 +838,9 @@ def evaluate_policy(
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
     beyond = check_prompts(policy, problems, config, requested)
-    setting = make_policy_setting(config.model, policy.fingerprint, config)
+    setting = make_policy_setting(
+        config.model, policy.fingerprint, config, describe_starts(policy.tokenizer, policy.template)
+    )
     with lock_folder(folder, setting):
         report_notes(beyond, report)
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)

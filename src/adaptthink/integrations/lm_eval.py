@@ -24,7 +24,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from adaptthink.config.resolve import Source, settle
-from adaptthink.config.schema import EngineConfig, RequestedMode, Share, Unread
+from adaptthink.config.schema import EngineConfig, ForceThink, RequestedMode, Share, Unread
 from adaptthink.dial.decide import read_stored_threshold
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
@@ -56,6 +56,10 @@ class ModelArgs(EngineConfig):
     mode: RequestedMode = Field("auto", description="auto: the model's or the threshold's.")
     threshold: Share | None = Field(
         None, description="P(no_think) from which on auto does not think; not given: the model folder's, if any."
+    )
+
+    force_think: ForceThink = Field(
+        ForceThink.START, description="How requested thinking begins: with think_start, or with a ban of no_think."
     )
 
     def unread(self) -> Iterator[Unread]:
@@ -142,6 +146,7 @@ class AdaptThinkLM(LM):
                     max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
+                    force_think=self.args.force_think,
                     temperature=generation.temperature,
                     top_p=generation.top_p,
                 )

@@ -22,7 +22,8 @@ from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
-from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -145,7 +146,7 @@ def load_policy(
     """
     chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
-    template = probe(tokenizer, think_start=think_start, date=prompt_date)
+    template = probe_configured(tokenizer, think_start, prompt_date)
     for check in describe(tokenizer, template):
         on_check(check)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")

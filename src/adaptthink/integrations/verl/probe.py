@@ -28,7 +28,8 @@ def probe_mode_choice(
 ) -> dict[str, Any]:
     """Return the probe's metrics; `workers` are verl's actor group, which takes a multiple of `ranks` rows."""
     template = sampler.template
-    requested = [(problem, token) for problem in problems for token in (template.no_think_id, template.think_id)]
+    tokens = (template.no_think_id, *template.think_ids)
+    requested = [(problem, token) for problem in problems for token in tokens]
     padded = math.ceil(len(requested) / ranks) * ranks
     keys = [f"{index}_0_0" for index in range(padded)]
     rows = [
@@ -47,7 +48,7 @@ def probe_mode_choice(
         logprob_N1 = response_from_nested(found["log_probs"], found["response_mask"]).to_padded_tensor(0.0)
     finally:
         transfer_queue.kv_clear(keys=keys, partition_id=PARTITION)
-    return describe_mode_choice(problems, logprob_N1[: len(requested), 0].view(-1, 2).tolist())
+    return describe_mode_choice(problems, logprob_N1[: len(requested), 0].view(-1, len(tokens)).tolist())
 
 
 def make_one_token_row(prompt: Sequence[int], token: int) -> dict[str, Any]:
