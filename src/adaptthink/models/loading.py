@@ -214,9 +214,12 @@ def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple
             raise UserError(f"prompt_date = {config.prompt_date} {NO_DATE}")
         return policy, config
     date = config.prompt_date or recorded or policy.template.date
-    return replace(policy, template=replace(policy.template, date=date)), config.model_copy(
-        update={"prompt_date": date}
-    )
+    return set_date(policy, date), config.model_copy(update={"prompt_date": date})
+
+
+def set_date(policy: Policy, date: str | None) -> Policy:
+    """Return a policy whose prompts have a day, YYYY-MM-DD, where its template writes one; None changes nothing."""
+    return replace(policy, template=replace(policy.template, date=date)) if policy.template.date and date else policy
 
 
 def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
