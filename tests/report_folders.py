@@ -197,4 +197,4 @@ def made_up_mode_choice() -> ModeChoice:
         Bin(0.0, 1.0, count, probability, Interval(pays, pays - 0.02, pays + 0.1, 0.95, count), gap)
         for probability, pays, count in BINS
     )
-    return ModeChoice(0.05, {}, None, None, None, None, None, Calibration(0.0425, 0.03, bins), {}, ())
+    return ModeChoice(0.05, {}, None, None, None, None, None, None, Calibration(0.0425, 0.03, bins), {}, ())

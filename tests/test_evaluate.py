@@ -151,7 +151,7 @@ def sampler(random_policy):
 def evaluate(sampler, folder, requested, **settings):
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
     seen = []
-    setting = make_policy_setting("random", "weights", config)
+    setting = make_policy_setting("random", "weights", config, {"Alright": 1.0})
     respond = make_policy_responder(sampler, config)
     count = config.samples_per_problem
     sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
@@ -209,7 +209,7 @@ def test_a_second_process_is_refused_and_touches_nothing(sampler, tmp_path):
     with (folder / "samples.jsonl").open("a") as file:
         file.write('{"half a li')  # as if the other one were just writing
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4)
-    setting = make_policy_setting("random", "weights", config)
+    setting = make_policy_setting("random", "weights", config, {"Alright": 1.0})
     with another_holds(folder / "samples.jsonl"):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         with (
@@ -270,7 +270,7 @@ def write(folder, answers):
     sample_missing(
         lambda queries, take: [take(sample) for sample in answers],
         folder,
-        make_policy_setting("m", "f", EvaluateConfig()),
+        make_policy_setting("m", "f", EvaluateConfig(), {"Alright": 1.0}),
         POOL,
         ("auto",),
         len(answers),
@@ -340,7 +340,7 @@ def test_a_verdict_belongs_to_its_reference_answer(random_policy, tmp_path):
 @pytest.mark.parametrize("change", [{"answer": "7"}, {"answer": "B", "kind": AnswerKind.CHOICE}])
 def test_a_problem_with_an_id_of_its_own_may_get_another_answer(random_policy, tmp_path, change):
     problem = Problem("00000000000000aa", "1+0=?", "1")
-    setting = make_policy_setting("m", "f", EvaluateConfig())
+    setting = make_policy_setting("m", "f", EvaluateConfig(), {"Alright": 1.0})
     open_folder(tmp_path, setting, [problem, *POOL])
     texts = ["</think>\\boxed{1}", f"</think>\\boxed{{{change['answer']}}}"]
     with open_samples(tmp_path) as keep:
@@ -355,7 +355,7 @@ def test_a_problem_with_an_id_of_its_own_may_get_another_answer(random_policy, t
 
 
 def test_another_kind_of_answer_is_another_reference_answer(random_policy, tmp_path):
-    setting, [first, *rest] = make_policy_setting("m", "f", EvaluateConfig()), POOL
+    setting, [first, *rest] = make_policy_setting("m", "f", EvaluateConfig(), {"Alright": 1.0}), POOL
     write(tmp_path, [sample_with(random_policy, "</think>\\boxed{A}", 0)])
     assert grade_again(tmp_path) == (1, ["wrong"])
     open_folder(tmp_path, setting, [replace(first, kind=AnswerKind.CHOICE), *rest])

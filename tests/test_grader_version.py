@@ -118,7 +118,7 @@ def write(rows):
     with replace_file(GOLDEN) as file:
         file.write(encode({"grader": asdict(grader)}))
         for row, grade in zip(rows, grades_of(rows), strict=True):
-            file.write(encode(row | asdict(grade)))
+            file.write(encode(row | {"verdict": grade.verdict, "extracted": grade.extracted, "rule": grade.rule}))
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def test_every_changed_setting_is_named_with_both_values():
 
 PROBLEMS = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(4)]
 PROBLEMS.sort(key=lambda problem: problem.id)  # as they are read, so that the last line holds the last of them
-SETTING = make_policy_setting("m", "f", EvaluateConfig())
+SETTING = make_policy_setting("m", "f", EvaluateConfig(), {"Alright": 1.0})
 RIGHT = Grade(Verdict.CORRECT, None, Rule.EXACT)
 STORE_CONFIG = PresampleConfig(reference_samples=1)
 

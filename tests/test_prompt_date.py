@@ -10,6 +10,7 @@ from test_modes import CHATML, build
 from adaptthink import api, modes
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import EngineConfig, TrainConfig
+from adaptthink.dial import decide
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.models.loading import TINY
@@ -133,6 +134,44 @@ def test_a_training_keeps_the_day_of_its_store_and_a_resumed_one_its_own(travel,
         )  # fmt: skip
         assert engine.days == {FIRST}
     assert json.loads((tmp_path / "run/config.json").read_text())["prompt_date"] == FIRST
+
+
+@pytest.fixture
+def calibrated(travel, dated):
+    """The model with a certified dial beside its weights, calibrated on the first day."""
+    policy, engine = on(travel, FIRST, dated)
+    problems = [{"prompt": f"{n}+2=?", "answer": n + 2} for n in range(40)]
+    dial = api.calibrate(policy, problems, tolerance=60, engine=engine, **SMALL)
+    assert (dial.threshold.certified, dial.setting.prompt_date, engine.days) == (True, FIRST, {FIRST})
+    return dated
+
+
+@pytest.mark.parametrize(("threshold", "day"), [(None, FIRST), (0.5, SECOND)])
+def test_decisions_by_a_dial_have_its_day(threshold, day, travel, calibrated, monkeypatch):
+    policy, engine = on(travel, SECOND, calibrated)
+    monkeypatch.setattr(decide, "NativeEngine", lambda model, eos_ids: engine)
+    api.decide(policy, ["1+1=?"], threshold=threshold)
+    assert engine.days == {day}
+
+
+@pytest.mark.parametrize(("given", "day"), [({}, SECOND), ({"prompt_date": "2026-01-31"}, "2026-01-31")])
+def test_a_server_has_todays_day_whatever_its_dial(given, day, travel, calibrated, monkeypatch):
+    travel(SECOND)
+    served = []
+    monkeypatch.setattr(api, "serve_forever", lambda policy, engine, threshold, *_: served.append((policy, threshold)))
+    api.serve(calibrated, port=0, **given)
+    [(policy, threshold)] = served
+    assert (policy.template.date, threshold is None) == (day, False)
+
+
+def test_the_harness_has_the_day_of_the_dial(travel, calibrated):
+    pytest.importorskip("lm_eval")
+    from adaptthink.integrations.lm_eval import AdaptThinkLM
+
+    travel(SECOND)
+    given = {"prompt_date": "2026-01-31"}
+    dates = [AdaptThinkLM(model=calibrated, **one).template.date for one in ({}, {"threshold": 0.5}, given)]
+    assert dates == [FIRST, SECOND, "2026-01-31"]
 
 
 def test_templates_without_a_date_record_none_and_refuse_one(tmp_path):

@@ -140,8 +140,13 @@ def test_one_line_for_each_problem_after_the_header(parts, tmp_path):
         }
     }
     assert rows == [
-        {"id": problem.id, "verdicts": VERDICTS[problem.prompt], "tokens": TOKENS[problem.prompt]}
-        for problem in PROBLEMS
+        {
+            "id": problem.id,
+            "verdicts": VERDICTS[problem.prompt],
+            "tokens": TOKENS[problem.prompt],
+            "first_ids": row["first_ids"],
+        }
+        for problem, row in zip(PROBLEMS, rows, strict=True)
     ]
 
 

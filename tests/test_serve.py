@@ -64,7 +64,8 @@ def scripted(tokenizer, *, thinking="\n9\n", answer="5+5\n\n4;3", no_think=0.25)
     close = tokenizer.convert_tokens_to_ids("</think>")
 
     def script(prompt, prefix):
-        text = ("" if close in prefix else f"Alright{thinking}</think>") + answer + "<|eos|>"
+        start = "" if prefix else "Alright"
+        text = ("" if close in prefix else f"{start}{thinking}</think>") + answer + "<|eos|>"
         return tokenizer.encode(text, add_special_tokens=False)
 
     return ScriptedEngine(script, next_token=lambda prompt, token: math.log(no_think))
@@ -224,8 +225,8 @@ def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     answer = post(**sent).json()
     [request] = engine.requests
     assert answer["adaptthink"]["mode"] == mode
-    assert request.prefix_ids == (template.no_think_prefix_ids if mode == "no_think" else ())
-    assert request.banned_first_ids == ((template.no_think_id,) if mode == "think" else ())
+    assert request.prefix_ids == (() if mode == "auto" else template.prefix_ids(Mode(mode)))
+    assert request.banned_first_ids == ()
     assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")

@@ -36,7 +36,7 @@ def fresh():
 def folder(sampler, config, fresh, tmp_path_factory):
     """An evaluation of the model left to choose, and forced to answer at once."""
     folder = tmp_path_factory.mktemp("tiny") / "evaluation"
-    setting = make_policy_setting("tiny", "weights", config)
+    setting = make_policy_setting("tiny", "weights", config, {"Alright": 1.0})
     sample_missing(make_policy_responder(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
     grade_folder(folder)
     return folder

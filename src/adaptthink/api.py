@@ -67,6 +67,7 @@ from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
     Respond,
     decide_missing,
+    describe_starts,
     make_policy_responder,
     make_policy_setting,
     sample_missing,
@@ -98,7 +99,15 @@ from adaptthink.grading import (
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
 from adaptthink.models.context import check_context, find_context_tokens
-from adaptthink.models.loading import Policy, find_model, freeze_date, load_configured, load_trainee, prepare_trainee
+from adaptthink.models.loading import (
+    Policy,
+    find_model,
+    freeze_date,
+    load_configured,
+    load_trainee,
+    prepare_trainee,
+    set_date,
+)
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import Problem, make_problem
@@ -482,17 +491,20 @@ def decide(
 ) -> list[ModeDecision]:
     """Return the mode of each prompt: no_think where P(no_think) reaches the threshold; one prefill each.
 
-    The threshold is given, or that of a `dial`, or that of the `adaptthink.json` in the model's folder. Raises
-    UserError where there is none, or where the dial was calibrated for other weights.
+    The threshold is given, or that of a `dial`, or that of the `adaptthink.json` in the model's folder. Where the chat
+    template writes the day, it is that of the dial's calibration. Raises UserError where there is no threshold, or
+    where the dial was calibrated for other weights.
 
     >>> import adaptthink as at
     >>> [decision.mode for decision in at.decide("tiny", ["2+3=?"], threshold=0.5)]
     [<Mode.THINK: 'think'>]
     """
     policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    chosen, date = choose_threshold(policy, threshold, dial)
+    policy = set_date(policy, date)
     context = find_context_tokens(policy.model.config)
     check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {})
-    return decide_modes(policy, prompts, choose_threshold(policy, threshold, dial))
+    return decide_modes(policy, prompts, chosen)
 
 
 def compare(evaluations: Sequence[EvaluationResult | str | Path], *, force: bool = False) -> Comparison:
@@ -591,9 +603,9 @@ def probe_decision(policy: Policy) -> tuple[float, float]:
     """Return P(no_think) and P(think start) on a small question."""
     engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
-    decision = (policy.template.no_think_id, policy.template.think_id)
-    no_think, think = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
-    return no_think, think
+    decision = (policy.template.no_think_id, *policy.template.think_ids)
+    no_think, *thinks = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
+    return no_think, sum(thinks)
 
 
 # ---- what the functions above share, and the command line with them --------------------------------------------------
@@ -601,9 +613,10 @@ def probe_decision(policy: Policy) -> tuple[float, float]:
 
 def choose_threshold(
     model: Policy | str, threshold: float | None = None, dial: Dial | str | Path | None = None
-) -> float:
-    """Return a threshold as it is given, or of a dial, or of the dial in the model's folder.
+) -> tuple[float, str | None]:
+    """Return a threshold as it is given, or of a dial, or of the dial in the model's folder, and the dial's day.
 
+    The day is that in the prompts of the calibration, None if a threshold is given or the template writes none.
     Raises UserError where there is none or none was certified, for one that is no probability, and, of a model that is
     loaded, for a dial that was calibrated for other weights.
     """
@@ -612,7 +625,7 @@ def choose_threshold(
     if threshold is not None:
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold = {threshold:g} is no probability; give a number from 0 to 1")
-        return threshold
+        return threshold, None
     name = model.name if isinstance(model, Policy) else model
     if dial is None and (name == "tiny" or not Path(name).is_dir()):
         raise UserError(
@@ -623,7 +636,7 @@ def choose_threshold(
     found = dial if isinstance(dial, Dial) else read_dial(path)
     if isinstance(model, Policy):
         check_weights(found, model.fingerprint, path)
-    return require_threshold(found, path)
+    return require_threshold(found, path), found.setting.prompt_date
 
 
 def read_problems(
@@ -837,7 +850,9 @@ def evaluate_policy(
 ) -> dict[str, Evaluation]:
     """Complete the evaluation in `folder`, grade it, and score each requested mode."""
     beyond = check_prompts(policy, problems, config, requested)
-    setting = make_policy_setting(config.model, policy.fingerprint, config)
+    setting = make_policy_setting(
+        config.model, policy.fingerprint, config, describe_starts(policy.tokenizer, policy.template)
+    )
     with lock_folder(folder, setting):
         report_notes(beyond, report)
         sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)

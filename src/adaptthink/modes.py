@@ -14,6 +14,8 @@ two markers (harmony channels), and graded effort (`reasoning_effort`): there ar
 
 from __future__ import annotations
 
+import math
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +73,14 @@ MEANING = {
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkStart:
+    """One way in which thinking begins: its tokens, the decision token first, and how often it is taken."""
+
+    ids: tuple[int, ...]
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class ThinkTemplate:
     """How one tokenizer's prompts lead into each mode; made by `probe`.
 
@@ -89,11 +99,29 @@ class ThinkTemplate:
     no_think_text: str
     turn_end_ids: tuple[int, ...] = ()  # the added tokens that the template writes directly behind an answer
     date: str | None = None  # what a template that writes the day into prompts writes, YYYY-MM-DD; None: it writes none
+    think_starts: tuple[ThinkStart, ...] = ()  # sampled from where thinking is requested; none: think_prefix_ids alone
 
     @property
     def think_id(self) -> int:
-        """The decision token for think."""
-        return self.think_prefix_ids[0]
+        """The decision token for think, of the first start where there are several."""
+        return self.think_ids[0]
+
+    @property
+    def think_ids(self) -> tuple[int, ...]:
+        """The decision tokens of all think starts."""
+        return tuple(dict.fromkeys(start.ids[0] for start in self.think_starts)) or self.think_prefix_ids[:1]
+
+    def sample_think_prefix(self, seed: int) -> tuple[int, ...]:
+        """Return the forced first tokens of a requested thought; the same for the same seed."""
+        if not self.think_starts:
+            return self.think_prefix_ids
+        weights = [start.probability for start in self.think_starts]
+        return random.Random(seed).choices(self.think_starts, weights)[0].ids
+
+    def compute_start_logprob(self, prefix_ids: Sequence[int]) -> float:
+        """Return the log-probability of a forced prefix among those of its mode; 0 where its mode has one."""
+        known = {start.ids: start.probability for start in self.think_starts}
+        return math.log(known.get(tuple(prefix_ids), 1.0))
 
     @property
     def no_think_id(self) -> int:
@@ -295,12 +323,12 @@ def describe(tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate) -> lis
     prompt = _prompt(tokenizer, template, QUESTION)
     num_bos = sum(1 for _ in takewhile(lambda token: token == tokenizer.bos_token_id, encode(tokenizer, prompt)))
     close_ids = _plain_ids(tokenizer, template.close)
-    decided = template.think_id != template.no_think_id
+    decided = template.no_think_id not in template.think_ids
     switch = f"{template.switch}=True" if template.switch else "no switch"
     return [
         Check("convention", f"{template.convention} ({switch}): {MEANING[template.convention]}", ok=True),
         Check("prompt ends in", repr(prompt[-60:]), ok=True),
-        Check("think decision", _show(tokenizer, template.think_id), ok=decided),
+        Check("think decision", ", ".join(_show(tokenizer, token) for token in template.think_ids), ok=decided),
         Check("no_think decision", _show(tokenizer, template.no_think_id), ok=decided),
         *_check_prefixes(tokenizer, template, QUESTION),
         Check("close token", _show(tokenizer, template.close_id), ok=close_ids == [template.close_id]),

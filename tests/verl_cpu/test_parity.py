@@ -6,7 +6,8 @@ None of verl's part changes the type of the log-probabilities, so a model in flo
 """
 
 import math
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ pytest.importorskip("verl")  # in .venv-verl
 
 import transfer_queue
 from omegaconf import OmegaConf
+from parity import recorded
 from parity.recorded import (
     BOUNDS,
     all_in_float64,
@@ -271,6 +273,16 @@ def test_the_credit_of_each_token_is_the_native_one(monkeypatch, tmp_path, metho
     assert trainer.described["zero_advantage_share"] < 1
 
 
+def test_a_think_start_among_several_counts_as_its_mode(monkeypatch, tmp_path):
+    _, expected = native_loss_and_gradient(config(method="gap"), torch.float64)
+    several = [replace(one, within_mode=math.log(0.25) if one.mode == "think" else 0.0) for one in rollouts()]
+    for module in (recorded, sys.modules[__name__]):
+        monkeypatch.setattr(module, "rollouts", lambda: several)
+    found = verl_loss_and_gradient(monkeypatch, tmp_path, method="gap")
+    assert_native(found, torch.float64, method="gap")
+    assert difference(found[1], expected) > 0.01
+
+
 def test_only_what_the_gap_needs_is_scored(monkeypatch, tmp_path):
     """One token in each mode of every problem by the policy; the no_think responses by the model before training."""
     _, workers, _ = step(monkeypatch, tmp_path, method="gap")
@@ -289,7 +301,7 @@ def test_a_lost_part_of_the_gap_is_caught(monkeypatch, tmp_path, fault, method):
         if fault == "decision":  # 0 stays where the policy's log-probability belongs
             return PPOTrainerSync._compute_old_log_prob(self, batch, metrics)
         if fault == "order":  # problems mixed
-            self.sampled = {key: plugin.trainer.replace(one, index=one.sample) for key, one in self.sampled.items()}
+            self.sampled = {key: replace(one, index=one.sample) for key, one in self.sampled.items()}
         return right(self, batch, metrics)
 
     monkeypatch.setattr(AdaptThinkTrainer, "_compute_old_log_prob", compute_old_log_prob)

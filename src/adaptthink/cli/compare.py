@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,7 @@ def make_mode_choice_table(choice: ModeChoice) -> TextTable:
         rows.append(
             ("calibration error of P(no_think)", f"{table.error:.3f}, at random {table.error_if_calibrated:.3f}")
         )
-    if choice.mass:
-        mass = choice.mass
-        rows.append(("P(either mode's token), mean and least", f"{mass.mean:.3f}, {mass.least:.3f}"))
-        rest = "think too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
-        rows.append(("  other first tokens", rest))
+    rows += list_first_tokens(choice)
     if choice.chosen_accuracy:
         chosen = choice.chosen_accuracy
         for name, share in (("think", chosen.think), ("no_think", chosen.no_think)):
@@ -186,6 +182,21 @@ def make_mode_choice_table(choice: ModeChoice) -> TextTable:
         rows.append((f"implicit thinking, {requested}, %", write_estimate(one.share, 100)))
         rows.append(("  by keywords alone", write_estimate(one.by_keywords, 100)))
     return TextTable(f"mode choice, delta {choice.delta:g}", ("", ""), tuple(rows))
+
+
+def list_first_tokens(choice: ModeChoice) -> Iterator[tuple[str, str]]:
+    """Yield what is known of responses that begin with neither mode's token."""
+    if choice.mass:
+        mass = choice.mass
+        yield ("P(either mode's token), mean and least", f"{mass.mean:.3f}, {mass.least:.3f}")
+        rest = "think too" if mass.others_think else f"leak: {write_estimate(mass.leaking, 100)} % of the problems"
+        yield ("  other first tokens", rest)
+    if choice.beside_starts:
+        beside = choice.beside_starts
+        yield ("auto began beside both starts, %", write_estimate(beside.share, 100))
+        if beside.accuracy:
+            yield ("  accuracy, %, of these", write_estimate(beside.accuracy, 100))
+            yield ("  their mean tokens", write_number(beside.mean_tokens))
 
 
 def write_claim(difference: Difference) -> str:

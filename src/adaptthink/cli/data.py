@@ -11,7 +11,8 @@ from adaptthink.cli.console import show_data_check, show_problem
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_tokenizer
-from adaptthink.modes import Mode, encode_prompt, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import Mode, encode_prompt
 from adaptthink.problems import Problem, to_row
 from adaptthink.problems.checks import build_index, check_problems
 from adaptthink.problems.sources import Purpose, make_reading, read_every_problem, split_name
@@ -42,7 +43,7 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     """Print the first problems of a set as they are sent to a model, special tokens and forced prefix included."""
     problems = list(islice(read_all(config.problems, Purpose.CHECK, config, config.instruction), count))
     tokenizer = load_tokenizer(config.model)
-    template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
+    template = probe_configured(tokenizer, config.think_start, config.prompt_date)
     prefix = () if mode == "auto" else template.prefix_ids(Mode(mode))
     shown = []
     for problem in problems:

@@ -42,7 +42,7 @@ def decide_job(
     model: str, prompts: Sequence[str], *, threshold: float | None, dial_file: Path | None, think_start: str
 ) -> dict[str, Any]:
     """Print which mode the dial gives each prompt: one line each."""
-    chosen = api.choose_threshold(model, threshold, dial_file)
+    chosen, _ = api.choose_threshold(model, threshold, dial_file)
     decisions = api.decide(model, prompts, threshold=threshold, dial=dial_file, think_start=think_start)
     for prompt, decision in zip(prompts, decisions, strict=True):
         show_decision(prompt, decision, chosen)

@@ -146,7 +146,11 @@ class ModelConfig(Config):
 class EngineConfig(ModelConfig):
     """How a model is loaded and what generates with it."""
 
-    think_start: str = Field("Alright", description="w_start: the text that forced thinking begins with.")
+    think_start: str = Field(
+        "Alright",
+        description="w_start: the text that forced thinking begins with, or a reference store, whose starts are "
+        "sampled as often as the reference used them.",
+    )
     prompt_date: PromptDate | None = Field(
         None,
         description="The day, YYYY-MM-DD, for chat templates that write it into prompts; not given: that of the store, "
@@ -422,6 +426,11 @@ class EvaluationConfig(ProblemsConfig):
 class EvaluateConfig(EvaluationConfig, PolicyConfig):
     """Evaluation of a model that is loaded here."""
 
+    force_think: ForceThink = Field(
+        ForceThink.START,
+        description="How requested thinking begins: with think_start, or with any token but the no_think one (ban).",
+    )
+
 
 class ServeConfig(EngineConfig):
     """A server with an OpenAI-style interface."""
@@ -433,6 +442,10 @@ class ServeConfig(EngineConfig):
         None,
         description="P(no_think) from which on a request in mode auto is answered without thinking, and below which "
         "with thinking; not given: the one in the model folder's adaptthink.json, else the model chooses.",
+    )
+    force_think: ForceThink = Field(
+        ForceThink.START,
+        description="How requested thinking begins: with think_start, or with any token but the no_think one (ban).",
     )
     temperature: Annotated[float, Field(ge=0, le=10)] = Field(
         0.6, description="Sampling temperature of requests without one; 0: the most likely token."

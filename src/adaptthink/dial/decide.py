@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptthink.dial.stored import STORED, read_dial
+from adaptthink.dial.stored import STORED, Dial, read_dial
 from adaptthink.engines.native import NativeEngine
 from adaptthink.models.loading import Policy, find_model
 from adaptthink.modes import Mode, choose_mode, encode_prompt
@@ -23,14 +23,20 @@ class ModeDecision:
     no_think_probability: float
 
 
-def read_stored_threshold(policy: Policy) -> float | None:
-    """Return the certified threshold in the adaptthink.json beside a model's weights, None if there is none.
+def read_stored_dial(policy: Policy) -> Dial | None:
+    """Return the certified dial in the adaptthink.json beside a model's weights, None if there is none.
 
     Raises UserError for a damaged file, and for one that was calibrated for other weights.
     """
     path = Path(find_model(policy.name)) / STORED
-    choice = read_dial(path, policy.fingerprint).threshold if path.is_file() else None
-    return choice.no_think_probability if choice and choice.certified else None
+    dial = read_dial(path, policy.fingerprint) if path.is_file() else None
+    return dial if dial and dial.threshold.certified else None
+
+
+def read_stored_threshold(policy: Policy) -> float | None:
+    """Return the threshold of the certified dial beside a model's weights; raises as `read_stored_dial`."""
+    dial = read_stored_dial(policy)
+    return dial.threshold.no_think_probability if dial else None
 
 
 def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[ModeDecision]:

@@ -50,6 +50,7 @@ def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
         max_no_think_tokens=config.max_no_think_tokens,
         seed=config.seed,
         switch=f"{endpoint.switch} ({named})" if named else str(endpoint.switch),
+        force_think=None,
     )
 
 

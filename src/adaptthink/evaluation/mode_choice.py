@@ -93,6 +93,15 @@ class ChosenAccuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class BesideStarts:
+    """Responses of auto that began with neither the no_think token nor a think start, and what became of them."""
+
+    share: Interval
+    accuracy: Interval | None  # None where there are none
+    mean_tokens: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ImplicitThinking:
     """no_think answers that think all the same (`thinks_implicitly`), as a share of the no_think answers."""
 
@@ -113,6 +122,7 @@ class ModeChoice:
     better_mode: BetterMode | None
     chosen_accuracy: ChosenAccuracy | None
     mass: Mass | None
+    beside_starts: BesideStarts | None
     calibration: Calibration | None  # of P(no_think), against the gap between the forced modes
     implicit_thinking: dict[str, ImplicitThinking]  # by requested mode
     notes: tuple[str, ...]
@@ -160,6 +170,7 @@ def assess_mode_choice(
         better_mode=better,
         chosen_accuracy=score_by_chosen_mode(auto),
         mass=measure_mass(decisions, convention) if decisions and convention else None,
+        beside_starts=measure_beside_starts(auto),
         calibration=check_calibration(decisions, forced, delta),
         implicit_thinking=measure_implicit_thinking(folder),
         notes=tuple(notes),
@@ -316,6 +327,20 @@ def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> M
         others_think=others_think,
         leaking=None if others_think else share_interval({p: [float(masses[p] < FULL_MASS)] for p in masses}),
         examples=tuple(leaking[:EXAMPLES]),
+    )
+
+
+def measure_beside_starts(auto: Sequence[Outcome]) -> BesideStarts | None:
+    """Share, accuracy and length of auto's responses that began beside both starts; None where that is unknown."""
+    known = [one for one in auto if one.beside is not None]
+    if not known:
+        return None
+    beside = [one for one in known if one.beside]
+    by_problem = {problem: [float(bool(one.beside)) for one in own] for problem, own in group_outcomes(known).items()}
+    return BesideStarts(
+        share=share_interval(by_problem),
+        accuracy=share_interval(group_rewards(beside)) if beside else None,
+        mean_tokens=fmean(one.tokens for one in beside) if beside else None,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from adaptthink.chat.base import ChatResponse
-from adaptthink.config.schema import EvaluateConfig
+from adaptthink.config.schema import EvaluateConfig, ForceThink
 from adaptthink.engines.base import Completion
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
@@ -24,8 +25,9 @@ from adaptthink.evaluation.store import (
     read_decisions,
     write_decisions,
 )
+from adaptthink.modes import ThinkStart, ThinkTemplate
 from adaptthink.problems import Problem
-from adaptthink.sampling.reading import Response
+from adaptthink.sampling.reading import Response, decode
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
 from adaptthink.sampling.sampler import Sampler
 
@@ -42,6 +44,7 @@ class Query:
     index: int
 
 
+Starts = dict[str, float]  # what requested thoughts begin with, as text, and how often
 Respond = Callable[
     [Sequence[Query], Callable[[Sample], None]], None
 ]  # samples all, and hands over each sample as it ends
@@ -83,7 +86,7 @@ def sample_missing(
         respond(missing, take)
 
 
-def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> Setting:
+def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig, starts: Starts) -> Setting:
     """Return the setting of an evaluation whose tokens are known (not behind a chat endpoint)."""
     return Setting(
         name,
@@ -94,14 +97,19 @@ def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig) -> 
         config.max_no_think_tokens,
         config.seed,
         prompt_date=config.prompt_date,
+        force_think=config.force_think,
+        think_starts=starts if config.force_think is ForceThink.START else None,
     )
 
 
-def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
-    """Return a function that samples through an engine.
+def describe_starts(tokenizer: Any, template: ThinkTemplate) -> Starts:
+    """Return what requested thoughts begin with."""
+    starts = template.think_starts or (ThinkStart(template.think_prefix_ids, 1.0),)
+    return {decode(tokenizer, start.ids): start.probability for start in starts}
 
-    Think is forced by banning the no_think decision token, so that the model begins its thinking in its own way.
-    """
+
+def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
+    """Return a function that samples through an engine; thinking is forced as `make_request` says."""
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     chunk = CHUNK_ROWS * config.max_concurrent_sequences
 
@@ -119,18 +127,26 @@ def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
                         REQUESTED_MODES[requested],
                         derive_stream(query.problem, query.index),
                         max_tokens,
+                        force_think=config.force_think,
+                        seed=seed,
                     )
                     for query in part
                 ]
 
                 def ended(index: int, completion: Completion, part: list[Query] = part, seed: int = seed) -> None:
-                    take(make_sample(part[index], sampler.read(completion), seed))
+                    beside = begins_beside(sampler.template, completion) if part[index].requested == "auto" else None
+                    take(replace(make_sample(part[index], sampler.read(completion), seed), beside=beside))
 
                 sampler.engine.generate(
                     requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
                 )
 
     return respond
+
+
+def begins_beside(template: ThinkTemplate, completion: Completion) -> bool:
+    """Return whether a response begins with neither the no_think token nor a think start."""
+    return completion.token_ids[0] not in (template.no_think_id, *template.think_ids)
 
 
 def make_sample(query: Query, response: Response | ChatResponse, seed: int) -> Sample:
@@ -160,6 +176,6 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
 
 def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
     """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
-    ids = (sampler.template.no_think_id, sampler.template.think_id)
+    ids = (sampler.template.no_think_id, *sampler.template.think_ids)
     rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)
-    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+    return [Decision(math.exp(no_think), sum(map(math.exp, thinks))) for no_think, *thinks in rows]

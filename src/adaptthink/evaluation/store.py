@@ -57,6 +57,8 @@ class Setting:
     seed: int
     switch: str | None = None  # how the mode is set at a chat endpoint; None: by the tokens of the response
     prompt_date: str | None = None  # the day in the prompts, where the chat template writes one
+    force_think: str | None = "ban"  # how requested thoughts begin (`ForceThink`); older folders do not say: a ban
+    think_starts: dict[str, float] | None = None  # the texts that they begin with, and how often
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Sample:
     seed: int
     prompt_tokens: int | None = None  # where a chat endpoint counts them
     tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
+    beside: bool | None = None  # whether it began with neither mode's token, where the model chose; None: unknown
 
     @property
     def key(self) -> Key:
@@ -109,6 +112,7 @@ class Outcome:
     thinking_tokens: int | None
     own_reward: float | None = None  # of a reward function of the user's own
     max_tokens: float = math.inf  # that a response in the requested mode can have
+    beside: bool | None = None  # see `Sample`
 
     @property
     def correct(self) -> float:
@@ -274,7 +278,10 @@ def read_setting(folder: Path) -> Setting:
     """Read what a folder's samples depend on; raises UserError if it is no evaluation folder."""
     path = folder / SETTING
     try:
-        return Setting(**json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored.get("switch"):  # a chat endpoint, which begins thoughts itself
+            stored["force_think"] = None
+        return Setting(**stored)
     except FileNotFoundError:
         raise UserError(
             f"'{folder}' holds no evaluation; make one: adaptthink evaluate MODEL --output FOLDER"
@@ -370,6 +377,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 sample.thinking_tokens,
                 stored.own_reward,
                 limits[sample.requested],
+                sample.beside,
             )
         )
     if not outcomes:

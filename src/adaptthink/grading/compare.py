@@ -14,21 +14,22 @@ from fractions import Fraction
 from functools import lru_cache
 
 from adaptthink.grading.brackets import encloses, split_top
-from adaptthink.grading.names import is_constant, is_name, split_name
+from adaptthink.grading.names import is_constant, is_name, loses_variable, split_name
 from adaptthink.grading.notation import Answer, read_answer
-from adaptthink.grading.numbers import read_number
+from adaptthink.grading.numbers import PREFIXED, goes_on_to, read_number
 from adaptthink.grading.sets import IS_SET, Reader, normalize_chain, read_set
 from adaptthink.grading.verdict import Rule
+from adaptthink.grading.words import is_same_word
 
 MAX_PARTS = 100  # of an unordered structure, which is matched pair by pair
 
+_PREFIXES = {"0x": "16", "0o": "8", "0b": "2"}
 _BASE = re.compile(r"\(?(-?(?:[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*[0-9][0-9A-Z]*))\)?(?:_\{?(\d+)\}?)?")
 
 _HUGE = re.compile(r"[+-]?[\d.]+[eE][+-]?\d{4,}")  # too large to expand, even for a comparison
 
 _CONDITION = re.compile(r"[<>]|\\(?:leq|geq|neq|lor|land)(?![A-Za-z])")
 
-_PLURAL = re.compile(r"(?<=[a-z]{4})(?<![su])s$")
 _LETTERS = re.compile(r"[A-Z]{2,}")  # a triangle, a Roman numeral: no product in any order
 
 Leaf = Callable[[str, str], bool | None]  # found and reference formula → the same, not the same, undecided
@@ -97,15 +98,12 @@ def compare_answers(found: Answer, reference_answer: Answer, leaf: Leaf) -> Comp
 def have_same_words(found: Answer, reference_answer: Answer) -> bool:
     """Compare two answers in words; single letters with commas are a set of options, or else an order."""
     left, right = found.words.split(), reference_answer.words.split()
-    left, right = ([word for word in words if word not in ("and", "or")] for words in (left, right))
-    letters = "," in reference_answer.text and all(len(word) == 1 for word in (*left, *right))
-    if letters and reference_answer.any_order:
-        return sorted(left) == sorted(right)
-    if letters:
-        return left == right
-    return [_PLURAL.sub("", word) for word in found.words.split()] == [
-        _PLURAL.sub("", word) for word in reference_answer.words.split()
-    ]
+    letters, others = (
+        [word for word in map(str.casefold, words) if word not in ("and", "or")] for words in (left, right)
+    )
+    if "," in reference_answer.text and all(len(word) == 1 for word in (*letters, *others)):
+        return sorted(letters) == sorted(others) if reference_answer.any_order else letters == others
+    return len(left) == len(right) and all(map(is_same_word, left, right))
 
 
 def compare_numbers(found: Answer, reference_answer: Answer, values: tuple[str, str]) -> bool | None:
@@ -125,7 +123,8 @@ def compare_numbers(found: Answer, reference_answer: Answer, values: tuple[str, 
 def compare_names(found: str, reference_answer: str) -> tuple[str, str] | None:
     """Return two formulas without the names before them; None if both have one and the names differ.
 
-    A value of the reference that has a name may be given without it, and the other way round.
+    A value of the reference that has a name may be given without it, and the other way round. None too if one has a
+    name and the other is an equation that gives none to a value (``x/x=1`` is not ``x=1``).
     """
     if "=" not in found and "=" not in reference_answer:
         return found, reference_answer
@@ -133,6 +132,8 @@ def compare_names(found: str, reference_answer: str) -> tuple[str, str] | None:
         (None, one) if _CONDITION.search(one) else split_name(one) for one in (found, reference_answer)
     )
     if name and other_name and name != other_name:
+        return None
+    if (name is None) != (other_name is None) and loses_variable(found if name is None else reference_answer):
         return None
     return value, other
 
@@ -143,6 +144,9 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
         return Comparison(True, Rule.EXACT)
     if _LETTERS.fullmatch(found) and _LETTERS.fullmatch(reference_answer):
         return Comparison(False, Rule.WORDS)
+    mine, other = _split_membership(found), _split_membership(reference_answer)
+    if mine or other:
+        return Comparison(len(mine) == len(other) and compare_in_order(mine, other, leaf), Rule.STRUCTURE)
     values = compare_names(found, reference_answer)
     if values is None:
         return _compare_equations(found, reference_answer, leaf)
@@ -153,6 +157,9 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     left, right = read_number(found), read_number(reference_answer)
     if left is not None and right is not None:
         return Comparison(left == right, Rule.NUMBER)
+    for number, text in ((left, reference_answer), (right, found)):
+        if number is not None and (goes_on := goes_on_to(text, number)) is not None:
+            return Comparison(goes_on, Rule.NUMBER)
     left_base, right_base = read_base(found), read_base(reference_answer)
     if left_base and right_base and (left_base[1] is not None or right_base[1] is not None):
         same_base = left_base[1] == right_base[1] or None in (left_base[1], right_base[1])
@@ -160,6 +167,11 @@ def compare_formulas(found: str, reference_answer: str, leaf: Leaf) -> Compariso
     if IS_SET.search(found) or IS_SET.search(reference_answer):
         return _compare_sets(found, reference_answer, leaf)
     return _compare_structures(found, reference_answer, leaf)
+
+
+def _split_membership(formula: str) -> list[str]:
+    r"""Return element and set of ``x\in A``, which says nothing of what A is; an empty list for anything else."""
+    return [] if split_top(formula, ",") else split_top(formula, r"\in")
 
 
 def _compare_equations(found: str, reference_answer: str, leaf: Leaf) -> Comparison:
@@ -264,15 +276,26 @@ def _compare_with_single(
     if structure.form.startswith("matrix"):
         same = leaf(found, reference_answer) if r"\begin" in (found if other else reference_answer) else False
         return Comparison(same, Rule.SYMBOLIC if same is not False else Rule.STRUCTURE)
-    if structure.form == "{}" and len(structure.parts) == 1:
+    if structure.form == "{}" and len(structure.parts) == 1 and not is_set(structure.parts[0]):
         pair = (structure.parts[0], reference_answer) if mine else (found, structure.parts[0])
         return Comparison(compare_formulas(*pair, leaf).same, Rule.STRUCTURE)
     return Comparison(False, Rule.STRUCTURE)
 
 
+def is_set(formula: str) -> bool:
+    """Return whether a formula is a set that is written with its elements."""
+    structure = read_structure(split_name(formula)[1])
+    return structure is not None and structure.form == "{}"
+
+
 @lru_cache(maxsize=65_536)
 def compare_without_leaves(found: str, reference_answer: str) -> bool | None:
-    """Compare two formulas without leaves. Cached, as each level of a nested structure needs all those below it."""
+    """Compare two parts of structures without leaves: as a part, a set of one is not its element.
+
+    Cached, as each level of a nested structure needs all those below it.
+    """
+    if is_set(found) != is_set(reference_answer) and not (IS_SET.search(found) or IS_SET.search(reference_answer)):
+        return False
     return compare_formulas(found, reference_answer, leave_undecided).same
 
 
@@ -353,7 +376,9 @@ def _leaves_of_set(formula: str) -> Iterator[str]:
 
 
 def read_base(formula: str) -> tuple[str, str | None] | None:
-    """Read digits with the base they are written in: ``2516_8`` gives ("2516", "8"); None for anything else."""
+    """Read digits with the base they are written in, ``1F_{16}`` or ``0x1F``: ("1F", "16"); None for anything else."""
+    if PREFIXED.fullmatch(formula):
+        return formula[2:].upper(), _PREFIXES[formula[:2].lower()]
     match = _BASE.fullmatch(formula)
     return (match[1].upper(), match[2]) if match else None
 

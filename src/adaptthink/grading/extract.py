@@ -7,7 +7,10 @@ only the last `TAIL` characters are searched.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from adaptthink.grading.units import is_same_kind
 
 TAIL = 2_000  # characters at the end of a response in which an announced answer is searched
 
@@ -35,6 +38,14 @@ _ANCHOR = re.compile(
 _DISPLAY = re.compile(r"\\\[(.{1,500}?)\\\]|\$\$(.{1,500}?)\$\$", re.DOTALL)
 _MATH_SPAN = re.compile(r"\\\((.{1,500}?)\\\)|\$((?!\s)[^$\n]{1,500}?)(?<!\s)\$(?!\d)")
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.,/])-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
+_GAP = r"[\s$~{}]|\\(?:text|mathrm|[ ,;!()])"
+_QUANTITY = re.compile(rf"(?<![\w.,/])\d[\d.,/]*(?:{_GAP}|-)*([A-Za-z]+)\b")
+_JOINT = re.compile(rf"(?:{_GAP}|[.,&]|and\b)*")
+_LABELLED = re.compile(r"\W*[^\W\d_]+\s*\d+:")  # Day 1:50
+_IN_PARTS = re.compile(  # 3:05, 5'4", 3 1/2, 5 and a half, $3 and 5 cents
+    r"(?<!\d)\d+(?:(?::\d+)+|\s*['′’]\s*\d+(?:\s*[\"″”])?|\s+(?:and\s+)?\d+/\d+|\s+and\s+an?\s+(?:half|third|quarter)\b)"
+    r"|\$\d+\s+and\s+\d+\s+cents?\b"
+)
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(]|\s*$)|[。！？]")
 _GOES_ON = re.compile(
     r"\s*(?:,?\s*(?:or|and)\s+(?=[$\\\d(])|,\s*[$\\\d(]|\\?%|/|(?:percent|hundred|thousand|million|billion|trillion|dozen)\b)",
@@ -178,7 +189,7 @@ def read_announced(line: str) -> str | None:
     """Return the answer at the begin of a line: a formula, or a sentence without its reasons and asides."""
     line = line.strip(_MARKS)
     span = _MATH_SPAN.match(line)
-    if span and not _GOES_ON.match(line, span.end()):
+    if span and not _GOES_ON.match(line, span.end()) and not find_whole(line, span):
         return (span.group(1) or span.group(2)).strip(_MARKS) or None
     sentence = _ASIDE.split(_SENTENCE_END.split(line, maxsplit=1)[0], maxsplit=1)[0].strip(_MARKS)
     words_first = re.match(r"(?:[^\W\d_]{2,}\W+){2,}", sentence)
@@ -193,13 +204,33 @@ def read_announced(line: str) -> str | None:
 
 
 def find_last_value(line: str) -> str | None:
-    """Return the last formula or number of a line, whichever ends later."""
+    """Return the last formula or number of a line, whichever ends later; of one in parts, ``3 h 5 min``, all parts."""
     spans = list(_MATH_SPAN.finditer(line))
     outside = _MATH_SPAN.sub(lambda match: " " * len(match.group()), line)
     numbers = list(_NUMBER.finditer(outside))
-    if spans and (not numbers or spans[-1].end() > numbers[-1].end()):
-        return spans[-1].group(1) or spans[-1].group(2)
-    return numbers[-1].group().rstrip(",") if numbers else None
+    if not spans and not numbers:
+        return None
+    last = max((*spans[-1:], *numbers[-1:]), key=re.Match.end)
+    if whole := find_whole(line, last):
+        return whole
+    return last.group(1) or last.group(2) if last in spans else last.group().rstrip(",")
+
+
+def find_whole(line: str, number: re.Match[str]) -> str | None:
+    """Return the quantity of which a number or formula is only a part (``3 hours and 5 minutes``), or None."""
+    for start, end in find_compounds(line):
+        if start < number.end() and number.start() < end and (start < number.start() or number.end() < end):
+            return re.sub(r"\band\s+(?=\d+/)", "", line[start:end])
+    return None
+
+
+def find_compounds(line: str) -> Iterator[tuple[int, int]]:
+    """Yield where quantities in several parts begin and end: mixed numbers, times, units of one kind in a row."""
+    label = _LABELLED.match(line)
+    yield from (match.span() for match in _IN_PARTS.finditer(line, label.end() if label else 0))
+    for before, quantity in pairwise(_QUANTITY.finditer(line)):
+        if _JOINT.fullmatch(line, before.end(), quantity.start()) and is_same_kind(before[1], quantity[1]):
+            yield before.start(), quantity.end()
 
 
 def find_reference_answer(reference_answer: str) -> str:

@@ -23,8 +23,10 @@ NAME = (
     rf"|(?:m?\\(?:angle|triangle|widehat) ?)?[A-Z]{{1,4}}{_INDEX}|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
     r"|\\frac\{d\^?\d?[a-z]\}\{d[a-z]\^?\d?\}|d[a-z]/d[a-z])"
 )
-_LABEL = re.compile(r"[A-Za-z]{4,}|[A-Za-z]{3,}[A-Z][a-z]+")  # a word, "Area", is no variable
+_LABEL = re.compile(r"(?<!\\)\b(?:[A-Za-z]{4,}|[A-Za-z]{3,}[A-Z][a-z]+)")  # a word, "Area", is no variable
 _NAME = re.compile(NAME)
+_BINDING = re.compile(r"\\(?:sum|prod|int|lim|frac\{d)(?![A-Za-z])")
+_SYMBOL = re.compile(rf"({_GREEK})|\\[A-Za-z]+|([A-Za-z])")
 _SEVERAL = re.compile(rf"\(?{NAME}(?:,{NAME})+\)?|{NAME}(?::{NAME})+|{NAME}/{NAME}|\\frac\{{{NAME}\}}\{{{NAME}\}}")
 
 
@@ -58,6 +60,19 @@ def is_name(formula: str) -> bool:
 def is_constant(formula: str) -> bool:
     """Return whether a formula has no variable."""
     return re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", formula)) is None
+
+
+def loses_variable(formula: str) -> bool:
+    r"""Return whether an equation has a variable on one side only, as ``x/x=1`` has.
+
+    Variables under a sum, an integral or a limit, words, and the constants e and i do not count.
+    """
+    sides = [] if split_top(formula, ",") else split_top(formula, "=")
+    return _BINDING.search(formula) is None and len(set(map(_find_letters, sides))) > 1
+
+
+def _find_letters(formula: str) -> frozenset[str]:
+    return frozenset(greek or letter for greek, letter in _SYMBOL.findall(_LABEL.sub("", formula))) - {"", "e", "i"}
 
 
 def normalize_name(name: str) -> str:

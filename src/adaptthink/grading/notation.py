@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from adaptthink.grading.brackets import split_top
+from adaptthink.grading.names import is_name
 from adaptthink.grading.numbers import read_number
 from adaptthink.grading.signs import spell_signs
 from adaptthink.grading.units import MONEY, find_unit, is_counted, read_scale
@@ -27,7 +28,7 @@ class Answer:
     """An answer in one notation."""
 
     text: str  # the formula: no spaces but between digits and after commands, one spelling for each sign
-    words: str  # the answer read as words: lower case, single spaces, no punctuation
+    words: str  # the answer read as words: single spaces, no punctuation
     is_words: bool  # whether the words are what is meant
     unit: str | None = None  # a known unit by its one name, for example "cm"; area and volume units by their side
     percent: bool = False
@@ -109,6 +110,7 @@ _TEMPERATURE = re.compile(r"(.*\d)\s*\^\\circ\s*(?:\\[a-z]+\{\s*)?([CFK])\s*\}?"
 _CODES = r"USD|EUR|GBP|INR|JPY|CNY|RMB|CAD|AUD|CHF|Rs\.?|US|HK|AU|CA"
 _CURRENCY = re.compile(rf"^\s*(?:{_CODES})\s*(?=[\d$])")
 _MONEY = re.compile(rf"^[\s${{(-]*(?:{_TEXT}\s*\{{\s*)?(\\\$|[€£₹¥]|(?:{_CODES})(?![A-Za-z]))")
+_THOUSANDS_SIGN = re.compile(r"\{\s*K\s*\}\s*$")  # $7 K is no temperature
 _PERCENT = re.compile(r"(?:\\?%|\b(?:[Pp]er\s?cent|pct))\s*\.?\s*$")
 _MIXED = re.compile(r"(?<![\d.^/])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 
@@ -152,6 +154,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\langle(?![A-Za-z])", "("),
         (r"\\rangle(?![A-Za-z])", ")"),
         (r"\\colon(?![A-Za-z])", ":"),
+        (r"\\[ch]?dots[bcimo]?(?![A-Za-z])", r"\\ldots "),
         (r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
         (r"\\(begin|end)\s*\{(?:[pbB]?matrix|smallmatrix|array)\*?\}(?:\s*\{[lcr| ]*\})?", r"\\\1{matrix}"),
         (r"\\lg(?![A-Za-z])", r"\\log "),
@@ -179,9 +182,9 @@ _PERIOD: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?"), r"\1\\overline{\2}"),
     (re.compile(r"(\d*\.\d*)\\overline\s*(\d)(?!\d)"), r"\1\\overline{\2}"),
     (re.compile(r"(?<![\d.])(\d+\.\d*)\((\d+)\)"), r"\1\\overline{\2}"),
-    (re.compile(r"(?<![\d.])(\d+\.\d*?)(\d)\2{2,}(?:\\(?:ldots|dots|cdots)|\.\.\.)"), r"\1\\overline{\2}"),
+    (re.compile(r"(?<![\d.])(\d+\.\d*?)(\d)\2{2,}\\ldots"), r"\1\\overline{\2}"),
 )
-_ELEMENT_OF = re.compile(r"^[A-Za-z](?:_\w)?\\in(?![A-Za-z])")
+_KNOWN_SET = re.compile(r"\\(?:\{|mathbb|emptyset)|[(\[\]].*[,;]")  # its begin: a letter may be any set
 _PLUS_INFINITY = re.compile(r"(?<![\w})])\+(?=\\infty)")
 _COMMAND_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])")  # the places where a space means something:
 _LIST_SPACE = re.compile(r"(?<=\d)(?:\s+,\s*|,\s+)(?=\d{3}(?!\d))")  # 1, 100 are two numbers
@@ -203,7 +206,7 @@ _SHORT_WORDS = re.compile(r"yes|no|odd|all|both|true|\d{4}-\d{2}-\d{2}|\d{1,2}/\
 _CHANGING = re.compile(
     r"\b(?:not?|non|none|never|without|except|least|most|more|less|fewer|greater|larger|smaller|under|over|above|below"
     r"|minus|negative|plus|times|or|and|if|than|half|halves|quarters?|thirds?|fourths?|fifths?|tenths?|hundredths?"
-    r"|thousandths?|squared|cubed|factorial|twice|double|triple|only|unless|until|mod|modulo|root|base|power)\b",
+    r"|thousandths?|mil|squared|cubed|factorial|twice|double|triple|only|unless|until|mod|modulo|root|base|power)\b",
     re.IGNORECASE,
 )
 
@@ -226,10 +229,11 @@ def read_answer(raw: str) -> Answer:
     text = _CURRENCY.sub("", text)
     text, percent = _take_off(_PERCENT, text)
     text = spell_conjunctions(text)
-    text, unit = split_unit(text)
+    money = _MONEY.match(raw)
+    text, unit = (text, None) if money and _THOUSANDS_SIGN.search(text) else split_unit(text)
     if unit == "percent":
         unit, percent = None, True
-    if unit is None and (money := _MONEY.match(raw)):
+    if unit is None and money:
         unit = MONEY.get(money[1].rstrip("."))
     leading = _LEADING_TEXT.match(text)
     changed = not wrapped and leading is not None and _CHANGING.search(leading[1]) is not None
@@ -358,8 +362,8 @@ def _is_text(unit: str) -> bool:
 
 
 def read_words(text: str) -> str:
-    """Return `text` as words: lower case, punctuation gone, single spaces."""
-    return " ".join(re.findall(r"\w+", text.replace("_", " ").casefold()))
+    """Return `text` as words: punctuation gone, single spaces."""
+    return " ".join(re.findall(r"\w+", text.replace("_", " ")))
 
 
 def _has_any_order(raw: str) -> bool:
@@ -385,13 +389,22 @@ def unify_spelling(text: str) -> str:
         text = "".join(
             part if _ANGLE.search(part) else part.replace("^\\circ", "") for part in _SEGMENT.split(text)
         ).replace("^\\circ", "^{\\circ}")
-    text = _PLUS_INFINITY.sub("", _ELEMENT_OF.sub("", text))
+    text = _PLUS_INFINITY.sub("", name_set(text))
     if re.search(r"(?:^|[(,;=]|\\(?:cup|cap|in))\]|\[(?:$|[),;]|\\(?:cup|cap))", text):
         text = _OPEN_ENDS.sub(lambda match: f"{match[1].replace(']', '(')}{match[2]}{match[3].replace('[', ')')}", text)
     if r"\equiv" in text:
         text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _POINT.sub(r"\1=", _NOT_BOTH.sub(r"\1\\neq\2,\1\\neq-\2", text))
     return text.strip(".;:") if text.strip(".;:") else text
+
+
+def name_set(text: str) -> str:
+    r"""Return ``x\in[1,2]`` as ``x=[1,2]``; an element of a set that only has a name, ``x\in A``, is left as it is."""
+    name, *members = split_top(text, r"\in") or [text]
+    if len(members) != 1 or not is_name(name):
+        return text
+    sets = split_top(members[0], r"\cup", r"\cap", r"\setminus", ",") or members
+    return f"{name}={members[0]}" if all(map(_KNOWN_SET.match, sets)) else text
 
 
 def spell_conjunctions(text: str) -> str:

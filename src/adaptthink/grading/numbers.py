@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 MAX_DIGITS = 400  # longer ones are left to comparison as text
+OPEN_DIGITS = 6  # that a decimal with an ellipsis needs to stand for one number
 
 _DECIMAL = r"\d+(?:\.\d*)?|\.\d+"
 _PLAIN = re.compile(rf"({_DECIMAL})(?:[eE]([+-]?\d{{1,3}}))?")
@@ -13,6 +14,8 @@ _SCIENTIFIC = re.compile(rf"(?:({_DECIMAL})\\cdot)?10\^\{{?([+-]?\d{{1,3}})\}}?"
 _FRACTION = re.compile(rf"(?:\\frac\{{([+-]?(?:{_DECIMAL}))\}}\{{([+-]?(?:{_DECIMAL}))\}}|({_DECIMAL})/({_DECIMAL}))")
 _MIXED = re.compile(r"(\d+)\\frac\{(\d+)\}\{(\d+)\}")
 _PERIODIC = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+PREFIXED = re.compile(r"0(?:[xX][0-9A-Fa-f]+|[oO][0-7]+|[bB][01]+)")
+_OPEN_ENDED = re.compile(r"([+-]?)(\d+)(?:\.(\d*))?\\ldots")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SMALL = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -43,11 +46,27 @@ def read_number(text: str) -> Fraction | None:
     return -value if negative and value is not None else value
 
 
+def goes_on_to(text: str, number: Fraction) -> bool | None:
+    r"""Return whether a decimal with an ellipsis, ``0.142857\ldots``, is a number; None if the text is none.
+
+    The number begins with its digits, `OPEN_DIGITS` of them or more, and its own never end.
+    """
+    match = _OPEN_ENDED.fullmatch(text)
+    if not match:
+        return None
+    sign, whole, decimals = match[1], match[2], match[3] or ""
+    ends = pow(10, number.denominator.bit_length(), number.denominator) == 0
+    scaled = (-number if sign == "-" else number) * 10 ** len(decimals)
+    return not ends and len((whole + decimals).lstrip("0")) >= OPEN_DIGITS and scaled // 1 == int(whole + decimals)
+
+
 def _read_unsigned(text: str) -> Fraction | None:
     if _GROUPED.fullmatch(text):
         text = text.replace(",", "")
     if match := _PLAIN.fullmatch(text):
         return Fraction(match[1]) * _power_of_ten(match[2])
+    if PREFIXED.fullmatch(text):
+        return Fraction(int(text, 0))
     if match := _FRACTION.fullmatch(text):
         above, below = Fraction(match[1] or match[3]), Fraction(match[2] or match[4])
         return above / below if below else None

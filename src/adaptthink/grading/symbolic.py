@@ -48,6 +48,7 @@ from sympy.sets.sets import FiniteSet, Set
 
 from adaptthink.grading.brackets import split_top
 from adaptthink.grading.compare import compare, find_leaves
+from adaptthink.grading.numbers import PREFIXED
 from adaptthink.grading.sets import IS_SET, Cut, Intervals, Reader, normalize_chain, read_set
 from adaptthink.grading.verdict import Rule, Verdict
 
@@ -91,6 +92,8 @@ _SYMBOLS = re.compile(r"\\(?:overline|bar|vec|hat|tilde|dot|math[a-z]*)\{[^{}]*\
 _CONJUGATE = re.compile(r"\\(?:overline|bar)\{([^{}]*[+-][^{}]*)\}")
 _MIXED = re.compile(r"(?<![\w.}])(\d+)(\\frac\{(\d{1,9})\}\{(\d{1,9})\})")
 _IN_BASE = re.compile(r"(?<![\w.\\}])(\d+)_\{(\d{1,2})\}")
+_PREFIXED = re.compile(rf"(?<![\w.}}]){PREFIXED.pattern}(?![\w.^])")
+_OPEN_ENDED = re.compile(r"\d+\.\d*(?=\\ldots)")
 _UNIT = re.compile(r"\\[A-Za-z]+|i")
 
 
@@ -335,6 +338,8 @@ def read_formula(formula: str) -> Any:
         formula = pattern.sub(replacement, formula)
     formula = _MIXED.sub(bracket_mixed, formula)
     formula = _IN_BASE.sub(convert_base, formula)
+    formula = _PREFIXED.sub(lambda number: str(int(number[0], 0)), formula)
+    formula = _OPEN_ENDED.sub(r"\g<0>5", formula)  # 0.12... is more than 0.12
     try:
         value = latex2sympy(
             formula,

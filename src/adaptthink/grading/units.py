@@ -27,8 +27,23 @@ _UNITS: Mapping[str, str] = {
     for spelling in spellings.split()
 }  # fmt: skip
 _RATES = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour", "fps": "foot/second"}
-_MEASURE = re.compile(r"\b(?:square|sq|cubic|cu)\b\.?\s*")
+_SYMBOLS = frozenset("mgshlLNJKWVA")  # of one letter, whose case counts: M is no meter, k no kelvin
+_MEGA = ("Mg", "Mm", "Ml", "MM")
+_MEASURE = re.compile(r"\b(?:square|sq|cubic|cu)\b\.?\s*", re.IGNORECASE)
+_HALF_DAY = re.compile(r"\b([ap])\.m\b", re.IGNORECASE)
 _FACTOR = re.compile(r"([A-Za-z]+)\s*(?:\^\s*\{?\s*(-?)\s*[123]\s*\}?)?|(/)")
+_KINDS = tuple(
+    frozenset(names.split())
+    for names in (
+        "ms second minute hour day week month year decade century",
+        "mm cm dm meter km inch foot yard mile",
+        "mg gram kg ton pound ounce",
+        "ml liter gallon quart pint cup ounce",
+        "dollar cent euro",
+        "degree minute second",
+        "hour meter",  # 1 h 30 m
+    )
+)
 
 MONEY = {
     "\\$": "dollar", "USD": "dollar", "US": "dollar", "€": "euro", "EUR": "euro", "£": "pound sterling",
@@ -38,7 +53,8 @@ MONEY = {
 NUMERALS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "lakh": 10**5, "crore": 10**7, "gross": 144, "score": 20, "hundreds": 10**2, "thousands": 10**3,
-    "millions": 10**6, "billions": 10**9, "trillions": 10**12, "dozens": 12, "mn": 10**6, "bn": 10**9,
+    "millions": 10**6, "billions": 10**9, "trillions": 10**12, "dozens": 12, "mn": 10**6, "mln": 10**6, "mio": 10**6,
+    "bn": 10**9,
     "百": 10**2, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8, "百万": 10**6, "千万": 10**7,
     "百萬": 10**6, "тысяч": 10**3, "тысячи": 10**3, "тысяча": 10**3, "тыс": 10**3, "миллион": 10**6,
     "миллиона": 10**6, "миллионов": 10**6, "млн": 10**6, "миллиард": 10**9, "миллиардов": 10**9, "млрд": 10**9,
@@ -70,13 +86,13 @@ _FUNCTIONS = frozenset(
 
 def find_unit(unit: str) -> str | None:
     """Return the standard name of a unit, of a product or quotient of units too; None if one of them is unknown."""
-    bare = _MEASURE.sub("", unit.lower().replace("p.m", "pm").replace("a.m", "am").replace("\\cdot", " ")).strip(" .\\")
+    bare = _MEASURE.sub("", _HALF_DAY.sub(r"\1m", unit).replace("\\cdot", " ")).strip(" .\\")
     if simple := _find_simple(bare):
         return simple
     above: list[str] = []
     below: list[str] = []
     inverted = False
-    words = re.sub(r"\bper\b", "/", re.sub(r"(?<=\w)\.(?=\w|$)", " ", bare))
+    words = re.sub(r"\b[Pp]er\b", "/", re.sub(r"(?<=\w)\.(?=\w|$)", " ", bare))
     if re.sub(_FACTOR, "", words).strip():
         return None
     for word, minus, slash in _FACTOR.findall(words):
@@ -93,7 +109,16 @@ def find_unit(unit: str) -> str | None:
 
 
 def _find_simple(word: str) -> str | None:
+    if word in _MEGA or (len(word) == 1 and word not in _SYMBOLS):
+        return None
+    word = word.lower()
     return _RATES.get(word) or _UNITS.get(word) or _UNITS.get(word.removesuffix("s"))
+
+
+def is_same_kind(unit: str, other: str) -> bool:
+    """Return whether two units are different ones of the same quantity, so that it may be given in both of them."""
+    names = {find_unit(unit), find_unit(other)}
+    return len(names) == 2 and any(names <= kind for kind in _KINDS)
 
 
 def is_counted(unit: str) -> bool:

@@ -24,12 +24,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from adaptthink.config.resolve import Source, settle
-from adaptthink.config.schema import EngineConfig, RequestedMode, Share, Unread
-from adaptthink.dial.decide import read_stored_threshold
+from adaptthink.config.schema import EngineConfig, ForceThink, RequestedMode, Share, Unread
+from adaptthink.dial.decide import read_stored_dial
 from adaptthink.engines.base import Request
 from adaptthink.errors import UserError
 from adaptthink.models.context import check_length, find_context_tokens
-from adaptthink.models.loading import load_configured
+from adaptthink.models.loading import freeze_date, load_configured
 from adaptthink.modes import Message, Mode, encode, encode_rendered, is_rendered, render
 from adaptthink.sampling.engine import make_engine
 from adaptthink.sampling.reading import apply_stops, read_response
@@ -56,6 +56,10 @@ class ModelArgs(EngineConfig):
     mode: RequestedMode = Field("auto", description="auto: the model's or the threshold's.")
     threshold: Share | None = Field(
         None, description="P(no_think) from which on auto does not think; not given: the model folder's, if any."
+    )
+
+    force_think: ForceThink = Field(
+        ForceThink.START, description="How requested thinking begins: with think_start, or with a ban of no_think."
     )
 
     def unread(self) -> Iterator[Unread]:
@@ -95,7 +99,9 @@ class AdaptThinkLM(LM):
         if device and torch.cuda.is_available():  # the harness passes cuda:0 by default, on any machine
             self.args = self.args.model_copy(update={"device": device})
         policy = load_configured(self.args)
-        stored = read_stored_threshold(policy) if self.args.threshold is None else self.args.threshold
+        dial = read_stored_dial(policy) if self.args.threshold is None else None
+        policy, self.args = freeze_date(policy, self.args, dial.setting.prompt_date if dial else None)
+        stored = dial.threshold.no_think_probability if dial else self.args.threshold
         self.threshold = None if self.mode else stored
         self.tokenizer, self.template = policy.tokenizer, policy.template
         self.context = find_context_tokens(policy.model.config)
@@ -142,6 +148,7 @@ class AdaptThinkLM(LM):
                     max_tokens=MaxTokens(*(min(limit, tokens) for tokens in max_tokens)),
                     mode=self.mode,
                     threshold=self.threshold,
+                    force_think=self.args.force_think,
                     temperature=generation.temperature,
                     top_p=generation.top_p,
                 )

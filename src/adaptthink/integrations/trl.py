@@ -46,7 +46,8 @@ from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import Policy, find_eos_ids, find_model, load_model
 from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
-from adaptthink.modes import Mode, ThinkTemplate, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.problems import Problem, hash_answer, make_problem
 from adaptthink.problems.files import read_prompt, shorten
 from adaptthink.ratio import Ratio
@@ -605,7 +606,7 @@ def probe_dated(tokenizer: PreTrainedTokenizerBase, args: AdaptThinkConfig, stor
     Raises UserError where there is none, as a training that is resumed on another day would change its prompts.
     """
     recorded = read_store_date(store) if store else None
-    template = probe(tokenizer, think_start=args.think_start, date=args.prompt_date)
+    template = probe_configured(tokenizer, args.think_start, args.prompt_date)
     if template.date is None:
         return template
     if not (args.prompt_date or recorded):
@@ -707,6 +708,7 @@ def sample_rows(
             derive_stream(problem, position),
             max_tokens,
             force_think=ForceThink(args.force_think),
+            seed=seed,
         )
         requests.append(request)
         pending.append(Pending(problem, request.prompt_ids, len(request.prefix_ids), weight=1.0))

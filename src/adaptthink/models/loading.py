@@ -22,7 +22,8 @@ from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
-from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -145,7 +146,7 @@ def load_policy(
     """
     chosen = choose_device(device)
     tokenizer = load_tokenizer(name)
-    template = probe(tokenizer, think_start=think_start, date=prompt_date)
+    template = probe_configured(tokenizer, think_start, prompt_date)
     for check in describe(tokenizer, template):
         on_check(check)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
@@ -213,9 +214,12 @@ def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple
             raise UserError(f"prompt_date = {config.prompt_date} {NO_DATE}")
         return policy, config
     date = config.prompt_date or recorded or policy.template.date
-    return replace(policy, template=replace(policy.template, date=date)), config.model_copy(
-        update={"prompt_date": date}
-    )
+    return set_date(policy, date), config.model_copy(update={"prompt_date": date})
+
+
+def set_date(policy: Policy, date: str | None) -> Policy:
+    """Return a policy whose prompts have a day, YYYY-MM-DD, where its template writes one; None changes nothing."""
+    return replace(policy, template=replace(policy.template, date=date)) if policy.template.date and date else policy
 
 
 def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:

@@ -33,21 +33,23 @@ def make_request(
     max_tokens: MaxTokens,
     *,
     force_think: ForceThink = ForceThink.START,
+    seed: int = 0,
 ) -> Request:
     """Return the request for one response in a forced mode, or with None in the mode that the model chooses.
 
-    No_think is forced by its prefix, and think by its own: a ban of the no_think decision token leaves the first token
-    to what remains, which on problems that a trained model answers at once is seldom a thought.
+    No_think is forced by its prefix, and think by its own; where the template has several starts, by one that `seed`
+    and stream choose. A ban of the no_think decision token leaves the first token to what remains, which on problems
+    that a trained model answers at once is seldom a thought.
     """
-    banned = mode is Mode.THINK and force_think is ForceThink.BAN
-    forced = mode is not None and not banned
-    return Request(
-        prompt_ids,
-        max_tokens.of(mode),
-        stream,
-        prefix_ids=template.prefix_ids(mode) if mode and forced else (),
-        banned_first_ids=(template.no_think_id,) if banned else (),
-    )
+    prefix: tuple[int, ...] = ()
+    banned: tuple[int, ...] = ()
+    if mode is Mode.NO_THINK:
+        prefix = template.no_think_prefix_ids
+    elif mode is Mode.THINK and force_think is ForceThink.BAN:
+        banned = (template.no_think_id,)
+    elif mode is Mode.THINK:
+        prefix = template.sample_think_prefix(make_seed(seed, "think start", stream))
+    return Request(prompt_ids, max_tokens.of(mode), stream, prefix_ids=prefix, banned_first_ids=banned)
 
 
 def derive_stream(problem: Problem, index: int) -> int:

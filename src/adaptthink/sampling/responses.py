@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adaptthink.config.schema import ForceThink
 from adaptthink.engines.base import Completion, Engine, Request
 from adaptthink.modes import Mode, ThinkTemplate, choose_mode
 from adaptthink.sampling.requests import MaxTokens, make_request
@@ -29,6 +30,7 @@ class PromptRequest:
     max_tokens: MaxTokens
     mode: Mode | None = None
     threshold: float | None = None
+    force_think: ForceThink = ForceThink.START
     temperature: float = 1.0
     top_p: float = 1.0
 
@@ -110,7 +112,9 @@ def _complete_batch(
 
     def request(index: int, stream: int) -> Request:
         one, decision = decided[index]
-        return make_request(template, one.prompt_ids, decision.mode, stream, one.max_tokens)
+        return make_request(
+            template, one.prompt_ids, decision.mode, stream, one.max_tokens, force_think=one.force_think, seed=seed
+        )
 
     def keep(number: int, completion: Completion) -> None:
         index, _ = owners[number]

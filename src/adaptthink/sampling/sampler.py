@@ -108,6 +108,7 @@ class Sampler:
             response=response,
             grade=grade,
             weight=pending.weight,
+            within_mode=self.template.compute_start_logprob(completion.token_ids[: pending.forced]),
         )
 
 
@@ -144,7 +145,9 @@ def sample_rollouts(
             if share < 1 and random.Random(make_seed(sampling.seed, problem.id, index)).random() >= share:
                 continue
             stream = derive_stream(problem, index)
-            request = make_request(template, prompt, mode, stream, sampling.max_tokens, force_think=force_think)
+            request = make_request(
+                template, prompt, mode, stream, sampling.max_tokens, force_think=force_think, seed=sampling.seed
+            )
             requests.append(request)
             pending.append(Pending(problem, prompt, len(request.prefix_ids), 1 / share))
         sizes.append(len(pending) - before)

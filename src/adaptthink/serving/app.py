@@ -163,6 +163,7 @@ def make_prompt_request(
         max_tokens=MaxTokens(min(limit, config.max_think_tokens), min(limit, config.max_no_think_tokens)),
         mode=mode,
         threshold=None if mode else threshold,
+        force_think=config.force_think,
         temperature=config.temperature if call.temperature is None else call.temperature,
         top_p=config.top_p if call.top_p is None else call.top_p,
     )

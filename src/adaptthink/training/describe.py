@@ -105,7 +105,8 @@ def probe_mode_choice(sampler: Sampler, problems: Sequence[Problem], temperature
     """
     template, engine = sampler.template, sampler.engine
     prompts = [sampler.encode_prompt(problem) for problem in problems]
-    rows = engine.next_token_logprobs(prompts, (template.no_think_id, template.think_id), temperature=temperature)
+    ids = (template.no_think_id, *template.think_ids)
+    rows = engine.next_token_logprobs(prompts, ids, temperature=temperature)
     return describe_mode_choice(problems, rows)
 
 

@@ -89,14 +89,14 @@ def describe_rollouts(rollouts: Sequence[RolloutSummary]) -> Metrics:
 
 
 def describe_mode_choice(problems: Sequence[Problem], logprobs: Sequence[Sequence[float]]) -> Metrics:
-    """Describe the decision token on held-out problems, each given as its log-probabilities of (no_think, think)."""
+    """Describe the decision token on held-out problems, each given as its log-probabilities of (no_think, *thinks)."""
     by_level: dict[str, list[float]] = {}
-    for problem, (no_think, _) in zip(problems, logprobs, strict=True):
+    for problem, (no_think, *_) in zip(problems, logprobs, strict=True):
         by_level.setdefault(str(problem.level), []).append(math.exp(no_think))
     return {
-        "probe_no_think_logprob": fmean(no_think for no_think, _ in logprobs),
-        "probe_mode_mass": fmean(math.exp(no_think) + math.exp(think) for no_think, think in logprobs),
-        "probe_no_think_share": fmean(math.exp(no_think) for no_think, _ in logprobs),
+        "probe_no_think_logprob": fmean(no_think for no_think, *_ in logprobs),
+        "probe_mode_mass": fmean(sum(map(math.exp, row)) for row in logprobs),
+        "probe_no_think_share": fmean(math.exp(no_think) for no_think, *_ in logprobs),
         "probe_no_think_by_level": {level: fmean(values) for level, values in by_level.items()},
     }
 

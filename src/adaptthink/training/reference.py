@@ -203,7 +203,8 @@ def complete_store(
         def keep(problem: Problem, group: list[Rollout]) -> None:
             verdicts = tuple(rollout.verdict for rollout in group)
             tokens = tuple(len(rollout.response_ids) for rollout in group)
-            row: dict[str, Any] = {"id": problem.id, "verdicts": verdicts, "tokens": tokens}
+            first_ids = tuple(rollout.response_ids[0] for rollout in group)
+            row: dict[str, Any] = {"id": problem.id, "verdicts": verdicts, "tokens": tokens, "first_ids": first_ids}
             if any(rollout.grade.own_reward is not None for rollout in group):
                 row["rewards"] = [rollout.grade.reward if rollout.verdict.has_reward else None for rollout in group]
             if answer_hash := hash_answer(problem):

@@ -37,7 +37,8 @@ from adaptthink.integrations.verl.settings import (
 from adaptthink.models.card import write_card
 from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
-from adaptthink.modes import encode_prompt, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
@@ -149,7 +150,7 @@ def verl_job(
 
 def freeze_prompt_date(config: VerlConfig, recorded: str | None) -> VerlConfig:
     """Return a config with the day that the model's chat template writes into prompts, if it writes one."""
-    template = probe(load_tokenizer(config.model), think_start=config.think_start, date=config.prompt_date)
+    template = probe_configured(load_tokenizer(config.model), config.think_start, config.prompt_date)
     date = template.date and (config.prompt_date or recorded or template.date)
     return config.model_copy(update={"prompt_date": date})
 
@@ -241,7 +242,7 @@ def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
     verl would end a training in the middle.
     """
     tokenizer = load_tokenizer(config.model)
-    template = probe(tokenizer, think_start=config.think_start, date=config.prompt_date)
+    template = probe_configured(tokenizer, config.think_start, config.prompt_date)
     limits = {key: getattr(config, key) for key in ("max_think_tokens", "max_no_think_tokens")}
     context = find_context_tokens(AutoConfig.from_pretrained(find_model(config.model)))
     check_context(context, tokenizer, template, problems, limits, given=limits)

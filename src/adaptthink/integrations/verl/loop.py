@@ -26,7 +26,8 @@ from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.data import TRAIN, read_row
 from adaptthink.integrations.verl.settings import NAME
 from adaptthink.models.loading import read_eos_ids
-from adaptthink.modes import Mode, ThinkTemplate, probe
+from adaptthink.models.think_starts import probe_configured
+from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Sampler
@@ -53,7 +54,7 @@ def make_sampler(tokenizer: Any, run: str) -> Sampler:
     return Sampler(
         engine=None,  # type: ignore[arg-type]  # verl generates
         tokenizer=tokenizer,
-        template=probe(tokenizer, think_start=config.think_start, date=config.prompt_date),
+        template=probe_configured(tokenizer, config.think_start, config.prompt_date),
         grader=make_grader(config, workers=GRADING_WORKERS),
     )
 
@@ -120,7 +121,9 @@ class AdaptThinkLoop(AgentLoopBase):
             )
         max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
         stream = derive_stream(problem, session_id)
-        request = make_request(sampler.template, prompt, mode, stream, max_tokens, force_think=config.force_think)
+        request = make_request(
+            sampler.template, prompt, mode, stream, max_tokens, force_think=config.force_think, seed=config.seed
+        )
         started = time.perf_counter()
         completion, fields = await self.complete(request, sampling_params)
         seconds = time.perf_counter() - started

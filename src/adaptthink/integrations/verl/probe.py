@@ -19,10 +19,7 @@ def probe_mode_choice(
 ) -> dict[str, Any]:
     """Return the probe's metrics; `score` returns the policy's log-probability of each token of every response."""
     template = sampler.template
-    rows = [
-        (sampler.encode_prompt(problem), (token,))
-        for problem in problems
-        for token in (template.no_think_id, template.think_id)
-    ]
-    logprobs = [value for (value,) in score(rows)]
-    return describe_mode_choice(problems, list(zip(logprobs[::2], logprobs[1::2], strict=True)))
+    tokens = (template.no_think_id, *template.think_ids)
+    rows = [(sampler.encode_prompt(problem), (token,)) for problem in problems for token in tokens]
+    logprobs = iter([value for (value,) in score(rows)])
+    return describe_mode_choice(problems, [[next(logprobs) for _ in tokens] for _ in problems])
