@@ -32,7 +32,7 @@ class RunFolder:
     """Everything that the report shows. `evaluations` holds only the rows that were evaluated."""
 
     written: datetime
-    title: Mapping[str, Any]  # model, objective, delta, seed
+    title: Mapping[str, Any]  # model, method, delta, seed
     evaluations: Mapping[str, Evaluation]
     levels: tuple[str, ...]
     changes: Mapping[str, Change]  # of rows against the original model thinking
@@ -59,7 +59,7 @@ def read_run(run: Path) -> RunFolder:
     seconds = {phase: as_number(value) for phase, value in as_object(summary.get("seconds")).items()}
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        title={key: summary.get(key) for key in ("model", "objective", "delta", "seed")},
+        title={key: summary.get(key) for key in ("model", "method", "delta", "seed")},
         evaluations=evaluations,
         levels=list_levels(evaluations.values()),
         changes={mode: change for mode, change in changes.items() if change is not None},
