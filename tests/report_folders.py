@@ -69,7 +69,7 @@ def summary() -> dict[str, Any]:
             "overall": score(means[0], means[1], means[2], 1000),
         }
     return {
-        "seed": 7, "delta": 0.05, "objective": "sequence_mean", "model": "tiny", "modes": modes,
+        "seed": 7, "delta": 0.05, "method": "adaptthink", "model": "tiny", "modes": modes,
         "changes": to_json(CHANGES), "delta_accuracy_points": 0.7, "delta_length_percent": -31.998,
         "seconds": {"presample": 48.24, "train": 1325.0, "evaluate": 7512.0}, "peak_memory_mb": 1834.2,
     }  # fmt: skip

@@ -50,7 +50,7 @@ def test_summary_has_the_promised_form(folder):
     assert summary == json.loads((folder / "copy.json").read_text())
     assert summary["seed"] == 3
     assert summary["delta"] == 0.05
-    assert summary["objective"] == "sequence_mean"
+    assert summary["method"] == "adaptthink"
     assert set(summary["modes"]) == MODES
     for mode in summary["modes"].values():
         assert set(mode["levels"]) == set("12345")

@@ -30,17 +30,17 @@ def probe_configured(tokenizer: PreTrainedTokenizerBase, think_start: str, date:
     if not think_start.endswith(STORE):
         return probe(tokenizer, think_start=think_start, date=date)
     counts = read_first_tokens(Path(think_start))
-    [(most_common, _)] = counts.most_common(1)
-    template = probe(tokenizer, think_start=str(tokenizer.decode([most_common])), date=date)
+    words = Counter({token: count for token, count in counts.items() if token not in tokenizer.added_tokens_decoder})
+    if not words:
+        raise UserError(f"reference store '{think_start}' holds no sample that thinks; give think_start a text")
+    template = probe(tokenizer, think_start=str(tokenizer.decode([max(words, key=words.__getitem__)])), date=date)
     if template.convention not in (Convention.OPEN_PROMPT, Convention.APPENDED):
         raise UserError(
             f"think_start = '{think_start}' is a store, and this chat template writes itself how thinking begins; give "
             "a text, or leave it out"
         )
-    del counts[template.no_think_id]
-    kept = {token: count for token, count in counts.items() if count >= LEAST_SHARE * counts.total()}
-    if not kept:
-        raise UserError(f"reference store '{think_start}' holds no sample that thinks; give think_start a text")
+    del words[template.no_think_id]
+    kept = {token: count for token, count in words.items() if count >= LEAST_SHARE * words.total()}
     total = sum(kept.values())
     order = sorted(kept, key=lambda token: (-kept[token], token))
     return replace(template, think_starts=tuple(ThinkStart((token,), kept[token] / total) for token in order))

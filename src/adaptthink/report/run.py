@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adaptthink.dial.curve import Point, compute_curve, measure, thin_curve
 from adaptthink.errors import UserError
 from adaptthink.evaluation.scores import Change, Evaluation
+from adaptthink.evaluation.store import read_decisions, read_outcomes
 from adaptthink.report.folder import (
     Transcript,
     as_number,
@@ -32,7 +34,7 @@ class RunFolder:
     """Everything that the report shows. `evaluations` holds only the rows that were evaluated."""
 
     written: datetime
-    title: Mapping[str, Any]  # model, objective, delta, seed
+    title: Mapping[str, Any]  # model, method, delta, seed
     evaluations: Mapping[str, Evaluation]
     levels: tuple[str, ...]
     changes: Mapping[str, Change]  # of rows against the original model thinking
@@ -43,6 +45,7 @@ class RunFolder:
     config: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...]
     transcripts: tuple[Transcript, ...]
+    dial: tuple[Point, ...]  # the trained model's curve, where it was forced into both modes; else empty
 
 
 def read_run(run: Path) -> RunFolder:
@@ -59,7 +62,7 @@ def read_run(run: Path) -> RunFolder:
     seconds = {phase: as_number(value) for phase, value in as_object(summary.get("seconds")).items()}
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        title={key: summary.get(key) for key in ("model", "objective", "delta", "seed")},
+        title={key: summary.get(key) for key in ("model", "method", "delta", "seed")},
         evaluations=evaluations,
         levels=list_levels(evaluations.values()),
         changes={mode: change for mode, change in changes.items() if change is not None},
@@ -70,7 +73,17 @@ def read_run(run: Path) -> RunFolder:
         config=read_object_if_any(run / "config.json"),
         steps=read_steps(run / "metrics.jsonl"),
         transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
+        dial=read_dial_curve(run / TRAINED),
     )
+
+
+def read_dial_curve(folder: Path) -> tuple[Point, ...]:
+    """Return the dial's curve of an evaluation folder, empty where it does not hold what that takes."""
+    try:
+        measured = measure(read_outcomes(folder), read_decisions(folder))
+    except UserError:
+        return ()
+    return thin_curve(compute_curve(measured), ())
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:

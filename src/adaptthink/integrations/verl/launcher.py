@@ -139,7 +139,7 @@ def verl_job(
         started = time.monotonic()
         train_and_export(command, run, config, version=version, python=python, observer=observers)
         seconds = time.monotonic() - started
-        shown = {"model": config.model, "objective": config.ratio, "delta": config.delta, "seed": config.seed}
+        shown = {"model": config.model, "method": config.method, "delta": config.delta, "seed": config.seed}
         write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
         write_card(run / "model", config, backend=f"verl {version}")
         write_report(run)

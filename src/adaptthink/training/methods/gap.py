@@ -6,7 +6,8 @@ For a prompt x let z(x) = log π(no_think | x) − log π(think start | x). A st
 * Decision: maximise `decision`·(ĝ·z − τ·z²/2) + `mass`·log(π(no_think) + π(think start)). Its optimum is
   z = (δ + gap)/τ, reached without a flat start, because no factor p(1 − p) is in the gradient; as it is linear in δ,
   moving the threshold on z by Δ/τ is training with δ + Δ.
-* Body: a response is compared with the others of its problem and mode, weighted by how likely its mode is.
+* Body: a thought is compared with R̄_ref, a no_think answer with the others of its problem, weighted by how likely its
+  mode is.
 * Pull: no_think answers are held to those of the model before training, by the KL divergence on their own tokens.
 """
 
@@ -51,7 +52,7 @@ class Gap:
         return self.pull > 0
 
     def check(self, config: TrainConfig) -> None:
-        """Raise UserError unless both modes are sampled twice, thinking from its start."""
+        """Raise UserError unless both modes are sampled, no_think twice, and thinking begins with its start."""
         no_think = round(config.samples_per_problem * config.no_think_share)
         if min(no_think, config.samples_per_problem - no_think) < 2:
             raise UserError(
@@ -71,38 +72,37 @@ class Gap:
     def assign_credit(
         self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
     ) -> list[Credit]:
-        """Give decisions the gradient of their objective, bodies the leave-one-out advantage within their mode."""
+        """Give decisions the gradient of their objective, and bodies an advantage within their mode."""
         no_think_tokens = sum(one.tokens - 1 for one in rollouts if one.mode is Mode.NO_THINK)
         pull = self.pull * len(rollouts) / max(1, no_think_tokens)  # so that the loss has the mean over these tokens
         credits: list[Credit] = []
-        for _, group in groupby(rollouts, key=lambda one: one.problem_id):
-            credits += self.compare(list(group), config.delta, pull)
+        for _, pairs in groupby(zip(rollouts, references, strict=True), key=lambda pair: pair[0].problem_id):
+            group, [reference, *_] = zip(*pairs, strict=True)
+            credits += self.credit_group(group, reference, config.delta, pull)
         return credits
 
-    def compare(self, group: Sequence[RolloutSummary], delta: float, pull: float) -> list[Credit]:
-        """Return the credit of one problem's samples."""
-        rewards = {mode: [one.reward for one in group if one.mode is mode and one.reward is not None] for mode in Mode}
-        if not all(rewards.values()):
+    def credit_group(
+        self, group: Sequence[RolloutSummary], reference: float | None, delta: float, pull: float
+    ) -> list[Credit]:
+        """Return the credit of one problem's samples; none where a mode has no grade."""
+        known = {mode: [one.reward for one in group if one.mode is mode and one.reward is not None] for mode in Mode}
+        if reference is None or not all(known.values()):
             return [Credit(0.0, 0.0)] * len(group)
-        no_think, think = (fmean(one.decision_logprob for one in group if one.mode is mode) for mode in reversed(Mode))
-        z, gap = no_think - think, delta + fmean(rewards[Mode.NO_THINK]) - fmean(rewards[Mode.THINK])
-        share = (1 + math.tanh(z / 2)) / 2  # of no_think, in the mass on both
-        slope = self.decision * (gap - self.tau * z)
+        logprob = {mode: fmean(one.decision_logprob for one in group if one.mode is mode) for mode in Mode}
+        z = logprob[Mode.NO_THINK] - logprob[Mode.THINK]
+        gap = delta + fmean(known[Mode.NO_THINK]) - fmean(known[Mode.THINK])
+        slope = self.decision * (gap - self.tau * z)  # d/dz of the decision's objective
+        no_think_share = (1 + math.tanh(z / 2)) / 2  # of the mass on both
         credits = []
         for one in group:
-            own = rewards[one.mode]
             is_no_think = one.mode is Mode.NO_THINK
-            own_share = share if is_no_think else 1 - share
-            decision = (
-                ((slope if is_no_think else -slope) + self.mass * own_share)
-                * len(group)
-                / sum(other.mode is one.mode for other in group)
-            )
-            weight = min(1.0, max(LEAST_WEIGHT, 2 * own_share))
-            body = 0.0
-            if one.reward is not None and len(own) > 1:
-                body = (one.reward - fmean(own)) * len(own) / (len(own) - 1)  # R − mean of the others' R
-            credits.append(Credit(decision, weight * body / max(1, one.tokens - 1), pull if is_no_think else 0.0))
+            share = no_think_share if is_no_think else 1 - no_think_share
+            samples = sum(other.mode is one.mode for other in group)  # which the loss averages over all of the group
+            decision = ((slope if is_no_think else -slope) + self.mass * share) * len(group) / samples
+            advantage = compute_body_advantage(one, known[one.mode], reference)
+            weight = min(1.0, max(LEAST_WEIGHT, 2 * share))
+            body = weight * advantage / max(1, one.tokens - 1)
+            credits.append(Credit(decision, body, pull if is_no_think else 0.0))
         return credits
 
     def compute_loss(
@@ -112,6 +112,19 @@ class Gap:
         decision_B = -credit_BT[:, 0] * (logprob_BT - behavior_BT)[:, 0]
         body = token_loss(logprob_BT[:, 1:], behavior_BT[:, 1:], credit_BT[:, 1:], mask_BT[:, 1:], clip=config.clip)
         return PolicyLoss(torch.where(mask_BT[:, 0], decision_B, 0.0) + body.loss_B, body.clipped_B)
+
+
+def compute_body_advantage(one: RolloutSummary, rewards: Sequence[float], reference: float) -> float:
+    """Return the reward of a thought beyond R̄_ref, of a no_think answer beyond the others'; 0 where none is known.
+
+    `rewards` are all of the sample's problem and mode. The reference thinks, so R̄_ref says nothing of no_think.
+    """
+    if one.reward is None:
+        return 0.0
+    if one.mode is Mode.THINK:
+        return one.reward - reference
+    others = len(rewards) - 1
+    return one.reward - (sum(rewards) - one.reward) / others if others else 0.0
 
 
 METHOD = Gap
