@@ -127,7 +127,7 @@ def test_the_pull_is_the_gradient_of_the_divergence_from_the_initial_model():
         behavior = (0.0, logprob_V[token].item())
         rollout = make_rollout(problem, Mode.NO_THINK, (1,), (9, token), behavior, 1, R)
         rollout = replace(rollout, initial_logprobs=(0.0, initial_V[token].item()))
-        credit_T = spread_credit(Credit(0.0, 0.0, pull=0.7), rollout)
+        credit_T = spread_credit(Credit(0.0, 0.0, pull=0.7), rollout.behavior_logprobs, rollout.initial_logprobs)
         total = total + logprob_V[token].exp().detach() * float(credit_T[1]) * logprob_V[token]
     [found] = torch.autograd.grad(total, logit_V, retain_graph=True)
     divergence = (initial_V.exp() * (initial_V - logprob_V)).sum()
@@ -138,7 +138,7 @@ def test_the_pull_is_the_gradient_of_the_divergence_from_the_initial_model():
 def test_the_pull_of_a_token_that_was_all_but_dropped_is_bounded():
     problem = make_problem("1+1=?", "2")
     rollout = make_rollout(problem, Mode.NO_THINK, (1,), (9, 5), (0.0, -30.0), 1, R)
-    credit_T = spread_credit(Credit(0.1, 0.0, pull=1.0), replace(rollout, initial_logprobs=(0.0, -0.1)))
+    credit_T = spread_credit(Credit(0.1, 0.0, pull=1.0), rollout.behavior_logprobs, (0.0, -0.1))
     np.testing.assert_allclose(credit_T, [0.1, 9.0], rtol=1e-6)
 
 
