@@ -32,6 +32,7 @@ from adaptthink.models.make_tiny import make_model
 from adaptthink.processes import Interruption
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
+SLOW = ("transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor", "datasets", "sympy", "matplotlib")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 SETTINGS = {  # of each command, as flags
     "presample": PresampleConfig.model_fields,
@@ -78,12 +79,13 @@ def only_line(err):
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=WAIT_SECONDS):
+def process(*args, timeout=WAIT_SECONDS, cwd=None):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, env=environment, timeout=timeout, check=False
-    )
+        [sys.executable, *args],
+        capture_output=True, text=True, env=environment, timeout=timeout, cwd=cwd, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +229,33 @@ def test_checking_settings_loads_no_torch():
         "print('loaded:', [name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     assert process("-c", code).stdout.splitlines()[-1] == "loaded: []"
+
+
+GENERATING = """
+import sys, uvicorn
+from adaptthink.cli.app import main
+
+uvicorn.Server.run = lambda *args, **options: None  # a server that ends at once
+for args in (
+    "decide tiny 2+3=? --threshold 0.5",
+    "presample --model tiny --problems-per-step 2 --steps 1 --output r.jsonl --max-think-tokens 4",
+    "evaluate tiny --problems-per-level 1 --output e --max-think-tokens 4",
+    "calibrate tiny --problems-per-level 1 --output c --max-think-tokens 4",
+    "serve tiny --port 0",
+):
+    sys.argv = ["adaptthink", *args.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code in (None, 0, 1), args  # 1: nothing is certified
+print("loaded:", [name for name in {} if name in sys.modules])
+"""
+
+
+def test_generating_loads_neither_transformers_modules_nor_compilers(tmp_path):
+    """Their import takes longer than all else before the first response."""
+    result = process("-c", GENERATING.format(("torch", *SLOW)), cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == "loaded: ['torch']", result.stderr
 
 
 def test_as_a_process():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.models.loading import choose_dtype
@@ -32,6 +32,9 @@ from adaptthink.training.metrics import (
     is_probe_due,
     summarise_rollout,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)

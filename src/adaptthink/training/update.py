@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.models.batches import make_micro_batches
@@ -19,6 +19,9 @@ from adaptthink.sampling.sampler import OnFinished, Rollout
 from adaptthink.training.checkpoint import select_trained_parameters
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.rollout import make_loss_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
 
