@@ -153,9 +153,9 @@ def test_help_shows_every_setting_with_its_default(run, command):
 
 
 @pytest.mark.parametrize("command", SETTINGS)
-def test_help_is_in_groups_and_reads_well_on_80_columns(monkeypatch, command):
+def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
-    lines = process("-m", "adaptthink", command, "--help").stdout.splitlines()
+    lines = run(command, "--help")[1].splitlines()
     titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
     settings = [title for title in GROUPS if set(GROUPS[title]) & set(SETTINGS[command]) - {"model"}]
     assert [title for title in titles if title not in ("Arguments", "Parameters")] == settings
@@ -676,7 +676,8 @@ def test_a_folder_that_is_no_evaluation_is_refused_before_the_work(complaint, tm
 
 
 def test_comparing_loads_no_torch(run, tmp_path, model_folder):
-    run("evaluate", model_folder, "--problems-per-level", "1", "--max-think-tokens", "2", "--output", "e")
+    limits = ("--max-think-tokens", "2", "--max-no-think-tokens", "2")
+    run("evaluate", model_folder, "--problems-per-level", "1", *limits, "--output", "e")
     code = (
         f"import sys; sys.argv = ['adaptthink', 'compare', '{tmp_path}/e', '{tmp_path}/e:think']\n"
         "from adaptthink.cli.app import main\n"
