@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config.schema import VerlConfig, name_endpoint_variable
+from adaptthink.config.schema import DEFAULT_METHOD, VerlConfig, name_endpoint_variable
 from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
-from adaptthink.training.methods import check_method
 
 NAME = "adaptthink"  # of the agent loop, the advantage and the trainer in verl's registries
 PLUGIN = "adaptthink.integrations.verl.plugin"
@@ -68,7 +67,10 @@ def name_loss(ratio: Ratio) -> str:
 
 def check_config(config: VerlConfig) -> None:
     """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
-    check_method(config)
+    if config.method != DEFAULT_METHOD:
+        from adaptthink.training.methods import check_method  # noqa: PLC0415  (imports torch)
+
+        check_method(config)
     for key, (only, reason) in REFUSED.items():
         value = getattr(config, key)
         if value != only:
