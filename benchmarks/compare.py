@@ -24,7 +24,14 @@ from typing import Any
 
 from record import RESULTS, shown
 
-PEERS = {"native_over", "native_over_with_sync", "times_as_fast_as_trl", "ours_over_verl", "ratio"}
+PEERS = {
+    "native_over",
+    "native_over_with_sync",
+    "times_as_fast_as_trl",
+    "ours_over_verl",
+    "ratio",
+    "times_as_fast_as_transformers",
+}
 SPEEDS = PEERS | {"tokens_per_second", "update_tokens_per_second", "roofline_share", "mfu", "answers_per_second"}
 SAMPLES = 16  # of each prompt, in the results without works
 DATED = re.compile(r"(.+)-(\d{4}-\d\d-\d\d)")
@@ -140,12 +147,14 @@ WHAT = {
     "step": "whole step",
     "step-verl": "whole step",
     "grading": "grading",
+    "startup": "start-up",
 }
 PEER = {
     "transformers": "transformers, one batch",
     "transformers, by mode": "transformers, a batch for each mode",
     "vllm": "vLLM's CPU build",
     "times_as_fast_as_trl": "TRL",
+    "times_as_fast_as_transformers": "transformers",
     "ours_over_verl": "verl",
     "ratio": "math-verify",
 }
@@ -160,7 +169,7 @@ def make_table(folder: Path) -> list[str]:
         for (work, figure, *rest), spread in read_speeds(result, PEERS - {"native_over_with_sync"}).items():
             peer = PEER.get(figure) or PEER.get(rest[0], rest[0])
             note = " (responses with advantage zero left out)" if rest == ["ours_reference"] else ""
-            part = rest[0] if figure == "ratio" else None
+            part = rest[0] if figure in ("ratio", "times_as_fast_as_transformers") else None
             settings = ", ".join(filter(None, [result.get("model"), result.get("dtype"), work, part]))
             device = result.get("device", "cpu")
             machine = result["machine"].removesuffix(", Linux") if device == "cpu" else device

@@ -92,12 +92,13 @@ def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     assert failed == 0
 
 
-def test_nothing_is_printed(tmp_path):
+def test_nothing_is_printed_and_peft_is_not_loaded_where_it_is_not_asked_for(tmp_path):
     code = f"""
 import adaptthink as at
 problems = {SUMS!r}
 run = at.train("tiny", problems, output={str(tmp_path / "run")!r}, **{TRAINING!r})
 at.evaluate(run.model, problems[:2], modes=["no_think"], **{SMALL!r})
+assert "peft" not in __import__("sys").modules  # no adapter is asked for
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("", "")

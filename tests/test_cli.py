@@ -32,6 +32,7 @@ from adaptthink.models.make_tiny import make_model
 from adaptthink.processes import Interruption
 
 HEAVY = ("torch", "transformers", "pydantic", "matplotlib", "numpy", "datasets", "pyarrow", "reasoning_gym", "scipy")
+SLOW = ("transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor", "datasets", "sympy", "matplotlib")
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 SETTINGS = {  # of each command, as flags
     "presample": PresampleConfig.model_fields,
@@ -78,12 +79,13 @@ def only_line(err):
     return lines[0].removeprefix("adaptthink: ")
 
 
-def process(*args, timeout=WAIT_SECONDS):
+def process(*args, timeout=WAIT_SECONDS, cwd=None):
     """Run Python in a process of its own; returns what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ADAPTTHINK_")}
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, env=environment, timeout=timeout, check=False
-    )
+        [sys.executable, *args],
+        capture_output=True, text=True, env=environment, timeout=timeout, cwd=cwd, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +153,9 @@ def test_help_shows_every_setting_with_its_default(run, command):
 
 
 @pytest.mark.parametrize("command", SETTINGS)
-def test_help_is_in_groups_and_reads_well_on_80_columns(monkeypatch, command):
+def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
-    lines = process("-m", "adaptthink", command, "--help").stdout.splitlines()
+    lines = run(command, "--help")[1].splitlines()
     titles = [line.split("─ ")[1].split(" ─")[0] for line in lines if line.startswith("╭")]
     settings = [title for title in GROUPS if set(GROUPS[title]) & set(SETTINGS[command]) - {"model"}]
     assert [title for title in titles if title not in ("Arguments", "Parameters")] == settings
@@ -229,6 +231,33 @@ def test_checking_settings_loads_no_torch():
     assert process("-c", code).stdout.splitlines()[-1] == "loaded: []"
 
 
+GENERATING = """
+import sys, uvicorn
+from adaptthink.cli.app import main
+
+uvicorn.Server.run = lambda *args, **options: None  # a server that ends at once
+for args in (
+    "decide tiny 2+3=? --threshold 0.5",
+    "presample --model tiny --problems-per-step 2 --steps 1 --output r.jsonl --max-think-tokens 4",
+    "evaluate tiny --problems-per-level 1 --output e --max-think-tokens 4",
+    "calibrate tiny --problems-per-level 1 --output c --max-think-tokens 4",
+    "serve tiny --port 0",
+):
+    sys.argv = ["adaptthink", *args.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code in (None, 0, 1), args  # 1: nothing is certified
+print("loaded:", [name for name in {} if name in sys.modules])
+"""
+
+
+def test_generating_loads_neither_transformers_modules_nor_compilers(tmp_path):
+    """Their import takes longer than all else before the first response."""
+    result = process("-c", GENERATING.format(("torch", *SLOW)), cwd=tmp_path)
+    assert result.stdout.splitlines()[-1] == "loaded: ['torch']", result.stderr
+
+
 def test_as_a_process():
     result = process("-m", "adaptthink", "train", "--delta", "7")
     assert result.returncode == 2
@@ -270,8 +299,8 @@ def test_as_a_process():
         ),
         ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
         (
-            "plan --gpus 8xH100 --no-force-think-start",
-            "--no-force-think-start has no effect in plan: it is a setting of train; leave it out",
+            "plan --gpus 8xH100 --force-think ban",
+            "--force-think has no effect in plan: it is a setting of train; leave it out",
         ),
         (
             "serve tiny --nodes 2",
@@ -647,7 +676,8 @@ def test_a_folder_that_is_no_evaluation_is_refused_before_the_work(complaint, tm
 
 
 def test_comparing_loads_no_torch(run, tmp_path, model_folder):
-    run("evaluate", model_folder, "--problems-per-level", "1", "--max-think-tokens", "2", "--output", "e")
+    limits = ("--max-think-tokens", "2", "--max-no-think-tokens", "2")
+    run("evaluate", model_folder, "--problems-per-level", "1", *limits, "--output", "e")
     code = (
         f"import sys; sys.argv = ['adaptthink', 'compare', '{tmp_path}/e', '{tmp_path}/e:think']\n"
         "from adaptthink.cli.app import main\n"

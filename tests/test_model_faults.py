@@ -127,6 +127,9 @@ def test_a_damaged_model_is_one_line_at_load_and_a_check_of_doctor(model, damage
     with pytest.raises(UserError) as caught:
         load_policy(str(model))
     line = str(caught.value)
+    with pytest.raises(UserError) as of_generation:
+        load_policy(str(model), generation_only=True)
+    assert str(of_generation.value) == line
     assert "\n" not in line
     assert 20 < len(line) < 600
     diagnosis = api.doctor(str(model))

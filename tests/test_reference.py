@@ -424,10 +424,10 @@ PRESAMPLE = """
 import json, sys, time
 from pathlib import Path
 import test_reference as here
-from adaptthink.models.make_tiny import make_tokenizer
+from adaptthink.models.loading import load_tokenizer
 from adaptthink.modes import probe
 
-tokenizer = make_tokenizer()
+tokenizer = load_tokenizer("tiny")
 engine = here.ByStream((tokenizer, probe(tokenizer)))
 generate, engine.calls_left = engine.generate, 1
 

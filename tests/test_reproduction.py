@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import math
-from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -20,7 +19,7 @@ from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 from adaptthink.report import write_report
-from adaptthink.reproduction.claims import check_claims, check_implicit_thinking, check_pilot
+from adaptthink.reproduction.claims import check_claims, check_implicit_thinking, check_pilot, check_ratio
 from adaptthink.reproduction.runs import MAIN, Design, Runs
 from adaptthink.reproduction.tables import Reproduction, make_tables
 from adaptthink.reproduction.verdicts import Claim, average_seeds
@@ -117,8 +116,15 @@ def made_up_runs(*, grpo_mode=think, price=True):
     )
 
 
-def test_runs_that_show_what_the_paper_shows():
-    found = {one.name: one for one in check_claims(made_up_runs())}
+@pytest.fixture(scope="module")
+def as_in_the_paper():
+    """Runs that show what the paper shows, and the claims held against them."""
+    runs = made_up_runs()
+    return runs, tuple(check_claims(runs))
+
+
+def test_runs_that_show_what_the_paper_shows(as_in_the_paper):
+    found = {one.name: one for one in as_in_the_paper[1]}
     verdicts = {name: one.verdict for name, one in found.items() if not name.startswith("ratio")}
     assert set(verdicts.values()) == {"reproduced"}
     # by hand: three levels at 7 + 0..2 tokens instead of 40, 80 and 120 + 0..2, two levels unchanged
@@ -131,8 +137,8 @@ def test_runs_that_show_what_the_paper_shows():
     assert found["main: shorter"].by_seed == pytest.approx([100 * change] * 3)
 
 
-def test_a_ratio_that_starts_is_ahead_on_every_seed():
-    one = next(one for one in check_claims(made_up_runs()) if one.name.startswith("ratio"))
+def test_a_ratio_that_starts_is_ahead_on_every_seed(as_in_the_paper):
+    one = next(one for one in as_in_the_paper[1] if one.name.startswith("ratio"))
     assert one.by_seed == pytest.approx([5.9] * 3)
     assert one.verdict == "reproduced"
 
@@ -144,15 +150,15 @@ def test_runs_that_show_the_opposite():
     assert found["delta: at a price"] != "reproduced"
 
 
-def written(folder, runs):
+def written(folder, runs, claims):
     """Write what the command writes of runs."""
-    content = to_json(Reproduction(FULL, tuple(check_claims(runs)), make_tables(runs)))
+    content = to_json(Reproduction(FULL, claims, make_tables(runs)))
     (folder / "reproduction.json").write_text(json.dumps(content))
     return content
 
 
-def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path):
-    content = written(tmp_path, made_up_runs())
+def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path, as_in_the_paper):
+    content = written(tmp_path, *as_in_the_paper)
     html, markdown = write_report(tmp_path, figure_folder=tmp_path / "figures")
     for claim in content["claims"]:
         assert claim["statement"] in unescape(html.read_text())
@@ -170,17 +176,17 @@ def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path)
     assert float(last["value"]) == pytest.approx(-4.1)
 
 
-def test_a_result_comes_back_as_it_was_written(tmp_path):
+def test_a_result_comes_back_as_it_was_written(as_in_the_paper):
     """One seed leaves the ratios without an interval: JSON has no infinity, and null stands for it."""
-    runs = made_up_runs()
-    one_seed = {name: {0: by_seed[0]} for name, by_seed in runs.metrics.items()}
-    result = Reproduction(QUICK, tuple(check_claims(replace(runs, metrics=one_seed))), make_tables(runs))
+    runs, claims = as_in_the_paper
+    of_one_seed = check_ratio({name: {0: by_seed[0]} for name, by_seed in runs.metrics.items()})
+    result = Reproduction(QUICK, (*claims, *of_one_seed), make_tables(runs))
     assert math.inf in {claim.high for claim in result.claims}
     assert from_json(Reproduction, json.loads(json.dumps(to_json(result), allow_nan=False))) == result
 
 
-def test_a_damaged_result_is_one_line(tmp_path):
-    content = written(tmp_path, made_up_runs())
+def test_a_damaged_result_is_one_line(tmp_path, as_in_the_paper):
+    content = written(tmp_path, *as_in_the_paper)
     del content["tables"]["story"]
     (tmp_path / "reproduction.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"reproduction\.json: damaged \(tables\.story: Field required\)"):

@@ -226,6 +226,22 @@ def test_sign_flips_are_those_of_brute_force():
     assert sign_flip_p_value([*differences, 0, 0]) == sign_flip_p_value(differences)
 
 
+@pytest.mark.parametrize("size", [2, 3, 13, 14, 60, 501])
+@pytest.mark.parametrize("values", ["normal", "thirds", "ones"])
+def test_sign_flips_are_those_of_scipy(size, values):
+    """All of them for few problems; the same random ones, with the observed sum among them, for many."""
+    rng = np.random.default_rng(size)
+    differences = {
+        "normal": rng.normal(0.2, 1, size),
+        "thirds": rng.choice([-2, -1, 1, 2, 3], size) / 3,  # sums that are equal but for rounding
+        "ones": rng.choice([-1.0, 1.0], size),
+    }[values]
+    expected = stats.permutation_test(
+        (differences,), lambda values, axis: values.sum(axis), permutation_type="samples", batch=500, rng=0
+    )
+    assert sign_flip_p_value(differences) == expected.pvalue
+
+
 def test_many_problems_agree_with_t_and_give_the_same_p_again():
     rng = np.random.default_rng(1)
     differences = rng.normal(0.1, 1, 300)

@@ -302,7 +302,7 @@ def presample(
     config = _note(_configure(PresampleConfig, config, model, settings | _given(reference_samples=samples)), reward)
     report = Callbacks(callbacks)
     chosen = choose_presampled(problems, config, report, reward)
-    policy = _load(model, load_configured, config)
+    policy = _load(model, config)
     store = Path(output) if output else _temporary("reference") / "reference.jsonl"
     return presample_chosen(policy, chosen, config, store, report, engine=engine, reward=reward)
 
@@ -416,7 +416,7 @@ def evaluate(
         if isinstance(resolved, ChatConfig):
             evaluations = evaluate_chat(chosen, modes, resolved, folder, choose_grader(resolved, reward), report)
         else:
-            policy = model if isinstance(model, Policy) else load_configured(resolved)
+            policy = _load(model, resolved)
             policy, resolved = freeze_date(policy, resolved, read_evaluation_date(folder))
             sampler = make_sampler(policy, resolved, engine=engine, reward=reward, on_message=report.on_message)
             evaluations = evaluate_policy(policy, sampler, chosen, modes, resolved, folder, report)
@@ -462,7 +462,7 @@ def calibrate(
             f"token_budget = {token_budget:g} is no limit: a response has at most {limit} tokens (max_think_tokens); "
             "give less"
         )
-    policy = _load(model, load_configured, config)
+    policy = _load(model, config)
     chosen = read_problems(problems, config, reward)
     folder, report = Path(output) if output else _temporary("calibration"), Callbacks(callbacks)
     policy, config = freeze_date(policy, config, read_evaluation_date(folder))
@@ -499,7 +499,7 @@ def decide(
     >>> [decision.mode for decision in at.decide("tiny", ["2+3=?"], threshold=0.5)]
     [<Mode.THINK: 'think'>]
     """
-    policy = model if isinstance(model, Policy) else load(model, think_start=think_start)
+    policy = _load(model, check(EngineConfig, {"model": str(model), "think_start": think_start}))
     chosen, date = choose_threshold(policy, threshold, dial)
     policy = set_date(policy, date)
     context = find_context_tokens(policy.model.config)
@@ -565,7 +565,7 @@ def serve(
     config = _configure(ServeConfig, config, model, settings)
     report = Callbacks(callbacks)
     with listen(config.host, config.port) as listening:
-        policy, config = freeze_date(_load(model, load_configured, config), config)
+        policy, config = freeze_date(_load(model, config), config)
         threshold = read_stored_threshold(policy) if config.threshold is None else config.threshold
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
         serve_forever(policy, chosen, threshold, config, listening, report.on_message)
@@ -1009,8 +1009,8 @@ def _note(config: C, reward: RewardFunction | None) -> C:
     return config.model_copy(update={"reward": RewardGrader(reward).name}) if reward else config
 
 
-def _load(model: Policy | str | Path, loader: Callable[[C], Policy], config: C) -> Policy:
-    return model if isinstance(model, Policy) else loader(config)
+def _load(model: Policy | str | Path, config: EngineConfig) -> Policy:
+    return model if isinstance(model, Policy) else load_configured(config, generation_only=True)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from waiting import WAIT_SECONDS
@@ -29,20 +28,22 @@ problems_per_level = 6
 MODES = {"original_think", "original_no_think", "adaptthink", "adaptthink_think", "adaptthink_no_think"}
 
 
-def adaptthink(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "adaptthink", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     (folder / "micro.toml").write_text(RECIPE)
-    done = adaptthink(
-        "demo", "--recipe", "micro.toml", "--output", "run", "--seed", "3", "--json", "copy.json", folder=folder
-    )
+    command = [sys.executable, "-m", "adaptthink", "demo", "--recipe", "micro.toml", "--output", "run", "--seed", "3"]
+    command += ["--json", "copy.json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def adaptthink(folder, run, monkeypatch):
+    """Run a command in the demo's folder, in this process: what a new one has to import takes most of its time."""
+    monkeypatch.chdir(folder)
+    return run
 
 
 def test_summary_has_the_promised_form(folder):
@@ -98,21 +99,21 @@ def test_everything_promised_is_in_the_run_folder(folder):
         assert set(json.loads((evaluation / "summary.json").read_text())["modes"]) == modes
 
 
-def test_its_evaluations_stand_in_one_report(folder):
+def test_its_evaluations_stand_in_one_report(folder, adaptthink):
     evaluations = [f"run/evaluations/{name}" for name in ("original", "adaptthink")]
-    done = adaptthink("report", *evaluations, "--output", "both", "--figures", "figures", folder=folder)
-    assert done.returncode == 0, done.stderr
+    status, _, err = adaptthink("report", *evaluations, "--output", "both", "--figures", "figures")
+    assert status == 0, err
     page = (folder / "both" / "report.html").read_text()
     assert "Evaluations: original, adaptthink" in page
     assert "Not evaluated alike" not in page
     assert (folder / "figures" / "accuracy-and-tokens.png").is_file()
 
 
-def test_an_evaluation_in_fewer_modes_does_not_drop_the_others_from_the_summary(folder):
+def test_an_evaluation_in_fewer_modes_does_not_drop_the_others_from_the_summary(folder, adaptthink):
     shutil.copytree(folder / "run" / "evaluations" / "adaptthink", folder / "copy")
     args = ("--recipe", "micro.toml", "--seed", "3", "--modes", "think", "--output", "copy", "--json", "think.json")
-    done = adaptthink("evaluate", "run/model", *args, folder=folder)
-    assert done.returncode == 0, done.stderr
+    status, _, err = adaptthink("evaluate", "run/model", *args)
+    assert status == 0, err
     before, after = (
         json.loads((where / "summary.json").read_text())["modes"]
         for where in (folder / "run" / "evaluations" / "adaptthink", folder / "copy")
@@ -126,37 +127,37 @@ def test_the_last_two_checkpoints_are_kept(folder):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 
 
-def test_the_folder_is_not_silently_overwritten(folder):
-    again = adaptthink("demo", "--recipe", "micro.toml", "--output", "run", folder=folder)
-    assert again.returncode == 2
-    assert again.stderr.count("\n") == 1
-    assert "in use" in again.stderr
+def test_the_folder_is_not_silently_overwritten(adaptthink):
+    status, _, err = adaptthink("demo", "--recipe", "micro.toml", "--output", "run")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "in use" in err
 
 
-def test_the_saved_model_can_be_evaluated_and_diagnosed(folder):
-    done = adaptthink(
-        "evaluate", "run/model", "--recipe", "micro.toml", "--modes", "no_think", "--json", "e.json", folder=folder
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_saved_model_can_be_evaluated_and_diagnosed(folder, adaptthink):
+    args = ("--recipe", "micro.toml", "--modes", "no_think", "--json", "e.json")
+    status, _, err = adaptthink("evaluate", "run/model", *args)
+    assert status == 0, err
     evaluation = json.loads((folder / "e.json").read_text())
     assert evaluation["modes"]["no_think"]["overall"]["no_think_share"] == 1
-    done = adaptthink("doctor", "run/model", "--json", "d.json", folder=folder)
-    assert done.returncode == 0, done.stderr
+    status, _, err = adaptthink("doctor", "run/model", "--json", "d.json")
+    assert status == 0, err
     assert json.loads((folder / "d.json").read_text())["ok"] is True
 
 
-def test_training_resumes_from_the_command_line(folder):
+def test_training_resumes_from_the_command_line(folder, adaptthink):
     """Stop after two of three steps (as a crash would leave it), resume, and end at the same weights."""
     arguments = ("train", "micro.toml", "--seed", "3", "--output")
-    assert adaptthink(*arguments, "whole", folder=folder).returncode == 0
+    status, _, err = adaptthink(*arguments, "whole")
+    assert status == 0, err
     shutil.copytree(folder / "whole", folder / "broken")
     shutil.rmtree(folder / "broken" / "checkpoints" / "step-000003")
     shutil.rmtree(folder / "broken" / "model")
-    resumed = adaptthink(*arguments, "broken", "--resume", folder=folder)
-    assert resumed.returncode == 0, resumed.stderr
+    status, _, err = adaptthink(*arguments, "broken", "--resume")
+    assert status == 0, err
     whole, broken = ((folder / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken"))
     assert whole == broken
     assert len(json.loads((folder / "broken" / "manifest.json").read_text())["attempts"]) == 2
     (folder / "broken" / "model" / "adaptthink.json").write_text("a dial")
-    assert adaptthink(*arguments, "broken", "--resume", folder=folder).returncode == 0  # nothing is left to do
+    assert adaptthink(*arguments, "broken", "--resume")[0] == 0  # nothing is left to do
     assert (folder / "broken" / "model" / "adaptthink.json").read_text() == "a dial"

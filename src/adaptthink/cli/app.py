@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EXIT_OUTPUT_LOST, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
 EXIT_TO_BE_CONTINUED = 75  # sysexits' EX_TEMPFAIL: what is done is kept, so a scheduler may start the job again
 EXIT_SIGNAL = 128  # and its number, as shells have it
+COLLECT_EVERY = 10_000  # new objects; by default 700: a tenth of the time of imports, whose objects all stay
 NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
@@ -161,6 +163,7 @@ def complain(message: str, status: int) -> int:
 
 def main() -> None:
     """Run the command line. Standard output that fails ends nothing; if it was the result, the status tells."""
+    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
     quieten_libraries()
     with outlasting_output() as out:
         try:

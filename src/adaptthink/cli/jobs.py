@@ -46,7 +46,7 @@ def presample_job(config: ReferenceConfig, output: Path) -> dict[str, Any]:
     """Pre-sample into `output` the reference of the problems that a training uses, or of a whole set."""
     report = Callbacks([Terminal()])
     chosen = api.choose_presampled(config.problems, config, report)
-    policy = load_configured(config)
+    policy = load_configured(config, generation_only=True)
     with open_engine(policy, config) as engine:
         reference = api.presample_chosen(policy, chosen, config, output, report, engine=engine)
     rewards = array("d", (row.reward for row in reference.values() if row.reward is not None))
@@ -137,7 +137,7 @@ def evaluate_job(
     if isinstance(config, ChatConfig):
         result = api.evaluate(config.model, problems, **options)
     else:
-        policy = load_configured(config)
+        policy = load_configured(config, generation_only=True)
         with open_engine(policy, config) as engine:
             result = api.evaluate(policy, problems, engine=engine, **options)
         servers = describe_servers(engine)

@@ -14,7 +14,15 @@ from pydantic import Field, create_model
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
 from adaptthink.config.resolve import RECIPES, resolve, resolve_evaluation
-from adaptthink.config.schema import Config, EvaluateConfig, ModelConfig, ProblemsConfig, TrainConfig, Unread
+from adaptthink.config.schema import (
+    DEFAULT_METHOD,
+    Config,
+    EvaluateConfig,
+    ModelConfig,
+    ProblemsConfig,
+    TrainConfig,
+    Unread,
+)
 from adaptthink.errors import redact
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
 from adaptthink.problems.unread import unread_settings
@@ -98,7 +106,7 @@ def find_unread(config: Config) -> Iterator[Unread]:
     yield from config.unread()
     if isinstance(config, ProblemsConfig):
         yield from unread_settings(config.problems, find_purpose(config))
-    if isinstance(config, TrainConfig):
+    if isinstance(config, TrainConfig) and config.method != DEFAULT_METHOD:
         from adaptthink.training.methods import find_unread as find_unread_by_method  # noqa: PLC0415  (imports torch)
 
         yield from find_unread_by_method(config)

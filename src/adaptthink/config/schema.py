@@ -34,6 +34,8 @@ HOW = frozenset(
 # Which problems of its set a training uses.
 STEP_KEYS = frozenset({"probe_problems_per_level", "problems_per_step", "steps"})
 
+DEFAULT_METHOD = "adaptthink"  # the paper's, which reads every key and has none of its own
+
 # What the objective is made of; a method reads some of them (`training.methods`).
 METHOD_KEYS = frozenset({"clip", "delta", "force_think", "implicit_thinking", "no_think_share", "ratio", "token_share"})
 
@@ -302,7 +304,7 @@ class TrainConfig(ReferenceConfig):
     """Training with the paper's settings as defaults."""
 
     method: str = Field(
-        "adaptthink", description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo."
+        DEFAULT_METHOD, description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo."
     )
     delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")

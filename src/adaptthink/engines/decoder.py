@@ -11,15 +11,17 @@ with transformers' own logits. Other architectures generate through their own mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (its usual name)
-from transformers import PreTrainedModel
 
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.project import Projection, make_projection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FAMILIES = {"llama", "qwen2", "qwen3", "mistral"}
 PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies that do not change with the length
@@ -46,7 +48,7 @@ class Decoder:
         config, body = model.config, model.model
         self.num_heads = config.num_attention_heads
         self.num_groups = config.num_key_value_heads
-        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.head_dim = find_head_dim(config)
         self.epsilon = config.rms_norm_eps
         self.embedding = body.embed_tokens.weight.detach().to(dtype)
         head = model.get_output_embeddings().weight
@@ -109,6 +111,11 @@ class Decoder:
             self.rotation = torch.cat([cos, cos], -1).to(self.dtype), torch.cat([-sin, sin], -1).to(self.dtype)
         cos, sin = self.rotation
         return cos[positions_BT].unsqueeze(2), sin[positions_BT].unsqueeze(2)
+
+
+def find_head_dim(config: Any) -> int:
+    """Return the size of an attention head."""
+    return getattr(config, "head_dim", None) or int(config.hidden_size // config.num_attention_heads)
 
 
 def rotate(states: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

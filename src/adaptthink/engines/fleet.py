@@ -19,9 +19,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import httpx2 as httpx
-from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, OnFinish, Request
 from adaptthink.engines.openai import (
@@ -45,6 +45,9 @@ from adaptthink.engines.rounds import (
     score,
 )
 from adaptthink.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TIMEOUT_SECONDS = 600.0  # that every server may have been unhealthy since any of them answered
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0  # seconds before an unhealthy server is checked again; doubled each time

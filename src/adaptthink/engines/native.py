@@ -19,18 +19,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Finish, OnFinish, Request, check_finite
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import Forward, make_forward, prefill_prompts
 from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
 from adaptthink.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REFILL_SHARE = 0.8  # waiting requests are admitted when at most this share of the allowed rows is taken
 FIRST_TOKENS = 256  # initial capacity of the buffer for each response; it doubles when it is full

@@ -12,12 +12,11 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2 as httpx
 from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, Engine, OnFinish, Request
 from adaptthink.engines.http_retry import ATTEMPTS, check_url, choose_wait, is_transient, parse_retry_after, shorten
@@ -33,6 +32,9 @@ from adaptthink.engines.rounds import (
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of all other calls; loading weights may take a while

@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from adaptthink.engines.base import Completion, OnFinish, Request
 from adaptthink.engines.rounds import Continuation, ContinuationRequest, OnContinuation, complete, score
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import write_weights_folder
 from adaptthink.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def start_vllm(

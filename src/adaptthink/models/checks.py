@@ -10,13 +10,15 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
 
 from adaptthink.errors import UserError
 from adaptthink.modes import Check, Message, ThinkTemplate, encode, encode_prompt, render
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
 
 JSON_FILES = (
     "config.json",

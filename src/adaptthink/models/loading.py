@@ -12,21 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.utils import logging
 
 from adaptthink.config.schema import EngineConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
+from adaptthink.models.stored import read_stored
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 TINY = Path(__file__).parent / "tiny"
 HASHED_AT_ONCE = 2**22  # elements of a tensor; bounds the memory of their copy in float32
@@ -37,7 +37,8 @@ C = TypeVar("C", bound=EngineConfig)
 class Policy:
     """A model with its tokenizer and think template, on one device.
 
-    With an `adapter`, `model` is the model inside it, and its trained parameters are the adapter's.
+    With an `adapter`, `model` is the model inside it, and its trained parameters are the adapter's. Loaded for
+    generation only, `model` is a `StoredModel` where there is one.
 
     >>> import adaptthink as at
     >>> policy = at.load("tiny")
@@ -105,6 +106,8 @@ def is_hub_id(name: str) -> bool:
 
 def load_tokenizer(name: str) -> Any:
     """Return a model's tokenizer; raises UserError if it cannot be loaded."""
+    from transformers import AutoTokenizer  # noqa: PLC0415  (slow to import)
+
     path = find_model(name)
     check_json_files(Path(path))
     with quiet_transformers(), readable_faults(f"the tokenizer of '{name}'"):
@@ -117,6 +120,8 @@ def load_model(name: str, *, dtype: Any, **options: Any) -> PreTrainedModel:
     Raises UserError if they cannot be loaded, and if a tensor is missing, has another shape, or has no place in the
     model (`check_tensors`): transformers would fill or drop these with a warning.
     """
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (slow to import)
+
     path = find_model(name)
     check_json_files(Path(path))
     options = {"trust_remote_code": False} | options
@@ -129,6 +134,13 @@ def load_model(name: str, *, dtype: Any, **options: Any) -> PreTrainedModel:
     return model
 
 
+def load_generator(name: str, *, dtype: Any) -> PreTrainedModel:
+    """Return a model for generation alone: a `StoredModel` where there is one, else what `load_model` returns."""
+    with quiet_transformers():
+        stored = read_stored(Path(find_model(name)), dtype)
+    return load_model(name, dtype=dtype) if stored is None else cast("PreTrainedModel", stored)
+
+
 def load_policy(
     name: str,
     *,
@@ -136,12 +148,14 @@ def load_policy(
     prompt_date: str | None = None,
     device: str = "auto",
     dtype: torch.dtype | Literal["auto"] | None = None,
+    generation_only: bool = False,
     on_check: Callable[[Check], None] = lambda check: None,
 ) -> Policy:
     """Return a model after its template has been probed and its weights have been examined.
 
-    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. `on_check` is
-    called with each check that was made, for `doctor`. Raises UserError for a device that does not exist, and if the
+    The weights are in `dtype` ("auto": as saved); the default is float32 on a CPU and as saved on a GPU. A model for
+    `generation_only` is ready sooner (`models/stored.py`), and cannot be trained or saved. `on_check` is called with
+    each check that was made, for `doctor`. Raises UserError for a device that does not exist, and if the
     model cannot be loaded, its template cannot work (`modes.probe`) or its weights cannot (`checks.examine`).
     """
     chosen = choose_device(device)
@@ -150,7 +164,7 @@ def load_policy(
     for check in describe(tokenizer, template):
         on_check(check)
     weights = dtype or (torch.float32 if chosen.type == "cpu" else "auto")
-    model = load_model(name, dtype=weights).eval()
+    model = (load_generator if generation_only else load_model)(name, dtype=weights).eval()
     on_check(Check("tensors", "all of the model's, each of its shape", ok=True))
     eos_ids = find_eos_ids(model, tokenizer, template)
     model.to(chosen)
@@ -162,6 +176,8 @@ def load_policy(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hide transformers' progress bars and warnings; both settings are global to the process, so they are restored."""
+    from transformers.utils import logging  # noqa: PLC0415  (slow to import)
+
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -173,8 +189,10 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_configured(config: EngineConfig, *, on_check: Callable[[Check], None] = lambda check: None) -> Policy:
-    """Return the model of a config, for generation (see `load_policy`)."""
+def load_configured(
+    config: EngineConfig, *, generation_only: bool = False, on_check: Callable[[Check], None] = lambda check: None
+) -> Policy:
+    """Return the model of a config, in the precision of generation (see `load_policy`)."""
     dtype = torch.float32 if config.dtype == "float32" else None
     return load_policy(
         config.model,
@@ -182,6 +200,7 @@ def load_configured(config: EngineConfig, *, on_check: Callable[[Check], None] =
         prompt_date=config.prompt_date,
         device=config.device,
         dtype=dtype,
+        generation_only=generation_only,
         on_check=on_check,
     )
 

@@ -6,13 +6,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:

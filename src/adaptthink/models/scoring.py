@@ -11,17 +11,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from adaptthink.models.batches import TokenIds
 from adaptthink.objective import policy_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGIT_ELEMENTS = 2**25  # float32 logits that may exist at once (128 MiB); beyond, they are recomputed in the backward
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from adaptthink.engines.project import make_projection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GEMM_SIZE = {"cpu": 2048, "cuda": 8192}  # of the square product that the peak is measured on
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}  # read and written to measure the bandwidth

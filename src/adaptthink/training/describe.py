@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.models.loading import choose_dtype
@@ -33,6 +32,9 @@ from adaptthink.training.metrics import (
     is_probe_due,
     summarise_rollout,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.models.batches import make_micro_batches
@@ -16,6 +16,9 @@ from adaptthink.models.loading import Policy, choose_dtype
 from adaptthink.models.scoring import can_share, compute_response_logprobs
 from adaptthink.modes import Mode
 from adaptthink.sampling.sampler import Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.models.batches import make_micro_batches
@@ -20,6 +20,9 @@ from adaptthink.training.credit import Credit, count_update_tokens, spread_credi
 from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.rollout import make_loss_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
 

@@ -80,7 +80,7 @@ class Sampled:
     index: int
     sample: int
     reference: float | None
-    num_forced: int  # of the first tokens; where π_IS is not what they count as sampled from, their logprob is no data
+    num_forced: int  # of the response's first tokens; verl's servers tell no log-probability of them
     within_mode: float  # log-probability of the forced prefix among those of its mode
     summary: RolloutSummary
 

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from adaptthink.config.schema import VerlConfig, name_endpoint_variable
+from adaptthink.config.schema import DEFAULT_METHOD, VerlConfig, name_endpoint_variable
 from adaptthink.errors import UserError
-from adaptthink.training.methods import check_method, load_method
 
 NAME = "adaptthink"  # of the agent loop and the trainer in verl's registries
 PLUGIN = "adaptthink.integrations.verl.plugin"
@@ -62,7 +61,10 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
 
 def check_config(config: VerlConfig) -> None:
     """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
-    check_method(config)
+    if config.method != DEFAULT_METHOD:
+        from adaptthink.training.methods import check_method  # noqa: PLC0415  (imports torch)
+
+        check_method(config)
     for key, (only, reason) in REFUSED.items():
         value = getattr(config, key)
         if value != only:
@@ -104,6 +106,8 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
 
     The overrides are not among them. Raises UserError for what verl cannot do.
     """
+    from adaptthink.training.methods import load_method  # noqa: PLC0415  (imports torch)
+
     check_config(config)
     run = run.absolute()  # verl's processes may stand in other folders
     response_tokens = max(config.max_think_tokens, config.max_no_think_tokens)

@@ -107,9 +107,9 @@ class AdaptThinkTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics, **options)
 
     def _compute_old_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """Take the log-probabilities that the responses came with; they are data.
+        """Take the log-probabilities that the responses came with.
 
-        Where π_IS gave decisions none, those that were forced get the policy's, which its servers did not tell.
+        Where π_IS does not give those of forced decisions, compute the policy's, with the weights that sampled.
         """
         batch = super()._compute_old_log_prob(batch, metrics)
         forced = [key for key in batch.keys if self.sampled[key].num_forced]
