@@ -300,7 +300,7 @@ def test_as_a_process():
         ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
         (
             "plan --gpus 8xH100 --force-think ban",
-            "--force-think has no effect in plan: it is a setting of train; leave it out",
+            "--force-think has no effect in plan: it is a setting of train, evaluate, serve; leave it out",
         ),
         (
             "serve tiny --nodes 2",

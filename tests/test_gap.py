@@ -45,10 +45,10 @@ def group(verdicts, *, no_think=0.2, think=0.6, tokens=(3, 3, 11, 21), problem="
 def test_credit_by_hand():
     """z = log(0.2/0.6); the gap is 0.05 + 0.5 − 1; no_think has a quarter of the mass on both."""
     found = Gap().assign_credit(group([R, W, R, R]), [0.5] * 4, config())
-    slope = 0.05 * (-0.45 + 0.05 * math.log(3))
-    decision_no_think, decision_think = (slope + 0.02 * 0.25) * 2, (-slope + 0.02 * 0.75) * 2
-    pull = 1.0 * 4 / (2 + 2)
-    body = 2 * 0.25 * 1 / 2  # weight × (1 − 0) / tokens behind the decision
+    slope = 0.015 * (-0.45 + 0.05 * math.log(3))
+    decision_no_think, decision_think = (slope + 0.006 * 0.25) * 2, (-slope + 0.006 * 0.75) * 2
+    pull = 0.3 * 4 / (2 + 2)
+    body = 2 * 0.25 * 1 / 15  # weight × (1 − 0) / mean tokens of a thought behind the decision
     expected = [
         (decision_no_think, body, pull),
         (decision_no_think, -body, pull),
@@ -108,7 +108,7 @@ def test_the_optimum_is_the_gap_over_tau_reached_from_far_away_without_a_flat_st
         logprob_V = logits.log_softmax(-1)
         loss = -(credits[0].decision * logprob_V[0] * 2 + credits[2].decision * logprob_V[1] * 2) / 4
         [gradient] = torch.autograd.grad(loss, logits)
-        z -= 2.0 * (gradient[0] - gradient[1]).item()
+        z -= 7.0 * (gradient[0] - gradient[1]).item()
         path.append(z)
     assert z == pytest.approx(target, abs=0.02)
     if target > 0:

@@ -22,6 +22,7 @@ from adaptthink.integrations import trl
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.training.methods import adaptthink
 
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
 SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}
@@ -124,26 +125,28 @@ def recomputed_decision(logprob_BT, behavior_BT, mask_BT):
 @pytest.mark.parametrize("fault", [recomputed, recomputed_decision])
 def test_recomputed_old_logprobs_are_caught(monkeypatch, tmp_path, fault):
     """What trainers do in the setting of one update per batch would put π_θ where π_IS belongs."""
-    right = trl.policy_loss
+    right = adaptthink.policy_loss
 
     def wrong(logprob_BT, behavior_BT, advantage_B, mask_BT, **settings):
         return right(logprob_BT, fault(logprob_BT, behavior_BT, mask_BT), advantage_B, mask_BT, **settings)
 
-    monkeypatch.setattr(trl, "policy_loss", wrong)
-    _, gradient = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
+    with monkeypatch.context() as faulty:  # the native loss is the same function
+        faulty.setattr(adaptthink, "policy_loss", wrong)
+        _, gradient = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
     assert_caught(gradient)
 
 
 def test_a_masked_token_that_counts_is_caught(monkeypatch, tmp_path):
-    right = trl.policy_loss
+    right = adaptthink.policy_loss
 
     def wrong(logprob_BT, behavior_BT, advantage_B, mask_BT, **settings):
         filled_BT = mask_BT.clone()
         filled_BT[:, 1:-1] |= mask_BT[:, :-2] & mask_BT[:, 2:]
         return right(logprob_BT, behavior_BT, advantage_B, filled_BT, **settings)
 
-    monkeypatch.setattr(trl, "policy_loss", wrong)
-    _, gradient = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
+    with monkeypatch.context() as faulty:  # the native loss is the same function
+        faulty.setattr(adaptthink, "policy_loss", wrong)
+        _, gradient = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS)
     assert_caught(gradient)
 
 
