@@ -7,6 +7,7 @@ made again from its own source, with float64 in place of float32 (`recorded.in_f
 
 import importlib.util
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from adaptthink.integrations import trl
 from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode
 from adaptthink.problems.arithmetic import Split, generate_problems
+from adaptthink.training.initial import InitialModel
 from adaptthink.training.methods import adaptthink
 
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
@@ -73,7 +75,12 @@ def replay(monkeypatch, tmp_path, dtype=torch.float64, **settings):
         parts = (chunked_logprob._addmm_fp32, chunked_logprob._forward_tile, chunked_logprob._backward_tile)
         *_, wide = recorded.in_float64(*parts, chunked_logprob.ChunkedLogProbFunction)
         monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", wide)
-    rollouts = recorded.rollouts()
+    method = settings.get("method", "adaptthink")
+    rollouts = [
+        replace(one, initial_logprobs=()) for one in recorded.native_rollouts(recorded.config(method=method), dtype)
+    ]
+    initial = InitialModel(load_policy("tiny", device="cpu"), recorded.initial_model(dtype))
+    monkeypatch.setattr(trl.AdaptThinkTrainer, "_keep_initial", lambda self: initial)
     by_place = {(one.problem.id, index % recorded.SAMPLES): one for index, one in enumerate(rollouts)}
 
     def sample_rows(sampler, rows, positions, args, step, training):
@@ -104,6 +111,18 @@ def test_loss_and_gradient_are_the_native_ones(monkeypatch, tmp_path, ratio, acc
     loss, gradient = replay(monkeypatch, tmp_path, dtype, ratio=ratio, **batches)
     expected_loss, expected = recorded.native_loss_and_gradient(recorded.config(ratio=ratio), dtype)
     assert loss == pytest.approx(expected_loss, rel=max(recorded.BOUNDS[dtype], 1e-6))  # the log is in float32
+    assert difference(gradient, expected) < recorded.BOUNDS[dtype]
+
+
+@DTYPES
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("method", ["gap", "gap:pull=0,tau=0.2"])
+def test_the_gap_objectives_gradient_is_the_native_one(monkeypatch, tmp_path, method, accumulation, dtype):
+    size = NUM_ROLLOUTS // accumulation
+    batches = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+    loss, gradient = replay(monkeypatch, tmp_path, dtype, method=method, **batches)
+    expected_loss, expected = recorded.native_loss_and_gradient(recorded.config(method=method), dtype)
+    assert loss == pytest.approx(expected_loss, rel=1e-4, abs=1e-6)  # a small sum of large parts, logged in float32
     assert difference(gradient, expected) < recorded.BOUNDS[dtype]
 
 
