@@ -46,8 +46,8 @@ def test_credit_by_hand():
     """z = log(0.2/0.6); the gap is 0.05 + 0.5 − 1; no_think has a quarter of the mass on both."""
     found = Gap().assign_credit(group([R, W, R, R]), [0.5] * 4, config())
     slope = 0.015 * (-0.45 + 0.05 * math.log(3))
-    decision_no_think, decision_think = (slope + 0.006 * 0.25) * 2, (-slope + 0.006 * 0.75) * 2
-    pull = 0.3 * 4 / (2 + 2)
+    decision_no_think, decision_think = (slope + 0.03 * 0.25) * 2, (-slope + 0.03 * 0.75) * 2
+    pull = 0.5 * 4 / (2 + 2)
     body = 2 * 0.25 * 1 / 15  # weight × (1 − 0) / mean tokens of a thought behind the decision
     expected = [
         (decision_no_think, body, pull),

@@ -35,21 +35,13 @@ LEAST_WEIGHT = 0.05  # of a body whose mode is never chosen: it goes on learning
 
 
 @dataclass(frozen=True, slots=True)
-class StepSize:
-    """What a step's lengths make of the weights of tokens."""
-
-    pull: float  # of each no_think token, so that the loss has the mean over them
-    no_think_token: float  # of each token of a no_think body: as much as one of a thought, not 1/T of its own
-
-
-@dataclass(frozen=True, slots=True)
 class Gap:
     """The gap objective; see the module."""
 
     tau: float = 0.05  # of z: how far a gap moves the decision
     decision: float = 0.015
-    mass: float = 0.006
-    pull: float = 0.3
+    mass: float = 0.03
+    pull: float = 0.5
 
     reads: ClassVar = METHOD_KEYS - {"ratio", "token_share"}
     samples_from_is: ClassVar = False
@@ -81,21 +73,33 @@ class Gap:
         self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
     ) -> list[Credit]:
         """Give decisions the gradient of their objective, and bodies an advantage within their mode."""
-        bodies = {mode: [one.tokens - 1 for one in rollouts if one.mode is mode] for mode in Mode}
-        step = StepSize(
-            pull=self.pull * len(rollouts) / max(1, sum(bodies[Mode.NO_THINK])),
-            no_think_token=1 / max(1.0, fmean(bodies[Mode.THINK] or [0])),
-        )
         credits: list[Credit] = []
         for _, pairs in groupby(zip(rollouts, references, strict=True), key=lambda pair: pair[0].problem_id):
             group, [reference, *_] = zip(*pairs, strict=True)
-            credits += self.credit_group(group, reference, config.delta, step)
-        return credits
+            credits += self.credit_group(group, reference, config.delta)
+        return self.scale_by_length(credits, rollouts)
 
-    def credit_group(
-        self, group: Sequence[RolloutSummary], reference: float | None, delta: float, step: StepSize
-    ) -> list[Credit]:
-        """Return the credit of one problem's samples; none where a mode has no grade."""
+    def scale_by_length(self, credits: Sequence[Credit], rollouts: Sequence[RolloutSummary]) -> list[Credit]:
+        """Divide the credit of bodies by their tokens; the pull is a mean over the step's no_think tokens.
+
+        A token of a no_think body counts as one of the step's thoughts: with 1/T of its own few tokens, answers would
+        take most of the gradient.
+        """
+        sizes = [max(1, one.tokens - 1) for one in rollouts]
+        rows = list(zip(credits, rollouts, sizes, strict=True))
+        thought = fmean([size for _, one, size in rows if one.mode is Mode.THINK] or [1])
+        pulled = sum(credit.pull * size for credit, _, size in rows) or 1.0
+        return [
+            Credit(
+                credit.decision,
+                credit.body / (size if one.mode is Mode.THINK else thought),
+                self.pull * credit.pull * len(rows) / pulled,
+            )
+            for credit, one, size in rows
+        ]
+
+    def credit_group(self, group: Sequence[RolloutSummary], reference: float | None, delta: float) -> list[Credit]:
+        """Return the credit of one problem's samples, their lengths aside; none where a mode has no grade."""
         known = {mode: [one.reward for one in group if one.mode is mode and one.reward is not None] for mode in Mode}
         if reference is None or not all(known.values()):
             return [Credit(0.0, 0.0)] * len(group)
@@ -112,8 +116,7 @@ class Gap:
             decision = ((slope if is_no_think else -slope) + self.mass * share) * len(group) / samples
             advantage = compute_body_advantage(one, known[one.mode], reference)
             weight = min(1.0, max(LEAST_WEIGHT, 2 * share))
-            token = step.no_think_token if is_no_think else 1 / max(1, one.tokens - 1)
-            credits.append(Credit(decision, weight * advantage * token, step.pull if is_no_think else 0.0))
+            credits.append(Credit(decision, weight * advantage, float(is_no_think)))
         return credits
 
     def compute_loss(
