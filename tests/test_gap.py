@@ -233,8 +233,11 @@ def test_settings_of_a_method():
         ("gapp", "method = 'gapp' is unknown; there are: adaptthink, gap, grpo"),
         ("gap:rate=1", "gap has no setting 'rate'; it has tau, decision, mass, pull"),
         ("adaptthink:tau=1", "adaptthink has no setting 'tau'; it has none"),
-        ("gap:tau=much", "tau takes a number, not 'much'"),
-        ("gap:tau", "tau takes a number, not ''"),
+        ("gap:tau=much", "tau takes a number from 0 on, not 'much'"),
+        ("gap:tau=-1", "tau takes a number from 0 on, not '-1'"),
+        ("gap:tau=inf", "tau takes a number from 0 on, not 'inf'"),
+        ("gap:tau=1,tau=2", "tau is given twice"),
+        ("gap:tau", "tau takes a number from 0 on, not ''"),
     ]:
         with pytest.raises(UserError, match=message):
             load_method(text)

@@ -6,6 +6,7 @@ add a file (docs/methods.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
@@ -27,7 +28,7 @@ from adaptthink.training.reference import Reference
 
 
 class Method(Protocol):
-    """What every method has; its own settings are the fields of a frozen dataclass, numbers with defaults."""
+    """What every method has; its own settings are the fields of a frozen dataclass, numbers from 0 on."""
 
     reads: ClassVar[frozenset[str]]  # which of METHOD_KEYS
     samples_from_is: ClassVar[bool]  # whether the decision token's log-probability becomes that under π_IS (Eq. 7)
@@ -96,10 +97,14 @@ def load_method(text: str) -> Method:
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"method = '{text}': {name} has no setting '{key}'; {has}")
+        if key in values:
+            raise UserError(f"method = '{text}': {key} is given twice; give it once")
         try:
             values[key] = float(value)
         except ValueError:
-            raise UserError(f"method = '{text}': {key} takes a number, not '{value}'") from None
+            values[key] = math.nan
+        if not 0 <= values[key] < math.inf:
+            raise UserError(f"method = '{text}': {key} takes a number from 0 on, not '{value}'")
     method: Method = found(**values)
     return method
 
