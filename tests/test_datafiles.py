@@ -71,7 +71,11 @@ def test_packed_file_that_was_cut_off(tmp_path, ending, pack):
         ("p.jsonl", "{}".encode("utf-16-le"), "not a text file, as it holds NUL bytes"),
         ("p.xlsx", b"PK", "is a spreadsheet; save it as CSV in UTF-8"),
         ("p.tar.gz", b"", "is an archive; unpack it"),
-        ("p.parquet.gz", gzip.compress(b"PAR1", mtime=0), "a Parquet file cannot be read while it is packed; unpack it"),
+        (
+            "p.parquet.gz",
+            gzip.compress(b"PAR1", mtime=0),
+            "a Parquet file cannot be read while it is packed; unpack it",
+        ),
         ("p.csv", b"q,q\n1,2\n", "2 columns are called 'q'; rename all but one"),
         ("p.csv", b"\xff,answer\n1,2\n", "its first line is not UTF-8 text; save the file in UTF-8"),
     ],

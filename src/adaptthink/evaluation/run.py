@@ -97,7 +97,7 @@ def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig, sta
         config.max_no_think_tokens,
         config.seed,
         prompt_date=config.prompt_date,
-        force_think=config.force_think,
+        force_think=str(config.force_think),
         think_starts=starts if config.force_think is ForceThink.START else None,
     )
 
