@@ -239,7 +239,7 @@ def main() -> None:
         },
         "budgets": {name: compare_at_budgets(models[name], rivals) for name in models if name.startswith("gap")},
     }
-    path = write_result(f"gap-{result['date']}", result)
+    path = write_result("gap", result)
     draw(result, RESULTS / "gap.png")
     print(f"{path}\n{RESULTS / 'gap.png'}")
 

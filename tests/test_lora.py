@@ -24,6 +24,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.checkpoint import MODEL, load_checkpoint
+from adaptthink.training.credit import Credit
 from adaptthink.training.update import compute_micro_batch_loss
 
 PROMPTS = [(5, 9, 17), (33, 4, 60, 61, 62, 7, 8), (100,)]
@@ -145,7 +146,7 @@ def test_the_gradient_reaches_the_adapter_with_activations_made_again():
         policy.model.train()
         if again:
             checkpoint_gradients(policy.model)
-        compute_micro_batch_loss(policy.model, [one], torch.tensor([1.0]), config()).loss_B.sum().backward()
+        compute_micro_batch_loss(policy.model, [one], [Credit(1.0, 1.0)], config()).loss_B.sum().backward()
         return [p.grad for p in policy.model.parameters() if p.requires_grad]
 
     for kept, made_again in zip(gradient(again=False), gradient(again=True), strict=True):

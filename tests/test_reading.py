@@ -42,7 +42,7 @@ def test_each_mode_is_forced_in_its_way_and_forced_tokens_count_toward_max_token
     done = complete_prompts(engine, template, requests, seed=4)
     unconstrained, think, no_think = engine.requests
     assert (unconstrained.prefix_ids, unconstrained.banned_first_ids, unconstrained.max_tokens) == ((), (), 20)
-    assert (think.prefix_ids, think.banned_first_ids, think.max_tokens) == ((), (template.no_think_id,), 20)
+    assert (think.prefix_ids, think.banned_first_ids, think.max_tokens) == (template.think_prefix_ids, (), 20)
     assert (no_think.prefix_ids, no_think.banned_first_ids) == (template.no_think_prefix_ids, ())
     assert no_think.max_tokens == 8
     assert [len(one.completions[0].token_ids) for one in done] == [20, 20, 8]
@@ -64,7 +64,7 @@ def test_the_threshold_decides_from_one_prefill_and_equality_is_no_think(templat
     assert [one.decision.mode for one in done] == [Mode.NO_THINK, Mode.THINK, Mode.NO_THINK, Mode.THINK]
     assert [one.decision.no_think_probability for one in done[:3]] == pytest.approx([0.3, 0.29, 0.29])
     assert done[3].decision == Decision(Mode.THINK, None)
-    assert engine.requests[1].banned_first_ids == (template.no_think_id,)
+    assert engine.requests[1].prefix_ids == template.think_prefix_ids
 
 
 def test_requests_that_are_sampled_alike_are_one_batch_and_done_keep_their_order(template):
