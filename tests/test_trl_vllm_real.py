@@ -17,7 +17,7 @@ os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_
 
 from adaptthink.engines.vllm_worker import FreshWeights
 from adaptthink.engines.weights import write_weights_folder
-from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset
+from adaptthink.integrations.trl import AdaptThinkConfig, AdaptThinkTrainer, problem_dataset, select_responses
 from adaptthink.problems.arithmetic import Split, generate_problems
 
 K = 4
@@ -62,7 +62,8 @@ def sample_batch(trainer, *, synchronised):
         )
     drawn_BT = batch["in_loss"].clone()
     drawn_BT[torch.arange(len(drawn_BT)), drawn_BT.int().argmax(1)] = False  # but for the decision
-    return batch, (out.log_probs - batch["behavior_logprobs"])[drawn_BT].abs().mean().item()
+    gap_BT = select_responses(out.log_probs, batch) - batch["behavior_logprobs"]
+    return batch, gap_BT[drawn_BT].abs().mean().item()
 
 
 def test_it_trains(trainer):

@@ -380,13 +380,11 @@ class AdaptThinkTrainer(GRPOTrainer):
                 labels=inputs["labels"][:, :width],
                 fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
             )
-        mask_BT = inputs["in_loss"]
-        column_BT = inputs["prompt_tokens"][:, None] - 1 + torch.arange(mask_BT.shape[1], device=mask_BT.device)
         result = self._method.compute_loss(
-            out.log_probs.gather(1, column_BT.clamp(max=width - 2)),
+            select_responses(out.log_probs, inputs),
             inputs["behavior_logprobs"],
             inputs["credit"],
-            mask_BT,
+            inputs["in_loss"],
             self._train_config,
         )
         pair_B2 = torch.stack([inputs["no_think"].to(result.clipped_B), result.clipped_B.detach()], dim=1)
@@ -740,6 +738,16 @@ def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: t
         "prompt_tokens": torch.tensor([len(one.prompt_ids) for one in rollouts], device=device),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
     }
+
+
+def select_responses(logprob_BS: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-probabilities of the responses' tokens, (B, T), of those of all labels; arbitrary behind an end.
+
+    Column t of `logprob_BS` belongs to token t + 1 of prompt and response.
+    """
+    mask_BT = inputs["in_loss"]
+    column_BT = inputs["prompt_tokens"][:, None] - 1 + torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return logprob_BS.gather(1, column_BT.clamp(max=logprob_BS.shape[1] - 1))
 
 
 def make_record(rollout: Rollout, *, forced: bool) -> RolloutRecord:
