@@ -48,6 +48,7 @@ PARTS = {
 }
 QUIET = ("--probe-every", "10", "--probe-samples", "0")  # of the recipe's probes, which cost time
 RATE_SEEDS = 3  # of the parts that show stability
+LABELS = {"delta_0.1": (-52, -14), "delta_0.05": (6, -14)}  # where names stand beside their points, else to the right
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +253,18 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     rows = result["budgets"].get("gap", [])
     tokens, accuracy = [row["budget"] for row in rows], [100 * row["accuracy"] for row in rows]
-    axes.plot(tokens, accuracy, label="gap: one model and its dial")
+    axes.plot(tokens, accuracy, label="gap objective: one model and its dial")
+    dials = [(row["budget"], 100 * row["dials"]["accuracy"]) for row in rows if "dials" in row]
+    axes.plot(
+        *zip(*dials, strict=True), "--", color="tab:red", linewidth=1, label="paper's form: the best of six dials"
+    )
     for name, one in result["models"].items():
         if name.startswith("delta"):
             axes.plot(one["auto"]["tokens"], 100 * one["auto"]["accuracy"], "o", color="tab:red")
-            axes.annotate(name.partition("_")[2], (one["auto"]["tokens"], 100 * one["auto"]["accuracy"]))
-    axes.plot([], [], "o", color="tab:red", label="paper's form, a training for each δ")
-    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(20, None), ylim=(85, 100))
+            place = (one["auto"]["tokens"], 100 * one["auto"]["accuracy"])
+            axes.annotate(f"δ = {name.partition('_')[2]}", place, LABELS.get(name, (8, -5)), textcoords="offset points")
+    axes.plot([], [], "o", color="tab:red", label="paper's form as trained, once for each δ")
+    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(20, 35), ylim=(88, 100))
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
