@@ -1,6 +1,6 @@
 """One model of the gap objective and its dial against the paper's form, trained once for each δ, on the miniature.
 
-    python benchmarks/gap.py runs/gap                     all of it: 56 trainings of 2 to 4 minutes, one a core
+    python benchmarks/gap.py runs/gap                     all of it: 49 trainings of 2 to 4 minutes, one a core
     python benchmarks/gap.py runs/gap --seeds 0 --parts deltas gap
 
 Trainings and evaluations are commands that a user would give; what is finished is not run again, so the same command

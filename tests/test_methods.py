@@ -8,12 +8,12 @@ import torch
 from test_train import config, run_training
 
 from adaptthink.cli.settings import find_unread
-from adaptthink.config.resolve import resolve
+from adaptthink.config.resolve import check, resolve
 from adaptthink.config.schema import METHOD_KEYS, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import methods
-from adaptthink.training.methods import list_methods, load_method
+from adaptthink.training.methods import check_method, list_methods, load_method
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 NAMES = list_methods()
@@ -62,6 +62,8 @@ def test_settings_that_a_method_does_not_read_are_refused():
     flags = {"method": "gap", "samples_per_problem": 4, "ratio": "token"}
     with pytest.raises(UserError, match=r"ratio has no effect: the method gap does not read it; leave it out"):
         resolve("train", TrainConfig, flags=flags, unread=find_unread)
+    with pytest.raises(UserError, match="ratio has no effect: the method gap does not read it"):
+        check_method(check(TrainConfig, flags))  # in Python and in TRL too, where it is not the default
     resolve("train", TrainConfig, flags=flags | {"method": "adaptthink"}, unread=find_unread)
     with pytest.raises(UserError, match="method = 'nothing' is unknown; there are: adaptthink, gap, grpo"):
         resolve("train", TrainConfig, flags={"method": "nothing"}, unread=find_unread)

@@ -110,14 +110,22 @@ def load_method(text: str) -> Method:
 
 
 def check_method(config: TrainConfig) -> None:
-    """Raise UserError for an unknown method, and for settings that do not go with it."""
-    load_method(config.method).check(config)
+    """Raise UserError for an unknown method, and for settings that do not go with it or that it would not read."""
+    method = load_method(config.method)
+    for key in sorted(METHOD_KEYS - method.reads):
+        if getattr(config, key) != TrainConfig.model_fields[key].default:
+            raise UserError(f"{key} has no effect: the method {name_method(config)} does not read it; leave it out")
+    method.check(config)
+
+
+def name_method(config: TrainConfig) -> str:
+    """Return the name of the configured method, without its own settings."""
+    return config.method.partition(":")[0]
 
 
 def find_unread(config: TrainConfig) -> Iterator[Unread]:
     """Yield the settings of the objective that the configured method does not read; raises as `check_method`."""
     check_method(config)
-    name = config.method.partition(":")[0]
     unread = sorted(METHOD_KEYS - load_method(config.method).reads)
     if unread:
-        yield Unread(tuple(unread), ("method",), f"the method {name} does not read it", "leave it out")
+        yield Unread(tuple(unread), ("method",), f"the method {name_method(config)} does not read it", "leave it out")
