@@ -18,11 +18,11 @@ from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.storage.runs import read_metrics
+from adaptthink.training.batch import Batch, RolloutSummary
 from adaptthink.training.credit import Credit, count_update_tokens, spread_credit
 from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.methods.gap import Gap
-from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.rollout import collect
 
 MODES = (Mode.NO_THINK, Mode.NO_THINK, Mode.THINK, Mode.THINK)
@@ -44,7 +44,7 @@ def group(verdicts, *, no_think=0.2, think=0.6, tokens=(3, 3, 11, 21), problem="
 
 def test_credit_by_hand():
     """z = log(0.2/0.6); the gap is 0.05 + 0.5 − 1; no_think has a quarter of the mass on both."""
-    found = Gap().assign_credit(group([R, W, R, R]), [0.5] * 4, config())
+    found = Gap().assign_credit(Batch(group([R, W, R, R]), [0.5] * 4, 0.0), config())
     slope = 0.015 * (-0.45 + 0.05 * math.log(3))
     decision_no_think, decision_think = (slope + 0.03 * 0.25) * 2, (-slope + 0.03 * 0.75) * 2
     pull = 0.5 * 4 / (2 + 2)
@@ -59,12 +59,12 @@ def test_credit_by_hand():
 
 
 def test_what_cannot_be_graded_takes_no_part():
-    found = Gap().assign_credit(group([R, U, R, W]), [0.5] * 4, config())
-    alone = Gap().assign_credit(group([R, R, R, W]), [0.5] * 4, config())
+    found = Gap().assign_credit(Batch(group([R, U, R, W]), [0.5] * 4, 0.0), config())
+    alone = Gap().assign_credit(Batch(group([R, R, R, W]), [0.5] * 4, 0.0), config())
     assert found[1].body == 0.0
     assert found[0].decision == alone[0].decision  # the mean of the one that is known
     assert found[0].body == 0.0  # nothing to compare with
-    lost = Gap().assign_credit(group([U, U, R, W]) + group([R, W, R, W], problem="b"), [0.5] * 8, config())
+    lost = Gap().assign_credit(Batch(group([U, U, R, W]) + group([R, W, R, W], problem="b"), [0.5] * 8, 0.0), config())
     assert lost[:4] == [Credit(0.0, 0.0)] * 4
     assert all(one.decision for one in lost[4:])
 
@@ -85,7 +85,7 @@ def test_the_decisions_gradient_is_that_of_the_objective(verdicts):
     gap = 0.05 + sum(rewards[:2]) / 2 - sum(rewards[2:]) / 2
     [expected] = torch.autograd.grad(objective(logit_V, gap, method), logit_V)
     samples = group(verdicts, no_think=logprob_V[0].exp().item(), think=logprob_V[1].exp().item())
-    credits = method.assign_credit(samples, [0.5] * 4, config())
+    credits = method.assign_credit(Batch(samples, [0.5] * 4, 0.0), config())
     logprob_BT = torch.stack([logprob_V[0], logprob_V[0], logprob_V[1], logprob_V[1]])[:, None]
     credit_BT = torch.tensor([[one.decision] for one in credits], dtype=torch.float64)
     mask_BT = torch.ones(4, 1, dtype=torch.bool)
@@ -103,7 +103,7 @@ def test_the_optimum_is_the_gap_over_tau_reached_from_far_away_without_a_flat_st
     path = [z]
     for _ in range(4000):
         samples = group([R, R if no_think == 1.0 else W, R, R], no_think=share(z), think=share(-z))
-        credits = method.assign_credit(samples, [1.0] * 4, config(delta=delta))
+        credits = method.assign_credit(Batch(samples, [1.0] * 4, 0.0), config(delta=delta))
         logits = torch.tensor([z, 0.0], dtype=torch.float64, requires_grad=True)
         logprob_V = logits.log_softmax(-1)
         loss = -(credits[0].decision * logprob_V[0] * 2 + credits[2].decision * logprob_V[1] * 2) / 4
@@ -202,7 +202,7 @@ def test_the_initial_model_scores_no_think_answers_alone(random_policy):
     with torch.no_grad():
         for parameter in random_policy.model.parameters():
             parameter.mul_(1.1)
-    for one in initial.score_no_think(sampled, settings):
+    for one in initial.score(sampled, {Mode.NO_THINK}, settings):
         if one.mode is Mode.THINK:
             assert one.initial_logprobs == ()
         else:  # the engine's own, from before the weights were changed
@@ -221,14 +221,14 @@ def test_an_adapter_is_switched_off_for_the_initial_model(tmp_path):
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.5)
-    for one in keep_initial(policy).score_no_think(sampled, settings):
+    for one in keep_initial(policy).score(sampled, {Mode.NO_THINK}, settings):
         if one.mode is Mode.NO_THINK:
             assert one.initial_logprobs == pytest.approx(one.behavior_logprobs, abs=1e-4)
 
 
 def test_settings_of_a_method():
     assert load_method("gap:tau=0.1,pull=0") == Gap(tau=0.1, pull=0.0)
-    assert not load_method("gap:pull=0").needs_initial
+    assert not load_method("gap:pull=0").initial_modes
     for text, message in [
         ("gapp", "method = 'gapp' is unknown; there are: adaptthink, gap, grpo"),
         ("gap:rate=1", "gap has no setting 'rate'; it has tau, decision, mass, pull"),

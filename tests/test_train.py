@@ -31,6 +31,7 @@ from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
 from adaptthink.training.advantages import compute_advantages, find_implicit_thinkers
+from adaptthink.training.batch import Batch, summarise_rollout
 from adaptthink.training.credit import Credit, assign_evenly
 from adaptthink.training.data import choose_problems, count_used, select_gradable, select_used, settle_reference
 from adaptthink.training.describe import (
@@ -40,7 +41,7 @@ from adaptthink.training.describe import (
     probe_responses,
 )
 from adaptthink.training.methods import check_method, credit_rollouts
-from adaptthink.training.metrics import check_grading, describe_credit, describe_rollouts, summarise_rollout
+from adaptthink.training.metrics import check_grading, describe_credit, describe_rollouts
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import make_loss_mask
 from adaptthink.training.train import Reporting, TrainingData, train
@@ -60,7 +61,7 @@ def config(**values):
 
 def credit_values(rollouts, reference, settings):
     """The advantage of each rollout, which all of its tokens have."""
-    credits = credit_rollouts(rollouts, reference, settings)
+    credits = credit_rollouts(rollouts, reference, settings, step=1)
     assert all(credit.decision == credit.body for credit in credits)
     return torch.tensor([credit.body for credit in credits])
 
@@ -189,7 +190,7 @@ def test_a_rollout_that_cannot_be_graded_has_no_advantage(template):
 
 def test_a_problem_without_a_reference_reward_has_no_advantage():
     rollouts = [rollout([1], [0.0]), rollout([1], [0.0]), rollout([1], [0.0], verdict=Verdict.WRONG)]
-    found = compute_advantages([summarise_rollout(one) for one in rollouts], [None, 0.0, 0.25], delta=0.05)
+    found = compute_advantages(Batch([summarise_rollout(one) for one in rollouts], [None, 0.0, 0.25], 0.0), 0.05)
     assert found.tolist() == [0.0, 1.0, -0.25]
 
 
@@ -198,11 +199,13 @@ def test_group_advantages_by_hand(template):
     verdicts = (Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3)
     modes = (Mode.NO_THINK, *[Mode.THINK] * 5)
     rollouts = [rollout([1], [0.0], mode=mode, verdict=v) for mode, v in zip(modes, verdicts, strict=True)]
+    other = make_problem("3+3=?", "6")
+    rollouts[3:] = [replace(one, problem=other) for one in rollouts[3:]]
     grouped = config(method="grpo", samples_per_problem=3, no_think_share=0, delta=0.1)
     values = [1.1, 0.0, 1.0]
     mean, deviation = statistics.mean(values), statistics.stdev(values)
     expected = [(value - mean) / deviation for value in values] + [0.0] * 3
-    reference = {PROBLEM.id: Reference(PROBLEM.id, (Verdict.CORRECT,), (1,))}
+    reference = {one.id: Reference(one.id, (Verdict.CORRECT,), (1,)) for one in (PROBLEM, other)}
     found = credit_values(rollouts, reference, grouped)
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
 

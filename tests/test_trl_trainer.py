@@ -42,8 +42,8 @@ from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import Message, Mode
 from adaptthink.problems import hash_answer, make_problem, make_problem_id
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.training.batch import RolloutSummary
 from adaptthink.training.credit import Credit
-from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.reference import open_references
 
 ROOT = Path(__file__).parents[1]

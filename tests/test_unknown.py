@@ -21,7 +21,7 @@ from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.advantages import compute_advantages, compute_group_advantages
-from adaptthink.training.metrics import summarise_rollout
+from adaptthink.training.batch import Batch, summarise_rollout
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 TOKENS = ["--max-think-tokens", "48", "--max-no-think-tokens", "12"]
@@ -274,9 +274,9 @@ def test_an_unknown_response_has_no_gradient_and_touches_no_other():
         summarise_rollout(make_rollout(problem, Mode.THINK, (1,), (2, 3), (0.0, 0.0), 0, verdict))
         for verdict in (Verdict.CORRECT, Verdict.WRONG, Verdict.UNKNOWN)
     )
-    assert compute_advantages([right, unknown, wrong], [0.5] * 3, 0.05).tolist() == [0.5, 0.0, -0.5]
-    group = compute_group_advantages([right, wrong], 0.05, group_size=2).tolist()
+    assert compute_advantages(Batch([right, unknown, wrong], [0.5] * 3, 0.0), 0.05).tolist() == [0.5, 0.0, -0.5]
+    group = compute_group_advantages(Batch([right, wrong], [None] * 2, 0.0), 0.05).tolist()
     assert group == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-4)
-    found = compute_group_advantages([right, unknown, wrong], 0.05, group_size=3).tolist()
+    found = compute_group_advantages(Batch([right, unknown, wrong], [None] * 3, 0.0), 0.05).tolist()
     assert found == pytest.approx([group[0], 0.0, group[1]])
-    assert compute_group_advantages([right, unknown], 0.05, group_size=2).tolist() == [0.0, 0.0]
+    assert compute_group_advantages(Batch([right, unknown], [None] * 2, 0.0), 0.05).tolist() == [0.0, 0.0]

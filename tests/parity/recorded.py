@@ -144,9 +144,9 @@ def native_rollouts(settings: TrainConfig, dtype: torch.dtype = torch.float32) -
             replace(one, behavior_logprobs=(float(np.float32(logprob)), *one.behavior_logprobs[1:]))
             for one, (logprob,) in zip(sampled, logprob_B1.tolist(), strict=True)
         ]
-    if method.needs_initial:
-        sampled = InitialModel(load_policy("tiny", device="cpu"), initial_model(dtype)).score_no_think(
-            sampled, settings
+    if method.initial_modes:
+        sampled = InitialModel(load_policy("tiny", device="cpu"), initial_model(dtype)).score(
+            sampled, method.initial_modes, settings
         )
     return sampled
 
@@ -163,7 +163,7 @@ def native_loss_and_gradient(
             gradients.update({name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None})
 
     sampled = native_rollouts(settings, dtype)
-    credits = credit_rollouts(sampled, references(), settings)
+    credits = credit_rollouts(sampled, references(), settings, step=1)
     metrics = update(model, Spy(model.parameters(), lr=0.0), sampled, credits, settings, step=1)
     return metrics["loss"], gradients
 

@@ -44,9 +44,9 @@ from adaptthink.integrations.verl.loop import Sampled
 from adaptthink.integrations.verl.settings import NAME, make_verl_settings
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.models.scoring import compute_response_logprobs
+from adaptthink.training.batch import summarise_rollout
 from adaptthink.training.credit import spread_credit
 from adaptthink.training.methods import credit_rollouts, load_method
-from adaptthink.training.metrics import summarise_rollout
 from adaptthink.training.rollout import make_loss_mask
 
 RATIOS = ("sequence_mean", "sequence", "token")
@@ -264,7 +264,7 @@ def test_the_credit_of_each_token_is_the_native_one(monkeypatch, tmp_path, metho
     trainer, workers, _ = step(monkeypatch, tmp_path, method=method)
     settings = config(method=method)
     sampled = native_rollouts(settings, torch.float64)
-    credits = credit_rollouts(sampled, references(), settings)
+    credits = credit_rollouts(sampled, references(), settings, step=1)
     for row, one, credit in zip(workers.queue.rows.values(), sampled, credits, strict=True):
         native_T = spread_credit(credit, one.behavior_logprobs, one.initial_logprobs)
         behind = len(one.response_ids) - len(native_T)

@@ -15,7 +15,8 @@ from adaptthink.grading import Verdict
 from adaptthink.integrations.verl.trainer import AdaptThinkTrainer
 from adaptthink.modes import Mode
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.metrics import RolloutSummary, describe_rollouts
+from adaptthink.training.batch import RolloutSummary
+from adaptthink.training.metrics import describe_rollouts
 
 UPDATE = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-4, "clip_share": 0.0, "behavior_decision": 0.5}
 

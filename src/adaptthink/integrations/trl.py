@@ -62,17 +62,16 @@ from adaptthink.sampling.sampler import (
     generate_and_grade,
 )
 from adaptthink.storage.rows import RowError
+from adaptthink.training.batch import Batch, RolloutSummary, summarise_rollout
 from adaptthink.training.credit import Credit, spread_credit
 from adaptthink.training.initial import InitialModel, keep_initial
 from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.metrics import (
     GRADED_STEPS,
-    RolloutSummary,
     check_grading,
     compute_weighted_mean,
     describe_credit,
     describe_rollouts,
-    summarise_rollout,
 )
 from adaptthink.training.reference import (
     check_grades,
@@ -313,7 +312,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             self._check_model(Path(reference))
         self._train_config = args.train_config()
         self._method = load_method(args.method)
-        self._initial = self._keep_initial() if self._method.needs_initial else None
+        self._initial = self._keep_initial() if self._method.initial_modes else None
         self._server = self._connect() if args.use_vllm and args.vllm_mode == "server" else None
         self._records: dict[bool, list[RolloutRecord]] = {
             True: [],
@@ -347,7 +346,9 @@ class AdaptThinkTrainer(GRPOTrainer):
             self._records[training] += everywhere
             return {}
         references: list[float | None] = gather_object([find_reference_reward(row, self._rewards) for row in inputs])
-        credits = self._method.assign_credit([one.summary for one in everywhere], references, self._train_config)
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        batch = Batch([one.summary for one in everywhere], references, progress)
+        credits = self._method.assign_credit(batch, self._train_config)
         self._records[training] += [
             replace(one, credit=credit) for one, credit in zip(everywhere, credits, strict=True)
         ]
@@ -357,7 +358,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             force = self._train_config.force_think
             rollouts = [replace_decision_logprob(one, self.args.no_think_share, force) for one in sampled]
         if self._initial:
-            rollouts = self._initial.score_no_think(rollouts, self._train_config)
+            rollouts = self._initial.score(rollouts, self._method.initial_modes, self._train_config)
         self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, own_credits)

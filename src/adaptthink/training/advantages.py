@@ -11,28 +11,25 @@ from adaptthink.grading.implicit_thinking import read_signs, thinks_implicitly
 from adaptthink.modes import Mode
 from adaptthink.objective import advantage, group_advantage
 from adaptthink.sampling.sampler import Rollout
-from adaptthink.training.metrics import RolloutSummary
+from adaptthink.training.batch import Batch, RolloutSummary
 
 
-def compute_advantages(rollouts: Sequence[RolloutSummary], references: Sequence[float | None], delta: float) -> Tensor:
-    """Return A(x, y) of every rollout, shape (N,); 0, and so no gradient, for one that cannot be graded.
-
-    `references` holds R̄_ref of each rollout's problem, None where that cannot be graded.
-    """
-    gradable_N = torch.tensor(
-        [one.reward is not None and reference is not None for one, reference in zip(rollouts, references, strict=True)]
-    )
-    reference_N = torch.tensor([reference or 0.0 for reference in references])
-    no_think_N, reward_N = read_tensors(rollouts)
+def compute_advantages(batch: Batch, delta: float) -> Tensor:
+    """Return A(x, y) of every rollout, shape (N,); 0, and so no gradient, for one that cannot be graded."""
+    pairs = zip(batch.rollouts, batch.references, strict=True)
+    gradable_N = torch.tensor([one.reward is not None and reference is not None for one, reference in pairs])
+    reference_N = torch.tensor([reference or 0.0 for reference in batch.references])
+    no_think_N, reward_N = read_tensors(batch.rollouts)
     return torch.where(gradable_N, advantage(no_think_N, reward_N, reference_N, delta), 0.0)
 
 
-def compute_group_advantages(rollouts: Sequence[RolloutSummary], delta: float, group_size: int) -> Tensor:
-    """Return GRPO's advantage of every rollout, shape (N,); each group of so many is compared as far as graded."""
-    gradable_N = torch.tensor([one.reward is not None for one in rollouts])
-    no_think_N, reward_N = read_tensors(rollouts)
-    advantage_N = torch.zeros(len(rollouts))
-    for group_K in torch.arange(len(rollouts)).split(group_size):
+def compute_group_advantages(batch: Batch, delta: float) -> Tensor:
+    """Return GRPO's advantage of every rollout, shape (N,); a problem's are compared as far as they are graded."""
+    gradable_N = torch.tensor([one.reward is not None for one in batch.rollouts])
+    no_think_N, reward_N = read_tensors(batch.rollouts)
+    advantage_N = torch.zeros(len(batch.rollouts))
+    sizes = [len(group) for group, _ in batch.by_problem()]
+    for group_K in torch.arange(len(batch.rollouts)).split(sizes):
         known_K = group_K[gradable_N[group_K]]
         if len(known_K) > 1:  # else there is nothing to compare with
             advantage_N[known_K] = group_advantage(no_think_N[known_K][None], reward_N[known_K][None], delta)[0]

@@ -22,6 +22,7 @@ from adaptthink.problems import Problem
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, sample_rollouts
 from adaptthink.training.advantages import find_implicit_thinkers
+from adaptthink.training.batch import summarise_rollout
 from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.metrics import (
     Metrics,
@@ -30,7 +31,6 @@ from adaptthink.training.metrics import (
     describe_mode_choice,
     describe_rollouts,
     is_probe_due,
-    summarise_rollout,
 )
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,9 +29,9 @@ class InitialModel:
     model: PreTrainedModel
 
     @torch.no_grad()
-    def score_no_think(self, rollouts: Sequence[Rollout], config: TrainConfig) -> list[Rollout]:
-        """Return the rollouts, those of no_think with the log-probabilities of their tokens under this model."""
-        chosen = [index for index, one in enumerate(rollouts) if one.mode is Mode.NO_THINK]
+    def score(self, rollouts: Sequence[Rollout], modes: Container[Mode], config: TrainConfig) -> list[Rollout]:
+        """Return the rollouts, those of `modes` with the log-probabilities of their tokens under this model."""
+        chosen = [index for index, one in enumerate(rollouts) if one.mode in modes]
         prompts = [rollouts[index].prompt_ids for index in chosen]
         responses = [rollouts[index].response_ids for index in chosen]
         batches = make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(self.model))

@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import DivergedError
-from adaptthink.grading import Verdict, check_failed_grades, compute_reward
+from adaptthink.grading import Verdict, check_failed_grades
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem
-from adaptthink.sampling.sampler import Rollout
+from adaptthink.training.batch import RolloutSummary
 from adaptthink.training.credit import Credit, count_update_tokens
 
 Metrics = dict[str, Any]
 
 GRADED_STEPS = 10  # over which the share of failed grades is taken
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutSummary:
-    """What methods and metrics need of one rollout; small, so that it can be sent between processes."""
-
-    problem_id: str
-    mode: Mode
-    verdict: Verdict
-    tokens: int
-    decision_logprob: float  # of the first token, under the policy that sampled, in nats
-    weight: float = 1.0  # in the loss
-    own_reward: float | None = None  # of a reward function of the user's own
-
-    @property
-    def reward(self) -> float | None:
-        """R(x, y); None for a response that could not be graded."""
-        if not self.verdict.has_reward:
-            return None
-        return compute_reward(self.verdict) if self.own_reward is None else self.own_reward
-
-
-def summarise_rollout(rollout: Rollout) -> RolloutSummary:
-    """Return what methods and metrics need of a rollout."""
-    return RolloutSummary(
-        rollout.problem.id,
-        rollout.mode,
-        rollout.verdict,
-        len(rollout.response_ids),
-        rollout.behavior_logprobs[0] - rollout.within_mode,
-        rollout.weight,
-        rollout.grade.own_reward,
-    )
 
 
 def describe_credit(rollouts: Sequence[RolloutSummary], credits: Sequence[Credit]) -> Metrics:

@@ -63,7 +63,8 @@ def train(
     logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
     """
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
-    initial = keep_initial(policy) if load_method(config.method).needs_initial else None
+    method = load_method(config.method)
+    initial = keep_initial(policy) if method.initial_modes else None
     optimizer = make_optimizer(model, config)
     done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
     engine.load_weights(policy.plain())
@@ -79,10 +80,10 @@ def train(
                 chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
                 advance = count_rollouts(reporting, config, step)
                 rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
-                rollouts = initial.score_no_think(rollouts, config) if initial else rollouts
+                rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)
-            credits = credit_rollouts(rollouts, data.reference, config)  # A(x, y), Eq. 5
+            credits = credit_rollouts(rollouts, data.reference, config, step)  # A(x, y), Eq. 5
             with checkpoints.change_weights(step):
                 with clock.phase("update"):
                     advance = count_updates(reporting, rollouts, credits, config, step)

@@ -31,8 +31,8 @@ from adaptthink.modes import Mode, ThinkTemplate
 from adaptthink.sampling.grader import make_grader
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.sampling.sampler import Pending, Sampler
+from adaptthink.training.batch import RolloutSummary, summarise_rollout
 from adaptthink.training.methods import load_method
-from adaptthink.training.metrics import RolloutSummary, summarise_rollout
 from adaptthink.training.rollout import make_loss_mask, replace_decision_logprob
 
 BAN = -100.0  # added to a logit: the token is never sampled

@@ -137,7 +137,7 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         f"{actor}.policy_loss.loss_mode": NAME,
         f"{actor}.clip_ratio": config.clip,
         "algorithm.use_kl_in_reward": False,
-        f"{actor}.use_kl_loss": load_method(config.method).needs_initial,  # brings the model before training along
+        f"{actor}.use_kl_loss": bool(load_method(config.method).initial_modes),  # brings that model along
         f"{actor}.entropy_coeff": 0,
         f"{actor}.ppo_epochs": 1,  # one update per batch
         f"{actor}.ppo_mini_batch_size": config.problems_per_step,

@@ -31,8 +31,8 @@ from adaptthink.integrations.verl.loss import compute_verl_loss
 from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.scoring import Row, score_responses
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
-from adaptthink.modes import Mode
 from adaptthink.storage.runs import MetricsLog
+from adaptthink.training.batch import Batch
 from adaptthink.training.credit import spread_credit
 from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import (
@@ -70,7 +70,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
         self.log: MetricsLog | None = None
         self.sampled: dict[str, Sampled] = {}  # the responses of the step, by their keys in verl's queue
-        self.initial: dict[str, list[float]] = {}  # the log-probabilities that no_think tokens had before training
+        self.initial: dict[str, list[float]] = {}  # log-probabilities of tokens before training, where they are needed
         self.described: dict[str, Any] = {}  # the responses of the step
         self.row: dict[str, Any] = {}  # the step's line
 
@@ -127,8 +127,8 @@ class AdaptThinkTrainer(PPOTrainerSync):
         return batch
 
     def _compute_ref_log_prob(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """Score the no_think responses by the model before training; a pull needs no others."""
-        keys = [key for key in batch.keys if self.sampled[key].summary.mode is Mode.NO_THINK]
+        """Score the responses that the method needs by the model before training."""
+        keys = [key for key in batch.keys if self.sampled[key].summary.mode in self.method.initial_modes]
         found = read_columns(batch, keys, "prompts", "responses")
         rows = [(prompt.tolist(), response.tolist()) for prompt, response in found]
         self.initial = dict(zip(keys, self.score(self.ref_policy_wg.compute_ref_log_prob, rows), strict=True))
@@ -146,7 +146,9 @@ class AdaptThinkTrainer(PPOTrainerSync):
             replace(one.summary, decision_logprob=behavior[key][0] - one.within_mode)
             for key, one in zip(keys, sampled, strict=True)
         ]
-        credits = self.method.assign_credit(summaries, [one.reference for one in sampled], self.settings)
+        progress = (self.global_steps - 1) / self.settings.steps
+        seen = Batch(summaries, [one.reference for one in sampled], progress)
+        credits = self.method.assign_credit(seen, self.settings)
         self.described |= describe_credit(summaries, credits)
         spread = {
             key: spread_credit(credit, behavior[key], self.initial.get(key, ()))

@@ -22,8 +22,8 @@ from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss
 from adaptthink.sampling.sampler import Rollout
 from adaptthink.training.advantages import find_implicit_thinkers
+from adaptthink.training.batch import Batch, summarise_rollout
 from adaptthink.training.credit import Credit
-from adaptthink.training.metrics import RolloutSummary, summarise_rollout
 from adaptthink.training.reference import Reference
 
 
@@ -34,8 +34,8 @@ class Method(Protocol):
     samples_from_is: ClassVar[bool]  # whether the decision token's log-probability becomes that under π_IS (Eq. 7)
 
     @property
-    def needs_initial(self) -> bool:
-        """Whether no_think rollouts need their log-probabilities under the model before training."""
+    def initial_modes(self) -> frozenset[Mode]:
+        """The modes whose rollouts need their log-probabilities under the model before training."""
         ...
 
     def check(self, config: TrainConfig) -> None:
@@ -46,13 +46,8 @@ class Method(Protocol):
         """Return the forced modes of a problem's samples, no_think first; None leaves the choice to the model."""
         ...
 
-    def assign_credit(
-        self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
-    ) -> list[Credit]:
-        """Return the credit of a step's rollouts, none for those that could not be graded.
-
-        Those of a problem follow each other; `references` holds R̄_ref of each one's problem.
-        """
+    def assign_credit(self, batch: Batch, config: TrainConfig) -> list[Credit]:
+        """Return the credit of a step's rollouts, none for those that could not be graded."""
         ...
 
     def compute_loss(
@@ -63,16 +58,17 @@ class Method(Protocol):
 
 
 def credit_rollouts(
-    rollouts: Sequence[Rollout], reference: Mapping[str, Reference], config: TrainConfig
+    rollouts: Sequence[Rollout], reference: Mapping[str, Reference], config: TrainConfig, step: int
 ) -> list[Credit]:
-    """Return the credit of a step's rollouts as configured; `reference` is by problem id."""
+    """Return the credit of the rollouts of a step (from 1) as configured; `reference` is by problem id."""
     unrewarded = find_implicit_thinkers(rollouts) if config.implicit_thinking == "no_reward" else ()
     summaries = [summarise_rollout(one) for one in rollouts]
     for index in unrewarded:
         if summaries[index].reward is not None:
             summaries[index] = replace(summaries[index], own_reward=0.0)
     references = [reference[one.problem.id].reward for one in rollouts]
-    return load_method(config.method).assign_credit(summaries, references, config)
+    batch = Batch(summaries, references, (step - 1) / config.steps)
+    return load_method(config.method).assign_credit(batch, config)
 
 
 def list_methods() -> list[str]:

@@ -12,8 +12,8 @@ from adaptthink.config.schema import METHOD_KEYS, TrainConfig
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, policy_loss
 from adaptthink.training.advantages import compute_advantages
+from adaptthink.training.batch import Batch
 from adaptthink.training.credit import Credit, assign_evenly
-from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.rollout import assign_modes
 
 
@@ -25,9 +25,9 @@ class AdaptThink:
     samples_from_is: ClassVar = True
 
     @property
-    def needs_initial(self) -> bool:
-        """No."""
-        return False
+    def initial_modes(self) -> frozenset[Mode]:
+        """None."""
+        return frozenset()
 
     def check(self, config: TrainConfig) -> None:
         """Accept all settings."""
@@ -36,11 +36,9 @@ class AdaptThink:
         """Return `no_think_share` of no_think samples, the others think."""
         return assign_modes(config.samples_per_problem, config.no_think_share)
 
-    def assign_credit(
-        self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
-    ) -> list[Credit]:
+    def assign_credit(self, batch: Batch, config: TrainConfig) -> list[Credit]:
         """Give every token its response's advantage."""
-        return assign_evenly(compute_advantages(rollouts, references, config.delta).tolist())
+        return assign_evenly(compute_advantages(batch, config.delta).tolist())
 
     def compute_loss(
         self, logprob_BT: Tensor, behavior_BT: Tensor, credit_BT: Tensor, mask_BT: Tensor, config: TrainConfig

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from statistics import fmean
 from typing import ClassVar
 
@@ -27,8 +27,8 @@ from adaptthink.config.schema import METHOD_KEYS, ForceThink, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 from adaptthink.objective import PolicyLoss, token_loss
+from adaptthink.training.batch import Batch, RolloutSummary
 from adaptthink.training.credit import Credit
-from adaptthink.training.metrics import RolloutSummary
 from adaptthink.training.rollout import assign_modes
 
 LEAST_WEIGHT = 0.05  # of a body whose mode is never chosen: it goes on learning, slowly
@@ -47,9 +47,9 @@ class Gap:
     samples_from_is: ClassVar = False
 
     @property
-    def needs_initial(self) -> bool:
-        """For the pull."""
-        return self.pull > 0
+    def initial_modes(self) -> frozenset[Mode]:
+        """Those of the pull."""
+        return frozenset({Mode.NO_THINK} if self.pull else ())
 
     def check(self, config: TrainConfig) -> None:
         """Raise UserError unless both modes are sampled, no_think twice, and thinking begins with its start."""
@@ -69,15 +69,10 @@ class Gap:
         """Return `no_think_share` of no_think samples, the others think."""
         return assign_modes(config.samples_per_problem, config.no_think_share)
 
-    def assign_credit(
-        self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
-    ) -> list[Credit]:
+    def assign_credit(self, batch: Batch, config: TrainConfig) -> list[Credit]:
         """Give decisions the gradient of their objective, and bodies an advantage within their mode."""
-        credits: list[Credit] = []
-        for _, pairs in groupby(zip(rollouts, references, strict=True), key=lambda pair: pair[0].problem_id):
-            group, [reference, *_] = zip(*pairs, strict=True)
-            credits += self.credit_group(group, reference, config.delta)
-        return self.scale_by_length(credits, rollouts)
+        groups = (self.credit_group(group, reference, config.delta) for group, reference in batch.by_problem())
+        return self.scale_by_length(list(chain.from_iterable(groups)), batch.rollouts)
 
     def scale_by_length(self, credits: Sequence[Credit], rollouts: Sequence[RolloutSummary]) -> list[Credit]:
         """Divide the credit of bodies by their tokens; the pull is a mean over the step's no_think tokens.

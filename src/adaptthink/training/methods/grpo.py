@@ -5,16 +5,15 @@ With `no_think_share = 0`, as the paper runs it, nothing is forced: the policy s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from adaptthink.config.schema import METHOD_KEYS, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.training.advantages import compute_group_advantages
+from adaptthink.training.batch import Batch
 from adaptthink.training.credit import Credit, assign_evenly
 from adaptthink.training.methods.adaptthink import AdaptThink
-from adaptthink.training.metrics import RolloutSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,9 @@ class Grpo(AdaptThink):
                 "token_share = 1"
             )
 
-    def assign_credit(
-        self, rollouts: Sequence[RolloutSummary], references: Sequence[float | None], config: TrainConfig
-    ) -> list[Credit]:
+    def assign_credit(self, batch: Batch, config: TrainConfig) -> list[Credit]:
         """Give every token its response's advantage, R̄_ref unread."""
-        return assign_evenly(compute_group_advantages(rollouts, config.delta, config.samples_per_problem).tolist())
+        return assign_evenly(compute_group_advantages(batch, config.delta).tolist())
 
 
 METHOD = Grpo
