@@ -199,7 +199,7 @@ def test_memory_by_hand():
     assert (memory.optimizer, memory.gradients) == (8 * a.weights / 16, 4 * a.weights / 16)
     of_layer = 2 * (4 * 8 + 2 * 8 + 2 * 4 + 4 * 12) + 8 * 8
     assert memory.activations == 100 * (of_layer + 2 * 2 * 8)
-    assert memory.logits == 100 * 50 * 4 * 2
+    assert memory.logits == 100 * 50 * 4 * 6 + 2 * 8 * 50
     assert (memory.engine, memory.engine_idle) == (40e9, 0)
     kept = estimate_memory(a, config.model_copy(update={"gradient_checkpointing": False}), on("16xH100"), lengths)
     assert kept.activations == 100 * 2 * of_layer
@@ -342,8 +342,8 @@ def test_verl_reserves_memory_for_the_longest_sequence():
     assert choose_micro_batch(config, on("8xH100"), lengths) == found == 140
     assert choose_micro_batch(config, on("H100"), lengths) == 100
     assert choose_micro_batch(config.model_copy(update={"micro_batch_tokens": 9}), on("H100"), lengths) == 65
-    architecture, paper_config, paper_lengths = paper("r1_distill_7b")
-    helps = find_remedies(architecture, paper_config, on("8xA100-40"), paper_lengths)
+    architecture, paper_config, paper_lengths = paper("qwen3_8b")
+    helps = find_remedies(architecture, paper_config, on("64xRTX4090"), paper_lengths)
     assert any("micro_batch_tokens = 18432" in remedy.settings for remedy in helps)
 
 

@@ -33,7 +33,7 @@ SHORTENING = 0.9  # of thinking, as a mean over a run: see `shorten_thinking`
 BLOCKS = 256  # of time, into which the longest response is cut
 GB = 1e9
 WORKSPACE_GB = 2.0  # that vLLM keeps for activations and graphs
-LOGIT_COPIES = 2  # verl: float32 logits of a whole micro-batch, and their gradient
+LOGIT_ROWS, LOGIT_COPIES = 512, 6  # verl: logits exist for so many tokens at once, with what is computed from them
 LOGIT_PIECES = 3  # native: logits exist in pieces of bounded size, with what is computed from them
 
 
@@ -329,7 +329,7 @@ def estimate_memory(architecture: Architecture, config: VerlConfig, platform: Pl
     held = (0.0 if config.offload else 1.0) / platform.devices  # of what is sharded
     if many:
         beside = number * (2 * a.body / a.layers + 2 * a.head)  # gathered
-        logits = tokens * a.vocabulary * 4.0 * LOGIT_COPIES
+        logits = min(tokens, LOGIT_ROWS) * a.vocabulary * 4.0 * LOGIT_COPIES + number * a.head  # and its gradient
     else:
         beside = number * a.weights if number == 2 and not config.lora_rank else 0  # cast for the products
         logits = LOGIT_PIECES * LOGIT_ELEMENTS * 4.0

@@ -37,6 +37,7 @@ from adaptthink.integrations.verl.settings import (
 from adaptthink.models.card import write_card
 from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
+from adaptthink.models.scoring import LOGIT_SCALES
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import encode_prompt
 from adaptthink.problems import Problem
@@ -71,8 +72,18 @@ def make_command(config: VerlConfig, run: Path, python: str) -> list[str]:
     """Return the command that starts verl; raises UserError for what verl cannot do."""
     folder = Path(config.model)
     model = str(folder.absolute()) if folder.is_dir() else find_model(config.model)
-    settings = make_verl_settings(config, model, run) | make_environment_settings(make_environment(config))
+    settings = make_verl_settings(config, model, run, plain_logits=has_plain_logits(model))
+    settings |= make_environment_settings(make_environment(config))
     return [python, "-m", "verl.trainer.main_ppo", *make_arguments(settings, config.overrides)]
+
+
+def has_plain_logits(model: str) -> bool:
+    """Return whether a model's config neither scales nor caps its logits; one that cannot be read here says nothing."""
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError):
+        return True
+    return not any(getattr(config, key, None) for key in LOGIT_SCALES)
 
 
 def make_environment(config: VerlConfig) -> dict[str, str]:

@@ -101,10 +101,11 @@ def check_config(config: VerlConfig) -> None:
             raise UserError(f"overrides: {name} follows from the recipe's own keys; set those instead")
 
 
-def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, Value]:
+def make_verl_settings(config: VerlConfig, model: str, run: Path, *, plain_logits: bool = True) -> dict[str, Value]:
     """Return verl's settings for a training of `model` (a folder or a hub id) in the run folder `run`.
 
-    The overrides are not among them. Raises UserError for what verl cannot do.
+    The overrides are not among them. `plain_logits`: whether the model's logits are its last layer's output, neither
+    scaled nor capped. Raises UserError for what verl cannot do.
     """
     from adaptthink.training.methods import load_method  # noqa: PLC0415  (imports torch)
 
@@ -157,6 +158,10 @@ def make_verl_settings(config: VerlConfig, model: str, run: Path) -> dict[str, V
         f"+{reference}.fsdp_config.mixed_precision.param_dtype": "fp32" if precision == "float32" else "bf16",
         f"{reference}.fsdp_config.dtype": precision,
         f"{policy}.path": model,
+        # Log-probabilities in pieces of 512 tokens: the logits of a micro-batch, 8 bytes a word of the vocabulary and
+        # token, never exist at once. The pieces know no scaled or capped logits.
+        f"{policy}.use_fused_kernels": plain_logits,
+        f"{policy}.fused_kernel_options.impl_backend": "torch",
         f"{policy}.enable_gradient_checkpointing": config.gradient_checkpointing,
         f"{rollout}.name": "vllm",
         f"{rollout}.dtype": precision,
