@@ -21,6 +21,7 @@ from adaptthink.dial.curve import (
     floor_digits,
     list_thresholds,
     measure,
+    select_answers,
     thin_curve,
 )
 from adaptthink.dial.decide import decide
@@ -169,6 +170,14 @@ def test_what_is_missing_is_refused_by_name(requested, decided, message):
         del decisions["c"]
     with pytest.raises(UserError, match=message):
         measure(outcomes, decisions)
+
+
+def test_a_threshold_answers_with_the_forced_samples_of_the_mode_it_chooses():
+    decisions = {"a": Decision(0.9, 0.1), "b": Decision(0.3, 0.7), "c": Decision(0.5, 0.5)}
+    outcomes = [outcome(name, mode) for name in decisions for mode in ("auto", "think", "no_think")]
+    found = [(one.problem_id, one.requested) for one in select_answers(outcomes, decisions, 0.5)]
+    assert found == [("a", "no_think"), ("b", "think"), ("c", "no_think")]
+    assert {one.requested for one in select_answers(outcomes, decisions, ALWAYS_THINK)} == {"think"}
 
 
 def test_a_decision_that_is_no_number_is_none():

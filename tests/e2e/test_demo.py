@@ -8,6 +8,12 @@ import sys
 import pytest
 from waiting import WAIT_SECONDS
 
+from adaptthink.cli import jobs
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import EvaluateConfig, TrainConfig
+from adaptthink.evaluation.records import from_json
+from adaptthink.evaluation.scores import Evaluation, summarise
+
 RECIPE = """
 model = "tiny"
 max_think_tokens = 60
@@ -65,7 +71,16 @@ def test_summary_has_the_promised_form(folder):
     assert summary["modes"]["original_no_think"]["overall"]["no_think_share"] == 1
     assert summary["modes"]["adaptthink_think"]["overall"]["no_think_share"] == 0
     assert summary["peak_memory_mb"] > 100
-    assert set(summary["seconds"]) >= {"reference", "train", "evaluate_original", "evaluate_trained", "total"}
+    assert set(summary["seconds"]) >= {
+        "reference",
+        "train",
+        "evaluate_original",
+        "evaluate_trained",
+        "calibrate",
+        "total",
+    }
+    dial = json.loads((folder / "run/evaluations/adaptthink/dial.json").read_text())
+    assert dial["threshold"]["certified"] is False  # with so few problems
 
 
 def test_deltas_are_those_of_the_levels(folder):
@@ -80,6 +95,37 @@ def test_deltas_are_those_of_the_levels(folder):
     assert 100 * change["tokens"]["interval"]["estimate"] == pytest.approx(length)
     assert 100 * change["accuracy"]["interval"]["low"] <= accuracy <= 100 * change["accuracy"]["interval"]["high"]
     assert set(summary["changes"]) == MODES - {"original_think"}
+
+
+def test_a_certified_threshold_has_a_row_of_its_own_and_the_headline(folder, monkeypatch):
+    """With a tolerance that fifteen problems can certify: what it answers the other fifteen with."""
+    run = folder / "dialled"
+    shutil.copytree(folder / "run", run)
+    monkeypatch.setattr(jobs, "TOLERANCE_POINTS", 90.0)
+    evaluation = resolve("evaluate", EvaluateConfig, recipes=(str(folder / "micro.toml"),), flags={"seed": 3})
+    problems = jobs.load_evaluation_problems(evaluation)
+    answers = jobs.calibrate_run(run, problems, evaluation)
+    assert len({one.problem_id for one in answers}) == 15
+    dial = json.loads((run / "model" / "adaptthink.json").read_text())["threshold"]
+    summary = json.loads((run / "summary.json").read_text())
+    found = jobs.conclude(
+        run,
+        resolve("train", TrainConfig, recipes=(str(folder / "micro.toml"),), flags={"seed": 3}),
+        {name: from_json(Evaluation, one) for name, one in summary["modes"].items()} | {jobs.DIAL: summarise(answers)},
+        answers,
+        {},
+    )
+    point = dial["held_out"]["point"]
+    overall = found["modes"][jobs.DIAL]["overall"]
+    assert overall["accuracy"] == pytest.approx(point["accuracy"])
+    assert overall["mean_tokens"] == pytest.approx(point["mean_tokens"])
+    assert overall["no_think_share"] == pytest.approx(point["no_think_share"])
+    change = found["changes"][jobs.DIAL]
+    assert found["delta_accuracy_points"] == pytest.approx(100 * change["accuracy"]["interval"]["estimate"])
+    page, text = ((run / name).read_text() for name in ("report.html", "report.md"))
+    assert "at the threshold" in page
+    assert "AdaptThink, dial" in page
+    assert "at the threshold" in text
 
 
 def test_the_model_card_says_how_it_was_made_and_how_good_it_is(folder):

@@ -7,7 +7,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -21,6 +21,8 @@ from adaptthink.cli.compare import show_mode_choice, show_scores
 from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, ReferenceConfig, TrainConfig
+from adaptthink.dial.curve import measure, select_answers
+from adaptthink.dial.guarantee import split_halves
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.errors import redact
@@ -28,8 +30,8 @@ from adaptthink.evaluation.compare import read_rows
 from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
 from adaptthink.evaluation.records import to_json
-from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels
-from adaptthink.evaluation.store import read_setting
+from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
+from adaptthink.evaluation.store import Outcome, read_decisions, read_outcomes, read_setting
 from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
 from adaptthink.problems import Problem
 from adaptthink.sampling.engine import make_engine
@@ -39,6 +41,8 @@ from adaptthink.training.reference import find_training_date
 from adaptthink.training.train import TrainingData
 
 ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model always thinks by itself
+DIAL = "adaptthink_dial"  # its row at a certified threshold
+TOLERANCE_POINTS = 3.0  # of the dial: what half of a thousand problems can certify
 TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
@@ -177,9 +181,7 @@ def doctor_job(model: str, think_start: str) -> dict[str, Any]:
 def demo_job(
     config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool, profiled: bool = False
 ) -> dict[str, Any]:
-    """The main job: reference, original model, training, trained model, summary, report. Returns the summary."""
-    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
-
+    """The main job: reference, original model, training, trained model, dial, report. Returns the summary."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -221,11 +223,28 @@ def demo_job(
         show_profile(done.profile)
     with phase("evaluate_trained"):
         rows |= evaluate(TRAINED, "adaptthink")
+    with phase("calibrate"):
+        dialled = calibrate_run(run, fresh, evaluation)
+    if dialled:
+        rows[DIAL] = summarise(dialled)
     show_scores(rows)
     for requested in (ORIGINAL, TRAINED):
         show_advice(api.advise_on_modes(evaluation, {mode: rows[name] for name, mode in requested.items()}))
-    changes = compare_rows_of_run(run)
-    trained = changes["adaptthink"]
+    return conclude(run, config, rows, dialled, seconds)
+
+
+def conclude(
+    run: Path,
+    config: TrainConfig,
+    rows: Mapping[str, Evaluation],
+    dialled: Sequence[Outcome],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Write a run's summary and report, and print how its model differs from the original one."""
+    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
+
+    changes = compare_rows_of_run(run, dialled)
+    trained = changes.get(DIAL, changes["adaptthink"])
     accuracy, length = trained.accuracy.interval, trained.tokens.interval if trained.tokens else None
     summary = {
         "seed": config.seed,
@@ -240,12 +259,14 @@ def demo_job(
         "peak_memory_mb": measure_peak_memory(),
     }
     write_json(run / "summary.json", summary)
-    with phase("report"):
-        html, _ = write_report(run)
+    started = time.monotonic()
+    html, _ = write_report(run)
+    seconds["report"] = round(time.monotonic() - started, 2)
     seconds["total"] = round(sum(seconds.values()), 2)
     write_json(run / "summary.json", summary)
     console.print(
-        f"against the original model thinking: accuracy {write_estimate(accuracy, 100, ' points', signed=True)}, "
+        f"against the original model thinking{', at the threshold' if dialled else ''}: "
+        f"accuracy {write_estimate(accuracy, 100, ' points', signed=True)}, "
         f"length {write_estimate(length, 100, '%', signed=True)}  "
         f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
     )
@@ -253,8 +274,30 @@ def demo_job(
     return summary
 
 
-def compare_rows_of_run(run: Path) -> dict[str, Change]:
-    """Return each row of a run against the original model thinking, on the same problems: means over levels."""
+def calibrate_run(run: Path, problems: Sequence[Problem], evaluation: EvaluateConfig) -> list[Outcome]:
+    """Calibrate the dial of a run's model on the samples of its evaluation, on half of the problems.
+
+    Returns what its threshold answers the other half with, which had no part in choosing it; nothing where none could
+    be certified.
+    """
+    folder, config = run / "evaluations" / "adaptthink", evaluation.model_copy(update={"model": str(run / "model")})
+    dial = api.calibrate(
+        run / "model", problems, tolerance=TOLERANCE_POINTS, output=folder, callbacks=[Terminal()], config=config
+    )
+    threshold = dial.threshold.no_think_probability
+    if threshold is None:
+        return []
+    outcomes, decisions = read_outcomes(folder), read_decisions(folder)
+    _, held_out = split_halves(measure(outcomes, decisions))
+    ids = {problem.problem_id for problem in held_out}
+    return [one for one in select_answers(outcomes, decisions, threshold) if one.problem_id in ids]
+
+
+def compare_rows_of_run(run: Path, dialled: Sequence[Outcome] = ()) -> dict[str, Change]:
+    """Return each row of a run against the original model thinking, on the same problems: means over levels.
+
+    `dialled` are the answers at the threshold, on some of the problems.
+    """
     rows = {
         name: row
         for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
@@ -264,7 +307,11 @@ def compare_rows_of_run(run: Path) -> dict[str, Change]:
     }
     base = rows.pop("original_think")
     levels = map_levels(base.outcomes)
-    return {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
+    changes = {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
+    if dialled:
+        ids = {one.problem_id for one in dialled}
+        changes[DIAL] = compare_scores(dialled, [one for one in base.outcomes if one.problem_id in ids], levels)
+    return changes
 
 
 def measure_peak_memory() -> float:

@@ -17,7 +17,7 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation.scores import select_gradable
 from adaptthink.evaluation.statistics import mean_limits, ratio_limits, share_difference_limits, share_limits
 from adaptthink.evaluation.store import Decision, Outcome
-from adaptthink.modes import Mode
+from adaptthink.modes import Mode, choose_mode
 
 Array = NDArray[np.float64]
 Ends = tuple[float, float]  # of a 95% interval
@@ -107,6 +107,15 @@ def measure(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision]) -> t
             )
         )
     return tuple(measured)
+
+
+def select_answers(outcomes: Iterable[Outcome], decisions: Mapping[str, Decision], threshold: float) -> list[Outcome]:
+    """Return what a threshold answers with: of each problem the forced samples of the mode that it chooses."""
+    return [
+        one
+        for one in outcomes
+        if one.requested == choose_mode(decisions[one.problem_id].no_think_probability, threshold)
+    ]
 
 
 def floor_digits(probability: float) -> float:

@@ -114,7 +114,7 @@ def make_run_page(path: Path) -> Page:
     rows = tables.make_run_rows(folder)
     panels = figures.make_training_panels(folder.steps)
     bars = [draw_picture(figures.plot_levels(folder.levels, rows[:3], chart)) for chart in LEVEL_CHARTS]
-    dials = [figures.DialCurve("adaptthink", rows[2].key.colour, folder.dial, None)] if folder.dial else []
+    dials = [figures.DialCurve("adaptthink", rows[2].key.colour, folder.dial, folder.threshold)] if folder.dial else []
     scatter = draw_picture(figures.plot_accuracy_and_tokens(rows, [(rows[0], rows[1])], dials, []))
     curves = [draw_picture(figures.plot_training(panel)) for panel in panels]
     values = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptthink.dial.curve import Point, compute_curve, measure, thin_curve
+from adaptthink.dial.stored import Dial
 from adaptthink.errors import UserError
 from adaptthink.evaluation.scores import Change, Evaluation
 from adaptthink.evaluation.store import read_decisions, read_outcomes
@@ -46,6 +47,7 @@ class RunFolder:
     steps: tuple[Mapping[str, Any], ...]
     transcripts: tuple[Transcript, ...]
     dial: tuple[Point, ...]  # the trained model's curve, where it was forced into both modes; else empty
+    threshold: float | None  # the certified one, where there is one
 
 
 def read_run(run: Path) -> RunFolder:
@@ -74,6 +76,7 @@ def read_run(run: Path) -> RunFolder:
         steps=read_steps(run / "metrics.jsonl"),
         transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
         dial=read_dial_curve(run / TRAINED),
+        threshold=read_threshold(run / TRAINED),
     )
 
 
@@ -83,7 +86,14 @@ def read_dial_curve(folder: Path) -> tuple[Point, ...]:
         measured = measure(read_outcomes(folder), read_decisions(folder))
     except UserError:
         return ()
-    return thin_curve(compute_curve(measured), ())
+    threshold = read_threshold(folder)
+    return thin_curve(compute_curve(measured), () if threshold is None else (threshold,))
+
+
+def read_threshold(folder: Path) -> float | None:
+    """Return the certified threshold of an evaluation folder's dial; None where there is none."""
+    dial = read_record(Dial, read_object_if_any(folder / "dial.json"))
+    return dial.threshold.no_think_probability if dial else None
 
 
 def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:

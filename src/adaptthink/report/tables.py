@@ -23,10 +23,12 @@ from adaptthink.report.drawing import Key
 from adaptthink.report.evaluation import EvaluationFolder
 from adaptthink.report.run import RunFolder
 
+DIAL_ROW = "adaptthink_dial"  # the trained model at a certified threshold, where there is one
 RUN_ROWS = {  # row of a training run -> how it is shown
     "original_think": Key("Original, Thinking", "think", "o"),
     "original_no_think": Key("Original, NoThinking", "no-think", "o"),
-    "adaptthink": Key("AdaptThink", "adapt", "D"),
+    DIAL_ROW: Key("AdaptThink, dial", "adapt", "D"),
+    "adaptthink": Key("AdaptThink", "adapt", "s"),
     "adaptthink_think": Key("Forced to think", "think", "o", hollow=True),
     "adaptthink_no_think": Key("Forced to no_think", "no-think", "o", hollow=True),
 }
@@ -74,17 +76,18 @@ def make_row(
 
 
 def make_run_rows(folder: RunFolder) -> list[Row]:
-    """The five rows of a training run, in order."""
+    """The rows of a training run, in order: the original model's two, the headline's, and the others of its model."""
     return [
         make_row(
             mode,
             key,
             folder.evaluations.get(mode),
             folder.levels,
-            forced=mode != "adaptthink",
+            forced=mode not in ("adaptthink", DIAL_ROW),
             change=folder.changes.get(mode),
         )
         for mode, key in RUN_ROWS.items()
+        if mode != DIAL_ROW or mode in folder.evaluations
     ]
 
 
@@ -163,7 +166,7 @@ class Headline:
 
 def make_headline(folder: RunFolder) -> Headline:
     """The changes with their intervals; where the summary has none, what it states of them."""
-    change = folder.changes.get("adaptthink")
+    change = folder.changes.get(DIAL_ROW, folder.changes.get("adaptthink"))
     points, percent = folder.stated_points, folder.stated_percent
     if change:
         points = 100 * change.accuracy.interval.estimate

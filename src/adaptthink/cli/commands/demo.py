@@ -20,8 +20,9 @@ from adaptthink.storage.locks import locked
 def demo(
     *,
     output: Annotated[Path, Parameter(help="Run folder."), Writable] = Path("runs/demo"),
-    recipe: Annotated[Recipes, Parameter(help="Recipe files or names; later ones win [default: toy_cpu].")] = (
+    recipe: Annotated[Recipes, Parameter(help="Recipe files or names; later ones win [default: toy_cpu toy_gap].")] = (
         "toy_cpu",
+        "toy_gap",
     ),
     seed: Annotated[int | None, Parameter(help="Seed of everything random [default: the recipe's, else 0].")] = None,
     resume: Resume = False,
@@ -29,7 +30,10 @@ def demo(
     profile: Profile = False,
     json: Json = None,
 ) -> None:
-    """Train the embedded reasoner to choose when to think, evaluate it and write a report (three to four minutes)."""
+    """Train the embedded reasoner to choose when to think, calibrate its dial, write a report (about two minutes).
+
+    It learns by the gap objective (docs/gap.md); `--recipe toy_cpu` is the paper's method.
+    """
     flags = {} if seed is None else {"seed": seed}
     config = read_settings("train", TrainConfig, recipe, flags)
     evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=find_unread_in_demo)
