@@ -290,17 +290,26 @@ def label_points(
 def position_label(
     point: tuple[float, float], own: Box, width: float, taken: Sequence[Box], frame: Box
 ) -> tuple[float, float, Box]:
-    """Return where a label starts, relative to its point, and its box: the nearest free position beside `own`."""
-    (x, y), box, side, up = point, frame, 0.0, 0.0
+    """Return where a label starts, relative to its point, and its box: the nearest free position beside `own`.
+
+    Where none is free, the nearest one inside of the frame.
+    """
+    x, y = point
+    inside: list[tuple[float, float, Box]] = []
     for up, side in itertools.product((0, -15, 15, -30, 30, -45, 45, -60), (own[2] - x + 4, own[0] - x - 4)):
         left = x + side - (width if side < 0 else 0)
         box = (left, y + up - 6, left + width, y + up + 6)
-        inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-        if inside and not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
-        ):
-            break
-    return side, up, box
+        if frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]:
+            inside.append((side, up, box))
+    free = (
+        place
+        for place in inside
+        if not any(
+            place[2][0] < other[2] and other[0] < place[2][2] and place[2][1] < other[3] and other[1] < place[2][3]
+            for other in taken
+        )
+    )
+    return next(free, next(iter(inside), (own[2] - x + 4, 0.0, own)))
 
 
 # ---- P(no_think) ----------------------------------------------------------------------------------------------------
