@@ -43,7 +43,7 @@ def assign_sequence_mean(values: Sequence[float | None], sizes: Sequence[int]) -
     return [assign_scaled(value, 1 / max(1, size), size) for value, size in zip(values, sizes, strict=True)]
 
 
-def compute_token_scale(values: Sequence[float | None], sizes: Sequence[int]) -> float:
+def compute_token_scale(values: Sequence[object], sizes: Sequence[int]) -> float:
     """Return what makes a sum over the tokens that take part their mean: the update divides by samples, not tokens."""
     return len(values) / max(1, sum(size for value, size in zip(values, sizes, strict=True) if value is not None))
 
