@@ -106,23 +106,58 @@ def policy_loss(
 
 
 def token_loss(
-    logprob_BT: Tensor, behavior_BT: Tensor, credit_BT: Tensor, mask_BT: Tensor, *, clip: float
+    logprob_BT: Tensor,
+    behavior_BT: Tensor,
+    credit_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    clip_high: float | None = None,
 ) -> PolicyLoss:
     """The sum over a sequence's tokens of −min(r_t·c_t, clip(r_t)·c_t), with r_t = π_θ/π and each token's credit c_t.
 
-    What `policy_loss` says of masks, empty sequences and reduction holds here too; `clipped_B` is the share of tokens.
+    r_t counts between 1 − `clip` and 1 + `clip_high`, which is `clip` where it is not given. What `policy_loss` says of
+    masks, empty sequences and reduction holds here too; `clipped_B` is the share of tokens.
     """
     log_ratio_BT = torch.where(mask_BT, logprob_BT - behavior_BT, 0.0)
-    loss_BT, clipped_BT = _clipped(log_ratio_BT, torch.where(mask_BT, credit_BT, 0.0), clip)
+    loss_BT, clipped_BT = _clipped(log_ratio_BT, torch.where(mask_BT, credit_BT, 0.0), clip, clip_high)
     tokens_B = mask_BT.sum(-1).clamp(min=1)
     return PolicyLoss(loss_BT.sum(-1), (clipped_BT & mask_BT).sum(-1) / tokens_B)
 
 
-def _clipped(log_ratio: Tensor, advantage_: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def decision_loss(
+    logprob_BT: Tensor,
+    behavior_BT: Tensor,
+    credit_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip: float,
+    clip_high: float | None = None,
+    cispo: bool = False,
+) -> PolicyLoss:
+    """−w·c·log π_θ of the decision token, and `token_loss` of the others.
+
+    Unlike a ratio, which is 2p at cold start, w leaves the decision its gradient: it is 1, or with `cispo` the ratio
+    clipped at both ends and without a gradient of its own (arXiv 2506.13585), so never below 1 − `clip`. The value of
+    the decision's part is w·c·(log π − log π_θ): 0 where the policy is the one that sampled.
+    """
+    log_ratio_B = torch.where(mask_BT[:, 0], (logprob_BT - behavior_BT)[:, 0], 0.0)
+    ratio_B = log_ratio_B.detach().clamp(max=LOG_RATIO_LIMIT).exp()
+    high = clip if clip_high is None else clip_high
+    weight_B = ratio_B.clamp(1 - clip, 1 + high) if cispo else 1.0
+    decision_B = -weight_B * torch.where(mask_BT[:, 0], credit_BT[:, 0], 0.0) * log_ratio_B
+    body = (one[:, 1:] for one in (logprob_BT, behavior_BT, credit_BT, mask_BT))
+    result = token_loss(*body, clip=clip, clip_high=clip_high)
+    return PolicyLoss(decision_B + result.loss_B, result.clipped_B)
+
+
+def _clipped(
+    log_ratio: Tensor, advantage_: Tensor, clip: float, clip_high: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Return −min(r·A, clip(r)·A), and where its gradient is cut; any shape."""
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     unclipped = ratio * advantage_
-    clipped = ratio.clamp(1 - clip, 1 + clip) * advantage_
+    clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantage_
     return -torch.minimum(unclipped, clipped), clipped < unclipped  # Eq. 8-9
 
 

@@ -126,6 +126,16 @@ def test_the_gap_objectives_gradient_is_the_native_one(monkeypatch, tmp_path, me
     assert difference(gradient, expected) < recorded.BOUNDS[dtype]
 
 
+@pytest.mark.parametrize(("method", "share"), [("adapt", 0.5), ("degrpo", 0.5), ("dler:cap=12", 0), ("tlmre", 0)])
+def test_the_gradient_of_other_methods_is_the_native_one(monkeypatch, tmp_path, method, share):
+    """With a cap, credit ends before the responses do."""
+    values = {"method": method, "no_think_share": share}
+    loss, gradient = replay(monkeypatch, tmp_path, per_device_train_batch_size=NUM_ROLLOUTS, **values)
+    expected_loss, expected = recorded.native_loss_and_gradient(recorded.config(**values), torch.float64)
+    assert loss == pytest.approx(expected_loss, rel=1e-4, abs=1e-6)
+    assert difference(gradient, expected) < recorded.BOUNDS[torch.float64]
+
+
 def assert_caught(gradient):
     """A fault makes a greater difference than is allowed in either type of numbers."""
     _, expected = recorded.native_loss_and_gradient(recorded.config(), torch.float64)

@@ -259,7 +259,7 @@ def test_grpo_is_the_native_trainers(monkeypatch, tmp_path):
     assert_native(verl_loss_and_gradient(monkeypatch, tmp_path, method="grpo"), torch.float64, method="grpo")
 
 
-@pytest.mark.parametrize("method", ["adaptthink", "grpo", *GAPS])
+@pytest.mark.parametrize("method", ["adaptthink", "grpo", "adapt", "degrpo", *GAPS])
 def test_the_credit_of_each_token_is_the_native_one(monkeypatch, tmp_path, method):
     trainer, workers, _ = step(monkeypatch, tmp_path, method=method)
     settings = config(method=method)

@@ -304,7 +304,9 @@ class TrainConfig(ReferenceConfig):
     """Training with the paper's settings as defaults."""
 
     method: str = Field(
-        DEFAULT_METHOD, description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo."
+        DEFAULT_METHOD,
+        description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo; from other papers "
+        "adapt, degrpo, tnt (both modes), dler, thinkprune, tlmre (short thoughts); see docs/methods.md.",
     )
     delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")

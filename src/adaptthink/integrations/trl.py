@@ -728,17 +728,16 @@ def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: t
         "labels": label_BS.masked_fill(mask_BS == 0, IGNORED),
         "behavior_logprobs": pad([one.behavior_logprobs for one in rollouts], device, np.float32),
         "in_loss": pad([make_loss_mask(one) for one in rollouts], device, np.bool_),
-        "credit": pad(
-            [
-                spread_credit(credit, one.behavior_logprobs, one.initial_logprobs)
-                for credit, one in zip(credits, rollouts, strict=True)
-            ],
-            device,
-            np.float32,
-        ),
+        "credit": pad([spread_whole(*pair) for pair in zip(credits, rollouts, strict=True)], device, np.float32),
         "prompt_tokens": torch.tensor([len(one.prompt_ids) for one in rollouts], device=device),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
     }
+
+
+def spread_whole(credit: Credit, rollout: Rollout) -> np.ndarray:
+    """Return the credit of each token of a response, 0 behind the last that has any."""
+    credit_T = spread_credit(credit, rollout.behavior_logprobs, rollout.initial_logprobs)
+    return np.pad(credit_T, (0, len(rollout.response_ids) - len(credit_T)))
 
 
 def select_responses(logprob_BS: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
