@@ -69,6 +69,13 @@ def test_what_cannot_be_graded_takes_no_part():
     assert all(one.decision for one in lost[4:])
 
 
+def test_a_response_beyond_the_cap_earns_nothing():
+    """Of the thoughts of 11 and 21 tokens the second is too long: the gap and its own advantage count it as wrong."""
+    capped = Gap(cap=20).assign_credit(Batch(group([R, W, R, R]), [0.5] * 4, 0.0), config())
+    wrong = Gap().assign_credit(Batch(group([R, W, R, W]), [0.5] * 4, 0.0), config())
+    assert capped == wrong
+
+
 def objective(logit_V, gap, method):
     """What the decision of one problem maximises, as docs/gap.md has it; tokens 0 and 1 are the two starts."""
     logprob_V = logit_V.log_softmax(-1)

@@ -1,13 +1,11 @@
 r"""The gap objective (ours): the decision learns the measured gap between the modes, each mode's answers learn apart.
 
-For a prompt x let z(x) = log π(no_think | x) − log π(think start | x). A step samples both modes, forced, and measures
-ĝ(x) = δ + mean R(no_think) − mean R(think). docs/gap.md derives what follows and says what each part is for.
+With z(x) = log π(no_think | x) − log π(think start | x), and a step's forced samples of both modes, which measure
+ĝ(x) = δ + mean R(no_think) − mean R(think) (docs/gap.md derives what follows and says what each part is for):
 
-* Decision: maximise `decision`·(ĝ·z − τ·z²/2) + `mass`·log(π(no_think) + π(think start)). Its optimum is
-  z = (δ + gap)/τ, reached without a flat start, because no factor p(1 − p) is in the gradient; as it is linear in δ,
-  moving the threshold on z by Δ/τ is training with δ + Δ.
+* Decision: maximise `decision`·(ĝ·z − τ·z²/2) + `mass`·log(π(no_think) + π(think start)); its optimum is (δ + gap)/τ.
 * Body: a thought is compared with R̄_ref, a no_think answer with the others of its problem, weighted by how likely its
-  mode is.
+  mode is. With a `cap`, a longer response earns 0, as in DLER.
 * Pull: no_think answers are held to those of the model before training, by the KL divergence on their own tokens.
 """
 
@@ -15,33 +13,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from adaptthink.config.schema import METHOD_KEYS, ForceThink, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
-from adaptthink.objective import PolicyLoss, token_loss
+from adaptthink.objective import PolicyLoss, decision_loss
+from adaptthink.training.advantages import cap_rewards, read_rewards
 from adaptthink.training.batch import Batch, RolloutSummary
 from adaptthink.training.credit import Credit
-from adaptthink.training.rollout import assign_modes
+from adaptthink.training.methods.adaptthink import AdaptThink
 
 LEAST_WEIGHT = 0.05  # of a body whose mode is never chosen: it goes on learning, slowly
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(AdaptThink):
     """The gap objective; see the module."""
 
     tau: float = 0.05  # of z: how far a gap moves the decision
     decision: float = 0.015
     mass: float = 0.03
     pull: float = 0.5
+    cap: float = 0.0  # tokens of a response; 0: none
 
     reads: ClassVar = METHOD_KEYS - {"ratio", "token_share"}
     samples_from_is: ClassVar = False
@@ -65,65 +63,56 @@ class Gap:
                 f"'{config.force_think}' has no start; give force_think = 'start'"
             )
 
-    def assign_modes(self, config: TrainConfig) -> Sequence[Mode | None]:
-        """Return `no_think_share` of no_think samples, the others think."""
-        return assign_modes(config.samples_per_problem, config.no_think_share)
-
     def assign_credit(self, batch: Batch, config: TrainConfig) -> list[Credit]:
-        """Give decisions the gradient of their objective, and bodies an advantage within their mode."""
-        groups = (self.credit_group(group, reference, config.delta) for group, reference in batch.by_problem())
-        return self.scale_by_length(list(chain.from_iterable(groups)), batch.rollouts)
+        """Give decisions the gradient of their objective, and bodies an advantage within their mode.
 
-    def scale_by_length(self, credits: Sequence[Credit], rollouts: Sequence[RolloutSummary]) -> list[Credit]:
-        """Divide the credit of bodies by their tokens; the pull is a mean over the step's no_think tokens.
-
-        A token of a no_think body counts as one of the step's thoughts: with 1/T of its own few tokens, answers would
-        take most of the gradient.
+        A body's is spread over its tokens; one of no_think counts as one of the step's thoughts, as with 1/T of their
+        own few tokens answers would take most of the gradient. The pull is a mean over the step's no_think tokens.
         """
-        sizes = [max(1, one.tokens - 1) for one in rollouts]
-        rows = list(zip(credits, rollouts, sizes, strict=True))
-        thought = fmean([size for _, one, size in rows if one.mode is Mode.THINK] or [1])
-        pulled = sum(credit.pull * size for credit, _, size in rows) or 1.0
+        capped = replace(batch, rollouts=cap_rewards(batch.rollouts, self.cap))
+        groups = (self.credit_group(group, reference, config.delta) for group, reference in capped.by_problem())
+        credits = [credit for group in groups for credit in group]
+        sizes = [max(1, one.tokens - 1) for one in batch.rollouts]
+        pairs = list(zip(batch.rollouts, sizes, strict=True))
+        thought = fmean([size for one, size in pairs if one.mode is Mode.THINK] or [1])
+        pulled = sum(credit.pull * size for credit, size in zip(credits, sizes, strict=True)) or 1.0
         return [
             Credit(
                 credit.decision,
                 credit.body / (size if one.mode is Mode.THINK else thought),
-                self.pull * credit.pull * len(rows) / pulled,
+                self.pull * credit.pull * len(credits) / pulled,
             )
-            for credit, one, size in rows
+            for credit, (one, size) in zip(credits, pairs, strict=True)
         ]
 
     def credit_group(self, group: Sequence[RolloutSummary], reference: float | None, delta: float) -> list[Credit]:
         """Return the credit of one problem's samples, their lengths aside; none where a mode has no grade."""
-        known = {mode: [one.reward for one in group if one.mode is mode and one.reward is not None] for mode in Mode}
-        if reference is None or not all(known.values()):
+        by_mode = {mode: [one for one in group if one.mode is mode] for mode in Mode}
+        rewards = {mode: read_rewards(own) for mode, own in by_mode.items()}
+        if reference is None or not all(rewards.values()):
             return [Credit(0.0, 0.0)] * len(group)
-        logprob = {mode: fmean(one.decision_logprob for one in group if one.mode is mode) for mode in Mode}
+        logprob = {mode: fmean(one.decision_logprob for one in own) for mode, own in by_mode.items()}
         z = logprob[Mode.NO_THINK] - logprob[Mode.THINK]
-        gap = delta + fmean(known[Mode.NO_THINK]) - fmean(known[Mode.THINK])
+        gap = delta + fmean(rewards[Mode.NO_THINK]) - fmean(rewards[Mode.THINK])
         slope = self.decision * (gap - self.tau * z)  # d/dz of the decision's objective
-        no_think_share = (1 + math.tanh(z / 2)) / 2  # of the mass on both
         credits = []
         for one in group:
             is_no_think = one.mode is Mode.NO_THINK
-            share = no_think_share if is_no_think else 1 - no_think_share
-            samples = sum(other.mode is one.mode for other in group)  # which the loss averages over all of the group
-            decision = ((slope if is_no_think else -slope) + self.mass * share) * len(group) / samples
-            advantage = compute_body_advantage(one, known[one.mode], reference)
-            weight = min(1.0, max(LEAST_WEIGHT, 2 * share))
-            credits.append(Credit(decision, weight * advantage, float(is_no_think)))
+            share = (1 + math.tanh(z / 2 if is_no_think else -z / 2)) / 2  # of its mode, in the mass on both
+            times = len(group) / len(by_mode[one.mode])  # the loss averages over all of the group
+            decision = ((slope if is_no_think else -slope) + self.mass * share) * times
+            advantage = compare_body(one, rewards[one.mode], reference)
+            credits.append(Credit(decision, min(1.0, max(LEAST_WEIGHT, 2 * share)) * advantage, float(is_no_think)))
         return credits
 
     def compute_loss(
         self, logprob_BT: Tensor, behavior_BT: Tensor, credit_BT: Tensor, mask_BT: Tensor, config: TrainConfig
     ) -> PolicyLoss:
         """Return −credit·log π of the decision, and −credit·ratio, clipped, of each token of the body."""
-        decision_B = -credit_BT[:, 0] * (logprob_BT - behavior_BT)[:, 0]
-        body = token_loss(logprob_BT[:, 1:], behavior_BT[:, 1:], credit_BT[:, 1:], mask_BT[:, 1:], clip=config.clip)
-        return PolicyLoss(torch.where(mask_BT[:, 0], decision_B, 0.0) + body.loss_B, body.clipped_B)
+        return decision_loss(logprob_BT, behavior_BT, credit_BT, mask_BT, clip=config.clip)
 
 
-def compute_body_advantage(one: RolloutSummary, rewards: Sequence[float], reference: float) -> float:
+def compare_body(one: RolloutSummary, rewards: Sequence[float], reference: float) -> float:
     """Return the reward of a thought beyond R̄_ref, of a no_think answer beyond the others'; 0 where none is known.
 
     `rewards` are all of the sample's problem and mode. The reference thinks, so R̄_ref says nothing of no_think.
