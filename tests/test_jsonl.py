@@ -240,7 +240,7 @@ def evaluate(folder):
 def presample_here(monkeypatch):
     """Make the reference; every response is correct and has two tokens."""
 
-    def answer(sampler, problems, samples, sampling, keep, **_):
+    def answer(sampler, problems, modes, sampling, keep, **_):
         for problem in problems:
             keep(
                 problem,
@@ -251,7 +251,7 @@ def presample_here(monkeypatch):
                 ],
             )
 
-    monkeypatch.setattr(reference, "sample_unconstrained", answer)
+    monkeypatch.setattr(reference, "sample_each", answer)
     return lambda folder: presample(None, PROBLEMS, STORE_CONFIG, fingerprint="f", path=folder / "reference.jsonl")
 
 

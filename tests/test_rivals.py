@@ -192,16 +192,13 @@ def test_dler_drops_equal_rewards_and_what_is_not_graded():
 
 
 def test_tlmre_by_hand():
-    """Correct lengths of a: 20, 30, 40; the only correct one of b earns 1 − alpha/2."""
-    found, _ = assign("tlmre:alpha=0.4", THOUGHTS + HARD)
+    """Correct lengths of a: 20, 30, 40; the only correct one of b, of three samples, earns 1 − alpha/2."""
+    rollouts = THOUGHTS + HARD[1:]
+    found, _ = assign("tlmre:alpha=0.4", rollouts)
     z = [(size - 30) / (statistics.pstdev([20, 30, 40]) + 1e-7) for size in (20, 30, 40)]
-    rewards = [1 - 0.4 / (1 + math.exp(-one)) for one in z] + [0] + [0, 0, 0.8, 0]
-    values = [
-        reward - (sum(rewards[start : start + 4]) - reward) / 3
-        for start in (0, 4)
-        for reward in rewards[start : start + 4]
-    ]
-    sizes = [one.tokens for one in THOUGHTS + HARD]
+    earned = [[1 - 0.4 / (1 + math.exp(-one)) for one in z] + [0], [0, 0.8, 0]]
+    values = [one - (sum(rewards) - one) / (len(rewards) - 1) for rewards in earned for one in rewards]
+    sizes = [one.tokens for one in rollouts]
     mean, deviation = by_tokens(values, sizes)
     expected = [(value - mean) / deviation / size for value, size in zip(values, sizes, strict=True)]
     assert found == near([(one, one) for one in expected])

@@ -149,11 +149,13 @@ from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.reference import (
     References,
     check_grades,
+    count_samples,
     find_training_date,
     read_store_date,
     require_store,
 )
 from adaptthink.training.reference import presample as complete_reference
+from adaptthink.training.replay import check_store
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
 
@@ -343,6 +345,7 @@ def train(
     run, report = Path(output), Callbacks(callbacks)
     store = reference.path if isinstance(reference, References) else reference
     store = require_store(Path(store)) if store else None
+    check_store(config, store)
     with locked(run, f"run folder '{run}'"):
         check_store_outside(store, run, clean=clean)
         chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
@@ -773,7 +776,7 @@ def sample_reference(
 ) -> References:
     """Complete the reference store of `problems`, and report progress and mean reward."""
     phase = f"reference: {config.reference_samples} unconstrained samples of each of {len(problems)} problems"
-    advance = make_counter(report.on_progress, phase, len(problems) * config.reference_samples)
+    advance = make_counter(report.on_progress, phase, len(problems) * count_samples(config, store))
     reference = complete_reference(
         sampler, problems, config, fingerprint=policy.fingerprint, path=store, on_finish=advance
     )
@@ -805,10 +808,11 @@ def train_and_save(
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
     ratio = f"ratio {config.ratio}, " if "ratio" in load_method(config.method).reads else ""
+    samples = f"{config.samples_per_problem} responses, delta {config.delta}, {ratio}no_think share "
     report.on_message(
         f"training: {config.method}, {config.steps} steps of {config.problems_per_step} problems x "
-        f"{config.samples_per_problem} responses, delta {config.delta}, {ratio}no_think share "
-        f"{config.no_think_share}; results in {run}"
+        f"{'their stored responses' if load_method(config.method).from_store else samples + str(config.no_think_share)}"
+        f"; results in {run}"
     )
     run_training(
         policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)
@@ -824,18 +828,18 @@ def train_and_save(
 
 def save(policy: Policy, config: TrainConfig, run: Path) -> None:
     """Leave the trained model in `run`/model, and an adapter by itself in `run`/adapter, each with its card."""
-    backend = f"native, adaptthink {__version__}"
+    backend, sampled = f"native, adaptthink {__version__}", not load_method(config.method).from_store
     check_run(run)
     dial = run / "model" / STORED
     with replace_folder(run / "model") as folder:
         policy.save(folder)
-        write_card(folder, config, backend=backend)
+        write_card(folder, config, backend=backend, sampled=sampled)
         if dial.is_file():  # it names the weights that it is for, and is refused for others
             shutil.copy(dial, folder)
     if policy.adapter:
         with replace_folder(run / "adapter") as folder:
             policy.adapter.save_pretrained(str(folder))
-            write_card(folder, config, backend=backend)
+            write_card(folder, config, backend=backend, sampled=sampled)
     check_run(run)
 
 

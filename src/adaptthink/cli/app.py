@@ -44,6 +44,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
+    "merge": "Write the weighted mean of two models' weights.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }
@@ -52,7 +53,12 @@ GOES_ON = {  # after an interruption
     **dict.fromkeys(("presample", "evaluate", "calibrate"), "what is done is kept: repeat the command to go on"),
     "reproduce": "what is done is kept: repeat the command, without --clean, to go on",
 }
-KEEP_RESULTS = {*GOES_ON, "report", "serve"}  # in files: what they print is not all that there is of their result
+KEEP_RESULTS = {
+    *GOES_ON,
+    "merge",
+    "report",
+    "serve",
+}  # in files: what they print is not all that there is of their result
 TAKE_RECIPES, TAKE_MODEL = ("train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",

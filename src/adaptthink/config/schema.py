@@ -37,7 +37,12 @@ STEP_KEYS = frozenset({"probe_problems_per_level", "problems_per_step", "steps"}
 DEFAULT_METHOD = "adaptthink"  # the paper's, which reads every key and has none of its own
 
 # What the objective is made of; a method reads some of them (`training.methods`).
-METHOD_KEYS = frozenset({"clip", "delta", "force_think", "implicit_thinking", "no_think_share", "ratio", "token_share"})
+METHOD_KEYS = frozenset(
+    {
+        "clip", "delta", "force_think", "implicit_thinking", "no_think_share", "ratio", "samples_per_problem",
+        "token_share",
+    }
+)  # fmt: skip
 
 # What the estimate of a training (`adaptthink plan`) depends on.
 PLANNED = frozenset(
@@ -286,6 +291,12 @@ class PresampleConfig(ReferenceConfig):
 
     all_problems: bool = Field(
         False, description="Sample every problem of the set, not only those that the training's steps use."
+    )
+    keep_responses: bool = Field(
+        False, description="Store the tokens of each response, for methods that learn from them (docs/methods.md)."
+    )
+    no_think_samples: Annotated[int, Field(ge=0)] = Field(
+        0, description="Also store this many forced no_think responses per problem, tokens included; R̄_ref stays."
     )
 
     def unread(self) -> Iterator[Unread]:

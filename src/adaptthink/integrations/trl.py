@@ -65,7 +65,7 @@ from adaptthink.storage.rows import RowError
 from adaptthink.training.batch import Batch, RolloutSummary, summarise_rollout
 from adaptthink.training.credit import Credit, spread_credit
 from adaptthink.training.initial import InitialModel, keep_initial
-from adaptthink.training.methods import check_method, load_method
+from adaptthink.training.methods import check_method, load_method, refuse_stored
 from adaptthink.training.metrics import (
     GRADED_STEPS,
     check_grading,
@@ -175,6 +175,7 @@ class AdaptThinkConfig(GRPOConfig):
                 value, wanted = getattr(self, name), getattr(AdaptThinkConfig, name)
                 if value != wanted:
                     raise UserError(f"{name} = {value!r} is not for AdaptThink: {reason}; leave it at {wanted!r}")
+        refuse_stored(self.method, "TRL")
         check_method(self.train_config())  # raises for other invalid settings
 
     def train_config(self, **more: Any) -> TrainConfig:

@@ -13,8 +13,10 @@ PAPER = "2505.13417"
 EXCLUDED = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 
 
-def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
+def write_card(folder: Path, config: TrainConfig, *, backend: str, sampled: bool = True) -> None:
     """Write README.md of a model that was trained from `config`; `backend` is what trained it, such as "verl 0.9.1".
+
+    `sampled` says whether it learned from its own samples, and not from stored responses.
 
     The card has the settings; the report of a run whose model was evaluated adds the results.
     """
@@ -28,11 +30,20 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str) -> None:
     )
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
     settings = redact("\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()))
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings)}").save(folder / "README.md")
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings, sampled=sampled)}").save(
+        folder / "README.md"
+    )
 
 
-def format_card(config: TrainConfig, backend: str, settings: str) -> str:
+def format_card(config: TrainConfig, backend: str, settings: str, *, sampled: bool) -> str:
     """Return the card's text."""
+    samples = f"{config.samples_per_problem} responses" if sampled else "the base model's stored responses"
+    objective = f"""\
+* delta {config.delta:g}: how much accuracy an answer without thinking may cost. Share of forced no_think samples \
+{config.no_think_share:g}, ratio {config.ratio}, clip {config.clip:g}, learning rate {config.learning_rate:g}.
+"""
+    if not sampled:
+        objective = f"* Method {config.method}, learning rate {config.learning_rate:g}.\n"
     base = config.model if is_hub_id(config.model) else Path(config.model).name
     return f"""
 # {Path(config.model).name}, taught when to think
@@ -40,10 +51,8 @@ def format_card(config: TrainConfig, backend: str, settings: str) -> str:
 Trained from `{base}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
 response with the token that ends the thinking where it expects no benefit from thinking. No prompt or switch is needed.
 
-* Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x \
-{config.samples_per_problem} responses.
-* delta {config.delta:g}: how much accuracy an answer without thinking may cost. Share of forced no_think samples \
-{config.no_think_share:g}, ratio {config.ratio}, clip {config.clip:g}, learning rate {config.learning_rate:g}.
+* Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x {samples}.
+{objective}\
 * Maximum tokens in training: {config.max_think_tokens} with thinking, {config.max_no_think_tokens} without.
 * Backend: {backend}.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from adaptthink.models.batches import TokenIds
+from adaptthink.models.batches import TokenIds, make_micro_batches
 from adaptthink.objective import policy_logprobs
 
 if TYPE_CHECKING:
@@ -68,6 +68,28 @@ def compute_response_logprobs(
         logits_BTV = select_responses(logits_BSV, prompts, token_BT.shape[1])
         logprob_N = policy_logprobs(logits_BTV[row_N, position_N][None], token_N[None], temperature)[0]
     return logprob_N.new_zeros(token_BT.shape).index_put((row_N, position_N), logprob_N)
+
+
+@torch.no_grad()
+def score_responses(
+    model: PreTrainedModel,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[TokenIds],
+    temperature: float,
+    *,
+    limit: int,
+    dtype: torch.dtype,
+) -> list[tuple[float, ...]]:
+    """Return log π of each response's tokens, without gradient, in micro-batches of at most `limit` tokens."""
+    scored: list[tuple[float, ...]] = [()] * len(responses)
+    batches = make_micro_batches(prompts, responses, limit, sharing=can_share(model))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for batch in batches:
+            own_prompts, own_responses = ([rows[index] for index in batch.indices] for rows in (prompts, responses))
+            logprob_BT = compute_response_logprobs(model, own_prompts, own_responses, temperature, shared=batch.shared)
+            for index, row in zip(batch.indices, logprob_BT.tolist(), strict=True):
+                scored[index] = tuple(row[: len(responses[index])])
+    return scored
 
 
 def compute_hidden(

@@ -155,28 +155,28 @@ def sample_rollouts(
     return [list(islice(groups, size)) for size in sizes]
 
 
-def sample_unconstrained(
+def sample_each(
     sampler: Sampler,
     problems: Sequence[Problem],
-    samples: int,
+    modes: Sequence[Mode | None],
     sampling: Sampling,
     take: Callable[[Problem, list[Rollout]], None],
     *,
     at_once: int,
     on_finish: OnFinished | None = None,
 ) -> None:
-    """Sample `samples` unconstrained responses of each problem; call `take` with a problem and its responses.
+    """Sample a response of each problem in each of `modes`; call `take` with a problem and its responses.
 
-    They equal those of `sample_rollouts` with modes of None. Problems are processed in order, `at_once` at a time. With
-    a streaming engine, a problem starts as soon as a slot is available, and `take` is called from another thread, in
+    They equal those of `sample_rollouts`. Problems are processed in order, `at_once` at a time. With a streaming engine
+    and no forced mode, a problem starts as soon as a slot is available, and `take` is called from another thread, in
     the order in which problems are done.
     """
-    if isinstance(sampler.engine, Streaming):
-        stream_unconstrained(sampler, sampler.engine, problems, samples, sampling, take, on_finish)
+    if isinstance(sampler.engine, Streaming) and not any(modes):
+        stream_unconstrained(sampler, sampler.engine, problems, len(modes), sampling, take, on_finish)
         return
     for start in range(0, len(problems), at_once):
         part = problems[start : start + at_once]
-        groups = sample_rollouts(sampler, part, [None] * samples, sampling, on_finish=on_finish)
+        groups = sample_rollouts(sampler, part, modes, sampling, on_finish=on_finish)
         for problem, group in zip(part, groups, strict=True):
             take(problem, group)
 
@@ -190,7 +190,7 @@ def stream_unconstrained(
     take: Callable[[Problem, list[Rollout]], None],
     on_finish: OnFinished | None,
 ) -> None:
-    """Do what `sample_unconstrained` does with a streaming engine; another thread reads and grades responses."""
+    """Do what `sample_each` does without forced modes and with a streaming engine; another thread reads and grades."""
     begun: dict[int, tuple[Pending, dict[int, Completion]]] = {}  # by the problem's index: its completions, by index
     ended: deque[Future[None]] = deque()
 

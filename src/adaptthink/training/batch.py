@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import fsum
 
 from adaptthink.grading import Verdict, compute_reward
 from adaptthink.modes import Mode
@@ -23,6 +24,8 @@ class RolloutSummary:
     weight: float = 1.0  # in the loss
     own_reward: float | None = None  # of a reward function of the user's own
     thinking_tokens: int = 0  # of `tokens`, those before the close token
+    logprob: float | None = None  # of the whole response under the policy that sampled, in nats; None: not known
+    initial_logprob: float | None = None  # the same under the model before training
 
     @property
     def reward(self) -> float | None:
@@ -48,6 +51,8 @@ def summarise_rollout(rollout: Rollout) -> RolloutSummary:
         rollout.weight,
         rollout.grade.own_reward,
         rollout.response.thinking_tokens,
+        fsum(rollout.behavior_logprobs),
+        fsum(rollout.initial_logprobs) if rollout.initial_logprobs else None,
     )
 
 

@@ -8,12 +8,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from adaptthink.config.schema import TrainConfig
-from adaptthink.models.batches import make_micro_batches
 from adaptthink.models.loading import Policy, choose_dtype
-from adaptthink.models.scoring import can_share, compute_response_logprobs
+from adaptthink.models.scoring import score_responses
 from adaptthink.modes import Mode
 from adaptthink.sampling.sampler import Rollout
 
@@ -28,28 +25,25 @@ class InitialModel:
     policy: Policy
     model: PreTrainedModel
 
-    @torch.no_grad()
     def score(self, rollouts: Sequence[Rollout], modes: Container[Mode], config: TrainConfig) -> list[Rollout]:
         """Return the rollouts, those of `modes` with the log-probabilities of their tokens under this model."""
-        chosen = [index for index, one in enumerate(rollouts) if one.mode in modes]
-        prompts = [rollouts[index].prompt_ids for index in chosen]
-        responses = [rollouts[index].response_ids for index in chosen]
-        batches = make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(self.model))
-        scored = list(rollouts)
-        adapter, device = self.policy.adapter, self.model.device
-        with (
-            adapter.disable_adapter() if adapter else nullcontext(),
-            torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(self.model, config) == torch.bfloat16),
-        ):
-            for batch in batches:
-                own_prompts, own_responses = ([rows[index] for index in batch.indices] for rows in (prompts, responses))
-                logprob_BT = compute_response_logprobs(
-                    self.model, own_prompts, own_responses, config.temperature, shared=batch.shared
-                )
-                for index, row in zip(batch.indices, logprob_BT.tolist(), strict=True):
-                    known = tuple(row[: len(responses[index])])
-                    scored[chosen[index]] = replace(rollouts[chosen[index]], initial_logprobs=known)
-        return scored
+        chosen = [one for one in rollouts if one.mode in modes]
+        adapter = self.policy.adapter
+        with adapter.disable_adapter() if adapter else nullcontext():
+            scored = iter(score_rollouts(self.model, chosen, config))
+        return [replace(one, initial_logprobs=next(scored)) if one.mode in modes else one for one in rollouts]
+
+
+def score_rollouts(model: PreTrainedModel, rollouts: Sequence[Rollout], config: TrainConfig) -> list[tuple[float, ...]]:
+    """Return the log-probabilities of each rollout's tokens under a model, at the temperature of the training."""
+    return score_responses(
+        model,
+        [one.prompt_ids for one in rollouts],
+        [one.response_ids for one in rollouts],
+        config.temperature,
+        limit=config.micro_batch_tokens,
+        dtype=choose_dtype(model, config),
+    )
 
 
 def keep_initial(policy: Policy) -> InitialModel:

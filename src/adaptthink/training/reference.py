@@ -8,6 +8,9 @@ each. One process at a time writes a store, and any number read one.
 
 A row whose verdicts are not final (`Reference.is_final`), or belong to another reference answer, is removed by the next
 pre-sampling and made again.
+
+A row may also hold the tokens of its responses, and forced no_think responses (`KEPT`), which `training/replay.py`
+makes rollouts of. R̄_ref is of the unconstrained samples alone.
 """
 
 from __future__ import annotations
@@ -15,23 +18,24 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from adaptthink.config.schema import ReferenceConfig
+from adaptthink.config.schema import PresampleConfig, ReferenceConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict, check_failed_grades, compute_mean_reward
+from adaptthink.modes import Mode
 from adaptthink.problems import Problem, hash_answer
 from adaptthink.problems.table import Selection, parse_id, parse_ids
 from adaptthink.sampling.requests import MaxTokens, make_seed
-from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_unconstrained
+from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_each
 from adaptthink.storage.jsonl import Appender, encode, keep_lines, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import read_recorded
@@ -39,6 +43,9 @@ from adaptthink.storage.settings import refuse_changes
 
 RECENT = 4096  # references that are held in memory after they were read
 CHECKED = 1024  # responses over which failed grades are counted while a store is made
+KEPT = ("keep_responses", "no_think_samples")  # settings of what a store holds beside the verdicts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +77,50 @@ class Reference:
         return not self.num_unknown and seconds <= self.seconds
 
 
-def make_store_settings(config: ReferenceConfig, fingerprint: str) -> dict[str, Any]:
-    """Return everything that the content of a store depends on, as its first line holds it."""
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """The tokens of a response in a store, and its grade; `reward` as in `Reference.rewards`."""
+
+    token_ids: tuple[int, ...]
+    verdict: Verdict
+    reward: float | None = None
+
+
+def make_store_settings(config: ReferenceConfig, fingerprint: str, store: Path | None = None) -> dict[str, Any]:
+    """Return everything that the content of a store depends on, as its first line holds it.
+
+    Whether it keeps responses is decided by who pre-samples; a training takes it from the `store`, if there is one.
+    """
     own = {name: value for name in ("reward", "prompt_date") if (value := getattr(config, name))}
-    return own | {
-        "model_fingerprint": fingerprint,
-        "samples": config.reference_samples,
-        "temperature": config.reference_temperature,
-        "top_p": config.reference_top_p,
-        "max_tokens": max(config.max_think_tokens, config.max_no_think_tokens),
-        "seed": config.seed,
-        "boxed_only": config.boxed_only,
-    }
+    return (
+        own
+        | choose_kept(config, store)
+        | {
+            "model_fingerprint": fingerprint,
+            "samples": config.reference_samples,
+            "temperature": config.reference_temperature,
+            "top_p": config.reference_top_p,
+            "max_tokens": max(config.max_think_tokens, config.max_no_think_tokens),
+            "seed": config.seed,
+            "boxed_only": config.boxed_only,
+        }
+    )
+
+
+def choose_kept(config: ReferenceConfig, store: Path | None) -> dict[str, Any]:
+    """Return what a store keeps beside the verdicts: as configured, or as the existing one does."""
+    if isinstance(config, PresampleConfig):
+        keep = config.keep_responses or config.no_think_samples > 0
+        found = {"keep_responses": keep, "no_think_samples": config.no_think_samples}
+    else:
+        found = read_recorded_settings(store) if store else {}
+    kept = {name: found[name] for name in KEPT if found.get(name)}
+    return kept | ({"max_no_think_tokens": config.max_no_think_tokens} if "no_think_samples" in kept else {})
+
+
+def count_samples(config: ReferenceConfig, store: Path) -> int:
+    """Return how many responses the store of a config has of each problem, forced ones included."""
+    return config.reference_samples + int(choose_kept(config, store).get("no_think_samples", 0))
 
 
 def presample(
@@ -99,7 +138,7 @@ def presample(
     in the store count at once. Raises UserError if the store was made with other settings, or if problems are missing
     and another process writes it.
     """
-    settings, seconds = make_store_settings(config, fingerprint), get_grading_seconds(config)
+    settings, seconds = make_store_settings(config, fingerprint, path), get_grading_seconds(config)
     rows = read_store(path, settings, seconds)
     if find_unfinished(rows, problems).any():
         with locked(path, f"reference store '{path}'"):
@@ -107,7 +146,7 @@ def presample(
             rows = remove_unfinished(path, problems, settings, rows, seconds)
             complete_store(sampler, problems, config, path, settings, rows, on_finish)
     elif on_finish:
-        on_finish(len(problems) * config.reference_samples, 0)
+        on_finish(len(problems) * count_samples(config, path), 0)
     return References(path, rows, parse_ids(problems))
 
 
@@ -190,23 +229,27 @@ def complete_store(
     missing = Selection(problems, np.flatnonzero(find_unfinished(rows, problems)))
     recent: deque[Verdict] = deque(maxlen=CHECKED)
     seconds = get_grading_seconds(config)
+    samples, forced = config.reference_samples, settings.get("no_think_samples", 0)
     if on_finish and len(missing) < len(problems):
-        on_finish((len(problems) - len(missing)) * config.reference_samples, 0)
+        on_finish((len(problems) - len(missing)) * (samples + forced), 0)
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     seed = make_seed(config.seed, "reference")
     sampling = Sampling(max_tokens, config.reference_temperature, config.reference_top_p, seed)
-    at_once = max(1, config.max_concurrent_sequences // config.reference_samples)
+    at_once = max(1, config.max_concurrent_sequences // (samples + forced))
     if not rows.ids:  # a first line may be there, with other settings
         path.unlink(missing_ok=True)
     with Appender(path, header=make_header(settings)) as store:
 
         def keep(problem: Problem, group: list[Rollout]) -> None:
-            verdicts = tuple(rollout.verdict for rollout in group)
-            tokens = tuple(len(rollout.response_ids) for rollout in group)
-            first_ids = tuple(rollout.response_ids[0] for rollout in group)
-            row: dict[str, Any] = {"id": problem.id, "verdicts": verdicts, "tokens": tokens, "first_ids": first_ids}
-            if any(rollout.grade.own_reward is not None for rollout in group):
-                row["rewards"] = [rollout.grade.reward if rollout.verdict.has_reward else None for rollout in group]
+            verdicts, unconstrained = [rollout.verdict for rollout in group], group[:samples]
+            tokens = [len(rollout.response_ids) for rollout in unconstrained]
+            first_ids = [rollout.response_ids[0] for rollout in unconstrained]
+            row = {"id": problem.id} | describe_grades(unconstrained) | {"tokens": tokens, "first_ids": first_ids}
+            if settings.get("keep_responses"):
+                row["responses"] = [rollout.response_ids for rollout in unconstrained]
+            if no_think := group[samples:]:
+                responses = [rollout.response_ids for rollout in no_think]
+                row["no_think"] = describe_grades(no_think) | {"responses": responses}
             if answer_hash := hash_answer(problem):
                 row["answer_hash"] = answer_hash
             if Verdict.TIMEOUT in verdicts:
@@ -216,9 +259,17 @@ def complete_store(
             if len(recent) == CHECKED:
                 check_failed_grades(recent, config.max_failed_grades)
 
-        sample_unconstrained(
-            sampler, missing, config.reference_samples, sampling, keep, at_once=at_once, on_finish=on_finish
-        )
+        modes = [None] * samples + [Mode.NO_THINK] * forced
+        sample_each(sampler, missing, modes, sampling, keep, at_once=at_once, on_finish=on_finish)
+
+
+def describe_grades(group: Sequence[Rollout]) -> dict[str, Any]:
+    """Return verdicts as a row holds them, and rewards where they are of a function of the user's own."""
+    verdicts = [rollout.verdict for rollout in group]
+    if all(rollout.grade.own_reward is None for rollout in group):
+        return {"verdicts": verdicts}
+    rewards = [rollout.grade.reward if rollout.verdict.has_reward else None for rollout in group]
+    return {"verdicts": verdicts, "rewards": rewards}
 
 
 def make_header(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,21 +313,32 @@ class References(Mapping[str, Reference]):
         return self.recent(id_)
 
     def read_row(self, id_: str) -> Reference:
-        """Read one from the store; raises KeyError, and UserError if the store is not what it was."""
+        """Read one from the store; raises as `parse_row` does."""
+        return self.parse_row(id_, make_reference)
+
+    def read_responses(self, id_: str) -> tuple[list[StoredResponse], list[StoredResponse]]:
+        """Read the unconstrained and the forced no_think responses to a problem, which the store must keep.
+
+        Raises as `parse_row` does.
+        """
+        return self.parse_row(id_, make_stored_responses)
+
+    def parse_row(self, id_: str, parse: Callable[[Mapping[str, Any]], T]) -> T:
+        """Read one row from the store; raises KeyError, and UserError if the store is not what it was."""
         key = np.uint64(parse_id(id_))
         index = np.searchsorted(self.ids_N, key, sorter=self.order_N)
         if index == len(self) or self.ids_N[self.order_N[index]] != key:
             raise KeyError(id_)
         self.file.seek(self.start_N[self.order_N[index]])
         try:
-            reference = make_reference(parse_object(self.file.readline()))
-            if reference.id != id_:
-                raise ValueError(f"it is the row of {reference.id}")
+            row = parse_object(self.file.readline())
+            if row["id"] != id_:
+                raise ValueError(f"it is the row of {row['id']}")
+            return parse(row)
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"reference store '{self.path}' was changed while it was in use; leave it alone and start again"
             ) from None
-        return reference
 
 
 def open_references(path: Path) -> References:
@@ -315,10 +377,15 @@ def find_training_date(run: Path, store: Path | None, *, resume: bool) -> str | 
 
 def read_store_date(path: Path) -> str | None:
     """Return the day in the prompts of a store that is to be made or completed; None if there is no whole store yet."""
+    return read_recorded_settings(path).get("prompt_date")
+
+
+def read_recorded_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a store that is to be made or completed; none if there is no whole store yet."""
     try:
-        return read_settings(path).get("prompt_date")
+        return read_settings(path)
     except UserError:  # whoever opens the store reports what is wrong with it
-        return None
+        return {}
 
 
 def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -341,7 +408,7 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
     if not path.is_file() or holds_nothing(path):
         return rows
 
-    defaults = make_store_settings(ReferenceConfig(), "")
+    defaults = make_store_settings(ReferenceConfig(), "") | {"keep_responses": False, "no_think_samples": 0}
     del defaults["model_fingerprint"]
     refuse_changes(name_store(path), read_settings(path), settings, defaults=defaults)
 
@@ -349,6 +416,9 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
         reference = make_reference(row)
         if not len(reference.verdicts) == len(reference.tokens) == settings["samples"]:
             raise ValueError("samples are missing")
+        kept = settings.get("keep_responses") and [len(part) for part in make_stored_responses(row)]
+        if kept and kept != [settings["samples"], settings.get("no_think_samples", 0)]:
+            raise ValueError("responses are missing")
         np.uint64(parse_id(reference.id))  # OverflowError for more than 16 digits
         return reference
 
@@ -371,6 +441,18 @@ def make_reference(row: Mapping[str, Any]) -> Reference:
     answer_hash, seconds = row.get("answer_hash", ""), row.get("seconds", math.inf)
     verdicts = tuple(Verdict(verdict) for verdict in row["verdicts"])
     return Reference(row["id"], verdicts, tuple(row["tokens"]), rewards, answer_hash, seconds)
+
+
+def make_stored_responses(row: Mapping[str, Any]) -> tuple[list[StoredResponse], list[StoredResponse]]:
+    """Turn a row into its unconstrained and its forced no_think responses; raises as `make_reference` does."""
+
+    def make(part: Mapping[str, Any]) -> list[StoredResponse]:
+        verdicts, responses = part["verdicts"], part["responses"]
+        rewards = part.get("rewards", [None] * len(verdicts))
+        rows = zip(responses, verdicts, rewards, strict=True)
+        return [StoredResponse(tuple(token_ids), Verdict(verdict), reward) for token_ids, verdict, reward in rows]
+
+    return make(row), make(row["no_think"]) if "no_think" in row else []
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import credit_rollouts, load_method
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
+from adaptthink.training.replay import open_stored, replay
 from adaptthink.training.rollout import collect
 from adaptthink.training.update import make_optimizer, update
 
@@ -65,6 +66,7 @@ def train(
     model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
     method = load_method(config.method)
     initial = keep_initial(policy) if method.initial_modes else None
+    stored = open_stored(data.reference, config) if method.from_store else None
     optimizer = make_optimizer(model, config)
     done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
     engine.load_weights(policy.plain())
@@ -78,8 +80,11 @@ def train(
         for step in range(done + 1, config.steps + 1):
             with clock.phase("rollout"):
                 chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-                advance = count_rollouts(reporting, config, step)
-                rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
+                if stored is not None:
+                    rollouts = replay(policy, sampler, stored, chosen, config)
+                else:
+                    advance = count_rollouts(reporting, config, step)
+                    rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
                 rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)

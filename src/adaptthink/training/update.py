@@ -77,9 +77,11 @@ def accumulate_gradients(
     """Add the gradient of the step's loss to the parameters; return the loss, and the clipped part of each rollout's.
 
     Tokens behind the last one with credit have no gradient, so they are left out before the forward pass. The loss is
-    divided by the number of samples of the whole design all the same, those that were not kept included.
+    divided by the number of samples of the whole design all the same, those that were not kept included; replayed ones
+    are all that there are.
     """
-    num_samples = config.problems_per_step * config.samples_per_problem
+    from_store = load_method(config.method).from_store
+    num_samples = len(rollouts) if from_store else config.problems_per_step * config.samples_per_problem
     sizes = [count_update_tokens(credit, len(one.response_ids)) for credit, one in zip(credits, rollouts, strict=True)]
     chosen = [index for index, size in enumerate(sizes) if size]
     prompts = [rollouts[index].prompt_ids for index in chosen]

@@ -39,7 +39,9 @@ def demo(
     evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=find_unread_in_demo)
     expect(output, "--output", PathKind.RUN)
     from adaptthink.cli.jobs import demo_job
+    from adaptthink.training.replay import check_store
 
+    check_store(config, None)  # the demo samples
     with locked(output, f"run folder '{output}'"):
         result = demo_job(config, evaluation, output, resume=resume, clean=clean, profiled=profile)
     write_result(json, result)

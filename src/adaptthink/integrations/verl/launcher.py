@@ -226,7 +226,7 @@ def read_reference_store(config: VerlConfig, path: Path, problems: Sequence[Prob
     policy = load_policy(
         config.model, think_start=config.think_start, prompt_date=config.prompt_date, device="cpu", dtype="auto"
     )
-    rows = read_store(path, make_store_settings(config, policy.fingerprint))
+    rows = read_store(path, make_store_settings(config, policy.fingerprint, path))
     missing = int(find_missing(rows, problems).sum())
     if missing:
         raise UserError(

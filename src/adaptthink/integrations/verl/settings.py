@@ -62,8 +62,9 @@ OURS = (  # settings that AdaptThink stands on: to change one here would quietly
 def check_config(config: VerlConfig) -> None:
     """Raise UserError for settings that verl cannot do, or not with so many GPUs."""
     if config.method != DEFAULT_METHOD:
-        from adaptthink.training.methods import check_method  # noqa: PLC0415  (imports torch)
+        from adaptthink.training.methods import check_method, refuse_stored  # noqa: PLC0415  (imports torch)
 
+        refuse_stored(config.method, "verl")
         check_method(config)
     for key, (only, reason) in REFUSED.items():
         value = getattr(config, key)

@@ -32,6 +32,7 @@ class Method(Protocol):
 
     reads: ClassVar[frozenset[str]]  # which of METHOD_KEYS
     samples_from_is: ClassVar[bool]  # whether the decision token's log-probability becomes that under π_IS (Eq. 7)
+    from_store: ClassVar[bool]  # whether its rollouts are stored responses (`training.offline`), not new samples
 
     @property
     def initial_modes(self) -> frozenset[Mode]:
@@ -112,6 +113,15 @@ def check_method(config: TrainConfig) -> None:
         if getattr(config, key) != TrainConfig.model_fields[key].default:
             raise UserError(f"{key} has no effect: the method {name_method(config)} does not read it; leave it out")
     method.check(config)
+
+
+def refuse_stored(method: str, trainer: str) -> None:
+    """Raise UserError for a method that learns from stored responses, in a trainer that samples."""
+    if load_method(method).from_store:
+        raise UserError(
+            f"method = '{method}' learns from stored responses, and {trainer} samples its own; train with adaptthink "
+            "train --backend native"
+        )
 
 
 def name_method(config: TrainConfig) -> str:

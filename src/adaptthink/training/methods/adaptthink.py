@@ -23,6 +23,7 @@ class AdaptThink:
 
     reads: ClassVar = METHOD_KEYS
     samples_from_is: ClassVar = True
+    from_store: ClassVar = False
 
     @property
     def initial_modes(self) -> frozenset[Mode]:

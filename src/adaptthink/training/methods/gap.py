@@ -43,6 +43,7 @@ class Gap(AdaptThink):
 
     reads: ClassVar = METHOD_KEYS - {"ratio", "token_share"}
     samples_from_is: ClassVar = False
+    from_store: ClassVar = False
 
     @property
     def initial_modes(self) -> frozenset[Mode]:
