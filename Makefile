@@ -2,7 +2,7 @@
 .PHONY: help demo test check gpu model picture clean
 
 SEED ?= 0
-RECIPE ?= toy_cpu
+RECIPE ?= toy_cpu toy_gap
 TESTS ?=
 
 help:

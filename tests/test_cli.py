@@ -168,7 +168,7 @@ def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, comman
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("demo", ["--output PATH", "[default: runs/demo]", "[default: toy_cpu]", "[default: the recipe's, else 0]"]),
+        ("demo", ["--output PATH", "[default: runs/demo]", "[default: toy_cpu toy_gap]", "[default: the recipe's, else 0]"]),
         ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
         ("evaluate", ["MODEL", "[default: auto think no_think]", "--difficulty-from PATH", "--delta FLOAT"]),
