@@ -168,7 +168,10 @@ def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, comman
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("demo", ["--output PATH", "[default: runs/demo]", "[default: toy_cpu toy_gap]", "[default: the recipe's, else 0]"]),
+        (
+            "demo",
+            ["--output PATH", "[default: runs/demo]", "[default: toy_cpu toy_gap]", "[default: the recipe's, else 0]"],
+        ),
         ("train", ["--output PATH", "[default: runs/train]", "--resume", "--clean", "--dry-run", "in the run folder]"]),
         ("presample", ["[default: runs/reference.jsonl]", "--dry-run"]),
         ("evaluate", ["MODEL", "[default: auto think no_think]", "--difficulty-from PATH", "--delta FLOAT"]),
@@ -608,8 +611,8 @@ def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
     assert run("demo", *args)[0] == 0
     ((config, evaluation),) = requested
     assert (config.seed, evaluation.seed) == (seed, seed)
-    assert config == resolve("train", TrainConfig, recipes=["toy_cpu"], flags={"seed": seed})
-    assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu"], flags={"seed": seed})
+    assert config == resolve("train", TrainConfig, recipes=["toy_cpu", "toy_gap"], flags={"seed": seed})
+    assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu", "toy_gap"], flags={"seed": seed})
 
 
 def test_json_of_the_doctor(run, tmp_path, model_folder):

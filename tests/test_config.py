@@ -120,6 +120,7 @@ def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_al
     assert list_recipes() == [
         "qwen3_1.7b", "qwen3_4b", "qwen3_8b", "r1_distill_1.5b", "r1_distill_7b", "reproduce", "toy_cpu",
         "toy_gap",
+        "toy_offline",
     ]  # fmt: skip
     parts = {path.stem for path in SHIPPED if path.parent != RECIPES}
     assert parts == {
@@ -276,7 +277,7 @@ def test_file_that_is_no_toml(tmp_path, content, complaint):
 def test_missing_recipe_lists_the_known(name):
     with pytest.raises(UserError) as caught:
         find_recipe(name)
-    known = "qwen3_1.7b, qwen3_4b, qwen3_8b, r1_distill_1.5b, r1_distill_7b, reproduce, toy_cpu, toy_gap"
+    known = "qwen3_1.7b, qwen3_4b, qwen3_8b, r1_distill_1.5b, r1_distill_7b, reproduce, toy_cpu, toy_gap, toy_offline"
     assert str(caught.value) == f"no recipe '{name}': give the path of a TOML file or one of: {known}"
 
 

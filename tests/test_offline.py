@@ -1,4 +1,4 @@
-"""Methods that learn from stored responses: the store, pairs and credit by hand, gradients against autograd, refusals."""
+"""Methods that learn from stored responses: the store, pairs and credit by hand, gradients by autograd, refusals."""
 
 import copy
 import json
@@ -22,14 +22,13 @@ from adaptthink.models.loading import load_policy
 from adaptthink.models.merging import merge
 from adaptthink.modes import Mode, probe
 from adaptthink.problems import make_problem
-from adaptthink.sampling.sampler import Sampler
+from adaptthink.sampling.sampler import Pending, Sampler
 from adaptthink.training.batch import Batch, RolloutSummary, summarise_rollout
-from adaptthink.training.data import select_used
 from adaptthink.training.initial import keep_initial, score_rollouts
 from adaptthink.training.methods import check_method, load_method
 from adaptthink.training.methods.dast import make_pairs
 from adaptthink.training.offline import StoredRollouts
-from adaptthink.training.reference import presample, read_settings
+from adaptthink.training.reference import StoredResponse, presample
 from adaptthink.training.replay import check_store, make_rollout, replay
 from adaptthink.training.update import accumulate_gradients
 
@@ -135,9 +134,6 @@ def test_no_think_samples_imply_that_responses_are_kept(tokenizer, tmp_path):
 def respond(sampler, problem, text, verdict=R, *, end="<|eos|>"):
     """A replayed rollout of this text."""
     ids = tuple(sampler.tokenizer.encode(text + end, add_special_tokens=False))
-    from adaptthink.sampling.sampler import Pending
-    from adaptthink.training.reference import StoredResponse
-
     pending = Pending(problem, sampler.encode_prompt(problem), 0, 1.0)
     return make_rollout(sampler, pending, StoredResponse(ids, verdict), (sampler.tokenizer.eos_token_id,))
 
@@ -213,24 +209,15 @@ def test_dpo_pairs_the_shortest_correct_response_with_the_longest(group, sampler
         (1, [RIGHT] * 3, [RIGHT]),
         (2, [RIGHT, WRONG, RIGHT, RIGHT], [RIGHT, WRONG, RIGHT]),
         (2, [WRONG, RIGHT], [WRONG, RIGHT]),
+        (1, ["47+8=155", RIGHT, RIGHT], ["47+8=155", RIGHT]),
         (9, [RIGHT] * 3, [RIGHT] * 3),
     ],
 )
 def test_overthink_cuts_behind_the_second_correct_attempt(sampler, attempts, thought, kept):
     """The cut response is token for token the one that stopped there; 155 is not 55."""
-    longest = think(sampler, P, [RIGHT] * 5)
-    chosen, rejected = choose(f"overthink:attempts={attempts}", [StoredRollouts([longest], ())], sampler)
-    assert rejected == longest
-    whole = think(sampler, P, thought)
-    assert (
-        load_method(f"overthink:attempts={attempts}").cut(whole, sampler).response_ids
-        == think(sampler, P, kept).response_ids
-    )
-    other = think(sampler, P, ["47+8=155", RIGHT, RIGHT])
-    assert (
-        load_method("overthink:attempts=1").cut(other, sampler).response_ids
-        == think(sampler, P, ["47+8=155", RIGHT]).response_ids
-    )
+    method = load_method(f"overthink:attempts={attempts}")
+    cut = method.cut(think(sampler, P, thought), sampler)
+    assert cut.response_ids == think(sampler, P, kept).response_ids
 
 
 def test_overthink_pairs_the_shortest_cut_with_the_longest_correct(group, sampler):
@@ -504,7 +491,7 @@ def test_settings_of_sampling_and_trainers_that_sample_are_refused(method):
     from adaptthink.integrations.trl import AdaptThinkConfig
 
     with pytest.raises(UserError, match=f"method = '{method}' learns from stored responses, and TRL samples"):
-        AdaptThinkConfig(method=method, output_dir="unused", use_cpu=True)
+        AdaptThinkConfig(method=method, output_dir="unused", use_cpu=True, per_device_train_batch_size=16)
 
 
 def test_settings_without_a_pair():
@@ -559,5 +546,5 @@ def test_models_that_cannot_be_merged(run, random_policy, tmp_path):
     (tmp_path / "out").mkdir()
     status, _, err = run("merge", "tiny", "tiny", "--output", tmp_path / "out")
     assert (status, "exists; give a folder that does not" in err) == (2, True)
-    with pytest.raises(UserError, match="weight = 1.5 is no share"):
+    with pytest.raises(UserError, match=r"weight = 1\.5 is no share"):
         merge("tiny", "tiny", 1.5, tmp_path / "out")

@@ -33,7 +33,7 @@ COLLECT_EVERY = 10_000  # new objects; by default 700: a tenth of the time of im
 NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
-    "demo": "Train the embedded reasoner to choose when to think, calibrate its dial, write a report (about two minutes).",
+    "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",

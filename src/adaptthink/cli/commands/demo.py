@@ -30,7 +30,7 @@ def demo(
     profile: Profile = False,
     json: Json = None,
 ) -> None:
-    """Train the embedded reasoner to choose when to think, calibrate its dial, write a report (about two minutes).
+    """Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).
 
     It learns by the gap objective (docs/gap.md); `--recipe toy_cpu` is the paper's method.
     """
