@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from record import RESULTS, surroundings, write_result
 
-from adaptthink.cli.reproduce import Command, Job, run_jobs
+from adaptthink.cli.job_queue import Command, Job, run_jobs
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import group_by_problem
 from adaptthink.evaluation.statistics import mean_difference
