@@ -109,12 +109,12 @@ def run_jobs(jobs: Sequence[Job], logs: Path, at_once: int | None = None) -> Non
 
 
 def count_steps(job: Job) -> int:
-    """Return how many steps of a job are done; a job without a training is one step."""
+    """Return how many steps of a job are done, the last one with its evaluations; one without a training is a step."""
     if job.is_done:
         return job.num_steps or 1
     if job.metrics is None or not job.metrics.is_file():
         return 0
-    return min(job.metrics.read_bytes().count(b"\n"), job.num_steps)
+    return min(job.metrics.read_bytes().count(b"\n"), job.num_steps - 1)
 
 
 def run_commands(job: Job, log: Path, threads: int, processes: list[subprocess.Popen[bytes]]) -> Iterator[bool]:
