@@ -244,6 +244,48 @@ def test_a_value_is_chosen_on_the_tuning_half_alone(tmp_path):
     assert rank(found.values(), original, 5) == ["adaptthink"]  # an ablation is not ranked
 
 
+def test_stages_follow_from_each_other(tmp_path, monkeypatch):
+    """Every value on the first seed, the chosen one on all, the best on two more; a second training after its first."""
+    problems = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(20)]
+    first = Entry("first", "first", Family.LENGTH, "–", "--method grpo --no-think-share 0", samples=8)
+    second = Entry("second", "second", Family.MODE_CHOICE, "–", steps=0.5, base="first")
+    by_name = {one.name: one for one in ENTRIES}
+    kept = [by_name[name] for name in ("original", "random_mix", "adaptthink", "delta_0.1", "grpo")]
+    monkeypatch.setattr(table, "ENTRIES", (*kept, second, first))
+    monkeypatch.setattr(bench_jobs, "NUM_BEST", 2)
+    right = {"original": set(), "delta_0.1": {one.id for one in problems}, "second": {one.id for one in problems[2:]}}
+    plan = bench_jobs.Plan(
+        tmp_path, make_design(("reproduce",), None), resolve("train", TrainConfig, recipes=["reproduce"])
+    )
+    stages, commands = [], {}
+    for stage in bench_jobs.list_stages(plan, list_entries(), (0, 1), ("tune", "train", "best")):
+        stages.append([job.name for job in stage if not job.is_done])
+        for job in stage:
+            commands[job.name] = job.commands
+            folder = job.metrics.parent if job.metrics else tmp_path / job.name / "0"
+            if not (folder / "evaluation").exists() and "reference" not in job.name:
+                write_runs(tmp_path, {folder.relative_to(tmp_path): right.get(folder.parent.name, set())}, problems)
+    assert stages[0] == ["original", "reference 0", "reference 1"]
+    assert stages[1] == ["delta_0.02 0", "delta_0.05 0", "delta_0.1 0"]
+    assert [name for name in commands if name.startswith("delta_0.1 ")] == [
+        f"delta_0.1 {seed}" for seed in (0, 1, 2, 3)
+    ]
+    assert not any(name.startswith(("delta_0.05 1", "grpo 2")) for name in commands)
+    assert "grpo 1" in stages[2]
+    assert stages[3] == ["second 0", "second 1"]
+    assert stages[4] == ["reference 2", "reference 3"]
+    assert (set(stages[5]), stages[6]) == (
+        {"delta_0.1 2", "delta_0.1 3", "first 2", "first 3"}, ["second 2", "second 3"],
+    )  # fmt: skip
+    words = commands["second 1"][0].arguments
+    assert words[words.index("--model") + 1] == str(tmp_path / "first" / "1" / "model")
+    assert "--reference" not in words
+    assert words[words.index("--steps") + 1] == "82"
+    assert json.loads((tmp_path / "tuned.json").read_text()) == {
+        "adaptthink": {"value": 0.1, "tried": 3, "seed": 0}, "random_mix": {"value": 0.75, "tried": 3, "seed": 0},
+    }  # fmt: skip
+
+
 # ---- claims and the page ---------------------------------------------------------------------------------------------
 
 

@@ -104,7 +104,7 @@ def tune(run: Path, entries: Iterable[Entry], seed: int, original: Sets) -> None
     for entry in entries:
         utility = {}
         for value in entry.values if entry.knob else ():
-            sets = read_entry(run, entry, value, seed if entry.is_trained else 0, original)
+            sets = read_entry(run, entry, value, seed, original) or read_entry(run, entry, value, 0, original)
             if value is not None and OWN in sets:
                 tuning = sets[OWN].keep(is_for_tuning).modes["auto"]
                 utility[value] = average(compute_utility(tuning, scale))

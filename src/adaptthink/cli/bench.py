@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,11 +41,12 @@ from adaptthink.errors import UserError
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import describe_starts, make_policy_setting, sample_missing
 from adaptthink.evaluation.store import grade_folder, lock_folder, read_evaluation_date
-from adaptthink.models.loading import choose_device, freeze_date, load_configured
+from adaptthink.models.loading import Policy, choose_device, freeze_date, load_configured
 from adaptthink.modes import Mode
+from adaptthink.problems import Problem
 from adaptthink.report.benchmark import write_page
 from adaptthink.sampling.requests import MaxTokens, make_seed
-from adaptthink.sampling.sampler import Sampling, sample_rollouts
+from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.storage.runs import open_run, write_json
 
 PARTS = ("untrained", "tune", "train", "best")
@@ -77,7 +78,8 @@ class Design:
 
     def list_sets(self) -> dict[str, tuple[str, ...]]:
         """Return the recipes over the others of each set to evaluate on."""
-        return {name: () if name == OWN else (self.shifted,) for name in SETS if name == OWN or self.shifted}  # type: ignore[misc]
+        sets: dict[str, tuple[str, ...]] = {OWN: ()}
+        return sets | ({"shifted": (self.shifted,)} if self.shifted else {})
 
 
 def make_design(recipes: tuple[str, ...], shifted: str | None, **size: int | None) -> Design:
@@ -113,7 +115,7 @@ def bench_job(
     if OWN not in original:
         raise UserError(f"'{run}' holds no evaluation of the model before training yet; leave out --parts page")
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
-    about = About(config.model, design.recipes, date.today().isoformat(), machine)
+    about = About(config.model, design.recipes, datetime.date.today().isoformat(), machine)
     result = measure(run, read_found(run, list_entries(), original), original, about)
     content: dict[str, Any] = to_json(result)
     write_json(run / "benchmark.json", content)
@@ -163,6 +165,11 @@ class Plan:
             for name, recipes in self.design.list_sets().items()
         ]
 
+    def read_problems(self, name: str) -> Sequence[Problem]:
+        """Return the problems of a set to evaluate on."""
+        recipes = self.design.list_sets()[name]
+        return api.read_evaluation_problems(self.design.resolve("evaluate", EvaluateConfig, recipes)).problems
+
     def list_problems(self) -> tuple[str, ...]:
         """Return the flags that make a training's problems as few as the design has them."""
         return ("--problems-per-level", f"{self.design.problems}") if self.design.problems else ()
@@ -179,16 +186,9 @@ def list_stages(
     evaluations = plan.list_evaluations(plan.config.model, run / ORIGINAL / "0")
     yield [Job(ORIGINAL, tuple(evaluations)), *(plan.make_reference_job(seed, kept) for seed in seeds)]
     original = read_original(run)
-    if "untrained" in parts:
-        for entry in entries:
-            if entry.name == "budget_forcing":
-                force_budgets(plan, entry)
-            elif entry.name == "linear_probe":
-                for seed in seeds:
-                    fit_probe(plan, entry, seed)
     if "tune" in parts:
         yield [plan.make_training_job(one, seeds[0], value) for one in trained if one.knob for value in one.values]
-        tune(run, entries, seeds[0], original)
+        tune(run, trained, seeds[0], original)
     if "train" in parts:
         yield from list_trainings(plan, trained, seeds)
     if "best" in parts:
@@ -196,6 +196,11 @@ def list_stages(
         more = [max(seeds) + 1 + index for index in range(NUM_MORE)]
         yield [plan.make_reference_job(seed, kept) for seed in more]
         yield from list_trainings(plan, list_entries(best) if best else [], more)
+    others = [one for one in entries if not one.is_trained]
+    if "untrained" in parts:  # last, as the memory that its engine takes is not given back
+        apply_rules(plan, others, seeds)
+    if "tune" in parts:
+        tune(run, others, seeds[0], original)
 
 
 def list_trainings(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int]) -> Iterator[list[Job]]:
@@ -214,38 +219,54 @@ def list_trainings(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int]) -
 # ---- without training -----------------------------------------------------------------------------------------------
 
 
-def force_budgets(plan: Plan, entry: Entry) -> None:
-    """Sample and grade what is missing of budget forcing, for every share of max_think_tokens and on every set."""
-    for name, recipes in plan.design.list_sets().items():
-        config = plan.design.resolve("evaluate", EvaluateConfig, recipes)
-        folders = {
-            share: choose_folder(plan.run, entry, share, 0) / SETS[name] for share in entry.values if share is not None
-        }
-        missing = {share: path for share, path in folders.items() if not (path / "summary.json").is_file()}
-        if not missing:
-            continue
-        policy, problems = load_configured(config, generation_only=True), api.read_evaluation_problems(config).problems
-        for share, folder in missing.items():
-            policy, config = freeze_date(policy, config, read_evaluation_date(folder))
-            sampler = api.make_sampler(policy, config)
-            starts = describe_starts(policy.tokenizer, policy.template)
-            setting = make_policy_setting(policy.name, policy.fingerprint, config, starts)
-            respond = make_budget_responder(sampler, config, max(1, round(share * config.max_think_tokens)))
-            with lock_folder(folder, setting):
-                sample_missing(respond, folder, setting, problems, ["auto"], SAMPLES)
-                grade_folder(folder, sampler.grader)
-            write_json(folder / "summary.json", {"share": share})
-            console.print(f"  {folder}: done")
-
-
-def fit_probe(plan: Plan, entry: Entry, seed: int) -> None:
-    """Fit the linear probe on the problems of a seed's reference, and store its scores of the problems evaluated."""
-    path = choose_folder(plan.run, entry, entry.default, seed).with_suffix(".json")
-    if path.is_file():
+def apply_rules(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int]) -> None:
+    """Run what is missing of budget forcing, for every value, and of the linear probe, for every seed."""
+    budgets = [
+        (share, name, choose_folder(plan.run, entry, share, 0) / SETS[name])
+        for entry in entries
+        for share in entry.values
+        for name in plan.design.list_sets()
+        if entry.name == "budget_forcing" and share
+    ]
+    budgets = [one for one in budgets if not (one[-1] / "summary.json").is_file()]
+    probes = [
+        (seed, choose_folder(plan.run, entry, entry.default, seed).with_suffix(".json"))
+        for entry in entries
+        for seed in seeds
+        if entry.name == "linear_probe"
+    ]
+    probes = [one for one in probes if not one[-1].is_file()]
+    if not budgets and not probes:
         return
-    config = plan.design.resolve("presample", PresampleConfig, seed=seed)
-    policy = load_configured(config)
+    config = plan.design.resolve("evaluate", EvaluateConfig)
+    date = read_evaluation_date(plan.run / ORIGINAL / "0" / SETS[OWN])
+    policy, config = freeze_date(load_configured(config), config, date)
     sampler = api.make_sampler(policy, config)
+    for share, name, folder in budgets:
+        force_budget(sampler, policy, config, plan.read_problems(name), share, folder)
+        console.print(f"  {folder}: done")
+    for seed, path in probes:
+        fit_probe(plan, sampler, policy, seed, path)
+        console.print(f"  {path}: done")
+
+
+def force_budget(
+    sampler: Sampler, policy: Policy, config: EvaluateConfig, problems: Sequence[Problem], share: float, folder: Path
+) -> None:
+    """Sample and grade into an evaluation folder, with thoughts of at most a share of max_think_tokens."""
+    setting = make_policy_setting(
+        policy.name, policy.fingerprint, config, describe_starts(policy.tokenizer, policy.template)
+    )
+    respond = make_budget_responder(sampler, config, max(1, round(share * config.max_think_tokens)))
+    with lock_folder(folder, setting):
+        sample_missing(respond, folder, setting, problems, ["auto"], SAMPLES)
+        grade_folder(folder, sampler.grader, max_failed_grades=0.0)
+    write_json(folder / "summary.json", {"share": share})
+
+
+def fit_probe(plan: Plan, sampler: Sampler, policy: Policy, seed: int, path: Path) -> None:
+    """Fit the linear probe on the problems of a seed's reference, and store its scores of those evaluated."""
+    config = plan.design.resolve("presample", PresampleConfig, seed=seed)
     thinking = read_rewards(choose_reference_path(plan.run, seed))
     found = api.choose_presampled(config.problems, config, Callbacks([])).problems
     problems = [one for one in found if one.id in thinking][:PROBED_PROBLEMS]
@@ -260,15 +281,18 @@ def fit_probe(plan: Plan, entry: Entry, seed: int) -> None:
         fmean(one.grade.reward if one.verdict.has_reward else 0.0 for one in group) - thinking[group[0].problem.id]
         for group in groups
     ]
-    predict = fit_ridge(compute_features(policy, [sampler.encode_prompt(one) for one in problems]), np.array(gap))
+
+    def read_features(problems: Sequence[Problem]) -> np.ndarray:
+        return compute_features(policy, [sampler.encode_prompt(one) for one in problems])
+
+    predict = fit_ridge(read_features(problems), np.array(gap))
     scores = {}
-    for name, recipes in plan.design.list_sets().items():
-        asked = api.read_evaluation_problems(plan.design.resolve("evaluate", EvaluateConfig, recipes)).problems
-        predicted = predict(compute_features(policy, [sampler.encode_prompt(one) for one in asked]))
-        scores[name] = {one.id: float(score) for one, score in zip(asked, predicted, strict=True)}
+    for name in plan.design.list_sets():
+        evaluated = plan.read_problems(name)
+        predicted = predict(read_features(evaluated))
+        scores[name] = {one.id: round(float(score), 6) for one, score in zip(evaluated, predicted, strict=True)}
     tokens = sum(len(one.response_ids) for group in groups for one in group)
     write_json(path, {"problems": len(problems), "tokens": tokens, "scores": scores})
-    console.print(f"  {path}: done")
 
 
 # ---- the terminal ---------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def bench(
     problems_per_level: Annotated[Size, Parameter(help="To train on [default: the recipe's].")] = None,
     evaluated_per_level: Annotated[Size, Parameter(help="To evaluate on [default: the recipe's].")] = None,
     quick: Annotated[
-        bool, Parameter(help="One seed, few entries, 60 steps, no tuning: half an hour, not conclusions.", negative="")
+        bool, Parameter(help="One seed, few entries, 60 steps, nothing tuned: not conclusions.", negative="")
     ] = False,
     jobs: Annotated[Size, Parameter(help="Commands that run side by side [default: one a core; on a GPU one].")] = None,
     page: Annotated[
