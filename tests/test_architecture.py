@@ -18,6 +18,7 @@ LAYERS = (  # from the bottom to the top
     {"planning", "sampling"},
     {"evaluation", "serving", "training"},
     {"dial", "reproduction"},
+    {"benchmark"},
     {"report"},
     {"api", "integrations"},
     {"cli", "__main__"},

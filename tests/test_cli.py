@@ -127,6 +127,7 @@ def test_help_names_every_command(run, args):
         "calibrate",
         "decide",
         "reproduce",
+        "bench",
         "serve",
         "doctor",
         "plan",
@@ -276,7 +277,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, reproduce, compare, calibrate, decide, ...",
+            "Available commands: demo, train, presample, evaluate, reproduce, bench, compare, calibrate, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -529,7 +530,7 @@ def test_the_status_tells_how_it_ended(run, monkeypatch, error, args, status, li
     "args",
     [
         ("train", "--json"), ("train", "--output"), ("demo", "--output"), ("presample", "--output"),
-        ("evaluate", "tiny", "--output"), ("calibrate", "tiny", "--output"), ("reproduce", "--output"),
+        ("evaluate", "tiny", "--output"), ("calibrate", "tiny", "--output"), ("reproduce", "--output"), ("bench",),
         ("report", "x", "--figures"), ("grade", "x", "--json"), ("compare", "x", "--markdown"),
         ("plan", "--gpus", "cpu", "--json"),
     ],

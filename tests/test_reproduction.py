@@ -9,7 +9,8 @@ from html import unescape
 import pytest
 
 from adaptthink.cli import reproduce as reproduce_jobs
-from adaptthink.cli.reproduce import FULL, QUICK, Command, Job, list_stages, reproduce_job, run_jobs
+from adaptthink.cli.job_queue import Command, Job, run_jobs
+from adaptthink.cli.reproduce import FULL, QUICK, list_stages, reproduce_job
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError

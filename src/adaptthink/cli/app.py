@@ -38,6 +38,7 @@ COMMANDS = {
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
+    "bench": "Train and evaluate many methods alike; make one page of their accuracy, length, cost and claims.",
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and which differences are significant.",
     "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
     "decide": "Print the mode that the dial chooses for each prompt.",
@@ -51,7 +52,7 @@ COMMANDS = {
 GOES_ON = {  # after an interruption
     **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
     **dict.fromkeys(("presample", "evaluate", "calibrate"), "what is done is kept: repeat the command to go on"),
-    "reproduce": "what is done is kept: repeat the command, without --clean, to go on",
+    **dict.fromkeys(("reproduce", "bench"), "what is done is kept: repeat the command, without --clean, to go on"),
 }
 KEEP_RESULTS = {
     *GOES_ON,

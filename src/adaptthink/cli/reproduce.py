@@ -1,38 +1,24 @@
-"""`adaptthink reproduce`: the paper's experiments on the embedded reasoner, every part a command of its own.
-
-Trainings and evaluations are run as the commands that a user would give, one process a core and one thread each. What
-is finished is not run again, and a training that was interrupted goes on from its checkpoint: the same command
-completes a folder.
-"""
+"""`adaptthink reproduce`: the paper's experiments on the embedded reasoner, every part a command of its own."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from adaptthink.callbacks import Progress as Report
-from adaptthink.cli.console import Lines, console
+from adaptthink.cli.console import console
+from adaptthink.cli.job_queue import Job, make_evaluation, make_presampling, make_training, run_jobs
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import TrainConfig
-from adaptthink.errors import UserError
 from adaptthink.evaluation.formats import write_number, write_range
 from adaptthink.evaluation.mode_choice import read_no_think_signs
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.statistics import Values
 from adaptthink.evaluation.store import read_outcomes
 from adaptthink.grading.implicit_thinking import thinks_implicitly
-from adaptthink.processes import end_with_parent
 from adaptthink.report import write_report
 from adaptthink.reproduction.claims import check_claims
 from adaptthink.reproduction.runs import MAIN, BySeed, Design, Runs
@@ -41,38 +27,10 @@ from adaptthink.reproduction.verdicts import Claim
 from adaptthink.storage.runs import open_run, read_metrics, write_json
 
 BASE = "reproduce"  # the recipe under all others, which are in the folder of its name
-POLL_SECONDS = 1.0
-GRACE_SECONDS = 20.0  # for an interrupted command to end by itself
-
-
 DELTAS = tuple(f"delta_{delta}" for delta in ("0", "0.01", "0.02", "0.075", "0.1"))
 RATIOS = ("ratio_sequence", "ratio_token")
 FULL = Design((0, 1, 2), (MAIN, "grpo", *DELTAS, *RATIOS))
 QUICK = Design((0,), (MAIN, "grpo", "delta_0", "delta_0.1", *RATIOS), steps=60, evaluated=100)
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One `adaptthink` command; `done` exists once it has ended well."""
-
-    arguments: tuple[str, ...]
-    done: Path
-    resumed: Path | None = None  # where this exists, --resume is added
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Commands that follow each other, and the steps that its training takes."""
-
-    name: str
-    commands: tuple[Command, ...]
-    metrics: Path | None = None
-    num_steps: int = 0
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing of it is left to run."""
-        return all(command.done.exists() for command in self.commands)
 
 
 def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
@@ -81,7 +39,7 @@ def reproduce_job(run: Path, *, quick: bool, clean: bool) -> dict[str, Any]:
     open_run(run, {"design": "quick" if quick else "full"}, resume=run.exists() and not clean, clean=clean)
     started = time.monotonic()
     for jobs in list_stages(run, design):
-        run_jobs([job for job in jobs if not job.is_done], run / "logs")
+        run_jobs(jobs, run / "logs")
     console.print(f"all runs done ({(time.monotonic() - started) / 60:.0f} minutes this time)")
     runs = read_runs(run, design)
     reproduction = Reproduction(design, tuple(check_claims(runs)), make_tables(runs))
@@ -124,11 +82,8 @@ def make_original_job(run: Path, design: Design) -> Job:
 
 def make_reference_job(run: Path, seed: int, design: Design) -> Job:
     """The reference that all trainings of a seed share."""
-    store = choose_reference_path(run, seed)
-    done = store.with_suffix(".json")
     flags = ("--seed", f"{seed}", *make_size_flags(design, "presample"))
-    arguments = ("presample", BASE, *flags, "--output", f"{store}", "--json", f"{done}")
-    return Job(f"reference {seed}", (Command(arguments, done),))
+    return Job(f"reference {seed}", (make_presampling((BASE,), choose_reference_path(run, seed), flags),))
 
 
 def choose_reference_path(run: Path, seed: int) -> Path:
@@ -140,11 +95,9 @@ def make_training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     """One training and the evaluation of its model: as the model chooses; the main one in every mode and kind."""
     folder = run / "trainings" / name / f"{seed}"
     recipes = (BASE,) if name == MAIN else (BASE, f"{BASE}/{name}")
-    flags = (*make_size_flags(design, "train"), "--seed", f"{seed}")
-    reference = ("--reference", f"{choose_reference_path(run, seed)}")
-    done = folder / "result.json"  # written last: a model folder may be there in part
-    arguments = ("train", *recipes, *flags, *reference, "--output", f"{folder}", "--json", f"{done}")
-    train = Command(arguments, done, folder / "config.json")
+    size = make_size_flags(design, "train")
+    flags = (*size, "--seed", f"{seed}", "--reference", f"{choose_reference_path(run, seed)}")
+    train = make_training(recipes, folder, folder / "result.json", flags)
     modes = ("auto", "think", "no_think") if name == MAIN else ("auto",)
     requested = ("--modes", *modes, *make_size_flags(design, "evaluate"))
     commands = [train, make_evaluation(f"{folder / 'model'}", folder / "chain", (BASE,), requested)]
@@ -153,92 +106,6 @@ def make_training_job(run: Path, name: str, seed: int, design: Design) -> Job:
     shorter = {"steps": design.steps} if design.steps else {}
     steps = resolve("train", TrainConfig, recipes=recipes, flags=shorter).steps
     return Job(f"{name} {seed}", tuple(commands), folder / "metrics.jsonl", steps)
-
-
-def make_evaluation(model: str, folder: Path, recipes: Sequence[str], flags: Sequence[str]) -> Command:
-    """Return the command that evaluates a model into a folder; claims are checked on responses that are all graded."""
-    arguments = ("evaluate", model, "--recipe", *recipes, *flags, "--max-failed-grades", "0", "--output", f"{folder}")
-    return Command(arguments, folder / "summary.json")
-
-
-# ---- running --------------------------------------------------------------------------------------------------------
-
-
-def run_jobs(jobs: Sequence[Job], logs: Path) -> None:
-    """Run jobs side by side, one a core; raises UserError when one fails, after stopping the others."""
-    logs.mkdir(parents=True, exist_ok=True)
-    waiting = list(jobs)
-    running: dict[str, Iterator[bool]] = {}
-    total = sum(job.num_steps or 1 for job in jobs)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)
-    log = Lines()
-    with shown as progress, stop_at_end() as processes, closing(log):
-        task = progress.add_task("", total=total)
-        while waiting or running:
-            while waiting and len(running) < max(1, os.cpu_count() or 1):
-                job = waiting.pop(0)
-                running[job.name] = run_commands(job, logs / f"{job.name.replace(' ', '-')}.txt", processes)
-            for name, turn in list(running.items()):
-                if not next(turn, False):
-                    del running[name]
-                    console.print(f"  {name}: done")
-            done = sum(count_steps(job) for job in jobs)
-            progress.update(task, completed=done, description=", ".join(running))
-            if not console.is_terminal:
-                log.update(Report(f"runs: {len(jobs)}, {total} steps", done, total, 0))
-            time.sleep(POLL_SECONDS)
-
-
-def count_steps(job: Job) -> int:
-    """Return how many steps of a job are done; a job without a training is one step."""
-    if job.is_done:
-        return job.num_steps or 1
-    if job.metrics is None or not job.metrics.is_file():
-        return 0
-    return min(job.metrics.read_bytes().count(b"\n"), job.num_steps)
-
-
-def run_commands(job: Job, log: Path, processes: list[subprocess.Popen[bytes]]) -> Iterator[bool]:
-    """Run a job's commands one after the other; yields True while there is something to wait for."""
-    for command in job.commands:
-        if command.done.exists():
-            continue
-        resume = ("--resume",) if command.resumed and command.resumed.exists() else ()
-        with log.open("ab") as file:
-            file.write(f"adaptthink {' '.join([*command.arguments, *resume])}\n".encode())
-            file.flush()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "adaptthink", *command.arguments, *resume],
-                stdout=file,
-                stderr=file,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # an interruption of ours is handed on by `stop_at_end`, once
-                preexec_fn=end_with_parent(),  # noqa: PLW1509  (it makes two system calls)
-            )
-        processes.append(process)
-        while process.poll() is None:
-            yield True
-        processes.remove(process)
-        if process.returncode != 0:
-            last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
-            raise UserError(f"{job.name} failed: {last}; see {log}; the same command goes on from here")
-
-
-@contextmanager
-def stop_at_end() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Yield a list of processes; those that still run when the block is left are interrupted and waited for."""
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGINT)
-        for process in processes:
-            try:
-                process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

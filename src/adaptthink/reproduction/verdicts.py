@@ -37,11 +37,20 @@ class Claim:
         Reproduced: the interval lies on the claim's side of the bound, and so does every seed. Not reproduced: the
         interval lies on the other side.
         """
-        sign = 1 if self.above else -1
-        low, high = sorted((sign * (self.low - self.bound), sign * (self.high - self.bound)))
-        if low > 0 and all(sign * (value - self.bound) > 0 for value in self.by_seed):
-            return "reproduced"
-        return "not reproduced" if high < 0 else "undecided"
+        found = judge(self.low, self.high, self.by_seed, self.bound, above=self.above)
+        return "undecided" if found is None else "reproduced" if found else "not reproduced"
+
+
+def judge(low: float, high: float, by_seed: Sequence[float], bound: float, *, above: bool) -> bool | None:
+    """Return whether a number lies on the claimed side of a bound: its interval does, and so does every seed.
+
+    False: the interval lies on the other side. None: anything else.
+    """
+    sign = 1 if above else -1
+    low, high = sorted((sign * (low - bound), sign * (high - bound)))
+    if low > 0 and all(sign * (value - bound) > 0 for value in by_seed):
+        return True
+    return False if high < 0 else None
 
 
 def make_claim(

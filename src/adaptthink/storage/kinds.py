@@ -20,6 +20,7 @@ class PathKind(StrEnum):
     RUN = "a training run's folder"
     EVALUATION = "an evaluation's folder"
     REPRODUCTION = "the folder of a reproduction"
+    BENCHMARK = "the folder of a benchmark"
     MODEL = "a model folder"
     ADAPTER = "the folder of a LoRA adapter"
     STORE = "a reference store"
@@ -33,6 +34,7 @@ class PathKind(StrEnum):
 
 MADE_BY = {
     PathKind.RUN: "adaptthink train makes one",
+    PathKind.BENCHMARK: "adaptthink bench makes one",
     PathKind.EVALUATION: "adaptthink evaluate MODEL --output FOLDER makes one",
     PathKind.MODEL: "adaptthink train leaves one in its run folder, under model",
     PathKind.STORE: "adaptthink presample makes one",
@@ -81,6 +83,8 @@ def _identify_folder(folder: Path) -> PathKind:
         return PathKind.MODEL
     if "design" in settings:
         return PathKind.REPRODUCTION
+    if "benchmark" in settings:
+        return PathKind.BENCHMARK
     return PathKind.RUN if "problems_per_step" in settings else PathKind.OTHER
 
 

@@ -1,0 +1,1 @@
+"""One fair table of methods: same model, problems, reference, grader and seeds."""
