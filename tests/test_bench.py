@@ -30,7 +30,7 @@ from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
 from adaptthink.benchmark.measure import About, Result, compare_with_main, measure
 from adaptthink.benchmark.runs import OWN, Found, rank, read_entry, read_values, tune
 from adaptthink.cli import bench as bench_jobs
-from adaptthink.cli.bench import bench_job, make_design
+from adaptthink.cli.bench import Plan, bench_job, make_design
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.engines.base import ScriptedEngine
@@ -122,16 +122,21 @@ def test_each_problem_is_in_one_half_and_the_halves_are_of_a_size():
 # ---- entries ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_listed_entry_has_settings_that_its_method_accepts():
-    recipe = resolve("train", TrainConfig, recipes=["reproduce"])
+def test_every_listed_entry_has_settings_that_its_method_accepts(tmp_path):
+    recipes = ("reproduce", "reproduce/stored")
+    recipe = resolve("train", TrainConfig, recipes=recipes)
+    offline = Plan(tmp_path, make_design(recipes, None), recipe).write_offline_recipe()
     for entry in list_entries():
+        stored = entry.family is Family.OFFLINE
         for value in entry.values if entry.is_trained else ():
             words = entry.list_flags(value, recipe)
             flags = {flag[2:].replace("-", "_"): word for flag, word in zip(words[::2], words[1::2], strict=True)}
-            config = resolve("train", TrainConfig, recipes=["reproduce"], flags=flags)
+            config = resolve("train", TrainConfig, recipes=(str(offline),) if stored else recipes, flags=flags)
             check_method(config)
-            assert config.samples_per_problem * config.problems_per_step == 320, entry.name
-            assert config.samples_per_problem >= entry.samples
+            samples = config.reference_samples if stored else config.samples_per_problem
+            assert samples * config.problems_per_step == 320, entry.name
+            assert samples >= entry.samples
+            assert config.learning_rate == recipe.learning_rate
 
 
 def test_names_are_unique_and_every_knob_has_its_default_in_the_middle():
@@ -254,9 +259,7 @@ def test_stages_follow_from_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "ENTRIES", (*kept, second, first))
     monkeypatch.setattr(bench_jobs, "NUM_BEST", 2)
     right = {"original": set(), "delta_0.1": {one.id for one in problems}, "second": {one.id for one in problems[2:]}}
-    plan = bench_jobs.Plan(
-        tmp_path, make_design(("reproduce",), None), resolve("train", TrainConfig, recipes=["reproduce"])
-    )
+    plan = Plan(tmp_path, make_design(("reproduce",), None), resolve("train", TrainConfig, recipes=["reproduce"]))
     stages, commands = [], {}
     for stage in bench_jobs.list_stages(plan, list_entries(), (0, 1), ("tune", "train", "best")):
         stages.append([job.name for job in stage if not job.is_done])

@@ -86,10 +86,12 @@ class Entry:
         flags = self.flags.split()
         if self.knob and value is not None:
             flags += self.knob.flags.format(value).split()
-        if self.samples > config.samples_per_problem:
+        is_offline = self.family is Family.OFFLINE  # which takes all stored responses to a problem
+        samples = config.reference_samples if is_offline else max(self.samples, config.samples_per_problem)
+        if samples != config.samples_per_problem:
             responses = config.samples_per_problem * config.problems_per_step
-            flags += ["--samples-per-problem", f"{self.samples}"]
-            flags += ["--problems-per-step", f"{max(1, responses // self.samples)}"]
+            flags += [] if is_offline else ["--samples-per-problem", f"{samples}"]
+            flags += ["--problems-per-step", f"{max(1, responses // samples)}"]
         return (*flags, "--steps", f"{self.count_steps(config)}")
 
     def count_steps(self, config: TrainConfig) -> int:
@@ -131,9 +133,9 @@ ENTRIES = (
           knob=Knob("β", "--method dpo_shortest:beta={}", (0.03, 0.1, 0.3))),
     Entry("overthink", "OverThink", OFFLINE, "arXiv 2412.21187",
           knob=Knob("β", "--method overthink:beta={}", (1.0, 2.0, 5.0))),
-    Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", knob=Knob("δ", "--method dast:delta={}", (0.0, 0.15, 0.3))),
+    Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", knob=Knob("δ", "--method dast:share={}", (0.0, 0.15, 0.3))),
     Entry("o1_pruner", "O1-Pruner", OFFLINE, "arXiv 2501.12570",
-          knob=Knob("λ", "--method o1_pruner:weight={}", (0.0, 2.0, 5.0))),
+          knob=Knob("λ", "--method o1_pruner:accuracy={}", (0.0, 2.0, 5.0))),
     Entry("gap_on_dler", "gap objective on DLER's model", CHOICE, "ours", GAP, samples=4, steps=0.5, base="dler"),
     Entry("gap_on_tlmre", "gap objective on TLMRE's model", CHOICE, "ours", GAP, samples=4, steps=0.5, base="tlmre"),
     Entry("grpo", "GRPO, nothing forced", ABLATION, "arXiv 2402.03300", f"{FREE} --method grpo", samples=8),

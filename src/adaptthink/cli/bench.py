@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import time
@@ -17,7 +18,7 @@ from rich.markup import escape
 
 from adaptthink import api
 from adaptthink.benchmark.budget_forcing import make_budget_responder
-from adaptthink.benchmark.entries import KEEP, ORIGINAL, Entry, list_entries, needs_responses
+from adaptthink.benchmark.entries import KEEP, ORIGINAL, Entry, Family, list_entries, needs_responses
 from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
 from adaptthink.benchmark.measure import About, Result, measure
 from adaptthink.benchmark.runs import (
@@ -36,7 +37,7 @@ from adaptthink.callbacks import Callbacks
 from adaptthink.cli.console import console
 from adaptthink.cli.job_queue import Command, Job, make_evaluation, make_presampling, make_training, run_jobs
 from adaptthink.config.resolve import resolve
-from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
+from adaptthink.config.schema import METHOD_KEYS, EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import describe_starts, make_policy_setting, sample_missing
@@ -144,6 +145,8 @@ class Plan:
     def make_training_job(self, entry: Entry, seed: int, value: float | None) -> Job:
         """One training and the evaluations of its model."""
         folder = choose_folder(self.run, entry, value, seed)
+        is_offline = entry.family is Family.OFFLINE
+        recipes = (f"{self.write_offline_recipe()}",) if is_offline else self.design.recipes
         flags = (*PROBES, *self.list_problems(), *entry.list_flags(value, self.config), "--seed", f"{seed}")
         if entry.base:
             [base] = list_entries([entry.base])
@@ -151,10 +154,21 @@ class Plan:
             flags += ("--model", f"{start / 'model'}")
         else:
             flags += ("--reference", f"{choose_reference_path(self.run, seed)}")
-        training = make_training(self.design.recipes, folder, folder.with_suffix(".json"), flags)
+        training = make_training(recipes, folder, folder.with_suffix(".json"), flags)
         commands = (training, *self.list_evaluations(f"{folder / 'model'}", folder))
         steps = entry.count_steps(self.config)
         return Job(f"{entry.name_folder(value)} {seed}", commands, folder / "metrics.jsonl", steps)
+
+    def write_offline_recipe(self) -> Path:
+        """Write the settings of a training that samples nothing: those of the recipes but for the objective's."""
+        given, defaults = (one.model_dump(mode="json") for one in (self.config, TrainConfig()))
+        left_out = METHOD_KEYS | {"method", "samples_per_problem"}
+        # The values of a config are written alike in JSON and in TOML.
+        lines = [f"{key} = {json.dumps(given[key])}\n" for key in sorted(given) if given[key] != defaults[key]]
+        path = self.run / "offline.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line for line in lines if line.split()[0] not in left_out), encoding="utf-8")
+        return path
 
     def list_evaluations(self, model: str, folder: Path) -> list[Command]:
         """Return the evaluations of a model, in every mode and on every set."""
