@@ -117,7 +117,7 @@ ENTRIES = (
           knob=Knob("α", "--method degrpo:alpha={}", (0.01, 0.03, 0.1))),
     Entry("adapt", "ADaPT", CHOICE, "arXiv 2606.19919", samples=4,
           knob=Knob("γ", "--method adapt:gamma={}", (0.25, 0.5, 0.75))),
-    Entry("tnt", "TNT", CHOICE, "arXiv 2601.04805", samples=4,
+    Entry("tnt", "TNT", CHOICE, "arXiv 2601.04805", "--force-think start", samples=4,
           knob=Knob("ω", "--method tnt:omega={}", (1.0, 2.0, 4.0))),
     Entry("dler", "DLER", LENGTH, "arXiv 2510.15110", FREE, samples=8,
           knob=Knob("cap", "--method dler:cap={}", (48, 64, 96))),
