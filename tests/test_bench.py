@@ -25,7 +25,7 @@ from adaptthink.benchmark.answers import (
 )
 from adaptthink.benchmark.budget_forcing import make_budget_responder
 from adaptthink.benchmark.claims import Claim, Part, check_claims
-from adaptthink.benchmark.entries import ENTRIES, Entry, Family, list_entries
+from adaptthink.benchmark.entries import ENTRIES, Entry, Family, Knob, list_entries
 from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
 from adaptthink.benchmark.measure import About, Result, compare_with_main, measure
 from adaptthink.benchmark.runs import OWN, Found, rank, read_entry, read_values, tune
@@ -128,7 +128,7 @@ def test_every_listed_entry_has_settings_that_its_method_accepts(tmp_path):
     offline = Plan(tmp_path, make_design(recipes, None), recipe).write_offline_recipe()
     for entry in list_entries():
         stored = entry.family is Family.OFFLINE
-        for value in entry.values if entry.is_trained else ():
+        for value in entry.values if entry.is_trained and not entry.merges else ():
             words = entry.list_flags(value, recipe)
             flags = {flag[2:].replace("-", "_"): word for flag, word in zip(words[::2], words[1::2], strict=True)}
             config = resolve("train", TrainConfig, recipes=(str(offline),) if stored else recipes, flags=flags)
@@ -254,9 +254,11 @@ def test_stages_follow_from_each_other(tmp_path, monkeypatch):
     problems = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(20)]
     first = Entry("first", "first", Family.LENGTH, "–", "--method grpo --no-think-share 0", samples=8)
     second = Entry("second", "second", Family.MODE_CHOICE, "–", steps=0.5, base="first")
+    knob = Knob("weight", "--weight {}", (0.3, 0.5, 0.7))
+    mean = Entry("mean", "mean", Family.OFFLINE, "–", knob=knob, base="grpo", merges=True)
     by_name = {one.name: one for one in ENTRIES}
     kept = [by_name[name] for name in ("original", "random_mix", "adaptthink", "delta_0.1", "grpo")]
-    monkeypatch.setattr(table, "ENTRIES", (*kept, second, first))
+    monkeypatch.setattr(table, "ENTRIES", (*kept, mean, second, first))
     monkeypatch.setattr(bench_jobs, "NUM_BEST", 2)
     right = {"original": set(), "delta_0.1": {one.id for one in problems}, "second": {one.id for one in problems[2:]}}
     plan = Plan(tmp_path, make_design(("reproduce",), None), resolve("train", TrainConfig, recipes=["reproduce"]))
@@ -269,15 +271,20 @@ def test_stages_follow_from_each_other(tmp_path, monkeypatch):
             if not (folder / "evaluation").exists() and "reference" not in job.name:
                 write_runs(tmp_path, {folder.relative_to(tmp_path): right.get(folder.parent.name, set())}, problems)
     assert stages[0] == ["original", "reference 0", "reference 1"]
-    assert stages[1] == ["delta_0.02 0", "delta_0.05 0", "delta_0.1 0"]
+    assert stages[1] == ["delta_0.02 0", "delta_0.05 0", "delta_0.1 0", "grpo 0"]
+    assert stages[2] == ["mean_0.3 0", "mean_0.5 0", "mean_0.7 0"]
     assert [name for name in commands if name.startswith("delta_0.1 ")] == [
         f"delta_0.1 {seed}" for seed in (0, 1, 2, 3)
     ]
     assert not any(name.startswith(("delta_0.05 1", "grpo 2")) for name in commands)
-    assert "grpo 1" in stages[2]
-    assert stages[3] == ["second 0", "second 1"]
-    assert stages[4] == ["reference 2", "reference 3"]
-    assert (set(stages[5]), stages[6]) == (
+    assert "grpo 1" in stages[3]
+    assert stages[4] == ["mean_0.3 0", "mean_0.3 1", "second 0", "second 1"]
+    assert commands["mean_0.7 0"][0].arguments == (
+        "merge", "tiny", str(tmp_path / "grpo" / "0" / "model"), "--output", str(tmp_path / "mean_0.7" / "0" / "model"),
+        "--json", str(tmp_path / "mean_0.7" / "0.json"), "--weight", "0.7",
+    )  # fmt: skip
+    assert stages[5] == ["reference 2", "reference 3"]
+    assert (set(stages[6]), stages[7]) == (
         {"delta_0.1 2", "delta_0.1 3", "first 2", "first 3"}, ["second 2", "second 3"],
     )  # fmt: skip
     words = commands["second 1"][0].arguments
@@ -285,7 +292,8 @@ def test_stages_follow_from_each_other(tmp_path, monkeypatch):
     assert "--reference" not in words
     assert words[words.index("--steps") + 1] == "82"
     assert json.loads((tmp_path / "tuned.json").read_text()) == {
-        "adaptthink": {"value": 0.1, "tried": 3, "seed": 0}, "random_mix": {"value": 0.75, "tried": 3, "seed": 0},
+        "adaptthink": {"value": 0.1, "tried": 3, "seed": 0}, "mean": {"value": 0.3, "tried": 3, "seed": 0},
+        "random_mix": {"value": 0.75, "tried": 3, "seed": 0},
     }  # fmt: skip
 
 

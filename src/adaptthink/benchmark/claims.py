@@ -129,7 +129,7 @@ def check_short_thoughts(found: Reported, scale: float) -> Claim:
     """Mode choice trained into a model whose thoughts a length method has shortened."""
     parts = []
     for name, one in found.items():
-        if one.entry.base:
+        if one.entry.base and one.entry.family is Family.MODE_CHOICE:
             for alone in (one.entry.base, "gap"):
                 if alone in found:
                     parts.append(compare_utility(found, name, alone, scale))

@@ -53,6 +53,7 @@ class Entry:
     samples: int = 0  # of a problem in a step, at least; as many fewer problems, so that a step has as many responses
     steps: float = 1.0  # of the recipe's
     base: str = ""  # the entry whose trained model it starts from
+    merges: bool = False  # that model's weights and the original's, in place of a training
     folder: str = ""  # of its runs, if not named after it
 
     @property
@@ -86,6 +87,8 @@ class Entry:
         flags = self.flags.split()
         if self.knob and value is not None:
             flags += self.knob.flags.format(value).split()
+        if self.merges:
+            return tuple(flags)
         is_offline = self.family is Family.OFFLINE  # which takes all stored responses to a problem
         samples = config.reference_samples if is_offline else max(self.samples, config.samples_per_problem)
         if samples != config.samples_per_problem:
@@ -136,6 +139,8 @@ ENTRIES = (
     Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", knob=Knob("δ", "--method dast:share={}", (0.0, 0.15, 0.3))),
     Entry("o1_pruner", "O1-Pruner", OFFLINE, "arXiv 2501.12570",
           knob=Knob("λ", "--method o1_pruner:accuracy={}", (0.0, 2.0, 5.0))),
+    Entry("merging", "model merging", OFFLINE, "arXiv 2503.20641", base="rft_no_think", merges=True,
+          knob=Knob("weight of the original", "--weight {}", (0.3, 0.5, 0.7))),
     Entry("gap_on_dler", "gap objective on DLER's model", CHOICE, "ours", GAP, samples=4, steps=0.5, base="dler"),
     Entry("gap_on_tlmre", "gap objective on TLMRE's model", CHOICE, "ours", GAP, samples=4, steps=0.5, base="tlmre"),
     Entry("grpo", "GRPO, nothing forced", ABLATION, "arXiv 2402.03300", f"{FREE} --method grpo", samples=8),
@@ -145,6 +150,7 @@ ENTRIES = (
           "--ratio sequence --schedule constant", steps=0.36),
     Entry("ratio_token", "AdaptThink with a ratio for each token", ABLATION, "–",
           "--ratio token --schedule constant", steps=0.36),
+    Entry("rft_no_think", "tuned on no_think answers alone", OFFLINE, "–", "--method rft_mixthinking:margin=1"),
     Entry("gap_half", "gap objective, half of the steps", ABLATION, "docs/gap.md", GAP, samples=4, steps=0.5),
     Entry("gap_no_pull", "gap objective without pull", ABLATION, "docs/gap.md", f"{GAP}:pull=0", samples=4),
     *(Entry(f"delta_{delta:g}", f"AdaptThink, δ = {delta:g}", ABLATION, "arXiv 2505.13417", f"--delta {delta:g}")

@@ -143,18 +143,22 @@ class Plan:
         return Job(f"reference {seed}", (make_presampling(self.design.recipes, store, flags),))
 
     def make_training_job(self, entry: Entry, seed: int, value: float | None) -> Job:
-        """One training and the evaluations of its model."""
+        """One training, or the merging of two models, and the evaluations of its model."""
         folder = choose_folder(self.run, entry, value, seed)
+        done = folder.with_suffix(".json")
         is_offline = entry.family is Family.OFFLINE
         recipes = (f"{self.write_offline_recipe()}",) if is_offline else self.design.recipes
         flags = (*PROBES, *self.list_problems(), *entry.list_flags(value, self.config), "--seed", f"{seed}")
         if entry.base:
-            [base] = list_entries([entry.base])
-            start = choose_folder(self.run, base, read_values(self.run).get(base.name, base.default), seed)
-            flags += ("--model", f"{start / 'model'}")
+            [base] = (one for one in list_entries([entry.base]) if one.name == entry.base)
+            start = choose_folder(self.run, base, read_values(self.run).get(base.name, base.default), seed) / "model"
+            flags += ("--model", f"{start}")
         else:
             flags += ("--reference", f"{choose_reference_path(self.run, seed)}")
-        training = make_training(recipes, folder, folder.with_suffix(".json"), flags)
+        training = make_training(recipes, folder, done, flags)
+        if entry.merges:
+            models = (self.config.model, f"{start}", "--output", f"{folder / 'model'}", "--json", f"{done}")
+            training = Command(("merge", *models, *entry.list_flags(value, self.config)), done)
         commands = (training, *self.list_evaluations(f"{folder / 'model'}", folder))
         steps = entry.count_steps(self.config)
         return Job(f"{entry.name_folder(value)} {seed}", commands, folder / "metrics.jsonl", steps)
@@ -201,7 +205,11 @@ def list_stages(
     yield [Job(ORIGINAL, tuple(evaluations)), *(plan.make_reference_job(seed, kept) for seed in seeds)]
     original = read_original(run)
     if "tune" in parts:
-        yield [plan.make_training_job(one, seeds[0], value) for one in trained if one.knob for value in one.values]
+        tuned = [one for one in trained if one.knob]
+        bases = {one.base for one in tuned} - {""}
+        first = [one for one in trained if one.name in bases or (one.knob and not one.base)]
+        yield [plan.make_training_job(one, seeds[0], value) for one in first for value in one.values]
+        yield [plan.make_training_job(one, seeds[0], value) for one in tuned if one.base for value in one.values]
         tune(run, trained, seeds[0], original)
     if "train" in parts:
         yield from list_trainings(plan, trained, seeds)
