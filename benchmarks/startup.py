@@ -3,8 +3,9 @@
     python benchmarks/startup.py [--repetitions 5]
 
 Each is started as a user would, as a process of its own, and timed until the first response of `evaluate` is in its
-file, `decide` has printed its line, and `serve` has answered a first chat completion; transformers, until `generate`
-has returned one response. They take turns. What is imported does not depend on the model; its weights come on top.
+file, `decide` has printed its line, `serve` has answered a first chat completion, and `train` has its first step's
+rollouts (its reference sampled before); transformers, until `generate` has returned one response. They take turns.
+What is imported does not depend on the model; its weights come on top.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ question = [{{"role": "user", "content": "2+3=?"}}]
 prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64, do_sample=True)[0]), flush=True)
 """
+TRAIN = """
+import sys
+from pathlib import Path
+from adaptthink.cli.app import main
+from adaptthink.training import train as training
+
+training.make_trainable = lambda policy: Path("rolled_out").touch()  # what a training does after its first rollouts
+sys.argv = "adaptthink train --recipe toy_cpu --steps 1 --problems-per-step 20 --output t".split()
+main()
+"""
 
 
 def is_printed(folder: Path) -> bool:
@@ -45,6 +56,11 @@ def is_sampled(folder: Path) -> bool:
     """Return whether the first response is in the evaluation's folder."""
     samples = folder / "e/samples.jsonl"
     return samples.is_file() and samples.stat().st_size > 0
+
+
+def is_rolled_out(folder: Path) -> bool:
+    """Return whether a training has the rollouts of its first step."""
+    return (folder / "rolled_out").exists()
 
 
 def is_served(_: Path) -> bool:
@@ -67,6 +83,7 @@ STARTS: dict[str, tuple[tuple[str, ...], Callable[[Path], bool]]] = {
     ),
     "decide": (("-m", "adaptthink", "decide", "tiny", "2+3=?", "--threshold", "0.5"), is_printed),
     "serve, first answer": (("-m", "adaptthink", "serve", "tiny", "--port", str(PORT)), is_served),
+    "train, first rollouts": (("-c", TRAIN), is_rolled_out),
     "transformers": (("-c", TRANSFORMERS), is_printed),
 }  # fmt: skip
 

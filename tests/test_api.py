@@ -176,6 +176,20 @@ class TwoMethods:
         self.generate, self.next_token_logprobs = engine.generate, engine.next_token_logprobs
 
 
+def test_a_model_trains_alike_by_its_name_and_loaded(tmp_path):
+    """By its name it generates before transformers' modules are there."""
+    by_name = at.train("tiny", SUMS, output=tmp_path / "name", **TRAINING | {"steps": 2})
+    loaded = at.train(at.load("tiny"), SUMS, output=tmp_path / "loaded", **TRAINING | {"steps": 2})
+    assert type(by_name.model.model) is type(loaded.model.model)
+    left, right = (
+        [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in run.metrics]
+        for run in (by_name, loaded)
+    )
+    assert left == right
+    saved = [folder / "model/model.safetensors" for folder in (tmp_path / "name", tmp_path / "loaded")]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+
+
 def test_an_engine_of_two_methods_serves_for_all_but_training(tmp_path):
     policy = load_policy("tiny")
     engine = TwoMethods(NativeEngine(policy.model, policy.eos_ids))

@@ -238,20 +238,25 @@ def test_checking_settings_loads_no_torch():
 GENERATING = """
 import sys, uvicorn
 from adaptthink.cli.app import main
+from adaptthink.training import train as training
 
 uvicorn.Server.run = lambda *args, **options: None  # a server that ends at once
+training.make_trainable = lambda policy: sys.exit("sampled")  # a training that ends after its first rollout
 for args in (
     "decide tiny 2+3=? --threshold 0.5",
     "presample --model tiny --problems-per-step 2 --steps 1 --output r.jsonl --max-think-tokens 4",
     "evaluate tiny --problems-per-level 1 --output e --max-think-tokens 4",
     "calibrate tiny --problems-per-level 1 --output c --max-think-tokens 4",
     "serve tiny --port 0",
+    "train --model tiny --problems-per-step 2 --steps 1 --reference r.jsonl --output t --max-think-tokens 4",
 ):
     sys.argv = ["adaptthink", *args.split()]
     try:
         main()
-    except SystemExit as end:
-        assert end.code in (None, 0, 1), args  # 1: nothing is certified
+    except SystemExit as ended:
+        end = ended
+        assert end.code in (None, 0, 1, "sampled"), args  # 1: nothing is certified
+assert end.code == "sampled"
 print("loaded:", [name for name in {} if name in sys.modules])
 """
 

@@ -17,7 +17,7 @@ from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import supports
 from adaptthink.engines.forward import FastPathForward, ModuleForward, make_forward, prefill_prompts
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.project import can_pack, make_projection
+from adaptthink.engines.project import can_pack, fast_products, make_projection
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -176,3 +176,40 @@ def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
     torch.testing.assert_close(packed.double(), expected, **tolerance)
     monkeypatch.setattr("adaptthink.engines.project.can_pack", lambda weight: False)  # a build without the operators
     torch.testing.assert_close(make_projection(weight, bias)(states).double(), expected, **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(7, 128), (3, 11, 128)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_products_of_an_update_have_values_and_gradients_of_plain_ones(shape, biased, frozen):
+    torch.manual_seed(0)
+    weight, grad = torch.randn(192, 128), torch.randn(*shape[:-1], 192)
+    inputs = [torch.randn(shape), weight, torch.randn(192)][: 2 + biased]
+
+    def run(dtype):
+        own = [one.to(dtype).requires_grad_(not frozen or one is not weight) for one in inputs]
+        product = torch.nn.functional.linear(*own)
+        product.backward(grad.to(dtype))
+        return product.detach().double(), [None if one.grad is None else one.grad.double() for one in own]
+
+    expected, expected_grads = run(torch.float64)
+    with fast_products(weight.device):
+        found, grads = run(torch.float32)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    assert [one is None for one in grads] == [one is None for one in expected_grads]
+    for one, other in zip(grads, expected_grads, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+
+
+def test_products_of_an_update_are_onednns_in_float32_alone():
+    weight = torch.randn(192, 128, requires_grad=True)
+    with fast_products(weight.device):
+        fast = torch.nn.functional.linear(torch.randn(2, 128), weight)
+        double = torch.nn.functional.linear(torch.randn(2, 128).double(), weight.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = torch.nn.functional.linear(torch.randn(2, 128), weight)
+    assert "_Product" in fast.grad_fn.name()
+    assert "_Product" not in double.grad_fn.name() + cast.grad_fn.name()
+    assert double.dtype == torch.float64
+    assert cast.dtype == torch.bfloat16

@@ -26,7 +26,7 @@ from adaptthink.models.scoring import compute_response_logprobs
 from adaptthink.modes import Mode, encode_prompt
 from adaptthink.problems import make_problem
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.checkpoint import load_checkpoint, save_checkpoint, select_trained_parameters
+from adaptthink.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint, select_trained_parameters
 from adaptthink.training.credit import assign_evenly
 from adaptthink.training.update import accumulate_gradients, make_optimizer, update
 
@@ -210,7 +210,8 @@ def test_a_checkpoint_comes_back_exactly_and_the_next_step_is_the_same(device, t
     save_checkpoint(tmp_path, 1, policy.model, optimizer, keep=1)
     resumed = load_trainee(settings)
     other = make_optimizer(resumed.model, settings)
-    assert load_checkpoint(tmp_path, resumed.model, other, warn=pytest.fail) == 1
+    assert find_checkpoint(tmp_path, warn=pytest.fail) == 1
+    load_checkpoint(tmp_path, 1, resumed.model, other)
     for (name, a), b in zip(policy.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), name
         assert a.device == b.device

@@ -23,7 +23,7 @@ from adaptthink.planning.roofline import read_shape
 from adaptthink.problems import make_problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import read_metrics
-from adaptthink.training.checkpoint import MODEL, load_checkpoint
+from adaptthink.training.checkpoint import MODEL, find_checkpoint, load_checkpoint
 from adaptthink.training.credit import Credit
 from adaptthink.training.update import compute_micro_batch_loss
 
@@ -173,7 +173,8 @@ def test_training_moves_the_adapter_and_leaves_the_weights(trained):
     base = load_policy("tiny").model
     policy = load_trainee(config())
     optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad])
-    assert load_checkpoint(trained / "checkpoints", policy.model, optimizer, warn=pytest.fail) == 4
+    assert find_checkpoint(trained / "checkpoints", warn=pytest.fail) == 4
+    load_checkpoint(trained / "checkpoints", 4, policy.model, optimizer)
     moved = [p.abs().max() > 0 for name, p in policy.model.named_parameters() if "lora_B" in name]
     assert all(moved)
     frozen = {name: p for name, p in policy.model.named_parameters() if not p.requires_grad}

@@ -11,7 +11,7 @@ from transformers import GPT2Config, MistralConfig, Qwen2Config
 from adaptthink.engines.base import Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.models.loading import load_generator, load_model, load_policy
-from adaptthink.models.stored import StoredModel, read_stored
+from adaptthink.models.stored import StoredModel, make_transformers_model, read_stored
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 3.0}
@@ -126,3 +126,23 @@ def test_a_precision_that_the_config_does_not_name_is_left_to_transformers(tmp_p
     configure(dtype=None)(tmp_path)
     assert read_stored(tmp_path, "auto") is None
     assert read_stored(tmp_path, torch.float32) is not None
+
+
+@pytest.mark.parametrize("family", STORED)
+def test_the_model_for_training_is_the_one_that_transformers_loads(family, tmp_path):
+    save(STORED[family], tmp_path / "saved")
+    stored, own = read_stored(tmp_path / "saved", torch.float32), load_model(str(tmp_path / "saved"), dtype="float32")
+    ours = make_transformers_model(stored)
+    ids = torch.tensor([PROMPTS[2], PROMPTS[2][::-1]])
+    for model, name in ((ours, "ours"), (own.eval(), "own")):
+        model(input_ids=ids, labels=ids).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        model.save_pretrained(tmp_path / name)
+    assert (type(ours), ours.training, ours.dtype) == (type(own), own.training, own.dtype)
+    assert {name: one.grad.sum() for name, one in ours.named_parameters()} == {
+        name: one.grad.sum() for name, one in own.named_parameters()
+    }
+    for saved in (tmp_path / "own").iterdir():
+        assert (tmp_path / "ours" / saved.name).read_bytes() == saved.read_bytes(), saved.name
+    weights = own.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in stored.state_dict().items())  # trained with it

@@ -350,7 +350,10 @@ def train(
         check_store_outside(store, run, clean=clean)
         chosen = prepare_problems(problems, held_out, config, needs_answer=not (reward or config.reward))
         report_notes(chosen.notes, report)
-        policy = prepare_trainee(model, config) if isinstance(model, Policy) else load_trainee(config)
+        if isinstance(model, Policy):
+            policy = prepare_trainee(model, config)
+        else:
+            policy = load_trainee(config, generation_first=engine is None)
         policy, config = freeze_date(policy, config, find_training_date(run, store, resume=resume))
         beyond = check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
         open_training(run, config, policy, chosen, resume=resume, clean=clean)
@@ -803,7 +806,7 @@ def train_and_save(
     *,
     profile: bool = False,
 ) -> Run:
-    """Train `policy` in place, save it in the run folder, and return the finished run."""
+    """Train `policy` in place, save it in the run folder, and return the finished run; its model is what was saved."""
     roofline = measure_roofline(policy.model, config) if profile else None
     sampler.clock.take()  # what came before the training
     started = time.monotonic()
@@ -814,7 +817,7 @@ def train_and_save(
         f"{'their stored responses' if load_method(config.method).from_store else samples + str(config.no_think_share)}"
         f"; results in {run}"
     )
-    run_training(
+    policy = run_training(
         policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)
     )
     save(policy, config, run)

@@ -195,7 +195,7 @@ def demo_job(
         chosen = prepare_problems(config.problems, None, config)
         api.report_notes(chosen.notes, report)
         fresh = load_evaluation_problems(evaluation)
-        policy = load_trainee(config)
+        policy = load_trainee(config, generation_first=True)
     policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
     policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
     beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
@@ -209,20 +209,20 @@ def demo_job(
             sample = partial(api.sample_reference, policy, sampler, config=config, store=store, report=report)
             problems, reference = settle_reference(chosen.problems, config, sample)
 
-    def evaluate(rows: dict[str, str], name: str) -> dict[str, Evaluation]:
+    def evaluate(model: Policy, rows: dict[str, str], name: str) -> dict[str, Evaluation]:
         folder, modes = run / "evaluations" / name, list(rows.values())
-        found = api.evaluate_policy(policy, evaluation_sampler, fresh, modes, evaluation, folder, report)
+        found = api.evaluate_policy(model, evaluation_sampler, fresh, modes, evaluation, folder, report)
         return {row: found[requested] for row, requested in rows.items()}
 
     with phase("evaluate_original"):
-        rows = evaluate(ORIGINAL, "original")
+        rows = evaluate(policy, ORIGINAL, "original")
     with phase("train"):
         data = TrainingData(problems, reference, chosen.held_out)
         done = api.train_and_save(policy, sampler, data, config, run, report, profile=profiled)
     if done.profile:
         show_profile(done.profile)
     with phase("evaluate_trained"):
-        rows |= evaluate(TRAINED, "adaptthink")
+        rows |= evaluate(done.model, TRAINED, "adaptthink")
     with phase("calibrate"):
         dialled = calibrate_run(run, fresh, evaluation)
     if dialled:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 
-from adaptthink.config.schema import EngineConfig, TrainConfig
+from adaptthink.config.schema import EngineConfig, EngineName, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.lora import add_adapter
-from adaptthink.models.stored import read_stored
+from adaptthink.models.stored import StoredModel, make_transformers_model, read_stored
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe
 
@@ -205,8 +205,10 @@ def load_configured(
     )
 
 
-def load_trainee(config: TrainConfig) -> Policy:
+def load_trainee(config: TrainConfig, *, generation_first: bool = False) -> Policy:
     """Return the model of a config, for training: in float32, or as `load_configured` does under a LoRA adapter.
+
+    With `generation_first` it may be one that generates only, until `make_trainable`.
 
     A step of AdamW moves a weight by about the learning rate. In bfloat16 the numbers around 0.02 are 0.0001 apart, so
     steps of the paper's 0.000002 would be rounded away. An adapter's own weights are always float32.
@@ -218,8 +220,17 @@ def load_trainee(config: TrainConfig) -> Policy:
             prompt_date=config.prompt_date,
             device=config.device,
             dtype=torch.float32,
+            generation_only=generation_first and config.engine is EngineName.NATIVE,
         )
     return prepare_trainee(load_configured(config), config)
+
+
+def make_trainable(policy: Policy) -> Policy:
+    """Return a policy whose model can be trained and saved, over the same weights."""
+    if not isinstance(policy.model, StoredModel):
+        return policy
+    with quiet_transformers():
+        return replace(policy, model=make_transformers_model(policy.model))
 
 
 def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple[Policy, C]:

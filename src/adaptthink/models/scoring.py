@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from adaptthink.engines.project import fast_products
 from adaptthink.models.batches import TokenIds, make_micro_batches
 from adaptthink.objective import policy_logprobs
 
@@ -61,7 +63,8 @@ def compute_response_logprobs(
     token_N = token_BT[row_N, position_N]
     if has_plain_head(model):
         predict = compute_shared_hidden if shared else compute_hidden
-        hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, position_N]
+        with nullcontext() if recomputes_layers(model) else fast_products(device):
+            hidden_ND = predict(model.base_model, prompts, responses, device)[row_N, position_N]
         logprob_N = project_pieces(hidden_ND, token_N, model.get_output_embeddings(), temperature)
     else:
         logits_BSV = model(input_ids=join_sequences(prompts, responses, device)).logits
@@ -163,8 +166,13 @@ def can_share(model: PreTrainedModel) -> bool:
         and set(getattr(config, "layer_types", None) or {"full_attention"}) == {"full_attention"}
         and getattr(config, "sliding_window", None) is None
         and config._attn_implementation == "sdpa"
-        and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        and not recomputes_layers(model)
     )
+
+
+def recomputes_layers(model: PreTrainedModel) -> bool:
+    """Return whether the backward computes a model's layers again (gradient checkpointing)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
@@ -188,7 +196,9 @@ def project_pieces(hidden_ND: Tensor, token_N: Tensor, head: Any, temperature: f
 
 def project(hidden_ND: Tensor, token_N: Tensor, head: nn.Module, temperature: float) -> Tensor:
     """Return the log-probability of one token for each hidden state."""
-    return policy_logprobs(head(hidden_ND)[None], token_N[None], temperature)[0]
+    with fast_products(hidden_ND.device):  # here, because the backward may call this again
+        logits_NV = head(hidden_ND)
+    return policy_logprobs(logits_NV[None], token_N[None], temperature)[0]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A model for generation alone, as its files store it: what the native engine's fast path reads, without transformers'
+"""A model for generation, as its files store it: what the native engine's fast path reads, without transformers'
 modules, whose import takes longer than everything else that a small model needs before its first token.
 
 Its parameters have transformers' names, order and values. It covers the families of the fast path where one file holds
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import FAMILIES, Decoder, find_head_dim, supports
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ELSEWHERE = ("adapter_config.json", "model.safetensors.index.json")  # files that say that the weights are not all here
 OTHERWISE = ("quantization_config", "transformers_weights")  # keys of a config.json that say the same of its tensors
 
@@ -25,7 +28,7 @@ OTHERWISE = ("quantization_config", "transformers_weights")  # keys of a config.
 class StoredModel(nn.Module):
     """The parameters of a model of the Llama family, without values until `load_state_dict`; configs as transformers'.
 
-    It generates by `engines/decoder.py`, and can be neither trained nor saved.
+    It generates by `engines/decoder.py`, and can be neither trained nor saved; `make_transformers_model` can.
     """
 
     def __init__(self, config: Any, generation_config: Any) -> None:
@@ -132,6 +135,18 @@ def read_stored(folder: Path, dtype: Any) -> StoredModel | None:
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight  # type: ignore[assignment, union-attr]
     return model.requires_grad_(False)
+
+
+def make_transformers_model(stored: StoredModel) -> PreTrainedModel:
+    """Return transformers' own model, for training. Its parameters are those of `stored`, not copies."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (slow to import)
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(stored.config)
+    model.load_state_dict(dict(stored.named_parameters(remove_duplicate=False)), assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(stored.config).to(stored.device)
+    model.generation_config = stored.generation_config
+    return cast("PreTrainedModel", model.requires_grad_(True).eval())
 
 
 def read_tensors(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def save_checkpoint(
 
     `metrics` are digests of the steps' metrics (`storage.runs.MetricsLog`).
     """
-    final = folder / f"step-{step:06d}"
+    final = get_path(folder, step)
     temporary = folder / f"{WRITING}{step:06d}"
     for killed in folder.glob(f"{WRITING}*"):
         shutil.rmtree(killed)
@@ -106,24 +106,31 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, warn: Callable[[str], None]
-) -> int:
-    """Load the newest checkpoint whose hashes hold and return its step; 0 and nothing loaded if there is none.
+def find_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> int:
+    """Return the step of the newest checkpoint whose hashes hold; 0 if there is none.
 
     `warn` is called with a message for each damaged checkpoint that was passed over.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = find_fault(path)
-        if fault:
-            warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
-            continue
-        saved = load_file(path / MODEL)
-        for name, parameter in select_trained_parameters(model):
-            parameter.data.copy_(saved[name])
-        optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
-        return int(read_manifest(path)["step"])
+        if not fault:
+            return int(read_manifest(path)["step"])
+        warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
     return 0
+
+
+def load_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load the checkpoint after `step` steps."""
+    path = get_path(folder, step)
+    saved = load_file(path / MODEL)
+    for name, parameter in select_trained_parameters(model):
+        parameter.data.copy_(saved[name])
+    optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
+
+
+def get_path(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return folder / f"step-{step:06d}"
 
 
 def select_trained_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -147,7 +154,7 @@ def find_fault(path: Path) -> str | None:
 
 def read_metrics_digests(folder: Path, step: int) -> list[str]:
     """Return the digests of the steps' metrics that the checkpoint after `step` steps holds; none if it is older."""
-    path = folder / f"step-{step:06d}" / METRICS
+    path = get_path(folder, step) / METRICS
     return json.loads(path.read_text()) if path.is_file() else []
 
 

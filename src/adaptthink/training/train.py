@@ -17,12 +17,12 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.base import Engine, NonFiniteError, TrainingEngine
 from adaptthink.errors import DivergedError, UserError
 from adaptthink.grading import Verdict
-from adaptthink.models.loading import Policy
+from adaptthink.models.loading import Policy, make_trainable
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
 from adaptthink.training.allocation import Allocation, restore_statistics
-from adaptthink.training.checkpoint import Checkpoints, load_checkpoint, read_metrics_digests
+from adaptthink.training.checkpoint import Checkpoints, find_checkpoint, load_checkpoint, read_metrics_digests
 from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.data import choose_problems, select_gradable
 from adaptthink.training.describe import Roofline, describe_step
@@ -56,35 +56,50 @@ class Reporting:
 
 def train(
     policy: Policy, sampler: Sampler, data: TrainingData, config: TrainConfig, run: Path, reporting: Reporting
-) -> None:
+) -> Policy:
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
+
+    Returns the policy, with transformers' own model over the same weights if it was loaded for generation only. Its
+    import takes longer than a small model's first rollout, so a new run samples that before.
 
     The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
     is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss, gradient or
     logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
     """
-    model, engine, clock = policy.model, require_training_engine(sampler.engine), sampler.clock
+    engine, clock, folder = require_training_engine(sampler.engine), sampler.clock, run / "checkpoints"
     method = load_method(config.method)
-    initial = keep_initial(policy) if method.initial_modes else None
     stored = open_stored(data.reference, config) if method.from_store else None
-    optimizer = make_optimizer(model, config)
-    done = load_checkpoint(run / "checkpoints", model, optimizer, warn=reporting.warn)
-    engine.load_weights(policy.plain())
     problems = select_gradable(data.problems, data.reference)
+    done = find_checkpoint(folder, warn=reporting.warn)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
-    log.check(read_metrics_digests(run / "checkpoints", done))
-    checkpoints = Checkpoints(run / "checkpoints", model, optimizer, log, config.keep_checkpoints, done)
+    log.check(read_metrics_digests(folder, done))
+
+    def sample(step: int) -> list[Rollout]:
+        chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
+        if stored is not None:
+            return replay(policy, sampler, stored, chosen, config)
+        advance = count_rollouts(reporting, config, step)
+        return collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
+
+    first = None
+    if not done and stored is None:  # before transformers' modules are imported, which takes longer than this
+        engine.load_weights(policy.plain())
+        with clock.phase("rollout"):
+            first = sample(1)
+    policy = make_trainable(policy)
+    model = policy.model
+    initial = keep_initial(policy) if method.initial_modes else None
+    optimizer = make_optimizer(model, config)
+    if done:
+        load_checkpoint(folder, done, model, optimizer)
+        engine.load_weights(policy.plain())
+    checkpoints = Checkpoints(folder, model, optimizer, log, config.keep_checkpoints, done)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
         for step in range(done + 1, config.steps + 1):
             with clock.phase("rollout"):
-                chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-                if stored is not None:
-                    rollouts = replay(policy, sampler, stored, chosen, config)
-                else:
-                    advance = count_rollouts(reporting, config, step)
-                    rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
+                rollouts, first = first or sample(step), None
                 rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
             recent.append([rollout.verdict for rollout in rollouts])
             check_grading(recent, config.max_failed_grades, step)
@@ -103,6 +118,7 @@ def train(
                 with clock.phase("checkpoint"):
                     checkpoints.save()
     log.close()
+    return policy
 
 
 @contextmanager
