@@ -105,6 +105,7 @@ class Entry:
 CHOICE, LENGTH, OFFLINE, UNTRAINED, ABLATION = Family
 GAP = "--force-think start --method gap"
 FREE = "--no-think-share 0"  # nothing is forced
+SLOW = "--learning-rate 1e-5"  # at the miniature's 1e-4 methods of pairs destroy the model (docs/log.md)
 ENTRIES = (
     Entry(ORIGINAL, "the model before training", UNTRAINED, "–"),
     Entry("random_mix", "random choice of the original's modes", UNTRAINED, "–", knob=Knob("q", "", (0.25, 0.5, 0.75))),
@@ -132,11 +133,12 @@ ENTRIES = (
           knob=Knob("last cap", "--method thinkprune:last_cap={}", (40, 48, 64))),
     Entry("rft_mixthinking", "RFT_MixThinking", OFFLINE, "arXiv 2505.13417",
           knob=Knob("margin", "--method rft_mixthinking:margin={}", (0.0, 0.05, 0.125))),
-    Entry("dpo_shortest", "DPO, shortest", OFFLINE, "arXiv 2505.13417",
+    Entry("dpo_shortest", "DPO, shortest", OFFLINE, "arXiv 2505.13417", SLOW,
           knob=Knob("β", "--method dpo_shortest:beta={}", (0.03, 0.1, 0.3))),
-    Entry("overthink", "OverThink", OFFLINE, "arXiv 2412.21187",
+    Entry("overthink", "OverThink", OFFLINE, "arXiv 2412.21187", SLOW,
           knob=Knob("β", "--method overthink:beta={}", (1.0, 2.0, 5.0))),
-    Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", knob=Knob("δ", "--method dast:share={}", (0.0, 0.15, 0.3))),
+    Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", SLOW,
+          knob=Knob("δ", "--method dast:share={}", (0.0, 0.15, 0.3))),
     Entry("o1_pruner", "O1-Pruner", OFFLINE, "arXiv 2501.12570",
           knob=Knob("λ", "--method o1_pruner:accuracy={}", (0.0, 2.0, 5.0))),
     Entry("merging", "model merging", OFFLINE, "arXiv 2503.20641", base="rft_no_think", merges=True,
