@@ -69,17 +69,8 @@ def list_parts(device: str, scratch: Path, *, quick: bool) -> list[Part]:
     recipe = scratch / "demo.toml"
     recipe.write_text(f'device = "{device}"\n' + (QUICK_DEMO if quick else ""))
     test = ["-m", "pytest", "-m", "gpu", "tests/test_gpu.py", "--device", device, "-p", "no:cacheprovider"]
-    demo = [
-        "-m",
-        "adaptthink",
-        "demo",
-        "--recipe",
-        "toy_cpu",
-        "toy_gap",
-        str(recipe),
-        "--output",
-        str(scratch / "demo"),
-    ]
+    recipes = ["toy_cpu", "toy_gap", str(recipe)]
+    demo = ["-m", "adaptthink", "demo", "--recipe", *recipes, "--output", str(scratch / "demo")]
     parts = [
         Part("tests", 90, [*test, "-rfE", "--tb=short", "--junitxml", str(scratch / "tests.xml")]),
         Part("demo", 120, [*demo, "--profile"]),
