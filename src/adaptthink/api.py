@@ -89,6 +89,7 @@ from adaptthink.evaluation.store import (
     Setting,
     grade_folder,
     lock_folder,
+    make_decision_keeper,
     read_decisions,
     read_evaluation_date,
     read_outcomes,
@@ -957,7 +958,10 @@ def evaluate_chat(
     grader: Grader,
     report: Callback,
 ) -> dict[str, Evaluation]:
-    """Complete the evaluation of a model behind a chat endpoint, which returns no probabilities."""
+    """Complete the evaluation of a model behind a chat endpoint.
+
+    Only servers of this package return P(no_think) and the mode; both are stored.
+    """
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
@@ -968,7 +972,9 @@ def evaluate_chat(
             )
     cost, setting = partial(compute_cost, prices=endpoint.prices), make_chat_setting(endpoint, config)
     with lock_folder(folder, setting):
-        sample_into(folder, make_chat_responder(endpoint, config), setting, problems, requested, config, report, cost)
+        keep = make_decision_keeper(folder)
+        respond = make_chat_responder(endpoint, config, on_decision=keep, on_message=report.on_message)
+        sample_into(folder, respond, setting, problems, requested, config, report, cost)
         samples = list(read_samples(folder))
         costs = [cost(sample) for sample in samples]
         known = [one for one in costs if one is not None]
