@@ -1,5 +1,6 @@
 """A small chat server in this program that answers in each vendor's format, and misbehaves on demand."""
 
+import asyncio
 import json
 import threading
 from collections import deque
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from tenacity import wait_none
 from waiting import WAIT_SECONDS
 
+from adaptthink.chat import pace
 from adaptthink.engines import http_retry as web
 
 CUT, HANG = object(), object()  # instead of a piece of an answer: close the connection; send nothing more
@@ -141,11 +143,23 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serving(monkeypatch):
-    """For a fixture: a server that runs while the test does; clients do not wait between attempts."""
+    """For a fixture: a server that runs while the test does; clients do not wait between attempts.
+
+    `waits` has the seconds that they wait after refusals, by a clock that only waiting moves.
+    """
     monkeypatch.setattr(web, "BACKOFF", wait_none())
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(pace, "sleep", sleep)
+    monkeypatch.setattr(pace, "clock", lambda: sum(waits) + 1e-6 * len(waits))  # always past what was waited for
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     server = FakeServer()
+    server.waits = waits
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server

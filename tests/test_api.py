@@ -44,6 +44,7 @@ NAMES = [
     "load_problems",
     "make_problem",
     "presample",
+    "score",
     "serve",
     "trackers",
     "train",

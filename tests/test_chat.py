@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 
+import httpx2 as httpx
 import pytest
 from chat_server import CUT, DONE, HANG, USAGE, claude, delta, event, serving, stream, text, text_event, thinking, total
 from tenacity import wait_none
 from waiting import WAIT_SECONDS, wait_until
 
-from adaptthink.chat import client
+from adaptthink.chat import client, pace
 from adaptthink.chat.base import ChatResponse, Dialect, Endpoint, Prices, Question, Switch, compute_cost
 from adaptthink.chat.client import ask_all
 from adaptthink.engines import http_retry as web
@@ -309,6 +310,36 @@ def test_refusals_of_openai(server):
     assert [(response.answer, response.refused) for response in ask(server)] == [("As", True)]
 
 
+@pytest.mark.parametrize("name", ["x_think", "adaptthink"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_what_our_own_servers_say_of_the_mode_is_read(server, name, streamed):
+    extra = {name: {"mode": "auto", "no_think_probability": 0.75, "threshold": None}}
+    choice = {"index": 0, "finish_reason": "stop", "mode": "think"}  # an empty thought leaves no text
+    if streamed:
+        server.default = [
+            event(delta(content="2") | extra),
+            event({"choices": [choice | {"delta": {}}]} | extra),
+            event(total() | extra),
+            DONE,
+        ]
+    else:
+        whole = {"choices": [choice | {"message": {"content": "2"}}], "usage": USAGE}
+        server.default = (200, {}, json.dumps(whole | extra).encode())
+    [response] = ask(server)
+    assert (response.no_think_probability, response.mode, response.thinking) == (0.75, Mode.THINK, None)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"x_think": value} for value in (True, "fast", [1], {"mode": 3}, {"no_think_probability": "high"},
+     {"no_think_probability": 1.5})],
+)  # fmt: skip
+def test_fields_of_other_servers_with_such_names_are_left_alone(server, extra):
+    server.default = [event(delta(content="2") | extra), event(delta("stop")), event(total()), DONE]
+    [response] = ask(server)
+    assert (response.no_think_probability, response.stated_mode, response.mode) == (None, None, Mode.NO_THINK)
+
+
 def test_missing_usage_is_estimated_and_marked(server):
     server.default = stream({"reasoning": "abcdefgh"}, {"content": "ijk"}, usage=None)
     [response] = ask(server)
@@ -385,7 +416,6 @@ def test_stop_reasons_of_anthropics(server, blocks, stop, thinking, answer, fini
         ("openai", [b"data: {oops\n\n"], "no chat completion: Invalid JSON"),
         ("openai", [event(delta(content=["a", "list"]))], r"choices\.0\.delta\.content Input should be a valid string"),
         ("openai", (200, {}, b'{"hello": "world"}'), "this is no answer"),
-        ("openai", (200, {"Content-Type": "text/html"}, b"<html>Hello</html>"), "no chat completion: Invalid JSON"),
     ],
 )
 def test_an_answer_in_another_form_is_reported(server, dialect, plan, message):
@@ -449,13 +479,116 @@ def test_anthropics_transient_errors_in_mid_stream_are_tried_again(server, kind)
     assert len(server.calls) == 5
 
 
-def test_retry_after_is_honoured(server, monkeypatch):
-    waits = []
-    choose_wait = client.choose_wait
-    monkeypatch.setattr(client, "choose_wait", lambda state: waits.append(choose_wait(state)) or 0.0)
-    server.plans += [(429, {"Retry-After": "7"}, b""), (503, {"Retry-After": "99999"}, b""), (429, {}, b"")]
-    ask(server)
-    assert waits == [7.0, web.LONGEST_WAIT, 0.0]
+def test_retry_after_is_honoured(server):
+    server.plans += [(429, {"Retry-After": "7"}, b""), (503, {"Retry-After": "99999"}, b"")]
+    assert [response.answer for response in ask(server)] == ["2"]
+    assert server.waits == [7.0, web.LONGEST_WAIT]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0.5", 0.5), ("Thu, 01 Jan 2099 00:00:00 GMT", web.LONGEST_WAIT), ("Thu, 01 Jan 2015 00:00:00 GMT", 0),
+     ("-3", 0), ("soon", None), ("inf", None), ("nan", None), ("", None)],
+)  # fmt: skip
+def test_the_forms_of_retry_after(header, seconds):
+    response = httpx.Response(429, headers={"Retry-After": header}, request=httpx.Request("POST", "http://h"))
+    error = httpx.HTTPStatusError("", request=response.request, response=response)
+    assert web.parse_retry_after(error) == seconds
+
+
+BUSY = [
+    (429, {}, b'{"error": {"message": "Rate limit"}}'),
+    (529, {}, b""),
+    [event({"error": {"message": "slow down", "code": 429}})],
+    [event({"error": {"message": "slow down", "code": "429"}})],
+]
+
+
+@pytest.mark.parametrize("plan", BUSY)
+def test_an_endpoint_with_too_many_calls_is_waited_for_for_minutes(server, plan):
+    """Far longer and more often than after other errors, and the user is told."""
+    server.plans += [plan] * (2 * web.ATTEMPTS)
+    lines, answers = [], []
+    endpoint = Endpoint(url=server.url, model="m", concurrency=1)
+    ask_all(endpoint, [PLAIN], lambda index, question, response: answers.append(response.answer), lines.append)
+    assert answers == ["2"]
+    assert len(server.calls) == 2 * web.ATTEMPTS + 1
+    assert server.waits[:8] == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60])
+    assert lines[0] == f"{server.url}/v1/chat/completions refuses, for too many calls: waiting 1 s"
+    assert len(lines) == 7  # refused at 0, 1, 3, 7, 15, 31, 63, 123, …, 363 s: a line a minute
+    assert lines[-1].endswith("waiting 60 s, then at most 1 questions a minute")
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            BUSY[0],
+            "answered 429: Rate limit; send fewer questions at once than 8, raise .* or repeat the command later",
+        ),
+        (BUSY[1], "answered 529: no message; "),
+        (BUSY[2], "/v1/chat/completions: slow down; try again later"),
+        ((503, {"Retry-After": "30"}, b"full"), "answered 503: full; try again later"),
+    ],
+)
+def test_an_endpoint_that_never_has_time_is_given_up_after_ten_minutes(server, plan, message):
+    server.default = plan
+    refused(server, message)
+    assert pace.PATIENCE_SECONDS - 2 * web.LONGEST_WAIT < sum(server.waits) <= pace.PATIENCE_SECONDS
+    assert len(server.calls) < 40
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        (429, {}, b'{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}'),
+        [event({"error": {"message": "You exceeded your quota", "code": 429, "type": "insufficient_quota"}})],
+    ],
+)
+def test_a_quota_that_is_used_up_is_not_waited_for(server, plan):
+    server.default = plan
+    refused(server, "You exceeded your quota")
+    assert len(server.calls) == 1
+
+
+def test_the_rate_is_adapted_to_what_the_endpoint_allows(server):
+    """An endpoint that takes ten calls in a minute: all are answered, and few of the calls are refused."""
+    taken = []
+
+    def limited(body):
+        now = sum(server.waits)
+        if sum(now - 60 < time for time in taken) >= 10:
+            return 429, {}, b""
+        taken.append(now)
+        return stream({"content": "2"})
+
+    server.default = limited
+    answers = ask(server, *[PLAIN] * 100, concurrency=4)
+    assert [one.answer for one in answers] == ["2"] * 100
+    assert len(server.calls) - 100 < 60
+
+
+def test_questions_in_flight_together_slow_the_rate_down_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(pace, "clock", lambda: now[0])
+    rate = pace.Pace("e", sent=100)
+    now[0] = 50.0  # two a second so far
+    assert all(rate.slow_down(sent, 20.0) for sent in (49.0, 49.5, 49.9))
+    assert (rate.interval, rate.paused_until, rate.refusals) == (1.0, 70.0, 1)
+    now[0] = 71.0
+    assert rate.slow_down(70.5, None)
+    assert (rate.interval, rate.paused_until, rate.refusals) == (2.0, 73.0, 2)
+    rate.speed_up()
+    assert (rate.interval, rate.refusals, rate.refused_since) == (2.0 * pace.FASTER, 0, None)
+
+
+PAGE = (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>\n<h1>Be right back</h1>")
+
+
+@pytest.mark.parametrize("plan", [PAGE, (200, {}, b"upstream went away"), (200, {}, b"")])
+def test_a_page_in_place_of_an_answer_is_tried_again(server, plan):
+    server.plans += [plan] * (web.ATTEMPTS - 1)
+    assert [one.answer for one in ask(server)] == ["2"]
 
 
 # What does not pass
@@ -465,7 +598,7 @@ def test_retry_after_is_honoured(server, monkeypatch):
     ("plan", "message"),
     [
         ((500, {}, b'{"error": {"message": "as requested"}}'), "answered 500: as requested; try again later"),
-        ((429, {}, b'{"error": {"message": "Rate limit"}}'), "answered 429: Rate limit; send fewer questions at once"),
+        (PAGE, r"a page \(text/html\) came with status 200 in place of an answer: <html> <h1>Be .*; try again later"),
         ([CUT], r"no answer from .*/v1/chat/completions \(RemoteProtocolError"),
         (stream({"content": "2"})[:-1], "the stream was cut before its end; try again later"),
         ([event({"error": {"message": "busy"}})], "/v1/chat/completions: busy; try again later"),

@@ -126,6 +126,7 @@ def test_help_names_every_command(run, args):
         "compare",
         "calibrate",
         "decide",
+        "score",
         "reproduce",
         "bench",
         "serve",
@@ -182,6 +183,7 @@ def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, comman
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
         ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-start STR"]),
+        ("score", ["PROMPTS", "--model STR", "--threshold FLOAT", "--dial PATH", "[default: runs/scores.jsonl]"]),
         ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
         ("doctor", ["MODEL", "--think-start STR", "[default: Alright]"]),
         ("report", ["FOLDER", "[required]", "--output PATH", "--figures PATH"]),
@@ -244,6 +246,7 @@ uvicorn.Server.run = lambda *args, **options: None  # a server that ends at once
 training.make_trainable = lambda policy: sys.exit("sampled")  # a training that ends after its first rollout
 for args in (
     "decide tiny 2+3=? --threshold 0.5",
+    "score arithmetic --output s.jsonl",
     "presample --model tiny --problems-per-step 2 --steps 1 --output r.jsonl --max-think-tokens 4",
     "evaluate tiny --problems-per-level 1 --output e --max-think-tokens 4",
     "calibrate tiny --problems-per-level 1 --output c --max-think-tokens 4",

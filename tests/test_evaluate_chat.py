@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from chat_server import claude, serving, stream, text, thinking
+from chat_server import DONE, claude, delta, event, serving, stream, text, thinking, total
 
 from adaptthink.cli import app as cli
 
@@ -105,6 +105,96 @@ def test_another_switch_is_another_evaluation(run, server):
     status, _, err = evaluate(run, server, "--switch", "reasoning_effort", "--modes", "auto")
     assert status == 2
     assert "switch was 'enable_thinking' and is now 'reasoning_effort'" in err
+
+
+def test_the_address_is_no_part_of_an_evaluation_but_the_model_is(run, server, tmp_path, monkeypatch):
+    """A server that was started again on another port completes its folder, also one of an older version."""
+    server.default = qwen
+    evaluate(run, server, "--modes", "auto")
+    stored = json.loads((tmp_path / "e/evaluation.json").read_text())
+    assert stored["fingerprint"] == "qwen"
+    older = stored | {"fingerprint": "qwen at http://127.0.0.1:1"}
+    for content in (stored, older):
+        (tmp_path / "e/evaluation.json").write_text(json.dumps(content))
+        server.calls.clear()
+        server.url = f"http://localhost:{server.server_port}"
+        status, _, err = evaluate(run, server, "--modes", "auto", "--samples-per-problem", "2")
+        assert (status, err) == (0, "")
+        assert len(server.calls) == (10 if content is stored else 0)
+    command = ("--chat", server.url, *SMALL, "--modes", "auto", "--output", "e")
+    status, _, err = run("evaluate", "qwen-large", *command)
+    assert status == 2
+    assert "fingerprint was 'qwen' and is now 'qwen-large'" in err
+
+
+def test_refusals_for_too_many_calls_are_waited_for_and_shown(run, server, tmp_path):
+    server.default = qwen
+    server.plans += [(429, {"Retry-After": "30"}, b"slow down")] * 10
+    status, out, err = evaluate(run, server, "--modes", "auto")
+    assert (status, err) == (0, "")
+    assert f"{server.url}/v1/chat/completions refuses, for too many calls: waiting 30 s" in out
+    assert len((tmp_path / "e/samples.jsonl").read_text().splitlines()) == 10
+
+
+def test_one_page_of_a_proxy_does_not_end_an_evaluation_and_a_lasting_one_is_one_line(run, server, tmp_path):
+    page = (200, {"Content-Type": "text/html"}, b"<html>\nBad gateway")
+    server.default = qwen
+    server.plans.append(page)
+    assert evaluate(run, server, "--modes", "auto")[0] == 0
+    server.default = page
+    status, _, err = evaluate(run, server, "--modes", "auto", "--samples-per-problem", "2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "a page (text/html) came with status 200 in place of an answer: <html> Bad gateway; try again later" in err
+    assert len((tmp_path / "e/samples.jsonl").read_text().splitlines()) == 10
+
+
+def ours(body):
+    """A server of this package: P(no_think) is high for short prompts, and no_think is right on these alone."""
+    prompt = body["messages"][0]["content"]
+    value, short = int(solve(prompt)), len(prompt) < 8
+    switched = body.get("chat_template_kwargs", {}).get("enable_thinking")
+    thinks = switched if switched is not None else not short
+    mode = "think" if thinks else "no_think"
+    decision = {"mode": mode, "no_think_probability": 0.9 if short else 0.1, "threshold": 0.5}
+    if switched is not None:
+        decision |= {"no_think_probability": None, "threshold": None}
+    answer = value if thinks or short else value + 1
+    deltas = [{"reasoning_content": "Hm"}] if thinks else []
+    chunks = [delta(**fields) for fields in (*deltas, {"content": f"\\boxed{{{answer}}}"})]
+    last = delta("stop")
+    last["choices"][0]["mode"] = mode
+    return [*(event(chunk | {"x_think": decision}) for chunk in (*chunks, last, total())), DONE]
+
+
+def test_the_decisions_of_our_own_server_are_stored_and_calibrate_its_model(run, server, tmp_path):
+    server.default = ours
+    status, _, err = evaluate(run, server, "--switch", "enable_thinking", "--samples-per-problem", "2")
+    assert (status, err) == (0, "")
+    prompts = {row["id"]: row["prompt"] for row in read_lines(tmp_path / "e/problems.jsonl")}
+    decisions = read_lines(tmp_path / "e/decisions.jsonl")
+    assert {row["problem_id"]: row["no_think_probability"] for row in decisions} == {
+        name: 0.9 if len(prompt) < 8 else 0.1 for name, prompt in prompts.items()
+    }
+    assert len(decisions) == 10  # once each
+    quality = json.loads((tmp_path / "e/quality.json").read_text())
+    assert quality["calibration"] is not None
+    assert quality["mass"] is None  # P(think start) is not known
+    assert not any("shows no probabilities" in note for note in quality["notes"])
+    samples = [row for row in read_lines(tmp_path / "e/samples.jsonl") if row["requested"] == "auto"]
+    assert {row["mode"] for row in samples} == {"think", "no_think"}
+    before = (tmp_path / "e/decisions.jsonl").read_bytes()
+    assert evaluate(run, server, "--switch", "enable_thinking", "--samples-per-problem", "3")[0] == 0
+    assert (tmp_path / "e/decisions.jsonl").read_bytes() == before
+
+
+def test_other_servers_leave_no_decisions(run, server, tmp_path):
+    server.default = qwen
+    evaluate(run, server, "--modes", "auto")
+    assert not (tmp_path / "e/decisions.jsonl").exists()
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_claude_is_asked_in_its_own_dialect(run, server, tmp_path):

@@ -16,7 +16,7 @@ import tempfile
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -44,8 +44,16 @@ from adaptthink.config.schema import (
     TrainConfig,
 )
 from adaptthink.dial.curve import measure
-from adaptthink.dial.decide import ModeDecision, read_stored_threshold
+from adaptthink.dial.decide import (
+    ModeDecision,
+    Score,
+    ScoreBatch,
+    make_scorer,
+    read_stored_threshold,
+    split_batches,
+)
 from adaptthink.dial.decide import decide as decide_modes
+from adaptthink.dial.scores import complete_scores, read_settings
 from adaptthink.dial.stored import (
     STORED,
     Dial,
@@ -66,6 +74,7 @@ from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_cho
 from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
     Respond,
+    compute_mode_logprobs,
     decide_missing,
     describe_starts,
     make_policy_responder,
@@ -80,6 +89,7 @@ from adaptthink.evaluation.store import (
     Setting,
     grade_folder,
     lock_folder,
+    make_decision_keeper,
     read_decisions,
     read_evaluation_date,
     read_outcomes,
@@ -110,8 +120,9 @@ from adaptthink.models.loading import (
 )
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
-from adaptthink.problems import Problem, make_problem
+from adaptthink.problems import Problem
 from adaptthink.problems.files import make_problems, parse_fields
+from adaptthink.problems.prompts import make_prompts, read_prompts
 from adaptthink.problems.sources import (
     Chosen,
     Reading,
@@ -160,6 +171,7 @@ from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
 
 RequestedMode = Literal["auto", "think", "no_think"]
+Prompts = str | Path | Iterable[str | Mapping[str, Any] | Problem]
 C = TypeVar("C", bound=Config)
 
 
@@ -507,10 +519,71 @@ def decide(
     """
     policy = _load(model, check(EngineConfig, {"model": str(model), "think_start": think_start}))
     chosen, date = choose_threshold(policy, threshold, dial)
-    policy = set_date(policy, date)
-    context = find_context_tokens(policy.model.config)
-    check_context(context, policy.tokenizer, policy.template, (make_problem(one, "") for one in prompts), {})
-    return decide_modes(policy, prompts, chosen)
+    return decide_modes(set_date(policy, date), prompts, chosen)
+
+
+def score(
+    model: Policy | str | Path,
+    prompts: Prompts,
+    *,
+    output: str | Path | None = None,
+    threshold: float | None = None,
+    dial: Dial | str | Path | None = None,
+    think_start: str = "Alright",
+    data: str | Path | None = None,
+    fields: str | None = None,
+    instruction: str | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Iterator[Score]:
+    """Yield how difficult the model finds each prompt: P(no_think), P(think start) and z, from one prefill.
+
+    `prompts` are texts, problems or dicts, however many, or the name of a set or a file as in `evaluate`; `data`,
+    `fields` and `instruction` are those of `load_problems`. With a threshold, of its own or of a dial as in `decide`,
+    each score has the mode too. What the JSONL file `output` holds already is not computed again. Memory does not grow
+    with the number of prompts. Raises UserError for a file of scores that was made with other settings, and for a
+    prompt that cannot be used, named by its number.
+
+    >>> import adaptthink as at
+    >>> [score.z < 0 for score in at.score("tiny", ["2+3=?", "12+88-31=?"])]
+    [True, True]
+    """
+    policy = _load(model, check(EngineConfig, {"model": str(model), "think_start": think_start}))
+    found = find_threshold(policy, threshold, dial)
+    chosen, date = found or (None, None)
+    path = None if output is None else Path(output)
+    policy = set_date(policy, date or (read_settings(path).get("prompt_date") if path else None))
+    reading = Reading(None if data is None else Path(data), parse_fields(fields or ""), instruction)
+    problems = (
+        read_prompts(str(prompts), reading)
+        if isinstance(prompts, str | Path)
+        else make_prompts(prompts, reading.fields)
+    )
+    settings = {
+        "model": policy.name,
+        "fingerprint": policy.fingerprint,
+        "threshold": chosen,
+        "think_starts": describe_starts(policy.tokenizer, policy.template),
+        "prompt_date": policy.template.date,
+    }
+    return _report_scores(problems, make_scorer(policy, chosen), settings, path, Callbacks(callbacks))
+
+
+def _report_scores(
+    problems: Iterable[Problem], score_batch: ScoreBatch, settings: dict[str, Any], path: Path | None, report: Callbacks
+) -> Iterator[Score]:
+    """Yield scores, and report how many there are."""
+    advance = make_counter(report.on_progress, "prompts scored", None)
+    with report.reporting("score", settings, path) as result:
+        count = 0
+        if path:
+            scores = complete_scores(path, settings, problems, score_batch)
+        else:
+            scores = (one for first, batch in split_batches(problems) for one in score_batch(first, batch))
+        for one in scores:
+            count += 1
+            advance(1)
+            yield one
+        result["prompts"] = count
 
 
 def compare(evaluations: Sequence[EvaluationResult | str | Path], *, force: bool = False) -> Comparison:
@@ -609,9 +682,8 @@ def probe_decision(policy: Policy) -> tuple[float, float]:
     """Return P(no_think) and P(think start) on a small question."""
     engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
-    decision = (policy.template.no_think_id, *policy.template.think_ids)
-    no_think, *thinks = map(math.exp, engine.next_token_logprobs([prompt], decision)[0])
-    return no_think, sum(thinks)
+    [(no_think, think)] = compute_mode_logprobs(engine, policy.template, [prompt])
+    return math.exp(no_think), math.exp(think)
 
 
 # ---- what the functions above share, and the command line with them --------------------------------------------------
@@ -643,6 +715,20 @@ def choose_threshold(
     if isinstance(model, Policy):
         check_weights(found, model.fingerprint, path)
     return require_threshold(found, path), found.setting.prompt_date
+
+
+def find_threshold(
+    policy: Policy, threshold: float | None = None, dial: Dial | str | Path | None = None
+) -> tuple[float, str | None] | None:
+    """Do what `choose_threshold` does; None where neither is given and the model's folder has no certified dial."""
+    if threshold is None and dial is None:
+        path = Path(policy.name) / STORED
+        if policy.name == "tiny" or not path.is_file():
+            return None
+        dial = read_dial(path)
+        if not dial.threshold.certified:
+            return None
+    return choose_threshold(policy, threshold, dial)
 
 
 def read_problems(
@@ -875,7 +961,10 @@ def evaluate_chat(
     grader: Grader,
     report: Callback,
 ) -> dict[str, Evaluation]:
-    """Complete the evaluation of a model behind a chat endpoint, which returns no probabilities."""
+    """Complete the evaluation of a model behind a chat endpoint.
+
+    Only servers of this package return P(no_think) and the mode; both are stored.
+    """
     endpoint = make_endpoint(config)
     if endpoint.switch is Switch.NONE and (left_out := [mode for mode in requested if REQUESTED_MODES[mode]]):
         requested = [mode for mode in requested if REQUESTED_MODES[mode] is None]
@@ -886,7 +975,9 @@ def evaluate_chat(
             )
     cost, setting = partial(compute_cost, prices=endpoint.prices), make_chat_setting(endpoint, config)
     with lock_folder(folder, setting):
-        sample_into(folder, make_chat_responder(endpoint, config), setting, problems, requested, config, report, cost)
+        keep = make_decision_keeper(folder)
+        respond = make_chat_responder(endpoint, config, on_decision=keep, on_message=report.on_message)
+        sample_into(folder, respond, setting, problems, requested, config, report, cost)
         samples = list(read_samples(folder))
         costs = [cost(sample) for sample in samples]
         known = [one for one in costs if one is not None]

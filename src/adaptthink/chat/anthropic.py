@@ -31,7 +31,8 @@ FINISHES = {
     "max_tokens": Finish.LENGTH,
     "model_context_window_exceeded": Finish.LENGTH,
 }
-TRANSIENT = ("api_error", "overloaded_error", "rate_limit_error", "timeout_error")
+BUSY = ("overloaded_error", "rate_limit_error")
+TRANSIENT = (*BUSY, "api_error", "timeout_error")
 
 
 class _Block(BaseModel):
@@ -147,7 +148,11 @@ def read_event(draft: Draft, data: str) -> None:
                 draft.complete = True
             case "error":
                 fault = event.error or _Error()
-                raise ServerFault(fault.message or fault.type or "an error", transient=fault.type in TRANSIENT)
+                raise ServerFault(
+                    fault.message or fault.type or "an error",
+                    transient=fault.type in TRANSIENT,
+                    busy=fault.type in BUSY,
+                )
     except ValidationError as error:
         raise make_format_fault(error, "message of Anthropic's API") from None
 

@@ -97,7 +97,8 @@ class ChatResponse:
     `thinking` is None if there was none, and "" if there was but the server withholds its text. `answer` is None if
     there is none, as after thinking that was cut. `refused`: the model or a filter declined; the answer is then the
     text sent instead, if any. If the server did not count, `tokens` is one for every four characters and
-    `tokens_estimated` is True.
+    `tokens_estimated` is True. Servers of this package alone state `no_think_probability`, where they computed it, and
+    `stated_mode`, in which the model answered.
     """
 
     thinking: str | None
@@ -108,11 +109,13 @@ class ChatResponse:
     prompt_tokens: int | None  # None: not reported
     tokens_estimated: bool = False
     refused: bool = False
+    no_think_probability: float | None = None
+    stated_mode: Mode | None = None
 
     @property
     def mode(self) -> Mode:
         """The mode in which the model answered, whatever was requested."""
-        return Mode.NO_THINK if self.thinking is None else Mode.THINK
+        return self.stated_mode or (Mode.NO_THINK if self.thinking is None else Mode.THINK)
 
 
 class Counted(Protocol):
@@ -134,11 +137,14 @@ def compute_cost(response: Counted, prices: Prices) -> float | None:
 
 
 class ServerFault(Exception):  # noqa: N818, the client turns it into a UserError
-    """An error that a server reports after it began to answer; if `transient`, another attempt may succeed."""
+    """An error that a server reports after it began to answer; if `transient`, another attempt may succeed.
 
-    def __init__(self, message: str, *, transient: bool) -> None:
+    `busy`: the server had too many calls.
+    """
+
+    def __init__(self, message: str, *, transient: bool, busy: bool = False) -> None:
         super().__init__(message)
-        self.transient = transient
+        self.transient, self.busy = transient, busy
 
 
 def make_format_fault(error: ValidationError, wanted: str) -> ServerFault:
@@ -161,6 +167,8 @@ class Draft:
     tokens: int | None = None
     thinking_tokens: int | None = None
     prompt_tokens: int | None = None
+    no_think_probability: float | None = None
+    stated_mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,8 @@ def make_response(draft: Draft, requested: Mode | None, *, opened: bool) -> Chat
         prompt_tokens=draft.prompt_tokens,
         tokens_estimated=draft.tokens is None,
         refused=draft.refused,
+        no_think_probability=draft.no_think_probability,
+        stated_mode=draft.stated_mode,
     )
 
 

@@ -24,9 +24,18 @@ from adaptthink.chat.base import (
     ServerFault,
     make_response,
 )
+from adaptthink.chat.pace import Pace
 from adaptthink.config.chat import HOSTED_SWITCHES, Dialect, Switch
 from adaptthink.engines.base import Finish
-from adaptthink.engines.http_retry import ATTEMPTS, choose_wait, is_transient, shorten
+from adaptthink.engines.http_retry import (
+    ATTEMPTS,
+    QUOTA,
+    choose_wait,
+    is_busy,
+    is_transient,
+    parse_retry_after,
+    shorten,
+)
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
@@ -43,23 +52,29 @@ def load_adapter(dialect: Dialect) -> Adapter:
     return adapter
 
 
-def ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse) -> None:
+def ask_all(
+    endpoint: Endpoint,
+    questions: Iterable[Question],
+    on_response: OnResponse,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> None:
     """Send every question and call `on_response` with each response as it ends, in any order.
 
     Questions are taken from the iterable one by one, only as many as are in flight. Broken connections, cut streams,
-    408, 429 and 5xx are repeated. Raises one UserError for a refusal, or for an error that lasted through all attempts;
-    responses that had ended by then have been handed over.
+    408 and 5xx are repeated. After 429 (too many calls) all questions wait as long as the endpoint requests and go on
+    more slowly, for ten minutes without an answer at most; `on_message` gets a line about it. Raises one UserError for
+    a refusal, or for an error that lasted through all attempts; responses that had ended by then have been handed over.
     """
-    asyncio.run(_ask_all(endpoint, questions, on_response))
+    asyncio.run(_ask_all(endpoint, questions, on_response, Pace(format_address(endpoint), on_message)))
 
 
-async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse) -> None:
+async def _ask_all(endpoint: Endpoint, questions: Iterable[Question], on_response: OnResponse, pace: Pace) -> None:
     numbered = enumerate(questions)
     unconfirmed = _Unconfirmed(endpoint, on_response)
 
     async def work(client: httpx.AsyncClient) -> None:
         for index, question in numbered:  # all workers take from the one iterator
-            unconfirmed.hand_over(index, question, await ask(client, endpoint, question))
+            unconfirmed.hand_over(index, question, await ask(client, endpoint, question, pace))
 
     try:
         async with make_client(endpoint) as client, asyncio.TaskGroup() as group:
@@ -122,8 +137,8 @@ class _Unconfirmed:
         return local and bare and not opened and not response.refused and question.mode not in self.answered
 
 
-async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question) -> ChatResponse:
-    """Return the response to one question, after up to `ATTEMPTS` attempts.
+async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question, pace: Pace) -> ChatResponse:
+    """Return the response to one question, after up to `ATTEMPTS` attempts, or more where the endpoint has no time.
 
     Raises UserError if all attempts failed, for a refusal, and for a question that cannot be sent.
     """
@@ -134,16 +149,16 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
         )
     body = load_adapter(endpoint.dialect).body(endpoint, question)
     try:
-        async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=choose_wait,
-            retry=retry_if_exception(_is_worth_repeating),
-            reraise=True,
-        ):
-            with attempt:
-                async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
-                    draft = await _read_stream(client, endpoint, body)
-                response = make_response(draft, question.mode, opened=endpoint.inline_thinking)
+        while True:
+            sent = await pace.wait_turn()
+            try:
+                response = await _ask_repeatedly(client, endpoint, question, body)
+            except (httpx.HTTPStatusError, ServerFault) as error:
+                if not (_is_busy(error) and pace.slow_down(sent, parse_retry_after(error))):
+                    raise
+            else:
+                pace.speed_up()
+                return response
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
@@ -158,7 +173,23 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question)
         raise UserError("a prompt has half of a surrogate pair, which cannot be sent; repair the text") from None
     except httpx.HTTPError as error:
         raise _no_answer(endpoint, error) from None
-    return response
+
+
+async def _ask_repeatedly(
+    client: httpx.AsyncClient, endpoint: Endpoint, question: Question, body: dict[str, object]
+) -> ChatResponse:
+    """Return the response to one question; raises what the last attempt raised."""
+    async for attempt in AsyncRetrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=choose_wait,
+        retry=retry_if_exception(_is_worth_repeating),
+        reraise=True,
+    ):
+        with attempt:
+            async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
+                draft = await _read_stream(client, endpoint, body)
+            return make_response(draft, question.mode, opened=endpoint.inline_thinking)
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def _read_stream(client: httpx.AsyncClient, endpoint: Endpoint, body: dict[str, object]) -> Draft:
@@ -171,6 +202,7 @@ async def _read_stream(client: httpx.AsyncClient, endpoint: Endpoint, body: dict
             response.raise_for_status()
         if "text/event-stream" not in response.headers.get("Content-Type", ""):  # a server that cannot stream
             await response.aread()
+            _check_page(response)
             adapter.read_event(draft, response.text)
             if not draft.complete:
                 raise ServerFault(f"this is no answer: {shorten(response.text)}", transient=False)
@@ -184,6 +216,18 @@ async def _read_stream(client: httpx.AsyncClient, endpoint: Endpoint, body: dict
     if received and draft == Draft():
         raise ServerFault(f"its stream has no event of the dialect '{endpoint.dialect}'", transient=False)
     raise ServerFault("the stream was cut before its end", transient=True)
+
+
+def _check_page(response: httpx.Response) -> None:
+    """Raise a transient ServerFault for what is no JSON: a page that a proxy sends while its server is away, say."""
+    try:
+        json.loads(response.text)
+    except (ValueError, RecursionError):
+        kind = response.headers.get("Content-Type", "no type").partition(";")[0]
+        raise ServerFault(
+            f"a page ({kind}) came with status {response.status_code} in place of an answer: {shorten(response.text)}",
+            transient=True,
+        ) from None
 
 
 def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
@@ -208,9 +252,16 @@ def format_address(endpoint: Endpoint) -> str:
 
 
 def _is_worth_repeating(error: BaseException) -> bool:
-    """Return whether to try again; also after a silent stream, which is broken rather than slow."""
+    """Return whether to try again at once; also after a silent stream, which is broken rather than slow."""
     passing_fault = isinstance(error, ServerFault) and error.transient
-    return passing_fault or is_transient(error) or isinstance(error, httpx.ReadTimeout)
+    passing = passing_fault or is_transient(error) or isinstance(error, httpx.ReadTimeout)
+    used_up = isinstance(error, httpx.HTTPStatusError) and QUOTA in error.response.text
+    return passing and not used_up and not _is_busy(error)
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Return whether the endpoint has too many calls."""
+    return error.busy if isinstance(error, ServerFault) else is_busy(error)
 
 
 def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
@@ -230,7 +281,8 @@ def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
         404: f"check the URL and the model's name '{endpoint.model}'",
         413: "the prompt is too long for it",
         422: "change the setting that it names",
-        429: f"send fewer questions at once than {endpoint.concurrency}, or raise the account's limits",
+        429: f"send fewer questions at once than {endpoint.concurrency}, raise the account's limits, or repeat the "
+        "command later",
     }.get(response.status_code, "see docs/chat.md" if response.is_client_error else "try again later")
     if response.has_redirect_location:
         advice = f"give the URL that it points to: {response.headers['Location']}"

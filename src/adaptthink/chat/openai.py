@@ -9,14 +9,14 @@ https://openrouter.ai/docs/use-cases/reasoning-tokens and /docs/api/errors (reas
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from adaptthink.chat.base import Adapter, Draft, Endpoint, Question, ServerFault, make_format_fault
 from adaptthink.config.chat import Switch
 from adaptthink.engines.base import Finish
-from adaptthink.engines.http_retry import is_transient_status
+from adaptthink.engines.http_retry import QUOTA, is_transient_status
 from adaptthink.modes import Mode
 
 LAST = "[DONE]"
@@ -25,7 +25,7 @@ DEFAULT_EFFORT = "medium"
 FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH, "content_filter": Finish.STOP}
 TRANSIENT_FINISHES = ("error", "abort", "insufficient_system_resource")  # OpenRouter, vLLM and SGLang, DeepSeek
 PERMANENT = ("invalid_request_error", "authentication_error", "permission_error", "not_found_error")
-QUOTA = "insufficient_quota"
+BUSY_STATUS = "429"
 
 
 class _Message(BaseModel):
@@ -39,6 +39,7 @@ class _Choice(BaseModel):
     delta: _Message | None = None  # in a stream
     message: _Message | None = None  # in an answer that is none
     finish_reason: str | None = None
+    mode: Any = None  # of our own servers: the mode of this choice
 
 
 class _Details(BaseModel):
@@ -61,6 +62,14 @@ class _Chunk(BaseModel):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: _Error | str | None = None
+    x_think: Any = Field(None, validation_alias=AliasChoices("x_think", "adaptthink"))  # of our own servers
+
+
+class _Decision(BaseModel):
+    """What our own servers say of the mode; of another server's field of the name nothing is read."""
+
+    mode: Any = None  # "auto": the model samples it
+    no_think_probability: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 def make_address(endpoint: Endpoint) -> str:
@@ -125,8 +134,25 @@ def read_event(draft: Draft, data: str) -> None:
         draft.tokens, draft.prompt_tokens = chunk.usage.completion_tokens, chunk.usage.prompt_tokens
         details = chunk.usage.completion_tokens_details
         draft.thinking_tokens = details.reasoning_tokens if details else None
+    if chunk.x_think:
+        _read_decision(draft, chunk.x_think)
     for choice in chunk.choices or ():
         _read_choice(draft, choice)
+
+
+def _read_decision(draft: Draft, value: object) -> None:
+    try:
+        decision = _Decision.model_validate(value)
+    except ValidationError:
+        return
+    if decision.no_think_probability is not None:
+        draft.no_think_probability = decision.no_think_probability
+    _read_mode(draft, decision.mode)
+
+
+def _read_mode(draft: Draft, value: object) -> None:
+    if isinstance(value, str) and value in tuple(Mode):
+        draft.stated_mode = Mode(value)
 
 
 def _read_choice(draft: Draft, choice: _Choice) -> None:
@@ -141,6 +167,7 @@ def _read_choice(draft: Draft, choice: _Choice) -> None:
         raise ServerFault(f"it ended with the finish_reason '{choice.finish_reason}', not known here", transient=False)
     if choice.finish_reason:
         draft.finish = FINISHES[choice.finish_reason]
+    _read_mode(draft, choice.mode)
     draft.complete = draft.complete or choice.message is not None
 
 
@@ -153,6 +180,7 @@ def _fault(error: _Error | str) -> ServerFault:
     return ServerFault(
         error.message or error.type or f"error {error.code}",
         transient=not (ours or error.type in PERMANENT or QUOTA in (error.type, error.code)),
+        busy=code == BUSY_STATUS and QUOTA not in (error.type, error.code),
     )
 
 

@@ -42,6 +42,7 @@ COMMANDS = {
     "compare": "Compare evaluations with the first: accuracy, length, no_think, and which differences are significant.",
     "calibrate": "Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.",
     "decide": "Print the mode that the dial chooses for each prompt.",
+    "score": "Score how difficult a model finds each prompt of a file, from one prefill; resumable.",
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
@@ -51,7 +52,9 @@ COMMANDS = {
 }
 GOES_ON = {  # after an interruption
     **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
-    **dict.fromkeys(("presample", "evaluate", "calibrate"), "what is done is kept: repeat the command to go on"),
+    **dict.fromkeys(
+        ("presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
+    ),
     **dict.fromkeys(("reproduce", "bench"), "what is done is kept: repeat the command, without --clean, to go on"),
 }
 KEEP_RESULTS = {

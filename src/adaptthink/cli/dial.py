@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,8 @@ from adaptthink.dial.decide import ModeDecision
 from adaptthink.dial.guarantee import Choice, HeldOut, Kind, describe_limit, describe_rule, describe_shortage
 from adaptthink.dial.stored import Dial
 from adaptthink.evaluation.formats import write_number, write_range
+from adaptthink.modes import Mode
+from adaptthink.problems.prompts import read_prompt_lines
 
 
 def calibrate_job(
@@ -48,6 +52,25 @@ def decide_job(
         show_decision(prompt, decision, chosen)
     rows = [{"prompt": prompt} | asdict(decision) for prompt, decision in zip(prompts, decisions, strict=True)]
     return {"model": model, "threshold": chosen, "decisions": rows}
+
+
+def score_job(
+    model: str, prompts: str, output: Path, *, threshold: float | None, dial: Path | None, **settings: Any
+) -> dict[str, Any]:
+    """Score what `output` lacks, and print how difficult the prompts are on the whole."""
+    source = read_prompt_lines(sys.stdin.buffer, "standard input") if prompts == "-" else prompts
+    scores = api.score(model, source, output=output, threshold=threshold, dial=dial, callbacks=[Terminal()], **settings)
+    count, total, modes = 0, 0.0, Counter[Mode | None]()
+    for one in scores:
+        count, total = count + 1, total + one.no_think_probability
+        modes[one.mode] += 1
+    result = {"model": model, "output": str(output), "prompts": count, "mean_no_think_probability": total / count}
+    line = f"{count:,} prompts scored, in {output}: mean P(no_think) {total / count:.3g}"
+    if None not in modes:
+        result["no_think_share"] = modes[Mode.NO_THINK] / count
+        line += f"; by the threshold {result['no_think_share']:.1%} no_think"
+    console.print(line, markup=False, soft_wrap=True)
+    return result
 
 
 def show_dial(dial: Dial) -> None:

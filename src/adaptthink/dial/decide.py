@@ -1,18 +1,42 @@
-"""The dial in use: which mode a model answers a prompt in."""
+"""The dial in use: how difficult a model finds each prompt, and the mode that it answers the prompt in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from adaptthink.dial.stored import STORED, Dial, read_dial
 from adaptthink.engines.native import NativeEngine
+from adaptthink.evaluation.run import compute_mode_logprobs
+from adaptthink.models.context import check_length, find_context_tokens
 from adaptthink.models.loading import Policy, find_model
 from adaptthink.modes import Mode, choose_mode, encode_prompt
+from adaptthink.problems import Problem
+from adaptthink.problems.files import Fields
+from adaptthink.problems.prompts import make_prompts
 
 PROMPTS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How difficult a model finds a prompt: the probabilities of its first token, at temperature 1.
+
+    >>> import adaptthink as at
+    >>> [score.mode for score in at.score("tiny", ["2+3=?"], threshold=0.5)]
+    [<Mode.THINK: 'think'>]
+    """
+
+    row: int  # the number of the prompt, from 1
+    id: str  # of the problem, as in evaluations
+    prompt: str  # the question alone, without earlier turns
+    no_think_probability: float
+    think_probability: float  # of the think start's first token, of all where there are several
+    z: float  # log P(no_think) - log P(think start), docs/gap.md: the smaller, the more difficult
+    mode: Mode | None = None  # by a threshold; None without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +45,9 @@ class ModeDecision:
 
     mode: Mode
     no_think_probability: float
+
+
+ScoreBatch = Callable[[int, Sequence[Problem]], list[Score]]  # takes the number of the first prompt, and the prompts
 
 
 def read_stored_dial(policy: Policy) -> Dial | None:
@@ -42,15 +69,43 @@ def read_stored_threshold(policy: Policy) -> float | None:
 def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[ModeDecision]:
     """Return the mode of each prompt: no_think where P(no_think), at temperature 1, is at least `threshold`.
 
-    One prefill a prompt on the native engine, many together; prompts are what a user writes, without chat template.
+    Prompts are what a user writes, without chat template. Raises UserError as `make_scorer` does.
     """
-    engine = NativeEngine(policy.model, policy.eos_ids)
-    decided = []
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        ids = [
-            encode_prompt(policy.tokenizer, policy.template, text) for text in prompts[start : start + PROMPTS_AT_ONCE]
-        ]
-        for [logprob] in engine.next_token_logprobs(ids, (policy.template.no_think_id,)):
-            probability = math.exp(logprob)
-            decided.append(ModeDecision(choose_mode(probability, threshold), probability))
-    return decided
+    score = make_scorer(policy)
+    scores = (one for first, batch in split_batches(make_prompts(prompts, Fields())) for one in score(first, batch))
+    return [ModeDecision(choose_mode(one.no_think_probability, threshold), one.no_think_probability) for one in scores]
+
+
+def split_batches(prompts: Iterable[Problem]) -> Iterator[tuple[int, list[Problem]]]:
+    """Yield prompts in batches, each with the number of its first prompt, from 1."""
+    rest, first = iter(prompts), 1
+    while batch := list(islice(rest, PROMPTS_AT_ONCE)):
+        yield first, batch
+        first += len(batch)
+
+
+def make_scorer(policy: Policy, threshold: float | None = None) -> ScoreBatch:
+    """Return a function that scores a batch of prompts on the native engine, with one prefill for each.
+
+    It raises UserError for a prompt that leaves no room for a response in the model's context, named by its number.
+    """
+    engine, template = NativeEngine(policy.model, policy.eos_ids), policy.template
+    context = find_context_tokens(policy.model.config)
+    prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
+
+    def score(first: int, batch: Sequence[Problem]) -> list[Score]:
+        encoded = [encode_prompt(policy.tokenizer, template, problem.messages) for problem in batch]
+        for number, (problem, ids) in enumerate(zip(batch, encoded, strict=True), start=first):
+            if context is not None:
+                check_length(context, len(ids), f"row {number}", problem.prompt, prefix, "", 0)
+        rows = compute_mode_logprobs(engine, template, encoded)
+        scores = []
+        for number, (problem, (no_think, think)) in enumerate(zip(batch, rows, strict=True), start=first):
+            probability = math.exp(no_think)
+            mode = None if threshold is None else choose_mode(probability, threshold)
+            scores.append(
+                Score(number, problem.id, problem.prompt, probability, math.exp(think), no_think - think, mode)
+            )
+        return scores
+
+    return score

@@ -134,7 +134,10 @@ def read_dial(path: Path, fingerprint: str | None = None) -> Dial:
     except FileNotFoundError:
         raise UserError(f"no dial '{path}', so no threshold; make it: adaptthink calibrate MODEL") from None
     except ValueError as error:  # not JSON, or another record
-        raise UserError(f"{path} holds no dial ({error}); make it again: adaptthink calibrate MODEL") from None
+        raise UserError(
+            f"{path} holds no dial ({error}); make it again: adaptthink calibrate MODEL; a threshold of your own is "
+            "given by --threshold"
+        ) from None
     if dial.version != VERSION:
         raise UserError(f"{path}: version {dial.version}, but this program reads {VERSION}; calibrate the model again")
     if fingerprint is not None:

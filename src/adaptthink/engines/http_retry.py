@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
+from email.utils import parsedate_to_datetime
+
 import httpx2 as httpx
 from tenacity import RetryCallState, wait_random_exponential
 
@@ -9,6 +13,7 @@ from adaptthink.errors import UserError
 
 ATTEMPTS = 6  # of each call
 BACKOFF = wait_random_exponential(multiplier=0.5, max=20)  # seconds between two attempts, without a Retry-After
+QUOTA = "insufficient_quota"  # OpenAI's name of a fault
 LONGEST_WAIT = 120  # seconds, whatever a server's Retry-After requests
 
 
@@ -35,6 +40,19 @@ def is_transient_status(status: int) -> bool:
     return status in (408, 429) or httpx.codes.is_server_error(status)
 
 
+def is_busy(error: BaseException) -> bool:
+    """Return whether a server refuses because it has too much to do, and will take the call later.
+
+    That is 429, Anthropic's 529, and a 503 that says when; a used-up quota is 429 too, but does not pass.
+    """
+    if not isinstance(error, httpx.HTTPStatusError):
+        return False
+    response = error.response
+    if response.status_code == 429 and QUOTA in response.text:
+        return False
+    return response.status_code in (429, 529) or (response.status_code == 503 and "Retry-After" in response.headers)
+
+
 def choose_wait(state: RetryCallState) -> float:
     """Return the seconds until the next attempt: the server's Retry-After, else an exponential back-off with jitter."""
     requested = parse_retry_after(state.outcome.exception() if state.outcome else None)
@@ -42,9 +60,19 @@ def choose_wait(state: RetryCallState) -> float:
 
 
 def parse_retry_after(error: BaseException | None) -> float | None:
-    """Return the seconds of a server's Retry-After, at most `LONGEST_WAIT`; None if it gives none."""
+    """Return the seconds of a server's Retry-After, at most `LONGEST_WAIT`; None if it gives none.
+
+    It may be a number of seconds or a date (RFC 9110, 10.2.3).
+    """
     requested = error.response.headers.get("Retry-After", "") if isinstance(error, httpx.HTTPStatusError) else ""
-    return min(float(requested), LONGEST_WAIT) if requested.isdecimal() else None
+    try:
+        seconds = float(requested)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(requested).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
 def shorten(text: str) -> str:

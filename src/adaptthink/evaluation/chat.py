@@ -8,9 +8,8 @@ from dataclasses import replace
 from adaptthink.chat.base import ChatResponse, Endpoint, Prices, Question
 from adaptthink.chat.client import ask_all
 from adaptthink.config.chat import ChatConfig
-from adaptthink.errors import redact
 from adaptthink.evaluation.run import Query, Respond, make_sample
-from adaptthink.evaluation.store import REQUESTED_MODES, Sample, Setting
+from adaptthink.evaluation.store import REQUESTED_MODES, Decision, Sample, Setting
 from adaptthink.sampling.requests import MaxTokens, make_seed
 
 
@@ -33,7 +32,10 @@ def make_endpoint(config: ChatConfig) -> Endpoint:
 
 
 def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
-    """Return the setting of an evaluation: name and address stand for the weights, which are unknown."""
+    """Return the setting of an evaluation: the name stands for the weights, which are unknown.
+
+    The address is no part of it, as the same server may be at another one tomorrow.
+    """
     details = [
         endpoint.effort,
         endpoint.budget_tokens and f"{endpoint.budget_tokens} tokens",
@@ -43,7 +45,7 @@ def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     named = ", ".join(str(detail) for detail in details if detail)
     return Setting(
         model=endpoint.model,
-        fingerprint=redact(f"{endpoint.model} at {endpoint.url}"),
+        fingerprint=endpoint.model,
         temperature=config.temperature,
         top_p=config.top_p,
         max_think_tokens=config.max_think_tokens,
@@ -54,8 +56,17 @@ def make_chat_setting(endpoint: Endpoint, config: ChatConfig) -> Setting:
     )
 
 
-def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
-    """Return a function that samples through a chat endpoint, many requests at a time, in the order they end."""
+def make_chat_responder(
+    endpoint: Endpoint,
+    config: ChatConfig,
+    *,
+    on_decision: Callable[[str, Decision], None] = lambda problem_id, decision: None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> Respond:
+    """Return a function that samples through a chat endpoint, many requests at a time, in the order they end.
+
+    `on_decision` gets a problem's id and decision before the sample whose response states it.
+    """
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
 
     def question(query: Query) -> Question:
@@ -72,9 +83,11 @@ def make_chat_responder(endpoint: Endpoint, config: ChatConfig) -> Respond:
 
     def respond(queries: Sequence[Query], take: Callable[[Sample], None]) -> None:
         def ended(index: int, _: Question, response: ChatResponse) -> None:
+            if response.no_think_probability is not None:
+                on_decision(queries[index].problem.id, Decision(response.no_think_probability))
             take(make_chat_sample(queries[index], response, make_chat_seed(config.seed, queries[index])))
 
-        ask_all(endpoint, map(question, queries), ended)
+        ask_all(endpoint, map(question, queries), ended, on_message)
 
     return respond
 

@@ -318,7 +318,11 @@ def measure_mass(decisions: Mapping[str, Decision], convention: Convention) -> M
     Only where the prompt ends before the marker that opens the thinking (`Convention.SWITCH`) does another token answer
     in neither mode. Elsewhere the prompt ends inside opened thinking, and whatever comes first continues it.
     """
-    masses = {problem: one.no_think_probability + one.think_probability for problem, one in decisions.items()}
+    masses = {
+        problem: one.no_think_probability + one.think_probability
+        for problem, one in decisions.items()
+        if one.think_probability is not None
+    }
     others_think = convention is not Convention.SWITCH
     leaking = [] if others_think else sorted((p for p in masses if masses[p] < FULL_MASS), key=lambda p: (masses[p], p))
     return Mass(

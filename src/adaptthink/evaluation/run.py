@@ -12,9 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptthink.chat.base import ChatResponse
 from adaptthink.config.schema import EvaluateConfig, ForceThink
-from adaptthink.engines.base import Completion
+from adaptthink.engines.base import Completion, Engine
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
     Decision,
@@ -176,6 +178,17 @@ def decide_missing(sampler: Sampler, folder: Path, problems: Sequence[Problem]) 
 
 def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Decision]:
     """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
-    ids = (sampler.template.no_think_id, *sampler.template.think_ids)
-    rows = sampler.engine.next_token_logprobs([sampler.encode_prompt(problem) for problem in problems], ids)
-    return [Decision(math.exp(no_think), sum(map(math.exp, thinks))) for no_think, *thinks in rows]
+    prompts = [sampler.encode_prompt(problem) for problem in problems]
+    rows = compute_mode_logprobs(sampler.engine, sampler.template, prompts)
+    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+
+
+def compute_mode_logprobs(
+    engine: Engine, template: ThinkTemplate, prompts: Sequence[tuple[int, ...]]
+) -> list[tuple[float, float]]:
+    """Return log P(no_think) and log P(think start) of each prompt's first token, at temperature 1.
+
+    Several think starts count together, by the first token of each.
+    """
+    rows = engine.next_token_logprobs(prompts, (template.no_think_id, *template.think_ids))
+    return [(no_think, float(np.logaddexp.reduce(thinks))) for no_think, *thinks in rows]

@@ -49,7 +49,7 @@ class Setting:
     """What samples depend on, beside the problem: samples of one folder share it."""
 
     model: str
-    fingerprint: str  # of the weights; for a model behind a chat endpoint, its name and address
+    fingerprint: str  # of the weights; for a model behind a chat endpoint, its name
     temperature: float
     top_p: float
     max_think_tokens: int
@@ -95,7 +95,8 @@ class Decision:
     """The model's own first-token probabilities, at temperature 1; what the two leave of 1 goes to other tokens."""
 
     no_think_probability: float
-    think_probability: float  # of the think decision token alone; thinking may begin with others
+    # Of the think decision token alone, thinking may begin with others; None where a chat endpoint does not say.
+    think_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,18 @@ def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
             file.write({"problem_id": problem_id} | asdict(decision))
 
 
+def make_decision_keeper(folder: Path) -> Callable[[str, Decision], None]:
+    """Return a function that stores the decision of a problem, by its id, unless it has one."""
+    known = set(read_decisions(folder))
+
+    def keep(problem_id: str, decision: Decision) -> None:
+        if problem_id not in known:
+            known.add(problem_id)
+            write_decisions(folder, {problem_id: decision})
+
+    return keep
+
+
 def grade_folder(
     folder: Path,
     grader: Grader | None = None,
@@ -281,6 +294,7 @@ def read_setting(folder: Path) -> Setting:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored.get("switch"):  # a chat endpoint, which begins thoughts itself
             stored["force_think"] = None
+            stored["fingerprint"] = stored["model"]  # older folders have the address too
         return Setting(**stored)
     except FileNotFoundError:
         raise UserError(

@@ -87,10 +87,13 @@ def parse_fields(text: str) -> Fields:
     return Fields(**given)
 
 
-def read_file(path: Path, mapping: Fields = Fields(), split: str | None = None) -> Iterator[Problem | BadRow]:
+def read_file(
+    path: Path, mapping: Fields = Fields(), split: str | None = None, *, needs_answer: bool = True
+) -> Iterator[Problem | BadRow]:
     """Yield the problems of a file, or of all files of a folder or pattern, one by one, in order and with repeats.
 
-    Raises UserError for a file that is missing or empty, and at its end if no row had a mapped column.
+    Without `needs_answer` rows may lack a reference answer. Raises UserError for a file that is missing or empty, and
+    at its end if no row had a mapped column.
     """
     if not exists(path) and not is_pattern(path):
         raise UserError(
@@ -109,7 +112,7 @@ def read_file(path: Path, mapping: Fields = Fields(), split: str | None = None) 
             columns |= dict.fromkeys(row.values)
             missing = {name: column for name, column in missing.items() if find_value(row.values, column) is MISSING}
         try:
-            yield make_row_problem(row, mapping, source=source)
+            yield make_row_problem(row, mapping, source=source, needs_answer=needs_answer)
         except RowError as error:
             yield BadRow(row.where, str(error), row.number)
     if empty:
@@ -145,22 +148,29 @@ def make_problems(
     the first row that cannot be used.
     """
     found: dict[str, Problem] = {}
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, Problem):
-            problem = row
-        elif isinstance(row, Mapping):
-            where = f"problem {number}"
-            try:
-                named = Row(where, number, dict(row))
-                problem = make_row_problem(named, mapping, source="", needs_answer=needs_answer)
-            except RowError as error:
-                raise UserError(f"{where}: {error}") from None
-        else:
-            raise UserError(f"problem {number} is {type(row).__name__}; give a Problem, or a dict such as {EXAMPLE}")
+    for problem in make_each(rows, mapping, needs_answer=needs_answer):
         found.setdefault(problem.id, problem)
     if not found:
         raise UserError(f"no problems were given; give a list of dicts such as {EXAMPLE}")
     return list(found.values())
+
+
+def make_each(
+    rows: Iterable[Mapping[str, Any] | Problem], mapping: Fields = Fields(), *, needs_answer: bool = True
+) -> Iterator[Problem]:
+    """Do what `make_problems` does one by one, with repeats."""
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Problem):
+            yield row
+        elif isinstance(row, Mapping):
+            where = f"problem {number}"
+            try:
+                named = Row(where, number, dict(row))
+                yield make_row_problem(named, mapping, source="", needs_answer=needs_answer)
+            except RowError as error:
+                raise UserError(f"{where}: {error}") from None
+        else:
+            raise UserError(f"problem {number} is {type(row).__name__}; give a Problem, or a dict such as {EXAMPLE}")
 
 
 def make_row_problem(row: Row, mapping: Fields, *, source: str, needs_answer: bool = True) -> Problem:

@@ -219,15 +219,18 @@ def hold_out(problems: Sequence[Problem], per_level: int) -> tuple[Sequence[Prob
 
 
 def read_every_problem(
-    name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading
+    name: str, purpose: Purpose, *, per_level: int, seed: int, reading: Reading, needs_answer: bool = True
 ) -> Iterator[Problem | BadRow]:
-    """Yield all problems of a name, one by one, with repeats and with rows that cannot be used."""
+    """Yield all problems of a name, one by one, with repeats and with rows that cannot be used.
+
+    Without `needs_answer` a file's rows may lack a reference answer.
+    """
     split = Split.EVALUATION if purpose in (Purpose.EVALUATION, Purpose.AGAINST) else Split.TRAIN
     for source in parse_name(name, purpose):
         if isinstance(source, Procedural):
             yield from generate_problems(source, per_level, seed, split, reading)
         else:
-            for problem in read_source(source, reading):
+            for problem in read_source(source, reading, needs_answer=needs_answer):
                 yield problem if isinstance(problem, BadRow) else add_instruction(problem, source, reading)
 
 
@@ -322,13 +325,13 @@ def generate_problems(
     return [add_instruction(problem, source, reading) for problem in generated]
 
 
-def read_source(source: Stored, reading: Reading) -> Iterator[Problem | BadRow]:
-    """Yield the problems of a set or a file, without instruction."""
+def read_source(source: Stored, reading: Reading, *, needs_answer: bool = True) -> Iterator[Problem | BadRow]:
+    """Yield the problems of a set or a file, without instruction; see `read_file` on `needs_answer`."""
     match source:
         case SetSource(name, split, only):
             yield from read_set(name, split, only=only, data=reading.data)
         case FileSource(path, split):
-            yield from read_file(path, reading.fields, split)
+            yield from read_file(path, reading.fields, split, needs_answer=needs_answer)
         case _:
             assert_never(source)
 

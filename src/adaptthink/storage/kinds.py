@@ -25,6 +25,7 @@ class PathKind(StrEnum):
     ADAPTER = "the folder of a LoRA adapter"
     STORE = "a reference store"
     ROWS = "a file out of an evaluation's folder"
+    SCORES = "a file of scores"
     DIAL = "a calibrated threshold (adaptthink.json)"
     RECIPE = "a recipe"
     PROBLEMS = "a problem file"
@@ -38,6 +39,7 @@ MADE_BY = {
     PathKind.EVALUATION: "adaptthink evaluate MODEL --output FOLDER makes one",
     PathKind.MODEL: "adaptthink train leaves one in its run folder, under model",
     PathKind.STORE: "adaptthink presample makes one",
+    PathKind.SCORES: "adaptthink score makes one",
     PathKind.DIAL: "adaptthink calibrate MODEL makes one",
     PathKind.RECIPE: "recipes are TOML files",
     PathKind.PROBLEMS: "its format is described in docs/problems.md",
@@ -96,6 +98,8 @@ def _identify_file(path: Path) -> PathKind:
     row = _read_object(path)
     if isinstance(row.get("settings"), dict):
         return PathKind.STORE
+    if isinstance(row.get("scores"), dict):
+        return PathKind.SCORES
     if ROWS_OF_EVALUATIONS & row.keys():
         return PathKind.ROWS
     if {"threshold", "fingerprint", "choices"} <= row.keys():
