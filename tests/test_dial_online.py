@@ -23,7 +23,7 @@ from adaptthink.dial import online
 from adaptthink.dial.anytime import SHARES, compute_log_wealth, compute_running_limits, find_deviation
 from adaptthink.dial.curve import ALWAYS_THINK, Measured
 from adaptthink.dial.guarantee import choose_loss
-from adaptthink.dial.online import Bin, Count, OnlineDial, estimate_gain, make_policies, read_online_dial
+from adaptthink.dial.online import Bin, Count, OnlineDial, estimate_gain, make_policies
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 
@@ -347,7 +347,7 @@ def test_a_restart_at_any_time_changes_no_decision(tmp_path):
                 answers.append(str(error))
         assert answers[0] == answers[1]
         restarted.write(tmp_path / "online.json")
-        restarted = read_online_dial(tmp_path / "online.json")
+        restarted = OnlineDial.read(tmp_path / "online.json")
         assert restarted == kept
     assert kept.use.number > 50
 
@@ -378,7 +378,8 @@ def test_a_report_shows_the_bins():
         ({"thresholds": (0.5, 0.9)}, "must fall"),
         ({"confidence": 1.0}, "confidence must lie between"),
         ({"explore_think": 0.0}, "without exploration nothing is learned"),
-        ({"explore_direct": 0.3}, "at most the tolerance of 0.2, got 0.3"),
+        ({"explore_think": 0.6}, "at most 0.5, got 0.6"),
+        ({"explore_direct": 0.3}, "at most 0.2, got 0.3"),
         ({"explore_direct": -0.1}, "above 0"),
         ({"window": 0}, "window and patience must be at least 1"),
         ({"allowance": math.nan}, "allowance at least 0"),
@@ -422,7 +423,7 @@ def test_feedback_that_cannot_be_is_refused():
 def test_a_state_that_cannot_be_read_is_refused(tmp_path):
     path = tmp_path / "online.json"
     with pytest.raises(UserError, match="no online dial"):
-        read_online_dial(path)
+        OnlineDial.read(path)
     make_dial().write(path)
     stored = json.loads(path.read_text())
     for changed, message in (
@@ -433,10 +434,10 @@ def test_a_state_that_cannot_be_read_is_refused(tmp_path):
     ):
         path.write_text(json.dumps(stored | changed))
         with pytest.raises(UserError, match=message):
-            read_online_dial(path)
+            OnlineDial.read(path)
     path.write_text("{oops")
     with pytest.raises(UserError, match="holds no online dial"):
-        read_online_dial(path)
+        OnlineDial.read(path)
     path.write_text("[]")
     with pytest.raises(UserError, match="holds no online dial"):
-        read_online_dial(path)
+        OnlineDial.read(path)

@@ -123,7 +123,7 @@ class OnlineReport:
     waiting: int
     with_feedback: int
     withdrawals: int
-    loss: float | None  # estimated mean of the policies in use so far; None without feedback
+    loss: float | None  # estimated mean of what was in use so far, always thinking as 0; None without feedback
     loss_limits: Ends  # at the dial's confidence for all times together, also under drift
     steps: tuple[StepReport, ...]
     bins: tuple[tuple[float, Bin], ...]  # from the bin above the first threshold down; the number is its lower end
@@ -133,7 +133,7 @@ class OnlineReport:
 class OnlineDial:
     """A threshold on P(no_think) that feedback moves, at most `tolerance` below always thinking at every moment.
 
-    Settings come first, then the state, all of it: `write` and `read_online_dial` bring back one that decides alike.
+    Settings come first, then the state, all of it: `write` and `read` bring back one that decides alike.
     `learn` lets it start from a calibration's problems. With `confidence`, no policy that loses more than `tolerance`
     (a share: 0.05 is five points) is ever in use while requests stay of one kind; and whatever they become, what was
     lost so far is within it, but for the answers that still wait (docs/dial_online.md).
@@ -306,6 +306,21 @@ class OnlineDial:
         """Store everything, so that a reader sees the old state or the new one, never half of it."""
         write_json(Path(path), to_json(self))
 
+    @classmethod
+    def read(cls, path: str | Path) -> OnlineDial:
+        """Read what `write` stored; raises UserError for a missing or damaged file, or one of another version."""
+        path = Path(path)
+        try:
+            found = json.loads(path.read_bytes())
+            version = found.get("version") if isinstance(found, dict) else None
+            if version not in (VERSION, None):
+                raise UserError(f"{path}: version {version}, but this program reads {VERSION}; begin a new online dial")
+            return from_json(cls, found)
+        except FileNotFoundError:
+            raise UserError(f"no online dial '{path}'; begin a new one: OnlineDial(tolerance=…)") from None
+        except ValueError as error:  # not JSON, or another record
+            raise UserError(f"{path} holds no online dial ({error}); restore the file, or begin a new one") from None
+
     def report(self) -> OnlineReport:
         """Return what the dial has seen, for people to see drift."""
         use, step = self.use, self.step
@@ -330,21 +345,6 @@ class OnlineDial:
             ),
             bins=tuple(zip((*self.thresholds, 0.0), self.bins, strict=True)),
         )
-
-
-def read_online_dial(path: str | Path) -> OnlineDial:
-    """Read what `OnlineDial.write` stored; raises UserError for a missing or damaged file, or another version."""
-    path = Path(path)
-    try:
-        found = json.loads(path.read_bytes())
-        version = found.get("version") if isinstance(found, dict) else None
-        if version not in (VERSION, None):
-            raise UserError(f"{path}: version {version}, but this program reads {VERSION}; begin a new online dial")
-        return from_json(OnlineDial, found)
-    except FileNotFoundError:
-        raise UserError(f"no online dial '{path}'; begin a new one: OnlineDial(tolerance=…)") from None
-    except ValueError as error:  # not JSON, or another record
-        raise UserError(f"{path} holds no online dial ({error}); restore the file, or begin a new one") from None
 
 
 # ---- policies and estimates -----------------------------------------------------------------------------------------
@@ -377,8 +377,11 @@ def estimate_gain(counts: Bin, mode: Mode, correct: float, no_think: float) -> f
 
 
 def use_scale(dial: OnlineDial) -> float:
-    """Return the most by which an estimated loss of a policy in use may differ from its prediction."""
-    return 1 + max(1.0, (1 - dial.explore_think) / min(dial.explore_think, 1 - dial.explore_think))
+    """Return the most by which an estimated loss of a policy in use may differ from its prediction.
+
+    The estimate is at most (1 - explore_think) / explore_think either way, a prediction 1.
+    """
+    return 1 / dial.explore_think
 
 
 def predict_loss(use: Use) -> float:
@@ -432,14 +435,16 @@ def check_dial(dial: OnlineDial) -> None:
         raise UserError(f"thresholds must fall from each to the next, got {thresholds}")
     if not 0 < dial.confidence < 1:
         raise UserError(f"the confidence must lie between 0 and 1, got {dial.confidence}")
-    if not 0 < dial.explore_think < 1:
+    if not 0 < dial.explore_think <= 0.5:
         raise UserError(
-            f"explore_think must lie between 0 and 1, got {dial.explore_think}: without exploration nothing is learned"
+            f"explore_think must be above 0 and at most 0.5, got {dial.explore_think}: without exploration nothing is "
+            "learned"
         )
-    if not 0 < dial.explore_direct <= dial.tolerance:
+    most = min(dial.tolerance, 0.5)
+    if not 0 < dial.explore_direct <= most:
         raise UserError(
-            f"explore_direct must be above 0 and at most the tolerance of {dial.tolerance}, got {dial.explore_direct}: "
-            "it may cost that much before anything is known"
+            f"explore_direct must be above 0 and at most {most}, got {dial.explore_direct}: it may cost that much "
+            f"before anything is known, where {dial.tolerance} is tolerated"
         )
     if dial.window < 1 or not dial.patience >= 1 or not dial.allowance >= 0:
         raise UserError("window and patience must be at least 1, allowance at least 0")
