@@ -26,6 +26,7 @@ NAMES = [
     "Finish",
     "Grade",
     "Mode",
+    "OnlineDial",
     "Policy",
     "Problem",
     "Progress",

@@ -69,7 +69,9 @@ def test_calibrate_then_decide(run, model_folder, tmp_path):
     assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
     assert read_stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
     assert read_stored_threshold(load_policy("tiny")) is None
-    assert read_dial(tmp_path / "c/dial.json") == dial  # with so few points nothing is thinned
+    assert (
+        replace(read_dial(tmp_path / "c/dial.json"), second_look=None) == dial
+    )  # with so few points nothing is thinned
     assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES
 

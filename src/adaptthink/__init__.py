@@ -19,6 +19,7 @@ _HOME = {  # where each public name lives
         "load_problems", "presample", "score", "serve", "train",
     ),
     "adaptthink.callbacks": ("Callback", "Progress"),
+    "adaptthink.dial.online": ("OnlineDial",),
     "adaptthink.engines.base": ("Completion", "Engine", "Finish", "Request"),
     "adaptthink.errors": ("UserError",),
     "adaptthink.grading": ("Grade", "Verdict"),
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from adaptthink.api import train as train
     from adaptthink.callbacks import Callback as Callback
     from adaptthink.callbacks import Progress as Progress
+    from adaptthink.dial.online import OnlineDial as OnlineDial
     from adaptthink.engines.base import Completion as Completion
     from adaptthink.engines.base import Engine as Engine
     from adaptthink.engines.base import Finish as Finish

@@ -54,6 +54,7 @@ from adaptthink.dial.decide import (
 )
 from adaptthink.dial.decide import decide as decide_modes
 from adaptthink.dial.scores import complete_scores, read_settings
+from adaptthink.dial.second_look import measure_second_look
 from adaptthink.dial.stored import (
     STORED,
     Dial,
@@ -488,9 +489,15 @@ def calibrate(
         sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
         found = evaluate_policy(policy, sampler, chosen, [Mode.THINK, Mode.NO_THINK], config, folder, report)
         report_notes(advise_on_modes(config, found), report)
-        measured = measure(select_requested(folder, chosen, config), read_decisions(folder))
+        outcomes = select_requested(folder, chosen, config)
+        measured = measure(outcomes, read_decisions(folder))
         dial = choose_thresholds(
-            measured, read_setting(folder), config.problems, tolerance=tolerance / 100, token_budget=token_budget
+            measured,
+            read_setting(folder),
+            config.problems,
+            tolerance=tolerance / 100,
+            token_budget=token_budget,
+            second_look=measure_second_look(folder, measured, outcomes),
         )
         write_dial(folder / "dial.json", dial)
         report.on_message(install_dial(choose_dial_path(policy.name, folder), dial, overwrite=overwrite))

@@ -17,6 +17,7 @@ from adaptthink.config.schema import EvaluateConfig
 from adaptthink.dial.curve import Point, thin_curve
 from adaptthink.dial.decide import ModeDecision
 from adaptthink.dial.guarantee import Choice, HeldOut, Kind, describe_limit, describe_rule, describe_shortage
+from adaptthink.dial.second_look import SecondLook
 from adaptthink.dial.stored import Dial
 from adaptthink.evaluation.formats import write_number, write_range
 from adaptthink.modes import Mode
@@ -80,6 +81,8 @@ def show_dial(dial: Dial) -> None:
         console.print(describe_choice(choice), markup=False)
         if choice.held_out:
             console.print(f"  {describe_check(choice.held_out)}", markup=False)
+    if dial.second_look:
+        console.print(describe_second_look(dial, dial.second_look), markup=False)
 
 
 def make_dial_table(dial: Dial) -> TextTable:
@@ -128,6 +131,23 @@ def describe_choice(choice: Choice) -> str:
     return (
         f"{describe_limit(choice)}: {rule}, the {first} threshold certified with {choice.confidence:.0%} confidence "
         f"on {choice.num_problems} problems"
+    )
+
+
+def describe_second_look(dial: Dial, look: SecondLook) -> str:
+    """Return what thinking about doubtful direct answers gives, at the threshold in use, else without thinking."""
+    if look.right_among_doubtful is None:
+        return "second look: no direct answer was doubtful"
+    threshold = dial.threshold.no_think_probability if dial.threshold.certified else 0.0
+    before, after = (
+        next((one for one in curve if one.threshold == threshold), curve[-1]) for curve in (dial.curve, look.curve)
+    )
+    return (
+        f"second look: {write_number(100 * look.doubtful)}% of the direct answers are doubtful, of which "
+        f"{write_number(100 * look.right_among_doubtful)}% are right; with a thought after these "
+        f"({describe_rule(threshold)}): accuracy {write_number(100 * before.accuracy)} to "
+        f"{write_number(100 * after.accuracy)}%, {write_number(before.mean_tokens)} to "
+        f"{write_number(after.mean_tokens)} tokens"
     )
 
 

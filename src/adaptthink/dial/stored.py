@@ -18,6 +18,7 @@ from adaptthink.dial.guarantee import (
     describe_rule,
     describe_shortage,
 )
+from adaptthink.dial.second_look import SecondLook
 from adaptthink.errors import UserError
 from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.store import Setting
@@ -40,10 +41,17 @@ class Dial:
     num_problems: int
     date: str  # ISO 8601, UTC
     setting: Setting  # how the samples were generated
+    second_look: SecondLook | None = None  # in an evaluation folder only: what thinking about doubtful answers gives
 
 
 def calibrate(
-    problems: Sequence[Measured], setting: Setting, name: str, *, tolerance: float, token_budget: float | None = None
+    problems: Sequence[Measured],
+    setting: Setting,
+    name: str,
+    *,
+    tolerance: float,
+    token_budget: float | None = None,
+    second_look: SecondLook | None = None,
 ) -> Dial:
     """Compute the curve and choose thresholds; with a `token_budget` the threshold to use is the one chosen for it.
 
@@ -63,6 +71,7 @@ def calibrate(
         num_problems=len(problems),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         setting=setting,
+        second_look=second_look,
     )
 
 
@@ -93,7 +102,7 @@ def install_dial(path: Path, dial: Dial, *, overwrite: bool = False) -> str:
     if earlier and earlier.num_problems > dial.num_problems and not overwrite:
         return f"not stored: {held} was certified on more problems and stays; to replace it give --overwrite"
     thresholds = [one.no_think_probability for one in dial.choices if one.no_think_probability is not None]
-    write_dial(path, replace(dial, curve=thin_curve(dial.curve, thresholds)))
+    write_dial(path, replace(dial, curve=thin_curve(dial.curve, thresholds), second_look=None))
     instead = f", in place of {_summarise(earlier)}" if earlier else ""
     return f"stored in {path}: {_summarise(dial)}{instead}"
 
