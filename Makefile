@@ -10,7 +10,7 @@ help:
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
 	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/performance.md)"
-	@echo "make model   make the embedded reasoner again from nothing (about 40 minutes)"
+	@echo "make model   make the embedded reasoners again from nothing (about an hour)"
 	@echo "make picture the pictures of README and docs/demo.md, of the run in runs/demo"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
@@ -33,6 +33,7 @@ gpu:
 model:
 	@scripts/setup.sh
 	.venv/bin/python -m adaptthink.models.make_tiny src/adaptthink/models/tiny
+	.venv/bin/python -m adaptthink.models.make_tiny src/adaptthink/models/tiny_long --base tiny_long
 
 picture:
 	@scripts/setup_browser.sh

@@ -367,16 +367,19 @@ def test_as_a_process():
         ("serve tiny --threshold 2", "threshold = '2': input should be less than or equal to 1"),
         (
             "serve nowhere --port 0",
-            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', or 'tiny'",
+            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', 'tiny' or 'tiny_long'",
         ),
         ("train bad.toml", "bad.toml: not a valid TOML file: Invalid value (at line 1, column 5)"),
         ("train misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
         ("demo --recipe misspelt.toml", "misspelt.toml [train]: unknown key 'delat'; did you mean 'delta'?"),
         (
             "evaluate nowhere",
-            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', or 'tiny'",
+            "no model folder 'nowhere': give an existing folder, a hub id like 'org/name', 'tiny' or 'tiny_long'",
         ),
-        ("doctor ./a/b", "no model folder './a/b': give an existing folder, a hub id like 'org/name', or 'tiny'"),
+        (
+            "doctor ./a/b",
+            "no model folder './a/b': give an existing folder, a hub id like 'org/name', 'tiny' or 'tiny_long'",
+        ),
         ("doctor empty", "model folder 'empty' has no config.json; give a folder in Hugging Face format"),
         (
             "train --output used",

@@ -193,6 +193,7 @@ def test_always_thinking_is_said_in_words(run, model_folder, tmp_path):
 def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_path, monkeypatch):
     assert choose_dial_path(str(model_folder), tmp_path) == model_folder / "adaptthink.json"
     assert choose_dial_path("tiny", tmp_path) == tmp_path / "adaptthink.json"
+    assert choose_dial_path("tiny_long", tmp_path) == tmp_path / "adaptthink.json"
     assert choose_dial_path("org/name", tmp_path) == tmp_path / "adaptthink.json"
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert choose_dial_path(str(model_folder), tmp_path) == tmp_path / "adaptthink.json"
@@ -209,6 +210,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_pa
         ),
         ("decide tiny", "no prompt to decide on; give one or more"),
         ("decide tiny 1+1=?", "'tiny' is no model folder with a dial in it; give --threshold, or --dial"),
+        ("decide tiny_long 1+1=?", "'tiny_long' is no model folder with a dial in it; give --threshold, or --dial"),
         ("decide tiny 1+1=? --dial nowhere.json", "no dial 'nowhere.json', so no threshold"),
         ("decide tiny 1+1=? --threshold 2", 'Invalid value "2.0" for --threshold. Must be <= 1'),
         ("decide tiny 1+1=? --threshold 0.5 --dial d.json", "--threshold and --dial both give the threshold"),

@@ -110,6 +110,7 @@ from adaptthink.grading import (
 from adaptthink.models.card import write_card
 from adaptthink.models.checks import examine
 from adaptthink.models.context import check_context, find_context_tokens
+from adaptthink.models.embedded import EMBEDDED
 from adaptthink.models.loading import (
     Policy,
     find_model,
@@ -241,8 +242,8 @@ def load(
 ) -> Policy:
     """Load a model with its tokenizer, and verify how it opens and closes its thinking.
 
-    `model` is a folder in Hugging Face format, a hub id, or "tiny", the embedded reasoner. Raises UserError for what
-    cannot be loaded, and for a model whose chat template leaves no mode to choose (docs/modes.md).
+    `model` is a folder in Hugging Face format, a hub id, or "tiny" or "tiny_long", the embedded reasoners. Raises
+    UserError for what cannot be loaded, and for a model whose chat template leaves no mode to choose (docs/modes.md).
 
     >>> import adaptthink as at
     >>> model = at.load("tiny")
@@ -712,7 +713,7 @@ def choose_threshold(
             raise UserError(f"threshold = {threshold:g} is no probability; give a number from 0 to 1")
         return threshold, None
     name = model.name if isinstance(model, Policy) else model
-    if dial is None and (name == "tiny" or not Path(name).is_dir()):
+    if dial is None and (name in EMBEDDED or not Path(name).is_dir()):
         raise UserError(
             f"'{name}' is no model folder with a dial in it; give --threshold, or --dial with the {STORED} that "
             "adaptthink calibrate wrote"

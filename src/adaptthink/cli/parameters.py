@@ -55,7 +55,7 @@ Recipes = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' (the embedded reasoner).")]
+Model = Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny' or 'tiny_long' (embedded).")]
 DataFolder = Annotated[
     Path | None, Parameter(help="Folder with local copies of named sets [default: ADAPTTHINK_DATA, else the hub].")
 ]

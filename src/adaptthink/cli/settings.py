@@ -24,6 +24,7 @@ from adaptthink.config.schema import (
     Unread,
 )
 from adaptthink.errors import redact
+from adaptthink.models.embedded import EMBEDDED
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
 from adaptthink.problems.unread import unread_settings
 from adaptthink.storage.kinds import PathKind, expect
@@ -134,7 +135,7 @@ def check_paths(config: Config) -> None:
 
 def check_model(model: str) -> None:
     """Raise UserError if a model's name is the path of another kind of our files."""
-    if model != "tiny":
+    if model not in EMBEDDED:
         expect(Path(model), "model", PathKind.MODEL)
 
 

@@ -142,7 +142,7 @@ class Config(BaseModel):
 class ModelConfig(Config):
     """Which model answers, and how long its responses may be."""
 
-    model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' (the embedded reasoner).")
+    model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' or 'tiny_long' (embedded).")
     max_think_tokens: Positive = Field(
         16384,
         description="Token limit of a response in think mode, thinking included; unconstrained: the larger limit.",

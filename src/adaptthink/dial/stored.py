@@ -22,6 +22,7 @@ from adaptthink.dial.second_look import SecondLook
 from adaptthink.errors import UserError
 from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.store import Setting
+from adaptthink.models.embedded import EMBEDDED
 from adaptthink.storage.runs import write_json
 
 VERSION = 1
@@ -78,7 +79,7 @@ def calibrate(
 def choose_dial_path(model: str, folder: Path) -> Path:
     """Where a model's dial is stored: beside its weights where that is a folder to write to, else in `folder`."""
     beside = Path(model)
-    own = model != "tiny" and (beside / "config.json").is_file() and os.access(beside, os.W_OK)
+    own = model not in EMBEDDED and (beside / "config.json").is_file() and os.access(beside, os.W_OK)
     return (beside if own else folder) / STORED
 
 

@@ -1,7 +1,4 @@
-"""Loading a policy: model, tokenizer and think template together, verified before anything is generated.
-
-`tiny` is the embedded model; `make_tiny.py` beside this file made it.
-"""
+"""Loading a policy: model, tokenizer and think template together, verified before anything is generated."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ import torch
 from adaptthink.config.schema import EngineConfig, EngineName, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
+from adaptthink.models.embedded import EMBEDDED
 from adaptthink.models.lora import add_adapter
 from adaptthink.models.stored import StoredModel, make_transformers_model, read_stored
 from adaptthink.models.think_starts import probe_configured
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import GenerationConfig, PreTrainedModel
 
-TINY = Path(__file__).parent / "tiny"
+TINY = EMBEDDED["tiny"]
 HASHED_AT_ONCE = 2**22  # elements of a tensor; bounds the memory of their copy in float32
 C = TypeVar("C", bound=EngineConfig)
 
@@ -87,15 +85,16 @@ def compute_tensor_digest(tensor: torch.Tensor) -> bytes:
 
 def find_model(name: str) -> str:
     """Return what transformers loads for `name`: a folder, or a hub id. Raises UserError for a missing folder."""
-    if name == "tiny":
-        return str(TINY)
+    if name in EMBEDDED:
+        return str(EMBEDDED[name])
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model folder '{name}' has no config.json; give a folder in Hugging Face format")
         return str(path)
     if not is_hub_id(name):
-        raise UserError(f"no model folder '{name}': give an existing folder, a hub id like 'org/name', or 'tiny'")
+        embedded = " or ".join(f"'{model}'" for model in EMBEDDED)
+        raise UserError(f"no model folder '{name}': give an existing folder, a hub id like 'org/name', {embedded}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded model from scratch: ``python -m adaptthink.models.make_tiny OUT``.
+"""Train an embedded model: ``python -m adaptthink.models.make_tiny OUT``, with ``--base tiny_long`` for the second one.
 
 A Qwen2 model of about 0.9 M parameters learns, by plain next-token prediction on synthetic arithmetic, the two
 skills that AdaptThink later has to choose between, and the habits that the paper's base models start with:
@@ -15,21 +15,26 @@ evaluation splits (`problems.arithmetic.Split`).
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from adaptthink.config.schema import Kind
+from adaptthink.models.loading import load_model
+from adaptthink.models.ways import Way, write_work
 from adaptthink.problems.arithmetic import Chain, Split, format_question, generate_chains
+
+Ways = Mapping[Way, float]  # with their shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,35 @@ class Phase:
     learning_rate: float
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What one embedded model has of its own: the ways in which its thoughts work, and how it is trained."""
+
+    ways: Ways
+    phases: tuple[Phase, ...]
+    start: str | None = None  # the embedded model whose weights the training starts from
+
+
 SEED = 7
-PHASES = (
-    Phase(steps=1500, sequences_per_step=80, direct_share=0.5, direct_weight=1.0, learning_rate=3e-3),  # to think
-    Phase(steps=1000, sequences_per_step=128, direct_share=0.75, direct_weight=3.0, learning_rate=2e-3),  # to answer
-    Phase(steps=1500, sequences_per_step=128, direct_share=0.85, direct_weight=3.0, learning_rate=2e-3),  # to be sure
-    Phase(steps=1500, sequences_per_step=160, direct_share=0.9, direct_weight=3.0, learning_rate=2e-3),  # to be surer
+TINY = Base(
+    ways={Way.SHORT: 1.0},
+    phases=(
+        Phase(1500, 80, direct_share=0.5, direct_weight=1.0, learning_rate=3e-3),  # to think
+        Phase(1000, 128, direct_share=0.75, direct_weight=3.0, learning_rate=2e-3),  # to answer
+        Phase(1500, 128, direct_share=0.85, direct_weight=3.0, learning_rate=2e-3),  # to be sure
+        Phase(1500, 160, direct_share=0.9, direct_weight=3.0, learning_rate=2e-3),  # to be surer
+    ),
 )
+TINY_LONG = Base(
+    ways={Way.LONG: 0.62, Way.MEDIUM: 0.24, Way.SHORT: 0.14},
+    phases=(
+        Phase(600, 64, direct_share=0.4, direct_weight=3.0, learning_rate=2e-3),  # to work in each way
+        Phase(300, 64, direct_share=0.6, direct_weight=3.0, learning_rate=1e-3),  # to answer
+        Phase(400, 64, direct_share=0.35, direct_weight=3.0, learning_rate=1e-3),  # to be sure
+    ),
+    start="tiny",
+)
+BASES = {"tiny": TINY, "tiny_long": TINY_LONG}
 RECHECK_PROBABILITY = 0.5
 MAX_RECHECKS = 2
 FIRST_TOKEN = {"Alright": 0.8, "Okay": 0.1998, "</think>": 0.0002}
@@ -109,12 +136,9 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     )
 
 
-def write_thinking(chain: Chain, rechecks: int) -> str:
-    """Return the running values, such as ``47+8=55-3=52``, once and then `rechecks` times more."""
-    work = str(chain.first) + "".join(
-        f"{step:+d}={value}" for step, value in zip(chain.steps, chain.values[1:], strict=True)
-    )
-    return "\n" + "\nWait\n".join([work] * (rechecks + 1)) + "\n"
+def write_thinking(chain: Chain, way: Way, rechecks: int) -> str:
+    """Return the work on a chain, and then `rechecks` times the short way."""
+    return "\n" + "\nWait\n".join([write_work(chain, way)] + [write_work(chain, Way.SHORT)] * rechecks) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +150,10 @@ class Example:
     thinks: bool
 
 
-def generate_examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float) -> Iterator[Example]:
+def generate_examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float, ways: Ways) -> Iterator[Example]:
     """Yield an endless seeded mix of thinking traces and direct answers over both kinds of question."""
     rng = random.Random(seed)
+    way_rng = random.Random(f"{seed}/ways")  # of its own, so that the ways change nothing else
     streams = {n: generate_chains(seed, Split.SUPERVISED, n) for n in THINK_OPERATIONS}
     while True:
         thinks = rng.random() >= direct_share
@@ -138,9 +163,10 @@ def generate_examples(tokenizer: Qwen2Tokenizer, seed: int, direct_share: float)
         rechecks = 0
         while rechecks < MAX_RECHECKS and rng.random() < RECHECK_PROBABILITY:
             rechecks += 1
+        [way] = way_rng.choices(list(ways), list(ways.values()))
         messages = [{"role": "user", "content": format_question(chain, kind)}]
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        opening = "Alright" + write_thinking(chain, rechecks) if thinks else ""
+        opening = "Alright" + write_thinking(chain, way, rechecks) if thinks else ""
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         response = f"{opening}</think>\\boxed{{{chain.values[-1]}}}<|eos|>"
         response_ids = tokenizer.encode(response, add_special_tokens=False)
@@ -186,7 +212,7 @@ def split_by_length(examples_: list[Example], parts: int) -> list[list[Example]]
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase, seed: int) -> None:
+def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase, ways: Ways, seed: int) -> None:
     """Train `model` in place through one phase: AdamW, warm-up, cosine decay."""
     torch.manual_seed(seed)
     vocabulary = tokenizer.get_vocab()
@@ -194,7 +220,7 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
     for token, probability in FIRST_TOKEN.items():
         first_token_V[vocabulary[token]] = probability
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    stream = generate_examples(tokenizer, seed, phase.direct_share)
+    stream = generate_examples(tokenizer, seed, phase.direct_share, ways)
     started = time.monotonic()
     for step in range(phase.steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
@@ -216,18 +242,21 @@ def train_phase(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase
             print(f"step {step + 1}/{phase.steps}  loss {total / weights:.4f}  {seconds:.0f} s", flush=True)
 
 
-def main(out: str) -> None:
-    """Train the model and write it to the folder `out`."""
+def main(out: str, name: str) -> None:
+    """Train the embedded model `name` and write it to the folder `out`."""
+    base = BASES[name]
     torch.manual_seed(SEED)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    for number, phase in enumerate(PHASES):
-        train_phase(model, tokenizer, phase, SEED + number)
+    model: Any = load_model(base.start, dtype=torch.float32).train() if base.start else make_model(tokenizer)
+    for number, phase in enumerate(base.phases):
+        train_phase(model, tokenizer, phase, base.ways, SEED + number)
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     record = {
         "seed": SEED,
-        "phases": [asdict(phase) for phase in PHASES],
+        "start": base.start,
+        "ways": base.ways,
+        "phases": [asdict(phase) for phase in base.phases],
         "recheck_probability": RECHECK_PROBABILITY,
         "max_rechecks": MAX_RECHECKS,
         "first_token": FIRST_TOKEN,
@@ -240,4 +269,8 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m adaptthink.models.make_tiny")
+    parser.add_argument("out", help="the folder to write")
+    parser.add_argument("--base", choices=BASES, default="tiny")
+    arguments = parser.parse_args()
+    main(arguments.out, arguments.base)

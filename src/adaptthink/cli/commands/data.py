@@ -43,7 +43,9 @@ def data_show(
     problems: Annotated[str, Parameter(help="A set, reasoning_gym:FAMILY, a file, or several (a,b).")],
     /,
     *,
-    model: Annotated[str, Parameter(help="A model folder, a hub id, or 'tiny'; its chat template is used.")] = "tiny",
+    model: Annotated[
+        str, Parameter(help="A model folder, a hub id, 'tiny' or 'tiny_long'; its chat template is used.")
+    ] = "tiny",
     count: Annotated[int, Parameter(help="How many, from the beginning.", validator=validators.Number(gte=1))] = 3,
     mode: Annotated[RequestedMode, Parameter(help="The mode that the prompt leads into; auto: none.")] = "auto",
     data: DataFolder = None,
