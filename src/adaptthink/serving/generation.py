@@ -1,7 +1,7 @@
 """What every dialect translates to and from: a request, the events that answer it, and how a call is refused.
 
 A dialect is a module that reads a body into a `Call` and writes events in its own format (`openai.py` is one). It needs
-no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` makes tokens of requests and text of tokens.
+no tokenizer, engine or web framework: `app.py` has the routes, and `prepare.py` and `streaming.py` have the tokens.
 """
 
 from __future__ import annotations
