@@ -1,7 +1,7 @@
 """What every dialect translates to and from: a request, the events that answer it, and how a call is refused.
 
-A dialect is a module that reads a body into a `Call` and writes events in its own format (`openai.py` is one). It needs
-no tokenizer, engine or web framework: `app.py` has the routes, and `prepare.py` and `streaming.py` have the tokens.
+A dialect is a module that reads a body into an `Exchange` and writes events in its own format (`openai.py` is one). It
+needs no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and `streaming.py` have the tokens.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def count_usage(decided: Decided, responses: Iterable[Response]) -> Usage:
     return Usage(decided.prompt_tokens, sum(one.tokens for one in done), sum(one.thinking_tokens for one in done))
 
 
-class Call(Protocol):
+class Exchange(Protocol):
     """One call in a dialect: what it requests, and how its answer is written. An object belongs to one call."""
 
     request: GenerationRequest
@@ -95,7 +95,7 @@ class Call(Protocol):
         ...
 
     def stream(self, event: Event) -> Iterable[str]:
-        """Yield what is sent for one event; most dialects keep the first one for later ones."""
+        """Yield what is sent for one event."""
         ...
 
     def end_stream(self) -> Iterable[str]:
@@ -109,10 +109,10 @@ class Call(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A route: `read` takes the body and the served model's name and raises CallError; errors have their own format."""
+    """A route: `read` takes a body, and raises CallError for one that is refused; errors have the dialect's format."""
 
     path: str
-    read: Callable[[bytes, str], Call]
+    read: Callable[[bytes], Exchange]
     write_error: Callable[[CallError], dict[str, Any]]
 
 
