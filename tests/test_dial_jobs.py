@@ -9,7 +9,7 @@ import pytest
 
 from adaptthink import api
 from adaptthink.cli.dial import describe_choice
-from adaptthink.dial.decide import read_stored_threshold
+from adaptthink.dial.decide import read_stored_dial
 from adaptthink.dial.guarantee import Kind
 from adaptthink.dial.stored import choose_dial_path, read_dial, write_dial
 from adaptthink.errors import UserError
@@ -67,11 +67,11 @@ def test_calibrate_then_decide(run, model_folder, tmp_path):
     assert dial.threshold.certified  # an untrained model loses nothing: it is never right
     raw = json.loads((model_folder / "adaptthink.json").read_text())
     assert raw["threshold"]["no_think_probability"] == dial.threshold.no_think_probability
-    assert read_stored_threshold(load_policy(str(model_folder))) == dial.threshold.no_think_probability
-    assert read_stored_threshold(load_policy("tiny")) is None
-    assert (
-        replace(read_dial(tmp_path / "c/dial.json"), second_look=None) == dial
-    )  # with so few points nothing is thinned
+    stored = read_stored_dial(load_policy(str(model_folder)))
+    assert stored.threshold.no_think_probability == dial.threshold.no_think_probability
+    assert read_stored_dial(load_policy("tiny")) is None
+    whole = read_dial(tmp_path / "c/dial.json")
+    assert replace(whole, second_look=None) == dial  # with so few points nothing is thinned
     assert json.loads((tmp_path / "result.json").read_text())["fingerprint"] == dial.fingerprint
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == FILES
 
@@ -130,13 +130,13 @@ def test_what_is_not_certified_is_not_stored_and_changes_no_mode(run, model_fold
     assert "c/dial.json has no threshold: at most 1 point below always thinking: nothing certified" in err[0]
     shutil.copy(tmp_path / "c/dial.json", model_folder / "adaptthink.json")  # by hand
     policy = load_policy(str(model_folder))
-    assert read_stored_threshold(policy) is None
+    assert read_stored_dial(policy) is None
     with pytest.raises(UserError, match="has no threshold"):
         api.choose_threshold(policy)
     old = json.loads((tmp_path / "c/dial.json").read_text())  # an earlier version stored "always think" in its place
     old["threshold"]["no_think_probability"] = 2.0
     (model_folder / "adaptthink.json").write_text(json.dumps(old))
-    assert read_stored_threshold(policy) is None
+    assert read_stored_dial(policy) is None
     with pytest.raises(UserError, match="has no threshold"):
         api.choose_threshold(policy)
 

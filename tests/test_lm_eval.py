@@ -32,7 +32,8 @@ from server import running
 
 from adaptthink.integrations.harness import main
 from adaptthink.integrations.lm_eval import AdaptThinkLM, read_generation
-from adaptthink.serving.app import Served, make_app
+from adaptthink.serving.app import make_app
+from adaptthink.serving.prepare import Served
 from adaptthink.serving.worker import Worker
 
 PROBLEMS = generate_problems(2, seed=3, split=Split.EVALUATION)
@@ -140,7 +141,7 @@ def test_the_threshold_makes_auto_one_of_the_modes(tasks, expected):
 @pytest.fixture(scope="module")
 def url(policy, native):
     served = Served("tiny", policy.tokenizer, policy.template, 1024, None)
-    with running(make_app(served, Worker(native, policy.template), ServeConfig())) as url:
+    with running(make_app(served, Worker(native), ServeConfig())) as url:
         yield url
 
 

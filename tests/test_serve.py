@@ -21,10 +21,11 @@ from adaptthink.models.loading import load_policy
 from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
-from adaptthink.sampling.responses import PromptRequest
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
-from adaptthink.serving.app import Served, make_app
-from adaptthink.serving.calls import CallError, ChatCall, read_call
+from adaptthink.serving.app import make_app
+from adaptthink.serving.calls import ChatCall, read_call
+from adaptthink.serving.generation import CallError
+from adaptthink.serving.prepare import Served
 from adaptthink.serving.worker import Worker
 
 QUESTION = "47+8-3=?"
@@ -44,7 +45,7 @@ def native(policy):
 def app_of(engine, tokenizer, *, threshold=None, context=1024, **config):
     template = probe(tokenizer)
     settings = ServeConfig(max_think_tokens=128, max_no_think_tokens=16, **config)
-    return make_app(Served("tiny", tokenizer, template, context, threshold), Worker(engine, template), settings)
+    return make_app(Served("tiny", tokenizer, template, context, threshold), Worker(engine), settings)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +141,15 @@ def test_a_stream_says_the_same_in_pieces(client):
     pieces = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
     assert deltas[0].role == "assistant"
-    assert [delta.reasoning for delta in deltas if hasattr(delta, "reasoning")] == [whole.choices[0].message.reasoning]
-    assert [delta.content for delta in deltas if delta.content] == [whole.choices[0].message.content]
-    assert [piece.choices[0].finish_reason for piece in pieces if piece.choices] == [None, None, None, "stop"]
+    thinking = [delta.reasoning for delta in deltas if hasattr(delta, "reasoning")]
+    assert "".join(thinking) == whole.choices[0].message.reasoning
+    assert [delta.reasoning_content for delta in deltas if hasattr(delta, "reasoning_content")] == thinking
+    answer = [delta.content for delta in deltas if delta.content]
+    assert "".join(answer) == whole.choices[0].message.content
+    assert len(thinking) > 5
+    assert len(answer) > 1
+    finishes = [piece.choices[0].finish_reason for piece in pieces if piece.choices]
+    assert finishes == [None] * (len(finishes) - 1) + ["stop"]
     assert pieces[-1].usage == whole.usage
     assert len({piece.id for piece in pieces}) == 1
 
@@ -186,7 +193,8 @@ def test_texts_are_continued_as_they_are(client, policy):
     with pytest.raises(BadRequestError, match="there is no mode to choose"):
         client.completions.create(model="tiny:think", prompt="47+8=")
     streamed = list(client.completions.create(model="tiny:no_think", prompt=rendered, temperature=0, stream=True))
-    assert [piece.choices[0].text for piece in streamed] == ["\\boxed{52}"]
+    assert "".join(piece.choices[0].text for piece in streamed) == "\\boxed{52}"
+    assert streamed[-1].choices[0].finish_reason == "stop"
 
 
 def test_half_a_character_is_bad_input():
@@ -382,7 +390,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
 
     engine.generate = held
     template = probe(tokenizer)
-    worker = Worker(engine, template)
+    worker = Worker(engine)
     app = make_app(Served("tiny", tokenizer, template, None, None), worker, ServeConfig())
     with running(app) as url:
         body = {"model": "tiny", "messages": MESSAGES}
@@ -396,7 +404,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
         assert entered.wait(WAIT_SECONDS)
         for call in calls[1:]:
             call.start()
-        wait_until(lambda: worker.waiting.qsize() == 3)
+        wait_until(lambda: worker.inbox.qsize() == 3)
         go_on.set()
         for call in calls:
             call.join()
@@ -451,16 +459,6 @@ def test_the_same_tokens_mean_the_same_in_training_evaluation_and_serving(served
     samples = []
     make_policy_responder(sampler, config)([Query(problem, "auto", 0)], samples.append)
     assert (samples[0].thinking, samples[0].answer) == ("9</think>\\boxed{52}", None)
-
-
-def test_a_closed_worker_has_answered_what_waited(tokenizer):
-    worker = Worker(scripted(tokenizer), probe(tokenizer))
-    waiting = [worker.submit(PromptRequest((5,), (1,), MaxTokens(9, 9))) for _ in range(3)]
-    assert waiting[0].cancel()
-    worker.start()
-    worker.close()
-    assert [future.done() for future in waiting] == [True] * 3
-    assert len(waiting[2].result().completions) == 1
 
 
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(monkeypatch):

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import httpx2 as httpx
 import pytest
+import torch
 import uvicorn
 
 from adaptthink import api
@@ -67,7 +68,8 @@ OTHER = {  # a value that is not the default, for each key
     "name": "other", "threshold": 0.4, "reasoning_format": "inline", "chat": "http://b", "dialect": "anthropic",
     "switch": "template_thinking", "key_variable": "MY_KEY", "concurrency": 3, "effort": "high",
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
-    "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0,
+    "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
+    "threads": 2,
 }  # fmt: skip
 OTHER_OF_PLANS = OTHER | {"dtype": "float32", "micro_batch_tokens": 50000, "model": "Qwen/Qwen3-4B"}
 CONTEXT = {  # what must be set beside a key, that it may have an effect; None: not given
@@ -223,11 +225,16 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
             async with app.router.lifespan_context(app):
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
-                    names = [one["id"] for one in (await client.get("/v1/models")).json()["data"]]
+                    listed = await client.get("/v1/models")
+                    record("status", listed.status_code)
+                    names = [one["id"] for one in listed.json().get("data", [])]
+                    call = {}
                     for name in names:
                         call = {"model": name, "seed": 1, "messages": [{"role": "user", "content": "1+1=?"}]}
                         answer = (await client.post("/v1/chat/completions", json=call)).json()
                         record("answer", names, answer["choices"], answer["adaptthink"])
+                    both = await asyncio.gather(*(client.post("/v1/chat/completions", json=call) for _ in range(2)))
+                    record("statuses", sorted(answer.status_code for answer in both))
 
         asyncio.run(post())
 
@@ -246,7 +253,8 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
     monkeypatch.setattr(grader_module, "RewardGrader", reward_grader)
     monkeypatch.setattr(chat_module, "ask_all", ask_all)
     monkeypatch.setattr(api, "listen", listen)
-    monkeypatch.setattr(api, "read_stored_threshold", lambda policy: None)
+    monkeypatch.setattr(api, "read_stored_dial", lambda policy: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: record("threads", count))
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
     for name in ("make_micro_batches", "checkpoint_gradients"):
         original = getattr(update_module, name)

@@ -48,8 +48,9 @@ from adaptthink.dial.decide import (
     ModeDecision,
     Score,
     ScoreBatch,
+    adopt_setting,
     make_scorer,
-    read_stored_threshold,
+    read_stored_dial,
     split_batches,
 )
 from adaptthink.dial.decide import decide as decide_modes
@@ -137,6 +138,7 @@ from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.serving.server import listen, serve_forever
+from adaptthink.storage.kinds import find_run_model
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import (
     check_run,
@@ -643,17 +645,28 @@ def serve(
 ) -> None:
     """Serve a model over HTTP in the style of OpenAI's API, until interrupted (docs/serving.md).
 
-    Settings are those of `adaptthink serve`: host, port, threshold, temperature. Raises UserError for a port that is
-    taken.
+    `model` may be a run's folder. Settings are those of `adaptthink serve`: host, port, threshold, temperature. Raises
+    UserError for a port that is taken.
 
     >>> import adaptthink as at
     >>> at.serve("tiny", port=8000, threshold=0.5)  # doctest: +SKIP
     """
     config = _configure(ServeConfig, config, model, settings)
     report = Callbacks(callbacks)
+    if not isinstance(model, Policy):
+        path, run = find_run_model(config.model)
+        config = config.model_copy(update={"model": path} | ({"name": config.name or run} if run else {}))
+    if config.threads:
+        import torch  # noqa: PLC0415  (slow to import)
+
+        torch.set_num_threads(config.threads)
     with listen(config.host, config.port) as listening:
         policy, config = freeze_date(_load(model, config), config)
-        threshold = read_stored_threshold(policy) if config.threshold is None else config.threshold
+        threshold, dial = config.threshold, None if config.threshold is not None else read_stored_dial(policy)
+        if dial:
+            threshold = dial.threshold.no_think_probability
+            config, message = adopt_setting(config, dial)
+            report.on_message(message)
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
         serve_forever(policy, chosen, threshold, config, listening, report.on_message)
 

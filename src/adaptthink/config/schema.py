@@ -450,7 +450,7 @@ class EvaluateConfig(EvaluationConfig, PolicyConfig):
 class ServeConfig(EngineConfig):
     """A server with an OpenAI-style interface."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; there is no authentication.")
+    host: str = Field("127.0.0.1", description="Address to listen on; give keys where others can reach it.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on; 0: any free port.")
     name: str | None = Field(None, description="What clients call the model; not given: the last part of its name.")
     threshold: Share | None = Field(
@@ -469,6 +469,38 @@ class ServeConfig(EngineConfig):
     reasoning_format: ReasoningFormat = Field(
         "separate", description="Thinking in a field of its own, or in the answer's text between a pair of markers."
     )
+    api_key: tuple[str, ...] = Field(
+        (),
+        exclude=True,
+        repr=False,
+        description="Keys that clients must have one of; better as ADAPTTHINK_API_KEY, separated by commas, than as a "
+        "flag, which other users of the machine may see.",
+    )
+    max_concurrent_sequences: Positive = Field(64, description="Responses generated at the same time; bounds memory.")
+    max_requests: Positive = Field(
+        256, description="Requests accepted at the same time, those that wait included; more are refused with 429."
+    )
+    threads: Positive | None = Field(
+        None,
+        description="Processor threads that generate; not given: PyTorch's choice, often too many on a busy machine.",
+    )
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield the threads, where nothing is generated here."""
+        yield from super().unread()
+        if not self.engine.in_process:
+            yield Unread(
+                ("threads",),
+                ("engine",),
+                f"engine = '{self.engine}' has processor threads of its own",
+                "leave it out",
+            )
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def split_keys(cls, value: object) -> object:
+        """Split a text of keys, separated by commas, as an environment variable holds them."""
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
 def imply_engine(values: Mapping[str, Any]) -> dict[str, Any]:

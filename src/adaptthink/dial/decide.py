@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from adaptthink.config.schema import ServeConfig
 from adaptthink.dial.stored import STORED, Dial, read_dial
 from adaptthink.engines.native import NativeEngine
 from adaptthink.evaluation.run import compute_mode_logprobs
@@ -19,6 +20,7 @@ from adaptthink.problems.files import Fields
 from adaptthink.problems.prompts import make_prompts
 
 PROMPTS_AT_ONCE = 512
+CERTIFIED_AT = ("max_think_tokens", "max_no_think_tokens", "temperature", "top_p")  # what a dial's promise rests on
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,22 @@ def read_stored_dial(policy: Policy) -> Dial | None:
     return dial if dial and dial.threshold.certified else None
 
 
-def read_stored_threshold(policy: Policy) -> float | None:
-    """Return the threshold of the certified dial beside a model's weights; raises as `read_stored_dial`."""
-    dial = read_stored_dial(policy)
-    return dial.threshold.no_think_probability if dial else None
+def adopt_setting(config: ServeConfig, dial: Dial) -> tuple[ServeConfig, str]:
+    """Return the settings of a server with those that its dial was certified at in place of defaults, and what to say.
+
+    A setting that was given stays, and the message names it where it differs.
+    """
+    certified = {key: getattr(dial.setting, key) for key in CERTIFIED_AT}
+    adopted = {key: value for key, value in certified.items() if key not in config.model_fields_set}
+    parts = [f"from the dial: {', '.join(f'{key} = {value:g}' for key, value in adopted.items())}"] if adopted else []
+    others = [
+        f"{key} = {getattr(config, key):g}, certified at {value:g}"
+        for key, value in certified.items()
+        if key not in adopted and getattr(config, key) != value
+    ]
+    if others:
+        parts.append(f"not as the dial was certified, so what it promises may not hold: {'; '.join(others)}")
+    return config.model_copy(update=adopted), "\n".join(parts)
 
 
 def decide(policy: Policy, prompts: Sequence[str], threshold: float) -> list[ModeDecision]:

@@ -34,6 +34,28 @@ class SlotCache(Cache):
         for mine, theirs in zip(self.slots, other.slots, strict=True):
             mine.append(theirs, source_B, spare)
 
+    def put(self, row: int, other: SlotCache, source: int) -> None:
+        """Copy row `source` of `other`, which may be this cache, into `row`: one that is there, or the next one.
+
+        Buffers grow by doubling, so that rows can come one by one; `drop_last` leaves theirs to the next ones.
+        """
+        length_1 = other.lengths_B[source : source + 1]
+        self.lengths_B = torch.cat([self.lengths_B[:row].to(length_1.device), length_1, self.lengths_B[row + 1 :]])
+        for mine, theirs in zip(self.slots, other.slots, strict=True):
+            mine.put(row, theirs, source, int(length_1))
+
+    def drop_last(self) -> None:
+        """Drop the last row."""
+        self.lengths_B = self.lengths_B[:-1]
+
+    def copy_row(self, row: int, length: int) -> SlotCache:
+        """Return the first `length` tokens of one row as a cache of its own."""
+        copied = SlotCache(len(self.slots))
+        copied.lengths_B = self.lengths_B[row : row + 1].clamp(max=length)
+        for mine, theirs in zip(self.slots, copied.slots, strict=True):
+            theirs.states, theirs.is_initialized = mine.states[:, row : row + 1, :, :length].clone(), True
+        return copied
+
     def keep(self, rows_B: Tensor) -> None:
         """Drop all rows but these."""
         self.lengths_B = self.lengths_B[rows_B]
@@ -42,7 +64,10 @@ class SlotCache(Cache):
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values in one tensor: `states`, shape (2, B, heads, capacity, head_dim)."""
+    """One layer's keys and values in one tensor: `states`, shape (2, B, heads, capacity, head_dim).
+
+    After `put` it may have more rows than the cache; those behind the cache's last one are spare.
+    """
 
     is_sliding = False
 
@@ -64,7 +89,7 @@ class SlotLayer(CacheLayerMixin):
         if self.cache.width > capacity:
             self.states = _widen(self.states, max(self.cache.width, 2 * capacity))
         self.states[:, self.cache.rows_B1, :, self.cache.positions_BT] = states_BT2HD
-        keys, values = self.states[:, :, :, : self.cache.width]
+        keys, values = self.states[:, :batch, :, : self.cache.width]
         return keys, values
 
     def update(
@@ -83,6 +108,19 @@ class SlotLayer(CacheLayerMixin):
             states[:, :old, :, : self.states.shape[3]] = self.states
         states[:, old:, :, :width] = other.states[:, source_B]
         self.states, self.is_initialized = states, True
+
+    def put(self, row: int, other: SlotLayer, source: int, length: int) -> None:
+        """Copy the first `length` tokens of a row of another layer, or of this one, into `row`."""
+        _, rows, heads, capacity, head_dim = self.states.shape
+        if not self.is_initialized:
+            _, _, heads, _, head_dim = other.states.shape
+            self.states, self.is_initialized = other.states.new_zeros(2, 1, heads, length, head_dim), True
+        elif length > capacity:
+            self.states = _widen(self.states, max(length, 2 * capacity))
+        if row >= rows and rows:
+            self.states = torch.nn.functional.pad(self.states, (0, 0, 0, 0, 0, 0, 0, rows))
+        self.states[:, row, :, :length] = other.states[:, source, :, :length]
+        self.states[:, row, :, length:] = 0  # masked, but 0 × NaN of an earlier row would not be 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the number of keys visible to a query, and their offset."""

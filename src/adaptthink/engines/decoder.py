@@ -60,11 +60,12 @@ class Decoder:
         self.dtype = dtype
         self.rotation = (torch.empty(0), torch.empty(0))
 
-    def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask_C1W: Tensor | None, cache: SlotCache) -> Tensor:
+    def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: SlotCache) -> Tensor:
         """Return hidden states (B, T, hidden) before the head; new keys and values go into `cache`.
 
-        With a mask, T is 1 and the mask, one row for each row and group (C = B × groups), is added to the scores.
-        Without one, attention is causal and all rows start at position 0.
+        Without a mask, attention is causal and all rows start at position 0. A mask of shape (B, 1, T, W) is true where
+        a token attends to one of the W in the cache. One of shape (C, 1, W), C = B × groups, is for T = 1, and is added
+        to the scores.
         """
         batch, length = ids_BT.shape
         cos, sin = self.find_rotation(positions_BT)
@@ -79,12 +80,12 @@ class Decoder:
                 query_key = torch.cat([query, normalize(key, layer.key_norm, self.epsilon)], dim=2)
             query, key = rotate(query_key, cos, sin).split((self.num_heads, self.num_groups), dim=2)
             keys, values = slot.write(torch.cat([key, value], dim=2).view(batch, length, 2, -1, self.head_dim))
-            if mask_C1W is None:
+            if mask is None or mask.dim() == 4:
                 mixed = F.scaled_dot_product_attention(
-                    query.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+                    query.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
                 ).transpose(1, 2)
             else:
-                mixed = self.attend(query, keys, values, mask_C1W)
+                mixed = self.attend(query, keys, values, mask)
             hidden = hidden + layer.out(mixed.reshape(batch, length, -1))
             gate, up = layer.gate_up(normalize(hidden, layer.mlp_norm, self.epsilon)).chunk(2, dim=-1)
             hidden = hidden + layer.down(F.silu(gate) * up)

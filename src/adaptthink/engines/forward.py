@@ -26,6 +26,10 @@ class Forward(Protocol):
         """Run right-padded prompts from position 0; return the logits (P, V) behind each one's last token."""
         ...
 
+    def extend(self, ids_BT: Tensor, cache: SlotCache) -> Tensor:
+        """Run T further tokens of every row, from the row's own position on; return the logits (B, V) behind them."""
+        ...
+
     def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
         """Feed one token to every row, at the row's own position; return the next-token logits (B, V)."""
         ...
@@ -43,6 +47,11 @@ class FastPathForward:
         positions_PT = torch.arange(ids_PT.shape[1], device=ids_PT.device).expand_as(ids_PT)
         hidden_PTD = self.decoder(ids_PT, positions_PT, None, cache)
         return self.decoder.logits(hidden_PTD[torch.arange(len(ids_PT), device=ids_PT.device), lengths_P - 1])
+
+    def extend(self, ids_BT: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`."""
+        hidden_BTD = self.decoder(ids_BT, cache.positions_BT, find_visible(cache), cache)
+        return self.decoder.logits(hidden_BTD[:, -1])
 
     def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
         """See `Forward`."""
@@ -69,19 +78,31 @@ class ModuleForward:
             logits_PLV = self.model(input_ids=ids_PT, past_key_values=cache, use_cache=True, logits_to_keep=last).logits
         return logits_PLV[torch.arange(len(ids_PT), device=ids_PT.device), column_P].float()
 
+    def extend(self, ids_BT: Tensor, cache: SlotCache) -> Tensor:
+        """See `Forward`."""
+        return self._run(ids_BT, cache)
+
     def step(self, tokens_B: Tensor, cache: SlotCache) -> Tensor:
         """See `Forward`."""
-        positions_B = cache.starts_B
-        mask_B11W = (torch.arange(cache.width, device=tokens_B.device) <= positions_B[:, None])[:, None, None]
+        return self._run(tokens_B[:, None], cache)
+
+    def _run(self, ids_BT: Tensor, cache: SlotCache) -> Tensor:
         with self.autocast:
             logits_B1V = self.model(
-                input_ids=tokens_B[:, None],
-                position_ids=positions_B[:, None],
-                attention_mask=mask_B11W,
+                input_ids=ids_BT,
+                position_ids=cache.positions_BT,
+                attention_mask=find_visible(cache),
                 past_key_values=cache,
                 use_cache=True,
+                logits_to_keep=1,
             ).logits
         return logits_B1V[:, -1].float()
+
+
+def find_visible(cache: SlotCache) -> Tensor:
+    """Return which tokens of the cache each of the next tokens attends to, (B, 1, T, W)."""
+    positions_BT = cache.positions_BT
+    return (torch.arange(cache.width, device=positions_BT.device) <= positions_BT[..., None])[:, None]
 
 
 def make_forward(model: PreTrainedModel, dtype: torch.dtype) -> Forward:

@@ -28,7 +28,7 @@ from torch import Tensor
 from adaptthink.engines.base import Completion, Finish, OnFinish, Request, check_finite
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import Forward, make_forward, prefill_prompts
-from adaptthink.engines.sampling import apply_top_p, make_uniforms, sample_tokens
+from adaptthink.engines.sampling import choose_tokens, make_uniforms
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:
@@ -210,29 +210,18 @@ class _Generation:
 
     def choose(self, rows: _Rows, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next token of each row and its log-probability, (B,) each; forced in a prefix, else sampled."""
-        plain_BV = (logits_BV / self.temperature).log_softmax(-1)
-        sampled_BV = plain_BV
         forced_B = self.forced_N[rows.index_B]
-        banning = np.flatnonzero(self.bans_N[rows.index_B] & (rows.position_B == forced_B))
-        if len(banning):
-            sampled_BV = plain_BV.clone()
-            for row in banning.tolist():
-                sampled_BV[row, list(self.requests[rows.index_B[row]].banned_first_ids)] = -torch.inf
-            sampled_BV = sampled_BV.log_softmax(-1)
-        if self.top_p < 1:
-            sampled_BV = apply_top_p(sampled_BV, self.top_p)
+        banning = np.flatnonzero(self.bans_N[rows.index_B] & (rows.position_B == forced_B)).tolist()
+        forcing = np.flatnonzero(rows.position_B < forced_B).tolist()
         uniform_B = torch.from_numpy(make_uniforms(self.seed, self.stream_N[rows.index_B], rows.position_B))
-        tokens_B = sample_tokens(sampled_BV, uniform_B.to(self.device))
-        logprobs_B = sampled_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
-        forcing = np.flatnonzero(rows.position_B < forced_B)
-        if len(forcing):
-            tokens = [self.requests[rows.index_B[row]].prefix_ids[rows.position_B[row]] for row in forcing]
-            forcing_F = torch.from_numpy(forcing).to(self.device)
-            tokens_F = torch.tensor(tokens, device=self.device)
-            tokens_B[forcing_F] = tokens_F
-            logprobs_B[forcing_F] = plain_BV[forcing_F, tokens_F]
-        # One logit that is not finite makes the whole row NaN, but top_p would hide it; `record` refuses it on the CPU.
-        return tokens_B, torch.where(plain_BV[:, 0].isnan(), torch.nan, logprobs_B)
+        return choose_tokens(
+            logits_BV,
+            uniform_B.to(self.device),
+            np.full(len(forced_B), self.temperature),
+            np.full(len(forced_B), self.top_p),
+            banned={row: self.requests[rows.index_B[row]].banned_first_ids for row in banning},
+            forced={row: self.requests[rows.index_B[row]].prefix_ids[rows.position_B[row]] for row in forcing},
+        )
 
     def record(self, rows: _Rows, tokens_B: Tensor, logprobs_B: Tensor) -> list[tuple[int, Completion]]:
         """Store each active row's token; return the completions that this finished, with their requests' indices."""

@@ -1,6 +1,8 @@
-"""Sampling tokens: counter-based random numbers, inversion of the distribution, top_p."""
+"""Sampling tokens: counter-based random numbers, inversion of the distribution, top_p, forced and banned tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +10,50 @@ from torch import Tensor
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are summed before single ones are searched
 NUCLEUS_GUESS = 64  # most likely tokens that are tried before all of them are sorted
+
+
+def choose_tokens(
+    logits_BV: Tensor,
+    uniform_B: Tensor,
+    temperature_B: np.ndarray,
+    top_p_B: np.ndarray,
+    *,
+    banned: Mapping[int, Sequence[int]],
+    forced: Mapping[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Return the next token of each row and its log-probability, (B,) each.
+
+    `banned` are the tokens that a row must not sample, and `forced` the token that a row has to take, by row. A forced
+    token's log-probability has no top_p. In a row with a logit that is not finite it is NaN.
+    """
+    device = logits_BV.device
+    plain_BV = (logits_BV / _to_column(temperature_B, device)).log_softmax(-1)
+    sampled_BV = plain_BV
+    if banned:
+        sampled_BV = plain_BV.clone()
+        for row, ids in banned.items():
+            sampled_BV[row, list(ids)] = -torch.inf
+        sampled_BV = sampled_BV.log_softmax(-1)
+    narrow = np.flatnonzero(top_p_B < 1)
+    if len(narrow) == len(top_p_B):
+        sampled_BV = apply_top_p(sampled_BV, _to_column(top_p_B, device))
+    elif len(narrow):
+        rows = torch.from_numpy(narrow).to(device)
+        narrowed = apply_top_p(sampled_BV[rows], _to_column(top_p_B[narrow], device))
+        sampled_BV = sampled_BV.index_copy(0, rows, narrowed)
+    tokens_B = sample_tokens(sampled_BV, uniform_B)
+    logprobs_B = sampled_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
+    if forced:
+        rows = torch.tensor(list(forced), device=device)
+        tokens_F = torch.tensor(list(forced.values()), device=device)
+        tokens_B[rows] = tokens_F
+        logprobs_B[rows] = plain_BV[rows, tokens_F]
+    # One logit that is not finite makes the whole row NaN, but top_p would hide it.
+    return tokens_B, torch.where(plain_BV[:, 0].isnan(), torch.nan, logprobs_B)
+
+
+def _to_column(values_B: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(values_B.astype(np.float32)[:, None]).to(device)
 
 
 def sample_tokens(logprob_BV: Tensor, uniform_B: Tensor) -> Tensor:
@@ -46,26 +92,30 @@ def _below(value: Tensor) -> Tensor:
     return torch.nextafter(value, torch.zeros_like(value))
 
 
-def apply_top_p(logprob_BV: Tensor, top_p: float) -> Tensor:
+def apply_top_p(logprob_BV: Tensor, top_p: float | Tensor) -> Tensor:
     """Return log-probabilities (B, V) of the smallest set of most likely tokens that reaches `top_p`; others are −inf.
 
-    The set is renormalised (nucleus sampling, Holtzman et al. 2020).
+    The set is renormalised (nucleus sampling, Holtzman et al. 2020); the most likely token is always in it. `top_p` is
+    one number, or one for each row, (B, 1).
 
     All tokens are sorted only for the rows whose nucleus is larger than `NUCLEUS_GUESS`.
     """
     size = logprob_BV.shape[-1]
+    top_p_B1 = torch.as_tensor(top_p, dtype=logprob_BV.dtype, device=logprob_BV.device).expand(len(logprob_BV), 1)
     sorted_BK, order_BK = logprob_BV.topk(min(NUCLEUS_GUESS, size), dim=-1)
-    kept_BV = _kept(logprob_BV, sorted_BK, order_BK, top_p)
-    wide_W = (sorted_BK.exp().sum(-1) < top_p).nonzero().squeeze(-1)
+    kept_BV = _kept(logprob_BV, sorted_BK, order_BK, top_p_B1)
+    wide_W = (sorted_BK.exp().sum(-1, keepdim=True) < top_p_B1).squeeze(-1).nonzero().squeeze(-1)
     if len(wide_W) and size > NUCLEUS_GUESS:
         rows_WV = logprob_BV[wide_W]
-        kept_BV[wide_W] = _kept(rows_WV, *rows_WV.sort(-1, descending=True), top_p)
+        kept_BV[wide_W] = _kept(rows_WV, *rows_WV.sort(-1, descending=True), top_p_B1[wide_W])
     return kept_BV
 
 
-def _kept(logprob_BV: Tensor, sorted_BK: Tensor, order_BK: Tensor, top_p: float) -> Tensor:
+def _kept(logprob_BV: Tensor, sorted_BK: Tensor, order_BK: Tensor, top_p_B1: Tensor) -> Tensor:
     before_BK = sorted_BK.exp().cumsum(-1) - sorted_BK.exp()
-    kept_BK = sorted_BK.masked_fill(before_BK >= top_p, -torch.inf).log_softmax(-1)
+    outside_BK = before_BK >= top_p_B1
+    outside_BK[:, 0] = False  # a top_p below the smallest float32 is 0
+    kept_BK = sorted_BK.masked_fill(outside_BK, -torch.inf).log_softmax(-1)
     return torch.full_like(logprob_BV, -torch.inf).scatter_(-1, order_BK, kept_BK)
 
 

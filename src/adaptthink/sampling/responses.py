@@ -15,6 +15,7 @@ from adaptthink.modes import Mode, ThinkTemplate, choose_mode
 from adaptthink.sampling.requests import MaxTokens, make_request
 
 GREEDY_TOP_P = 1e-9  # keeps the most likely token alone, on every engine
+LEAST_TEMPERATURE = 1e-5  # below it logits divided by it may not be finite, and one token has all the probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,15 @@ class PromptRequest:
 
     @property
     def sampling(self) -> tuple[float, float]:
-        """Temperature and top_p for the engine, which takes no temperature of 0."""
-        return (self.temperature, self.top_p) if self.temperature > 0 else (1.0, GREEDY_TOP_P)
+        """Temperature and top_p for the engine, which takes no temperature of 0, nor one or a top_p close to it."""
+        if self.temperature < LEAST_TEMPERATURE:
+            return 1.0, GREEDY_TOP_P
+        return self.temperature, max(self.top_p, GREEDY_TOP_P)
+
+    @property
+    def needs_probability(self) -> bool:
+        """Whether P(no_think) decides the mode."""
+        return self.mode is None and self.threshold is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +69,36 @@ OnCompleted = Callable[[int, PromptCompletions], None]  # called as each prompt 
 
 def decide_modes(engine: Engine, template: ThinkTemplate, requests: Sequence[PromptRequest]) -> list[Decision]:
     """Decide the mode of each request; those that leave it to a threshold share one prefill."""
-    thresholded = [one for one in requests if one.mode is None and one.threshold is not None]
+    thresholded = [one for one in requests if one.needs_probability]
     prompts = list(dict.fromkeys(one.prompt_ids for one in thresholded))
     rows = engine.next_token_logprobs(prompts, (template.no_think_id,)) if prompts else []
     probability = {prompt: math.exp(row[0]) for prompt, row in zip(prompts, rows, strict=True)}
 
-    def decide(request: PromptRequest) -> Decision:
-        if request.mode is not None or request.threshold is None:
-            return Decision(request.mode)
-        found = probability[request.prompt_ids]
-        return Decision(choose_mode(found, request.threshold), found)
+    return [decide_mode(one, probability.get(one.prompt_ids)) for one in requests]
 
-    return [decide(one) for one in requests]
+
+def decide_mode(request: PromptRequest, no_think_probability: float | None) -> Decision:
+    """Return the mode of a request; P(no_think) is for those that need it."""
+    if request.threshold is None or not request.needs_probability:
+        return Decision(request.mode)
+    assert no_think_probability is not None
+    return Decision(choose_mode(no_think_probability, request.threshold), no_think_probability)
+
+
+def make_requests(template: ThinkTemplate, request: PromptRequest, decision: Decision, *, seed: int) -> list[Request]:
+    """Return the requests to the engine, one for each stream."""
+    return [
+        make_request(
+            template,
+            request.prompt_ids,
+            decision.mode,
+            stream,
+            request.max_tokens,
+            force_think=request.force_think,
+            seed=seed,
+        )
+        for stream in request.streams
+    ]
 
 
 def complete_prompts(
@@ -107,22 +133,18 @@ def _complete_batch(
     on_completed: OnCompleted,
 ) -> None:
     """Complete prompts with the same sampling settings; each is handed over as soon as its last completion ends."""
-    owners = [(index, stream) for index, (one, _) in decided.items() for stream in one.streams]
+    owners = [index for index, (one, _) in decided.items() for _ in one.streams]
     ended: dict[int, dict[int, Completion]] = {index: {} for index in decided}
 
-    def request(index: int, stream: int) -> Request:
-        one, decision = decided[index]
-        return make_request(
-            template, one.prompt_ids, decision.mode, stream, one.max_tokens, force_think=one.force_think, seed=seed
-        )
-
     def keep(number: int, completion: Completion) -> None:
-        index, _ = owners[number]
+        index = owners[number]
         one, decision = decided[index]
         ended[index][number] = completion
         if len(ended[index]) == len(one.streams):
             on_completed(index, PromptCompletions(decision, tuple(ended[index][key] for key in sorted(ended[index]))))
 
     temperature, top_p = sampling
-    requests = [request(*owner) for owner in owners]
+    requests = [
+        request for one, decision in decided.values() for request in make_requests(template, one, decision, seed=seed)
+    ]
     engine.generate(requests, temperature=temperature, top_p=top_p, seed=seed, on_finish=keep)

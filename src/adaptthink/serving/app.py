@@ -1,257 +1,386 @@
-"""The routes: calls in, requests to the worker, OpenAI-style answers out.
+"""The routes, the limits and the life of a request: body, job, events, answer.
 
-Text and tokens meet here, on the event loop.
+Nothing that takes long runs on the event loop: bodies are parsed and encoded by a few threads, tokens are generated and
+read by the worker's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import hmac
 import logging
-import secrets
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptthink.config.schema import ServeConfig
-from adaptthink.engines.base import Completion, NonFiniteError
+from adaptthink.engines.base import NonFiniteError
+from adaptthink.engines.jobs import Job
 from adaptthink.errors import UserError
-from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
-from adaptthink.sampling import reading
-from adaptthink.sampling.reading import apply_stops, cut_at, decode, drop_end, join_response, read_response
-from adaptthink.sampling.requests import MaxTokens, make_seed
-from adaptthink.sampling.responses import PromptCompletions, PromptRequest
-from adaptthink.serving.calls import MODES, Call, CallError, ChatCall, TextCall, read_call, read_mode
-from adaptthink.serving.worker import Worker
+from adaptthink.sampling.reading import Response as ModelResponse
+from adaptthink.serving.calls import MODES
+from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
+from adaptthink.serving.metrics import Metrics
+from adaptthink.serving.openai import make_dialects, write_error
+from adaptthink.serving.prepare import Served, make_job
+from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
 
+MAX_BODY_BYTES = 2**20
+CLIENT_SECONDS = 30.0  # for a body to come, and for a client to take what is sent
+QUIET_SECONDS = 15.0  # after which a stream without news gets a comment, that nothing on the way closes it
+RETRY_SECONDS = 1  # that clients are asked to wait where there are too many
+PREPARING = 2  # threads that parse and encode
+LEFT = 499  # the status in the metrics for a client that left
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The model that is served, under the name that clients know it by."""
 
-    name: str
-    tokenizer: Any
-    template: ThinkTemplate
-    context_tokens: int | None  # maximum of prompt and response together
-    threshold: float | None
+class ClientLeftError(Exception):
+    """The client closed the connection, or takes nothing."""
+
+
+@dataclass(slots=True)
+class State:
+    """What the routes and the server share."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    waiting: int = 0  # requests that have been accepted and wait for their prompt to be read
+    running: int = 0
+    draining: bool = False  # newcomers are refused
+
+    @property
+    def open(self) -> int:
+        """Requests that have been accepted and are not answered yet."""
+        return self.waiting + self.running
 
 
 def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
-    """Return the application; it starts the worker and stops it at its end."""
-    created = int(time.time())
+    """Return the application; it starts the worker and stops it at its end. Its `state.load` is a `State`."""
+    created, state = int(time.time()), State()
+    pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "draining"}, 503) if state.draining else JSONResponse({"status": "ok"})
+
+    async def metrics(_: Request) -> Response:
+        text = state.metrics.write(waiting=state.waiting, running=state.running)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(_: Request) -> Response:
         names = [served.name, *(served.name + ending for ending in MODES)]
         listed = [{"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names]
         return JSONResponse({"object": "list", "data": listed})
 
-    async def chat(request: Request) -> Response:
-        call = read_call(ChatCall, await request.body())
-        mode = read_mode(call, served.name)
-        if call.messages[-1].role != "user":
-            raise CallError("the last message must be the user's: an answer cannot be continued", param="messages")
-        prompt = encode_prompt(served.tokenizer, served.template, [turn.message for turn in call.messages])
-        max_tokens = call.max_completion_tokens or call.max_tokens
-        wanted = make_prompt_request(served, config, call, prompt, mode, max_tokens, threshold=served.threshold)
-        done = await asyncio.wrap_future(worker.submit(wanted))
-        responses = [
-            apply_stops(read_response(served.tokenizer, served.template, completion), call.stops)
-            for completion in done.completions
-        ]
-        as_pair = (call.reasoning_format or config.reasoning_format) == "inline"
-        messages = [make_message(served, prompt, response, as_pair=as_pair) for response in responses]
-        finishes = [str(response.finish) for response in responses]
-        head = make_head("chatcmpl", call)
-        usage = count_usage(done, prompt) | {
-            "completion_tokens_details": {"reasoning_tokens": sum(response.thinking_tokens for response in responses)}
-        }
-        extra = {"adaptthink": make_decision(wanted, done)}
-        if call.stream:
-            pieces = make_chunks(messages, [response.mode for response in responses], finishes)
-            return make_stream(head | {"object": "chat.completion.chunk"} | extra, pieces, usage, call)
-        choices = [
-            {"index": index, "message": message, "mode": response.mode, "finish_reason": finish, "logprobs": None}
-            for index, (message, response, finish) in enumerate(zip(messages, responses, finishes, strict=True))
-        ]
-        return JSONResponse(head | {"object": "chat.completion", "choices": choices, "usage": usage} | extra)
-
-    async def text(request: Request) -> Response:
-        call = read_call(TextCall, await request.body())
-        mode = read_mode(call, served.name)
-        decides = is_rendered(served.tokenizer, served.template, call.prompt)
-        if mode and not decides:
-            raise CallError(
-                "the prompt does not end as the chat template's prompts do, so there is no mode to choose; send "
-                f"messages to /v1/chat/completions, or request the model '{served.name}'",
-                param="model",
-                code="invalid_value",
-            )
-        read = encode_rendered(served.tokenizer, served.template, call.prompt) if decides else None
-        prompt = read or encode(served.tokenizer, call.prompt)
-        threshold = served.threshold if decides else None
-        wanted = make_prompt_request(served, config, call, prompt, mode, call.max_tokens, threshold=threshold)
-        done = await asyncio.wrap_future(worker.submit(wanted))
-        forced = len(served.template.no_think_prefix_ids) if done.decision.mode is Mode.NO_THINK else 0
-        written = [read_plain_text(served.tokenizer, completion, forced, call.stops) for completion in done.completions]
-        head = make_head("cmpl", call) | {"object": "text_completion", "adaptthink": make_decision(wanted, done)}
-        usage = count_usage(done, prompt)
-        choices = [
-            {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
-            for index, (text, finish) in enumerate(written)
-        ]
-        if call.stream:
-            return make_stream(head, choices, usage, call)
-        return JSONResponse(head | {"choices": choices, "usage": usage})
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         worker.start()
         yield
+        pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.close)
 
-    return Starlette(
+    dialects = make_dialects(served.name, served.template, config.reasoning_format)
+    app = Starlette(
         routes=[
             Route("/health", health),
+            Route("/metrics", metrics),
             Route("/v1/models", models),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", text, methods=["POST"]),
+            *(
+                Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
+                for dialect in dialects
+            ),
         ],
-        exception_handlers={NonFiniteError: report_model, UserError: refuse, HTTPException: refuse, Exception: fail},
+        middleware=[Middleware(KeyCheck, keys=config.api_key)],
+        exception_handlers={HTTPException: refuse, Exception: fail},
         lifespan=lifespan,
     )
+    app.state.load = state
+    return app
 
 
-def make_prompt_request(
-    served: Served,
-    config: ServeConfig,
-    call: Call,
-    prompt: tuple[int, ...],
-    mode: Mode | None,
-    max_tokens: int | None,
-    *,
-    threshold: float | None,
-) -> PromptRequest:
-    """Return the request to the worker; raises CallError for a prompt that leaves no context for a response."""
-    limit = max_tokens or max(config.max_think_tokens, config.max_no_think_tokens)
-    if served.context_tokens is not None:
-        left = served.context_tokens - len(prompt)
-        if left <= len(served.template.no_think_prefix_ids):
+class KeyCheck:
+    """Refuses requests without one of the keys, if there are any, on every route but /health."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self.app, self.keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        app: ASGIApp = self.app
+        if scope["type"] == "http" and self.keys and scope["path"] != "/health":
+            headers = Request(scope).headers
+            given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+            # Every key is compared, in a time that does not tell how much of one was right.
+            found = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
+            if any(found):
+                scope["owner"] = found.index(True)
+            else:
+                message = "no valid API key; send one as 'Authorization: Bearer KEY'"
+                app = make_error(CallError(message, code="invalid_api_key", status=401))
+        await app(scope, receive, send)
+
+
+class Endpoint:
+    """One dialect's route."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        served: Served,
+        worker: Worker,
+        config: ServeConfig,
+        state: State,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.dialect, self.served, self.worker, self.config = dialect, served, worker, config
+        self.state, self.pool = state, pool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or say why not."""
+        try:
+            status = await self.answer(Request(scope, receive), send)
+        except CallError as error:
+            status = error.status
+            with suppress(ClientLeftError):
+                await self.respond(make_error(error, self.dialect), scope, send)
+        except (ClientLeftError, ClientDisconnect):
+            status = LEFT
+        self.state.metrics.answers[status] += 1
+
+    async def answer(self, request: Request, send: Send) -> int:
+        """Answer one request; returns the status. Raises CallError as long as nothing has been sent."""
+        began = time.monotonic()
+        body = await read_body(request)
+        self.check_load()
+        self.state.waiting += 1
+        events: Events = asyncio.Queue()
+        answering = Answering(self.state, events, began)
+        watcher = asyncio.create_task(watch_client(request.receive, events))
+        try:
+            owner: Hashable = request.scope.get("owner", request.client and request.client.host)
+            exchange, job = await self.prepare(body, events, owner)
+            answering.job = job
+            self.worker.submit(job)
+            decided = await answering.take()
+            assert isinstance(decided, Decided)
+            if exchange.request.stream:
+                await self.send_stream(exchange, decided, answering, send)
+            else:
+                responses: dict[int, ModelResponse] = {}
+                while len(responses) < exchange.request.n:
+                    event = await answering.take()
+                    if isinstance(event, Ended):
+                        responses[event.index] = event.response
+                whole = exchange.write(decided, [responses[index] for index in sorted(responses)])
+                await self.respond(JSONResponse(whole), request.scope, send)
+        finally:
+            watcher.cancel()
+            answering.close()
+        return 200
+
+    def check_load(self) -> None:
+        """Raise CallError where no request is accepted."""
+        if self.state.draining:
+            raise CallError("the server is shutting down; call it again later", status=503)
+        if self.state.open >= self.config.max_requests:
             raise CallError(
-                f"the prompt has {len(prompt)} tokens, which leaves no tokens for a response in the model's context "
-                f"of {served.context_tokens}; shorten it",
-                code="context_length_exceeded",
+                f"{self.state.open} requests are being answered or wait, and no more are accepted; call again later",
+                code="rate_limit_exceeded",
+                status=429,
             )
-        limit = min(limit, left)
-    seed = secrets.randbits(63) if call.seed is None else call.seed
-    return PromptRequest(
-        prompt_ids=prompt,
-        streams=tuple(make_seed(seed, "choice", index) for index in range(call.n)),
-        max_tokens=MaxTokens(min(limit, config.max_think_tokens), min(limit, config.max_no_think_tokens)),
-        mode=mode,
-        threshold=None if mode else threshold,
-        force_think=config.force_think,
-        temperature=config.temperature if call.temperature is None else call.temperature,
-        top_p=config.top_p if call.top_p is None else call.top_p,
-    )
+
+    async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Job]:
+        """Parse and encode on another thread; raises CallError for a body that is refused."""
+
+        def post(event: Event | Exception) -> None:
+            self.worker.post(events, event)
+
+        def work() -> tuple[Exchange, Job]:
+            exchange = self.dialect.read(body)
+            return exchange, make_job(self.served, self.config, exchange.request, post, owner=owner)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        except Exception as error:
+            raise make_call_error(error) from error
+
+    async def send_stream(self, exchange: Exchange, decided: Decided, answering: Answering, send: Send) -> None:
+        """Send events as they come, all that have come together as one piece."""
+        headers = [
+            (b"content-type", f"{exchange.media_type}; charset=utf-8".encode()),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # that proxies pass it on at once
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send_piece(send, exchange.stream(decided))
+        left = exchange.request.n
+        try:
+            while left:
+                try:
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        come = [await answering.take()]
+                except TimeoutError:
+                    quiet = [": still generating\n\n"] if exchange.media_type == "text/event-stream" else []
+                    await send_piece(send, quiet)
+                    continue
+                come += answering.take_ready()
+                left -= sum(isinstance(event, Ended) for event in come)
+                await send_piece(send, (text for event in come for text in exchange.stream(event)))
+            await send_piece(send, exchange.end_stream())
+        except CallError as error:
+            await send_piece(send, exchange.fail_stream(error))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def respond(self, response: Response, scope: Scope, send: Send) -> None:
+        """Send a whole answer to a client that takes it within the time."""
+
+        async def nothing() -> dict[str, str]:
+            return {"type": "http.disconnect"}
+
+        async with client_time():
+            await response(scope, nothing, send)
 
 
-def make_message(served: Served, prompt: Sequence[int], response: reading.Response, *, as_pair: bool) -> dict[str, Any]:
-    """Return a response as a message, the thinking in both fields that clients read, or within the content."""
-    if as_pair:
-        text = join_response(response, served.template, decode(served.tokenizer, prompt))
-        return {"role": "assistant", "content": text}
-    thinking = response.thinking.strip() if response.thinking else None
-    return {"role": "assistant", "content": response.answer, "reasoning": thinking, "reasoning_content": thinking}
+class Answering:
+    """One request's events, counted as they are taken; a job that is not finished is cancelled at the end."""
+
+    def __init__(self, state: State, events: Events, began: float) -> None:
+        self.state, self.events, self.began = state, events, began
+        self.job: Job | None = None
+        self.decided: Decided | None = None
+        self.first = True
+
+    async def take(self) -> Event:
+        """Return the next event. Raises ClientLeftError, and CallError where generation failed."""
+        return self._count(await self.events.get())
+
+    def take_ready(self) -> list[Event]:
+        """Return the events that have come already; an error among them is the last, and is left for `take`."""
+        ready: list[Event] = []
+        while not self.events.empty():
+            event = self.events.get_nowait()
+            if isinstance(event, Exception):
+                self.events.put_nowait(event)
+                break
+            ready.append(self._count(event))
+        return ready
+
+    def _count(self, event: Event | Exception) -> Event:
+        metrics = self.state.metrics
+        if isinstance(event, Exception):
+            raise event if isinstance(event, ClientLeftError) else make_call_error(event) from event
+        if isinstance(event, Decided):
+            self.decided = event
+            self.state.waiting -= 1
+            self.state.running += 1
+            metrics.tokens["prompt"] += event.prompt_tokens
+        elif isinstance(event, Delta):
+            if self.first:
+                metrics.observe_first_token(time.monotonic() - self.began)
+                self.first = False
+        else:
+            response, decided = event.response, self.decided
+            by = "model"
+            if decided and decided.mode:
+                by = "request" if decided.no_think_probability is None else "threshold"
+            metrics.decisions[response.mode, by] += 1
+            metrics.tokens["thinking"] += response.thinking_tokens
+            metrics.tokens["answer"] += response.tokens - response.thinking_tokens
+        return event
+
+    def close(self) -> None:
+        """Give up what is not finished."""
+        if self.job:
+            self.job.cancelled = True
+        if self.decided:
+            self.state.running -= 1
+        else:
+            self.state.waiting -= 1
 
 
-def read_plain_text(tokenizer: Any, completion: Completion, forced: int, stops: Sequence[str]) -> tuple[str, str]:
-    """Return a completion's text behind its forced tokens, up to a stop text, and its finish reason."""
-    written = decode(tokenizer, drop_end(completion)[forced:])
-    text = cut_at(written, stops)
-    return text, str(completion.finish) if text == written else "stop"
+async def read_body(request: Request) -> bytes:
+    """Return a body; raises CallError for one that is too large or too slow."""
+    declared = request.headers.get("content-length", "0")
+    size = int(declared) if declared.isdecimal() else 0
+    chunks: list[bytes] = []
+    try:
+        async with asyncio.timeout(CLIENT_SECONDS):
+            if size <= MAX_BODY_BYTES:
+                size = 0
+                async for chunk in request.stream():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > MAX_BODY_BYTES:
+                        break
+    except TimeoutError:
+        raise CallError(f"the body did not come within {CLIENT_SECONDS:g} s", status=408) from None
+    if size > MAX_BODY_BYTES:
+        raise CallError(f"the body is larger than {MAX_BODY_BYTES} bytes; shorten it", status=413)
+    return b"".join(chunks)
 
 
-def make_head(kind: str, call: Call) -> dict[str, Any]:
-    """Return the fields that every answer begins with."""
-    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": call.model}
+async def watch_client(receive: Receive, events: Events) -> None:
+    """Wait until the client leaves, and say so among the events."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    events.put_nowait(ClientLeftError())
 
 
-def make_decision(request: PromptRequest, done: PromptCompletions) -> dict[str, Any]:
-    """Return how the mode was decided; "auto": the model sampled it, and each choice has its own."""
-    return {
-        "mode": done.decision.mode or "auto",
-        "no_think_probability": done.decision.no_think_probability,
-        "threshold": request.threshold,
-    }
+@asynccontextmanager
+async def client_time() -> AsyncIterator[None]:
+    """Raise ClientLeftError where a client does not take what is sent."""
+    try:
+        async with asyncio.timeout(CLIENT_SECONDS):
+            yield
+    except TimeoutError:
+        raise ClientLeftError from None
 
 
-def count_usage(done: PromptCompletions, prompt: Sequence[int]) -> dict[str, Any]:
-    """Return token counts; forced tokens belong to the response, as they do where the model chose the mode itself."""
-    completed = sum(len(completion.token_ids) for completion in done.completions)
-    return {"prompt_tokens": len(prompt), "completion_tokens": completed, "total_tokens": len(prompt) + completed}
+async def send_piece(send: Send, texts: Iterable[str]) -> None:
+    """Send texts as one piece of a stream."""
+    body = "".join(texts).encode()
+    if body:
+        async with client_time():
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def make_chunks(
-    messages: Sequence[dict[str, Any]], modes: Sequence[Mode], finishes: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield each message as deltas: the role, the thinking, the answer, the finish reason."""
-    for index, (message, mode, finish) in enumerate(zip(messages, modes, finishes, strict=True)):
-        thinking = {name: text for name, text in message.items() if name.startswith("reasoning") and text}
-        deltas = [{"role": "assistant"}, thinking, {"content": message["content"]} if message["content"] else {}]
-        for delta in filter(None, deltas):
-            yield {"index": index, "delta": delta, "finish_reason": None}
-        yield {"index": index, "delta": {}, "mode": mode, "finish_reason": finish}
+def make_call_error(error: Exception) -> CallError:
+    """Return any error as one that a client gets; what is not the client's doing goes into the log."""
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, NonFiniteError):  # a fault of the model, which no other call would get around
+        logger.error("%s", error)
+        return CallError(str(error), status=500)
+    if isinstance(error, UserError):
+        return CallError(str(error))
+    logger.error("a request failed", exc_info=error)
+    return CallError(f"the server failed ({type(error).__name__}); see its log", status=500)
 
 
-def make_stream(head: dict[str, Any], pieces: Any, usage: dict[str, Any], call: Call) -> Response:
-    """Return an answer as server-sent events; it is complete before the first one is sent."""
-
-    def events() -> Iterator[str]:
-        for piece in pieces:
-            yield f"data: {json.dumps(head | {'choices': [piece]}, ensure_ascii=False)}\n\n"
-        if call.stream_options.include_usage:
-            yield f"data: {json.dumps(head | {'choices': [], 'usage': usage}, ensure_ascii=False)}\n\n"
-        yield "data: [DONE]\n\n"
-
-    return StreamingResponse(events(), media_type="text/event-stream")
+def make_error(error: CallError, dialect: Dialect | None = None) -> Response:
+    """Return an error in the dialect's format, default: OpenAI's."""
+    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    if error.status in (408, 413):  # the rest of the body is not read
+        headers["Connection"] = "close"
+    content = dialect.write_error(error) if dialect else write_error(error)
+    return JSONResponse(content, error.status, headers)
 
 
 async def refuse(_: Request, error: Exception) -> Response:
-    """Return bad input as an error in OpenAI's format."""
-    if isinstance(error, HTTPException):
-        return make_error(error.status_code, f"{error.detail}; see docs/serving.md for the routes")
-    if isinstance(error, CallError):
-        return make_error(error.status, str(error), error.param, error.code)
-    return make_error(400, str(error))
-
-
-async def report_model(_: Request, error: Exception) -> Response:
-    """Return a fault of the model, which no other call would get around; the server's log has it too."""
-    logger.error("%s", error)
-    return make_error(500, str(error), kind="server_error")
+    """Return what starlette refuses as an error in OpenAI's format."""
+    assert isinstance(error, HTTPException)
+    return make_error(CallError(f"{error.detail}; see docs/serving.md for the routes", status=error.status_code))
 
 
 async def fail(_: Request, error: Exception) -> Response:
     """Return an internal error; the server's log has the traceback."""
-    return make_error(500, f"the server failed ({type(error).__name__}); see its log", kind="server_error")
-
-
-def make_error(
-    status: int, message: str, param: str | None = None, code: str | None = None, kind: str = "invalid_request_error"
-) -> Response:
-    """Return an error in OpenAI's format."""
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)
+    return make_error(CallError(f"the server failed ({type(error).__name__}); see its log", status=500))

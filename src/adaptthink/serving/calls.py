@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adaptthink.config.schema import Positive, ReasoningFormat
-from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
+from adaptthink.serving.generation import CallError, GenerationRequest
 
 # These change no answer: bookkeeping of clients and of other servers.
 HARMLESS = {
@@ -46,16 +46,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
 }
 
+MAX_STOPS = 64  # every new piece of text is compared with each
+Stop = Annotated[str, Field(max_length=256)]
 MODES = {f":{mode}": mode for mode in Mode}  # endings of model names
 C = TypeVar("C", bound="Call")
-
-
-class CallError(UserError):
-    """A call that is refused, with the fields of OpenAI's error format."""
-
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.param, self.code, self.status = param, code, status
 
 
 class _Part(BaseModel):
@@ -106,7 +100,7 @@ class _StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # pads chunks to hide their lengths; here a message is one chunk
+    include_obfuscation: bool = False  # pads chunks to hide their lengths: ours are never padded
 
 
 class Call(BaseModel):
@@ -120,7 +114,7 @@ class Call(BaseModel):
     max_tokens: Positive | None = None
     seed: int | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
-    stop: str | list[str] = []
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
 
@@ -197,6 +191,31 @@ def make_call_error(error: ValidationError) -> CallError:
         )
     message = fault["msg"]
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
+
+
+def make_request(call: Call, name: str) -> GenerationRequest:
+    """Return what a call requests of the model of this name; raises CallError where that cannot be."""
+    max_tokens, mode = call.max_tokens, read_mode(call, name)
+    prompt: str | tuple[Message, ...]
+    if isinstance(call, ChatCall):
+        if call.messages[-1].role != "user":
+            raise CallError("the last message must be the user's: an answer cannot be continued", param="messages")
+        prompt = tuple(turn.message for turn in call.messages)
+        max_tokens = call.max_completion_tokens or max_tokens
+    else:
+        assert isinstance(call, TextCall)
+        prompt = call.prompt
+    return GenerationRequest(
+        prompt=prompt,
+        mode=mode,
+        max_tokens=max_tokens,
+        temperature=call.temperature,
+        top_p=call.top_p,
+        seed=call.seed,
+        stops=tuple(call.stops),
+        n=call.n,
+        stream=call.stream,
+    )
 
 
 def read_mode(call: Call, name: str) -> Mode | None:

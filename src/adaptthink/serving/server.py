@@ -28,30 +28,35 @@ def serve_forever(
     Raises UserError where starlette or uvicorn is not installed.
     """
     try:
-        import uvicorn  # noqa: PLC0415  (not installed everywhere)
+        import uvicorn  # noqa: F401, PLC0415  (not installed everywhere)
 
-        from adaptthink.serving.app import Served, make_app  # noqa: PLC0415
+        from adaptthink.serving.app import make_app  # noqa: PLC0415
+        from adaptthink.serving.lifetime import make_server  # noqa: PLC0415
+        from adaptthink.serving.prepare import Served  # noqa: PLC0415
         from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
     context = find_context_tokens(policy.model.config)
     name = config.name or PurePath(policy.name).name
-    worker = Worker(engine, policy.template, seed=config.seed)
-    app = make_app(Served(name, policy.tokenizer, policy.template, context, threshold), worker, config)
+    served = Served(name, policy.tokenizer, policy.template, context, threshold)
+    app = make_app(served, Worker(engine, seed=config.seed), config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
     if threshold is not None and threshold > 1:  # a dial's that no probability reaches
         rule = "always thinks"
     on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        make_server(app).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; raises UserError if it cannot be had."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
         raise UserError(f"cannot listen on {host} port {port}: {reason}; give another --host or --port") from None
+    # Connections inherit it. Without it, small pieces wait for the acknowledgement of earlier ones, some 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening

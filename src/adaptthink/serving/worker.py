@@ -1,75 +1,82 @@
-"""The one thread that generates: all waiting requests are completed as one batch.
-
-Requests that arrive during a batch wait for the next one. A request's completions are returned as soon as they end.
-"""
+"""The one thread that generates, and how what it generates gets to the event loop."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+import asyncio
+from queue import SimpleQueue
 from threading import Thread
 
 from adaptthink.engines.base import Engine
-from adaptthink.modes import ThinkTemplate
-from adaptthink.sampling.responses import PromptCompletions, PromptRequest, complete_prompts
+from adaptthink.engines.continuous import ContinuousBatch
+from adaptthink.engines.jobs import Job, Runner, WholeBatches
+from adaptthink.engines.native import NativeEngine
+from adaptthink.serving.generation import CallError, Delta, Event
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request, and the future that gets its completions."""
-
-    request: PromptRequest
-    result: Future[PromptCompletions] = field(default_factory=Future)
+JOIN_SECONDS = 5.0  # an engine of batches is not interrupted; the program may end without it
+Events = asyncio.Queue[Event | Exception]
 
 
 class Worker:
-    """Completes requests on a thread of its own until it is closed; an engine belongs to one thread."""
+    """Runs jobs on a thread of its own until it is closed; an engine belongs to one thread."""
 
-    def __init__(self, engine: Engine, template: ThinkTemplate, *, seed: int = 0) -> None:
-        self.engine, self.template, self.seed = engine, template, seed
-        self.waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
+    def __init__(self, engine: Engine, *, seed: int = 0) -> None:
+        self.runner: Runner
+        if isinstance(engine, NativeEngine):
+            self.runner = ContinuousBatch(engine, seed=seed)
+        else:
+            self.runner = WholeBatches(engine, seed=seed)
+        self.inbox: SimpleQueue[Job | None] = SimpleQueue()  # None: close
+        self.outbox: list[tuple[Events, Event | Exception]] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = Thread(target=self._run, name="adaptthink-worker", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; events are delivered on the running event loop."""
+        self.loop = asyncio.get_running_loop()
         self.thread.start()
 
-    def submit(self, request: PromptRequest) -> Future[PromptCompletions]:
-        """Queue a request; return the future of its completions, or of the error that generating them raised."""
-        job = Job(request)
-        self.waiting.put(job)
-        return job.result
+    def submit(self, job: Job) -> None:
+        """Take a job; it begins at the next step."""
+        self.inbox.put(job)
+
+    def post(self, events: Events, event: Event | Exception) -> None:
+        """Put an event into a queue of the event loop, with all others of a step; called by jobs, on the thread."""
+        self.outbox.append((events, event))
+        if not isinstance(event, Delta):  # an engine of batches ends responses within a step
+            self._flush()
 
     def close(self) -> None:
-        """Complete all waiting requests, then stop."""
-        self.waiting.put(None)
-        self.thread.join()
+        """End all jobs with an error, and stop."""
+        self.inbox.put(None)
+        self.thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
-            jobs: list[Job] = []
-            job = self.waiting.get()
-            while job is not None:
-                jobs.append(job)
-                try:
-                    job = self.waiting.get_nowait()
-                except Empty:
-                    break
-            closing = job is None
-            self._complete([job for job in jobs if job.result.set_running_or_notify_cancel()])
+        while self._take_jobs():
+            try:
+                self.runner.step()
+            except Exception as error:  # noqa: BLE001  (a fault here would leave all clients waiting)
+                self.runner.fail_all(error)
+            self._flush()
+        self.runner.fail_all(CallError("the server is shutting down; call it again later", status=503))
+        self._flush()
 
-    def _complete(self, jobs: list[Job]) -> None:
-        try:
-            complete_prompts(
-                self.engine,
-                self.template,
-                [job.request for job in jobs],
-                seed=self.seed,
-                on_completed=lambda index, result: jobs[index].result.set_result(result),
-            )
-        except Exception as error:  # noqa: BLE001  (waiting callers must get any error, and the worker must go on)
-            for job in jobs:
-                if not job.result.done():
-                    job.result.set_exception(error)
+    def _take_jobs(self) -> bool:
+        """Take in the jobs that have come, and wait for one if there is nothing to do; False: close."""
+        while self.runner.idle or not self.inbox.empty():
+            job = self.inbox.get()
+            if job is None:
+                return False
+            self.runner.submit(job)
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        sent, self.outbox = self.outbox, []
+        if sent and self.loop and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(deliver, sent)
+
+
+def deliver(sent: list[tuple[Events, Event | Exception]]) -> None:
+    """Put events into their queues; called on the event loop."""
+    for events, event in sent:
+        events.put_nowait(event)

@@ -72,6 +72,17 @@ def expect(path: Path, name: str, *wanted: PathKind) -> None:
     raise UserError(f"{name}: '{path}' is {kind}, and {' or '.join(wanted)} is needed; {advice}")
 
 
+def find_run_model(name: str) -> tuple[str, str | None]:
+    """Return the model in a run's folder and the run's name; any other name as it is, with None."""
+    path = Path(name)
+    if identify(path) is not PathKind.RUN:
+        return name, None
+    model = path / INSIDE[PathKind.RUN, PathKind.MODEL]
+    if not model.is_dir():
+        raise UserError(f"'{name}' is {PathKind.RUN} without a model: its training has not ended; continue it")
+    return str(model), path.resolve().name
+
+
 def _identify_folder(folder: Path) -> PathKind:
     def has(name: str) -> bool:
         return (folder / name).is_file()

@@ -1,0 +1,129 @@
+"""Generation for many clients at once: jobs that come and go, and what runs them.
+
+A `Job` is one prompt with all that is to be generated behind it. Two classes run jobs: `ContinuousBatch` token by token
+on the native engine, `WholeBatches` in batches on any other engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from adaptthink.engines.base import Completion, Engine, Finish, Request
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One prompt, and who gets the tokens behind it.
+
+    When the prompt has been read, `begin` gets the log-probabilities of `scored_ids` as the next token, at temperature
+    1, and returns one request for each choice to generate, whose prompt is this one. `on_token` gets the choice's
+    index, the token, and with the last one why it is the last; False ends the choice. `on_error` gets what ended the
+    job. All three are called between two steps of the thread that generates. `cancelled` may be set by any thread, and
+    holds from the next step on.
+    """
+
+    prompt_ids: tuple[int, ...]
+    begin: Callable[[Sequence[float]], Sequence[Request]]
+    on_token: Callable[[int, int, Finish | None], bool]
+    on_error: Callable[[Exception], None]
+    scored_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    owner: Hashable = None  # jobs of the owner with the fewest responses under way are taken first
+    cancelled: bool = False
+
+
+class Runner(Protocol):
+    """What runs jobs. All methods are for one thread."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no job."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Take a job; its owner hears of errors by `on_error`."""
+        ...
+
+    def step(self) -> None:
+        """Do a small part of the work of all jobs; never raises for what one of them did."""
+        ...
+
+    def fail_all(self, error: Exception) -> None:
+        """End all jobs with an error."""
+        ...
+
+
+class WholeBatches:
+    """Runs jobs on an engine that knows batches only: those that wait when a batch ends are the next one.
+
+    A job's choices come whole, as soon as they end. Where a batch fails, the jobs in it that have no token yet are
+    tried again, each alone.
+    """
+
+    def __init__(self, engine: Engine, *, seed: int = 0) -> None:
+        self.engine, self.seed = engine, seed
+        self.waiting: list[Job] = []
+
+    @property
+    def idle(self) -> bool:
+        """See `Runner`."""
+        return not self.waiting
+
+    def submit(self, job: Job) -> None:
+        """See `Runner`."""
+        self.waiting.append(job)
+
+    def fail_all(self, error: Exception) -> None:
+        """See `Runner`."""
+        jobs, self.waiting = self.waiting, []
+        for job in jobs:
+            job.on_error(error)
+
+    def step(self) -> None:
+        """Complete all jobs that wait; those with the same sampling settings are generated together."""
+        jobs, self.waiting = [job for job in self.waiting if not job.cancelled], []
+        for sampling in dict.fromkeys((job.temperature, job.top_p) for job in jobs):
+            self._complete([job for job in jobs if (job.temperature, job.top_p) == sampling])
+
+    def _complete(self, jobs: list[Job]) -> None:
+        started: set[Job] = set()
+        try:
+            self._generate(jobs, started)
+        except Exception as error:  # noqa: BLE001  (whatever it is, other jobs go on)
+            for job in jobs:
+                if job in started or len(jobs) == 1:
+                    job.on_error(error)
+                else:
+                    self._complete([job])
+
+    def _generate(self, jobs: list[Job], started: set[Job]) -> None:
+        owners: list[tuple[Job, int]] = []
+        requests: list[Request] = []
+        for job, logprobs in zip(jobs, self._score(jobs), strict=True):
+            for choice, request in enumerate(job.begin(logprobs)):
+                owners.append((job, choice))
+                requests.append(request)
+
+        def deliver(index: int, completion: Completion) -> None:
+            job, choice = owners[index]
+            started.add(job)
+            last = len(completion.token_ids) - 1
+            for position, token in enumerate(completion.token_ids):
+                if not job.on_token(choice, token, completion.finish if position == last else None):
+                    break
+
+        temperature, top_p = jobs[0].temperature, jobs[0].top_p
+        self.engine.generate(requests, temperature=temperature, top_p=top_p, seed=self.seed, on_finish=deliver)
+
+    def _score(self, jobs: list[Job]) -> list[Sequence[float]]:
+        """Return each job's scores; prompts with the same ids to score share one call."""
+        scores: dict[Job, Sequence[float]] = dict.fromkeys(jobs, ())
+        for ids in dict.fromkeys(job.scored_ids for job in jobs if job.scored_ids):
+            scored = [job for job in jobs if job.scored_ids == ids]
+            prompts = list(dict.fromkeys(job.prompt_ids for job in scored))
+            rows = dict(zip(prompts, self.engine.next_token_logprobs(prompts, ids), strict=True))
+            scores |= {job: rows[job.prompt_ids] for job in scored}
+        return [scores[job] for job in jobs]

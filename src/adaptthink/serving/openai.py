@@ -1,0 +1,215 @@
+"""OpenAI's dialect: /v1/chat/completions and /v1/completions, their answers and their streams."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from adaptthink.config.schema import ReasoningFormat
+from adaptthink.modes import ThinkTemplate
+from adaptthink.sampling.reading import Response
+from adaptthink.serving.calls import Call, ChatCall, TextCall, make_request, read_call
+from adaptthink.serving.generation import (
+    CallError,
+    Decided,
+    Delta,
+    Dialect,
+    Ended,
+    Event,
+    Part,
+    Usage,
+    count_usage,
+)
+
+
+def make_dialects(name: str, template: ThinkTemplate, reasoning_format: ReasoningFormat) -> list[Dialect]:
+    """Return the two routes for a model of this name; the format holds for calls that name none."""
+
+    def read_chat(body: bytes) -> ChatExchange:
+        return ChatExchange(read_call(ChatCall, body), name, template, reasoning_format)
+
+    def read_text(body: bytes) -> TextExchange:
+        return TextExchange(read_call(TextCall, body), name)
+
+    return [
+        Dialect("/v1/chat/completions", read_chat, write_error),
+        Dialect("/v1/completions", read_text, write_error),
+    ]
+
+
+def write_error(error: CallError) -> dict[str, Any]:
+    """Return an error in OpenAI's format."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, kind)
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+
+
+def make_event(content: dict[str, Any]) -> str:
+    """Return one server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+class _Exchange:
+    """What both kinds of call have in common."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, call: Call, name: str, kind: str) -> None:
+        self.call, self.request = call, make_request(call, name)
+        self.head: dict[str, Any] = {
+            "id": f"{kind}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": call.model,
+        }
+        self.decided: Decided | None = None
+        self.responses: list[Response] = []
+
+    def keep(self, event: Event) -> None:
+        """Keep what later parts of a stream need."""
+        if isinstance(event, Decided):
+            self.decided = event
+            self.head["adaptthink"] = make_decision(event)
+        elif isinstance(event, Ended):
+            self.responses.append(event.response)
+
+    def write_chunk(self, choices: list[dict[str, Any]], **others: Any) -> str:
+        """Return one chunk of a stream."""
+        return make_event(self.head | {"choices": choices} | others)
+
+    def end_stream(self) -> Iterator[str]:
+        """See `Exchange`."""
+        if self.decided and self.call.stream_options.include_usage:
+            yield self.write_chunk([], usage=self.write_usage(count_usage(self.decided, self.responses)))
+        yield "data: [DONE]\n\n"
+
+    def fail_stream(self, error: CallError) -> Iterator[str]:
+        """See `Exchange`."""
+        yield make_event(write_error(error))
+
+    def write_usage(self, usage: Usage) -> dict[str, Any]:
+        """Return token counts in OpenAI's format."""
+        return {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        }
+
+
+class ChatExchange(_Exchange):
+    """A call of /v1/chat/completions."""
+
+    def __init__(self, call: ChatCall, name: str, template: ThinkTemplate, reasoning_format: ReasoningFormat) -> None:
+        super().__init__(call, name, "chatcmpl")
+        self.inline = (call.reasoning_format or reasoning_format) == "inline"
+        self.open, self.close = f"{template.open}\n", template.close
+        self.thought: set[int] = set()  # choices that have some thinking
+        self.answered: set[int] = set()  # choices whose thinking has ended
+
+    def write(self, decided: Decided, responses: Sequence[Response]) -> dict[str, Any]:
+        """See `Exchange`."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant"} | self.write_message(response),
+                "mode": response.mode,
+                "finish_reason": response.finish,
+                "logprobs": None,
+            }
+            for index, response in enumerate(responses)
+        ]
+        usage = self.write_usage(count_usage(decided, responses))
+        answer = {"object": "chat.completion", "choices": choices, "usage": usage}
+        return self.head | answer | {"adaptthink": make_decision(decided)}
+
+    def write_message(self, response: Response) -> dict[str, Any]:
+        """Return thinking and answer, the thinking in both fields that clients read, or within the content."""
+        if not self.inline:
+            thinking = response.thinking
+            return {"content": response.answer, "reasoning": thinking, "reasoning_content": thinking}
+        text = self.open + (response.thinking or "")
+        if response.answer is not None:
+            text += self.write_close(thought=response.thinking is not None) + response.answer
+        return {"content": text}
+
+    def write_close(self, *, thought: bool) -> str:
+        """Return what stands between thinking and answer in an inline text."""
+        return ("\n" if thought else "") + self.close
+
+    def stream(self, event: Event) -> Iterator[str]:
+        """See `Exchange`."""
+        self.keep(event)
+        self.head["object"] = "chat.completion.chunk"
+        if isinstance(event, Decided):
+            start = {"content": self.open} if self.inline else {"content": ""}
+            for index in range(self.request.n):
+                yield self.write_delta(index, {"role": "assistant"} | start)
+        elif isinstance(event, Delta):
+            yield self.write_delta(event.index, self.write_text(event))
+        else:
+            response = event.response
+            if self.inline and response.answer is not None and event.index not in self.answered:
+                close = self.write_close(thought=event.index in self.thought)
+                yield self.write_delta(event.index, {"content": close})
+            yield self.write_delta(event.index, {}, finish_reason=response.finish, mode=response.mode)
+
+    def write_text(self, event: Delta) -> dict[str, Any]:
+        """Return new text as fields of a delta."""
+        if event.part is Part.THINKING:
+            self.thought.add(event.index)
+            return (
+                {"content": event.text}
+                if self.inline
+                else dict.fromkeys(("reasoning", "reasoning_content"), event.text)
+            )
+        first = event.index not in self.answered
+        self.answered.add(event.index)
+        close = self.write_close(thought=event.index in self.thought) if self.inline and first else ""
+        return {"content": close + event.text}
+
+    def write_delta(self, index: int, delta: dict[str, Any], **others: Any) -> str:
+        """Return a chunk with one choice's delta."""
+        return self.write_chunk([{"index": index, "delta": delta, "finish_reason": None} | others])
+
+    def write_usage(self, usage: Usage) -> dict[str, Any]:
+        """Return token counts with those of the thinking."""
+        details = {"completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens}}
+        return super().write_usage(usage) | details
+
+
+class TextExchange(_Exchange):
+    """A call of /v1/completions."""
+
+    def __init__(self, call: TextCall, name: str) -> None:
+        super().__init__(call, name, "cmpl")
+        self.head["object"] = "text_completion"
+
+    def write(self, decided: Decided, responses: Sequence[Response]) -> dict[str, Any]:
+        """See `Exchange`."""
+        choices = [write_choice(index, one.answer or "", one.finish) for index, one in enumerate(responses)]
+        answer = {"choices": choices, "usage": self.write_usage(count_usage(decided, responses))}
+        return self.head | answer | {"adaptthink": make_decision(decided)}
+
+    def stream(self, event: Event) -> Iterator[str]:
+        """See `Exchange`."""
+        self.keep(event)
+        if isinstance(event, Delta):
+            yield self.write_chunk([write_choice(event.index, event.text, None)])
+        elif isinstance(event, Ended):
+            yield self.write_chunk([write_choice(event.index, "", event.response.finish)])
+
+
+def write_choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
+    """Return a choice of /v1/completions."""
+    return {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
+
+
+def make_decision(decided: Decided) -> dict[str, Any]:
+    """Return how the mode was decided; "auto": the model sampled it, and each choice has its own."""
+    return {
+        "mode": decided.mode or "auto",
+        "no_think_probability": decided.no_think_probability,
+        "threshold": decided.threshold,
+    }
