@@ -772,7 +772,7 @@ def test_questions_are_taken_as_they_are_sent_and_at_most_so_many_at_once(server
 
     def answer(body):
         if len(server.calls) == 1:
-            wait_until(lambda: server.together > 1)  # the first waits until it is not alone
+            wait_until(lambda: server.most_together > 1)  # the first waits until it was not alone
         return stream({"content": body["messages"][0]["content"]})
 
     server.default = answer
