@@ -144,9 +144,10 @@ class RecordingEngine:
         self.record, self.tokenizer, self.eos_id = record, tokenizer, eos_id
 
     def generate(self, requests, *, temperature, top_p=1.0, seed=0, on_finish=None):
-        self.record("generate", list(requests), temperature, top_p, seed)
         completions = []
         for index, request in enumerate(requests):
+            # one by one: which requests a server puts into the same batch depends on the moment
+            self.record("generate", request, temperature, top_p, seed)
             draw = zlib.crc32(f"{request.stream} {seed}".encode())
             thinks = request.banned_first_ids or (not request.prefix_ids and draw % 2)
             text = "Alright\n1</think>" if thinks else "" if request.prefix_ids else "</think>"
@@ -210,7 +211,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
         record("reward seconds", seconds)
         return RewardGrader(function, 60.0)
 
-    def ask_all(endpoint, questions, on_response):
+    def ask_all(endpoint, questions, on_response, on_message):
         adapter = load_adapter(endpoint.dialect)
         record("endpoint", adapter.address(endpoint), endpoint.key_name, endpoint.concurrency, endpoint.inline_thinking)
         for index, question in enumerate(list(questions)):
