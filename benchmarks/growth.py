@@ -101,7 +101,7 @@ def run_step(point: Point) -> dict[str, Any]:
         started = time.perf_counter()
         rollouts = collect(sampler, choose_problems(problems, point.prompts, config.seed, step), config, step)
         sampled = time.perf_counter()
-        credits = credit_rollouts(rollouts, reference, config)
+        credits = credit_rollouts(rollouts, reference, config, step)
         update(model, optimizer, rollouts, credits, config, step)
         seconds.append((sampled - started, time.perf_counter() - sampled))
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
@@ -158,7 +158,7 @@ def run_problems(point: Point) -> dict[str, Any]:
         done("presample")
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step=1)
         rollouts = collect(sampler, chosen, config, step=1)
-        credit_rollouts(rollouts, reference, config)
+        credit_rollouts(rollouts, reference, config, step=1)
         done("step")
         evaluation = EvaluateConfig(max_no_think_tokens=99)
         evaluate_policy(policy, sampler, problems, ("auto",), evaluation, Path(folder) / "evaluation", Callback())

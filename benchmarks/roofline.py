@@ -63,7 +63,7 @@ def main() -> None:
         generated = sampler.clock.take()["generate_seconds"]
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]
         started = time.perf_counter()
-        credits = credit_rollouts(rollouts, reference, config)
+        credits = credit_rollouts(rollouts, reference, config, step)
         update(policy.model, optimizer, rollouts, credits, config, step)
         updated = time.perf_counter() - started
         row = {

@@ -173,7 +173,7 @@ def run_ours(model: str, work: Work, steps: int, *, sample_reference: bool = Fal
         wait_for_turn()
         started = now()
         rollouts = collect(sampler, choose_problems(problems, work.num_prompts, config.seed, step), config, step)
-        credits = credit_rollouts(rollouts, reference, config)
+        credits = credit_rollouts(rollouts, reference, config, step)
         sampled = now()
         update(policy.model, optimizer, rollouts, credits, config, step)
         prompts, responses = [one.prompt_ids for one in rollouts], [one.response_ids for one in rollouts]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -178,13 +179,15 @@ def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
     torch.testing.assert_close(make_projection(weight, bias)(states).double(), expected, **tolerance)
 
 
-@pytest.mark.parametrize("shape", [(7, 128), (3, 11, 128)])
+@pytest.mark.parametrize("shape", [(7, 128), (3, 11, 128), (1024, 128), (5, 431, 128)])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_products_of_an_update_have_values_and_gradients_of_plain_ones(shape, biased, frozen):
     torch.manual_seed(0)
     weight, grad = torch.randn(192, 128), torch.randn(*shape[:-1], 192)
     inputs = [torch.randn(shape), weight, torch.randn(192)][: 2 + biased]
+    if len(shape) == 3:  # neither contiguous
+        inputs[0], grad = inputs[0].transpose(0, 1), grad.transpose(0, 1)
 
     def run(dtype):
         own = [one.to(dtype).requires_grad_(not frozen or one is not weight) for one in inputs]
@@ -199,17 +202,35 @@ def test_products_of_an_update_have_values_and_gradients_of_plain_ones(shape, bi
     assert [one is None for one in grads] == [one is None for one in expected_grads]
     for one, other in zip(grads, expected_grads, strict=True):
         if one is not None:
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
 
 
 def test_products_of_an_update_are_onednns_in_float32_alone():
     weight = torch.randn(192, 128, requires_grad=True)
     with fast_products(weight.device):
-        fast = torch.nn.functional.linear(torch.randn(2, 128), weight)
-        double = torch.nn.functional.linear(torch.randn(2, 128).double(), weight.double())
+        fast = torch.nn.functional.linear(torch.randn(1025, 128), weight)
+        double = torch.nn.functional.linear(torch.randn(1025, 128).double(), weight.double())
         with torch.autocast("cpu", torch.bfloat16):
-            cast = torch.nn.functional.linear(torch.randn(2, 128), weight)
+            cast = torch.nn.functional.linear(torch.randn(1025, 128), weight)
     assert "_Product" in fast.grad_fn.name()
     assert "_Product" not in double.grad_fn.name() + cast.grad_fn.name()
     assert double.dtype == torch.float64
     assert cast.dtype == torch.bfloat16
+
+
+def test_products_of_an_update_meet_few_numbers_of_rows():
+    """OneDNN keeps about a megabyte for each; a training meets thousands."""
+    seen = set()
+
+    class Rows(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "_linear_pointwise" in func.name():
+                seen.add(len(args[0]))
+            return func(*args, **(kwargs or {}))
+
+    weight = torch.randn(192, 128, requires_grad=True)
+    for rows in range(513, 1025, 73):
+        with Rows(), fast_products(weight.device):
+            states = torch.randn(rows, 128, requires_grad=True)
+            torch.nn.functional.linear(states, weight).sum().backward()
+    assert seen == {1024}

@@ -1,8 +1,8 @@
 """Linear projections on a CPU by oneDNN: on an AMD processor they take half the time of PyTorch's own, which are MKL's.
 
-Generation packs the weights once (`make_projection`), an update computes with the weights as they are, gradient
-included (`fast_products`). Measured in docs/log.md. The operators are the ones that PyTorch's compiler emits for
-frozen weights; they are not public, so a build without them falls back to `F.linear`.
+Generation packs the larger weights once (`make_projection`), an update computes with all, gradient included
+(`fast_products`). Measured in docs/log.md. The operators are the ones that PyTorch's compiler emits for frozen weights;
+they are not public, so a build without them falls back to `F.linear`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from torch.overrides import TorchFunctionMode
 
 Projection = Callable[[Tensor], Tensor]
 
-PACKED_ELEMENTS = 2**14  # of a weight; smaller ones gain nothing
+PACKED_ELEMENTS = 2**16  # of a weight; for smaller ones packing hardly pays in generation, whose rows are few
 TYPICAL_ROWS = 64  # that the packing is optimised for; others work as well
+ROW_STEP = 512  # an update's rows are padded to a multiple: oneDNN keeps about a megabyte for each number that it meets
 
 
 def make_projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
     """Return x ↦ x·weightᵀ + bias for x of shape (…, in), weight (out, in)."""
     if can_pack(weight):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
-        return lambda states: multiply(states, packed, bias)
+        return lambda states: torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
     return lambda states: F.linear(states, weight, bias)
 
 
@@ -37,7 +38,14 @@ def can_pack(weight: Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and weight.numel() >= PACKED_ELEMENTS
-        and torch.backends.mkldnn.is_available()
+        and has_onednn()
+    )
+
+
+def has_onednn() -> bool:
+    """Return whether this build of PyTorch has oneDNN and its operators."""
+    return (
+        torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -48,7 +56,7 @@ def fast_products(device: torch.device) -> AbstractContextManager[object]:
 
     A backward runs outside of it, so what is computed again there (`torch.utils.checkpoint`) has to enter it itself.
     """
-    return _OneDnnProducts() if device.type == "cpu" else nullcontext()
+    return _OneDnnProducts() if device.type == "cpu" and has_onednn() else nullcontext()
 
 
 class _OneDnnProducts(TorchFunctionMode):
@@ -57,7 +65,7 @@ class _OneDnnProducts(TorchFunctionMode):
     ) -> Any:
         if func is F.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
             states, weight, bias = (*args, None)[:3]
-            if states.ndim > 1 and states.dtype == weight.dtype == torch.float32 and can_pack(weight):
+            if states.dtype == weight.dtype == torch.float32 and states.numel() >= ROW_STEP * weight.shape[1]:
                 return _Product.apply(states, weight, bias)
         return func(*args, **(kwargs or {}))
 
@@ -84,6 +92,8 @@ class _Product(torch.autograd.Function):
 
 
 def multiply(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x·weightᵀ + bias by oneDNN, of a packed weight or a plain one."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
-    return product
+    """Return x·weightᵀ + bias for x of shape (…, in), weight (out, in)."""
+    rows_NI = states.flatten(0, -2)
+    padded_MI = F.pad(rows_NI, (0, 0, 0, -len(rows_NI) % ROW_STEP))
+    product_MO = torch.ops.mkldnn._linear_pointwise(padded_MI, weight, bias, "none", [], "")
+    return product_MO[: len(rows_NI)].unflatten(0, states.shape[:-1])
