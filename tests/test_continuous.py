@@ -185,11 +185,12 @@ def test_a_prompt_is_read_once_and_a_next_turn_reads_what_is_new(native, prompts
 
 
 def test_what_is_kept_of_prompts_has_a_bound(native, prompts):
-    batch = ContinuousBatch(native, prefix_tokens=len(prompts[0]) + 1)
-    for prompt in prompts:
+    longer = [prompt * 4 for prompt in prompts]
+    batch = ContinuousBatch(native, prefix_tokens=len(longer[0]) + 1)
+    for prompt in (longer[1], longer[0], prompts[2]):
         batch.submit(Client([Request(prompt, 2, 1)]).job())
-    run(batch)
-    assert sum(map(len, batch.kept.prompts)) <= len(prompts[0]) + 1
+        run(batch)
+    assert list(batch.kept.prompts) == [longer[0]]  # the last that is worth it
 
 
 def test_a_cancelled_job_leaves_at_the_next_step(native, prompts):

@@ -321,7 +321,9 @@ class KeptPrompts:
         self.prompts: OrderedDict[tuple[int, ...], tuple[SlotCache, Tensor]] = OrderedDict()
 
     def keep(self, ids: tuple[int, ...], cache: SlotCache, logits_1V: Tensor) -> None:
-        """Keep a prompt's cache, one row, and the logits behind it."""
+        """Keep a prompt's cache, one row, and the logits behind it; a short prompt is read again as fast."""
+        if len(ids) < SHARED_TOKENS:
+            return
         self.prompts[ids] = cache, logits_1V
         self.prompts.move_to_end(ids)
         while sum(map(len, self.prompts)) > self.max_tokens:
@@ -332,7 +334,10 @@ class KeptPrompts:
         if ids in self.prompts:
             self.prompts.move_to_end(ids)
             return self.prompts[ids][0], len(ids), self.prompts[ids][1]
-        shared = {kept: min(count_shared(kept, ids), len(ids) - 1) for kept in self.prompts}
+        start = ids[: min(SHARED_TOKENS, len(ids) - 1)]
+        shared = {
+            kept: min(count_shared(kept, ids), len(ids) - 1) for kept in self.prompts if kept[: len(start)] == start
+        }
         best = max(shared, key=shared.__getitem__, default=())
         if shared.get(best, 0) < SHARED_TOKENS:
             return None
