@@ -28,7 +28,7 @@ from adaptthink.benchmark.claims import Claim, Part, check_claims
 from adaptthink.benchmark.entries import ENTRIES, SLOW, Entry, Family, Knob, list_entries
 from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
 from adaptthink.benchmark.measure import About, Result, compare_with_main, measure
-from adaptthink.benchmark.runs import OWN, Found, rank, read_entry, read_values, tune
+from adaptthink.benchmark.runs import OWN, Found, count_reference_tokens, rank, read_entry, read_values, tune
 from adaptthink.cli import bench as bench_jobs
 from adaptthink.cli.bench import Plan, bench_job, make_design
 from adaptthink.config.resolve import resolve
@@ -127,7 +127,7 @@ def test_every_listed_entry_has_settings_that_its_method_accepts(tmp_path):
     recipe = resolve("train", TrainConfig, recipes=recipes)
     offline = Plan(tmp_path, make_design(recipes, None), recipe).write_offline_recipe()
     for entry in list_entries():
-        stored = entry.family is Family.OFFLINE
+        stored = entry.is_offline
         for value in entry.values if entry.is_trained and not entry.merges else ():
             words = entry.list_flags(value, recipe)
             flags = {flag[2:].replace("-", "_"): word for flag, word in zip(words[::2], words[1::2], strict=True)}
@@ -297,6 +297,19 @@ def test_stages_follow_from_each_other(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+def test_forced_responses_in_the_store_count_for_those_who_train_on_them(tmp_path):
+    row = {"id": "1", "tokens": [30, 50], "no_think": {"verdicts": ["correct"] * 2, "responses": [[1] * 7, [1] * 9]}}
+    store = tmp_path / "0.jsonl"
+    store.write_text(json.dumps({"settings": {}}) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
+    assert count_reference_tokens(store, no_think=False) == 80
+    assert count_reference_tokens(store, no_think=True) == 96
+    by_name = {one.name: one for one in ENTRIES}
+    assert [name for name, one in by_name.items() if one.needs_no_think] == ["rft_mixthinking", "rft_no_think"]
+    assert not by_name["rft_no_think"].is_ranked  # it is there for another's sake
+    assert by_name["dast"].is_offline
+    assert not by_name["merging"].is_offline
+
+
 # ---- claims and the page ---------------------------------------------------------------------------------------------
 
 
@@ -365,7 +378,8 @@ def made_up(run):
     for seed in (0, 1, 2):
         store = run / "references" / f"{seed}.jsonl"
         store.parent.mkdir(exist_ok=True)
-        store.write_text('{"settings": {}}\n' + '{"id": "a", "tokens": [10, 20], "no_think_tokens": [5]}\n' * 2)
+        row = {"id": "a", "tokens": [10, 20], "no_think": {"verdicts": ["wrong"], "responses": [[1] * 5]}}
+        store.write_text('{"settings": {}}\n' + f"{json.dumps(row)}\n" * 2, encoding="utf-8")
     return found, original
 
 
@@ -402,7 +416,11 @@ def test_the_page_shows_the_numbers_and_keeps_what_else_it_holds(tmp_path):
     auto = rows["adaptthink"].sets[OWN].modes["auto"]
     assert (auto.accuracy.estimate, sorted(auto.by_seed)) == (1.0, [0, 1, 2])
     assert {level: one.no_think for level, one in auto.by_level.items()} == {"1": 1.0, "5": 0.0}
-    assert (rows["gap"].spent.reference, rows["gap"].spent.rollouts, rows["gap"].spent.tuning) == (70, 200, 0)
+    assert (rows["gap"].spent.reference, rows["gap"].spent.rollouts, rows["gap"].spent.tuning) == (
+        60,
+        200,
+        0,
+    )  # gap uses no forced ones
     assert rows["original"].spent is None
     page = tmp_path / "page.md"
     page.write_text("# A page\n\nBy hand.\n\n## Results on tiny\n\nold\n\n## Results on other\n\nkept\n")

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.training.methods import list_methods
+from adaptthink.training.methods import list_methods, load_method
+from adaptthink.training.offline import Offline
 
 MAIN = "adaptthink"  # which every other entry is compared with
 ORIGINAL = "original"
@@ -57,6 +58,23 @@ class Entry:
     folder: str = ""  # of its runs, if not named after it
 
     @property
+    def method(self) -> str:
+        """The name of the method that it trains by."""
+        words = f"{self.flags} {self.knob.flags if self.knob else ''}".split()
+        return next((word.partition(":")[0] for flag, word in pairwise(words) if flag == "--method"), MAIN)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it trains on the responses in the reference store."""
+        return self.is_trained and not self.merges and load_method(self.method).from_store
+
+    @property
+    def needs_no_think(self) -> bool:
+        """Whether it trains on forced no_think responses in the reference store."""
+        method = load_method(self.method) if self.is_offline else None
+        return isinstance(method, Offline) and method.needs_no_think
+
+    @property
     def is_trained(self) -> bool:
         """Whether a `train` command makes it."""
         return self.family is not Family.UNTRAINED
@@ -89,11 +107,11 @@ class Entry:
             flags += self.knob.flags.format(value).split()
         if self.merges:
             return tuple(flags)
-        is_offline = self.family is Family.OFFLINE  # which takes all stored responses to a problem
-        samples = config.reference_samples if is_offline else max(self.samples, config.samples_per_problem)
+        stored = config.reference_samples  # of which an offline method takes all
+        samples = stored if self.is_offline else max(self.samples, config.samples_per_problem)
         if samples != config.samples_per_problem:
             responses = config.samples_per_problem * config.problems_per_step
-            flags += [] if is_offline else ["--samples-per-problem", f"{samples}"]
+            flags += [] if self.is_offline else ["--samples-per-problem", f"{samples}"]
             flags += ["--problems-per-step", f"{max(1, responses // samples)}"]
         return (*flags, "--steps", f"{self.count_steps(config)}")
 
@@ -138,7 +156,7 @@ ENTRIES = (
     Entry("overthink", "OverThink", OFFLINE, "arXiv 2412.21187", SLOW,
           knob=Knob("β", "--method overthink:beta={}", (1.0, 2.0, 5.0))),
     Entry("dast", "DAST", OFFLINE, "arXiv 2503.04472", SLOW,
-          knob=Knob("δ", "--method dast:share={}", (0.0, 0.15, 0.3))),
+          knob=Knob("share dropped", "--method dast:share={}", (0.0, 0.15, 0.3))),
     Entry("o1_pruner", "O1-Pruner", OFFLINE, "arXiv 2501.12570",
           knob=Knob("λ", "--method o1_pruner:accuracy={}", (0.0, 2.0, 5.0))),
     Entry("merging", "model merging", OFFLINE, "arXiv 2503.20641", base="rft_no_think", merges=True,
@@ -152,7 +170,7 @@ ENTRIES = (
           "--ratio sequence --schedule constant", steps=0.36),
     Entry("ratio_token", "AdaptThink with a ratio for each token", ABLATION, "–",
           "--ratio token --schedule constant", steps=0.36),
-    Entry("rft_no_think", "tuned on no_think answers alone", OFFLINE, "–", "--method rft_mixthinking:margin=1"),
+    Entry("rft_no_think", "tuned on no_think answers alone", ABLATION, "–", "--method rft_mixthinking:margin=1"),
     Entry("gap_half", "gap objective, half of the steps", ABLATION, "docs/gap.md", GAP, samples=4, steps=0.5),
     Entry("gap_no_pull", "gap objective without pull", ABLATION, "docs/gap.md", f"{GAP}:pull=0", samples=4),
     *(Entry(f"delta_{delta:g}", f"AdaptThink, δ = {delta:g}", ABLATION, "arXiv 2505.13417", f"--delta {delta:g}")
@@ -175,12 +193,10 @@ def list_entries(names: Iterable[str] = ()) -> list[Entry]:
 
 def is_installed(entry: Entry) -> bool:
     """Return whether the methods that an entry trains with are there."""
-    words = entry.list_flags(entry.default, TrainConfig())
-    methods = [word.partition(":")[0] for flag, word in pairwise(words) if flag == "--method"]
     base = next((one for one in ENTRIES if one.name == entry.base), None)
-    return set(methods) <= set(list_methods()) and (base is None or is_installed(base))
+    return entry.method in list_methods() and (base is None or is_installed(base))
 
 
 def needs_responses(entries: Sequence[Entry]) -> bool:
     """Return whether an entry trains on the responses in the reference store."""
-    return any(one.family is Family.OFFLINE for one in entries)
+    return any(one.is_offline for one in entries)

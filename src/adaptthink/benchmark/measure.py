@@ -291,7 +291,7 @@ def count_spent(run: Path, one: Found, reported: Mapping[str, Found]) -> Spent:
     others = [value for value in one.entry.values if value != one.value]
     first = next(iter(one.seeds))
     return Spent(
-        reference=fmean(map(count_reference_tokens, stores)),
+        reference=fmean(count_reference_tokens(store, no_think=one.entry.needs_no_think) for store in stores),
         rollouts=fmean(map(count_rollout_tokens, folders.values())),
         base=base.reference + base.rollouts if base else 0.0,
         tuning=float(sum(count_rollout_tokens(choose_folder(run, one.entry, value, first)) for value in others)),

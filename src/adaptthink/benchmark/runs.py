@@ -166,9 +166,11 @@ def read_rewards(store: Path) -> dict[str, float]:
     return {one.id: one.reward for one in references if one.reward is not None}
 
 
-def count_reference_tokens(store: Path) -> int:
-    """Return the tokens that were sampled for a reference store, in whatever mode."""
-    return sum(sum(values) for row in read_rows(store) for name, values in row.items() if name.endswith("tokens"))
+def count_reference_tokens(store: Path, *, no_think: bool) -> int:
+    """Return the tokens that were sampled for a reference store; with `no_think`, for its forced responses too."""
+    forced = (row["no_think"]["responses"] for row in read_rows(store) if no_think and "no_think" in row)
+    unconstrained = sum(sum(row["tokens"]) for row in read_rows(store))
+    return unconstrained + sum(len(token_ids) for responses in forced for token_ids in responses)
 
 
 def read_rows(store: Path) -> Iterator[dict[str, Any]]:

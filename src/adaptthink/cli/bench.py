@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from adaptthink import api
 from adaptthink.benchmark.budget_forcing import make_budget_responder
-from adaptthink.benchmark.entries import KEEP, ORIGINAL, Entry, Family, list_entries, needs_responses
+from adaptthink.benchmark.entries import KEEP, ORIGINAL, Entry, list_entries, needs_responses
 from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
 from adaptthink.benchmark.measure import About, Result, measure
 from adaptthink.benchmark.runs import (
@@ -146,8 +146,7 @@ class Plan:
         """One training, or the merging of two models, and the evaluations of its model."""
         folder = choose_folder(self.run, entry, value, seed)
         done = folder.with_suffix(".json")
-        is_offline = entry.family is Family.OFFLINE
-        recipes = (f"{self.write_offline_recipe()}",) if is_offline else self.design.recipes
+        recipes = (f"{self.write_offline_recipe()}",) if entry.is_offline else self.design.recipes
         flags = (*PROBES, *self.list_problems(), *entry.list_flags(value, self.config), "--seed", f"{seed}")
         if entry.base:
             [base] = (one for one in list_entries([entry.base]) if one.name == entry.base)
