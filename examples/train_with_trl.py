@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         print(metrics)
-    trainer.accelerator.end_training()  # ends the process group: a process that exits in one may be aborted
+    trainer.end_training()  # ends the process group: a process that exits in one may be aborted
 
 
 def adapters(rank: int) -> object | None:

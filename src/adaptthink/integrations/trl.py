@@ -11,6 +11,7 @@ the method does not have; each is refused by name. Training forces modes; evalua
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections import deque
@@ -521,6 +522,17 @@ class AdaptThinkTrainer(GRPOTrainer):
 
     def _text(self, rollout: Rollout) -> str:
         return decode(self.processing_class, rollout.response_ids)
+
+    def end_training(self) -> None:
+        """End the process group, the last thing that a process does with the trainer.
+
+        The wrapped model holds the group, and a process that exits with one that is held may be aborted. So that is
+        given up first; the weights stay in `model`.
+        """
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()  # the wrapped model is in reference cycles
+        self.accelerator.end_training()
 
     def _keep_texts(self, rollouts: Sequence[Rollout], credits: Sequence[Credit]) -> None:
         """Give TRL what its table of completions shows (`log_completions`)."""
