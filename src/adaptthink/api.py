@@ -744,7 +744,7 @@ def find_threshold(
     """Do what `choose_threshold` does; None where neither is given and the model's folder has no certified dial."""
     if threshold is None and dial is None:
         path = Path(policy.name) / STORED
-        if policy.name == "tiny" or not path.is_file():
+        if policy.name in EMBEDDED or not path.is_file():
             return None
         dial = read_dial(path)
         if not dial.threshold.certified:
