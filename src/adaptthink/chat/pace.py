@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: a refusal for too many calls pauses all questions, and halves their rate."""
+"""How fast questions are sent to an endpoint: a refusal for too many calls pauses all, and halves their rate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Pace:
                 return clock()
 
     def slow_down(self, sent: float, retry_after: float | None) -> bool:
-        """Take that a question that was sent at `sent` was refused; return whether it should be asked again.
+        """Take that a question that was sent at `sent` was refused; return whether to send it again.
 
         `retry_after` is the wait in seconds that the endpoint requests, if it does.
         """

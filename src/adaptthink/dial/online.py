@@ -40,13 +40,13 @@ THRESHOLDS = (0.9999, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class OnlineDecision:
-    """The mode of one request, and how it was drawn."""
+    """The mode of one request, and how it was sampled."""
 
     number: int  # by which feedback names the request
     mode: Mode
     no_think_probability: float
     threshold: float  # in use at the time; ALWAYS_THINK if none
-    mode_probability: float  # with which this mode was drawn
+    mode_probability: float  # with which this mode was sampled
     explored: bool  # whether it is the other mode than the threshold's
 
 
@@ -56,7 +56,7 @@ class Waiting:
 
     number: int
     bin: int
-    step: int  # the policy in use when its mode was drawn
+    step: int  # the policy in use when its mode was sampled
     mode: Mode
     closed: bool = False
     correct: float | None = None  # None: no feedback
@@ -367,8 +367,8 @@ def bound_losses(policies: Array, step: int) -> Array:
 def estimate_gain(counts: Bin, mode: Mode, correct: float, no_think: float) -> float:
     """Estimate how much more often thinking is right than a direct answer, from an answer in one mode.
 
-    Unbiased where the mode was drawn with the probability `no_think`, whatever the guesses: they only take away spread
-    (augmented inverse-propensity weights, Robins et al. 1994). At most 1 over the lesser of the two probabilities.
+    Unbiased where the mode was sampled with the probability `no_think`, whatever the guesses, which narrow the spread
+    only (augmented inverse-propensity weights, Robins et al. 1994). At most 1 over the lesser of the two probabilities.
     """
     think, direct = counts.think.guess, counts.no_think.guess
     if mode is Mode.THINK:

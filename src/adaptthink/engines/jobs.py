@@ -44,7 +44,7 @@ class Runner(Protocol):
         ...
 
     def submit(self, job: Job) -> None:
-        """Take a job; its owner hears of errors by `on_error`."""
+        """Take a job; errors are passed to its `on_error`."""
         ...
 
     def step(self) -> None:

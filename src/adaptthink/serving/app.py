@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 2**20
 CLIENT_SECONDS = 30.0  # for a body to come, and for a client to take what is sent
 QUIET_SECONDS = 15.0  # after which a stream without news gets a comment, that nothing on the way closes it
-RETRY_SECONDS = 1  # that clients are asked to wait where there are too many
+RETRY_SECONDS = 1  # of the Retry-After header, where there are too many requests
 PREPARING = 2  # threads that parse and encode
 LEFT = 499  # the status in the metrics for a client that left
 

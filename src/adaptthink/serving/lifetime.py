@@ -1,4 +1,4 @@
-"""uvicorn with two habits of its own: it drains when it is told to end, and closes connections that send nothing."""
+"""uvicorn with two habits of its own: it drains at the first SIGTERM, and closes connections that send nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adaptthink.serving.app import State
 
-DRAIN_SECONDS = 30.0  # for requests that are being answered when the server is told to end
+DRAIN_SECONDS = 30.0  # for requests that are being answered when SIGTERM comes
 CLOSE_SECONDS = 2  # for what is left after that, half-sent requests for example
 HEAD_SECONDS = 15.0  # for the head of a request to come
 

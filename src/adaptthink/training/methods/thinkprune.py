@@ -4,7 +4,7 @@ A response earns 1 if it is correct within the cap; the advantage is GRPO's, the
 The cap is 2, 1.5 and 1 times `last_cap`, a third of the training each: the paper's rounds of 4000, 3000, 2000 tokens.
 
 From the official scripts. Transplanted: one training with one optimiser, where the paper begins each round anew from a
-checkpoint that it picked; the cap is not told in the prompt. The paper generates up to the cap only. Here responses go
+checkpoint that it picked; the prompt does not name the cap. The paper generates up to the cap only. Here responses go
 on, so tokens behind it get no credit and count nowhere. Left out: KL to the round's first model (0.001), entropy bonus.
 """
 
