@@ -82,7 +82,7 @@ def test_what_came_before_a_failure_is_kept(run, server, tmp_path):
     assert status == 2
     assert "key expired" in err
     kept = (tmp_path / "e/samples.jsonl").read_text().splitlines()
-    assert 5 <= len(kept) <= 7
+    assert 5 <= len(kept) <= 8  # two questions are in flight: the other one may still be answered
     server.calls.clear()
     assert evaluate(run, server, "--switch", "enable_thinking", "--modes", "think")[0] == 0
     assert len(server.calls) == 10 - len(kept)
