@@ -27,5 +27,7 @@ GROUPS = {
         "dialect", "switch", "key_variable", "concurrency", "effort", "no_think_effort", "budget_tokens",
         "completion_cap", "inline_thinking", "server_sampling", "price_input", "price_output",
     ),
-    "Server": ("name", "api_key", "max_requests", "threads"),
+    "Server": ("name", "api_key", "max_requests", "threads", "online_state", "online_tolerance",
+        "requests_per_minute", "log_format",
+   ),
 }  # fmt: skip

@@ -72,6 +72,7 @@ PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["constant", "stable_decay"]
 ImplicitThinking = Literal["allowed", "no_reward"]
+LogFormat = Literal["text", "json"]
 ReasoningFormat = Literal["separate", "inline"]
 RequestedMode = Literal["auto", "think", "no_think"]
 
@@ -458,6 +459,16 @@ class ServeConfig(EngineConfig):
         description="P(no_think) from which on a request in mode auto is answered without thinking, and below which "
         "with thinking; not given: the one in the model folder's adaptthink.json, else the model chooses.",
     )
+    online_state: str | None = Field(
+        None,
+        description="File of an online dial, which decides in mode auto and learns from POST /v1/feedback; made if it "
+        "is not there.",
+    )
+    online_tolerance: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        None,
+        description="Points of accuracy that the online dial may lose against always thinking; not given: the file's, "
+        "and 5 for a new one.",
+    )
     force_think: ForceThink = Field(
         ForceThink.START,
         description="How requested thinking begins: with think_start, or with any token but the no_think one (ban).",
@@ -485,14 +496,24 @@ class ServeConfig(EngineConfig):
     max_requests: Positive = Field(
         256, description="Requests accepted at the same time, those that wait included; more are refused with 429."
     )
+    requests_per_minute: Positive | None = Field(
+        None, description="Requests of one key (without keys: of one address) in a minute; more are refused with 429."
+    )
+    log_format: LogFormat | None = Field(
+        None, description="Log a line for each request to standard error, without prompts and answers; not given: none."
+    )
     threads: Positive | None = Field(
         None,
         description="Processor threads that generate; not given: PyTorch's choice, often too many on a busy machine.",
     )
 
     def unread(self) -> Iterator[Unread]:
-        """Yield the threads, where nothing is generated here."""
+        """Yield the threads, where nothing is generated here, and what a fixed or an online dial leaves unused."""
         yield from super().unread()
+        if self.online_state:
+            yield Unread(("threshold",), ("online_state",), "the online dial decides", "leave one of the two out")
+        else:
+            yield Unread(("online_tolerance",), (), "there is no online dial", "give --online-state FILE for one")
         if not self.engine.in_process:
             yield Unread(
                 ("threads",),

@@ -60,6 +60,7 @@ class Waiting:
     mode: Mode
     closed: bool = False
     correct: float | None = None  # None: no feedback
+    name: str = ""  # what the caller knows the request by
 
 
 @dataclass(slots=True)
@@ -160,6 +161,7 @@ class OnlineDial:
     patience: float = 10_000  # requests with feedback before a threshold that loses `tolerance` is withdrawn by chance
     allowance: float = 0.0  # answers that may be lost beyond the tolerance, so that use can begin without a reserve
     seed: int = 0  # of the draws; keep it from those who send requests
+    fingerprint: str = ""  # of the model that answers (`Policy.fingerprint`), for the caller to compare
     version: int = VERSION
     number: int = 0  # of requests so far
     withdrawals: int = 0
@@ -189,8 +191,11 @@ class OnlineDial:
         spare = self.tolerance * use.number + self.allowance - use.total - use.slack
         return compute_log_wealth(spare / use_scale(self), use.spread) < math.log(2 / (1 - self.confidence))
 
-    def decide(self, no_think_probability: float) -> OnlineDecision:
-        """Draw the mode of the next request. Raises UserError for what is no probability."""
+    def decide(self, no_think_probability: float, *, name: str = "") -> OnlineDecision:
+        """Draw the mode of the next request. Raises UserError for what is no probability.
+
+        A `name` is kept with the request as long as it waits for feedback.
+        """
         check_probability(no_think_probability)
         self.number += 1
         while self.waiting and self.waiting[0].number <= self.number - self.window:
@@ -199,7 +204,7 @@ class OnlineDial:
         step, position = self.step, find_bin(self.thresholds, no_think_probability)
         no_think = float(make_policies(self)[step, position])
         mode = Mode.NO_THINK if draw(self.seed, self.number) < no_think else Mode.THINK
-        self.waiting.append(Waiting(self.number, position, step, mode))
+        self.waiting.append(Waiting(self.number, position, step, mode, name=name))
         return OnlineDecision(
             self.number,
             mode,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,14 @@ from adaptthink.engines.base import NonFiniteError
 from adaptthink.engines.jobs import Job
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
+from adaptthink.serving.calls import read_body_as
+from adaptthink.serving.feedback import FeedbackCall, SharedDial, keep_stored
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
+from adaptthink.serving.limits import RateLimit
+from adaptthink.serving.logs import RequestLine, RequestLog
 from adaptthink.serving.metrics import Metrics
 from adaptthink.serving.openai import make_dialects, write_error
+from adaptthink.serving.openapi import make_document
 from adaptthink.serving.prepare import Served, make_job
 from adaptthink.serving.worker import Events, Worker
 
@@ -40,7 +46,6 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 2**20
 CLIENT_SECONDS = 30.0  # for a body to come, and for a client to take what is sent
 QUIET_SECONDS = 15.0  # after which a stream without news gets a comment, that nothing on the way closes it
-RETRY_SECONDS = 1  # of the Retry-After header, where there are too many requests
 PREPARING = 2  # threads that parse and encode
 LEFT = 499  # the status in the metrics for a client that left
 
@@ -57,6 +62,7 @@ class State:
     waiting: int = 0  # requests that have been accepted and wait for their prompt to be read
     running: int = 0
     draining: bool = False  # newcomers are refused
+    rate: RateLimit | None = None
 
     @property
     def open(self) -> int:
@@ -66,14 +72,18 @@ class State:
 
 def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     """Return the application; it starts the worker and stops it at its end. Its `state.load` is a `State`."""
-    created, state = int(time.time()), State()
+    rate = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
+    created, state, online = int(time.time()), State(rate=rate), served.online
+    dialects = make_dialects(served.name, served.template, config.reasoning_format)
+    document = make_document(dialects, keys=bool(config.api_key))
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "draining"}, 503) if state.draining else JSONResponse({"status": "ok"})
 
     async def metrics(_: Request) -> Response:
-        text = state.metrics.write(waiting=state.waiting, running=state.running)
+        report = await asyncio.to_thread(online.report) if online else None
+        text = state.metrics.write(waiting=state.waiting, running=state.running, online=report)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(_: Request) -> Response:
@@ -90,26 +100,42 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         }
         return JSONResponse({"object": "list", "data": listed})
 
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(document)
+
+    async def dial(_: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(require_online(served).describe))
+
+    async def feedback(request: Request) -> Response:
+        body = await read_body(request)
+        await asyncio.to_thread(lambda: require_online(served).give_feedback(read_body_as(FeedbackCall, body)))
+        return JSONResponse({"object": "feedback"})
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         worker.start()
+        storing = asyncio.create_task(keep_stored(online)) if online else None
         yield
+        if storing:
+            storing.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.close)
 
-    dialects = make_dialects(served.name, served.template, config.reasoning_format)
     app = Starlette(
         routes=[
             Route("/health", health),
             Route("/metrics", metrics),
+            Route("/openapi.json", openapi),
             Route("/v1/models", models),
+            Route("/v1/dial", dial),
+            Route("/v1/feedback", feedback, methods=["POST"]),
             *(
                 Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
                 for dialect in dialects
             ),
         ],
-        middleware=[Middleware(KeyCheck, keys=config.api_key)],
-        exception_handlers={HTTPException: refuse, Exception: fail},
+        middleware=[Middleware(RequestLog), Middleware(KeyCheck, keys=config.api_key)],
+        exception_handlers={HTTPException: refuse, CallError: refuse_call, Exception: fail},
         lifespan=lifespan,
     )
     app.state.load = state
@@ -132,7 +158,9 @@ class KeyCheck:
             found = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
             if any(found):
                 scope["owner"] = found.index(True)
+                scope["line"].key = found.index(True) + 1
             else:
+                scope["line"].error = "invalid_api_key"
                 message = "no valid API key; send one as 'Authorization: Bearer KEY'"
                 app = make_error(CallError(message, code="invalid_api_key", status=401))
         await app(scope, receive, send)
@@ -155,28 +183,31 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or say why not."""
+        line: RequestLine = scope["line"]
         try:
-            status = await self.answer(Request(scope, receive), send)
+            await self.answer(Request(scope, receive), line, send)
+            line.status = 200
         except CallError as error:
-            status = error.status
+            line.status, line.error = error.status, error.code
             with suppress(ClientLeftError):
                 await self.respond(make_error(error, self.dialect), scope, send)
         except (ClientLeftError, ClientDisconnect):
-            status = LEFT
-        self.state.metrics.answers[status] += 1
+            line.status = LEFT
+        self.state.metrics.answers[line.status] += 1
 
-    async def answer(self, request: Request, send: Send) -> int:
-        """Answer one request; returns the status. Raises CallError as long as nothing has been sent."""
+    async def answer(self, request: Request, line: RequestLine, send: Send) -> None:
+        """Answer one request. Raises CallError as long as nothing has been sent."""
         began = time.monotonic()
         body = await read_body(request)
-        self.check_load()
+        owner: Hashable = request.scope.get("owner", request.client and request.client.host)
+        self.check_load(owner)
         self.state.waiting += 1
         events: Events = asyncio.Queue()
-        answering = Answering(self.state, events, began)
+        answering = Answering(self.state, events, began, line)
         watcher = asyncio.create_task(watch_client(request.receive, events))
         try:
-            owner: Hashable = request.scope.get("owner", request.client and request.client.host)
             exchange, job = await self.prepare(body, events, owner)
+            line.id = exchange.request.id
             answering.job = job
             self.worker.submit(job)
             decided = await answering.take()
@@ -194,10 +225,9 @@ class Endpoint:
         finally:
             watcher.cancel()
             answering.close()
-        return 200
 
-    def check_load(self) -> None:
-        """Raise CallError where no request is accepted."""
+    def check_load(self, owner: Hashable) -> None:
+        """Raise CallError where no request is accepted, or none of this client."""
         if self.state.draining:
             raise CallError("the server is shutting down; call it again later", status=503)
         if self.state.open >= self.config.max_requests:
@@ -205,6 +235,14 @@ class Endpoint:
                 f"{self.state.open} requests are being answered or wait, and no more are accepted; call again later",
                 code="rate_limit_exceeded",
                 status=429,
+            )
+        seconds = math.ceil(self.state.rate.take(owner)) if self.state.rate else 0
+        if seconds:
+            raise CallError(
+                f"more than {self.config.requests_per_minute} requests in a minute; call again in {seconds} s",
+                code="rate_limit_exceeded",
+                status=429,
+                retry_seconds=seconds,
             )
 
     async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Job]:
@@ -246,6 +284,7 @@ class Endpoint:
                 await send_piece(send, (text for event in come for text in exchange.stream(event)))
             await send_piece(send, exchange.end_stream())
         except CallError as error:
+            answering.line.error = error.code or "server_error"
             await send_piece(send, exchange.fail_stream(error))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -262,8 +301,8 @@ class Endpoint:
 class Answering:
     """One request's events, counted as they are taken; a job that is not finished is cancelled at the end."""
 
-    def __init__(self, state: State, events: Events, began: float) -> None:
-        self.state, self.events, self.began = state, events, began
+    def __init__(self, state: State, events: Events, began: float, line: RequestLine) -> None:
+        self.state, self.events, self.began, self.line = state, events, began, line
         self.job: Job | None = None
         self.decided: Decided | None = None
         self.first = True
@@ -284,7 +323,7 @@ class Answering:
         return ready
 
     def _count(self, event: Event | Exception) -> Event:
-        metrics = self.state.metrics
+        metrics, line = self.state.metrics, self.line
         if isinstance(event, Exception):
             raise event if isinstance(event, ClientLeftError) else make_call_error(event) from event
         if isinstance(event, Decided):
@@ -292,16 +331,20 @@ class Answering:
             self.state.waiting -= 1
             self.state.running += 1
             metrics.tokens["prompt"] += event.prompt_tokens
+            line.mode, line.reason, line.prompt_tokens = event.mode or "auto", event.reason, event.prompt_tokens
         elif isinstance(event, Delta):
             if self.first:
-                metrics.observe_first_token(time.monotonic() - self.began)
+                line.first_token_seconds = round(time.monotonic() - self.began, 6)
+                metrics.observe_first_token(line.first_token_seconds)
                 self.first = False
         else:
             response, decided = event.response, self.decided
             assert decided
             metrics.decisions[response.mode, "second_look" if event.direct_tokens else decided.reason] += 1
-            metrics.tokens["thinking"] += response.thinking_tokens
-            metrics.tokens["answer"] += response.tokens - response.thinking_tokens + event.direct_tokens
+            thinking = response.thinking_tokens
+            answer = response.tokens - thinking + event.direct_tokens
+            metrics.tokens.update(thinking=thinking, answer=answer)
+            line.thinking_tokens, line.answer_tokens = line.thinking_tokens + thinking, line.answer_tokens + answer
             if decided.think_tokens is not None and response.mode is Mode.NO_THINK:
                 metrics.tokens_saved += max(0, round(decided.think_tokens) - response.tokens)
         return event
@@ -314,6 +357,13 @@ class Answering:
             self.state.running -= 1
         else:
             self.state.waiting -= 1
+
+
+def require_online(served: Served) -> SharedDial:
+    """Return the online dial; raises CallError if there is none."""
+    if served.online is None:
+        raise CallError("there is no online dial; start the server with --online-state FILE", status=404)
+    return served.online
 
 
 async def read_body(request: Request) -> bytes:
@@ -377,7 +427,7 @@ def make_call_error(error: Exception) -> CallError:
 
 def make_error(error: CallError, dialect: Dialect | None = None) -> Response:
     """Return an error in the dialect's format, default: OpenAI's."""
-    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    headers = {"Retry-After": str(error.retry_seconds)} if error.status in (429, 503) else {}
     if error.status in (408, 413):  # the rest of the body is not read
         headers["Connection"] = "close"
     content = dialect.write_error(error) if dialect else write_error(error)
@@ -388,6 +438,12 @@ async def refuse(_: Request, error: Exception) -> Response:
     """Return what starlette refuses as an error in OpenAI's format."""
     assert isinstance(error, HTTPException)
     return make_error(CallError(f"{error.detail}; see docs/serving.md for the routes", status=error.status_code))
+
+
+async def refuse_call(_: Request, error: Exception) -> Response:
+    """Return what a route without a dialect refuses."""
+    assert isinstance(error, CallError)
+    return make_error(error)
 
 
 async def fail(_: Request, error: Exception) -> Response:

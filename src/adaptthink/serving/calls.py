@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -54,6 +55,7 @@ ENDINGS = {mode.value: Controls(mode=mode.value) for mode in Mode} | {
     effort: Controls(effort=effort) for effort in get_args(Effort)
 }
 C = TypeVar("C", bound="Call")
+M = TypeVar("M", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -191,6 +193,21 @@ class TextCall(Call):
 
 def read_call(schema: type[C], body: bytes) -> C:
     """Return a call's parameters; raises CallError with the faulty parameter and the reason."""
+    given = {
+        name: value
+        for name, value in read_object(body).items()
+        if value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ())
+    }
+    return validate(schema, given)
+
+
+def read_body_as(schema: type[M], body: bytes) -> M:
+    """Return a body that must have the fields of a schema, and no others; raises CallError as `read_call` does."""
+    return validate(schema, read_object(body))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body; raises CallError for anything else."""
     try:
         values = json.loads(body)
         json.dumps(values, ensure_ascii=False).encode()
@@ -200,11 +217,11 @@ def read_call(schema: type[C], body: bytes) -> C:
         raise CallError(f"the body is not JSON: {error}; send an object") from None
     if not isinstance(values, dict):
         raise CallError("the body is not a JSON object; send one")
-    given = {
-        name: value
-        for name, value in values.items()
-        if value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ())
-    }
+    return values
+
+
+def validate(schema: type[M], given: Mapping[str, Any]) -> M:
+    """Return given fields as a schema's; raises CallError for the first faulty one."""
     try:
         return schema.model_validate(given)
     except ValidationError as error:

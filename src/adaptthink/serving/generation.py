@@ -6,10 +6,13 @@ needs no tokenizer, engine or web framework: `app.py` has the routes, `prepare.p
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
@@ -34,6 +37,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()  # texts that end an answer, and are not part of it; of a continued text, anywhere
     n: int = 1  # number of choices
     stream: bool = False  # whether events are sent as they come
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # dialects may write something and "-" or "_" before it
 
 
 class Reason(StrEnum):
@@ -42,6 +46,8 @@ class Reason(StrEnum):
     REQUEST = "request"  # it asked for the mode
     EFFORT = "effort"  # the threshold of a level that it named, or that its tolerance chose
     THRESHOLD = "threshold"  # its own, or the server's
+    ONLINE = "online"  # the online dial's threshold
+    EXPLORATION = "exploration"  # the online dial, which takes the other mode to learn from it
     MODEL = "model"  # the model samples it
 
 
@@ -157,16 +163,31 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A route: `read` takes a body, and raises CallError for one that is refused; errors have the dialect's format."""
+    """A route: `read` takes a body, and raises CallError for one that is refused; errors have the dialect's format.
+
+    `call` is the schema of a body, for the OpenAPI document; None: any object.
+    """
 
     path: str
     read: Callable[[bytes], Exchange]
     write_error: Callable[[CallError], dict[str, Any]]
+    call: type[BaseModel] | None = None
 
 
 class CallError(UserError):
-    """A call that is refused or failed, with an HTTP status; `param` and `code` are fields of OpenAI's error format."""
+    """A call that is refused or failed, with an HTTP status; `param` and `code` are fields of OpenAI's error format.
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+    `retry_seconds` is for the Retry-After header of 429 and 503.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        retry_seconds: int = 1,
+    ) -> None:
         super().__init__(message)
-        self.param, self.code, self.status = param, code, status
+        self.param, self.code, self.status, self.retry_seconds = param, code, status, retry_seconds

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+
+from adaptthink.dial.online import OnlineReport
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # upper bounds of the histogram
 
@@ -25,7 +28,7 @@ class Metrics:
         self.first_token[bisect_left(SECONDS, seconds)] += 1
         self.first_token_seconds += seconds
 
-    def write(self, *, waiting: int, running: int) -> str:
+    def write(self, *, waiting: int, running: int, online: OnlineReport | None = None) -> str:
         """Return all metrics, and the number of requests that wait for their first token, and that have one."""
         lines: list[str] = []
 
@@ -51,4 +54,18 @@ class Metrics:
         add("first_token_seconds", "histogram", "Time from arrival to the first text.", *buckets, *total)
         add("waiting_requests", "gauge", "Requests whose prompt waits or is being read.", ("", waiting))
         add("running_requests", "gauge", "Requests that are being answered.", ("", running))
+        if online:
+            add("online_threshold", "gauge", "The online dial's threshold; 2: always thinks.", ("", online.threshold))
+            held = "1: too much may have been lost, so no threshold is used."
+            add("online_held_back", "gauge", held, ("", online.held_back))
+            add("online_decisions_total", "counter", "Requests that it decided.", ("", online.requests))
+            add("online_feedback_total", "counter", "Those with feedback.", ("", online.with_feedback))
+            add("online_waiting", "gauge", "Those that wait for feedback.", ("", online.waiting))
+            add("online_withdrawals_total", "counter", "Thresholds that were withdrawn.", ("", online.withdrawals))
+            low, high = online.loss_limits
+            ends = [('{end="lower"}', low), ('{end="upper"}', high)]
+            meaning = "Limits of the mean loss so far, a share of answers, at the dial's confidence."
+            add("online_loss_limit", "gauge", meaning, *((end, limit) for end, limit in ends if math.isfinite(limit)))
+            if online.loss is not None:
+                add("online_loss", "gauge", "Estimated mean loss so far, a share of answers.", ("", online.loss))
         return "\n".join(lines) + "\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,8 +35,8 @@ def make_dialects(name: str, template: ThinkTemplate, reasoning_format: Reasonin
         return TextExchange(read_call(TextCall, body), name)
 
     return [
-        Dialect("/v1/chat/completions", read_chat, write_error),
-        Dialect("/v1/completions", read_text, write_error),
+        Dialect("/v1/chat/completions", read_chat, write_error, ChatCall),
+        Dialect("/v1/completions", read_text, write_error, TextCall),
     ]
 
 
@@ -61,7 +60,7 @@ class _Exchange:
     def __init__(self, call: Call, name: str, kind: str) -> None:
         self.call, self.request = call, make_request(call, name)
         self.head: dict[str, Any] = {
-            "id": f"{kind}-{uuid.uuid4().hex}",
+            "id": f"{kind}-{self.request.id}",
             "created": int(time.time()),
             "model": call.model,
         }

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptthink.config.schema import ServeConfig
+from adaptthink.dial.curve import ALWAYS_THINK
 from adaptthink.dial.efforts import FORCED, Level, choose_level, list_levels
 from adaptthink.dial.second_look import is_doubtful
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.jobs import Closing, Job
-from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
+from adaptthink.modes import Mode, ThinkTemplate, choose_mode, encode, encode_prompt, encode_rendered, is_rendered
 from adaptthink.sampling.requests import MaxTokens, make_seed
-from adaptthink.sampling.responses import Decision, PromptRequest, decide_mode, make_requests
+from adaptthink.sampling.responses import Decision, PromptRequest, make_requests
+from adaptthink.serving.feedback import SharedDial
 from adaptthink.serving.generation import CallError, Decided, Delta, Ended, Event, GenerationRequest, Reason
 from adaptthink.serving.streaming import ChoiceReader
 
@@ -30,9 +32,10 @@ class Served:
     tokenizer: Any
     template: ThinkTemplate
     context_tokens: int | None  # maximum of prompt and response together
-    threshold: float | None  # of mode auto; None: the model samples
+    threshold: float | None  # of mode auto; None: the model samples, or the online dial decides
     certified: bool = False  # whether the threshold is a certified dial's
     levels: tuple[Level, ...] = list_levels()  # the efforts that requests can name
+    online: SharedDial | None = None  # decides in mode auto
     closing_sentence: str = ""  # that ends a thought at its budget
     closing_ids: tuple[int, ...] = field(init=False)  # of it, of the close token, and what the template writes behind
     longest_token: int = field(init=False)  # characters
@@ -70,28 +73,20 @@ def make_job(
     plain = isinstance(request.prompt, str)
     readers: list[ChoiceReader] = []
     held: dict[int, list[Delta | Ended]] = {}  # of direct answers that may be doubtful, by choice
+    decided: Decided | None = None
 
     def begin(scores: Sequence[float]) -> list[Request]:
-        decision = decide_mode(wanted, math.exp(scores[0]) if scores else None)
-        hides = plain and decision.mode is Mode.NO_THINK  # a continued text does not show the forced marker
-        forced = len(served.template.no_think_prefix_ids) if hides else 0
-        if not readers:  # an engine of batches may try again
-            decided = Decided(
-                decision.mode,
-                decision.no_think_probability,
-                wanted.threshold,
-                len(prompt),
-                rule.reason,
-                rule.effort,
-                closing.budget if closing and decision.mode is not Mode.NO_THINK else None,
-                served.think_tokens,
-            )
+        nonlocal decided
+        if decided is None:  # an engine of batches may try again
+            decided = decide(served, request, rule, math.exp(scores[0]) if scores else None, len(prompt), closing)
             post(decided)
+        hides = plain and decided.mode is Mode.NO_THINK  # a continued text does not show the forced marker
+        forced = len(served.template.no_think_prefix_ids) if hides else 0
         readers[:] = [
             ChoiceReader(index, served.tokenizer, served.template, request.stops, plain=plain, forced=forced)
             for index in range(request.n)
         ]
-        return make_requests(served.template, wanted, decision, seed=config.seed)
+        return make_requests(served.template, wanted, Decision(decided.mode), seed=config.seed)
 
     def on_token(choice: int, token: int, finish: Finish | None) -> bool:
         reader = readers[choice]
@@ -193,8 +188,38 @@ def choose_rule(served: Served, request: GenerationRequest) -> Rule:
         )
     if effort:
         return Rule(Reason.EFFORT, threshold=levels[effort].threshold, effort=effort)
+    if served.online and request.threshold is None:
+        return Rule(Reason.ONLINE, threshold=ALWAYS_THINK)  # so that P(no_think) is computed; it has its own
     threshold = served.threshold if request.threshold is None else request.threshold
     return Rule(Reason.MODEL) if threshold is None else Rule(Reason.THRESHOLD, threshold=threshold)
+
+
+def decide(
+    served: Served,
+    request: GenerationRequest,
+    rule: Rule,
+    no_think_probability: float | None,
+    prompt_tokens: int,
+    closing: Closing | None,
+) -> Decided:
+    """Return the decision about a request, once: an online dial records it. P(no_think) is for rules that need it."""
+    mode, threshold, reason = rule.mode, rule.threshold, rule.reason
+    if threshold is not None and no_think_probability is not None:
+        mode = choose_mode(no_think_probability, threshold)
+        if reason is Reason.ONLINE and served.online:
+            drawn = served.online.decide(request.id, no_think_probability)
+            mode, threshold = drawn.mode, drawn.threshold
+            reason = Reason.EXPLORATION if drawn.explored else reason
+    return Decided(
+        mode,
+        no_think_probability,
+        threshold,
+        prompt_tokens,
+        reason,
+        rule.effort,
+        closing.budget if closing and mode is not Mode.NO_THINK else None,
+        served.think_tokens,
+    )
 
 
 def make_prompt_request(

@@ -6,7 +6,8 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from adaptthink.config.schema import ServeConfig
 from adaptthink.dial.efforts import list_levels
@@ -15,6 +16,9 @@ from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
 from adaptthink.models.loading import Policy
+
+if TYPE_CHECKING:
+    from adaptthink.serving.prepare import Served
 
 CLOSING_SENTENCE = "\n\nThis is enough thinking; I answer now.\n"
 WITH_WORDS = 1000  # tokens; the embedded models have 300, and know no words
@@ -39,7 +43,9 @@ def serve_forever(
         import uvicorn  # noqa: F401, PLC0415  (not installed everywhere)
 
         from adaptthink.serving.app import make_app  # noqa: PLC0415
+        from adaptthink.serving.feedback import open_dial  # noqa: PLC0415
         from adaptthink.serving.lifetime import make_server  # noqa: PLC0415
+        from adaptthink.serving.logs import start_log  # noqa: PLC0415
         from adaptthink.serving.prepare import Served  # noqa: PLC0415
         from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -48,24 +54,42 @@ def serve_forever(
     context = find_context_tokens(policy.model.config)
     name = config.name or PurePath(policy.name).name
     levels = list_levels(dial.efforts, dial.curve) if dial else list_levels()
-    served = Served(
-        name,
-        policy.tokenizer,
-        policy.template,
-        context,
-        threshold,
-        certified=dial is not None,
-        levels=levels,
-        closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
-    )
-    app = make_app(served, Worker(engine, seed=config.seed), config)
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
-    if threshold is not None and threshold > 1:  # a dial's that no probability reaches
-        rule = "always thinks"
-    on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
-    with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
-        make_server(app).run(sockets=[listening])
+    start_log(config.log_format)
+    with contextlib.ExitStack() as stack:
+        online = None
+        if config.online_state:
+            tolerance = None if config.online_tolerance is None else config.online_tolerance / 100
+            online = stack.enter_context(open_dial(Path(config.online_state), tolerance, policy.fingerprint))
+        served = Served(
+            name,
+            policy.tokenizer,
+            policy.template,
+            context,
+            None if online else threshold,
+            certified=dial is not None and online is None,
+            levels=levels,
+            online=online,
+            closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
+        )
+        app = make_app(served, Worker(engine, seed=config.seed), config)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        address = f"http://{host}:{listening.getsockname()[1]}/v1"
+        on_message(f"serving '{name}' at {address}\nmode auto: {describe_auto(served)}")
+        with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
+            make_server(app).run(sockets=[listening])
+
+
+def describe_auto(served: Served) -> str:
+    """Return how mode auto is decided, for people."""
+    if served.online:
+        dial = served.online.dial
+        points = f"at most {100 * dial.tolerance:g} points below always thinking"
+        return f"by the online dial, {points}; {dial.number:,} decisions so far"
+    if served.threshold is None:
+        return "sampled by the model"
+    if served.threshold > 1:  # a dial's that no probability reaches
+        return "always thinks"
+    return f"no_think from P(no_think) = {served.threshold:g} on"
 
 
 def choose_closing_sentence(num_tokens: int, config: ServeConfig) -> str:
