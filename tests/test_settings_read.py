@@ -45,6 +45,7 @@ from adaptthink.models import loading
 from adaptthink.sampling import engine as engine_module
 from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
+from adaptthink.serving import logs
 from adaptthink.training import update as update_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
@@ -70,6 +71,7 @@ OTHER = {  # a value that is not the default, for each key
     "switch": "template_thinking", "key_variable": "MY_KEY", "concurrency": 3, "effort": "high",
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
     "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
+    "online_state": "online.json", "online_tolerance": 3.0, "requests_per_minute": 4, "log_format": "json",
     "threads": 2,
 }  # fmt: skip
 OTHER_OF_PLANS = OTHER | {"dtype": "float32", "micro_batch_tokens": 50000, "model": "Qwen/Qwen3-4B"}
@@ -80,6 +82,7 @@ CONTEXT = {  # what must be set beside a key, that it may have an effect; None: 
     "lora_alpha": {"lora_rank": 4},
     "reward_seconds": {"reward": "mine:other"},
     "lora_targets": {"lora_rank": 4},
+    "online_tolerance": {"online_state": "online.json"},
     "effort": {"switch": "reasoning_effort"},
     "no_think_effort": {"switch": "reasoning_effort"},
     "budget_tokens": {"switch": "reasoning"},
@@ -239,6 +242,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
                         cut = call | {"model": names[1], "x_think": {"thinking_budget": 2}}
                         record("cut", (await client.post("/v1/chat/completions", json=cut)).json()["choices"])
                     both = await asyncio.gather(*(client.post("/v1/chat/completions", json=call) for _ in range(2)))
+                    record("dial", (await client.get("/v1/dial")).json())
                     record("statuses", sorted(answer.status_code for answer in both))
 
         asyncio.run(post())
@@ -261,6 +265,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
     monkeypatch.setattr(api, "read_stored_dial", lambda policy: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: record("threads", count))
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
+    monkeypatch.setattr(logs, "start_log", lambda log_format: record("log", log_format))
     for name in ("make_micro_batches", "checkpoint_gradients"):
         original = getattr(update_module, name)
 
