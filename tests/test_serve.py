@@ -1,5 +1,6 @@
 """The server over real HTTP: the embedded model, and scripted ones where an answer has to be known."""
 
+import json
 import math
 import socket
 import threading
@@ -243,7 +244,7 @@ def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     [request] = engine.requests
     assert answer["x_think"]["mode"] == mode
     assert request.prefix_ids == (() if mode == "auto" else template.prefix_ids(Mode(mode)))
-    assert request.banned_first_ids == ()
+    assert request.banned_first_ids == ((template.close_id,) if mode == "think" else ())  # no thought is empty
     assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")
@@ -484,3 +485,78 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"serving needs uvicorn; install it with: pip install '\.\[serve\]'"):
         api.serve("tiny", port=0)
+
+
+# What clients send beside what they mean.
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"logprobs": False, "top_logprobs": None},
+        {"tools": [], "tool_choice": "auto", "functions": [], "parallel_tool_calls": True},
+        {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": True, "use_beam_search": False},
+        {"cache_prompt": True, "typical_p": 1, "mirostat": 0, "provider": {"sort": "price"}, "usage": {}},
+        {"include_reasoning": True, "reasoning": {"exclude": False}, "verbosity": "medium"},
+    ],
+)
+def test_what_changes_nothing_is_accepted(served, more):
+    _, post = served()
+    assert post(**more).json()["choices"][0]["message"] == post().json()["choices"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"logprobs": True},
+        {"top_logprobs": 3},
+        {"tools": [{"type": "function"}]},
+        {"skip_special_tokens": False},
+        {"stop_token_ids": [3]},
+        {"typical_p": 0.9},
+        {"transforms": ["middle-out"]},
+        {"verbosity": "low"},
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_name(served, more):
+    _, post = served()
+    refused = post(**more)
+    [name] = more
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    assert "would change the answer" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("more", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}])
+@pytest.mark.parametrize("reasoning_format", ["separate", "inline"])
+def test_thinking_can_be_left_out_of_the_answer(served, more, reasoning_format):
+    _, post = served(reasoning_format=reasoning_format)
+    whole = post(model="tiny:think", **more)
+    message = whole.json()["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "5+5\n\n4;3", "reasoning": None, "reasoning_content": None}
+    assert whole.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    streamed = post(model="tiny:think", stream=True, **more).text
+    assert "Alright" not in streamed
+    assert "reasoning" not in streamed.replace("reasoning_tokens", "")
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    assert text == "5+5\n\n4;3"
+
+
+def test_earlier_answers_are_taken_as_clients_keep_them(served, tokenizer):
+    """Fields of litellm's and OpenAI's own messages; none of them gets into the prompt."""
+    engine, post = served()
+    kept = {
+        "role": "assistant", "content": "52", "refusal": None, "tool_calls": None, "function_call": None, "audio": None,
+        "reasoning_content": "secret", "thinking_blocks": [{"type": "thinking", "thinking": "secret"}],
+        "reasoning_items": [], "annotations": [], "images": [], "provider_specific_fields": {"reasoning": "secret"},
+    }  # fmt: skip
+    turns = [{**MESSAGES[0], "name": "secret"}, kept, *MESSAGES]
+    plain = [MESSAGES[0], {"role": "assistant", "content": "52"}, *MESSAGES]
+    for messages in (turns, [turns[0], {**kept, "tool_calls": []}, *MESSAGES], plain):
+        assert post(messages=messages).status_code == 200
+    assert len({request.prompt_ids for request in engine.requests}) == 1
+    assert "secret" not in tokenizer.decode(engine.requests[0].prompt_ids)
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    refused = post(messages=[MESSAGES[0], {**kept, "tool_calls": [call]}, *MESSAGES])
+    assert refused.status_code == 400
+    assert "tool_calls" in refused.json()["error"]["message"]

@@ -1,5 +1,6 @@
 """Calls made of the server's own OpenAPI document, good and bad ones: none may be answered by a fault of the server."""
 
+import asyncio
 import json
 
 import httpx2 as httpx
@@ -14,11 +15,8 @@ from waiting import WAIT_SECONDS
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import probe
 from adaptthink.serving.app import make_app
 from adaptthink.serving.feedback import open_dial
-from adaptthink.serving.openai import make_dialects
-from adaptthink.serving.openapi import make_document
 from adaptthink.serving.prepare import Served
 from adaptthink.serving.worker import Worker
 
@@ -54,8 +52,11 @@ def client(url):
 
 
 def list_operations():
-    document = make_document(make_dialects("tiny", probe(load_policy("tiny").tokenizer), "separate"), keys=False)
-    schema = schemathesis.openapi.from_dict(document)
+    policy = load_policy("tiny")
+    served = Served("tiny", policy.tokenizer, policy.template, 1024, None)
+    app = make_app(served, Worker(NativeEngine(policy.model, policy.eos_ids)), ServeConfig())
+    [openapi] = [route.endpoint for route in app.routes if route.path == "/openapi.json"]
+    schema = schemathesis.openapi.from_dict(json.loads(asyncio.run(openapi(None)).body))
     return [found.ok() for found in schema.get_all_operations()]
 
 

@@ -498,3 +498,49 @@ def test_a_dials_settings_are_the_servers_where_no_others_are_given():
     config, message = adopt_setting(ServeConfig(temperature=0.3, top_p=0.5), dial)
     assert (config.max_think_tokens, config.temperature) == (99, 0.3)
     assert message.splitlines()[1].endswith("may not hold: temperature = 0.3, certified at 1")
+
+
+# Thoughts that are requested.
+
+
+def shape_logits(server, change):
+    """Let `change(row, logits)` change what the model would sample next, row by row."""
+    runner = server.worker.runner
+    sample = runner._sample
+
+    def shaped(logits_BV):
+        for index, row in enumerate(runner.rows):
+            change(row, logits_BV[index])
+        sample(logits_BV)
+
+    runner._sample = shaped
+
+
+@pytest.mark.parametrize("force_think", ["start", "ban"])
+@pytest.mark.parametrize("ending", ["close", "end"])
+def test_a_requested_thought_is_not_empty(live, policy, force_think, ending):
+    """A model that writes white space and wants to close, or to end, as soon as it may."""
+    server = live(force_think=force_think)
+    close, blank = policy.template.close_id, policy.tokenizer.convert_tokens_to_ids("Ċ")
+    seen = []
+
+    def change(row, logits):
+        seen.append(row.position - len(row.request.prefix_ids))
+        if row.position == len(row.request.prefix_ids):
+            logits[blank] += 60
+        logits[close if ending == "close" else policy.eos_ids[0]] += 50
+
+    shape_logits(server, change)
+    answer = server.post(model="tiny:think", temperature=1, top_p=1, max_tokens=20).json()["choices"][0]
+    start = "Alright" if force_think == "start" else ""
+    assert answer["message"]["reasoning"].removeprefix(start).strip()
+    assert 1 in seen  # behind the white space it was held back as well
+    unforced = server.post(model="tiny", temperature=1, top_p=1, max_tokens=20).json()["choices"][0]
+    assert not (unforced["message"]["reasoning"] or "").strip()  # where the model chooses, it may
+
+
+def test_blank_tokens_are_those_of_white_space(policy):
+    served = Served("tiny", policy.tokenizer, policy.template, 1024, None)
+    every = range(len(policy.tokenizer))
+    assert served.blank_ids == {one for one in every if not policy.tokenizer.decode([one]).strip()}
+    assert len(served.blank_ids) > 1

@@ -52,6 +52,7 @@ class _Row:
     request: Request
     position: int = 0  # number of tokens that the response has so far
     token: int = 0  # the last of them
+    blank: bool = True  # whether there are blank tokens only behind the prefix
     closed: bool = False  # whether the thinking has ended
     closing_at: int | None = None  # the position of the first token that closes the thought, if its budget did
 
@@ -83,8 +84,11 @@ class _Row:
             and self.closing_at is not None
             and self.position == self.closing_at + len(self.job.closing.ids)
         )
-        ends = tuple(eos_ids) if self.closing or behind_close else ()
-        return ends + (self.request.banned_first_ids if self.position == len(self.request.prefix_ids) else ())
+        banned = self.request.banned_first_ids
+        if not self.blank or self.forced is not None:
+            banned = ()
+        ends = self.closing or behind_close or (banned and self.job.blank_ids)
+        return (*eos_ids, *banned) if ends else banned
 
 
 class ContinuousBatch:
@@ -196,6 +200,8 @@ class ContinuousBatch:
         """Hand over a row's token; return whether the row goes on."""
         stopped = token in self.eos_ids and row.forced is None
         row.closed = row.closed or (row.job.closing is not None and token == row.job.closing.close_id)
+        if row.position >= len(row.request.prefix_ids):
+            row.blank = row.blank and token in row.job.blank_ids
         row.token, row.position = token, row.position + 1
         full = row.position >= row.request.max_tokens
         finish = Finish.STOP if stopped else Finish.LENGTH if full else None

@@ -48,6 +48,9 @@ class Job:
     temperature: float = 1.0
     top_p: float = 1.0
     closing: Closing | None = None  # of each choice's thought; `Request.max_tokens` has room for it
+    # A request's `banned_first_ids` stay banned behind these, and no response ends there. An engine of batches bans the
+    # first token alone.
+    blank_ids: frozenset[int] = frozenset()
     owner: Hashable = None  # jobs of the owner with the fewest responses under way are taken first
     cancelled: bool = False
 

@@ -75,7 +75,6 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     rate = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
     created, state, online = int(time.time()), State(rate=rate), served.online
     dialects = make_dialects(served.name, served.template, config.reasoning_format)
-    document = make_document(dialects, keys=bool(config.api_key))
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
@@ -121,19 +120,22 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.close)
 
+    routes = [
+        Route("/health", health),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
+        Route("/v1/models", models),
+        Route("/v1/dial", dial),
+        Route("/v1/feedback", feedback, methods=["POST"]),
+        *(
+            Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
+            for dialect in dialects
+        ),
+    ]
+    calls = {dialect.path: dialect.call for dialect in dialects if dialect.call}
+    document = make_document(routes, calls | {"/v1/feedback": FeedbackCall}, keys=bool(config.api_key))
     app = Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/metrics", metrics),
-            Route("/openapi.json", openapi),
-            Route("/v1/models", models),
-            Route("/v1/dial", dial),
-            Route("/v1/feedback", feedback, methods=["POST"]),
-            *(
-                Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
-                for dialect in dialects
-            ),
-        ],
+        routes=routes,
         middleware=[Middleware(RequestLog), Middleware(KeyCheck, keys=config.api_key)],
         exception_handlers={HTTPException: refuse, CallError: refuse_call, Exception: fail},
         lifespan=lifespan,

@@ -15,7 +15,10 @@ from adaptthink.serving.generation import CallError, GenerationRequest
 
 # These change no answer: bookkeeping of clients and of other servers.
 HARMLESS = {
+    *("cache_prompt", "id_slot", "session_id", "timings_per_token"),  # llama.cpp
+    *("provider", "route", "trace", "usage"),  # OpenRouter
     "metadata",
+    "prediction",  # makes it faster where it comes true
     "priority",
     "prompt_cache_key",
     "prompt_cache_retention",
@@ -27,28 +30,54 @@ HARMLESS = {
 }
 # These would change an answer; each with the values that do not.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "bad_words": ([],),
     "best_of": (1,),
+    "continue_final_message": (False,),
+    "detokenize": (True,),
+    "dry_multiplier": (0,),
+    "early_stopping": (False,),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none",),
+    "functions": ([],),
     "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
     "logit_bias": ({},),
     "logprobs": (False, 0),
     "min_p": (0,),
     "min_tokens": (0,),
+    "mirostat": (0,),
     "modalities": (["text"],),
+    "n_probs": (0,),
     "parallel_tool_calls": (False, True),  # without tools
+    "plugins": ([],),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (False, True),  # there are none
+    "stop_token_ids": ([],),
     "suffix": ("",),
+    "tfs_z": (1,),
     "tool_choice": ("none", "auto"),  # without tools
     "tools": ([],),
+    "top_a": (0,),
     "top_k": (0, -1),
     "top_logprobs": (0,),
+    "transforms": ([],),
+    "truncate_prompt_tokens": (-1,),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "xtc_probability": (0,),
 }
 
 MAX_STOPS = 64  # every new piece of text is compared with each
+Nothing = Annotated[list[Any], Field(max_length=0)]
 Stop = Annotated[str, Field(max_length=256)]
 # Endings of model names.
 ENDINGS = {mode.value: Controls(mode=mode.value) for mode in Mode} | {
@@ -68,7 +97,7 @@ class _Part(BaseModel):
 
 
 class _Turn(BaseModel):
-    """A message. The other fields of our own earlier answers are accepted and left out of the prompt."""
+    """A message. Other fields of earlier answers, as clients keep them, are left out of the prompt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +105,14 @@ class _Turn(BaseModel):
     content: list[_Part] = []
     reasoning: str = ""
     reasoning_content: str = ""
+    reasoning_details: list[Any] = []
+    reasoning_items: list[Any] = []
+    thinking_blocks: list[Any] = []
     annotations: list[Any] = []
+    provider_specific_fields: dict[str, Any] = {}
+    name: str = ""  # no chat template here writes it
+    tool_calls: Nothing = []
+    images: Nothing = []
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +155,7 @@ class _Reasoning(BaseModel):
     effort: Effort | None = None
     max_tokens: int | None = None
     enabled: bool | None = None
+    exclude: bool = False  # the thinking is not sent
 
     def read(self) -> dict[str, Controls]:
         """Return what each field says, by its name."""
@@ -173,6 +210,12 @@ class ChatCall(Call):
     thinking_budget: int | None = None
     thinking_token_budget: int | None = None  # vLLM's name
     reasoning_format: ReasoningFormat | None = None
+    include_reasoning: bool = True
+
+    @property
+    def hides_thinking(self) -> bool:
+        """Whether the thinking is not sent."""
+        return self.reasoning.exclude or not self.include_reasoning
 
     def read_controls(self, name: str) -> dict[str, Controls]:
         """See `Call`."""

@@ -35,8 +35,8 @@ def make_dialects(name: str, template: ThinkTemplate, reasoning_format: Reasonin
         return TextExchange(read_call(TextCall, body), name)
 
     return [
-        Dialect("/v1/chat/completions", read_chat, write_error, ChatCall),
-        Dialect("/v1/completions", read_text, write_error, TextCall),
+        Dialect("/v1/chat/completions", read_chat, write_error, call=ChatCall),
+        Dialect("/v1/completions", read_text, write_error, call=TextCall),
     ]
 
 
@@ -105,7 +105,8 @@ class ChatExchange(_Exchange):
 
     def __init__(self, call: ChatCall, name: str, template: ThinkTemplate, reasoning_format: ReasoningFormat) -> None:
         super().__init__(call, name, "chatcmpl")
-        self.inline = (call.reasoning_format or reasoning_format) == "inline"
+        self.hides = call.hides_thinking
+        self.inline = (call.reasoning_format or reasoning_format) == "inline" and not self.hides
         self.open, self.close = f"{template.open}\n", template.close
         self.thought: set[int] = set()  # choices that have some thinking
         self.answered: set[int] = set()  # choices whose thinking has ended
@@ -129,7 +130,7 @@ class ChatExchange(_Exchange):
     def write_message(self, response: Response) -> dict[str, Any]:
         """Return thinking and answer, the thinking in both fields that clients read, or within the content."""
         if not self.inline:
-            thinking = response.thinking
+            thinking = None if self.hides else response.thinking
             return {"content": response.answer, "reasoning": thinking, "reasoning_content": thinking}
         text = self.open + (response.thinking or "")
         if response.answer is not None:
@@ -149,7 +150,8 @@ class ChatExchange(_Exchange):
             for index in range(self.request.n):
                 yield self.write_delta(index, {"role": "assistant"} | start)
         elif isinstance(event, Delta):
-            yield self.write_delta(event.index, self.write_text(event))
+            if not (self.hides and event.part is Part.THINKING):
+                yield self.write_delta(event.index, self.write_text(event))
         else:
             response = event.response
             if self.inline and response.answer is not None and event.index not in self.answered:

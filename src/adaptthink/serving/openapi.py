@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
 from adaptthink.serving.calls import HARMLESS, NEUTRAL, Call
-from adaptthink.serving.feedback import FeedbackCall
-from adaptthink.serving.generation import Dialect
 
 STATUSES = {
     400: "The call is refused; the message says what to change.",
     401: "No valid key.",
-    404: "There is no such model, answer or route.",
+    404: "There is no such model or answer.",
     408: "The body did not come in time.",
     409: "There is feedback on this answer already.",
     413: "The body is too large.",
@@ -24,38 +24,36 @@ STATUSES = {
     500: "The server failed.",
     503: "The server is shutting down.",
 }
-ANSWERED = (400, 401, 404, 408, 413, 429, 500, 503)  # other than by 200, by routes that generate
+SUMMARIES = {
+    "/health": "Whether it takes requests.",
+    "/metrics": "Metrics for Prometheus.",
+    "/openapi.json": "This document.",
+    "/v1/dial": "What the online dial has seen.",
+    "/v1/feedback": "Say whether an answer was right.",
+    "/v1/models": "The model's names, one for each mode and effort.",
+}
+MEDIA_TYPES = {"/metrics": "text/plain"}  # others: JSON
 SCHEMA_PATH = "#/components/schemas/{model}"
 
 
-def make_document(dialects: Sequence[Dialect], *, keys: bool) -> dict[str, Any]:
-    """Return the document (OpenAPI 3.1); `keys`: whether clients need one."""
-    calls: list[type[BaseModel]] = [FeedbackCall, *(one.call for one in dialects if one.call)]
-    names, shared = models_json_schema([(call, "validation") for call in calls], ref_template=SCHEMA_PATH)
+def make_document(routes: Sequence[Route], calls: Mapping[str, type[BaseModel]], *, keys: bool) -> dict[str, Any]:
+    """Return the document (OpenAPI 3.1) of all routes; `keys`: whether clients need one.
+
+    `calls` has the schemas of bodies, by path; a stream is what `stream` in a body asks for.
+    """
+    names, shared = models_json_schema([(one, "validation") for one in calls.values()], ref_template=SCHEMA_PATH)
     schemas = shared["$defs"]
-    for call in calls:
-        if issubclass(call, Call):
-            add_lenient_parameters(schemas[call.__name__])
-    body = {call: names[call, "validation"] for call in calls}
-    generated = ("application/json", "text/event-stream")
-    paths = {
-        "/health": {"get": describe("Whether it takes requests", "health", statuses=(503,))},
-        "/metrics": {"get": describe("Metrics for Prometheus", "metrics", ("text/plain",), (401,))},
-        "/openapi.json": {"get": describe("This document", "openapi", statuses=(401,))},
-        "/v1/models": {"get": describe("The model's names, one for each mode and effort", "models", statuses=(401,))},
-        "/v1/dial": {"get": describe("What the online dial has seen", "dial", statuses=(401, 404))},
-        "/v1/feedback": {
-            "post": describe("Whether an answer was right", "feedback", statuses=(400, 401, 404, 408, 409, 413))
-            | {"requestBody": describe_body(body[FeedbackCall])}
-        },
-    } | {
-        dialect.path: {
-            "post": describe("Answer", dialect.path.strip("/").replace("/", "_"), generated, ANSWERED)
-            | {"requestBody": describe_body(body[dialect.call] if dialect.call else {"type": "object"})}
-        }
-        for dialect in dialects
-    }
-    secured: dict[str, Any] = {"security": [{"key": []}, {"header": []}]} if keys else {}
+    for schema_of in calls.values():
+        if issubclass(schema_of, Call):
+            add_lenient_parameters(schemas[schema_of.__name__])
+    paths: dict[str, Any] = {}
+    for route in routes:
+        path = re.sub(r":\w+}", "}", route.path_format)
+        for method in sorted((route.methods or {"POST"}) - {"HEAD"}):
+            call = calls.get(route.path) if method == "POST" else None
+            schema = names[call, "validation"] if call else {"type": "object"}
+            body = {"requestBody": describe_body(schema)} if method == "POST" else {}
+            paths.setdefault(path, {})[method.lower()] = describe(path, method, schemas, call) | body
     schemes = {
         "key": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -65,16 +63,29 @@ def make_document(dialects: Sequence[Dialect], *, keys: bool) -> dict[str, Any]:
         "info": {"title": "AdaptThink", "version": version("adaptthink")},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": schemes},
-    } | secured
+    } | ({"security": [{"key": []}, {"header": []}]} if keys else {})
 
 
-def describe(
-    summary: str, name: str, media_types: Sequence[str] = ("application/json",), statuses: Sequence[int] = ()
-) -> dict[str, Any]:
-    """Return an operation without parameters."""
+def describe(path: str, method: str, schemas: Mapping[str, Any], call: type[BaseModel] | None) -> dict[str, Any]:
+    """Return an operation without its body."""
+    streams = call is not None and "stream" in schemas[call.__name__]["properties"]
+    media_types = [MEDIA_TYPES.get(path, "application/json"), *(["text/event-stream"] if streams else [])]
     good = {"description": "Done.", "content": {media_type: {} for media_type in media_types}}
-    bad = {str(one): {"description": STATUSES[one], "content": {"application/json": {}}} for one in statuses}
-    return {"summary": summary, "operationId": name, "responses": {"200": good} | bad}
+    bad = {
+        str(status): {"description": meaning, "content": {"application/json": {}}}
+        for status, meaning in STATUSES.items()
+        if method == "POST" or status in (401, 404, 500, 503)
+    }
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+    return {
+        "summary": SUMMARIES.get(path, "Answer." if streams else path),
+        "operationId": f"{method.lower()}{re.sub(r'[^a-z0-9]+', '_', path)}",
+        "parameters": parameters,
+        "responses": {"200": good} | bad,
+    }
 
 
 def describe_body(schema: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from adaptthink.dial.second_look import is_doubtful
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.jobs import Closing, Job
 from adaptthink.modes import Mode, ThinkTemplate, choose_mode, encode, encode_prompt, encode_rendered, is_rendered
+from adaptthink.sampling.reading import decode
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.responses import Decision, PromptRequest, make_requests
 from adaptthink.serving.feedback import SharedDial
 from adaptthink.serving.generation import CallError, Decided, Delta, Ended, Event, GenerationRequest, Reason
 from adaptthink.serving.streaming import ChoiceReader
 
+FEW = 3  # different characters, of which white space is written in a vocabulary
 RAMP = 0.2  # of a thinking budget, over which the close token's logit rises
 
 
@@ -39,10 +41,15 @@ class Served:
     closing_sentence: str = ""  # that ends a thought at its budget
     closing_ids: tuple[int, ...] = field(init=False)  # of it, of the close token, and what the template writes behind
     longest_token: int = field(init=False)  # characters
+    blank_ids: frozenset[int] = field(init=False)  # tokens of white space
 
     def __post_init__(self) -> None:
         """Measure and use the tokenizer once."""
-        object.__setattr__(self, "longest_token", max(map(len, self.tokenizer.get_vocab())))
+        vocabulary = self.tokenizer.get_vocab()
+        few = [token_id for token, token_id in vocabulary.items() if len(set(token)) <= FEW]  # decoding all takes long
+        blank_ids = frozenset(token_id for token_id in few if not decode(self.tokenizer, [token_id]).strip())
+        object.__setattr__(self, "blank_ids", blank_ids)
+        object.__setattr__(self, "longest_token", max(map(len, vocabulary)))
         prefix, close = self.template.no_think_prefix_ids, self.template.close_id
         said = tuple(self.tokenizer.encode(self.closing_sentence, add_special_tokens=False))
         object.__setattr__(self, "closing_ids", (*said, *prefix[prefix.index(close) :]))
@@ -86,7 +93,7 @@ def make_job(
             ChoiceReader(index, served.tokenizer, served.template, request.stops, plain=plain, forced=forced)
             for index in range(request.n)
         ]
-        return make_requests(served.template, wanted, Decision(decided.mode), seed=config.seed)
+        return make_forced_requests(served, wanted, decided.mode, config.seed)
 
     def on_token(choice: int, token: int, finish: Finish | None) -> bool:
         reader = readers[choice]
@@ -110,8 +117,7 @@ def make_job(
         def begin(_: Sequence[float]) -> list[Request]:
             stream = make_seed(wanted.streams[choice], "second look")
             thought = replace(wanted, streams=(stream,), mode=Mode.THINK)
-            made = make_requests(served.template, thought, Decision(Mode.THINK), seed=config.seed)
-            return [] if job.cancelled else made
+            return [] if job.cancelled else make_forced_requests(served, thought, Mode.THINK, config.seed)
 
         def on_token(_: int, token: int, finish: Finish | None) -> bool:
             for event in again.add(token, finish):
@@ -130,9 +136,19 @@ def make_job(
         temperature=temperature,
         top_p=top_p,
         closing=closing,
+        blank_ids=served.blank_ids,
         owner=owner,
     )
     return job
+
+
+def make_forced_requests(served: Served, wanted: PromptRequest, mode: Mode | None, seed: int) -> list[Request]:
+    """Return the requests to the engine; a thought that was decided on does not end before it has some text."""
+    requests = make_requests(served.template, wanted, Decision(mode), seed=seed)
+    if mode is not Mode.THINK:
+        return requests
+    close = served.template.close_id
+    return [replace(one, banned_first_ids=tuple({*one.banned_first_ids, close})) for one in requests]
 
 
 def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[int, ...], bool]:
