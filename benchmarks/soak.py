@@ -146,7 +146,7 @@ async def send_one(
             if status != (404 if kind == "no such model" else 400):
                 tally.faults.append(f"{kind}: status {status}")
                 return
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, OSError, LookupError, ValueError) as error:
         tally.faults.append(f"{kind}: {error!r}")
         return
     tally.done[kind] += 1

@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import threading
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -24,8 +25,8 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
 from adaptthink.serving.app import make_app
-from adaptthink.serving.calls import ChatCall, read_call
-from adaptthink.serving.generation import CallError
+from adaptthink.serving.calls import HARMLESS, NEUTRAL, ChatCall, read_call
+from adaptthink.serving.generation import CallError, write_json
 from adaptthink.serving.prepare import Served
 from adaptthink.serving.worker import Worker
 
@@ -560,3 +561,17 @@ def test_earlier_answers_are_taken_as_clients_keep_them(served, tokenizer):
     refused = post(messages=[MESSAGES[0], {**kept, "tool_calls": [call]}, *MESSAGES])
     assert refused.status_code == 400
     assert "tool_calls" in refused.json()["error"]["message"]
+
+
+def test_the_page_names_all_that_is_accepted_without_an_effect():
+    page = (Path(__file__).parents[1] / "docs/serving.md").read_text(encoding="utf-8")
+    assert [name for name in (*NEUTRAL, *HARMLESS) if f"`{name}`" not in page and f"`{name} " not in page] == []
+
+
+def test_no_line_of_a_stream_is_split_by_its_text(tokenizer):
+    """U+0085, U+2028 and others are line breaks for str.splitlines, and so for clients in Python; not for streams."""
+    text = "a\x85b\u2028c\u2029d\x0be\x1cf\r\ng…é\U0001f642"
+    line = write_json({"text": text, "x": [1]})
+    assert line.splitlines() == [line]
+    assert json.loads(line) == {"text": text, "x": [1]}
+    assert "é\U0001f642" in line  # other text stays as short as it is

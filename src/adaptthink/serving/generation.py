@@ -6,8 +6,9 @@ needs no tokenizer, engine or web framework: `app.py` has the routes, `prepare.p
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from pydantic import BaseModel
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
 from adaptthink.sampling.reading import Response
+
+LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}  # JSON escapes the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,15 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     thinking_tokens: int
+
+
+def write_json(content: Mapping[str, Any]) -> str:
+    """Return one line of a stream.
+
+    Clients in Python split lines at characters that JSON leaves as they are, where the standard of server-sent events
+    has no line break; these are escaped.
+    """
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(LINE_BREAKS)
 
 
 def count_usage(decided: Decided, ended: Iterable[Ended]) -> Usage:

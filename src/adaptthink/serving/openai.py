@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from adaptthink.serving.generation import (
     Usage,
     count_usage,
     describe_decision,
+    write_json,
 )
 
 
@@ -49,7 +49,7 @@ def write_error(error: CallError) -> dict[str, Any]:
 
 def make_event(content: dict[str, Any]) -> str:
     """Return one server-sent event."""
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {write_json(content)}\n\n"
 
 
 class _Exchange:
