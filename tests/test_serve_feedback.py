@@ -143,8 +143,10 @@ def test_other_tolerances_models_and_servers_are_refused(tmp_path):
     path.write_text("{}x")
     with pytest.raises(UserError, match="holds no online dial"), open_dial(path, None, "model"):
         pass
-    with pytest.raises(UserError, match="cannot be stored"), open_dial(tmp_path, None, "model"):
-        pass
+    (tmp_path / "file").touch()
+    for bad in (tmp_path, tmp_path / "file" / "state.json"):
+        with pytest.raises(UserError, match="cannot be stored"), open_dial(bad, None, "model"):
+            pass
 
 
 def test_a_prepared_dial_is_taken_up(tmp_path):

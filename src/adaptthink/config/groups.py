@@ -27,7 +27,8 @@ GROUPS = {
         "dialect", "switch", "key_variable", "concurrency", "effort", "no_think_effort", "budget_tokens",
         "completion_cap", "inline_thinking", "server_sampling", "price_input", "price_output",
     ),
-    "Server": ("name", "api_key", "max_requests", "threads", "online_state", "online_tolerance",
-        "requests_per_minute", "log_format",
-   ),
+    "Server": (
+        "name", "api_key", "max_requests", "requests_per_minute", "threads", "online_state", "online_tolerance",
+        "log_format",
+    ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -36,7 +36,7 @@ class FeedbackCall(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    id: Annotated[str, Field(description="The answer's id.")]
+    id: Annotated[str, Field(max_length=200, description="The answer's id.")]
     correct: Annotated[
         bool | Annotated[float, Field(ge=0, le=1)] | None,
         Field(description="Whether it was right, or a share; null: that will not become known."),
@@ -132,8 +132,9 @@ def open_dial(path: Path, tolerance: float | None, fingerprint: str) -> Iterator
     `tolerance` is a share; None: the file's, and TOLERANCE for a new one. Raises UserError for another tolerance or
     another model than the file's, and for a file that cannot be read or written.
     """
-    with locked(path, f"the online dial '{path}'"):
+    with ExitStack() as stack:
         try:
+            stack.enter_context(locked(path, f"the online dial '{path}'"))
             dial = read_or_begin(path, tolerance)
             if dial.fingerprint not in ("", fingerprint):
                 raise UserError(
