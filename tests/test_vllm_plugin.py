@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_dial import FOUR, SETTING
 from test_modes import CHATML, build, from_trl, needs_trl
+from vllm_server import SETTING, store_dial
 
-from adaptthink.dial.stored import STORED, calibrate, write_dial
+from adaptthink.dial.stored import STORED
 from adaptthink.errors import UserError
 from adaptthink.integrations.vllm.markers import Markers, Opening, TextSplitter, find_markers, find_opening, split_text
 from adaptthink.integrations.vllm.steps import (
@@ -99,12 +99,6 @@ def test_settings_of_a_server():
 
 
 # ---- the dial -------------------------------------------------------------------------------------------------------
-
-
-def store_dial(folder, threshold, *, certified=True):
-    dial = calibrate(FOUR, SETTING, "set", tolerance=0.02)
-    choice = replace(dial.threshold, no_think_probability=threshold, certified=certified)
-    write_dial(folder / STORED, replace(dial, threshold=choice))
 
 
 def test_the_certified_threshold_beside_the_weights_is_taken_and_what_is_not_checked_is_said(tmp_path):
