@@ -327,7 +327,7 @@ class Slots:
 @pytest.mark.parametrize("seed", range(4))
 def test_both_model_runners_processors_do_the_same(known_template, policy, seed):
     """Random requests come and go; rows and slots differ, the logits of each request do not."""
-    from vllm.v1.sample.logits_processor import BatchUpdate
+    from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
     from adaptthink.integrations.vllm.processor import BatchProcessor, SlotProcessor, ThinkProcessor
 
@@ -343,14 +343,12 @@ def test_both_model_runners_processors_do_the_same(known_template, policy, seed)
     for _ in range(60):
         removed = [index for index in range(len(running)) if choose.random() < 0.05]
         moved = []
-        for index in sorted(removed, reverse=True):  # the last row takes the place of one that has gone
+        for index in reversed(removed):  # the last row takes the place of one that has gone
             last = running.pop()
             if index < len(running):
                 running[index] = last
-                moved.append((len(running), index, 0))
-        removed_rows = removed
-        update = BatchUpdate(batch_size=len(running), removed=removed_rows, added=[], moved=as_moves(moved))
-        first.update_state(update)
+                moved.append((len(running), index, MoveDirectionality.UNIDIRECTIONAL))
+        first.update_state(BatchUpdate(batch_size=len(running), removed=removed, added=[], moved=moved))
         free = [slot for slot in range(8) if slot not in [one[0] for one in running]]
         if free and choose.random() < 0.5:
             params, slot, generated = make_params(choose.choice(sayings)), choose.choice(free), []
@@ -369,12 +367,6 @@ def test_both_model_runners_processors_do_the_same(known_template, policy, seed)
             end = choose.choice([template.close_id, template.no_think_id, 16, 17])
             generated.append(row.argmax().item() if row.isinf().any() else end)
     assert changed > 10
-
-
-def as_moves(moved):
-    from vllm.v1.sample.logits_processor import MoveDirectionality
-
-    return [(origin, target, MoveDirectionality.UNIDIRECTIONAL) for origin, target, _ in moved]
 
 
 def test_prompts_that_are_read_in_parts_wait_for_their_end(known_template, policy):

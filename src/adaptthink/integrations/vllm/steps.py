@@ -26,7 +26,7 @@ from adaptthink.dial.guarantee import describe_limit, describe_rule
 from adaptthink.dial.stored import STORED, read_dial
 from adaptthink.errors import UserError
 from adaptthink.models.think_starts import probe_configured
-from adaptthink.modes import ANSWER, QUESTION, Message, Mode, ThinkTemplate, encode, encode_prompt, render
+from adaptthink.modes import ANSWER, QUESTION, Message, Mode, ThinkTemplate, count_shared, encode, encode_prompt, render
 
 PREFIX = "x_think_"  # of our keys in vllm_xargs
 RAMP_SHARE = 0.8  # of the budget, after which the close token is raised
@@ -112,11 +112,6 @@ def find_template(tokenizer: Any, settings: ServerSettings, threshold: float | N
     if not ending:
         raise UserError("the chat template writes nothing between the question and the decision; choose another model")
     return ServedTemplate(template, ending, lead, settings.force_think, threshold)
-
-
-def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return the number of leading tokens that are equal."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def read_threshold(folder: Path) -> tuple[float | None, str]:
@@ -231,7 +226,7 @@ class ThinkState:
             if self.mode:
                 return Force(template.no_think_id) if self.mode is Mode.NO_THINK else think
             return None if self.threshold is None else Choose(template.no_think_id, self.threshold, think)
-        mode = self.mode or template.mode_of(known(generated[self.offset : self.offset + 1]))
+        mode = self.mode or template.mode_of(require_known(generated[self.offset : self.offset + 1]))
         if self.mode or self.threshold is not None:
             forced_ids = template.no_think_prefix_ids if mode is Mode.NO_THINK else self.start_ids
             if count < len(forced_ids):
@@ -244,7 +239,7 @@ class ThinkState:
     def _limit(self, generated: Sequence[int], count: int) -> Step | None:
         """Return what keeps a thought of `count` tokens within its budget."""
         close = self.served.template.close_id
-        if self.budget is None or close in known(generated[max(self.num_read, self.offset) :]):
+        if self.budget is None or close in require_known(generated[max(self.num_read, self.offset) :]):
             self.done = True
             return None
         self.num_read = len(generated)
@@ -256,7 +251,7 @@ class ThinkState:
         return Raise(close, RAMP_NATS * (self.budget - count) / (self.budget - ramp))
 
 
-def known(tokens: Sequence[int]) -> Sequence[int]:
+def require_known(tokens: Sequence[int]) -> Sequence[int]:
     """Return tokens; raises UserError if one of them has not been copied from the device."""
     if UNKNOWN in tokens:
         raise UserError(
@@ -278,15 +273,15 @@ def begin(served: ServedTemplate, args: ThinkArgs, prompt_ids: Sequence[int], se
     start_ids = template.sample_think_prefix(seed) if served.force_think is ForceThink.START else ()
     state = ThinkState(served, mode, threshold, args.budget, 0, start_ids)
     decided = served.ending + served.lead
-    if ends_in(prompt_ids, decided):
+    if ends_with(prompt_ids, decided):
         return state
-    if served.lead and ends_in(prompt_ids, served.ending):
+    if served.lead and ends_with(prompt_ids, served.ending):
         state.offset = len(served.lead)
         return state
     found = None
-    if ends_in(prompt_ids, template.no_think_prefix_ids[template.no_think_prefix_ids.index(template.close_id) :]):
+    if ends_with(prompt_ids, template.no_think_prefix_ids[template.no_think_prefix_ids.index(template.close_id) :]):
         found = Mode.NO_THINK
-    elif ends_in(prompt_ids, decided + template.think_prefix_ids):
+    elif ends_with(prompt_ids, decided + template.think_prefix_ids):
         found = Mode.THINK
     if found is None:
         raise UserError(
@@ -300,6 +295,6 @@ def begin(served: ServedTemplate, args: ThinkArgs, prompt_ids: Sequence[int], se
     return state if found is Mode.THINK and args.budget else None
 
 
-def ends_in(tokens: Sequence[int], ending: tuple[int, ...]) -> bool:
+def ends_with(tokens: Sequence[int], ending: tuple[int, ...]) -> bool:
     """Return whether a sequence of tokens ends in these."""
     return len(tokens) >= len(ending) and tuple(tokens[len(tokens) - len(ending) :]) == ending
