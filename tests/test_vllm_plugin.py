@@ -267,6 +267,9 @@ def test_a_thought_that_has_ended_has_no_budget_any_more(tiny):
             state.take_step(generated[: _ + 1])
         for end in range(40):
             assert state.take_step([*generated, close] + [think] * end) is None
+    # A request that vLLM had put aside goes on with what it had generated.
+    state = begin(served, ThinkArgs(mode="think", budget=20), rendered(tiny, served), seed=0)
+    assert state.take_step([think, close, *[OTHER] * 25]) is None
     # The model that chose no_think has none either.
     state = begin(served, ThinkArgs(budget=3), rendered(tiny, served), seed=0)
     assert [state.take_step(([close] + [think] * 9)[:size]) for size in range(10)] == [None] * 10
@@ -332,6 +335,12 @@ def test_a_threshold_on_the_probability_at_temperature_1(times):
     assert applied(Choose(0, 0.0, Force(3)), times) == [1, 0, 0, 0]
     assert applied(Choose(0, 1.01, Force(3)), times) == [0, 0, 0, 1]
     assert applied(Choose(0, 0.16, Ban(0)), times) == pytest.approx(softmax([-math.inf, 2.0, -1.0, 0.0]))
+
+
+def test_a_probability_at_the_threshold_is_no_think():
+    logits = torch.zeros(2)
+    apply_step(logits, Choose(1, 0.5, Force(0)))
+    assert logits.softmax(-1).tolist() == [0, 1]
 
 
 def test_a_token_that_another_rule_has_excluded_can_be_forced():
