@@ -22,8 +22,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptthink.config.resolve import describe_faults, make_unknown_key_error
 from adaptthink.config.schema import ForceThink, Positive, RequestedMode, Share
-from adaptthink.dial.guarantee import describe_limit, describe_rule
-from adaptthink.dial.stored import STORED, read_dial
 from adaptthink.errors import UserError
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import ANSWER, QUESTION, Message, Mode, ThinkTemplate, count_shared, encode, encode_prompt, render
@@ -119,6 +117,10 @@ def read_threshold(folder: Path) -> tuple[float | None, str]:
 
     The fingerprint is not compared: it takes every weight as it was saved, and vLLM has them in its own layout.
     """
+    # Imported here: every vLLM beside this package loads the module, and few need the grader and SciPy behind the dial.
+    from adaptthink.dial.guarantee import describe_limit, describe_rule  # noqa: PLC0415
+    from adaptthink.dial.stored import STORED, read_dial  # noqa: PLC0415
+
     path = folder / STORED
     if not path.is_file():
         return None, ""
