@@ -53,6 +53,7 @@ def start_server(model, log, *options):
     command += ["--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
     command += ["--gpu-memory-utilization", str(MEMORY_SHARE), "--max-num-seqs", "64", *options]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", KEY_VARIABLE: KEY, "VLLM_NO_USAGE_STATS": "1"}
+    environment |= {"VLLM_LOGGING_LEVEL": "INFO"}  # which our engine in this process lowers
     with log.open("w") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
