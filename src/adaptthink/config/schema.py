@@ -26,8 +26,8 @@ MAX_FAILED_GRADES = 0.05  # share of responses
 HOW = frozenset(
     {
         "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
-        "max_concurrent_sequences", "max_failed_grades", "max_idle_steps", "max_prompt_tokens", "micro_batch_tokens", "offload",
-        "overrides", "ray_address", "rehearsal_problems", "tensor_parallel",
+        "max_concurrent_sequences", "max_failed_grades", "max_idle_steps", "max_prompt_tokens", "micro_batch_tokens",
+        "offload", "overrides", "ray_address", "rehearsal_problems", "tensor_parallel",
     }
 )  # fmt: skip
 
