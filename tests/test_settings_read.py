@@ -65,7 +65,8 @@ OTHER = {  # a value that is not the default, for each key
     "checkpoint_every": 2, "max_failed_grades": 0.0, "keep_checkpoints": 3, "nodes": 2, "gpus_per_node": 4,
     "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000, "offload": True,
     "overrides": "trainer.logger=[wandb]", "kind": "story", "top_p": 0.5, "host": "0.0.0.0", "port": 1234,
-    "name": "other", "threshold": 0.4, "reasoning_format": "inline", "chat": "http://b", "dialect": "anthropic",
+    "name": "other", "threshold": 0.4, "reasoning_format": "inline", "closing_sentence": "So:",
+    "chat": "http://b", "dialect": "anthropic",
     "switch": "template_thinking", "key_variable": "MY_KEY", "concurrency": 3, "effort": "high",
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
     "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
@@ -233,7 +234,10 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
                     for name in names:
                         call = {"model": name, "seed": 1, "messages": [{"role": "user", "content": "1+1=?"}]}
                         answer = (await client.post("/v1/chat/completions", json=call)).json()
-                        record("answer", names, answer["choices"], answer["adaptthink"])
+                        record("answer", names, answer["choices"], answer["x_think"])
+                    if names:
+                        cut = call | {"model": names[1], "x_think": {"thinking_budget": 2}}
+                        record("cut", (await client.post("/v1/chat/completions", json=cut)).json()["choices"])
                     both = await asyncio.gather(*(client.post("/v1/chat/completions", json=call) for _ in range(2)))
                     record("statuses", sorted(answer.status_code for answer in both))
 

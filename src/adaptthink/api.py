@@ -668,7 +668,7 @@ def serve(
             config, message = adopt_setting(config, dial)
             report.on_message(message)
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
-        serve_forever(policy, chosen, threshold, config, listening, report.on_message)
+        serve_forever(policy, chosen, threshold, dial, config, listening, report.on_message)
 
 
 def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:

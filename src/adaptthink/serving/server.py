@@ -9,21 +9,29 @@ from collections.abc import Callable
 from pathlib import PurePath
 
 from adaptthink.config.schema import ServeConfig
+from adaptthink.dial.efforts import list_levels
+from adaptthink.dial.stored import Dial
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
 from adaptthink.models.loading import Policy
+
+CLOSING_SENTENCE = "\n\nThis is enough thinking; I answer now.\n"
+WITH_WORDS = 1000  # tokens; the embedded models have 300, and know no words
 
 
 def serve_forever(
     policy: Policy,
     engine: Engine,
     threshold: float | None,
+    dial: Dial | None,
     config: ServeConfig,
     listening: socket.socket,
     on_message: Callable[[str], None],
 ) -> None:
     """Serve a model on a listening socket until interrupted; `on_message` gets the address and the rule.
+
+    `dial` is the certified one that the threshold is of, if it is.
 
     Raises UserError where starlette or uvicorn is not installed.
     """
@@ -39,7 +47,17 @@ def serve_forever(
         raise UserError(f"serving needs {error.name}; {advice}") from None
     context = find_context_tokens(policy.model.config)
     name = config.name or PurePath(policy.name).name
-    served = Served(name, policy.tokenizer, policy.template, context, threshold)
+    levels = list_levels(dial.efforts, dial.curve) if dial else list_levels()
+    served = Served(
+        name,
+        policy.tokenizer,
+        policy.template,
+        context,
+        threshold,
+        certified=dial is not None,
+        levels=levels,
+        closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
+    )
     app = make_app(served, Worker(engine, seed=config.seed), config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
@@ -49,6 +67,13 @@ def serve_forever(
     on_message(f"serving '{name}' at {address}/v1\nmode auto: {rule}\nopen {address}/ to try it in a browser")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         make_server(app).run(sockets=[listening])
+
+
+def choose_closing_sentence(num_tokens: int, config: ServeConfig) -> str:
+    """Return the sentence that ends a thought at its budget, for a vocabulary of so many tokens."""
+    if config.closing_sentence is not None:
+        return config.closing_sentence
+    return CLOSING_SENTENCE if num_tokens >= WITH_WORDS else ""
 
 
 def listen(host: str, port: int) -> socket.socket:
