@@ -31,11 +31,12 @@ from adaptthink.serving.worker import Worker
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: scripts/setup_browser.sh")
 
-HOSTILE = "<script>window.struck = 1</script><img src=x onerror='window.struck = 2'><b>bold</b> &amp; $\\text{<img src=x>}$"
+PLAIN = "<script>window.struck = 1</script><img src=x onerror='window.struck = 2'><b>bold</b> &amp; "
+HOSTILE = PLAIN + r"$\text{<img src=x>}$"
 EFFORTS = [
     {"name": "none", "threshold": 0.0, "tolerance": None, "accuracy": 0.61, "mean_tokens": 9.2, "no_think_share": 1.0},
-    {"name": "low", "threshold": 0.3, "tolerance": 0.02, "accuracy": 0.9, "mean_tokens": 41.0, "no_think_share": 0.55},
-    {"name": "max", "threshold": None, "tolerance": 0.0, "accuracy": 0.91, "mean_tokens": 88.0, "no_think_share": 0.0},
+    {"name": "low", "threshold": 0.3, "tolerance": 0.05, "accuracy": 0.9, "mean_tokens": 41.0, "no_think_share": 0.55},
+    {"name": "max", "threshold": 2.0, "tolerance": 0.0, "accuracy": 0.91, "mean_tokens": 88.0, "no_think_share": 0.0},
 ]
 
 
@@ -70,7 +71,13 @@ class Script:
     def __init__(self) -> None:
         self.thinking, self.answer = "First 6 times 7.\nThat is 42.", "It is \\boxed{42}."
         self.probability = 0.4
-        self.extension: dict[str, Any] | None = {"threshold": None, "certified": False, "efforts": [], "think_tokens": None}
+        self.extension: dict[str, Any] | None = {
+            "threshold": None,
+            "certified": False,
+            "efforts": [],
+            "think_tokens": None,
+        }
+        self.saved: int | None = None  # tokens, by a direct answer
         self.key: str | None = None
         self.asked: list[dict[str, Any]] = []
         self.error: str | None = None  # instead of the answer's second half
@@ -103,16 +110,19 @@ class Script:
         cut = wanted.get("threshold", (self.extension or {}).get("threshold"))
         if mode:
             decision = {"mode": mode, "reason": "request", "no_think_probability": None, "threshold": None}
+        elif wanted.get("effort") in ("none", "max"):
+            mode = "no_think" if wanted["effort"] == "none" else "think"
+            decision = {"mode": mode, "reason": "effort", "no_think_probability": None, "threshold": None}
         elif "effort" in wanted:
-            level = next(one for one in EFFORTS if one["name"] == wanted["effort"])
-            mode = "no_think" if level["threshold"] is not None and self.probability >= level["threshold"] else "think"
-            decision = {"mode": mode, "reason": "effort", "no_think_probability": self.probability, "threshold": 0.3}
+            cut = next(one["threshold"] for one in EFFORTS if one["name"] == wanted["effort"])
+            mode = "no_think" if self.probability >= cut else "think"
+            decision = {"mode": mode, "reason": "effort", "no_think_probability": self.probability, "threshold": cut}
         elif cut is None:
             decision = {"mode": "auto", "reason": "model", "no_think_probability": None, "threshold": None}
         else:
             mode = "no_think" if self.probability >= cut else "think"
             decision = {"mode": mode, "reason": "threshold", "no_think_probability": self.probability, "threshold": cut}
-        return decision | {"effort": wanted.get("effort"), "tokens_saved": None}
+        return decision | {"effort": wanted.get("effort"), "tokens_saved": self.saved if mode == "no_think" else 0}
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
         decision = self.decide(body)
@@ -126,7 +136,9 @@ class Script:
         try:
             yield chunk({"role": "assistant", "content": ""})
             yield ": a comment that keeps the connection\n\n"
-            pieces = [] if directly else [{"reasoning_content": text, "reasoning": text} for text in halve(self.thinking)]
+            pieces = (
+                [] if directly else [{"reasoning_content": text, "reasoning": text} for text in halve(self.thinking)]
+            )
             if self.held:
                 for piece in pieces[:1] or [{"content": halve(self.answer)[0]}]:
                     yield chunk(piece)
@@ -251,6 +263,17 @@ def test_the_embedded_model_answers_both_ways_side_by_side(visit, tiny):
     assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
 
 
+def test_the_slider_decides_for_the_embedded_model(visit, tiny):
+    page = visit(tiny)  # before it is trained its P(no_think) is about 0.0001
+    turn = ask(page, "8+1=?")
+    assert turn.locator(".thought").is_visible()
+    assert re.fullmatch(r"P\(no_think\) 0\.0\d+ < 0\.5", turn.locator(".why").inner_text())
+    set_slider(page, -6)
+    page.get_by_role("button", name="Answer again", exact=True).click()
+    wait_idle(page)
+    assert turn.locator(".badge:visible").count() == 1
+
+
 def test_an_example_is_answered_again_in_the_other_mode(visit, tiny):
     page = visit(tiny)
     turn = ask(page, "8+1=?")
@@ -323,7 +346,7 @@ def test_the_slider_decides(visit, script):
 
 
 def test_a_models_own_threshold_need_not_be_sent_and_comes_back(visit, script):
-    script.extension = {"threshold": 0.3, "certified": True, "efforts": [], "think_tokens": 100}
+    script.extension = {"threshold": 0.3, "certified": True, "efforts": []}
     page = visit(script.url)
     assert page.get_by_role("spinbutton", name="Threshold").input_value() == "0.3"
     assert not page.locator("#uncertified").is_visible()
@@ -336,19 +359,22 @@ def test_a_models_own_threshold_need_not_be_sent_and_comes_back(visit, script):
 
 
 def test_efforts_of_the_model_are_offered_with_what_they_cost(visit, script):
-    script.extension = {"threshold": 0.3, "certified": True, "efforts": EFFORTS, "think_tokens": 100}
+    script.extension = {"threshold": 0.3, "certified": True, "efforts": EFFORTS}
     page = visit(script.url)
-    assert [text.split("\n") for text in page.locator(".effort").all_inner_texts()] == [
-        ["Auto", "thinks where P(no_think) is below the threshold"],
-        ["Never", "answers everything directly", "61% right · 9 tokens · 100% directly"],
-        ["Low", "loses at most 2 points against always thinking", "90% right · 41 tokens · 55% directly"],
-        ["Always", "thinks about everything", "91% right · 88 tokens · 0% directly"],
+    rows = page.evaluate("[...document.querySelectorAll('.effort')].map(one => [...one.children].map(child => child.textContent))")
+    assert [row[1:] for row in rows] == [
+        ["Auto", "", "thinks below the threshold"],
+        ["Never", "61% right · 9 tokens", "answers everything directly"],
+        ["Low", "90% right · 41 tokens", "loses at most 5 points, 55% directly"],
+        ["Always", "91% right · 88 tokens", "thinks about everything"],
     ]
     for name in ("Low", "Never", "Always"):
         page.get_by_role("radio", name=name).check()
         ask(page, "6*7=?")
     assert [body["x_think"] for body in script.asked] == [{"effort": name} for name in ("low", "none", "max")]
     assert page.locator(".badge:visible").count() == 2
+    whys = ["P(no_think) 0.4 ≥ 0.3, effort low", "as requested", "as requested"]
+    assert page.locator(".why").all_inner_texts() == whys
     set_slider(page, 1)  # which takes the effort back
     assert page.get_by_role("radio", name="Auto").is_checked()
 
@@ -395,9 +421,8 @@ def test_a_models_text_is_never_markup(visit, script):
     turn = ask(page, HOSTILE)
     turn.locator("summary").click()
     assert turn.locator("script, img, b, .content *:not(math, math *)").count() == 0
-    shown = HOSTILE.split("$")[0]
     for part in (".question", ".thinking", ".content"):
-        assert shown in turn.locator(part).inner_text()
+        assert PLAIN in turn.locator(part).inner_text()
     assert "<img src=x>" in turn.locator(".content mtext").text_content().replace("\u00a0", " ")
     page.wait_for_timeout(200)
     assert page.evaluate("window.struck") is None
@@ -408,7 +433,9 @@ def test_the_browser_itself_refuses_markup_and_other_servers(visit, script):
     with pytest.raises(api.Error, match="TrustedHTML"):
         page.evaluate("document.body.innerHTML = '<b>x</b>'")
     assert page.evaluate("fetch('http://127.0.0.1:9').catch(error => error.name)") == "TypeError"
-    page.evaluate("document.body.append(Object.assign(document.createElement('style'), {textContent: 'body {color: red}'}))")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('style'), {textContent: 'body {color: red}'}))"
+    )
     assert page.evaluate("getComputedStyle(document.body).color") != "rgb(255, 0, 0)"
     refused = [one for one in page.complaints if "Content Security Policy" in one or "TrustedHTML" in one]
     assert len(refused) >= 3
@@ -433,7 +460,6 @@ def test_a_conversation_goes_along_and_another_begins(visit, script, monkeypatch
 
 
 def test_savings_are_the_servers_else_a_thoughts_mean_length(visit, script):
-    script.extension["threshold"] = 0.5
     page = visit(script.url)
     script.probability = 0.9
     ask(page, "one")
@@ -448,6 +474,10 @@ def test_savings_are_the_servers_else_a_thoughts_mean_length(visit, script):
     turn.get_by_role("button", name="Answer again, thinking").click()  # which saves nothing after all
     wait_idle(page)
     assert (share.inner_text(), tokens.inner_text()) == ("1 of 3", "24")
+    script.saved = 1300
+    ask(page, "four")
+    assert (share.inner_text(), tokens.inner_text()) == ("2 of 4", "1,324")
+    assert page.locator("#saved-seconds").inner_text() not in ("–", "0")
 
 
 def test_a_key_is_asked_for(visit, script):
@@ -527,7 +557,7 @@ def test_everything_works_by_keyboard(visit, script):
 
 @pytest.mark.parametrize("width", ["desk", "phone"])
 def test_everything_has_a_name(visit, script, width):
-    script.extension = {"threshold": 0.3, "certified": True, "efforts": EFFORTS, "think_tokens": 100}
+    script.extension = {"threshold": 0.3, "certified": True, "efforts": EFFORTS}
     page = visit(script.url, DESK if width == "desk" else PHONE)
     if width == "phone":
         page.get_by_role("button", name="When to think").click()
@@ -640,13 +670,23 @@ def test_half_of_a_text_shows_no_half_commands(visit, script, text, expected):
     assert visit(script.url).evaluate(WRITE, [text, True]) == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{" * 50_000, r"\boxed{" * 20_000, r"$\sqrt" * 20_000, "$" + r"\sqrt" * 50_000 + "$", "$" + "{" * 50_000 + "}" * 50_000 + "$",
-     "\\(" * 50_000, "`" * 100_001, "**a" * 50_000, "$x^" * 30_000, r"\frac{" * 3_000, "$$" * 50_001,
-     "$" + r"\left(" * 10_000 + "$"],
-    ids=range(12),
-)  # fmt: skip
+HOSTILE_FORMULAS = {
+    "groups": "{" * 50_000,
+    "boxes": r"\boxed{" * 20_000,
+    "fractions": r"\frac{" * 3_000,
+    "dollars": "$$" * 50_001,
+    "roots between dollars": r"$\sqrt" * 20_000,
+    "roots": "$" + r"\sqrt" * 50_000 + "$",
+    "closed groups": "$" + "{" * 50_000 + "}" * 50_000 + "$",
+    "fences": "$" + r"\left(" * 10_000 + "$",
+    "openings": "\\(" * 50_000,
+    "powers": "$x^" * 30_000,
+    "code": "`" * 100_001,
+    "bold": "**a" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE_FORMULAS.values(), ids=HOSTILE_FORMULAS)
 def test_hostile_mathematics_stays_text_and_ends(visit, script, text):
     page = visit(script.url)
     depth = page.evaluate(

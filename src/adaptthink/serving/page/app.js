@@ -27,9 +27,10 @@ const formatSeconds = seconds => 0 < seconds && seconds < 0.05 ? "< 0.1" : secon
   : Math.round(seconds).toLocaleString("en");
 const formatPercent = share => `${(100 * share).toFixed(share > 0.995 || share < 0.005 ? 0 : 1).replace(/\.0$/, "")}%`;
 
+const NEVER_REACHED = 2; // a threshold for always thinking: P(no_think) may round to 1
 // The slider is even in the log-odds: untrained models differ between 0.0001 and 0.001, trained ones near 1.
 const toValue = p => Math.max(-6, Math.min(6, Math.log10(p / (1 - Math.min(p, 1)))));
-const toProbability = value => value <= -6 ? 0 : value >= 6 ? 1 : Number((1 / (1 + 10 ** -value)).toPrecision(4));
+const toProbability = value => value <= -6 ? 0 : value >= 6 ? NEVER_REACHED : Number((1 / (1 + 10 ** -value)).toPrecision(4));
 const toPercent = p => (toValue(p) + 6) / 0.12;
 
 // ---- What is requested.
@@ -45,11 +46,11 @@ function readPreset() {
   return kind === "mode" ? {mode: name} : {};
 }
 
-/** The threshold that holds as the page is set, on a scale from 0, never thinks, to 1, always thinks. */
+/** The threshold that holds as the page is set. */
 function readThreshold() {
   const {mode, effort, threshold: preset} = readPreset();
-  if (mode) return mode === "think" ? 1 : 0;
-  if (effort) return preset ?? (effort === "none" ? 0 : 1);
+  if (mode) return mode === "think" ? NEVER_REACHED : 0;
+  if (effort) return preset;
   return threshold ?? extension()?.threshold ?? 0.5;
 }
 
@@ -132,7 +133,7 @@ async function run(turn, wanted) {
 function take(answer, chunk) {
   const now = performance.now(), [choice] = chunk.choices ?? [];
   if (!answer.first) answer.first = now;
-  answer.decision = chunk.x_think ?? chunk.adaptthink ?? answer.decision;
+  answer.decision = chunk.x_think ?? answer.decision;
   const thinking = choice?.delta?.reasoning_content ?? choice?.delta?.reasoning ?? "";
   const content = choice?.delta?.content ?? "";
   if (thinking && !answer.thinking && !answer.content) announce("Thinking");
@@ -199,9 +200,8 @@ function describeThought(answer) {
 
 function drawChance(answer, get) {
   const {no_think_probability: p, threshold: cut, reason, effort} = answer.decision;
-  const requested = answer.wanted.mode || reason === "request";
-  const words = {second_look: "thought after all: the direct answer was doubtful", model: "the model's own choice"};
-  const why = words[reason] ?? (requested ? "as requested" : "");
+  const requested = answer.wanted.mode || reason === "request" || (effort && p == null); // efforts of never and always
+  const why = requested ? "as requested" : reason === "model" ? "the model's own choice" : effort ? `effort ${effort}` : "";
   get(".chance").hidden = p == null && !why;
   get(".meter").hidden = p == null;
   if (p == null) {
@@ -213,9 +213,8 @@ function drawChance(answer, get) {
   meter.setAttribute("aria-valuetext", formatProbability(p));
   meter.style.setProperty("--at", toPercent(p));
   meter.style.setProperty("--cut", cut == null ? 100 : toPercent(cut));
-  const compared = cut == null ? "" : cut > 1 ? ", below any threshold" : ` ${p >= cut ? "≥" : "<"} ${formatProbability(cut)}`;
-  const by = effort ? `effort ${effort}` : reason === "second_look" || requested ? why : "";
-  get(".why").textContent = `P(no_think) ${formatProbability(p)}${compared}${by ? `, ${by}` : ""}`;
+  const compared = cut == null ? "" : cut > 1 ? ", always thinks" : ` ${p >= cut ? "≥" : "<"} ${formatProbability(cut)}`;
+  get(".why").textContent = `P(no_think) ${formatProbability(p)}${compared}${why ? `, ${why}` : ""}`;
 }
 
 function announce(text) {
@@ -226,27 +225,25 @@ function announce(text) {
 
 function showEfforts() {
   const efforts = extension()?.efforts ?? [];
-  const never = ["mode:no_think", "Never", "answers everything directly"], always = ["mode:think", "Always", "thinks about everything"];
-  const auto = ["auto", "Auto", extension() ? "thinks where P(no_think) is below the threshold" : "the model chooses"];
-  const known = {none: never, max: always};
-  const rows = efforts.length ? efforts.map(one => {
-    const facts = [
-      one.accuracy != null && `${formatPercent(one.accuracy)} right`,
-      one.mean_tokens != null && formatCount(Math.round(one.mean_tokens), "token"),
-      one.no_think_share != null && `${formatPercent(one.no_think_share)} directly`,
-    ].filter(Boolean).join(" · ");
-    const title = known[one.name]?.[1] ?? one.name[0].toUpperCase() + one.name.slice(1);
-    const promise = known[one.name]?.[2] ?? (one.tolerance != null ? `loses at most ${formatPoints(one.tolerance)} against always thinking` : "");
-    return [`effort:${one.name}`, title, promise, facts];
-  }) : [never, always];
-  find("efforts").replaceChildren(find("efforts").firstElementChild, ...[auto, ...rows].map(([value, title, ...notes], index) => {
-    const label = copy("effort"), radio = label.querySelector("input"), [first, second] = label.querySelectorAll("small");
-    Object.assign(radio, {value, checked: index === 0, ariaLabel: title, ariaDescription: notes.filter(Boolean).join(", ")});
+  const ends = {none: ["Never", "answers everything directly"], max: ["Always", "thinks about everything"]};
+  const rows = efforts.map(({name, tolerance, accuracy, mean_tokens: tokens, no_think_share: share}) => {
+    const facts = [accuracy != null && `${formatPercent(accuracy)} right`, tokens != null && formatCount(Math.round(tokens), "token")];
+    const loss = [tolerance != null && `loses at most ${formatPoints(tolerance)}`, share != null && `${Math.round(100 * share)}% directly`];
+    const [title, promise] = ends[name] ?? [name[0].toUpperCase() + name.slice(1), loss.filter(Boolean).join(", ")];
+    return [`effort:${name}`, title, promise, facts.filter(Boolean).join(" · ")];
+  });
+  const auto = ["auto", "Auto", extension() ? "thinks below the threshold" : "the model chooses"];
+  const modes = [["mode:no_think", ...ends.none], ["mode:think", ...ends.max]];
+  const labels = [auto, ...(rows.length ? rows : modes)].map(([value, title, promise, facts = ""], index) => {
+    const label = copy("effort"), radio = label.querySelector("input");
+    Object.assign(radio, {value, checked: index === 0, ariaLabel: title, ariaDescription: [promise, facts].filter(Boolean).join(", ")});
     label.querySelector("b").append(title);
-    first.append(notes[0] ?? "");
-    second.append(notes[1] ?? "");
+    label.querySelector(".promise").append(promise);
+    label.querySelector(".measured").append(facts);
     return label;
-  }));
+  });
+  find("efforts").replaceChildren(...labels);
+  find("measured").hidden = !efforts.some(one => one.accuracy != null);
 }
 
 const formatPoints = share => formatCount(Number((100 * share).toFixed(2)), "point");
@@ -286,7 +283,7 @@ function updateSaved() {
   const done = turns.map(turn => turn.answers.filter(one => one.state === "done")).filter(answers => answers.length);
   const direct = done.filter(answers => answers.every(isDirect)), all = done.flat();
   const seen = all.map(one => one.usage?.completion_tokens_details?.reasoning_tokens).filter(Boolean);
-  const thought = extension()?.think_tokens ?? average(seen);
+  const thought = average(seen);
   const tokens = direct.map(answers => answers[0].decision.tokens_saved ?? thought);
   const written = all.filter(one => one.usage?.completion_tokens);
   const speed = average(written.map(one => (one.ended - one.first) / 1000 / one.usage.completion_tokens));
@@ -368,7 +365,7 @@ async function connect() {
   showEfforts();
   updateDial();
   updateSaved();
-  if (!matchMedia("(pointer: coarse)").matches) question.focus();
+  if (!matchMedia("(pointer: coarse)").matches) question.focus({preventScroll: true});
 }
 
 find("composer").addEventListener("submit", event => {
