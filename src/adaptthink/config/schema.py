@@ -72,6 +72,7 @@ PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["constant", "stable_decay"]
 ImplicitThinking = Literal["allowed", "no_reward"]
+MismatchGate = Literal["warn", "mask", "truncate", "stop"]
 ReasoningFormat = Literal["separate", "inline"]
 RequestedMode = Literal["auto", "think", "no_think"]
 
@@ -353,6 +354,11 @@ class TrainConfig(ReferenceConfig):
     lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
     lora_targets: str = Field(
         "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
+    )
+    mismatch: MismatchGate = Field(
+        "warn",
+        description="What is done where the sampler's log-probabilities are too far from the trainer's: it is said "
+        "(warn, the paper), the response is left out (mask), gaps are bounded (truncate), training ends (stop).",
     )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."

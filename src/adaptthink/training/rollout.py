@@ -84,7 +84,9 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
     # A token that was sampled with the no_think token banned is one of many of its mode; a forced one may be.
     within_mode = sampled if not no_think and force_think is ForceThink.BAN else rollout.within_mode
     decision = decision_logprob(no_think, no_think_share, within_mode)  # Eq. 7, t = 1
-    return replace(rollout, behavior_logprobs=(decision, *others))  # Eq. 7, t > 1: as sampled
+    return replace(  # Eq. 7, t > 1: as sampled
+        rollout, behavior_logprobs=(decision, *others), sampled_decision=sampled
+    )
 
 
 def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:
