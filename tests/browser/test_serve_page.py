@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from browsing import DESK, FAINT_TEXT, PHONE, TOO_WIDE, api, chromium
 from server import running
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from test_pages import DESK, FAINT_TEXT, INSTALLED, PHONE, TOO_WIDE
 from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink.config.schema import ServeConfig
@@ -28,8 +28,6 @@ from adaptthink.serving.app import make_app
 from adaptthink.serving.prepare import Served
 from adaptthink.serving.static import make_page_routes
 from adaptthink.serving.worker import Worker
-
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: scripts/setup_browser.sh")
 
 PLAIN = "<script>window.struck = 1</script><img src=x onerror='window.struck = 2'><b>bold</b> &amp; "
 HOSTILE = PLAIN + r"$\text{<img src=x>}$"
@@ -42,14 +40,8 @@ EFFORTS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, INSTALLED)), None)
-        try:
-            started = playwright.chromium.launch(executable_path=found)
-        except api.Error as error:
-            pytest.skip(f"no browser could be started: {str(error).splitlines()[0]}; scripts/setup_browser.sh")
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +74,7 @@ class Script:
         self.asked: list[dict[str, Any]] = []
         self.error: str | None = None  # instead of the answer's second half
         self.held = False  # whether streams wait before their end
-        self.go_on = asyncio.Event()
+        self.go_on = threading.Event()
         self.left = 0  # clients that did not wait for the end
         self.url = ""
 
@@ -142,7 +134,8 @@ class Script:
             if self.held:
                 for piece in pieces[:1] or [{"content": halve(self.answer)[0]}]:
                     yield chunk(piece)
-                await self.go_on.wait()
+                while not self.go_on.is_set():
+                    await asyncio.sleep(0.01)
                 pieces = pieces[1:] or pieces
             for piece in pieces:
                 yield chunk(piece)
@@ -361,7 +354,8 @@ def test_a_models_own_threshold_need_not_be_sent_and_comes_back(visit, script):
 def test_efforts_of_the_model_are_offered_with_what_they_cost(visit, script):
     script.extension = {"threshold": 0.3, "certified": True, "efforts": EFFORTS}
     page = visit(script.url)
-    rows = page.evaluate("[...document.querySelectorAll('.effort')].map(one => [...one.children].map(child => child.textContent))")
+    shown = "label => [...label.children].map(child => child.textContent)"
+    rows = page.evaluate(f"[...document.querySelectorAll('.effort')].map({shown})")
     assert [row[1:] for row in rows] == [
         ["Auto", "", "thinks below the threshold"],
         ["Never", "61% right · 9 tokens", "answers everything directly"],
@@ -633,6 +627,8 @@ FORMULAS = {
     r"$\left(\frac ab\right.$": "(math (mrow (mo () (mfrac (mi a) (mi b))))",
     r"$\binom{n}{2}$": "(math (mrow (mo () (mfrac (mrow (mi n)) (mrow (mn 2))) (mo ))))",
     r"$\unknown{x}$": r"(math (mtext \unknown) (mrow (mi x)))",
+    r"$\constructor$": r"(math (mtext \constructor))",
+    r"$\begin{constructor}1\end{constructor}$": "(math (mrow (mtable (mtr (mtd (mn 1))))))",
     r"\boxed{\frac{3}{4}} and": "(math (mrow (mrow (mfrac (mrow (mn 3)) (mrow (mn 4)))))) and",
     "$5 and $6": "$5 and $6",
     "it costs 5$": "it costs 5$",
@@ -707,3 +703,69 @@ def test_hostile_mathematics_stays_text_and_ends(visit, script, text):
         text,
     )
     assert depth < 200
+
+
+def test_no_text_makes_the_page_fail(visit, script):
+    """Random sequences of what formulas are made of, whole and half."""
+    pieces = [
+        r"\boxed{",
+        r"\frac",
+        r"{",
+        r"}",
+        r"^",
+        r"_",
+        r"&",
+        r"\\",
+        r"$",
+        r"$$",
+        r"\(",
+        r"\)",
+        r"\[",
+        r"\]",
+        r"\sqrt",
+        r"[",
+        r"]",
+        r"\left",
+        r"(",
+        r"\right",
+        r")",
+        r".",
+        r"\begin{cases}",
+        r"\end{cases}",
+        r"\text",
+        r"`",
+        r"```",
+        r"**",
+        r"'",
+        r"\sum",
+        r"\lim",
+        r"\vec",
+        r"\toString",
+        r"\begin",
+        r"\end",
+        r"x",
+        r"12",
+        r"1,000",
+        r"é",
+        r"😀",
+    ]
+    failed = visit(script.url).evaluate(
+        """async pieces => {
+          const {renderText, findResult} = await import("/page/maths.js");
+          let state = 1;
+          const random = below => (state = (state * 48271) % 2147483647) % below;
+          for (let i = 0; i < 4000; i++) {
+            const some = Array.from({length: 1 + random(25)}, () => pieces[random(pieces.length)]);
+            const text = some.join(random(2) ? " " : "");
+            try {
+              findResult(text);
+              renderText(text, random(2) === 0);
+            } catch (error) {
+              return `${text}: ${error}`;
+            }
+          }
+          return null;
+        }""",
+        [*pieces, "\\", "\n", "\n\n"],
+    )
+    assert failed is None

@@ -81,7 +81,7 @@ function makeBody(turn, {mode, effort, threshold}) {
 
 // ---- Asking and answering.
 
-function ask(text, {expected, wanted = find("both").checked ? [{mode: "no_think"}, {mode: "think"}] : [readWanted()]} = {}) {
+function ask(text, expected) {
   if (!text.trim() || running.size || !model.id) return false;
   const turn = {question: text.trim(), expected, answers: [], element: copy("turn")};
   turn.element.querySelector(".question").append(turn.question);
@@ -94,6 +94,7 @@ function ask(text, {expected, wanted = find("both").checked ? [{mode: "no_think"
   find("welcome").hidden = true;
   find("clear").hidden = false;
   find("another").hidden = !examples.length;
+  const wanted = find("both").checked ? [{mode: "no_think"}, {mode: "think"}] : [readWanted()];
   for (const one of wanted) run(turn, one);
   scrollTo({top: document.documentElement.scrollHeight});
   return true;
@@ -176,10 +177,11 @@ function draw(answer) {
   get(".error").hidden = !answer.error;
   get(".error").textContent = answer.error ?? "";
   drawChance(answer, get);
-  const notes = {stopped: ["stopped"], failed: []}[answer.state] ?? (answer.finish === "length" ? ["cut off at the token limit"] : []);
+  const cut = answer.finish === "length" ? "cut off at the token limit" : "";
+  const note = answer.state === "stopped" ? "stopped" : cut;
   const cost = answer.usage ? [formatCount(answer.usage.completion_tokens, "token")] : [];
   if (!runs && answer.first) cost.push(`${formatSeconds((answer.ended - answer.began) / 1000)} s`);
-  get(".cost").textContent = [...cost, ...notes].join(" · ");
+  get(".cost").textContent = [...cost, note].filter(Boolean).join(" · ");
   const {expected} = answer.turn;
   if (expected && answer.state === "done") {
     const correct = findResult(answer.content) === expected;
@@ -201,7 +203,8 @@ function describeThought(answer) {
 function drawChance(answer, get) {
   const {no_think_probability: p, threshold: cut, reason, effort} = answer.decision;
   const requested = answer.wanted.mode || reason === "request" || (effort && p == null); // efforts of never and always
-  const why = requested ? "as requested" : reason === "model" ? "the model's own choice" : effort ? `effort ${effort}` : "";
+  const decided = reason === "model" ? "the model's own choice" : effort ? `effort ${effort}` : "";
+  const why = requested ? "as requested" : decided;
   get(".chance").hidden = p == null && !why;
   get(".meter").hidden = p == null;
   if (p == null) {
@@ -213,7 +216,8 @@ function drawChance(answer, get) {
   meter.setAttribute("aria-valuetext", formatProbability(p));
   meter.style.setProperty("--at", toPercent(p));
   meter.style.setProperty("--cut", cut == null ? 100 : toPercent(cut));
-  const compared = cut == null ? "" : cut > 1 ? ", always thinks" : ` ${p >= cut ? "≥" : "<"} ${formatProbability(cut)}`;
+  const compared = cut == null ? "" : cut > 1 ? ", always thinks"
+    : ` ${p >= cut ? "≥" : "<"} ${formatProbability(cut)}`;
   get(".why").textContent = `P(no_think) ${formatProbability(p)}${compared}${why ? `, ${why}` : ""}`;
 }
 
@@ -227,8 +231,14 @@ function showEfforts() {
   const efforts = extension()?.efforts ?? [];
   const ends = {none: ["Never", "answers everything directly"], max: ["Always", "thinks about everything"]};
   const rows = efforts.map(({name, tolerance, accuracy, mean_tokens: tokens, no_think_share: share}) => {
-    const facts = [accuracy != null && `${formatPercent(accuracy)} right`, tokens != null && formatCount(Math.round(tokens), "token")];
-    const loss = [tolerance != null && `loses at most ${formatPoints(tolerance)}`, share != null && `${Math.round(100 * share)}% directly`];
+    const facts = [
+      accuracy != null && `${formatPercent(accuracy)} right`,
+      tokens != null && formatCount(Math.round(tokens), "token"),
+    ];
+    const loss = [
+      tolerance != null && `loses at most ${formatPoints(tolerance)}`,
+      share != null && `${Math.round(100 * share)}% directly`,
+    ];
     const [title, promise] = ends[name] ?? [name[0].toUpperCase() + name.slice(1), loss.filter(Boolean).join(", ")];
     return [`effort:${name}`, title, promise, facts.filter(Boolean).join(" · ")];
   });
@@ -236,7 +246,9 @@ function showEfforts() {
   const modes = [["mode:no_think", ...ends.none], ["mode:think", ...ends.max]];
   const labels = [auto, ...(rows.length ? rows : modes)].map(([value, title, promise, facts = ""], index) => {
     const label = copy("effort"), radio = label.querySelector("input");
-    Object.assign(radio, {value, checked: index === 0, ariaLabel: title, ariaDescription: [promise, facts].filter(Boolean).join(", ")});
+    Object.assign(radio, {value, checked: index === 0});
+    radio.setAttribute("aria-label", title);
+    radio.setAttribute("aria-description", [promise, facts].filter(Boolean).join(", "));
     label.querySelector("b").append(title);
     label.querySelector(".promise").append(promise);
     label.querySelector(".measured").append(facts);
@@ -273,8 +285,10 @@ function updateDial() {
     return dot;
   }));
   const over = chances.filter(p => p >= cut).length, count = formatCount(chances.length, "question");
-  find("dots").setAttribute("aria-label", chances.length ? `P(no_think) of ${count}, last ${formatProbability(chances.at(-1))}` : "no question yet");
-  find("split").textContent = !chances.length ? "Each question will be a dot above the slider." : cut >= 1 ? "Every question is thought about."
+  find("dots").setAttribute("aria-label",
+    chances.length ? `P(no_think) of ${count}, last ${formatProbability(chances.at(-1))}` : "no question yet");
+  find("split").textContent = !chances.length ? "Each question will be a dot above the slider."
+    : cut >= 1 ? "Every question is thought about."
     : `With this threshold, ${over} of ${count} would be answered directly.`;
 }
 
@@ -290,8 +304,10 @@ function updateSaved() {
   const known = tokens.every(one => one != null), sum = tokens.reduce((total, one) => total + one, 0);
   find("saved-share").textContent = done.length ? `${direct.length} of ${done.length}` : "–";
   find("saved-tokens").textContent = done.length && known ? Math.round(sum).toLocaleString("en") : "–";
-  find("saved-seconds").textContent = done.length && known && speed != null ? sum ? formatSeconds(sum * speed) : "0" : "–";
-  find("saved-note").textContent = !direct.length ? "" : thought == null && !known ? "Known once a thought was seen, for example by “Answer again, thinking”."
+  const seconds = sum ? formatSeconds(sum * speed) : "0";
+  find("saved-seconds").textContent = done.length && known && speed != null ? seconds : "–";
+  find("saved-note").textContent = !direct.length ? ""
+    : !known ? "Known once a thought was seen, for example by “Answer again, thinking”."
     : "Estimated by what a thought takes on average.";
 }
 
@@ -311,7 +327,7 @@ function shuffle(list) {
 }
 
 function askExample(example) {
-  ask(example.prompt, {expected: example.answer});
+  ask(example.prompt, example.answer);
   if (!matchMedia("(pointer: coarse)").matches) question.focus(); // a phone would open its keyboard
 }
 
@@ -322,17 +338,10 @@ function showExamples() {
     return level == null ? some : some.slice(0, 1);
   });
   find("examples").replaceChildren(...shown.map(example => {
-    const item = document.createElement("li"), button = document.createElement("button"), text = document.createElement("span");
-    button.type = "button";
-    if (example.level != null) {
-      const level = document.createElement("small");
-      level.append(`Level ${example.level}`);
-      button.append(level);
-    }
-    text.append(example.prompt);
-    button.append(text);
-    button.addEventListener("click", () => askExample(example));
-    item.append(button);
+    const item = copy("example");
+    item.querySelector("small").append(example.level == null ? "" : `Level ${example.level}`);
+    item.querySelector("span").append(example.prompt);
+    item.querySelector("button").addEventListener("click", () => askExample(example));
     return item;
   }));
 }
@@ -377,6 +386,12 @@ question.addEventListener("keydown", event => {
   event.preventDefault();
   find("composer").requestSubmit();
 });
+if (!CSS.supports("field-sizing", "content")) {
+  question.addEventListener("input", () => {
+    question.style.height = "auto";
+    question.style.height = `${question.scrollHeight + 2}px`;
+  });
+}
 addEventListener("keydown", event => {
   if (event.key === "Escape") stopAll();
 });
@@ -384,9 +399,10 @@ find("stop").addEventListener("click", stopAll);
 find("another").addEventListener("click", () => {
   if (running.size) return;
   const levels = [...new Set(examples.map(one => one.level))];
-  const some = examples.filter(one => one.level === levels[nextExample % levels.length] && !turns.some(turn => turn.question === one.prompt));
+  const level = levels[nextExample % levels.length];
   nextExample += 1;
-  askExample(some[0] ?? examples[nextExample % examples.length]);
+  const fresh = examples.filter(one => !turns.some(turn => turn.question === one.prompt));
+  askExample(fresh.find(one => one.level === level) ?? fresh[0] ?? examples[nextExample % examples.length]);
 });
 find("clear").addEventListener("click", () => {
   stopAll();

@@ -3,7 +3,9 @@
 const SPACE = "http://www.w3.org/1998/Math/MathML";
 const DEEPEST = 40; // nested groups; what is deeper stays as it was written
 
+// Without a prototype: a model may write \constructor.
 const SYMBOLS = {
+  __proto__: null,
   alpha: "α", beta: "β", gamma: "γ", delta: "δ", epsilon: "ϵ", varepsilon: "ε", zeta: "ζ", eta: "η", theta: "θ",
   vartheta: "ϑ", iota: "ι", kappa: "κ", lambda: "λ", mu: "μ", nu: "ν", xi: "ξ", pi: "π", rho: "ρ", sigma: "σ", tau: "τ",
   upsilon: "υ", phi: "ϕ", varphi: "φ", chi: "χ", psi: "ψ", omega: "ω", Gamma: "Γ", Delta: "Δ", Theta: "Θ", Lambda: "Λ",
@@ -12,6 +14,7 @@ const SYMBOLS = {
   vdots: "⋮", ddots: "⋱", prime: "′", "%": "%", "#": "#", $: "$", "&": "&", _: "_", checkmark: "✓",
 };
 const OPERATORS = {
+  __proto__: null,
   times: "×", cdot: "⋅", div: "÷", pm: "±", mp: "∓", ast: "∗", star: "⋆", le: "≤", leq: "≤", leqslant: "≤", ge: "≥",
   geq: "≥", geqslant: "≥", ne: "≠", neq: "≠", approx: "≈", equiv: "≡", cong: "≅", sim: "∼", simeq: "≃", propto: "∝",
   ll: "≪", gg: "≫", lt: "<", gt: ">", to: "→", rightarrow: "→", longrightarrow: "⟶", leftarrow: "←",
@@ -23,19 +26,20 @@ const OPERATORS = {
   rangle: "⟩", lfloor: "⌊", rfloor: "⌋", lceil: "⌈", rceil: "⌉", lvert: "|", rvert: "|", vert: "|", Vert: "‖",
 };
 const LARGE = { // with their limits below and above
+  __proto__: null,
   sum: "∑", prod: "∏", coprod: "∐", bigcup: "⋃", bigcap: "⋂", lim: "lim", max: "max", min: "min", sup: "sup",
   inf: "inf", limsup: "lim sup", liminf: "lim inf", gcd: "gcd",
 };
-const INTEGRALS = {int: "∫", iint: "∬", iiint: "∭", oint: "∮"};
+const INTEGRALS = {__proto__: null, int: "∫", iint: "∬", iiint: "∭", oint: "∮"};
 const FUNCTIONS = new Set("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp det dim ker deg arg lcm"
   .split(" "));
-const ACCENTS = {hat: "^", widehat: "^", bar: "¯", vec: "→", tilde: "~", widetilde: "~", dot: "˙", ddot: "¨",
+const ACCENTS = {__proto__: null, hat: "^", widehat: "^", bar: "¯", vec: "→", tilde: "~", widetilde: "~", dot: "˙", ddot: "¨",
   overline: "‾", overrightarrow: "→", overbrace: "⏞"};
-const SPACES = {",": "0.17em", ":": "0.22em", ";": "0.28em", "!": "-0.17em", " ": "0.33em", quad: "1em", qquad: "2em"};
-const DOUBLE = {R: "ℝ", N: "ℕ", Z: "ℤ", Q: "ℚ", C: "ℂ", P: "ℙ"};
+const SPACES = {__proto__: null, ",": "0.17em", ":": "0.22em", ";": "0.28em", "!": "-0.17em", " ": "0.33em", quad: "1em", qquad: "2em"};
+const DOUBLE = {__proto__: null, R: "ℝ", N: "ℕ", Z: "ℤ", Q: "ℚ", C: "ℂ", P: "ℙ"};
 const IGNORED = new Set(["displaystyle", "textstyle", "limits", "nolimits", "big", "Big", "bigg", "Bigg", "bigl", "bigr",
   "Bigl", "Bigr", "biggl", "biggr", "middle", "hline", "nonumber", "boldsymbol", "mathstrut"]);
-const FENCES = {matrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"], vmatrix: ["|", "|"], Vmatrix: ["‖", "‖"],
+const FENCES = {__proto__: null, matrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"], vmatrix: ["|", "|"], Vmatrix: ["‖", "‖"],
   cases: ["{", ""]};
 const TOKEN = /\\([a-zA-Z]+|[^])|\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?|\.\d+|\s+|[^]/uy;
 
@@ -165,8 +169,13 @@ class Reader {
 
   readCommand(name) {
     if (name in SYMBOLS) return make("mi", [SYMBOLS[name]], {mathvariant: "normal"});
-    if (name in OPERATORS) return make("mo", [OPERATORS[name]], /[{}|]/.test(OPERATORS[name]) ? {stretchy: "false"} : {});
-    if (name in LARGE) return make("mo", [LARGE[name]], {movablelimits: "true", ...(/[a-z]/.test(LARGE[name]) && {lspace: "0", rspace: "0.17em"})});
+    if (name in OPERATORS) {
+      return make("mo", [OPERATORS[name]], /[{}|]/.test(OPERATORS[name]) ? {stretchy: "false"} : {});
+    }
+    if (name in LARGE) {
+      const word = /[a-z]/.test(LARGE[name]) && {lspace: "0", rspace: "0.17em"};
+      return make("mo", [LARGE[name]], {movablelimits: "true", ...word});
+    }
     if (name in INTEGRALS) return make("mo", [INTEGRALS[name]]);
     if (name in SPACES) return make("mspace", [], {width: SPACES[name]});
     if (FUNCTIONS.has(name)) return make("mrow", [make("mi", [name]), make("mspace", [], {width: "0.17em"})]);
@@ -191,7 +200,8 @@ class Reader {
         return make("mroot", [this.readArgument(), degree]);
       }
       case "boxed": case "fbox": case "framebox":
-        return make("mrow", [name === "boxed" ? this.readArgument() : make("mtext", [this.readRaw()])], {class: "boxed"});
+        return make("mrow", [name === "boxed" ? this.readArgument() : make("mtext", [this.readRaw()])],
+          {class: "boxed"});
       case "text": case "textrm": case "textit": case "mbox": case "textnormal":
         return make("mtext", [this.readRaw().replaceAll(" ", "\u00a0")]);
       case "textbf":
@@ -201,11 +211,13 @@ class Reader {
       case "mathbf": case "bm":
         return make("mrow", [this.readArgument()], {class: "bold"});
       case "mathbb":
-        return make("mi", [[...this.readRaw().trim()].map(letter => DOUBLE[letter] ?? letter).join("")], {mathvariant: "normal"});
+        return make("mi", [[...this.readRaw().trim()].map(letter => DOUBLE[letter] ?? letter).join("")],
+          {mathvariant: "normal"});
       case "mathcal": case "mathfrak": case "mathscr": case "cancel":
         return this.readArgument();
       case "underline": case "underbrace":
-        return make("munder", [this.readArgument(), make("mo", [name === "underline" ? "_" : "⏟"], {stretchy: "true"})]);
+        return make("munder",
+          [this.readArgument(), make("mo", [name === "underline" ? "_" : "⏟"], {stretchy: "true"})]);
       case "overset": case "stackrel": {
         const above = this.readArgument();
         return make("mover", [this.readArgument(), above]);
@@ -215,8 +227,9 @@ class Reader {
         return make("munder", [this.readArgument(), below]);
       }
       case "pmod":
-        return make("mrow", [make("mspace", [], {width: "0.5em"}), make("mo", ["("], {stretchy: "false"}), make("mi", ["mod"]),
-          make("mspace", [], {width: "0.33em"}), this.readArgument(), make("mo", [")"], {stretchy: "false"})]);
+        return make("mrow", [make("mspace", [], {width: "0.5em"}), make("mo", ["("], {stretchy: "false"}),
+          make("mi", ["mod"]), make("mspace", [], {width: "0.33em"}), this.readArgument(),
+          make("mo", [")"], {stretchy: "false"})]);
       case "left": {
         const open = this.readDelimiter();
         const inner = this.readRow("\\right", "}");
@@ -256,8 +269,8 @@ class Reader {
     }
     this.readRaw(); // the name behind \end
     const left = /^(align|cases|split|gather)/.test(name);
-    const table = make("mtable", rows.filter(cells => cells.some(cell => cell.childNodes.length)).map(cells => make("mtr", cells)),
-      {class: left ? "aligned" : ""});
+    const filled = rows.filter(cells => cells.some(cell => cell.childNodes.length));
+    const table = make("mtable", filled.map(cells => make("mtr", cells)), {class: left ? "aligned" : ""});
     const [open, close] = FENCES[name] ?? ["", ""];
     return make("mrow", [open && fence(open), table, close && fence(close)].filter(Boolean));
   }
@@ -346,8 +359,9 @@ function readFormula(text, at, find, streaming) {
       const [open, close, display] = pair;
       const start = at + open.length, end = find(close, start);
       const source = text.slice(start, end);
+      if (end < 0 || !source.trim()) return null;
       // Amounts of money are no formula: "$5 and $6".
-      if (end < 0 || !source.trim() || (open === "$" && (/^\s|\s$|\n\n/.test(source) || /\d/.test(text[end + 1] ?? "")))) return null;
+      if (open === "$" && (/^\s|\s$|\n\n/.test(source) || /\d/.test(text[end + 1] ?? ""))) return null;
       return {node: renderMaths(source, display), end: end + close.length};
     }
     BARE.lastIndex = at;
