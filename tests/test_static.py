@@ -71,7 +71,7 @@ def test_all_that_the_page_loads_is_there_and_nothing_is_elsewhere(client):
 def test_examples_have_five_levels_and_right_answers(client):
     page = client.get("/page/examples.json").json()
     assert page["conversation"] is False
-    assert "0.0001" in page["about"]
+    assert "0.001" in page["about"]
     assert {one["level"] for one in page["examples"]} == {1, 2, 3, 4, 5}
     for one in page["examples"]:
         terms = re.fullmatch(r"([\d+-]+)=\?", one["prompt"]).group(1)

@@ -30,8 +30,8 @@ HEADERS = {
 EXAMPLES_PER_LEVEL = 8
 ARITHMETIC = (
     "This small model adds and subtracts, one question at a time, and knows nothing else. As it comes with the package "
-    "it nearly always thinks, as its P(no_think) is about 0.0001: move the threshold there to see it answer directly, "
-    "or teach it when to think with “adaptthink train”."
+    "it nearly always thinks: its P(no_think) is mostly below 0.001. Move the threshold down there to see it answer "
+    "directly, or teach it when to think with “adaptthink train”."
 )
 QUESTIONS = ("What is 17 × 24?", "What is the derivative of x² · sin x?", "How many primes are below 60?")
 
