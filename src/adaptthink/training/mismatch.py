@@ -28,8 +28,8 @@ from adaptthink.config.schema import MismatchGate
 from adaptthink.errors import DivergedError
 from adaptthink.modes import Mode
 
-DECISION = "decision"
-PARTS = (*(mode.value for mode in Mode), DECISION)
+DECISION, BODY = "decision", "body"
+PARTS = (*(mode.value for mode in Mode), BODY, DECISION)
 ERROR_LIMIT, KL_LIMIT = 1.05, 5e-4  # NeMo-RL's bounds for its nightly training of R1-Distill-Qwen-1.5B
 
 
@@ -66,14 +66,15 @@ def gate_mismatch(
     logprob_BT: Tensor,
     behavior_BT: Tensor,
     mask_BT: Tensor,
-    decision_B: Tensor,
-    no_think_B: Tensor,
+    decision_B: Tensor | None,
+    no_think_B: Tensor | None,
     gate: MismatchGate,
 ) -> Gated:
     """Measure the mismatch of responses, and do what the gate says.
 
     `logprob_BT` is the trainer's; `behavior_BT` the sampler's, but for the decision's, which is in `decision_B`: NaN
-    where it cannot be compared. `mask_BT` is True where a token is in the loss; values under it are never read.
+    where it cannot be compared, None where none can. `mask_BT` is True where a token is in the loss; values under it
+    are never read. Without `no_think_B` the tokens behind the decision are one part, the body.
 
     "mask" takes responses out of the loss whose own error is beyond the bound. "truncate" moves the behaviour's
     log-probabilities so that no token's exp|Δ| is, and none weighs over 1.05 times what it does without a mismatch;
@@ -83,9 +84,10 @@ def gate_mismatch(
     body_BT[:, :1] = False
     gap_BT = torch.where(body_BT, logprob_BT.double() - behavior_BT.double(), 0.0)
     error_BT = torch.where(body_BT, gap_BT.abs().exp(), 0.0)
-    parts = {mode.value: measure(gap_BT[body_BT & own_B[:, None]]) for mode, own_B in split_modes(no_think_B)}
-    parts[DECISION] = measure((logprob_BT[:, 0].double() - decision_B)[~decision_B.isnan()])
-    masked_B = torch.zeros_like(no_think_B, dtype=torch.bool)
+    parts = {name: measure(gap_BT[body_BT & own_B[:, None]]) for name, own_B in split(no_think_B, len(mask_BT))}
+    if decision_B is not None:
+        parts[DECISION] = measure((logprob_BT[:, 0].double() - decision_B)[~decision_B.isnan()])
+    masked_B = torch.zeros(len(mask_BT), dtype=torch.bool, device=mask_BT.device)
     if gate == "mask":
         mean_B = error_BT.sum(-1) / body_BT.sum(-1).clamp(min=1)
         masked_B = ~(mean_B <= ERROR_LIMIT) & body_BT.any(-1)
@@ -97,10 +99,13 @@ def gate_mismatch(
     return Gated(behavior_BT, mask_BT, parts, masked_B)
 
 
-def split_modes(no_think_B: Tensor) -> Iterator[tuple[Mode, Tensor]]:
-    """Yield each mode and which responses have it."""
-    yield Mode.NO_THINK, no_think_B.bool()
-    yield Mode.THINK, ~no_think_B.bool()
+def split(no_think_B: Tensor | None, size: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each part and which responses are in it."""
+    if no_think_B is None:
+        yield BODY, torch.ones(size, dtype=torch.bool)
+    else:
+        yield Mode.NO_THINK.value, no_think_B.bool()
+        yield Mode.THINK.value, ~no_think_B.bool()
 
 
 def measure(gap_N: Tensor) -> Mismatch:

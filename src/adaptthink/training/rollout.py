@@ -8,6 +8,7 @@ setting, the engine's own value for every other token. It is written here, once,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -87,6 +88,13 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
     return replace(  # Eq. 7, t > 1: as sampled
         rollout, behavior_logprobs=(decision, *others), sampled_decision=sampled
     )
+
+
+def find_decision_logprob(rollout: Rollout, config: TrainConfig) -> float:
+    """Return the engine's log-probability of the decision token; NaN where it is of the tokens that a ban left."""
+    if config.force_think is ForceThink.BAN and rollout.mode is Mode.THINK and config.no_think_share > 0:
+        return math.nan
+    return rollout.behavior_logprobs[0] if rollout.sampled_decision is None else rollout.sampled_decision
 
 
 def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:

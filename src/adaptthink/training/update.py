@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from adaptthink.config.schema import ForceThink, TrainConfig
+from adaptthink.config.schema import TrainConfig
 from adaptthink.models.batches import make_micro_batches
 from adaptthink.models.loading import choose_dtype
 from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
@@ -22,7 +21,7 @@ from adaptthink.training.credit import Credit, count_update_tokens, spread_credi
 from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
 from adaptthink.training.mismatch import Parts, add_parts, check_mismatch, describe_mismatch, gate_mismatch
-from adaptthink.training.rollout import make_loss_mask
+from adaptthink.training.rollout import find_decision_logprob, make_loss_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,13 +168,6 @@ def compute_micro_batch_loss(
         num_masked = int(gated.masked_B.sum())
     credit_BT = pad(credit_B, device, np.float32)
     return MicroBatch(method.compute_loss(logprob_BT, behavior_BT, credit_BT, mask_BT, config), parts, num_masked)
-
-
-def find_decision_logprob(rollout: Rollout, config: TrainConfig) -> float:
-    """Return the engine's log-probability of the decision token; NaN where it is of the tokens that a ban left."""
-    if config.force_think is ForceThink.BAN and rollout.mode is Mode.THINK and config.no_think_share > 0:
-        return math.nan
-    return rollout.behavior_logprobs[0] if rollout.sampled_decision is None else rollout.sampled_decision
 
 
 def compute_learning_rate(config: TrainConfig, step: int) -> float:
