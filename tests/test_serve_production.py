@@ -183,7 +183,8 @@ def test_the_document_is_valid_and_names_every_route(served):
     app, url = served()
     document = httpx.get(f"{url}/openapi.json", timeout=WAIT_SECONDS).json()
     validate(document)
-    assert set(document["paths"]) == {route.path_format for route in app.routes}
+    routes = [route for route in app.routes if route.path != "/" and not route.path.startswith("/page/")]
+    assert set(document["paths"]) == {route.path_format for route in routes}
     posts = {path for path, methods in document["paths"].items() if "post" in methods}
     assert posts == {route.path for route in app.routes if "GET" not in (route.methods or ())}
     assert "text/event-stream" in document["paths"][CHAT]["post"]["responses"]["200"]["content"]

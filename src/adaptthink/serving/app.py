@@ -39,6 +39,7 @@ from adaptthink.serving.metrics import Metrics
 from adaptthink.serving.openai import make_dialects, write_error
 from adaptthink.serving.openapi import make_document
 from adaptthink.serving.prepare import Served, make_job
+from adaptthink.serving.static import is_public, make_page_routes
 from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.close)
 
-    routes = [
+    api = [
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
@@ -133,9 +134,9 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         ),
     ]
     calls = {dialect.path: dialect.call for dialect in dialects if dialect.call}
-    document = make_document(routes, calls | {"/v1/feedback": FeedbackCall}, keys=bool(config.api_key))
+    document = make_document(api, calls | {"/v1/feedback": FeedbackCall}, keys=bool(config.api_key))
     app = Starlette(
-        routes=routes,
+        routes=[*api, *make_page_routes(served.tokenizer)],
         middleware=[Middleware(RequestLog), Middleware(KeyCheck, keys=config.api_key)],
         exception_handlers={HTTPException: refuse, CallError: refuse_call, Exception: fail},
         lifespan=lifespan,
@@ -145,7 +146,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
 
 
 class KeyCheck:
-    """Refuses requests without one of the keys, if there are any, on every route but /health."""
+    """Refuses requests without one of the keys, if there are any, on every route but the public ones."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app, self.keys = app, keys
@@ -153,7 +154,7 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         app: ASGIApp = self.app
-        if scope["type"] == "http" and self.keys and scope["path"] != "/health":
+        if scope["type"] == "http" and self.keys and not is_public(scope["path"]):
             headers = Request(scope).headers
             given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
             # Every key is compared, in a time that does not tell how much of one was right.

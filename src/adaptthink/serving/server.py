@@ -73,8 +73,9 @@ def serve_forever(
         )
         app = make_app(served, Worker(engine, seed=config.seed), config)
         host = f"[{config.host}]" if ":" in config.host else config.host
-        address = f"http://{host}:{listening.getsockname()[1]}/v1"
-        on_message(f"serving '{name}' at {address}\nmode auto: {describe_auto(served)}")
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        rule = f"mode auto: {describe_auto(served)}"
+        on_message(f"serving '{name}' at {address}/v1\n{rule}\nopen {address}/ to try it in a browser")
         with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
             make_server(app).run(sockets=[listening])
 
