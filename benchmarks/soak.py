@@ -3,9 +3,9 @@
     python benchmarks/soak.py [--model tiny] [--requests 50000] [--clients 24]
 
 The model's greedy direct answers are taken first, one request at a time; later ones must be the same. Memory is read
-after each fiftieth of the requests: the median of the last fifth may be at most 5% above that of the second, since the
-first fills caches. At the end nothing may be left open: no request, no connection. Exits with 1 where any of this
-fails.
+after each fiftieth of the requests, once the server is idle: the median of the last fifth may be at most 5% above that
+of the second, since the first fills caches. What it is under load is read too. At the end nothing may be left open: no
+request, no connection. Exits with 1 where any of this fails.
 """
 
 from __future__ import annotations
@@ -158,6 +158,14 @@ async def count_open(client: httpx.AsyncClient) -> float:
     return sum(float(line.split()[-1]) for line in lines if "_requests " in line and not line.startswith("#"))
 
 
+async def wait_idle(client: httpx.AsyncClient) -> float:
+    """Wait until the server has noticed at its next steps who has left; return what is open after all."""
+    deadline = time.monotonic() + WAIT
+    while (still_open := await count_open(client)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    return still_open
+
+
 def count_connections(process: psutil.Process) -> int:
     """Return the number of connections that the server has not closed."""
     return sum(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("tcp"))
@@ -166,6 +174,7 @@ def count_connections(process: psutil.Process) -> int:
 async def soak(url: str, process: psutil.Process, args: argparse.Namespace) -> dict[str, Any]:
     """Send all requests; returns what was found."""
     tally, chance, began, rss = Tally(), random.Random(args.seed), time.monotonic(), []
+    loaded: list[float] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=args.clients)
     async with httpx.AsyncClient(base_url=url, timeout=WAIT, limits=limits) as client:
         name = (await client.get("/v1/models")).json()["data"][0]["id"]
@@ -182,12 +191,12 @@ async def soak(url: str, process: psutil.Process, args: argparse.Namespace) -> d
                     await send_one(client, url, name, right, chance, tally)
 
             await asyncio.gather(*(work() for _ in range(args.clients)))
+            loaded.append(process.memory_info().rss / 2**20)
+            still_open = await wait_idle(client)
             rss.append(process.memory_info().rss / 2**20)
             line = f"{args.requests - left:,} requests, {time.monotonic() - began:.0f} s, {rss[-1]:.0f} MB"
             print(f"{line}, {len(tally.crossed)} crossed, {len(tally.faults)} faults", flush=True)
-        deadline = time.monotonic() + WAIT
-        while (still_open := await count_open(client)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)  # that clients have left is noticed at the next step
+    deadline = time.monotonic() + WAIT
     while (connections := count_connections(process)) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     fifth = BLOCKS // 5
@@ -202,6 +211,7 @@ async def soak(url: str, process: psutil.Process, args: argparse.Namespace) -> d
         "still_open": still_open,
         "distinct_answers": len(set(right.values())),
         "rss_mb": [round(one, 1) for one in rss],
+        "rss_mb_under_load": [round(one, 1) for one in loaded],
         "rss_mb_second_fifth": before,
         "rss_mb_last_fifth": after,
         "still_connected": connections,
