@@ -51,7 +51,7 @@ class Dump:
 
 @dataclass(slots=True)
 class Skipping:
-    """Takes steps; one whose loss or gradient is not finite is dumped in `folder` and skipped, up to a number in a row."""
+    """Takes steps; one whose loss or gradient is not finite is dumped in `folder` and skipped."""
 
     folder: Path
     warn: Callable[[str], None]
