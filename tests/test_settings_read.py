@@ -47,6 +47,7 @@ from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
 from adaptthink.training import train as train_module
 from adaptthink.training import update as update_module
+from adaptthink.training.dump import Skipping
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
@@ -272,6 +273,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
 
         monkeypatch.setattr(update_module, name, wrapped)
     monkeypatch.setattr(train_module, "check_idle", lambda rows, limit, step: record("idle", limit))
+    monkeypatch.setattr(train_module, "Skipping", lambda *args: record("skipping", args[1]) or Skipping(*args))
     number = itertools.count()
 
     def run(command, settings):
