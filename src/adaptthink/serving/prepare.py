@@ -27,6 +27,7 @@ class Served:
     template: ThinkTemplate
     context_tokens: int | None  # maximum of prompt and response together
     threshold: float | None
+    modes: tuple[Mode, ...] = tuple(Mode)  # that can be requested
     longest_token: int = field(init=False)  # characters
 
     def __post_init__(self) -> None:

@@ -12,12 +12,13 @@ from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
-from adaptthink.models.loading import Policy
+from adaptthink.models.loading import Policy, Tokenization
+from adaptthink.serving.upstream import Upstream
 
 
 def serve_forever(
-    policy: Policy,
-    engine: Engine,
+    policy: Policy | Tokenization,
+    engine: Engine | Upstream,
     threshold: float | None,
     config: ServeConfig,
     listening: socket.socket,
@@ -37,10 +38,11 @@ def serve_forever(
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
-    context = find_context_tokens(policy.model.config)
+    context = find_context_tokens(policy.model.config) if isinstance(policy, Policy) else policy.context_tokens
     name = config.name or PurePath(policy.name).name
     served = Served(name, policy.tokenizer, policy.template, context, threshold)
-    app = make_app(served, Worker(engine, seed=config.seed), config)
+    backend = engine if isinstance(engine, Upstream) else Worker(engine, seed=config.seed)
+    app = make_app(served, backend, config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
     if threshold is not None and threshold > 1:  # a dial's that no probability reaches
