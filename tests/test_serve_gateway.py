@@ -14,6 +14,7 @@ from waiting import WAIT_SECONDS, wait_until
 from adaptthink import api
 from adaptthink.config.resolve import check, resolve
 from adaptthink.config.schema import EngineConfig, ServeConfig
+from adaptthink.engines.base import Finish
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_policy, load_tokenization
@@ -52,7 +53,8 @@ class Gateway:
 
     def __init__(self, stack, policy, text, engine, *, threshold=None, key=None, config=None, app=None, **options):
         self.said = []
-        self.fake = app or FakeUpstream(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, **options)
+        fake = NativeEngine(policy.model, policy.eos_ids), policy.tokenizer
+        self.fake = app or FakeUpstream(*fake, key=key, **options)
         url = stack(running(self.fake.app))
         self.upstream = Upstream(url, text, "tiny", key=key, on_message=self.said.append)
         self.upstream.meet()
@@ -162,12 +164,12 @@ def test_texts_are_continued_as_they_are(gateway, policy):
 
 def test_sampling_and_seed_are_passed_on(gateway):
     one = gateway()
-    first = one.post(model="tiny:think", temperature=1.5, top_p=0.9, seed=7, n=2, max_tokens=50).json()
-    again = one.post(model="tiny:think", temperature=1.5, top_p=0.9, seed=7, n=2, max_tokens=50).json()
+    first = one.post(model="tiny:think", temperature=3, top_p=0.9, seed=7, n=2, max_tokens=50).json()
+    again = one.post(model="tiny:think", temperature=3, top_p=0.9, seed=7, n=2, max_tokens=50).json()
     assert first["choices"] == again["choices"]
     assert first["choices"][0]["message"] != first["choices"][1]["message"]
     for call in one.calls:
-        assert (call["temperature"], call["top_p"], call["max_tokens"]) == (1.5, 0.9, 49)  # one token is forced
+        assert (call["temperature"], call["top_p"], call["max_tokens"]) == (3, 0.9, 49)  # one token is forced
     assert len({call["seed"] for call in one.calls}) == 2
 
 
@@ -230,12 +232,11 @@ def test_of_several_models_the_named_one_is_taken(gateway):
         gateway(names=("other", "third"))
 
 
-def test_a_key_is_passed_on_and_a_wrong_one_is_said(gateway):
-    assert gateway(key="secret").post().status_code == 200
-    fake = gateway(key="secret").fake
-    fake.key = "another"
-    with running(fake.app) as url, pytest.raises(UserError, match=r"refuses the key \(401\); give its own"):
-        Upstream(url, load_tokenization(EngineConfig(model="tiny")), "tiny", key="wrong").meet()
+def test_a_key_is_passed_on_and_a_wrong_one_is_said(gateway, text):
+    one = gateway(key="secret")
+    assert one.post().status_code == 200
+    with pytest.raises(UserError, match=r"refuses the key \(401\); give its own"):
+        Upstream(one.upstream.url, text, "tiny", key="wrong").meet()
     assert "secret" not in repr(ServeConfig(upstream="http://a", upstream_key="secret"))
 
 
@@ -252,7 +253,6 @@ def test_an_upstream_that_is_down_is_said_and_comes_back(gateway, policy, text, 
     upstream.meet()
     assert "no answer" in said[0]
     app = make_app(Served("tiny", policy.tokenizer, policy.template, 1024, None), upstream, ServeConfig())
-    fake = FakeUpstream(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer)
 
     def post():
         return httpx.post(
@@ -270,6 +270,7 @@ def test_an_upstream_that_is_down_is_said_and_comes_back(gateway, policy, text, 
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert answer.json()["error"]["code"] == "upstream_down"
             assert str(port) not in answer.text
+            fake = FakeUpstream(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer)
             with running(fake.app, port=port):
                 wait_until(lambda: health() == (200, "ok"))
                 assert post().status_code == 200
@@ -429,7 +430,7 @@ def test_a_close_marker_in_pieces_splits_a_text(policy):
     deltas, response = read_all(
         make_reader(policy),
         *(Piece(part) for part in ("Al", "right\n</th", "ink", ">", "4", "2")),
-        Piece("", None, finish="stop", tokens=9),
+        Piece("", None, finish=Finish.STOP, tokens=9),
     )
     assert deltas == [("thinking", "Al"), ("thinking", "right"), ("answer", "4"), ("answer", "2")]
     assert (response.thinking, response.answer, response.mode) == ("Alright", "42", Mode.THINK)
@@ -437,12 +438,12 @@ def test_a_close_marker_in_pieces_splits_a_text(policy):
 
 
 def test_a_text_that_begins_with_the_close_marker_did_not_think(policy):
-    _, response = read_all(make_reader(policy), Piece("</thi"), Piece("nk>42"), Piece("", finish="length"))
+    _, response = read_all(make_reader(policy), Piece("</thi"), Piece("nk>42"), Piece("", finish=Finish.LENGTH))
     assert (response.thinking, response.answer, response.mode) == (None, "42", Mode.NO_THINK)
 
 
 def test_what_never_closes_has_no_answer(policy):
-    _, response = read_all(make_reader(policy), Piece("Alright</th"), Piece("", finish="length"))
+    _, response = read_all(make_reader(policy), Piece("Alright</th"), Piece("", finish=Finish.LENGTH))
     assert (response.thinking, response.answer) == ("Alright</th", None)
 
 
@@ -457,7 +458,7 @@ def test_an_end_token_of_the_servers_own_is_text_or_not(policy):
     """An end token of ours is no text; another one's last token is."""
     ids = tuple(policy.tokenizer.encode("</think>42", add_special_tokens=False))
     for extra in ((), policy.eos_ids[:1]):
-        deltas, response = read_all(make_reader(policy), Piece("", ids + extra, finish="stop"))
+        deltas, response = read_all(make_reader(policy), Piece("", ids + extra, finish=Finish.STOP))
         assert deltas == [("answer", "4"), ("answer", "2")]
         assert response.tokens == len(ids + extra)
 
