@@ -132,7 +132,16 @@ def test_a_mode_by_the_models_name(client, policy, native, mode):
     assert usage.completion_tokens == len(encoded[0]) + between + len(encoded[1]) + 1
     assert usage.completion_tokens_details.reasoning_tokens == (len(encoded[0]) + between - 1 if thinking else 0)
     assert usage.prompt_tokens == len(encode_prompt(policy.tokenizer, policy.template, QUESTION))
-    assert done.adaptthink == {"mode": mode, "no_think_probability": None, "threshold": None}
+    assert done.x_think == {
+        "mode": mode,
+        "reason": "request",
+        "no_think_probability": None,
+        "threshold": None,
+        "effort": None,
+        "thinking_budget": None,
+        "tokens_saved": None,
+        "second_looks": 0,
+    }
 
 
 def test_a_stream_says_the_same_in_pieces(client):
@@ -232,7 +241,7 @@ def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
     engine, post = served()
     answer = post(**sent).json()
     [request] = engine.requests
-    assert answer["adaptthink"]["mode"] == mode
+    assert answer["x_think"]["mode"] == mode
     assert request.prefix_ids == (() if mode == "auto" else template.prefix_ids(Mode(mode)))
     assert request.banned_first_ids == ()
     assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
@@ -244,10 +253,12 @@ def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
 @pytest.mark.parametrize(("threshold", "mode"), [(0.2, "no_think"), (0.3, "think")])
 def test_the_threshold_decides_auto_and_says_so(served, threshold, mode):
     _, post = served(threshold=threshold)
-    found = post().json()["adaptthink"]
-    assert found == {"mode": mode, "no_think_probability": pytest.approx(0.25), "threshold": threshold}
-    requested = post(model="tiny:think").json()["adaptthink"]
-    assert requested == {"mode": "think", "no_think_probability": None, "threshold": None}
+    found = post().json()["x_think"]
+    assert (found["mode"], found["reason"], found["threshold"]) == (mode, "threshold", threshold)
+    assert found["no_think_probability"] == pytest.approx(0.25)
+    requested = post(model="tiny:think").json()["x_think"]
+    assert (requested["mode"], requested["reason"]) == ("think", "request")
+    assert (requested["no_think_probability"], requested["threshold"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +329,7 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
         (
             {"reasoning_effort": "low"},
             "reasoning_effort",
-            "'none' answers without thinking",
+            "effort 'low' is not certified for the model 'tiny'; available: none, max",
         ),
         ({"chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs.tools", "would change the answer"),
         ({"messages": []}, "messages", "at least 1 item"),
@@ -329,7 +340,7 @@ def test_a_conversation_loses_its_earlier_thoughts(served, tokenizer):
             "messages.0.content.0.type",
             "should be 'text'",
         ),
-        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "request one mode"),
+        ({"model": "tiny:think", "reasoning_effort": "none"}, "reasoning_effort", "request one of them"),
         ({"prompt": "1+1"}, "prompt", "would change the answer"),
         ({"messages": None}, "messages", "is missing"),
     ],

@@ -131,7 +131,7 @@ def test_the_threshold_decides_by_the_probability_that_the_upstream_gives(gatewa
         one = gateway(dialect=dialect, threshold=expected * factor)
         answer = one.post().json()
         assert answer["choices"][0]["mode"] == mode
-        decision = answer.get("x_think") or answer["adaptthink"]
+        decision = answer["x_think"]
         assert decision["mode"] == mode
         assert decision["no_think_probability"] == pytest.approx(expected, rel=1e-4)
         assert answer["choices"][0]["message"]["content"] == "\\boxed{52}"
@@ -151,6 +151,41 @@ def test_a_stream_passes_through_in_pieces(gateway, dialect):
     assert len(thinking) > 5
     assert len(content) > 3
     assert chunks[-1]["usage"] == whole["usage"]
+
+
+@pytest.mark.parametrize("dialect", RAW)
+def test_a_budget_closes_a_thought_by_a_second_call(gateway, dialect):
+    """The embedded model's thought has 15 tokens; what follows the budget is behind what there was of it."""
+    one = gateway(dialect=dialect)
+    whole = one.post(model="tiny:think").json()
+    cut = one.post(model="tiny:think", x_think={"thinking_budget": 6}).json()
+    message, usage = cut["choices"][0]["message"], cut["usage"]
+    assert message["reasoning"] == "Alright\n47+8"
+    assert whole["choices"][0]["message"]["reasoning"].startswith(message["reasoning"])
+    assert (cut["x_think"]["thinking_budget"], cut["choices"][0]["finish_reason"]) == (6, "stop")
+    assert message["content"]
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 6
+    first, second = one.calls[-2:]
+    if dialect == "vllm":
+        assert (first["max_tokens"], second["prompt"][: len(first["prompt"])]) == (5, first["prompt"])
+        assert len(second["prompt"]) == len(first["prompt"]) + 6
+    loose = one.post(model="tiny:think", x_think={"thinking_budget": 300}).json()
+    assert (loose["choices"], loose["usage"]) == (whole["choices"], whole["usage"])
+    direct = one.post(model="tiny", x_think={"thinking_budget": 8}, n=2, temperature=1).json()
+    assert all(choice["message"]["content"] for choice in direct["choices"])
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "ollama"])
+def test_a_doubtful_answer_is_followed_by_a_thought(gateway, dialect, monkeypatch):
+    one = gateway(dialect=dialect, threshold=0.0)
+    sure = one.post(x_think={"second_look": True}).json()
+    assert (sure["choices"][0]["mode"], sure["x_think"]["second_looks"]) == ("no_think", 0)
+    monkeypatch.setattr(upstream_module, "is_doubtful", lambda answer, *, finished: answer == "\\boxed{52}")
+    doubtful = one.post(x_think={"second_look": True}).json()
+    assert (doubtful["choices"][0]["mode"], doubtful["x_think"]["second_looks"]) == ("think", 1)
+    assert doubtful["choices"][0]["message"]["reasoning"].startswith("Alright")
+    thought = one.post(model="tiny:think").json()["usage"]["completion_tokens"]
+    assert doubtful["usage"]["completion_tokens"] == thought + sure["usage"]["completion_tokens"]
 
 
 def test_texts_are_continued_as_they_are(gateway, policy):
@@ -188,8 +223,11 @@ def test_without_log_probabilities_modes_remain(gateway, text):
     one = gateway(scores=False, threshold=0.5)
     assert "without log-probabilities" in one.said[0]
     auto = one.post().json()
-    assert (auto.get("x_think") or auto["adaptthink"])["threshold"] is None
+    assert auto["x_think"]["threshold"] is None
     assert one.post(model="tiny:no_think").json()["choices"][0]["message"]["content"] == "\\boxed{52}"
+    refused = one.post(x_think={"threshold": 0.5})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_by_upstream")
+    assert "returns no log-probabilities" in refused.json()["error"]["message"]
 
 
 def test_an_own_threshold_without_log_probabilities_is_refused(policy, monkeypatch):
@@ -421,8 +459,7 @@ def make_reader(policy, **options):
 
 
 def read_all(reader, *pieces):
-    events = [event for piece in pieces for event in reader.take(piece)] + reader.close()
-    *deltas, ended = events
+    *deltas, ended = [event for piece in pieces for event in reader.take(piece)] + reader.close()
     return [(delta.part.value, delta.text) for delta in deltas], ended.response
 
 

@@ -481,7 +481,7 @@ def test_a_run_folder_serves_its_model(monkeypatch, tmp_path):
         api.serve(str(run), port=0)
     (run / "model").symlink_to(TINY)
     served = []
-    monkeypatch.setattr(api, "serve_forever", lambda policy, *args: served.append((policy.name, args[2].name)))
+    monkeypatch.setattr(api, "serve_forever", lambda policy, *args: served.append((policy.name, args[3].name)))
     api.serve(str(run), port=0)
     monkeypatch.setattr(sys, "argv", ["adaptthink", "serve", str(run), "--port", "0"])
     with pytest.raises(SystemExit) as caught:

@@ -142,6 +142,7 @@ from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, mak
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.serving.server import listen, serve_forever
 from adaptthink.serving.upstream import Upstream
+from adaptthink.serving.worker import Worker
 from adaptthink.storage.kinds import find_run_model
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import (
@@ -677,7 +678,8 @@ def serve(
             config, message = adopt_setting(config, dial)
             report.on_message(message)
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
-        serve_forever(policy, chosen, threshold, config, listening, report.on_message)
+        worker = Worker(chosen, seed=config.seed)
+        serve_forever(policy, worker, threshold, dial, config, listening, report.on_message)
 
 
 def _serve_upstream(url: str, config: ServeConfig, listening: socket.socket, report: Callbacks) -> None:
@@ -696,7 +698,7 @@ def _serve_upstream(url: str, config: ServeConfig, listening: socket.socket, rep
             f"threshold = {config.threshold:g} needs log-probabilities, and the server at {url} returns "
             "none; leave it out, or take a server that does"
         )
-    serve_forever(text, upstream, threshold, config, listening, report.on_message)
+    serve_forever(text, upstream, threshold, dial, config, listening, report.on_message)
 
 
 def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:

@@ -471,6 +471,11 @@ class ServeConfig(EngineConfig):
         0.6, description="Sampling temperature of requests without one; 0: the most likely token."
     )
     top_p: TopP = Field(0.95, description="Nucleus of requests without one.")
+    closing_sentence: str | None = Field(
+        None,
+        description="What a thought that reaches its request's thinking budget ends with; not given: a short English "
+        "sentence, and nothing for a model of an embedded one's vocabulary, which has no words.",
+    )
     reasoning_format: ReasoningFormat = Field(
         "separate", description="Thinking in a field of its own, or in the answer's text between a pair of markers."
     )

@@ -16,6 +16,7 @@ from adaptthink.dial.curve import Measured, Point, compute_curve
 from adaptthink.evaluation.scores import select_gradable
 from adaptthink.evaluation.store import Outcome, read_samples
 from adaptthink.grading import Verdict
+from adaptthink.grading.extract import find_answer
 from adaptthink.grading.implicit_thinking import KEYWORD
 from adaptthink.modes import Mode
 
@@ -29,6 +30,11 @@ class SecondLook:
     doubtful: float  # share of the forced no_think samples, in [0, 1]
     right_among_doubtful: float | None  # how many of these were right; None if there are none
     curve: tuple[Point, ...]  # as the dial's
+
+
+def is_doubtful(answer: str | None, *, finished: bool) -> bool:
+    """Return whether a server thinks again about a direct answer; without a reference answer to know its form by."""
+    return not finished or answer is None or find_answer(answer) is None or bool(KEYWORD.search(answer))
 
 
 def measure_second_look(folder: Path, problems: Sequence[Measured], outcomes: Iterable[Outcome]) -> SecondLook:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adaptthink.dial.curve import Measured, Point, compute_curve, thin_curve
+from adaptthink.dial.efforts import Effort, certify_efforts
 from adaptthink.dial.guarantee import (
     Choice,
     choose_budget,
@@ -42,6 +43,7 @@ class Dial:
     num_problems: int
     date: str  # ISO 8601, UTC
     setting: Setting  # how the samples were generated
+    efforts: tuple[Effort, ...] = ()  # the levels that requests can name; none in a dial of an earlier version
     second_look: SecondLook | None = None  # in an evaluation folder only: what thinking about doubtful answers gives
 
 
@@ -72,6 +74,7 @@ def calibrate(
         num_problems=len(problems),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         setting=setting,
+        efforts=certify_efforts(problems),
         second_look=second_look,
     )
 

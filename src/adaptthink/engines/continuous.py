@@ -13,6 +13,7 @@ The random stream is the request's own: a job alone gets the samples that `Nativ
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from adaptthink.engines.base import Finish, Request, check_finite
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import make_forward, make_token_batches, prefill_prompts
-from adaptthink.engines.jobs import Job
+from adaptthink.engines.jobs import Closing, Job
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.sampling import choose_tokens, make_uniforms
 
@@ -51,6 +52,39 @@ class _Row:
     request: Request
     position: int = 0  # number of tokens that the response has so far
     token: int = 0  # the last of them
+    closed: bool = False  # whether the thinking has ended
+    closing_at: int | None = None  # the position of the first token that closes the thought, if its budget did
+
+    @property
+    def closing(self) -> Closing | None:
+        """How the thought ends, as long as it goes on."""
+        return None if self.closed else self.job.closing
+
+    def check_budget(self) -> None:
+        """Begin to close a thought that has reached its budget."""
+        begun = self.position >= len(self.request.prefix_ids)
+        if self.closing and self.closing_at is None and begun and self.position >= self.closing.budget:
+            self.closing_at = self.position
+
+    @property
+    def forced(self) -> int | None:
+        """The next token, if it is forced."""
+        prefix, closing = self.request.prefix_ids, self.job.closing
+        if self.position < len(prefix):
+            return prefix[self.position]
+        if closing and self.closing_at is not None and self.position < self.closing_at + len(closing.ids):
+            return closing.ids[self.position - self.closing_at]
+        return None
+
+    def find_banned(self, eos_ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens that may not come next."""
+        behind_close = (
+            self.job.closing
+            and self.closing_at is not None
+            and self.position == self.closing_at + len(self.job.closing.ids)
+        )
+        ends = tuple(eos_ids) if self.closing or behind_close else ()
+        return ends + (self.request.banned_first_ids if self.position == len(self.request.prefix_ids) else ())
 
 
 class ContinuousBatch:
@@ -69,6 +103,7 @@ class ContinuousBatch:
         self.engine, self.seed, self.chunk_tokens = engine, seed, chunk_tokens
         self.max_rows = max_rows or engine.max_concurrent_sequences
         self.device = engine.model.device
+        self.eos_ids: list[int] = engine.eos_ids.tolist()
         self.forward = make_forward(engine.model, engine.dtype)
         self.kept = KeptPrompts(prefix_tokens)
         self.waiting: list[Job] = []
@@ -132,24 +167,18 @@ class ContinuousBatch:
     def _sample(self, logits_BV: Tensor) -> None:
         """Give every row its next token; those that end leave."""
         rows = self.rows
+        for row in rows:
+            row.check_budget()
+        raise_close(logits_BV, rows)
         position_B = np.array([row.position for row in rows])
         stream_B = np.array([row.request.stream % 2**64 for row in rows], np.uint64)
-        prefixes = [row.request.prefix_ids for row in rows]
         tokens_B, logprobs_B = choose_tokens(
             logits_BV,
             torch.from_numpy(make_uniforms(self.seed, stream_B, position_B)).to(self.device),
             np.array([row.job.temperature for row in rows]),
             np.array([row.job.top_p for row in rows]),
-            banned={
-                index: row.request.banned_first_ids
-                for index, row in enumerate(rows)
-                if row.request.banned_first_ids and row.position == len(prefixes[index])
-            },
-            forced={
-                index: prefixes[index][row.position]
-                for index, row in enumerate(rows)
-                if row.position < len(prefixes[index])
-            },
+            banned={index: banned for index, row in enumerate(rows) if (banned := row.find_banned(self.eos_ids))},
+            forced={index: row.forced for index, row in enumerate(rows) if row.forced is not None},
         )
         leaving = []
         for index, (token, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
@@ -165,7 +194,8 @@ class ContinuousBatch:
 
     def _deliver(self, row: _Row, token: int) -> bool:
         """Hand over a row's token; return whether the row goes on."""
-        stopped = token in self.engine.eos_ids and row.position >= len(row.request.prefix_ids)
+        stopped = token in self.eos_ids and row.forced is None
+        row.closed = row.closed or (row.job.closing is not None and token == row.job.closing.close_id)
         row.token, row.position = token, row.position + 1
         full = row.position >= row.request.max_tokens
         finish = Finish.STOP if stopped else Finish.LENGTH if full else None
@@ -311,6 +341,18 @@ class ContinuousBatch:
             job.on_error(error)
         if forget:
             self._forget({job})
+
+
+def raise_close(logits_BV: Tensor, rows: Sequence[_Row]) -> None:
+    """Raise the close token's logit in the rows whose thinking is about to reach its budget (see `Closing`)."""
+    for index, row in enumerate(rows):
+        closing = row.closing
+        if closing is None or closing.ramp == 0:
+            continue
+        share = 1 - (closing.budget - 1 - row.position) / closing.ramp
+        if 0 < share <= 1:
+            own, largest = logits_BV[index, closing.close_id].clone(), logits_BV[index].max()
+            logits_BV[index, closing.close_id] = own + share * (largest - own)
 
 
 class KeptPrompts:

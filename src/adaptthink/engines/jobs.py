@@ -7,10 +7,26 @@ on the native engine, `WholeBatches` in batches on any other engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How a thought ends that reaches its budget, so that an answer follows.
+
+    Over the last `ramp` tokens of the budget the close token's logit rises, in equal steps, from its own value to the
+    largest one, so that the model ends most thoughts by itself. One that goes on is ended by `ids`: a sentence, the
+    close token, and what the template writes behind it. No end token is sampled before the close token, nor directly
+    behind `ids`. An engine of batches has no ramp, and samples what it will.
+    """
+
+    close_id: int
+    budget: int  # tokens of the response before `ids`, forced ones included
+    ids: tuple[int, ...]
+    ramp: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +47,7 @@ class Job:
     scored_ids: tuple[int, ...] = ()
     temperature: float = 1.0
     top_p: float = 1.0
+    closing: Closing | None = None  # of each choice's thought; `Request.max_tokens` has room for it
     owner: Hashable = None  # jobs of the owner with the fewest responses under way are taken first
     cancelled: bool = False
 
@@ -100,23 +117,36 @@ class WholeBatches:
                     self._complete([job])
 
     def _generate(self, jobs: list[Job], started: set[Job]) -> None:
-        owners: list[tuple[Job, int]] = []
-        requests: list[Request] = []
-        for job, logprobs in zip(jobs, self._score(jobs), strict=True):
-            for choice, request in enumerate(job.begin(logprobs)):
-                owners.append((job, choice))
-                requests.append(request)
+        work = [
+            (job, choice, request)
+            for job, logprobs in zip(jobs, self._score(jobs), strict=True)
+            for choice, request in enumerate(job.begin(logprobs))
+        ]
+        left: list[tuple[Job, int, Request]] = []
 
-        def deliver(index: int, completion: Completion) -> None:
-            job, choice = owners[index]
+        def deliver(job: Job, choice: int, request: Request, completion: Completion) -> None:
+            if job.closing and (follow := follow_up(request, completion, job.closing)):
+                left.append((job, choice, follow))
+                return
             started.add(job)
             last = len(completion.token_ids) - 1
             for position, token in enumerate(completion.token_ids):
                 if not job.on_token(choice, token, completion.finish if position == last else None):
                     break
 
-        temperature, top_p = jobs[0].temperature, jobs[0].top_p
-        self.engine.generate(requests, temperature=temperature, top_p=top_p, seed=self.seed, on_finish=deliver)
+        def generate(work: Sequence[tuple[Job, int, Request]], requests: Sequence[Request], seed: int) -> None:
+            self.engine.generate(
+                requests,
+                temperature=jobs[0].temperature,
+                top_p=jobs[0].top_p,
+                seed=seed,
+                on_finish=lambda index, completion: deliver(*work[index], completion),
+            )
+
+        generate(work, [limit_thought(request, job.closing) for job, _, request in work], self.seed)
+        if left:
+            work, left = left, []
+            generate(work, [request for _, _, request in work], self.seed + 1)
 
     def _score(self, jobs: list[Job]) -> list[Sequence[float]]:
         """Return each job's scores; prompts with the same ids to score share one call."""
@@ -127,3 +157,20 @@ class WholeBatches:
             rows = dict(zip(prompts, self.engine.next_token_logprobs(prompts, ids), strict=True))
             scores |= {job: rows[job.prompt_ids] for job in scored}
         return [scores[job] for job in jobs]
+
+
+def limit_thought(request: Request, closing: Closing | None) -> Request:
+    """Return a request that ends where its thought has to; one that begins behind the close token is left as it is."""
+    if closing is None or closing.close_id in request.prefix_ids:
+        return request
+    return replace(request, max_tokens=min(request.max_tokens, closing.budget))
+
+
+def follow_up(request: Request, completion: Completion, closing: Closing) -> Request | None:
+    """Return the request that goes on behind a limited thought; None if the completion is whole."""
+    ids = completion.token_ids
+    if closing.close_id not in ids:
+        thought = ids[:-1] if completion.finish is Finish.STOP else ids
+        return replace(request, prefix_ids=(*thought, *closing.ids), banned_first_ids=())
+    cut = completion.finish is Finish.LENGTH and len(ids) < request.max_tokens
+    return replace(request, prefix_ids=ids, banned_first_ids=()) if cut else None

@@ -14,7 +14,8 @@ import time
 from collections.abc import AsyncIterator, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import NonFiniteError
 from adaptthink.errors import UserError
-from adaptthink.sampling.reading import Response as ModelResponse
+from adaptthink.modes import Mode
 from adaptthink.serving.backend import Backend, Events, Generation
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
 from adaptthink.serving.metrics import Metrics
@@ -77,8 +78,18 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(_: Request) -> Response:
-        names = [served.name, *(f"{served.name}:{mode}" for mode in backend.offer(served).modes)]
-        listed = [{"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names]
+        offered = backend.offer(served)
+        endings = [*offered.modes, *(level.name for level in offered.levels[1:-1])]  # the ends are the modes
+        names = [served.name, *(f"{served.name}:{ending}" for ending in endings)]
+        listed: list[dict[str, Any]] = [
+            {"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names
+        ]
+        listed[0]["x_think"] = {
+            "threshold": offered.threshold,
+            "certified": offered.certified,
+            "think_tokens": offered.think_tokens,
+            "efforts": [asdict(level) for level in offered.levels],
+        }
         return JSONResponse({"object": "list", "data": listed})
 
     @asynccontextmanager
@@ -174,12 +185,12 @@ class Endpoint:
             if exchange.request.stream:
                 await self.send_stream(exchange, decided, answering, send)
             else:
-                responses: dict[int, ModelResponse] = {}
-                while len(responses) < exchange.request.n:
+                ended: dict[int, Ended] = {}
+                while len(ended) < exchange.request.n:
                     event = await answering.take()
                     if isinstance(event, Ended):
-                        responses[event.index] = event.response
-                whole = exchange.write(decided, [responses[index] for index in sorted(responses)])
+                        ended[event.index] = event
+                whole = exchange.write(decided, [ended[index] for index in sorted(ended)])
                 await self.respond(JSONResponse(whole), request.scope, send)
         finally:
             watcher.cancel()
@@ -285,12 +296,12 @@ class Answering:
                 self.first = False
         else:
             response, decided = event.response, self.decided
-            by = "model"
-            if decided and decided.mode:
-                by = "request" if decided.no_think_probability is None else "threshold"
-            metrics.decisions[response.mode, by] += 1
+            assert decided
+            metrics.decisions[response.mode, "second_look" if event.direct_tokens else decided.reason] += 1
             metrics.tokens["thinking"] += response.thinking_tokens
-            metrics.tokens["answer"] += response.tokens - response.thinking_tokens
+            metrics.tokens["answer"] += response.tokens - response.thinking_tokens + event.direct_tokens
+            if decided.think_tokens is not None and response.mode is Mode.NO_THINK:
+                metrics.tokens_saved += max(0, round(decided.think_tokens) - response.tokens)
         return event
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adaptthink.config.schema import Positive, ReasoningFormat
 from adaptthink.modes import Message, Mode
+from adaptthink.serving.controls import Controls, Effort, ThinkOptions, merge_controls, read_budget, read_switch
 from adaptthink.serving.generation import CallError, GenerationRequest
 
 # These change no answer: bookkeeping of clients and of other servers.
@@ -48,7 +49,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 MAX_STOPS = 64  # every new piece of text is compared with each
 Stop = Annotated[str, Field(max_length=256)]
-MODES = {f":{mode}": mode for mode in Mode}  # endings of model names
+# Endings of model names.
+ENDINGS = {mode.value: Controls(mode=mode.value) for mode in Mode} | {
+    effort: Controls(effort=effort) for effort in get_args(Effort)
+}
 C = TypeVar("C", bound="Call")
 
 
@@ -94,6 +98,33 @@ class _TemplateKeywords(BaseModel):
 
     enable_thinking: bool | None = None
     thinking: bool | None = None
+    thinking_budget: int | None = None
+
+    def read(self) -> dict[str, Controls]:
+        """Return what each switch says, by its name."""
+        return {
+            "enable_thinking": read_switch(self.enable_thinking),
+            "thinking": read_switch(self.thinking),
+            "chat_template_kwargs.thinking_budget": read_budget(self.thinking_budget),
+        }
+
+
+class _Reasoning(BaseModel):
+    """OpenRouter's parameter of this name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    effort: Effort | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+
+    def read(self) -> dict[str, Controls]:
+        """Return what each field says, by its name."""
+        return {
+            "reasoning.effort": Controls(effort=self.effort),
+            "reasoning.max_tokens": read_budget(self.max_tokens),
+            "reasoning.enabled": read_switch(self.enabled),
+        }
 
 
 class _StreamOptions(BaseModel):
@@ -117,6 +148,11 @@ class Call(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
+    x_think: ThinkOptions = ThinkOptions()
+
+    def read_controls(self, name: str) -> dict[str, Controls]:
+        """Return what each parameter says about thinking, by its name; raises CallError for another model."""
+        return {"model": read_model(self.model, name)} | self.x_think.read()
 
     @property
     def stops(self) -> list[str]:
@@ -130,16 +166,21 @@ class ChatCall(Call):
     messages: Annotated[list[_Turn], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
     chat_template_kwargs: _TemplateKeywords = _TemplateKeywords()
-    reasoning_effort: Literal["none"] | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: _Reasoning = _Reasoning()
+    thinking_budget: int | None = None
+    thinking_token_budget: int | None = None  # vLLM's name
     reasoning_format: ReasoningFormat | None = None
 
-    @property
-    def switches(self) -> dict[str, Mode]:
-        """The requested modes, by the parameter that requests them."""
-        keywords = self.chat_template_kwargs
-        flags = {"enable_thinking": keywords.enable_thinking, "thinking": keywords.thinking}
-        switches = {name: Mode.THINK if on else Mode.NO_THINK for name, on in flags.items() if on is not None}
-        return switches | ({"reasoning_effort": Mode.NO_THINK} if self.reasoning_effort else {})
+    def read_controls(self, name: str) -> dict[str, Controls]:
+        """See `Call`."""
+        budgets = {
+            "thinking_budget": read_budget(self.thinking_budget),
+            "thinking_token_budget": read_budget(self.thinking_token_budget),
+        }
+        effort = {"reasoning_effort": Controls(effort=self.reasoning_effort)}
+        switches = self.chat_template_kwargs.read() | self.reasoning.read()
+        return super().read_controls(name) | switches | effort | budgets
 
 
 class TextCall(Call):
@@ -182,20 +223,13 @@ def make_call_error(error: ValidationError) -> CallError:
         )
     if fault["type"] == "missing":
         return CallError(f"'{name}' is missing; give it", param=name, code="missing_required_parameter")
-    if name == "reasoning_effort":
-        return CallError(
-            f"reasoning_effort {fault['input']!r} is not supported: 'none' answers without thinking; leave it out for "
-            "mode auto, or request the model with ':think' at the end of its name",
-            param=name,
-            code="unsupported_value",
-        )
     message = fault["msg"]
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
 
 
 def make_request(call: Call, name: str) -> GenerationRequest:
     """Return what a call requests of the model of this name; raises CallError where that cannot be."""
-    max_tokens, mode = call.max_tokens, read_mode(call, name)
+    max_tokens, controls = call.max_tokens, merge_controls(call.read_controls(name))
     prompt: str | tuple[Message, ...]
     if isinstance(call, ChatCall):
         if call.messages[-1].role != "user":
@@ -207,7 +241,12 @@ def make_request(call: Call, name: str) -> GenerationRequest:
         prompt = call.prompt
     return GenerationRequest(
         prompt=prompt,
-        mode=mode,
+        mode=None if controls.mode in (None, "auto") else Mode(controls.mode),
+        effort=controls.effort,
+        threshold=controls.threshold,
+        tolerance=controls.tolerance,
+        thinking_budget=controls.thinking_budget,
+        second_look=bool(controls.second_look),
         max_tokens=max_tokens,
         temperature=call.temperature,
         top_p=call.top_p,
@@ -218,19 +257,12 @@ def make_request(call: Call, name: str) -> GenerationRequest:
     )
 
 
-def read_mode(call: Call, name: str) -> Mode | None:
-    """Return the mode that a call requests, None for auto; raises CallError for another model or for two modes."""
-    known = {name: None} | {name + ending: mode for ending, mode in MODES.items()}
-    if call.model not in known:
-        raise CallError(
-            f"no model '{call.model}'; available: {', '.join(known)}", param="model", code="model_not_found", status=404
-        )
-    switches = call.switches if isinstance(call, ChatCall) else {}
-    named = known[call.model]
-    requested = switches | ({"model": named} if named else {})
-    if len(set(requested.values())) > 1:
-        both = " and ".join(f"{mode} by {source}" for source, mode in requested.items())
-        raise CallError(
-            f"the call requests {both}; request one mode", param=next(iter(requested)), code="invalid_value"
-        )
-    return next(iter(requested.values()), None)
+def read_model(model: str, name: str) -> Controls:
+    """Return what the ending of a model's name says; raises CallError for another model."""
+    if model == name:
+        return Controls()
+    ending = model.removeprefix(f"{name}:")
+    if ending not in ENDINGS:
+        known = ", ".join([name, *(f"{name}:{one}" for one in ENDINGS)])
+        raise CallError(f"no model '{model}'; available: {known}", param="model", code="model_not_found", status=404)
+    return ENDINGS[ending]

@@ -22,7 +22,11 @@ class GenerationRequest:
 
     prompt: tuple[Message, ...] | str  # a conversation that ends with the user's turn, or a text to continue as it is
     mode: Mode | None = None  # None: auto
+    effort: str | None = None  # a level of the dial
     threshold: float | None = None  # on P(no_think), for this request in mode auto
+    tolerance: float | None = None  # the level that is certified to lose at most this share of accuracy
+    thinking_budget: int | None = None  # tokens, after which a thought is closed and the answer begins
+    second_look: bool = False  # whether a doubtful direct answer is followed by a thought
     max_tokens: int | None = None  # of each choice, thinking and forced tokens included
     temperature: float | None = None  # 0: the most likely token
     top_p: float | None = None
@@ -30,6 +34,15 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()  # texts that end an answer, and are not part of it; of a continued text, anywhere
     n: int = 1  # number of choices
     stream: bool = False  # whether events are sent as they come
+
+
+class Reason(StrEnum):
+    """What decided a request's mode."""
+
+    REQUEST = "request"  # it asked for the mode
+    EFFORT = "effort"  # the threshold of a level that it named, or that its tolerance chose
+    THRESHOLD = "threshold"  # its own, or the server's
+    MODEL = "model"  # the model samples it
 
 
 class Part(StrEnum):
@@ -47,6 +60,10 @@ class Decided:
     no_think_probability: float | None  # None: it was not needed
     threshold: float | None  # None: no threshold was applied
     prompt_tokens: int
+    reason: Reason
+    effort: str | None = None  # the level that was applied
+    thinking_budget: int | None = None  # that was applied; it may be less than requested
+    think_tokens: float | None = None  # of a response with thinking, the mean of the calibration's problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +77,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last event of one choice: its whole response, of which the deltas are the pieces."""
+    """The last event of one choice: its whole response, of which the deltas are the pieces.
+
+    After a second look `direct_tokens` is the length of the direct answer that was given up.
+    """
 
     index: int
     response: Response
+    direct_tokens: int = 0
 
 
 Event = Decided | Delta | Ended
@@ -78,10 +99,37 @@ class Usage:
     thinking_tokens: int
 
 
-def count_usage(decided: Decided, responses: Iterable[Response]) -> Usage:
-    """Return the token counts of an answer."""
-    done = list(responses)
-    return Usage(decided.prompt_tokens, sum(one.tokens for one in done), sum(one.thinking_tokens for one in done))
+def count_usage(decided: Decided, ended: Iterable[Ended]) -> Usage:
+    """Return the token counts of an answer; a direct answer that was given up belongs to the completion."""
+    done = list(ended)
+    return Usage(
+        decided.prompt_tokens,
+        sum(one.response.tokens + one.direct_tokens for one in done),
+        sum(one.response.thinking_tokens for one in done),
+    )
+
+
+def describe_decision(decided: Decided, ended: Sequence[Ended] = ()) -> dict[str, Any]:
+    """Return what was decided and why, the same in every dialect; what is not known yet is left out.
+
+    "auto": the model sampled the mode, and each choice has its own. Tokens are saved by direct answers, against the
+    mean of the calibration's thoughts; a second look costs the direct answer that was given up.
+    """
+    known: dict[str, Any] = {
+        "mode": decided.mode or "auto",
+        "reason": decided.reason,
+        "no_think_probability": decided.no_think_probability,
+        "threshold": decided.threshold,
+        "effort": decided.effort,
+        "thinking_budget": decided.thinking_budget,
+    }
+    if not ended:
+        return known
+    saved = None
+    if decided.think_tokens is not None:
+        direct = [one.response.tokens for one in ended if one.response.mode is Mode.NO_THINK]
+        saved = round(sum(decided.think_tokens - tokens for tokens in direct)) - sum(one.direct_tokens for one in ended)
+    return known | {"tokens_saved": saved, "second_looks": sum(one.direct_tokens > 0 for one in ended)}
 
 
 class Exchange(Protocol):
@@ -90,7 +138,7 @@ class Exchange(Protocol):
     request: GenerationRequest
     media_type: str  # of a stream
 
-    def write(self, decided: Decided, responses: Sequence[Response]) -> dict[str, Any]:
+    def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """Return the whole answer, for a call that does not stream."""
         ...
 

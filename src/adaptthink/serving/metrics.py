@@ -16,6 +16,7 @@ class Metrics:
     answers: Counter[int] = field(default_factory=Counter)  # by HTTP status
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)  # choices, by mode and by what decided it
     tokens: Counter[str] = field(default_factory=Counter)  # by part: prompt, thinking, answer
+    tokens_saved: int = 0
     first_token: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))  # by bucket
     first_token_seconds: float = 0.0  # in all
 
@@ -41,6 +42,8 @@ class Metrics:
         add("decisions_total", "counter", "Choices, by mode and by what decided it.", *decisions)
         tokens = ((f'{{part="{part}"}}', count) for part, count in sorted(self.tokens.items()))
         add("tokens_total", "counter", "Tokens of answers that ended, by part.", *tokens)
+        meaning = "Tokens that direct answers saved, against the mean thought of the dial's calibration."
+        add("tokens_saved_total", "counter", meaning, ("", self.tokens_saved))
         bounds = [*(f"{bound:g}" for bound in SECONDS), "+Inf"]
         sums = [sum(self.first_token[: index + 1]) for index in range(len(bounds))]
         buckets = ((f'_bucket{{le="{bound}"}}', count) for bound, count in zip(bounds, sums, strict=True))

@@ -22,6 +22,7 @@ from adaptthink.serving.generation import (
     Part,
     Usage,
     count_usage,
+    describe_decision,
 )
 
 
@@ -65,15 +66,17 @@ class _Exchange:
             "model": call.model,
         }
         self.decided: Decided | None = None
-        self.responses: list[Response] = []
+        self.ended: list[Ended] = []
 
     def keep(self, event: Event) -> None:
         """Keep what later parts of a stream need."""
         if isinstance(event, Decided):
             self.decided = event
-            self.head["adaptthink"] = make_decision(event)
+            self.head["x_think"] = describe_decision(event)
         elif isinstance(event, Ended):
-            self.responses.append(event.response)
+            self.ended.append(event)
+            if self.decided and len(self.ended) == self.request.n:
+                self.head["x_think"] = describe_decision(self.decided, self.ended)
 
     def write_chunk(self, choices: list[dict[str, Any]], **others: Any) -> str:
         """Return one chunk of a stream."""
@@ -82,7 +85,7 @@ class _Exchange:
     def end_stream(self) -> Iterator[str]:
         """See `Exchange`."""
         if self.decided and self.call.stream_options.include_usage:
-            yield self.write_chunk([], usage=self.write_usage(count_usage(self.decided, self.responses)))
+            yield self.write_chunk([], usage=self.write_usage(count_usage(self.decided, self.ended)))
         yield "data: [DONE]\n\n"
 
     def fail_stream(self, error: CallError) -> Iterator[str]:
@@ -108,21 +111,21 @@ class ChatExchange(_Exchange):
         self.thought: set[int] = set()  # choices that have some thinking
         self.answered: set[int] = set()  # choices whose thinking has ended
 
-    def write(self, decided: Decided, responses: Sequence[Response]) -> dict[str, Any]:
+    def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """See `Exchange`."""
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant"} | self.write_message(response),
-                "mode": response.mode,
-                "finish_reason": response.finish,
+                "message": {"role": "assistant"} | self.write_message(one.response),
+                "mode": one.response.mode,
+                "finish_reason": one.response.finish,
                 "logprobs": None,
             }
-            for index, response in enumerate(responses)
+            for index, one in enumerate(ended)
         ]
-        usage = self.write_usage(count_usage(decided, responses))
+        usage = self.write_usage(count_usage(decided, ended))
         answer = {"object": "chat.completion", "choices": choices, "usage": usage}
-        return self.head | answer | {"adaptthink": make_decision(decided)}
+        return self.head | answer | {"x_think": describe_decision(decided, ended)}
 
     def write_message(self, response: Response) -> dict[str, Any]:
         """Return thinking and answer, the thinking in both fields that clients read, or within the content."""
@@ -186,11 +189,13 @@ class TextExchange(_Exchange):
         super().__init__(call, name, "cmpl")
         self.head["object"] = "text_completion"
 
-    def write(self, decided: Decided, responses: Sequence[Response]) -> dict[str, Any]:
+    def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """See `Exchange`."""
-        choices = [write_choice(index, one.answer or "", one.finish) for index, one in enumerate(responses)]
-        answer = {"choices": choices, "usage": self.write_usage(count_usage(decided, responses))}
-        return self.head | answer | {"adaptthink": make_decision(decided)}
+        choices = [
+            write_choice(index, one.response.answer or "", one.response.finish) for index, one in enumerate(ended)
+        ]
+        answer = {"choices": choices, "usage": self.write_usage(count_usage(decided, ended))}
+        return self.head | answer | {"x_think": describe_decision(decided, ended)}
 
     def stream(self, event: Event) -> Iterator[str]:
         """See `Exchange`."""
@@ -204,12 +209,3 @@ class TextExchange(_Exchange):
 def write_choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
     """Return a choice of /v1/completions."""
     return {"index": index, "text": text, "finish_reason": finish, "logprobs": None}
-
-
-def make_decision(decided: Decided) -> dict[str, Any]:
-    """Return how the mode was decided; "auto": the model sampled it, and each choice has its own."""
-    return {
-        "mode": decided.mode or "auto",
-        "no_think_probability": decided.no_think_probability,
-        "threshold": decided.threshold,
-    }

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptthink.config.schema import ServeConfig
+from adaptthink.dial.efforts import FORCED, Level, choose_level, list_levels
+from adaptthink.dial.second_look import is_doubtful
 from adaptthink.engines.base import Finish, Request
-from adaptthink.engines.jobs import Job
+from adaptthink.engines.jobs import Closing, Job
 from adaptthink.modes import Mode, ThinkTemplate, encode, encode_prompt, encode_rendered, is_rendered
 from adaptthink.sampling.requests import MaxTokens, make_seed
-from adaptthink.sampling.responses import PromptRequest, decide_mode, make_requests
-from adaptthink.serving.generation import CallError, Decided, Event, GenerationRequest
+from adaptthink.sampling.responses import Decision, PromptRequest, decide_mode, make_requests
+from adaptthink.serving.generation import CallError, Decided, Delta, Ended, Event, GenerationRequest, Reason
 from adaptthink.serving.streaming import ChoiceReader
+
+RAMP = 0.2  # of a thinking budget, over which the close token's logit rises
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,59 @@ class Served:
     tokenizer: Any
     template: ThinkTemplate
     context_tokens: int | None  # maximum of prompt and response together
-    threshold: float | None
+    threshold: float | None  # of mode auto; None: the model samples
+    certified: bool = False  # whether the threshold is a certified dial's
+    levels: tuple[Level, ...] = list_levels()  # the efforts that requests can name
+    closing_sentence: str = ""  # that ends a thought at its budget
     modes: tuple[Mode, ...] = tuple(Mode)  # that can be requested
+    closing_ids: tuple[int, ...] = field(init=False)  # of it, of the close token, and what the template writes behind
     longest_token: int = field(init=False)  # characters
 
     def __post_init__(self) -> None:
-        """Measure the tokenizer once."""
+        """Measure and use the tokenizer once."""
         object.__setattr__(self, "longest_token", max(map(len, self.tokenizer.get_vocab())))
+        prefix, close = self.template.no_think_prefix_ids, self.template.close_id
+        said = tuple(self.tokenizer.encode(self.closing_sentence, add_special_tokens=False))
+        object.__setattr__(self, "closing_ids", (*said, *prefix[prefix.index(close) :]))
+
+    @property
+    def think_tokens(self) -> float | None:
+        """Mean tokens of a response with thinking, as the calibration measured."""
+        return self.levels[-1].mean_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a request, before its mode is decided."""
+
+    wanted: PromptRequest
+    rule: Rule
+    closing: Closing | None
+    think_tokens: float | None
+
+    def announce(self, decision: Decision) -> Decided:
+        """Return the event that says what was decided."""
+        return Decided(
+            decision.mode,
+            decision.no_think_probability,
+            self.wanted.threshold,
+            len(self.wanted.prompt_ids),
+            self.rule.reason,
+            self.rule.effort,
+            self.closing.budget if self.closing and decision.mode is not Mode.NO_THINK else None,
+            self.think_tokens,
+        )
+
+
+def make_plan(served: Served, config: ServeConfig, request: GenerationRequest) -> Plan:
+    """Encode a request, and read what it says about its mode and its limits.
+
+    Raises UserError for a prompt that the template refuses or the context does not hold.
+    """
+    prompt, decides = encode_request(served, request)
+    rule = choose_rule(served, request) if decides else Rule(Reason.MODEL)
+    wanted, closing = make_prompt_request(served, config, request, prompt, rule)
+    return Plan(wanted, rule, closing, served.think_tokens)
 
 
 def make_job(
@@ -40,24 +90,27 @@ def make_job(
     config: ServeConfig,
     request: GenerationRequest,
     post: Callable[[Event | Exception], None],
+    submit: Callable[[Job], None],
     *,
     owner: Hashable = None,
 ) -> Job:
     """Return the job that answers a request; its events go to `post`, on the thread that generates.
 
-    Raises UserError for a prompt that the template refuses or the context does not hold.
+    A second look is another job, for `submit`. Raises UserError for a prompt that the template refuses or the context
+    does not hold.
     """
-    prompt, decides = encode_request(served, request)
-    wanted = make_prompt_request(served, config, request, prompt, decides=decides)
+    plan = make_plan(served, config, request)
+    wanted, closing, prompt = plan.wanted, plan.closing, plan.wanted.prompt_ids
     plain = isinstance(request.prompt, str)
     readers: list[ChoiceReader] = []
+    held: dict[int, list[Delta | Ended]] = {}  # of direct answers that may be doubtful, by choice
 
     def begin(scores: Sequence[float]) -> list[Request]:
         decision = decide_mode(wanted, math.exp(scores[0]) if scores else None)
         hides = plain and decision.mode is Mode.NO_THINK  # a continued text does not show the forced marker
         forced = len(served.template.no_think_prefix_ids) if hides else 0
         if not readers:  # an engine of batches may try again
-            post(Decided(decision.mode, decision.no_think_probability, wanted.threshold, len(prompt)))
+            post(plan.announce(decision))
         readers[:] = [
             ChoiceReader(index, served.tokenizer, served.template, request.stops, plain=plain, forced=forced)
             for index in range(request.n)
@@ -65,12 +118,39 @@ def make_job(
         return make_requests(served.template, wanted, decision, seed=config.seed)
 
     def on_token(choice: int, token: int, finish: Finish | None) -> bool:
-        for event in readers[choice].add(token, finish):
+        reader = readers[choice]
+        events = reader.add(token, finish)
+        if request.second_look and reader.mode is Mode.NO_THINK:
+            events = [*held.pop(choice, []), *events]
+            if not events or not isinstance(events[-1], Ended):
+                held[choice] = events
+                return True
+            response = events[-1].response
+            if is_doubtful(response.answer, finished=response.finished):
+                submit(make_second_look(choice, response.tokens))
+                return False
+        for event in events:
             post(event)
-        return not readers[choice].stopped
+        return not reader.stopped
+
+    def make_second_look(choice: int, direct_tokens: int) -> Job:
+        again = ChoiceReader(choice, served.tokenizer, served.template, request.stops, plain=plain)
+
+        def begin(_: Sequence[float]) -> list[Request]:
+            stream = make_seed(wanted.streams[choice], "second look")
+            thought = replace(wanted, streams=(stream,), mode=Mode.THINK)
+            made = make_requests(served.template, thought, Decision(Mode.THINK), seed=config.seed)
+            return [] if job.cancelled else made
+
+        def on_token(_: int, token: int, finish: Finish | None) -> bool:
+            for event in again.add(token, finish):
+                post(replace(event, direct_tokens=direct_tokens) if isinstance(event, Ended) else event)
+            return not (again.stopped or job.cancelled)
+
+        return replace(job, begin=begin, on_token=on_token, scored_ids=())
 
     temperature, top_p = wanted.sampling
-    return Job(
+    job = Job(
         prompt_ids=prompt,
         begin=begin,
         on_token=on_token,
@@ -78,8 +158,10 @@ def make_job(
         scored_ids=(served.template.no_think_id,) if wanted.needs_probability else (),
         temperature=temperature,
         top_p=top_p,
+        closing=closing,
         owner=owner,
     )
+    return job
 
 
 def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[int, ...], bool]:
@@ -91,10 +173,11 @@ def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[in
     if not isinstance(text, str):
         return encode_prompt(tokenizer, template, text), True
     decides = is_rendered(tokenizer, template, text)
-    if request.mode and not decides:
+    chooses = request.mode or request.effort or request.threshold or request.tolerance or request.thinking_budget
+    if (chooses or request.second_look) and not decides:
         raise CallError(
             "the prompt does not end as the chat template's prompts do, so there is no mode to choose; send messages "
-            f"to /v1/chat/completions, or request the model '{served.name}'",
+            f"to /v1/chat/completions, or request the model '{served.name}' and nothing about its thinking",
             param="model",
             code="invalid_value",
         )
@@ -104,10 +187,47 @@ def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[in
     return ids, decides
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the mode of a request is decided: by itself, by a threshold, or by the model."""
+
+    reason: Reason
+    mode: Mode | None = None
+    threshold: float | None = None
+    effort: str | None = None
+
+
+def choose_rule(served: Served, request: GenerationRequest) -> Rule:
+    """Return what decides the mode; raises CallError for a level that the model does not have."""
+    levels = {level.name: level for level in served.levels}
+    effort = request.effort
+    if request.tolerance is not None:
+        effort = choose_level(served.levels, request.tolerance).name
+    forced = FORCED.get(effort or "", request.mode)
+    if request.thinking_budget == 0:
+        forced = Mode.NO_THINK
+    if forced:
+        return Rule(Reason.EFFORT if effort else Reason.REQUEST, forced, effort=effort)
+    if effort and effort not in levels:
+        raise CallError(
+            f"effort '{effort}' is not certified for the model '{served.name}'; available: {', '.join(levels)}; "
+            "adaptthink calibrate certifies levels, on enough problems",
+            param="reasoning_effort",
+            code="unsupported_value",
+        )
+    if effort:
+        return Rule(Reason.EFFORT, threshold=levels[effort].threshold, effort=effort)
+    threshold = served.threshold if request.threshold is None else request.threshold
+    return Rule(Reason.MODEL) if threshold is None else Rule(Reason.THRESHOLD, threshold=threshold)
+
+
 def make_prompt_request(
-    served: Served, config: ServeConfig, request: GenerationRequest, prompt: tuple[int, ...], *, decides: bool
-) -> PromptRequest:
-    """Return what is to be completed; raises CallError for a prompt that leaves no context for a response."""
+    served: Served, config: ServeConfig, request: GenerationRequest, prompt: tuple[int, ...], rule: Rule
+) -> tuple[PromptRequest, Closing | None]:
+    """Return what is to be completed, and how a thought with a budget ends.
+
+    Raises CallError for a prompt that leaves no context for a response.
+    """
     limit = request.max_tokens or max(config.max_think_tokens, config.max_no_think_tokens)
     if served.context_tokens is not None:
         left = served.context_tokens - len(prompt)
@@ -115,17 +235,39 @@ def make_prompt_request(
             raise make_context_error(f"{len(prompt)} tokens", served.context_tokens)
         limit = min(limit, left)
     seed = secrets.randbits(63) if request.seed is None else request.seed
-    threshold = served.threshold if request.threshold is None else request.threshold
-    return PromptRequest(
+    max_think_tokens = min(limit, config.max_think_tokens)
+    closing = make_closing(served, config, request, max_think_tokens)
+    wanted = PromptRequest(
         prompt_ids=prompt,
         streams=tuple(make_seed(seed, "choice", index) for index in range(request.n)),
-        max_tokens=MaxTokens(min(limit, config.max_think_tokens), min(limit, config.max_no_think_tokens)),
-        mode=request.mode,
-        threshold=threshold if decides and request.mode is None else None,
+        max_tokens=MaxTokens(max_think_tokens, min(limit, config.max_no_think_tokens)),
+        mode=rule.mode,
+        threshold=rule.threshold,
         force_think=config.force_think,
         temperature=config.temperature if request.temperature is None else request.temperature,
         top_p=config.top_p if request.top_p is None else request.top_p,
     )
+    return wanted, closing
+
+
+def make_closing(
+    served: Served, config: ServeConfig, request: GenerationRequest, max_think_tokens: int
+) -> Closing | None:
+    """Return how a thought with a budget ends; the budget shrinks where an answer would not find room behind it.
+
+    An answer behind a closed thought has the room of one without thinking, or half of all where that is too much.
+    """
+    if not request.thinking_budget:
+        return None
+    room = max_think_tokens - len(served.closing_ids)
+    budget = min(request.thinking_budget, room - min(config.max_no_think_tokens, room // 2))
+    if budget < 1:
+        raise CallError(
+            f"{max_think_tokens} tokens in all leave no room for a thought that is closed and an answer; allow more",
+            param="max_tokens",
+            code="invalid_value",
+        )
+    return Closing(served.template.close_id, budget, served.closing_ids, math.ceil(RAMP * budget))
 
 
 def make_context_error(length: str, context: int) -> CallError:

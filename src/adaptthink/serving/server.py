@@ -9,22 +9,29 @@ from collections.abc import Callable
 from pathlib import PurePath
 
 from adaptthink.config.schema import ServeConfig
-from adaptthink.engines.base import Engine
+from adaptthink.dial.efforts import list_levels
+from adaptthink.dial.stored import Dial
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
 from adaptthink.models.loading import Policy, Tokenization
-from adaptthink.serving.upstream import Upstream
+from adaptthink.serving.backend import Backend
+
+CLOSING_SENTENCE = "\n\nThis is enough thinking; I answer now.\n"
+WITH_WORDS = 1000  # tokens; the embedded models have 300, and know no words
 
 
 def serve_forever(
     policy: Policy | Tokenization,
-    engine: Engine | Upstream,
+    backend: Backend,
     threshold: float | None,
+    dial: Dial | None,
     config: ServeConfig,
     listening: socket.socket,
     on_message: Callable[[str], None],
 ) -> None:
     """Serve a model on a listening socket until interrupted; `on_message` gets the address and the rule.
+
+    `dial` is the certified one that the threshold is of, if it is.
 
     Raises UserError where starlette or uvicorn is not installed.
     """
@@ -34,14 +41,22 @@ def serve_forever(
         from adaptthink.serving.app import make_app  # noqa: PLC0415
         from adaptthink.serving.lifetime import make_server  # noqa: PLC0415
         from adaptthink.serving.prepare import Served  # noqa: PLC0415
-        from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
     context = find_context_tokens(policy.model.config) if isinstance(policy, Policy) else policy.context_tokens
     name = config.name or PurePath(policy.name).name
-    served = Served(name, policy.tokenizer, policy.template, context, threshold)
-    backend = engine if isinstance(engine, Upstream) else Worker(engine, seed=config.seed)
+    levels = list_levels(dial.efforts, dial.curve) if dial else list_levels()
+    served = Served(
+        name,
+        policy.tokenizer,
+        policy.template,
+        context,
+        threshold,
+        certified=dial is not None,
+        levels=levels,
+        closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
+    )
     app = make_app(served, backend, config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
@@ -50,6 +65,13 @@ def serve_forever(
     on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         make_server(app).run(sockets=[listening])
+
+
+def choose_closing_sentence(num_tokens: int, config: ServeConfig) -> str:
+    """Return the sentence that ends a thought at its budget, for a vocabulary of so many tokens."""
+    if config.closing_sentence is not None:
+        return config.closing_sentence
+    return CLOSING_SENTENCE if num_tokens >= WITH_WORDS else ""
 
 
 def listen(host: str, port: int) -> socket.socket:

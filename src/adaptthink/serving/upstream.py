@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -19,15 +19,19 @@ from typing import Any
 import httpx2 as httpx
 
 from adaptthink.config.schema import ServeConfig
+from adaptthink.dial.efforts import list_levels
+from adaptthink.dial.second_look import is_doubtful
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.http_retry import parse_retry_after, shorten
+from adaptthink.engines.jobs import limit_thought
 from adaptthink.engines.openai import KEEP_ALIVE, parse_base_url
 from adaptthink.engines.rounds import derive_seed
 from adaptthink.errors import UserError, redact
 from adaptthink.models.loading import Tokenization
 from adaptthink.modes import Mode
 from adaptthink.sampling.reading import decode
-from adaptthink.sampling.responses import LEAST_TEMPERATURE, Decision, PromptRequest, decide_mode, make_requests
+from adaptthink.sampling.requests import make_seed
+from adaptthink.sampling.responses import LEAST_TEMPERATURE, Decision, decide_mode, make_requests
 from adaptthink.serving.backend import Events
 from adaptthink.serving.capabilities import (
     UNREADABLE,
@@ -37,9 +41,9 @@ from adaptthink.serving.capabilities import (
     make_scored,
     write_prompt,
 )
-from adaptthink.serving.generation import CallError, Decided, Ended, GenerationRequest
+from adaptthink.serving.generation import CallError, Delta, Ended, GenerationRequest
 from adaptthink.serving.pieces import PieceReader
-from adaptthink.serving.prepare import Served, encode_request, make_prompt_request
+from adaptthink.serving.prepare import Plan, Served, make_plan
 from adaptthink.serving.speakers import Ask, Chat, Prompt, UpstreamError, read_stream
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ DRAIN_SECONDS = 5.0  # for the end of a stream behind its last piece, after whic
 BEHIND = "the server behind this one"
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # of a kept connection that was closed
 MAX_SEED = 2**31  # llama.cpp's are 32 bits
+Post = Callable[[Iterable[Delta | Ended]], None]
 
 
 class Upstream:
@@ -145,8 +150,8 @@ class Upstream:
         if self.can is None:
             return served
         limits = [tokens for tokens in (served.context_tokens, self.can.context_tokens) if tokens]
-        threshold = served.threshold if self.can.speaker.scores else None
-        return replace(served, context_tokens=min(limits, default=None), threshold=threshold, modes=self.can.modes)
+        offered = replace(served, context_tokens=min(limits, default=None), modes=self.can.modes)
+        return offered if self.can.speaker.scores else replace(offered, threshold=None, levels=list_levels())
 
     def prepare(
         self, served: Served, config: ServeConfig, request: GenerationRequest, events: Events, owner: Hashable
@@ -154,20 +159,22 @@ class Upstream:
         """See `Backend`."""
         if self.can is None or self.down:
             raise make_down_error()
-        served = self.offer(served)
-        prompt, decides = encode_request(served, request)
-        wanted = make_prompt_request(served, config, request, prompt, decides=decides)
-        self._check(self.can, request, wanted)
-        return Relay(self, self.can, served, config, request, wanted, events)
+        # An effort that is certified but cannot be had here is told from one that is not certified.
+        offered = replace(self.offer(served), levels=served.levels)
+        plan = make_plan(offered, config, request)
+        self._check(self.can, request, plan)
+        return Relay(self, self.can, offered, config, request, plan, events)
 
-    def _check(self, can: Capabilities, request: GenerationRequest, wanted: PromptRequest) -> None:
+    def _check(self, can: Capabilities, request: GenerationRequest, plan: Plan) -> None:
         """Raise CallError for what the server cannot do."""
-        if wanted.needs_probability and not can.speaker.scores:
-            lacking = "thresholds, as it returns no log-probabilities"
-        elif request.mode and request.mode not in can.modes:
-            lacking = f"mode {request.mode}"
+        if plan.wanted.needs_probability and not can.speaker.scores:
+            lacking = "thresholds and efforts, as it returns no log-probabilities"
+        elif plan.wanted.mode and plan.wanted.mode not in can.modes:
+            lacking = f"mode {plan.wanted.mode}"
         elif isinstance(request.prompt, str) and not can.raw:
             lacking = "texts to continue; send messages to /v1/chat/completions"
+        elif (plan.closing or request.second_look) and not can.raw:
+            lacking = "thinking budgets and second looks, as it continues no prompts"
         else:
             return
         raise CallError(f"{BEHIND} does not support {lacking}", code="unsupported_by_upstream")
@@ -210,14 +217,14 @@ class Relay:
         served: Served,
         config: ServeConfig,
         request: GenerationRequest,
-        wanted: PromptRequest,
+        plan: Plan,
         events: Events,
     ) -> None:
         self.upstream, self.can, self.served, self.config = upstream, can, served, config
-        self.request, self.wanted, self.events = request, wanted, events
+        self.request, self.plan, self.events = request, plan, events
         self.left = request.n  # choices that have not ended
         self.task: asyncio.Task[None] | None = None
-        self.text = "" if can.speaker.takes_ids else write_prompt(served.tokenizer, wanted.prompt_ids)
+        self.text = "" if can.speaker.takes_ids else write_prompt(served.tokenizer, plan.wanted.prompt_ids)
 
     def begin(self) -> None:
         """See `Generation`."""
@@ -231,13 +238,11 @@ class Relay:
     async def _run(self) -> None:
         try:
             decision = await self._decide()
-            wanted, template = self.wanted, self.served.template
-            self.events.put_nowait(
-                Decided(decision.mode, decision.no_think_probability, wanted.threshold, len(wanted.prompt_ids))
-            )
+            self.events.put_nowait(self.plan.announce(decision))
+            made = make_requests(self.served.template, self.plan.wanted, decision, seed=self.config.seed)
             async with asyncio.TaskGroup() as group:
-                for index, one in enumerate(make_requests(template, wanted, decision, seed=self.config.seed)):
-                    group.create_task(self._continue(index, one, decision.mode))
+                for index, one in enumerate(made):
+                    group.create_task(self._answer(index, one, decision.mode))
         except* Exception as errors:  # noqa: BLE001  (whatever it is, the client has to hear of it)
             self.events.put_nowait(find_first(errors))
 
@@ -246,10 +251,11 @@ class Relay:
 
         A token that is not among those that the server names is less probable than all of these: the model thinks.
         """
-        if not self.wanted.needs_probability:
-            return decide_mode(self.wanted, None)
+        if not self.plan.wanted.needs_probability:
+            return decide_mode(self.plan.wanted, None)
         scored = make_scored(self.upstream.text)
-        ask = Ask(self._write_prompt(()), 1, temperature=1.0, top_p=1.0, seed=0, scored=scored)
+        prompt = self.plan.wanted.prompt_ids if self.can.speaker.takes_ids else self.text
+        ask = Ask(prompt, 1, temperature=1.0, top_p=1.0, seed=0, scored=scored)
         speaker = self.can.speaker
         async with self.upstream.send(speaker.path, speaker.write(ask, stream=False)) as response:
             answer = json.loads(await response.aread())
@@ -257,11 +263,32 @@ class Relay:
             score = speaker.read_score(answer, scored)
             if score is None:
                 raise UpstreamError("no log-probabilities")
-        return decide_mode(self.wanted, math.exp(score))
+        return decide_mode(self.plan.wanted, math.exp(score))
 
-    async def _continue(self, index: int, one: Request, mode: Mode | None) -> None:
-        """Generate one choice, behind the forced tokens of its mode."""
-        plain = isinstance(self.request.prompt, str)
+    async def _answer(self, index: int, one: Request, mode: Mode | None) -> None:
+        """Generate one choice; behind a doubtful direct answer a thought, where a second look is requested."""
+        if not self.request.second_look or mode is Mode.THINK:
+            return await self._generate(index, one, mode, self._post)
+        held: list[Delta | Ended] = []
+        await self._generate(index, one, mode, held.extend)
+        ended = held[-1]
+        assert isinstance(ended, Ended)
+        direct = ended.response
+        if direct.mode is Mode.THINK or not is_doubtful(direct.answer, finished=direct.finished):
+            return self._post(held)
+        stream = make_seed(self.plan.wanted.streams[index], "second look")
+        thought = replace(self.plan.wanted, streams=(stream,), mode=Mode.THINK)
+        [again] = make_requests(self.served.template, thought, Decision(Mode.THINK), seed=self.config.seed)
+
+        def post(events: Iterable[Delta | Ended]) -> None:
+            looked = (replace(one, direct_tokens=direct.tokens) if isinstance(one, Ended) else one for one in events)
+            self._post(looked)
+
+        return await self._generate(index, again, Mode.THINK, post)
+
+    async def _generate(self, index: int, one: Request, mode: Mode | None, post: Post) -> None:
+        """Generate one response behind the forced tokens of its mode; in two calls where a budget ends its thought."""
+        plain, closing = isinstance(self.request.prompt, str), self.plan.closing
         forced = one.prefix_ids[: one.max_tokens] if self.can.raw else ()
         reader = PieceReader(
             index,
@@ -270,33 +297,60 @@ class Relay:
             self._stops(),
             self.upstream.text.eos_ids,
             plain=plain,
-            forced_ids=forced,
             hidden=len(forced) if plain and mode is Mode.NO_THINK else 0,
         )
-        if len(forced) == one.max_tokens:
-            self._post(reader.end(Finish.LENGTH))
-            return
-        wanted, speaker = self.wanted, self.can.speaker
+        post(reader.force(forced))
+        limited = limit_thought(one, closing)
+        if len(forced) >= limited.max_tokens == one.max_tokens:
+            return post(reader.end(Finish.LENGTH))
+        prompt = self._write_prompt(reader) if self.can.raw else self._make_chat(mode)
+        if len(forced) < limited.max_tokens:
+            await self._call(reader, prompt, limited.max_tokens - len(forced), one.stream, post, one.max_tokens)
+        if reader.ended:
+            return None
+        if not reader.closed:
+            assert closing
+            post(reader.force(closing.ids))
+        prompt = self._write_prompt(reader)
+        return await self._call(reader, prompt, one.max_tokens - reader.tokens, one.stream + 1, post)
+
+    async def _call(
+        self,
+        reader: PieceReader,
+        prompt: Prompt,
+        max_tokens: int,
+        stream: int,
+        post: Post,
+        may_follow: int | None = None,
+    ) -> None:
+        """Read one call's stream into a choice; another may follow it, up to so many tokens of the choice in all."""
+        reader.begin_call()
+        wanted, speaker = self.plan.wanted, self.can.speaker
         greedy = wanted.temperature < LEAST_TEMPERATURE
-        ask = Ask(
-            self._write_prompt(forced) if self.can.raw else self._make_chat(mode),
-            one.max_tokens - len(forced),
-            0.0 if greedy else wanted.temperature,
-            1.0 if greedy else wanted.top_p,
-            derive_seed(self.config.seed, one.stream, round_number=2) % MAX_SEED,
-        )
-        async with self.upstream.send(speaker.path, speaker.write(ask, stream=True)) as response:
+        temperature, top_p = (0.0, 1.0) if greedy else (wanted.temperature, wanted.top_p)
+        seed = derive_seed(self.config.seed, stream, round_number=2) % MAX_SEED
+        body = speaker.write(Ask(prompt, max_tokens, temperature, top_p, seed), stream=True)
+
+        def end() -> None:
+            if may_follow is None or not reader.wants_more(self.plan.closing, may_follow):
+                post(reader.close())
+
+        async with self.upstream.send(speaker.path, body) as response:
+            drained = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(None) as limit:
                     async for answer in read_stream(response.aiter_raw()):
-                        if reader.ended:  # the rest is read so that the connection can be kept
+                        if limit.when() is not None:  # the rest is read so that the connection can be kept
                             continue
-                        self._post(reader.take(speaker.read(answer)))
+                        post(reader.take(speaker.read(answer)))
                         if reader.stopped:  # nothing more is needed: closing the connection ends it
                             return
-                        if reader.ended:
+                        if reader.finish and reader.sends_ids:  # else the number of tokens comes behind the end
+                            end()
                             limit.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
-            self._post(reader.close())
+                    drained = limit.when() is None
+            if drained:
+                end()
 
     def _stops(self) -> tuple[str, ...]:
         """Return the texts that end the answer; where text comes, end tokens that the server writes are among them."""
@@ -304,16 +358,20 @@ class Relay:
             return self.request.stops
         return (*self.request.stops, *(decode(self.served.tokenizer, [one]) for one in self.upstream.text.eos_ids))
 
-    def _write_prompt(self, forced: tuple[int, ...]) -> Prompt:
-        if self.can.speaker.takes_ids:
-            return self.wanted.prompt_ids + forced
-        return self.text + decode(self.served.tokenizer, forced)
+    def _write_prompt(self, reader: PieceReader) -> Prompt:
+        """Return the prompt with what there is of a choice."""
+        if not self.can.speaker.takes_ids:
+            return self.text + reader.text_so_far
+        ids = tuple(reader.ids_so_far)
+        if not reader.sends_ids and reader.tokens > len(ids):  # the server takes ids, and sends text
+            ids = tuple(self.served.tokenizer.encode(reader.text_so_far, add_special_tokens=False))
+        return self.plan.wanted.prompt_ids + ids
 
     def _make_chat(self, mode: Mode | None) -> Prompt:
         assert not isinstance(self.request.prompt, str)
         return Chat(self.request.prompt, mode, self.served.template.switch)
 
-    def _post(self, events: list[Any]) -> None:
+    def _post(self, events: Iterable[Delta | Ended]) -> None:
         for event in events:
             self.left -= isinstance(event, Ended)
             self.events.put_nowait(event)

@@ -73,7 +73,7 @@ class Worker:
         def post(event: Event | Exception) -> None:
             self.post(events, event)
 
-        return JobGeneration(self, make_job(served, config, request, post, owner=owner))
+        return JobGeneration(self, make_job(served, config, request, post, self.submit, owner=owner))
 
     def submit(self, job: Job) -> None:
         """Take a job; it begins at the next step."""
