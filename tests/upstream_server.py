@@ -15,15 +15,20 @@ from starlette.routing import Route
 
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.jobs import Job
+from adaptthink.modes import Mode
 from adaptthink.serving.worker import Worker
 
 CONTEXT = 900
 
 
 class FakeUpstream:
-    """One model under one name; `dialect` is the server's."""
+    """One model under one name; `dialect` is the server's.
 
-    def __init__(self, engine, tokenizer, *, dialect="vllm", key=None, names=("tiny",), scores=True):
+    With a `template` the engine gets forced tokens as a prefix, as it does from a server without a gateway.
+    """
+
+    def __init__(self, engine, tokenizer, *, dialect="vllm", key=None, names=("tiny",), scores=True, template=None):
+        self.template = template
         self.worker, self.tokenizer, self.dialect, self.key = Worker(engine), tokenizer, dialect, key
         self.names, self.scores = names, scores
         self.calls, self.faults, self.abandoned, self.connections = [], deque(), 0, set()
@@ -110,8 +115,10 @@ class Generated:
         self.loop = asyncio.get_running_loop()
         temperature, top_p = options["temperature"], options["top_p"]
         greedy = temperature == 0
+        forced = [upstream.template.prefix_ids(mode) for mode in Mode] if upstream.template else []
+        [self.prefix] = [ids for ids in forced if self.prompt[-len(ids) :] == ids] or [()]
         self.job = Job(
-            self.prompt,
+            self.prompt[: len(self.prompt) - len(self.prefix)],
             self.begin,
             self.on_token,
             self.post,
@@ -131,10 +138,15 @@ class Generated:
     def begin(self, scores):
         self.scores = scores
         options = self.call.get("options", self.call)
-        return [Request(self.prompt, self.max_tokens, options["seed"])]
+        self.forced = len(self.prefix)
+        limit = self.max_tokens + self.forced
+        return [Request(self.job.prompt_ids, limit, options["seed"], prefix_ids=self.prefix)]
 
     def on_token(self, choice, token, finish):
-        self.post((token, finish))
+        if self.forced:
+            self.forced -= 1
+        else:
+            self.post((token, finish))
         return True
 
     async def take(self):
