@@ -37,6 +37,7 @@ from adaptthink.serving.capabilities import (
     UNREADABLE,
     Capabilities,
     UnreachableError,
+    call,
     inspect_server,
     make_scored,
     write_prompt,
@@ -136,8 +137,8 @@ class Upstream:
                 if self.down:
                     self._take(await inspect_server(self.client, self.text, self.name))
                 else:
-                    await self.client.get("/v1/models", timeout=CONNECT_SECONDS)
-            except (UnreachableError, UserError, httpx.HTTPError) as error:
+                    await call(self.client, "GET", "/v1/models")
+            except (UnreachableError, UserError) as error:
                 self._lose(error)
 
     def _lose(self, error: Exception) -> None:
