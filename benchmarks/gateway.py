@@ -2,8 +2,8 @@
 
     python benchmarks/gateway.py [--streams 1 100] [--rounds 3] [--json]
 
-The server is a fake in vLLM's form in a process of its own. It writes a token of each stream every `--pace` ms, and at
-the end of a stream when it wrote each, so that a client knows how long they were on their way. Both ways take turns,
+The server is a fake in vLLM's form in a process of its own. It writes a token of each stream every `--pace` ms, and
+tells when it wrote each, so that a client knows how long they were on their way. Both ways take turns,
 against the same server; the difference of their medians is what the gateway adds. The first text comes later by a pace,
 and in mode auto by one call more: the one for the decision.
 """
@@ -49,6 +49,11 @@ class Round:
 def make_fake(pace: float):
     """Return an application with vLLM's /v1/completions and /v1/chat/completions."""
 
+    stamps: dict[str, list[float]] = {}  # when each piece was written, by request
+
+    async def tell(request):
+        return JSONResponse(stamps[request.path_params["number"]])
+
     async def models(_):
         return JSONResponse({"data": [{"id": "tiny", "max_model_len": 1024}]})
 
@@ -61,24 +66,26 @@ def make_fake(pace: float):
             usage = {"prompt_tokens": len(call["prompt"]), "completion_tokens": 1}
             return JSONResponse({"choices": [choice], "usage": usage})
 
+        chat = "messages" in call
+        # A request is known by the number in its question, whose digits are its tokens too.
+        question = call["messages"][0]["content"] if chat else "".join(chr(one + ord("!")) for one in call["prompt"])
+        known = stamps["".join(sign for sign in question if sign in "0123456789")] = []
+
         async def write():
-            loop, chat, stamps = asyncio.get_running_loop(), "messages" in call, []
+            loop = asyncio.get_running_loop()
             due = loop.time()
-            for number in range(PIECES + 1):
+            for number in range(PIECES):
                 due += pace
                 await asyncio.sleep(due - loop.time())
-                stamps.append(f"{time.monotonic():.6f}")
-                last = number == PIECES
-                text = ";".join(["", *stamps[:-1]]) if last else "1"
-                ids = [ord(sign) - ord("!") for sign in text]  # in the embedded model's vocabulary
-                form = {"delta": {"content": text}} if chat else {"text": text, "token_ids": ids}
-                choice = {"index": 0, "finish_reason": "length" if last else None} | form
+                form = {"delta": {"content": "1"}} if chat else {"text": "1", "token_ids": [ord("1") - ord("!")]}
+                choice = {"index": 0, "finish_reason": "length" if number == PIECES - 1 else None} | form
+                known.append(time.monotonic())
                 yield f"data: {json.dumps({'choices': [choice]})}\n\n"
             yield "data: [DONE]\n\n"
 
         return StreamingResponse(write(), media_type="text/event-stream")
 
-    routes = [Route("/v1/models", models)]
+    routes = [Route("/v1/models", models), Route("/stamps/{number}", tell)]
     paths = ("/v1/completions", "/v1/chat/completions")
     return Starlette(routes=[*routes, *(Route(path, complete, methods=["POST"]) for path in paths)])
 
@@ -104,30 +111,29 @@ def running(*command: str):
         process.wait()
 
 
-async def stream(client: httpx.AsyncClient, url: str) -> tuple[float, list[float]]:
+async def stream(client: httpx.AsyncClient, url: str, fake: str, number: str) -> tuple[float, list[float]]:
     """Return the seconds to the first text, and how long each piece was on its way."""
-    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "47+8-3=?"}]}
-    began, arrivals, text, rest = time.monotonic(), [], "", b""
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": number}]}
+    began, arrivals, rest = time.monotonic(), [], b""
     async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
         async for chunk in answer.aiter_raw():
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if line.startswith(b"data: {"):
                     for choice in json.loads(line[6:])["choices"]:
-                        text += choice["delta"].get("content") or ""
-            arrivals += [time.monotonic()] * (min(len(text), PIECES) - len(arrivals))
-    stamps = map(float, text.split(";")[1:])
+                        arrivals += [time.monotonic()] * len(choice["delta"].get("content") or "")
+    stamps = (await client.get(f"{fake}/stamps/{number}")).json()
     return arrivals[0] - began, [arrival - stamp for arrival, stamp in zip(arrivals, stamps, strict=True)]
 
 
-async def measure(url: str, process: psutil.Process, streams: int, spread: float) -> Round:
+async def measure(url: str, process: psutil.Process, fake: str, streams: int, spread: float) -> Round:
     """Run all streams, their beginnings spread over some seconds."""
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
 
         async def run(number: int):
             await asyncio.sleep(spread * number / streams)
-            await stream(client, url)  # connections are made, caches filled
-            return await stream(client, url)
+            await stream(client, url, fake, f"{number}0")  # connections are made, caches filled
+            return await stream(client, url, fake, f"{number}1")
 
         used = sum(process.cpu_times()[:2])
         done = await asyncio.gather(*map(run, range(streams)))
@@ -160,7 +166,7 @@ def main() -> None:
             rounds: dict[str, list[Round]] = {"direct": [], "gateway": []}
             for _ in range(options.rounds):
                 for way, server in (("direct", fake), ("gateway", gateway)):
-                    rounds[way].append(asyncio.run(measure(*server, streams, PIECES * options.pace / 1000)))
+                    rounds[way].append(asyncio.run(measure(*server, fake[0], streams, PIECES * options.pace / 1000)))
             found = {
                 way: Round(*(statistics.median(one) for one in zip(*(asdict(r).values() for r in each), strict=True)))
                 for way, each in rounds.items()
