@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import pytest
@@ -235,6 +236,26 @@ def test_an_own_threshold_without_log_probabilities_is_refused(policy, monkeypat
     monkeypatch.setattr(api, "serve_forever", lambda *_: pytest.fail("it must not serve"))
     with running(fake.app) as url, pytest.raises(UserError, match=r"threshold = 0.5 needs log-probabilities"):
         api.serve("tiny", port=0, upstream=url, threshold=0.5)
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_the_dial_beside_the_model_is_used_where_it_can_be(policy, monkeypatch, scores):
+    fake = FakeUpstream(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, scores=scores)
+    setting = SimpleNamespace(max_think_tokens=99, max_no_think_tokens=9, temperature=1.0, top_p=0.5)
+    dial = SimpleNamespace(setting=setting, threshold=SimpleNamespace(no_think_probability=0.3))
+    monkeypatch.setattr(api, "read_upstream_dial", lambda text: dial)
+    served, said = [], SimpleNamespace(lines=[])
+    monkeypatch.setattr(api, "serve_forever", lambda *args: served.append(args))
+    monkeypatch.setattr(api.Callbacks, "on_message", lambda self, line: said.lines.append(line))
+    with running(fake.app) as url:
+        api.serve("tiny", port=0, upstream=url)
+    _, _, threshold, used, config, *_ = served[0]
+    if scores:
+        assert (threshold, used, config.max_think_tokens, config.temperature) == (0.3, dial, 99, 1.0)
+        assert said.lines[-1].endswith("cannot be checked from here")
+    else:
+        assert (threshold, used, config.max_think_tokens) == (None, None, ServeConfig().max_think_tokens)
+        assert said.lines[-1] == "the model's dial is not used, as it needs log-probabilities"
 
 
 def test_a_server_of_conversations_alone_is_auto_alone(gateway):

@@ -686,19 +686,23 @@ def serve(
 def _serve_upstream(url: str, config: ServeConfig, listening: socket.socket, report: Callbacks) -> None:
     """Serve a model that a running server has."""
     text, config = freeze_date(load_tokenization(config), config)
+    name = config.name or PurePath(text.name).name
+    upstream = Upstream(url, text, name, key=config.upstream_key, on_message=report.on_message)
+    upstream.meet()
+    scores = upstream.can is None or upstream.can.speaker.scores
     threshold, dial = config.threshold, None if config.threshold is not None else read_upstream_dial(text)
+    if threshold is not None and not scores:
+        raise UserError(
+            f"threshold = {threshold:g} needs log-probabilities, and the server at {url} returns none; leave it out, "
+            "or take a server that does"
+        )
+    if dial and not scores:
+        report.on_message("the model's dial is not used, as it needs log-probabilities")
+        dial = None
     if dial:
         threshold = dial.threshold.no_think_probability
         config, message = adopt_setting(config, dial)
         report.on_message(f"{message}\nthat the upstream has the dial's weights cannot be checked from here")
-    name = config.name or PurePath(text.name).name
-    upstream = Upstream(url, text, name, key=config.upstream_key, on_message=report.on_message)
-    upstream.meet()
-    if config.threshold is not None and upstream.can and not upstream.can.speaker.scores:
-        raise UserError(
-            f"threshold = {config.threshold:g} needs log-probabilities, and the server at {url} returns "
-            "none; leave it out, or take a server that does"
-        )
     serve_forever(text, upstream, threshold, dial, config, listening, report.on_message)
 
 
