@@ -34,6 +34,7 @@ from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, En
 from adaptthink.serving.metrics import Metrics
 from adaptthink.serving.openai import make_dialects, write_error
 from adaptthink.serving.prepare import Served
+from adaptthink.serving.static import is_public, make_page_routes
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
             Route("/health", health),
             Route("/metrics", metrics),
             Route("/v1/models", models),
+            *make_page_routes(served.tokenizer),
             *(
                 Route(dialect.path, Endpoint(dialect, served, backend, config, state, pool), methods=["POST"])
                 for dialect in dialects
@@ -119,7 +121,7 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
 
 
 class KeyCheck:
-    """Refuses requests without one of the keys, if there are any, on every route but /health."""
+    """Refuses requests without one of the keys, if there are any, on every route but the public ones."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app, self.keys = app, keys
@@ -127,7 +129,7 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         app: ASGIApp = self.app
-        if scope["type"] == "http" and self.keys and scope["path"] != "/health":
+        if scope["type"] == "http" and self.keys and not is_public(scope["path"]):
             headers = Request(scope).headers
             given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
             # Every key is compared, in a time that does not tell how much of one was right.
