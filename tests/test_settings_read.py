@@ -46,8 +46,10 @@ from adaptthink.sampling import engine as engine_module
 from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
 from adaptthink.serving import logs
+from adaptthink.serving.worker import Worker
 from adaptthink.training import train as train_module
 from adaptthink.training import update as update_module
+from adaptthink.training.dump import Skipping
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
@@ -74,7 +76,7 @@ OTHER = {  # a value that is not the default, for each key
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
     "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
     "online_state": "online.json", "online_tolerance": 3.0, "requests_per_minute": 4, "log_format": "json",
-    "threads": 2,
+    "threads": 2, "upstream": "http://localhost:2", "upstream_key": "theirs",
 }  # fmt: skip
 OTHER_OF_PLANS = OTHER | {"dtype": "float32", "micro_batch_tokens": 50000, "model": "Qwen/Qwen3-4B"}
 CONTEXT = {  # what must be set beside a key, that it may have an effect; None: not given
@@ -85,6 +87,7 @@ CONTEXT = {  # what must be set beside a key, that it may have an effect; None: 
     "reward_seconds": {"reward": "mine:other"},
     "lora_targets": {"lora_rank": 4},
     "online_tolerance": {"online_state": "online.json"},
+    "upstream_key": {"upstream": "http://localhost:1"},
     "effort": {"switch": "reasoning_effort"},
     "no_think_effort": {"switch": "reasoning_effort"},
     "budget_tokens": {"switch": "reasoning"},
@@ -249,6 +252,12 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
 
         asyncio.run(post())
 
+    def upstream(url, text, name, *, key, on_message):
+        record("upstream", url, text.name, name, key)
+        worker = Worker(RecordingEngine(record, tokenizer, tokenizer.eos_token_id))
+        worker.meet, worker.can = lambda: None, None
+        return worker
+
     def listen(host, port):
         record("listen", host, port)
         return closing(SimpleNamespace(getsockname=lambda: (host, port), close=lambda: None))
@@ -264,6 +273,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
     monkeypatch.setattr(grader_module, "RewardGrader", reward_grader)
     monkeypatch.setattr(chat_module, "ask_all", ask_all)
     monkeypatch.setattr(api, "listen", listen)
+    monkeypatch.setattr(api, "Upstream", upstream)
     monkeypatch.setattr(api, "read_stored_dial", lambda policy: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: record("threads", count))
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
@@ -277,6 +287,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
 
         monkeypatch.setattr(update_module, name, wrapped)
     monkeypatch.setattr(train_module, "check_idle", lambda rows, limit, step: record("idle", limit))
+    monkeypatch.setattr(train_module, "Skipping", lambda *args: record("skipping", args[1]) or Skipping(*args))
     number = itertools.count()
 
     def run(command, settings):

@@ -32,7 +32,7 @@ GROUPS = {
         "completion_cap", "inline_thinking", "server_sampling", "price_input", "price_output",
     ),
     "Server": (
-        "name", "api_key", "max_requests", "requests_per_minute", "threads", "online_state", "online_tolerance",
-        "log_format",
+        "upstream", "upstream_key", "name", "api_key", "max_requests", "requests_per_minute", "threads",
+        "online_state", "online_tolerance", "log_format",
     ),
 }  # fmt: skip

@@ -55,6 +55,11 @@ PLANNED = frozenset(
     }
 )  # fmt: skip
 
+# What only a server that generates by itself reads.
+HERE = (
+    "device", "dtype", "endpoint", "engine", "engine_memory", "force_think", "max_concurrent_sequences", "threads",
+)  # fmt: skip
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
@@ -517,18 +522,33 @@ class ServeConfig(EngineConfig):
     log_format: LogFormat | None = Field(
         None, description="Log a line for each request to standard error, without prompts and answers; not given: none."
     )
+    upstream: str | None = Field(
+        None,
+        description="URL of a running server to generate with, in place of an engine here: vLLM, SGLang, llama.cpp, "
+        "Ollama. MODEL is then read for its tokenizer and dial alone.",
+    )
+    upstream_key: str | None = Field(
+        None,
+        exclude=True,
+        repr=False,
+        description="Key that the upstream wants; better as ADAPTTHINK_UPSTREAM_KEY than as a flag.",
+    )
     threads: Positive | None = Field(
         None,
         description="Processor threads that generate; not given: PyTorch's choice, often too many on a busy machine.",
     )
 
     def unread(self) -> Iterator[Unread]:
-        """Yield the threads, where nothing is generated here, and what a fixed or an online dial leaves unused."""
+        """Yield what an upstream, an engine of its own, or an online dial leaves without an effect."""
         yield from super().unread()
         if self.online_state:
             yield Unread(("threshold",), ("online_state",), "the online dial decides", "leave one of the two out")
         else:
             yield Unread(("online_tolerance",), (), "there is no online dial", "give --online-state FILE for one")
+        if self.upstream is not None:
+            yield Unread(HERE, ("upstream",), f"the server at {self.upstream} generates", "leave it out")
+        elif self.upstream_key is not None:
+            yield Unread(("upstream_key",), (), "there is no upstream", "give --upstream URL too, or leave it out")
         if not self.engine.in_process:
             yield Unread(
                 ("threads",),

@@ -27,9 +27,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import NonFiniteError
-from adaptthink.engines.jobs import Job
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
+from adaptthink.serving.backend import Backend, Events, Generation
 from adaptthink.serving.calls import read_body_as
 from adaptthink.serving.feedback import FeedbackCall, SharedDial, keep_stored
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
@@ -38,14 +38,14 @@ from adaptthink.serving.logs import RequestLine, RequestLog
 from adaptthink.serving.metrics import Metrics
 from adaptthink.serving.openai import make_dialects, write_error
 from adaptthink.serving.openapi import make_document
-from adaptthink.serving.prepare import Served, make_job
+from adaptthink.serving.prepare import Served
 from adaptthink.serving.static import is_public, make_page_routes
-from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 2**20
 CLIENT_SECONDS = 30.0  # for a body to come, and for a client to take what is sent
+RETRY_SECONDS = 1  # of the Retry-After header, where it is not known better
 QUIET_SECONDS = 15.0  # after which a stream without news gets a comment, that nothing on the way closes it
 PREPARING = 2  # threads that parse and encode
 LEFT = 499  # the status in the metrics for a client that left
@@ -71,15 +71,16 @@ class State:
         return self.waiting + self.running
 
 
-def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
-    """Return the application; it starts the worker and stops it at its end. Its `state.load` is a `State`."""
+def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette:
+    """Return the application; it starts the backend and stops it at its end. Its `state.load` is a `State`."""
     rate = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
     created, state, online = int(time.time()), State(rate=rate), served.online
     dialects = make_dialects(served.name, served.template, config.reasoning_format)
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "draining"}, 503) if state.draining else JSONResponse({"status": "ok"})
+        fault = "draining" if state.draining else backend.fault
+        return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
 
     async def metrics(_: Request) -> Response:
         report = await asyncio.to_thread(online.report) if online else None
@@ -87,16 +88,17 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(_: Request) -> Response:
-        endings = [*Mode, *(level.name for level in served.levels[1:-1])]  # the ends are the modes
+        offered = backend.offer(served)
+        endings = [*offered.modes, *(level.name for level in offered.levels[1:-1])]  # the ends are the modes
         names = [served.name, *(f"{served.name}:{ending}" for ending in endings)]
         listed: list[dict[str, Any]] = [
             {"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names
         ]
         listed[0]["x_think"] = {
-            "threshold": served.threshold,
-            "certified": served.certified,
-            "think_tokens": served.think_tokens,
-            "efforts": [asdict(level) for level in served.levels],
+            "threshold": offered.threshold,
+            "certified": offered.certified,
+            "think_tokens": offered.think_tokens,
+            "efforts": [asdict(level) for level in offered.levels],
         }
         return JSONResponse({"object": "list", "data": listed})
 
@@ -113,13 +115,13 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        worker.start()
+        backend.start()
         storing = asyncio.create_task(keep_stored(online)) if online else None
         yield
         if storing:
             storing.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(worker.close)
+        await backend.stop()
 
     api = [
         Route("/health", health),
@@ -129,7 +131,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         Route("/v1/dial", dial),
         Route("/v1/feedback", feedback, methods=["POST"]),
         *(
-            Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
+            Route(dialect.path, Endpoint(dialect, served, backend, config, state, pool), methods=["POST"])
             for dialect in dialects
         ),
     ]
@@ -176,12 +178,12 @@ class Endpoint:
         self,
         dialect: Dialect,
         served: Served,
-        worker: Worker,
+        backend: Backend,
         config: ServeConfig,
         state: State,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self.dialect, self.served, self.worker, self.config = dialect, served, worker, config
+        self.dialect, self.served, self.backend, self.config = dialect, served, backend, config
         self.state, self.pool = state, pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,10 +211,9 @@ class Endpoint:
         answering = Answering(self.state, events, began, line)
         watcher = asyncio.create_task(watch_client(request.receive, events))
         try:
-            exchange, job = await self.prepare(body, events, owner)
+            exchange, answering.generation = await self.prepare(body, events, owner)
             line.id = exchange.request.id
-            answering.job = job
-            self.worker.submit(job)
+            answering.generation.begin()
             decided = await answering.take()
             assert isinstance(decided, Decided)
             if exchange.request.stream:
@@ -248,15 +249,12 @@ class Endpoint:
                 retry_seconds=seconds,
             )
 
-    async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Job]:
+    async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Generation]:
         """Parse and encode on another thread; raises CallError for a body that is refused."""
 
-        def post(event: Event | Exception) -> None:
-            self.worker.post(events, event)
-
-        def work() -> tuple[Exchange, Job]:
+        def work() -> tuple[Exchange, Generation]:
             exchange = self.dialect.read(body)
-            return exchange, make_job(self.served, self.config, exchange.request, post, self.worker.submit, owner=owner)
+            return exchange, self.backend.prepare(self.served, self.config, exchange.request, events, owner)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -302,11 +300,11 @@ class Endpoint:
 
 
 class Answering:
-    """One request's events, counted as they are taken; a job that is not finished is cancelled at the end."""
+    """One request's events, counted as they are taken; what is not finished is cancelled at the end."""
 
     def __init__(self, state: State, events: Events, began: float, line: RequestLine) -> None:
         self.state, self.events, self.began, self.line = state, events, began, line
-        self.job: Job | None = None
+        self.generation: Generation | None = None
         self.decided: Decided | None = None
         self.first = True
 
@@ -354,8 +352,8 @@ class Answering:
 
     def close(self) -> None:
         """Give up what is not finished."""
-        if self.job:
-            self.job.cancelled = True
+        if self.generation:
+            self.generation.cancel()
         if self.decided:
             self.state.running -= 1
         else:
@@ -430,7 +428,8 @@ def make_call_error(error: Exception) -> CallError:
 
 def make_error(error: CallError, dialect: Dialect | None = None) -> Response:
     """Return an error in the dialect's format, default: OpenAI's."""
-    headers = {"Retry-After": str(error.retry_seconds)} if error.status in (429, 503) else {}
+    wait = RETRY_SECONDS if error.retry_seconds is None else math.ceil(error.retry_seconds)
+    headers = {"Retry-After": str(wait)} if error.status in (429, 503) else {}
     if error.status in (408, 413):  # the rest of the body is not read
         headers["Connection"] = "close"
     content = dialect.write_error(error) if dialect else write_error(error)

@@ -189,7 +189,7 @@ class Dialect:
 class CallError(UserError):
     """A call that is refused or failed, with an HTTP status; `param` and `code` are fields of OpenAI's error format.
 
-    `retry_seconds` is for the Retry-After header of 429 and 503.
+    `retry_seconds` are those after which it may be sent again.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class CallError(UserError):
         param: str | None = None,
         code: str | None = None,
         status: int = 400,
-        retry_seconds: int = 1,
+        retry_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.param, self.code, self.status, self.retry_seconds = param, code, status, retry_seconds

@@ -39,6 +39,7 @@ class Served:
     levels: tuple[Level, ...] = list_levels()  # the efforts that requests can name
     online: SharedDial | None = None  # decides in mode auto
     closing_sentence: str = ""  # that ends a thought at its budget
+    modes: tuple[Mode, ...] = tuple(Mode)  # that can be requested
     closing_ids: tuple[int, ...] = field(init=False)  # of it, of the close token, and what the template writes behind
     longest_token: int = field(init=False)  # characters
     blank_ids: frozenset[int] = field(init=False)  # tokens of white space
@@ -60,6 +61,50 @@ class Served:
         return self.levels[-1].mean_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a request, before its mode is decided."""
+
+    wanted: PromptRequest
+    rule: Rule
+    closing: Closing | None
+    think_tokens: float | None
+    request_id: str
+    online: SharedDial | None
+
+    def decide(self, no_think_probability: float | None) -> Decided:
+        """Decide the mode, once: an online dial records it. P(no_think) is for plans that need it."""
+        mode, threshold, reason = self.rule.mode, self.rule.threshold, self.rule.reason
+        if threshold is not None:
+            assert no_think_probability is not None
+            mode = choose_mode(no_think_probability, threshold)
+            if reason is Reason.ONLINE and self.online:
+                drawn = self.online.decide(self.request_id, no_think_probability)
+                mode, threshold = drawn.mode, drawn.threshold
+                reason = Reason.EXPLORATION if drawn.explored else reason
+        return Decided(
+            mode,
+            no_think_probability if threshold is not None else None,
+            threshold,
+            len(self.wanted.prompt_ids),
+            reason,
+            self.rule.effort,
+            self.closing.budget if self.closing and mode is not Mode.NO_THINK else None,
+            self.think_tokens,
+        )
+
+
+def make_plan(served: Served, config: ServeConfig, request: GenerationRequest) -> Plan:
+    """Encode a request, and read what it says about its mode and its limits.
+
+    Raises UserError for a prompt that the template refuses or the context does not hold.
+    """
+    prompt, decides = encode_request(served, request)
+    rule = choose_rule(served, request) if decides else Rule(Reason.MODEL)
+    wanted, closing = make_prompt_request(served, config, request, prompt, rule)
+    return Plan(wanted, rule, closing, served.think_tokens, request.id, served.online)
+
+
 def make_job(
     served: Served,
     config: ServeConfig,
@@ -74,9 +119,8 @@ def make_job(
     A second look is another job, for `submit`. Raises UserError for a prompt that the template refuses or the context
     does not hold.
     """
-    prompt, decides = encode_request(served, request)
-    rule = choose_rule(served, request) if decides else Rule(Reason.MODEL)
-    wanted, closing = make_prompt_request(served, config, request, prompt, rule)
+    plan = make_plan(served, config, request)
+    wanted, closing, prompt = plan.wanted, plan.closing, plan.wanted.prompt_ids
     plain = isinstance(request.prompt, str)
     readers: list[ChoiceReader] = []
     held: dict[int, list[Delta | Ended]] = {}  # of direct answers that may be doubtful, by choice
@@ -85,7 +129,7 @@ def make_job(
     def begin(scores: Sequence[float]) -> list[Request]:
         nonlocal decided
         if decided is None:  # an engine of batches may try again
-            decided = decide(served, request, rule, math.exp(scores[0]) if scores else None, len(prompt), closing)
+            decided = plan.decide(math.exp(scores[0]) if scores else None)
             post(decided)
         hides = plain and decided.mode is Mode.NO_THINK  # a continued text does not show the forced marker
         forced = len(served.template.no_think_prefix_ids) if hides else 0
@@ -208,34 +252,6 @@ def choose_rule(served: Served, request: GenerationRequest) -> Rule:
         return Rule(Reason.ONLINE, threshold=ALWAYS_THINK)  # so that P(no_think) is computed; it has its own
     threshold = served.threshold if request.threshold is None else request.threshold
     return Rule(Reason.MODEL) if threshold is None else Rule(Reason.THRESHOLD, threshold=threshold)
-
-
-def decide(
-    served: Served,
-    request: GenerationRequest,
-    rule: Rule,
-    no_think_probability: float | None,
-    prompt_tokens: int,
-    closing: Closing | None,
-) -> Decided:
-    """Return the decision about a request, once: an online dial records it. P(no_think) is for rules that need it."""
-    mode, threshold, reason = rule.mode, rule.threshold, rule.reason
-    if threshold is not None and no_think_probability is not None:
-        mode = choose_mode(no_think_probability, threshold)
-        if reason is Reason.ONLINE and served.online:
-            drawn = served.online.decide(request.id, no_think_probability)
-            mode, threshold = drawn.mode, drawn.threshold
-            reason = Reason.EXPLORATION if drawn.explored else reason
-    return Decided(
-        mode,
-        no_think_probability,
-        threshold,
-        prompt_tokens,
-        reason,
-        rule.effort,
-        closing.budget if closing and mode is not Mode.NO_THINK else None,
-        served.think_tokens,
-    )
 
 
 def make_prompt_request(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from adaptthink.config.schema import ServeConfig
 from adaptthink.dial.efforts import list_levels
 from adaptthink.dial.stored import Dial
-from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
-from adaptthink.models.loading import Policy
+from adaptthink.models.loading import Policy, Tokenization
+from adaptthink.serving.backend import Backend
 
 if TYPE_CHECKING:
     from adaptthink.serving.prepare import Served
@@ -25,8 +25,8 @@ WITH_WORDS = 1000  # tokens; the embedded models have 300, and know no words
 
 
 def serve_forever(
-    policy: Policy,
-    engine: Engine,
+    policy: Policy | Tokenization,
+    backend: Backend,
     threshold: float | None,
     dial: Dial | None,
     config: ServeConfig,
@@ -47,11 +47,10 @@ def serve_forever(
         from adaptthink.serving.lifetime import make_server  # noqa: PLC0415
         from adaptthink.serving.logs import start_log  # noqa: PLC0415
         from adaptthink.serving.prepare import Served  # noqa: PLC0415
-        from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
-    context = find_context_tokens(policy.model.config)
+    context = find_context_tokens(policy.model.config) if isinstance(policy, Policy) else policy.context_tokens
     name = config.name or PurePath(policy.name).name
     levels = list_levels(dial.efforts, dial.curve) if dial else list_levels()
     start_log(config.log_format)
@@ -59,7 +58,9 @@ def serve_forever(
         online = None
         if config.online_state:
             tolerance = None if config.online_tolerance is None else config.online_tolerance / 100
-            online = stack.enter_context(open_dial(Path(config.online_state), tolerance, policy.fingerprint))
+            # The weights of a server behind this one cannot be looked at.
+            fingerprint = policy.fingerprint if isinstance(policy, Policy) else f"upstream {policy.name}"
+            online = stack.enter_context(open_dial(Path(config.online_state), tolerance, fingerprint))
         served = Served(
             name,
             policy.tokenizer,
@@ -71,7 +72,7 @@ def serve_forever(
             online=online,
             closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
         )
-        app = make_app(served, Worker(engine, seed=config.seed), config)
+        app = make_app(served, backend, config)
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"http://{host}:{listening.getsockname()[1]}"
         rule = f"mode auto: {describe_auto(served)}"
