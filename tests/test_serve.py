@@ -268,14 +268,15 @@ def test_another_model_is_not_found(client):
         ({"reasoning_effort": None, "chat_template_kwargs": {}}, "auto"),
     ],
 )
-def test_every_way_to_request_a_mode(served, tokenizer, sent, mode):
+def test_every_way_to_request_a_mode(served, tokenizer, backend, sent, mode):
     template = probe(tokenizer)
     engine, post = served()
     answer = post(**sent).json()
     [request] = engine.requests
     assert answer["x_think"]["mode"] == mode
     assert request.prefix_ids == (() if mode == "auto" else template.prefix_ids(Mode(mode)))
-    assert request.banned_first_ids == ((template.close_id,) if mode == "think" else ())  # no thought is empty
+    if backend == "native":  # which keeps thoughts from being empty; the gateway cannot
+        assert request.banned_first_ids == ((template.close_id,) if mode == "think" else ())
     assert request.prompt_ids == encode_prompt(tokenizer, template, QUESTION)
     message = answer["choices"][0]["message"]
     assert message["reasoning"] == (None if mode == "no_think" else "Alright\n9")

@@ -15,6 +15,7 @@ from waiting import WAIT_SECONDS, wait_until
 from adaptthink import api
 from adaptthink.config.resolve import check, resolve
 from adaptthink.config.schema import EngineConfig, ServeConfig
+from adaptthink.dial import online as dial_online
 from adaptthink.engines.base import Finish
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
@@ -22,6 +23,7 @@ from adaptthink.models.loading import load_policy, load_tokenization
 from adaptthink.modes import Mode, encode_prompt
 from adaptthink.serving import upstream as upstream_module
 from adaptthink.serving.app import make_app
+from adaptthink.serving.feedback import open_dial
 from adaptthink.serving.pieces import PieceReader
 from adaptthink.serving.prepare import Served
 from adaptthink.serving.speakers import Completions, Ollama, Piece, UpstreamError, read_line
@@ -52,14 +54,16 @@ def engine(policy):
 class Gateway:
     """A gateway in front of a fake upstream, both running."""
 
-    def __init__(self, stack, policy, text, engine, *, threshold=None, key=None, config=None, app=None, **options):
+    def __init__(
+        self, stack, policy, text, engine, *, threshold=None, online=None, key=None, config=None, app=None, **options
+    ):
         self.said = []
         fake = NativeEngine(policy.model, policy.eos_ids), policy.tokenizer
         self.fake = app or FakeUpstream(*fake, key=key, **options)
         url = stack(running(self.fake.app))
         self.upstream = Upstream(url, text, "tiny", key=key, on_message=self.said.append)
         self.upstream.meet()
-        served = Served("tiny", policy.tokenizer, policy.template, 1024, threshold)
+        served = Served("tiny", policy.tokenizer, policy.template, 1024, threshold, online=online)
         settings = ServeConfig(max_think_tokens=400, max_no_think_tokens=400, **(config or {}))
         self.app = make_app(served, self.upstream, settings)
         self.url = stack(running(self.app))
@@ -236,6 +240,27 @@ def test_an_own_threshold_without_log_probabilities_is_refused(policy, monkeypat
     monkeypatch.setattr(api, "serve_forever", lambda *_: pytest.fail("it must not serve"))
     with running(fake.app) as url, pytest.raises(UserError, match=r"threshold = 0.5 needs log-probabilities"):
         api.serve("tiny", port=0, upstream=url, threshold=0.5)
+
+
+def test_an_online_dial_decides_and_takes_feedback(gateway, tmp_path, monkeypatch):
+    with open_dial(tmp_path / "online.json", 0.2, "upstream tiny") as online:
+        one = gateway(online=online)
+        for drawn, mode in ((0.0, "no_think"), (0.999, "think")):
+            monkeypatch.setattr(dial_online, "draw", lambda seed, number, drawn=drawn: drawn)
+            monkeypatch.setattr(dial_online, "find_bin", lambda *_: 0)  # the embedded model nearly always thinks
+            answer = one.post().json()
+            assert (answer["x_think"]["mode"], answer["choices"][0]["mode"]) == (mode, mode)
+            assert answer["x_think"]["reason"] == ("exploration" if mode == "no_think" else "online")
+            sent = {"id": answer["id"], "correct": True}
+            assert httpx.post(f"{one.url}/v1/feedback", json=sent, timeout=WAIT_SECONDS).status_code == 200
+        assert online.report().with_feedback == 2
+
+
+def test_an_online_dial_without_log_probabilities_is_refused(policy, monkeypatch):
+    fake = FakeUpstream(NativeEngine(policy.model, policy.eos_ids), policy.tokenizer, scores=False)
+    monkeypatch.setattr(api, "serve_forever", lambda *_: pytest.fail("it must not serve"))
+    with running(fake.app) as url, pytest.raises(UserError, match="an online dial needs log-probabilities"):
+        api.serve("tiny", port=0, upstream=url, online_state="online.json")
 
 
 @pytest.mark.parametrize("scores", [True, False])
