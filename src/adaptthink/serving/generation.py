@@ -114,7 +114,7 @@ def write_json(content: Mapping[str, Any]) -> str:
     Clients in Python split lines at characters that JSON leaves as they are, where the standard of server-sent events
     has no line break; these are escaped.
     """
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(LINE_BREAKS)
+    return json.dumps(content, ensure_ascii=False).translate(LINE_BREAKS)
 
 
 def count_usage(decided: Decided, ended: Iterable[Ended]) -> Usage:
