@@ -65,7 +65,7 @@ def test_stop_texts_across_pieces(pieces, stops, given, stopped):
     reader = StopReader(stops)
     written = []
     for piece in pieces:
-        written.append("" if reader.stopped else reader.add(piece))
+        written.append("" if reader.found else reader.add(piece))
     assert (written, reader.stopped) == (given, stopped)
 
 

@@ -10,11 +10,10 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,8 +30,8 @@ from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
 from adaptthink.serving.metrics import Metrics
-from adaptthink.serving.openai import make_dialects, write_error
 from adaptthink.serving.prepare import Served, make_job
+from adaptthink.serving.routes import Lookup, make_dialects, make_lookups, write_error
 from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class State:
 
 def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     """Return the application; it starts the worker and stops it at its end. Its `state.load` is a `State`."""
-    created, state = int(time.time()), State()
+    state = State()
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
@@ -76,20 +75,6 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         text = state.metrics.write(waiting=state.waiting, running=state.running)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def models(_: Request) -> Response:
-        endings = [*Mode, *(level.name for level in served.levels[1:-1])]  # the ends are the modes
-        names = [served.name, *(f"{served.name}:{ending}" for ending in endings)]
-        listed: list[dict[str, Any]] = [
-            {"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names
-        ]
-        listed[0]["x_think"] = {
-            "threshold": served.threshold,
-            "certified": served.certified,
-            "think_tokens": served.think_tokens,
-            "efforts": [asdict(level) for level in served.levels],
-        }
-        return JSONResponse({"object": "list", "data": listed})
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         worker.start()
@@ -97,15 +82,17 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.close)
 
-    dialects = make_dialects(served.name, served.template, config.reasoning_format)
     app = Starlette(
         routes=[
             Route("/health", health),
             Route("/metrics", metrics),
-            Route("/v1/models", models),
             *(
                 Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
-                for dialect in dialects
+                for dialect in make_dialects(served, config.reasoning_format)
+            ),
+            *(
+                Route(lookup.path, answer_lookup(lookup, pool), methods=[lookup.method])
+                for lookup in make_lookups(served, int(time.time()))
             ),
         ],
         middleware=[Middleware(KeyCheck, keys=config.api_key)],
@@ -114,6 +101,20 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
     )
     app.state.load = state
     return app
+
+
+def answer_lookup(lookup: Lookup, pool: ThreadPoolExecutor) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers a route that generates nothing."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            body = await read_body(request)
+            found = asyncio.get_running_loop().run_in_executor(pool, lookup.answer, body, request.path_params)
+            return JSONResponse(await found)
+        except UserError as error:
+            return make_error(make_call_error(error), request.url.path)
+
+    return answer
 
 
 class KeyCheck:
@@ -134,7 +135,7 @@ class KeyCheck:
                 scope["owner"] = found.index(True)
             else:
                 message = "no valid API key; send one as 'Authorization: Bearer KEY'"
-                app = make_error(CallError(message, code="invalid_api_key", status=401))
+                app = make_error(CallError(message, code="invalid_api_key", status=401), scope["path"])
         await app(scope, receive, send)
 
 
@@ -160,7 +161,7 @@ class Endpoint:
         except CallError as error:
             status = error.status
             with suppress(ClientLeftError):
-                await self.respond(make_error(error, self.dialect), scope, send)
+                await self.respond(make_error(error, self.dialect.path), scope, send)
         except (ClientLeftError, ClientDisconnect):
             status = LEFT
         self.state.metrics.answers[status] += 1
@@ -238,8 +239,7 @@ class Endpoint:
                     async with asyncio.timeout(QUIET_SECONDS):
                         come = [await answering.take()]
                 except TimeoutError:
-                    quiet = [": still generating\n\n"] if exchange.media_type == "text/event-stream" else []
-                    await send_piece(send, quiet)
+                    await send_piece(send, [exchange.keep_alive])
                     continue
                 come += answering.take_ready()
                 left -= sum(isinstance(event, Ended) for event in come)
@@ -375,21 +375,22 @@ def make_call_error(error: Exception) -> CallError:
     return CallError(f"the server failed ({type(error).__name__}); see its log", status=500)
 
 
-def make_error(error: CallError, dialect: Dialect | None = None) -> Response:
-    """Return an error in the dialect's format, default: OpenAI's."""
+def make_error(error: CallError, path: str) -> Response:
+    """Return an error in the format of the path's dialect."""
     headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status in (408, 413):  # the rest of the body is not read
         headers["Connection"] = "close"
-    content = dialect.write_error(error) if dialect else write_error(error)
-    return JSONResponse(content, error.status, headers)
+    return JSONResponse(write_error(error, path), error.status, headers)
 
 
-async def refuse(_: Request, error: Exception) -> Response:
-    """Return what starlette refuses as an error in OpenAI's format."""
+async def refuse(request: Request, error: Exception) -> Response:
+    """Return what starlette refuses."""
     assert isinstance(error, HTTPException)
-    return make_error(CallError(f"{error.detail}; see docs/serving.md for the routes", status=error.status_code))
+    message = f"{error.detail}; see docs/serving.md for the routes"
+    return make_error(CallError(message, status=error.status_code), request.url.path)
 
 
-async def fail(_: Request, error: Exception) -> Response:
+async def fail(request: Request, error: Exception) -> Response:
     """Return an internal error; the server's log has the traceback."""
-    return make_error(CallError(f"the server failed ({type(error).__name__}); see its log", status=500))
+    message = f"the server failed ({type(error).__name__}); see its log"
+    return make_error(CallError(message, status=500), request.url.path)

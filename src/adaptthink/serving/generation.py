@@ -1,13 +1,14 @@
 """What every dialect translates to and from: a request, the events that answer it, and how a call is refused.
 
-A dialect is a module that reads a body into an `Exchange` and writes events in its own format (`openai.py` is one). It
-needs no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and `streaming.py` have the tokens.
+A dialect is a module of `dialects/` that reads a body into an `Exchange` and writes events in its own format. It needs
+no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and `streaming.py` have the tokens.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -64,6 +65,7 @@ class Decided:
     effort: str | None = None  # the level that was applied
     thinking_budget: int | None = None  # that was applied; it may be less than requested
     think_tokens: float | None = None  # of a response with thinking, the mean of the calibration's problems
+    at: float = field(default_factory=time.monotonic, compare=False)  # seconds of that clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Ended:
     index: int
     response: Response
     direct_tokens: int = 0
+    stop: str | None = None  # the stop text that ended it
 
 
 Event = Decided | Delta | Ended
@@ -129,7 +132,11 @@ def describe_decision(decided: Decided, ended: Sequence[Ended] = ()) -> dict[str
     if decided.think_tokens is not None:
         direct = [one.response.tokens for one in ended if one.response.mode is Mode.NO_THINK]
         saved = round(sum(decided.think_tokens - tokens for tokens in direct)) - sum(one.direct_tokens for one in ended)
-    return known | {"tokens_saved": saved, "second_looks": sum(one.direct_tokens > 0 for one in ended)}
+    return known | {
+        "modes": [one.response.mode for one in ended],
+        "tokens_saved": saved,
+        "second_looks": sum(one.direct_tokens > 0 for one in ended),
+    }
 
 
 class Exchange(Protocol):
@@ -137,6 +144,7 @@ class Exchange(Protocol):
 
     request: GenerationRequest
     media_type: str  # of a stream
+    keep_alive: str  # sent where a stream had no news for a while; "": nothing
 
     def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """Return the whole answer, for a call that does not stream."""
@@ -157,11 +165,10 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A route: `read` takes a body, and raises CallError for one that is refused; errors have the dialect's format."""
+    """A route that generates: `read` takes a body, and raises CallError for one that is refused."""
 
     path: str
     read: Callable[[bytes], Exchange]
-    write_error: Callable[[CallError], dict[str, Any]]
 
 
 class CallError(UserError):
