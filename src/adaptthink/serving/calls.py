@@ -254,6 +254,9 @@ def make_call_error(error: ValidationError) -> CallError:
         )
     if fault["type"] == "missing":
         return CallError(f"'{name}' is missing; give it", param=name, code="missing_required_parameter")
+    if fault["type"] == "union_tag_invalid":
+        message = f"'{name}' has the type '{fault['ctx']['tag']}', which is not supported; use text"
+        return CallError(message, param=name, code="invalid_value")
     message = fault["msg"]
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
 

@@ -110,14 +110,15 @@ class CountCall(AnyCall):
 
     def read_controls(self, name: str) -> dict[str, Controls]:
         """See `AnyCall`."""
-        found = super().read_controls(name) | {"output_config.effort": Controls(effort=self.output_config.effort)}
-        if not self.thinking:
+        effort, thinking = self.output_config.effort, self.thinking
+        found = super().read_controls(name) | {"output_config.effort": Controls(effort=effort)}
+        if not thinking:
             return found
-        if self.thinking.type == "adaptive":  # how much, an effort may say beside it
-            return found | {"thinking.type": Controls(mode=None if self.output_config.effort else "auto")}
+        # Adaptive: the model decides whether to think, and an effort may say how much.
+        adaptive = Controls(mode=None if effort else "auto")
         return found | {
-            "thinking.type": read_switch(self.thinking.type == "enabled"),
-            "thinking.budget_tokens": Controls(thinking_budget=self.thinking.budget_tokens),
+            "thinking.type": adaptive if thinking.type == "adaptive" else read_switch(thinking.type == "enabled"),
+            "thinking.budget_tokens": Controls(thinking_budget=thinking.budget_tokens),
         }
 
 

@@ -126,7 +126,7 @@ class Call(AnyCall):
     model: Name
     options: _Options = _Options()
     stream: bool = True
-    think: bool | Effort | None = None
+    think: Literal[True, False, Effort] | None = None
 
     def read_controls(self, name: str) -> dict[str, Controls]:
         """See `AnyCall`."""
