@@ -16,6 +16,7 @@ from adaptthink.cli.layout import TextTable
 from adaptthink.config.schema import EvaluateConfig
 from adaptthink.dial.curve import Point, thin_curve
 from adaptthink.dial.decide import ModeDecision
+from adaptthink.dial.efforts import Effort
 from adaptthink.dial.guarantee import Choice, HeldOut, Kind, describe_limit, describe_rule, describe_shortage
 from adaptthink.dial.second_look import SecondLook
 from adaptthink.dial.stored import Dial
@@ -81,6 +82,7 @@ def show_dial(dial: Dial) -> None:
         console.print(describe_choice(choice), markup=False)
         if choice.held_out:
             console.print(f"  {describe_check(choice.held_out)}", markup=False)
+    console.print(describe_efforts(dial.efforts), markup=False)
     if dial.second_look:
         console.print(describe_second_look(dial, dial.second_look), markup=False)
 
@@ -132,6 +134,21 @@ def describe_choice(choice: Choice) -> str:
         f"{describe_limit(choice)}: {rule}, the {first} threshold certified with {choice.confidence:.0%} confidence "
         f"on {choice.num_problems} problems"
     )
+
+
+def describe_efforts(efforts: Sequence[Effort]) -> str:
+    """Return the levels that requests to `serve` can name, and those that could not be certified."""
+    lines = []
+    for one in efforts:
+        tolerance = f"{one.name}, {describe_limit(one.choice)}"
+        if not one.choice.held_out:
+            lines.append(f"  {tolerance}: not certified")
+            continue
+        point = one.choice.held_out.point
+        rule = describe_rule(one.choice.no_think_probability)
+        measured = f"{write_number(100 * point.accuracy)}% at {write_number(point.mean_tokens)} tokens held out"
+        lines.append(f"  {tolerance}: {rule}; {measured}")
+    return "\n".join(["efforts for serve, each certified by itself:", *lines])
 
 
 def describe_second_look(dial: Dial, look: SecondLook) -> str:
