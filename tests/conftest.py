@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -18,8 +19,9 @@ import torch
 from waiting import WAIT_SECONDS
 
 from adaptthink.cli.app import main
+from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.grading import pool
-from adaptthink.models.loading import Policy, find_eos_ids
+from adaptthink.models.loading import TINY, Policy, find_eos_ids
 from adaptthink.models.make_tiny import make_model, make_tokenizer
 from adaptthink.modes import probe
 from adaptthink.report import drawing
@@ -107,6 +109,25 @@ def random_model(tokenizer):
 def random_policy(tokenizer, random_model):
     template = probe(tokenizer)
     return Policy("random", random_model, tokenizer, template, find_eos_ids(random_model, tokenizer, template))
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory):
+    """vLLM's server, one for all tests of a session: the embedded model with a dial, our plugin, fresh weights.
+
+    Returns its URL and the file of its log. It is started by the command of docs/engines.md.
+    """
+    import vllm_server as started
+
+    folder = tmp_path_factory.mktemp("vllm")
+    model, log = shutil.copytree(TINY, folder / "model"), folder / "log"
+    started.store_dial(model, started.THRESHOLD)
+    (vllm, serve, _, *options), _ = started.read_commands()
+    assert (vllm, serve) == ("vllm", "serve")
+    options += ["--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION]
+    process, url = started.start_server(model, log, *options)
+    yield url, log
+    started.stop_server(process)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,20 @@
 """Checkpoints: what was saved comes back exactly, and nothing that can happen to the newest one stops a run."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from adaptthink.errors import UserError
+from adaptthink.storage.runs import MetricsLog
 from adaptthink.training import checkpoint
 from adaptthink.training.checkpoint import (
     MANIFEST,
     MODEL,
     OPTIMIZER,
+    Checkpoints,
     find_checkpoint,
     find_fault,
     load_checkpoint,
@@ -197,6 +202,15 @@ def half_saved(value, path):
     raise OSError("disk full")
 
 
+def half_of_the_optimizer(tensors, path):
+    save = half_saved if path.name == OPTIMIZER else save_file
+    save(tensors, path)
+
+
+def no_room(folder):
+    return SimpleNamespace(free=10)
+
+
 def fail(*args):
     raise OSError("disk full")
 
@@ -204,7 +218,7 @@ def fail(*args):
 @pytest.mark.parametrize(
     ("where", "name", "fault"),
     [
-        (torch, "save", half_saved),
+        (checkpoint, "save_file", half_of_the_optimizer),
         (checkpoint, "save_file", half_saved),
         (checkpoint, "_sha256", fail),
         (checkpoint, "_sync", fail),
@@ -227,3 +241,46 @@ def test_crash_while_saving_leaves_the_last_one_usable(saved, monkeypatch, where
     step, loaded, _ = load(folder)
     assert step == 30
     assert same(loaded, state(model, optimizer))
+
+
+def test_too_little_room_is_seen_before_anything_is_written(saved, monkeypatch):
+    folder, _ = saved
+    model, optimizer = make(0)
+    advance(model, optimizer, 30)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", no_room)
+    monkeypatch.setattr(checkpoint, "save_file", lambda *args: pytest.fail("written"))
+    with pytest.raises(OSError, match=r"it takes 0 MiB and 0 MiB are free"):
+        save_checkpoint(folder, 30, model, optimizer, keep=2)
+    assert names(folder) == ["step-000010", "step-000020"]
+
+
+def test_a_full_disk_does_not_end_a_training(saved, tmp_path, monkeypatch):
+    """It is said, the checkpoint before stays, the next step tries again, and the last step's failure is an error."""
+    folder, _ = saved
+    model, optimizer = make(0)
+    advance(model, optimizer, 20)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    checkpoints = Checkpoints(folder, model, optimizer, log, keep=2, step=20)
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", half_saved)
+        with checkpoints.change_weights(30):
+            advance(model, optimizer)
+        assert checkpoints.is_due(10, 99)
+        checkpoints.try_save(99, said.append)
+        assert "the checkpoint of step 30 cannot be written: disk full; that of step 20 stays" in said[0]
+        assert names(folder) == ["metrics.jsonl", "step-000010", "step-000020"]
+        with pytest.raises(UserError, match=r"step 30 cannot be written.*make room in .* and give --resume"):
+            checkpoints.try_save(30, said.append)
+        with checkpoints.change_weights(31):
+            advance(model, optimizer)
+        assert checkpoints.is_due(10, 99)  # though it would not be, had it not failed
+    checkpoints.try_save(99, said.append)
+    assert len(said) == 1
+    assert find_checkpoint(folder, warn=said.append) == 31
+    assert not checkpoints.is_due(10, 99)
+
+
+def test_nothing_in_a_checkpoint_can_run_code(saved):
+    folder, _ = saved
+    assert {path.suffix for path in (folder / "step-000020").iterdir()} == {".safetensors", ".json"}

@@ -146,7 +146,7 @@ def test_the_gradient_reaches_the_adapter_with_activations_made_again():
         policy.model.train()
         if again:
             checkpoint_gradients(policy.model)
-        compute_micro_batch_loss(policy.model, [one], [Credit(1.0, 1.0)], config()).loss_B.sum().backward()
+        compute_micro_batch_loss(policy.model, [one], [Credit(1.0, 1.0)], config()).loss.loss_B.sum().backward()
         return [p.grad for p in policy.model.parameters() if p.requires_grad]
 
     for kept, made_again in zip(gradient(again=False), gradient(again=True), strict=True):

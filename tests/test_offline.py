@@ -355,7 +355,7 @@ def test_the_gradient_of_a_step_is_that_of_the_textbook_loss(random_policy, grou
     summaries = [summarise_rollout(one) for one in rollouts]
     credits = method.assign_credit(Batch(summaries, [0.5] * len(rollouts), 0.0), settings)
     policy.model.zero_grad()
-    found, _ = accumulate_gradients(policy.model, rollouts, credits, settings)
+    found = accumulate_gradients(policy.model, rollouts, credits, settings).loss
     ours = torch.cat([one.grad.flatten() for one in policy.model.parameters()])
     policy.model.zero_grad()
     expected = loss(policy.model, initial.model, rollouts)

@@ -45,6 +45,7 @@ from adaptthink.models import loading
 from adaptthink.sampling import engine as engine_module
 from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
+from adaptthink.training import train as train_module
 from adaptthink.training import update as update_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
@@ -61,6 +62,7 @@ OTHER = {  # a value that is not the default, for each key
     "temperature": 0.9, "learning_rate": 1e-3, "warmup_steps": 3, "schedule": "stable_decay", "lora_rank": 8,
     "lora_alpha": 3, "lora_targets": "q_proj", "max_grad_norm": 1e-3, "micro_batch_tokens": 40,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 2, "probe_samples": 2,
+    "mismatch": "mask", "rehearsal_problems": 2, "max_idle_steps": 3,
     "all_problems": True, "keep_responses": True, "no_think_samples": 2,
     "checkpoint_every": 2, "max_failed_grades": 0.0, "keep_checkpoints": 3, "nodes": 2, "gpus_per_node": 4,
     "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000, "offload": True,
@@ -269,6 +271,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
             return original(*args, **options)
 
         monkeypatch.setattr(update_module, name, wrapped)
+    monkeypatch.setattr(train_module, "check_idle", lambda rows, limit, step: record("idle", limit))
     number = itertools.count()
 
     def run(command, settings):

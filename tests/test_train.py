@@ -107,7 +107,9 @@ def gradients(model, rollouts, advantages, **values):
 
 def test_micro_batch_loss_equals_each_rollout_alone_on_a_plain_forward(random_model):
     rollouts, settings = batch(), config(ratio="sequence_mean", temperature=0.6)
-    together = compute_micro_batch_loss(random_model, rollouts, assign_evenly(ADVANTAGES.tolist()), settings).loss_B
+    together = compute_micro_batch_loss(
+        random_model, rollouts, assign_evenly(ADVANTAGES.tolist()), settings
+    ).loss.loss_B
     for index, one in enumerate(rollouts):
         ids = torch.tensor([one.prompt_ids + one.response_ids])
         logprobs = (random_model(ids).logits[0] / 0.6).log_softmax(-1)
@@ -525,7 +527,7 @@ def test_bfloat16_arithmetic_keeps_the_direction_of_the_update(random_model):
         random_model.zero_grad()
         compute_micro_batch_loss(
             random_model, rollouts, assign_evenly([1.0, -1.0]), config(dtype=dtype)
-        ).loss_B.sum().backward()
+        ).loss.loss_B.sum().backward()
         return torch.cat([parameter.grad.flatten() for parameter in random_model.parameters()])
 
     exact, low = gradient("float32"), gradient("bfloat16")

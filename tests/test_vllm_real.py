@@ -7,13 +7,12 @@ import importlib.util
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
+from vllm_server import KEY, MEMORY_SHARE, start_server, stop_server
 from waiting import WAIT_SECONDS
 
 from adaptthink.config.resolve import check
@@ -23,7 +22,6 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
 from adaptthink.engines.sampling import apply_top_p
 from adaptthink.engines.vllm import start_vllm
-from adaptthink.engines.vllm_worker import EXTENSION
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
 from adaptthink.models.loading import TINY, load_policy, load_trainee
@@ -39,8 +37,6 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here; scripts/setup_vllm.sh, .venv-vllm"
 )
 
-MEMORY_SHARE = 0.1
-START_SECONDS = 480  # half a minute on an idle machine, many times that on a busy one
 QUESTIONS = ("47+8=?", "9-3+77=?", "12+34+56-7=?")
 SMALL = (
     "--problems-per-level",
@@ -72,52 +68,14 @@ def vllm_engine(policy):
     engine.llm.llm_engine.engine_core.shutdown()
 
 
-def start_server(folder, *options, key="secret"):
-    """Start vLLM's server as a process group of its own; return it and its URL once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY), "--port", str(port)]
-    command += ["--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
-    command += ["--gpu-memory-utilization", str(MEMORY_SHARE), "--max-num-seqs", "64", *options]
-    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", KEY_VARIABLE: key, "VLLM_NO_USAGE_STATS": "1"}
-    log = (folder / "server.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server, f"http://127.0.0.1:{port}"
-        time.sleep(0.5)
-    stop_server(server)
-    pytest.fail("the server did not start:\n" + (folder / "server.log").read_text()[-2000:])
-
-
-def stop_server(server):
-    server.terminate()
-    try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
-        server.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    process, url = start_server(
-        tmp_path_factory.mktemp("server"),
-        "--logprobs-mode",
-        "processed_logprobs",
-        "--worker-extension-cls",
-        EXTENSION,
-    )
-    yield url
-    stop_server(process)
+def server(vllm_server):
+    return vllm_server[0]
 
 
 @pytest.fixture
 def server_engine(server, policy, monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     return connect(server, policy.eos_ids, name="tiny", max_concurrent_sequences=32)
 
 
@@ -356,7 +314,7 @@ def test_presample_and_evaluate_through_a_server(server, tmp_path):
     through = ("--engine", "openai", "--endpoint", server, *SMALL)
     status, _, errors = adaptthink(
         *("presample", *through, "--reference-samples", "2", "--output", str(tmp_path / "ref.jsonl")),
-        **{KEY_VARIABLE: "secret"},
+        **{KEY_VARIABLE: KEY},
     )
     assert status == 0, errors[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "ref.jsonl").read_text().splitlines()[1:]]
@@ -364,7 +322,7 @@ def test_presample_and_evaluate_through_a_server(server, tmp_path):
     assert all(len(row["verdicts"]) == 2 for row in rows)
     status, _, errors = adaptthink(
         *("evaluate", "tiny", *through, "--modes", "think", "no_think", "--json", str(tmp_path / "evaluation.json")),
-        **{KEY_VARIABLE: "secret"},
+        **{KEY_VARIABLE: KEY},
     )
     assert status == 0, errors[-2000:]
     modes = json.loads((tmp_path / "evaluation.json").read_text())["modes"]
@@ -380,7 +338,7 @@ def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
     for store, endpoints in zip(stores, (addresses[:2], addresses), strict=True):
         status, out, errors = adaptthink(
             *("presample", *endpoints, *SMALL, "--reference-samples", "2", "--output", str(store)),
-            **{KEY_VARIABLE: "secret"},
+            **{KEY_VARIABLE: KEY},
         )
         assert status == 0, errors[-2000:]
     lines = [line.split() for line in out.splitlines()]
@@ -399,8 +357,8 @@ def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, r
 
 
 def test_a_server_with_raw_logprobs_or_without_our_extension_is_refused(policy, tmp_path, monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
-    process, url = start_server(tmp_path)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    process, url = start_server(TINY, tmp_path / "log", "--served-model-name", "tiny")
     try:
         engine = connect(url, policy.eos_ids, name="tiny", max_concurrent_sequences=1)
         requested = prompts(policy)[0], (policy.template.no_think_id, policy.template.think_id, 5)

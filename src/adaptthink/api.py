@@ -170,6 +170,7 @@ from adaptthink.training.reference import (
     require_store,
 )
 from adaptthink.training.reference import presample as complete_reference
+from adaptthink.training.rehearsal import rehearse
 from adaptthink.training.replay import check_store
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
@@ -924,6 +925,11 @@ def train_and_save(
         f"{'their stored responses' if load_method(config.method).from_store else samples + str(config.no_think_share)}"
         f"; results in {run}"
     )
+    begun = any((run / "checkpoints").glob("step-*"))
+    if config.rehearsal_problems and data.problems and not begun and not load_method(config.method).from_store:
+        for message in rehearse(sampler, data.problems, config):
+            report.on_message(message)
+        sampler.clock.take()
     policy = run_training(
         policy, sampler, data, config, run, Reporting(report.on_step, report.on_message, roofline, report.on_progress)
     )

@@ -183,10 +183,10 @@ def probe(
             " string; set the tokenizer's chat_template to one"
         )
     think_ids, no_think_ids = encode(tokenizer, prompt + think_text), encode(tokenizer, prompt + no_think_text)
-    start = _shared(think_ids, no_think_ids)
+    start = count_shared(think_ids, no_think_ids)
     if convention is not Convention.SWITCH:
         # The first token of think_start is the first one that it changes, also where it merges with what precedes.
-        first = _shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids)
+        first = count_shared(encode(tokenizer, prompt + think_text.removesuffix(think_start)), think_ids)
         _check_word(tokenizer, think_start, think_ids[: first + 1][-1])
     template = ThinkTemplate(
         convention=convention,
@@ -468,7 +468,7 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the number of leading tokens that are equal."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 

@@ -13,12 +13,15 @@ GROUPS = {
     "Method": (
         "method", "no_think_share", "force_think", "ratio", "clip", "token_share", "implicit_thinking",
     ),
-    "Update": ("schedule", "warmup_steps", "max_grad_norm", "micro_batch_tokens", "gradient_checkpointing"),
+    "Update": (
+        "schedule", "warmup_steps", "max_grad_norm", "mismatch", "micro_batch_tokens", "gradient_checkpointing",
+    ),
     "LoRA": ("lora_rank", "lora_alpha", "lora_targets"),
     "Device and engine": ("device", "dtype", "endpoint", "engine_memory", "max_concurrent_sequences"),
     "Grading": ("boxed_only", "grading_seconds", "reward", "reward_seconds", "max_failed_grades"),
     "Probes and checkpoints": (
-        "probe_every", "probe_problems_per_level", "probe_samples", "checkpoint_every", "keep_checkpoints",
+        "probe_every", "probe_problems_per_level", "probe_samples", "rehearsal_problems", "max_idle_steps",
+        "checkpoint_every", "keep_checkpoints",
     ),
     "verl": (
         "nodes", "gpus_per_node", "tensor_parallel", "ray_address", "max_prompt_tokens", "offload", "overrides",

@@ -26,8 +26,8 @@ MAX_FAILED_GRADES = 0.05  # share of responses
 HOW = frozenset(
     {
         "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
-        "max_concurrent_sequences", "max_failed_grades", "max_prompt_tokens", "micro_batch_tokens", "offload",
-        "overrides", "ray_address", "tensor_parallel",
+        "max_concurrent_sequences", "max_failed_grades", "max_idle_steps", "max_prompt_tokens", "micro_batch_tokens",
+        "offload", "overrides", "ray_address", "rehearsal_problems", "tensor_parallel",
     }
 )  # fmt: skip
 
@@ -72,6 +72,7 @@ PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["constant", "stable_decay"]
 ImplicitThinking = Literal["allowed", "no_reward"]
+MismatchGate = Literal["warn", "mask", "truncate", "stop"]
 ReasoningFormat = Literal["separate", "inline"]
 RequestedMode = Literal["auto", "think", "no_think"]
 
@@ -354,6 +355,11 @@ class TrainConfig(ReferenceConfig):
     lora_targets: str = Field(
         "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
     )
+    mismatch: MismatchGate = Field(
+        "warn",
+        description="What is done where the sampler's log-probabilities are too far from the trainer's: it is said "
+        "(warn, the paper), the response is left out (mask), gaps are bounded (truncate), training ends (stop).",
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(
         1.0, description="Gradient norm above which it is scaled down."
     )
@@ -362,6 +368,12 @@ class TrainConfig(ReferenceConfig):
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third more work."
+    )
+    rehearsal_problems: Annotated[int, Field(ge=0)] = Field(
+        4, description="Problems that are answered in both modes before the first step, to see what would go wrong."
+    )
+    max_idle_steps: Positive = Field(
+        25, description="Steps in a row in which no response has an advantage, after which training stops."
     )
     probe_every: Positive = Field(5, description="Steps between two probes of the mode choice on held-out problems.")
     probe_samples: Annotated[int, Field(ge=0)] = Field(

@@ -12,6 +12,7 @@ the method does not have; each is refused by name. Training forces modes; evalua
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import warnings
 from collections import deque
@@ -74,6 +75,14 @@ from adaptthink.training.metrics import (
     describe_credit,
     describe_rollouts,
 )
+from adaptthink.training.mismatch import (
+    Parts,
+    add_parts,
+    check_mismatch,
+    describe_mismatch,
+    find_excess,
+    gate_mismatch,
+)
 from adaptthink.training.reference import (
     check_grades,
     check_settings,
@@ -82,7 +91,14 @@ from adaptthink.training.reference import (
     read_fingerprint,
     read_store_date,
 )
-from adaptthink.training.rollout import assign_modes, make_loss_mask, replace_decision_logprob
+from adaptthink.training.rollout import (
+    assign_modes,
+    find_decision_logprob,
+    make_loss_mask,
+    replace_decision_logprob,
+)
+
+logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
@@ -150,6 +166,10 @@ class AdaptThinkConfig(GRPOConfig):
     max_failed_grades: float = field(
         default=0.05, metadata={"help": "Stop if grading failed on more than this share of the last responses."}
     )
+    mismatch: str = field(
+        default="warn",
+        metadata={"help": "Where sampler and trainer disagree: warn (the paper), mask, truncate or stop."},
+    )
     max_concurrent_sequences: int = field(
         default=1024, metadata={"help": "Responses that a process generates at the same time; bounds memory."}
     )
@@ -181,7 +201,7 @@ class AdaptThinkConfig(GRPOConfig):
 
     def train_config(self, **more: Any) -> TrainConfig:
         """Return the same settings as `adaptthink train` has them; raises UserError for values out of their range."""
-        shared = ("method", "delta", "no_think_share", "ratio", "max_no_think_tokens")
+        shared = ("method", "delta", "no_think_share", "ratio", "max_no_think_tokens", "mismatch")
         written = ("think_start", "force_think", "prompt_date")
         graded = ("boxed_only", "grading_seconds", "max_failed_grades", "max_concurrent_sequences")
         same = {
@@ -321,6 +341,7 @@ class AdaptThinkTrainer(GRPOTrainer):
             False: [],
         }  # in training or not: since its last log, everywhere
         self._clipped: list[tuple[bool, float]] = []
+        self._mismatch: Parts = {}  # of this process's responses
         self._graded: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -364,7 +385,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         self._graded.append([one.summary.verdict for one in everywhere])
         check_grading(self._graded, self.args.max_failed_grades, self.state.global_step + 1)
         self._keep_texts(rollouts, own_credits)
-        return to_tensors(rollouts, own_credits, self.accelerator.device)
+        return to_tensors(rollouts, own_credits, self.accelerator.device, self._train_config)
 
     def _get_train_sampler(self, dataset: Any = None) -> ByEpoch:
         return ByEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: self.state.epoch or 0)
@@ -383,12 +404,18 @@ class AdaptThinkTrainer(GRPOTrainer):
                 labels=inputs["labels"][:, :width],
                 fused_lm_head=True,  # TRL's: log-probabilities at its temperature, without the logits of a whole batch
             )
-        result = self._method.compute_loss(
-            select_responses(out.log_probs, inputs),
+        logprob_BT = select_responses(out.log_probs, inputs)
+        gated = gate_mismatch(
+            logprob_BT,
             inputs["behavior_logprobs"],
-            inputs["credit"],
             inputs["in_loss"],
-            self._train_config,
+            inputs["sampled_decision"],
+            inputs["no_think"],
+            self._train_config.mismatch,
+        )
+        add_parts(self._mismatch, gated.parts)
+        result = self._method.compute_loss(
+            logprob_BT, gated.behavior_BT, inputs["credit"], gated.mask_BT, self._train_config
         )
         pair_B2 = torch.stack([inputs["no_think"].to(result.clipped_B), result.clipped_B.detach()], dim=1)
         self._clipped += [(bool(mode), value) for mode, value in self.accelerator.gather(pair_B2).tolist()]
@@ -414,10 +441,21 @@ class AdaptThinkTrainer(GRPOTrainer):
         metrics = describe_records(self._records[training], training=training)
         self._records[training] = []
         if training:
-            metrics |= describe_clipping(self._clipped)
-            self._clipped = []
+            metrics |= describe_clipping(self._clipped) | self._describe_mismatch()
+            self._clipped, self._mismatch = [], {}
         self._metrics["train" if training else "eval"].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
+
+    def _describe_mismatch(self) -> Metrics:
+        """Describe how far sampler and trainer are apart, over all processes; say it, or end, beyond the bounds."""
+        parts: Parts = {}
+        for found in gather_object([self._mismatch]):
+            add_parts(parts, found)
+        metrics = describe_mismatch(parts)
+        check_mismatch(metrics, self._train_config.mismatch, self.state.global_step)
+        for excess in find_excess(metrics):
+            logger.warning("step %d: trainer and sampler disagree: %s", self.state.global_step, excess)
+        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write model, tokenizer and our model card in Hugging Face format."""
@@ -727,7 +765,9 @@ def sample_rows(
     return generate_and_grade(sampler, requests, pending, Sampling(max_tokens, args.temperature, seed=seed), None)
 
 
-def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: torch.device) -> dict[str, Tensor]:
+def to_tensors(
+    rollouts: Sequence[Rollout], credits: Sequence[Credit], device: torch.device, config: TrainConfig
+) -> dict[str, Tensor]:
     """Return what the loss needs of rollouts, prompts and responses in one row, padded at the right.
 
     Ids, mask and labels are (B, S); labels are −100 but for the response. `behavior_logprobs`, `in_loss` and `credit`
@@ -744,6 +784,7 @@ def to_tensors(rollouts: Sequence[Rollout], credits: Sequence[Credit], device: t
         "credit": pad([spread_whole(*pair) for pair in zip(credits, rollouts, strict=True)], device, np.float32),
         "prompt_tokens": torch.tensor([len(one.prompt_ids) for one in rollouts], device=device),
         "no_think": torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device),
+        "sampled_decision": torch.tensor([find_decision_logprob(one, config) for one in rollouts], device=device),
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ TRAINED = Path("evaluations", "adaptthink")  # within a run: the evaluation of t
 
 
 @dataclass(frozen=True, slots=True)
+class ShownAlarm:
+    """One kind of alarm of a training: in how many steps it was there, the first and the last, and what was said."""
+
+    kind: str
+    steps: int
+    first: int
+    last: int
+    message: str  # of the last step
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """Everything that the report shows. `evaluations` holds only the rows that were evaluated."""
 
@@ -45,6 +56,7 @@ class RunFolder:
     peak_memory_mb: float | None
     config: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...]
+    alarms: tuple[ShownAlarm, ...]
     transcripts: tuple[Transcript, ...]
     dial: tuple[Point, ...]  # the trained model's curve, where it was forced into both modes; else empty
     threshold: float | None  # the certified one, where there is one
@@ -61,6 +73,7 @@ def read_run(run: Path) -> RunFolder:
     summary = read_object(path)
     evaluations = read_modes(summary.get("modes"))
     changes = {mode: read_record(Change, value) for mode, value in as_object(summary.get("changes")).items()}
+    steps = read_steps(run / "metrics.jsonl")
     seconds = {phase: as_number(value) for phase, value in as_object(summary.get("seconds")).items()}
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
@@ -73,7 +86,8 @@ def read_run(run: Path) -> RunFolder:
         seconds={phase: value for phase, value in seconds.items() if value is not None},
         peak_memory_mb=as_number(summary.get("peak_memory_mb")),
         config=read_object_if_any(run / "config.json"),
-        steps=read_steps(run / "metrics.jsonl"),
+        steps=steps,
+        alarms=list_alarms(steps),
         transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
         dial=read_dial_curve(run / TRAINED),
         threshold=read_threshold(run / TRAINED),
@@ -105,3 +119,14 @@ def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
             raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
         steps.setdefault(step, record)
     return tuple(steps[step] for step in sorted(steps))
+
+
+def list_alarms(steps: Iterable[Mapping[str, Any]]) -> tuple[ShownAlarm, ...]:
+    """Return the alarms of all steps, by kind, in the order in which they began."""
+    found: dict[str, ShownAlarm] = {}
+    for row in steps:
+        number = int(as_number(row.get("step")) or 0)
+        for kind, message in as_object(row.get("alarms")).items():
+            before = found.get(kind, ShownAlarm(kind, 0, number, number, ""))
+            found[kind] = replace(before, steps=before.steps + 1, last=number, message=str(message))
+    return tuple(found.values())

@@ -42,6 +42,7 @@ class Rollout:
     grade: Grade
     weight: float = 1.0  # in the loss: 1 / the probability with which this sample was kept
     within_mode: float = 0.0  # log-probability of the forced prefix among those of its mode; 0 where it has one
+    sampled_decision: float | None = None  # the engine's log-probability of the first token, where π_IS replaced it
     initial_logprobs: tuple[float, ...] = ()  # of the response's tokens under the model before training, if computed
 
     @property

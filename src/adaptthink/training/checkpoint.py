@@ -2,29 +2,36 @@
 
 Everything random in training is derived from (seed, step), so weights, optimiser state and the step are the whole
 state: a resumed run on a CPU repeats an uninterrupted one bit for bit.
+
+Tensors are in safetensors files, everything else is JSON: reading a checkpoint runs no code that came with it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from adaptthink.errors import UserError
 from adaptthink.processes import Interruption, postpone_interrupts
 from adaptthink.storage.runs import MetricsLog, apply_umask
 
-MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.pt", "manifest.json"
+MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
+GROUPS = "optimizer.json"  # the optimiser's settings
 METRICS = "metrics.json"  # the digests of the steps' metrics, which later steps depend on
 WRITING = ".writing-"  # begins the name of a checkpoint that is being written
+SPARE = 1.05  # of a checkpoint's size, that has to be free on the disk
 
 
 @dataclass(slots=True)
@@ -42,6 +49,7 @@ class Checkpoints:
     step: int
     saved: int = field(init=False)
     whole: bool = field(init=False, default=True)
+    failed: bool = field(init=False, default=False)  # whether the last attempt to save failed
 
     def __post_init__(self) -> None:
         self.saved = self.step
@@ -49,7 +57,26 @@ class Checkpoints:
     def save(self) -> None:
         """Save a checkpoint of the last complete step."""
         save_checkpoint(self.folder, self.step, self.model, self.optimizer, keep=self.keep, metrics=self.log.digests)
-        self.saved = self.step
+        self.saved, self.failed = self.step, False
+
+    def is_due(self, every: int, last: int) -> bool:
+        """Return whether a checkpoint is due: every so many steps, after the last one, and where one failed before."""
+        return self.failed or self.step % every == 0 or self.step == last
+
+    def try_save(self, last: int, warn: Callable[[str], None]) -> None:
+        """Save; where the disk is full or cannot be written, say so and let the training go on.
+
+        The checkpoint before stays, and the next step tries again. After the `last` step it raises UserError.
+        """
+        try:
+            self.save()
+        except OSError as error:
+            self.failed = True
+            reason = f"the checkpoint of step {self.step} cannot be written: {error.strerror or error}"
+            kept = f"that of step {self.saved} stays" if self.saved else "there is none yet"
+            if self.step == last:
+                raise UserError(f"{reason}; {kept}; make room in {self.folder} and give --resume") from error
+            warn(f"warning: {reason}; {kept}, training goes on and tries again after the next step; make room")
 
     @contextmanager
     def change_weights(self, step: int) -> Iterator[None]:
@@ -88,22 +115,61 @@ def save_checkpoint(
     temporary = folder / f"{WRITING}{step:06d}"
     for killed in folder.glob(f"{WRITING}*"):
         shutil.rmtree(killed)
-    temporary.mkdir(parents=True)
     parameters = {name: parameter.detach().contiguous() for name, parameter in select_trained_parameters(model)}
-    save_file(parameters, temporary / MODEL)
-    torch.save(optimizer.state_dict(), temporary / OPTIMIZER)
-    (temporary / METRICS).write_text(json.dumps(list(metrics)))
-    hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER, METRICS)}
-    (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
-    apply_umask(temporary)
-    for path in temporary.iterdir():
-        _sync(path)
+    state, groups = split_state(optimizer)
+    temporary.mkdir(parents=True)
+    try:
+        check_space(temporary, [*parameters.values(), *state.values()])
+        save_tensors(parameters, temporary / MODEL)
+        save_tensors(state, temporary / OPTIMIZER)
+        (temporary / GROUPS).write_text(json.dumps(groups))
+        (temporary / METRICS).write_text(json.dumps(list(metrics)))
+        hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER, GROUPS, METRICS)}
+        (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+        apply_umask(temporary)
+        for path in temporary.iterdir():
+            _sync(path)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # gives back the room that it took
+        raise
     shutil.rmtree(final, ignore_errors=True)
     temporary.replace(final)
     _sync(folder)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def split_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Return an optimiser's tensors, named PARAMETER.NAME, and its settings."""
+    whole = optimizer.state_dict()
+    state = {f"{number}.{name}": value for number, own in whole["state"].items() for name, value in own.items()}
+    return {name: value.contiguous() for name, value in state.items()}, whole["param_groups"]
+
+
+def join_state(tensors: Mapping[str, torch.Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what an optimiser loads, from the two that `split_state` returns."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, own = name.partition(".")
+        state.setdefault(int(number), {})[own] = value
+    return {"state": state, "param_groups": groups}
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError, also where the library has an error of its own for it."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from error
+
+
+def check_space(folder: Path, tensors: Iterable[torch.Tensor]) -> None:
+    """Raise OSError if the disk has no room for tensors, before any of them is written."""
+    needed = int(SPARE * sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"it takes {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free")
 
 
 def find_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> int:
@@ -125,7 +191,8 @@ def load_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimizer: 
     saved = load_file(path / MODEL)
     for name, parameter in select_trained_parameters(model):
         parameter.data.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(path / OPTIMIZER, weights_only=True))
+    groups = json.loads((path / GROUPS).read_text())
+    optimizer.load_state_dict(join_state(load_file(path / OPTIMIZER), groups))
 
 
 def get_path(folder: Path, step: int) -> Path:
@@ -144,7 +211,7 @@ def find_fault(path: Path) -> str | None:
         manifest = read_manifest(path)
         if path.name != f"step-{manifest['step']:06d}":
             return f"its manifest is of step {manifest['step']}"
-        for name in dict.fromkeys((MODEL, OPTIMIZER, *manifest["sha256"])):
+        for name in dict.fromkeys((MODEL, OPTIMIZER, GROUPS, *manifest["sha256"])):
             if _sha256(path / name) != manifest["sha256"][name]:
                 return f"{name} does not match its hash"
     except (OSError, ValueError, KeyError, TypeError) as error:

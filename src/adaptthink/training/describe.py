@@ -66,7 +66,7 @@ def describe_step(
     """
     summaries = [summarise_rollout(rollout) for rollout in rollouts]
     metrics = describe_rollouts(summaries) | describe_credit(summaries, credits)
-    metrics |= {"step": step, "implicit_share_no_think": compute_implicit_share(rollouts)}
+    metrics |= {"step": step, "implicit_share_no_think": compute_implicit_share(rollouts)} | describe_entropy(rollouts)
     if roofline:
         metrics |= compute_roofline_seconds(roofline, rollouts, credits)
     if is_probe_due(config, step):
@@ -74,6 +74,17 @@ def describe_step(
             metrics |= probe_mode_choice(sampler, held_out, config.temperature)
             metrics |= probe_responses(sampler, held_out, config)
     return metrics | sampler.clock.take()
+
+
+def describe_entropy(rollouts: Sequence[Rollout]) -> Metrics:
+    """Return for each mode the mean of −log π over its sampled tokens behind the decision, in nats.
+
+    An estimate of the entropy of the policy's next token; None where a mode has no such token.
+    """
+    tokens: dict[Mode, list[float]] = {mode: [] for mode in Mode}
+    for one in rollouts:
+        tokens[one.mode] += one.behavior_logprobs[max(1, one.num_forced) :]
+    return {f"entropy_{mode}": -fmean(found) if found else None for mode, found in tokens.items()}
 
 
 def compute_implicit_share(rollouts: Sequence[Rollout]) -> float | None:

@@ -8,6 +8,7 @@ setting, the engine's own value for every other token. It is written here, once,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -84,7 +85,16 @@ def replace_decision_logprob(rollout: Rollout, no_think_share: float, force_thin
     # A token that was sampled with the no_think token banned is one of many of its mode; a forced one may be.
     within_mode = sampled if not no_think and force_think is ForceThink.BAN else rollout.within_mode
     decision = decision_logprob(no_think, no_think_share, within_mode)  # Eq. 7, t = 1
-    return replace(rollout, behavior_logprobs=(decision, *others))  # Eq. 7, t > 1: as sampled
+    return replace(  # Eq. 7, t > 1: as sampled
+        rollout, behavior_logprobs=(decision, *others), sampled_decision=sampled
+    )
+
+
+def find_decision_logprob(rollout: Rollout, config: TrainConfig) -> float:
+    """Return the engine's log-probability of the decision token; NaN where it is of the tokens that a ban left."""
+    if config.force_think is ForceThink.BAN and rollout.mode is Mode.THINK and config.no_think_share > 0:
+        return math.nan
+    return rollout.behavior_logprobs[0] if rollout.sampled_decision is None else rollout.sampled_decision
 
 
 def make_loss_mask(rollout: Rollout) -> tuple[bool, ...]:

@@ -21,6 +21,7 @@ from adaptthink.models.loading import Policy, make_trainable
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
+from adaptthink.training.alarms import check_idle, find_alarms
 from adaptthink.training.allocation import Allocation, restore_statistics
 from adaptthink.training.checkpoint import Checkpoints, find_checkpoint, load_checkpoint, read_metrics_digests
 from adaptthink.training.credit import Credit, count_update_tokens
@@ -74,6 +75,7 @@ def train(
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
     allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
     log.check(read_metrics_digests(folder, done))
+    rows = [*read_metrics(run / "metrics.jsonl")]
 
     def sample(step: int) -> list[Rollout]:
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
@@ -112,11 +114,12 @@ def train(
                     engine.load_weights(policy.plain())  # π_θold of the next step
                 metrics["strata"] = allocation.learn(rollouts, [credit.body for credit in credits])
                 metrics |= describe_step(sampler, rollouts, credits, data.held_out, config, step, reporting.roofline)
+                raise_alarms(rows, metrics, config, reporting.warn)
                 log.write(metrics)
-            reporting.on_step(metrics)
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            report_step(reporting, rows, config)
+            if checkpoints.is_due(config.checkpoint_every, config.steps):
                 with clock.phase("checkpoint"):
-                    checkpoints.save()
+                    checkpoints.try_save(config.steps, reporting.warn)
     log.close()
     return policy
 
@@ -133,6 +136,22 @@ def report_divergence(checkpoints: Checkpoints) -> Iterator[None]:
             f"step {checkpoints.step + 1}: the training made the model's logits infinite or NaN; begin anew with a "
             "smaller learning_rate"
         ) from None
+
+
+def raise_alarms(rows: list[Metrics], metrics: Metrics, config: TrainConfig, warn: Callable[[str], None]) -> None:
+    """Add a step's metrics, with their alarms, to those before; say the alarms that the last step did not have."""
+    rows.append(metrics)
+    metrics["alarms"] = {alarm.kind: alarm.message for alarm in find_alarms(rows, config)}
+    before = rows[-2].get("alarms", {}) if len(rows) > 1 else {}
+    for kind, message in metrics["alarms"].items():
+        if kind not in before:
+            warn(f"warning: step {metrics['step']}: {message}")
+
+
+def report_step(reporting: Reporting, rows: Sequence[Metrics], config: TrainConfig) -> None:
+    """Report the last step; raise UserError if nothing was learned for too long."""
+    reporting.on_step(rows[-1])
+    check_idle(rows, config.max_idle_steps, rows[-1]["step"])
 
 
 def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:

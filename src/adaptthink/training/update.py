@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,8 @@ from adaptthink.training.checkpoint import select_trained_parameters
 from adaptthink.training.credit import Credit, count_update_tokens, spread_credit
 from adaptthink.training.methods import load_method
 from adaptthink.training.metrics import Metrics, check_finite, compute_weighted_mean
-from adaptthink.training.rollout import make_loss_mask
+from adaptthink.training.mismatch import Parts, add_parts, check_mismatch, describe_mismatch, gate_mismatch
+from adaptthink.training.rollout import find_decision_logprob, make_loss_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,21 +52,45 @@ def update(
 
     Raises UserError if loss or gradient is not finite; the parameters stay as they were.
     """
-    loss, clipped = accumulate_gradients(model, rollouts, credits, config, on_finish)
+    found = accumulate_gradients(model, rollouts, credits, config, on_finish)
+    mismatch = describe_mismatch(found.mismatch)
+    check_mismatch(mismatch, config.mismatch, step)
     rate = compute_learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-    check_finite(loss, grad_norm, step)
+    check_finite(found.loss, grad_norm, step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     by_mode = {
         f"clip_share_{mode}": compute_weighted_mean(
-            (value, rollout.weight) for value, rollout in zip(clipped, rollouts, strict=True) if rollout.mode is mode
+            (value, rollout.weight)
+            for value, rollout in zip(found.clipped, rollouts, strict=True)
+            if rollout.mode is mode
         )
         for mode in Mode
     }
-    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode
+    masked = {"mismatch_masked": found.masked} if config.mismatch == "mask" else {}
+    return {"loss": found.loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode | mismatch | masked
+
+
+@dataclass(slots=True)
+class Accumulated:
+    """What comes of a step's gradient: the loss, the clipped part of each rollout's, and the mismatch by part."""
+
+    loss: float
+    clipped: list[float]
+    mismatch: Parts = field(default_factory=dict)
+    masked: int = 0  # responses that the mismatch gate left out
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The loss of each rollout of a micro-batch, their mismatch, and how many of them its gate left out."""
+
+    loss: PolicyLoss
+    mismatch: Parts
+    masked: int
 
 
 def accumulate_gradients(
@@ -73,8 +99,8 @@ def accumulate_gradients(
     credits: Sequence[Credit],
     config: TrainConfig,
     on_finish: OnFinished | None = None,
-) -> tuple[float, list[float]]:
-    """Add the gradient of the step's loss to the parameters; return the loss, and the clipped part of each rollout's.
+) -> Accumulated:
+    """Add the gradient of the step's loss to the parameters.
 
     Tokens behind the last one with credit have no gradient, so they are left out before the forward pass. The loss is
     divided by the number of samples of the whole design all the same, those that were not kept included; replayed ones
@@ -86,21 +112,23 @@ def accumulate_gradients(
     chosen = [index for index, size in enumerate(sizes) if size]
     prompts = [rollouts[index].prompt_ids for index in chosen]
     responses = [rollouts[index].response_ids[: sizes[index]] for index in chosen]
-    loss, clipped = 0.0, [0.0] * len(rollouts)
+    found = Accumulated(0.0, [0.0] * len(rollouts))
     model.train()
     for batch in make_micro_batches(prompts, responses, config.micro_batch_tokens, sharing=can_share(model)):
         indices = [chosen[index] for index in batch.indices]
         own = [rollouts[index] for index in indices]
         credited = [credits[index] for index in indices]
         result = compute_micro_batch_loss(model, own, credited, config, shared=batch.shared)
-        micro_loss = result.loss_B.sum() / num_samples
+        micro_loss = result.loss.loss_B.sum() / num_samples
         micro_loss.backward()
-        loss += micro_loss.item()
-        for index, value in zip(indices, result.clipped_B.tolist(), strict=True):
-            clipped[index] = value
+        found.loss += micro_loss.item()
+        found.masked += result.masked
+        add_parts(found.mismatch, result.mismatch)
+        for index, value in zip(indices, result.loss.clipped_B.tolist(), strict=True):
+            found.clipped[index] = value
         if on_finish:
             on_finish(len(own), sum(sizes[index] for index in indices))
-    return loss, clipped
+    return found
 
 
 def compute_micro_batch_loss(
@@ -110,8 +138,11 @@ def compute_micro_batch_loss(
     config: TrainConfig,
     *,
     shared: bool = False,
-) -> PolicyLoss:
-    """Forward one micro-batch, its prompts `shared` or not, and return its loss per rollout."""
+) -> MicroBatch:
+    """Forward one micro-batch, its prompts `shared` or not; return the loss and the mismatch of each rollout.
+
+    The weights are those that the responses were sampled with, so the mismatch is that of engine and trainer.
+    """
     device = next(model.parameters()).device
     credit_B = [
         spread_credit(credit, one.behavior_logprobs, one.initial_logprobs) * one.weight
@@ -122,15 +153,21 @@ def compute_micro_batch_loss(
     with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(model, config) == torch.bfloat16):
         logprob_BT = compute_response_logprobs(model, prompts, responses, config.temperature, shared=shared)
     sizes = [len(response) for response in responses]
-    return load_method(
-        config.method
-    ).compute_loss(
-        logprob_BT,  # log π_θ
-        pad([one.behavior_logprobs[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.float32),
-        pad(credit_B, device, np.float32),
-        pad([make_loss_mask(one)[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.bool_),
-        config,
+    method = load_method(config.method)
+    behavior_BT = pad(
+        [one.behavior_logprobs[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.float32
     )
+    mask_BT = pad([make_loss_mask(one)[:size] for one, size in zip(rollouts, sizes, strict=True)], device, np.bool_)
+    parts: Parts = {}
+    num_masked = 0
+    if not method.from_store:  # what is replayed was sampled by another policy
+        decision_B = torch.tensor([find_decision_logprob(one, config) for one in rollouts], device=device)
+        no_think_B = torch.tensor([one.mode is Mode.NO_THINK for one in rollouts], device=device)
+        gated = gate_mismatch(logprob_BT, behavior_BT, mask_BT, decision_B, no_think_B, config.mismatch)
+        behavior_BT, mask_BT, parts = gated.behavior_BT, gated.mask_BT, gated.parts
+        num_masked = int(gated.masked_B.sum())
+    credit_BT = pad(credit_B, device, np.float32)
+    return MicroBatch(method.compute_loss(logprob_BT, behavior_BT, credit_BT, mask_BT, config), parts, num_masked)
 
 
 def compute_learning_rate(config: TrainConfig, step: int) -> float:

@@ -15,6 +15,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.training.methods import load_method
+from adaptthink.training.mismatch import BODY, gate_mismatch
 
 
 def compute_verl_loss(
@@ -28,9 +29,11 @@ def compute_verl_loss(
     logprob_BT = no_padding_2_padding(model_output["log_probs"], data)
     samples, ranks = data["global_batch_size"], data["dp_size"]
     columns = data.select("response_mask", "old_log_probs", "advantages").to_padded_tensor()
-    behavior_BT = columns["old_log_probs"]
+    behavior_BT, mask_BT = columns["old_log_probs"], columns["response_mask"].bool()
+    # The decision's own log-probability was replaced by π_IS's in the agent loop, and modes are not known here.
+    gated = gate_mismatch(logprob_BT, behavior_BT, mask_BT, None, None, settings.mismatch)
     result = load_method(settings.method).compute_loss(
-        logprob_BT, behavior_BT, columns["advantages"], columns["response_mask"].bool(), settings
+        logprob_BT, gated.behavior_BT, columns["advantages"], gated.mask_BT, settings
     )
     loss = result.loss_B.sum() * ranks / samples
     with torch.no_grad():
@@ -40,4 +43,10 @@ def compute_verl_loss(
             "actor/behavior_decision": behavior_BT[:, 0].exp().mean().item(),
         }
     metrics = Metric.from_dict(means, aggregation=AggregationType.MEAN)
+    body = gated.parts[BODY]
+    sums = {"tokens": float(body.tokens), "error": body.error, "kl": body.kl}
+    metrics |= {
+        f"actor/mismatch_{name}": Metric(AggregationType.SUM, torch.tensor(value)) for name, value in sums.items()
+    }
+    metrics["actor/mismatch_largest"] = Metric(AggregationType.MAX, torch.tensor(body.largest))
     return loss, metrics | {"actor/pg_loss": Metric(AggregationType.SUM, loss.detach())}

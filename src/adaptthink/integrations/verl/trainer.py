@@ -31,7 +31,8 @@ from adaptthink.integrations.verl.loss import compute_verl_loss
 from adaptthink.integrations.verl.probe import probe_mode_choice
 from adaptthink.integrations.verl.scoring import Row, score_responses
 from adaptthink.integrations.verl.settings import HELD_OUT_FILE, NAME
-from adaptthink.storage.runs import MetricsLog
+from adaptthink.storage.runs import MetricsLog, read_metrics
+from adaptthink.training.alarms import check_idle, find_alarms
 from adaptthink.training.batch import Batch
 from adaptthink.training.credit import spread_credit
 from adaptthink.training.methods import load_method
@@ -43,6 +44,7 @@ from adaptthink.training.metrics import (
     describe_rollouts,
     is_probe_due,
 )
+from adaptthink.training.mismatch import BODY, Mismatch, check_mismatch, describe_mismatch
 
 POLL_SECONDS = 0.1  # between two checks for finished responses; verl's two seconds are longer than a small step
 PHASES = {  # verl's timers, and the native trainer's names for what they time
@@ -73,6 +75,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         self.initial: dict[str, list[float]] = {}  # log-probabilities of tokens before training, where they are needed
         self.described: dict[str, Any] = {}  # the responses of the step
         self.row: dict[str, Any] = {}  # the step's line
+        self.rows: list[dict[str, Any]] = []  # those of all steps so far
 
     def on_init_end(self) -> None:
         """Give the workers the method's loss."""
@@ -83,6 +86,7 @@ class AdaptThinkTrainer(PPOTrainerSync):
         """Open the log; lines of steps that are done again are dropped."""
         super().on_train_begin()
         self.log = MetricsLog(self.folder / "metrics.jsonl", keep_steps=self.global_steps - 1)
+        self.rows = [*read_metrics(self.folder / "metrics.jsonl")]
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], **options: Any) -> Any:
         """Refuse a step before its update if grading failed too often, or if responses are missing.
@@ -169,12 +173,16 @@ class AdaptThinkTrainer(PPOTrainerSync):
         batch = super().step(metrics, timing_raw)
         self.row = {"step": self.global_steps} | rename_update_metrics(metrics) | self.described
         check_finite(self.row["loss"], self.row["grad_norm"], self.global_steps)
+        check_mismatch(self.row, self.settings.mismatch, self.global_steps)
         if is_probe_due(self.settings, self.global_steps):
             with marked_timer("probe", timing_raw):
                 self.row |= self.probe()
         self.row |= rename_timings(timing_raw)
         assert self.log is not None  # on_train_begin
+        self.rows.append(self.row)
+        self.row["alarms"] = {alarm.kind: alarm.message for alarm in find_alarms(self.rows, self.settings)}
         self.log.write(self.row)
+        check_idle(self.rows, self.settings.max_idle_steps, self.global_steps)
         return batch
 
     def _compute_metrics(
@@ -209,13 +217,15 @@ def write_columns(batch: Any, keys: Sequence[str], **columns: Sequence[torch.Ten
 
 def rename_update_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Name verl's metrics of the update as the native trainer does."""
+    sums = [float(metrics[f"actor/mismatch_{name}"]) for name in ("tokens", "error", "kl", "largest")]
+    body = Mismatch(int(sums[0]), *sums[1:])
     return {
         "loss": float(metrics["actor/pg_loss"]),
         "grad_norm": float(metrics["actor/grad_norm"]),
         "learning_rate": float(metrics["actor/lr"]),
         "clip_share": float(metrics["actor/clip_share"]),
         "behavior_decision": float(metrics["actor/behavior_decision"]),
-    }
+    } | describe_mismatch({BODY: body})
 
 
 def rename_timings(timing_raw: Mapping[str, float]) -> dict[str, float]:
