@@ -53,6 +53,11 @@ class StopReader:
         self.held = ""
         self.found: str | None = None  # the stop text that came
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text came."""
+        return self.found is not None
+
     def add(self, text: str) -> str:
         """Return the text that is certain to be before a stop text."""
         self.held += text
@@ -64,7 +69,7 @@ class StopReader:
 
     def end(self) -> str:
         """Return what was held back, if no stop text came."""
-        return "" if self.found else self._give(len(self.held))
+        return "" if self.stopped else self._give(len(self.held))
 
     def _give(self, size: int) -> str:
         text, self.held = self.held[:size], self.held[size:]
@@ -122,7 +127,7 @@ class ChoiceReader:
     @property
     def stopped(self) -> bool:
         """Whether a stop text ended the answer."""
-        return self.stop.found is not None
+        return self.stop.stopped
 
     def add(self, token: int, finish: Finish | None) -> list[Delta | Ended]:
         """Take the next token, and why it is the last one if it is; return what is new."""
