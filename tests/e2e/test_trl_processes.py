@@ -86,7 +86,8 @@ def test_two_processes_take_the_step_that_one_takes(given, tmp_path):
     [two], evaluated_by_two = start(given, tmp_path / "two", *PLAIN, processes=2)
     assert one.keys() == two.keys()
     for name in one.keys() - {"loss", "grad_norm"}:
-        assert two[name] == pytest.approx(one[name], rel=1e-5), name
+        rounding = {"abs": 1e-4} if name.startswith("mismatch") else {"rel": 1e-5}
+        assert two[name] == pytest.approx(one[name], **rounding), name
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert evaluated_by_one["eval_responses"] == evaluated_by_two["eval_responses"] == 10, "each counts once"

@@ -32,6 +32,7 @@ from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, En
 from adaptthink.serving.metrics import Metrics
 from adaptthink.serving.prepare import Served, make_job
 from adaptthink.serving.routes import Lookup, make_dialects, make_lookups, write_error
+from adaptthink.serving.static import is_public, make_page_routes
 from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/metrics", metrics),
+            *make_page_routes(served.tokenizer),
             *(
                 Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
                 for dialect in make_dialects(served, config.reasoning_format)
@@ -118,7 +120,7 @@ def answer_lookup(lookup: Lookup, pool: ThreadPoolExecutor) -> Callable[[Request
 
 
 class KeyCheck:
-    """Refuses requests without one of the keys, if there are any, on every route but /health."""
+    """Refuses requests without one of the keys, if there are any, on every route but the public ones."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app, self.keys = app, keys
@@ -126,7 +128,7 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         app: ASGIApp = self.app
-        if scope["type"] == "http" and self.keys and scope["path"] != "/health":
+        if scope["type"] == "http" and self.keys and not is_public(scope["path"]):
             headers = Request(scope).headers
             given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
             # Every key is compared, in a time that does not tell how much of one was right.

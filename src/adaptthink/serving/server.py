@@ -63,7 +63,8 @@ def serve_forever(
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
     if threshold is not None and threshold > 1:  # a dial's that no probability reaches
         rule = "always thinks"
-    on_message(f"serving '{name}' at http://{host}:{listening.getsockname()[1]}/v1\nmode auto: {rule}")
+    address = f"http://{host}:{listening.getsockname()[1]}"
+    on_message(f"serving '{name}' at {address}/v1\nmode auto: {rule}\nopen {address}/ to try it in a browser")
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         make_server(app).run(sockets=[listening])
 
