@@ -62,7 +62,7 @@ OTHER = {  # a value that is not the default, for each key
     "temperature": 0.9, "learning_rate": 1e-3, "warmup_steps": 3, "schedule": "stable_decay", "lora_rank": 8,
     "lora_alpha": 3, "lora_targets": "q_proj", "max_grad_norm": 1e-3, "micro_batch_tokens": 40,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 2, "probe_samples": 2,
-    "mismatch": "mask", "rehearsal_problems": 2, "max_idle_steps": 3,
+    "mismatch": "mask", "rehearsal_problems": 2, "max_idle_steps": 3, "max_skipped_steps": 0,
     "all_problems": True, "keep_responses": True, "no_think_samples": 2,
     "checkpoint_every": 2, "max_failed_grades": 0.0, "keep_checkpoints": 3, "nodes": 2, "gpus_per_node": 4,
     "tensor_parallel": 2, "ray_address": "auto", "max_prompt_tokens": 3000, "offload": True,

@@ -40,7 +40,7 @@ OTHER = {  # a value that is not the default, for each key
     "implicit_thinking": "no_reward", "steps": 9, "problems_per_step": 64, "temperature": 0.9, "learning_rate": 1e-3,
     "warmup_steps": 4, "schedule": "stable_decay", "max_grad_norm": 0.5, "micro_batch_tokens": 50000,
     "gradient_checkpointing": True, "probe_every": 3, "probe_problems_per_level": 3, "probe_samples": 2,
-    "mismatch": "mask", "rehearsal_problems": 2, "max_idle_steps": 3,
+    "mismatch": "mask", "rehearsal_problems": 2, "max_idle_steps": 3, "max_skipped_steps": 1,
     "checkpoint_every": 7, "max_failed_grades": 0.5, "keep_checkpoints": 5,
     "device": "cpu", "lora_rank": 8, "lora_alpha": 3, "lora_targets": "q_proj",
     "reward": "mine:score", "reward_seconds": 3.0,

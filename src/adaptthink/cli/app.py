@@ -46,6 +46,7 @@ COMMANDS = {
     "serve": "Serve a model over HTTP in the style of OpenAI's API: thinking, not thinking, or the model's choice.",
     "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
+    "replay": "Repeat a training step that was skipped as not finite, and say which response did it.",
     "merge": "Write the weighted mean of two models' weights.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",

@@ -37,6 +37,7 @@ from adaptthink.problems import Problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.runs import undo_failed_start, write_json
 from adaptthink.training.data import prepare_problems, settle_reference
+from adaptthink.training.dump import load_weights, read_dump, repeat
 from adaptthink.training.reference import find_training_date
 from adaptthink.training.train import TrainingData
 
@@ -318,3 +319,21 @@ def measure_peak_memory() -> float:
     """Return the peak memory of this process, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def replay_job(folder: Path) -> dict[str, Any]:
+    """Repeat a skipped step, each response alone; print which of them has a loss or gradient that is not finite."""
+    dump = read_dump(folder)
+    policy = load_trainee(dump.config)
+    load_weights(folder, policy.model)
+    found = repeat(policy.model, dump)
+    faulty = [one for one in found if not one.finite]
+    console.print(f"step {dump.step}: {len(found)} responses; {dump.reason}", markup=False, soft_wrap=True)
+    for one in faulty:
+        line = f"  row {one.row} ({one.mode}, {one.tokens} tokens, problem {one.problem_id})"
+        console.print(f"{line}: loss {one.loss:g}, gradient norm {one.grad_norm:g}", markup=False, soft_wrap=True)
+    weights = all(bool(one.isfinite().all()) for one in policy.model.parameters())
+    last = f"{len(faulty)} of {len(found)} responses are not finite by themselves" if faulty else "each is finite alone"
+    console.print(f"{last}; the weights are {'finite' if weights else 'not finite'}", markup=False)
+    rows = [to_json(one) for one in found]
+    return {"step": dump.step, "reason": dump.reason, "weights_finite": weights, "responses": rows}

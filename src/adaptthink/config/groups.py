@@ -21,6 +21,7 @@ GROUPS = {
     "Grading": ("boxed_only", "grading_seconds", "reward", "reward_seconds", "max_failed_grades"),
     "Probes and checkpoints": (
         "probe_every", "probe_problems_per_level", "probe_samples", "rehearsal_problems", "max_idle_steps",
+        "max_skipped_steps",
         "checkpoint_every", "keep_checkpoints",
     ),
     "verl": (

@@ -26,8 +26,8 @@ MAX_FAILED_GRADES = 0.05  # share of responses
 HOW = frozenset(
     {
         "data", "device", "endpoint", "engine_memory", "gradient_checkpointing", "grading_seconds", "keep_checkpoints",
-        "max_concurrent_sequences", "max_failed_grades", "max_idle_steps", "max_prompt_tokens", "micro_batch_tokens",
-        "offload", "overrides", "ray_address", "rehearsal_problems", "tensor_parallel",
+        "max_concurrent_sequences", "max_failed_grades", "max_idle_steps", "max_prompt_tokens", "max_skipped_steps",
+        "micro_batch_tokens", "offload", "overrides", "ray_address", "rehearsal_problems", "tensor_parallel",
     }
 )  # fmt: skip
 
@@ -374,6 +374,9 @@ class TrainConfig(ReferenceConfig):
     )
     max_idle_steps: Positive = Field(
         25, description="Steps in a row in which no response has an advantage, after which training stops."
+    )
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        3, description="Steps in a row that are skipped, as loss or gradient are not finite, before training ends."
     )
     probe_every: Positive = Field(5, description="Steps between two probes of the mode choice on held-out problems.")
     probe_samples: Annotated[int, Field(ge=0)] = Field(

@@ -83,10 +83,14 @@ def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) 
     check_failed_grades((verdict for verdicts in recent for verdict in verdicts), limit, where=f"step {step}: ")
 
 
+class NonFiniteStepError(DivergedError):
+    """A step whose loss or gradient is not finite; the weights are as before it."""
+
+
 def check_finite(loss: float, grad_norm: float, step: int) -> None:
-    """Raise DivergedError if the loss or the norm of the gradient is not finite."""
+    """Raise NonFiniteStepError if the loss or the norm of the gradient is not finite."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise DivergedError(
+        raise NonFiniteStepError(
             f"step {step}: loss {loss} and gradient norm {grad_norm} are not finite; the last checkpoint is intact; "
             "begin anew with a smaller learning_rate"
         )

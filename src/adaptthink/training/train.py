@@ -27,13 +27,14 @@ from adaptthink.training.checkpoint import Checkpoints, find_checkpoint, load_ch
 from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.data import choose_problems, select_gradable
 from adaptthink.training.describe import Roofline, describe_step
+from adaptthink.training.dump import Skipping
 from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import credit_rollouts, load_method
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
 from adaptthink.training.reference import Reference
 from adaptthink.training.replay import open_stored, replay
 from adaptthink.training.rollout import collect
-from adaptthink.training.update import make_optimizer, update
+from adaptthink.training.update import make_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +98,21 @@ def train(
         load_checkpoint(folder, done, model, optimizer)
         engine.load_weights(policy.plain())
     checkpoints = Checkpoints(folder, model, optimizer, log, config.keep_checkpoints, done)
+    taking = Skipping(run / "skipped", reporting.warn)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
         for step in range(done + 1, config.steps + 1):
             with clock.phase("rollout"):
                 rollouts, first = first or sample(step), None
                 rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
-            recent.append([rollout.verdict for rollout in rollouts])
-            check_grading(recent, config.max_failed_grades, step)
+            note_grades(recent, rollouts, config, step)
             credits = credit_rollouts(rollouts, data.reference, config, step)  # A(x, y), Eq. 5
             with checkpoints.change_weights(step):
                 with clock.phase("update"):
                     advance = count_updates(reporting, rollouts, credits, config, step)
-                    metrics = update(model, optimizer, rollouts, credits, config, step, advance)  # L(θ), Eq. 8-9
+                    metrics = taking.update(  # L(θ), Eq. 8-9
+                        model, optimizer, rollouts, credits, config, step, advance
+                    )
                 with clock.phase("load_weights"):
                     engine.load_weights(policy.plain())  # π_θold of the next step
                 metrics["strata"] = allocation.learn(rollouts, [credit.body for credit in credits])
@@ -136,6 +139,12 @@ def report_divergence(checkpoints: Checkpoints) -> Iterator[None]:
             f"step {checkpoints.step + 1}: the training made the model's logits infinite or NaN; begin anew with a "
             "smaller learning_rate"
         ) from None
+
+
+def note_grades(recent: deque[list[Verdict]], rollouts: Sequence[Rollout], config: TrainConfig, step: int) -> None:
+    """Add a step's verdicts to those of the last ones; raise UserError if grading failed too often."""
+    recent.append([rollout.verdict for rollout in rollouts])
+    check_grading(recent, config.max_failed_grades, step)
 
 
 def raise_alarms(rows: list[Metrics], metrics: Metrics, config: TrainConfig, warn: Callable[[str], None]) -> None:

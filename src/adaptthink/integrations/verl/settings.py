@@ -23,6 +23,7 @@ REFUSED = {  # each with the only value that verl can do
     "token_share": (1.0, "verl takes the same number of samples for every problem"),
     "schedule": ("constant", "verl has no schedule that falls at the end alone"),
     "implicit_thinking": ("allowed", "it compares all answers of a step, which verl's agent loops see one by one"),
+    "max_skipped_steps": (3, "its workers take the step themselves; one that is not finite ends the training"),
     "rehearsal_problems": (4, "its engines start with the first step, so there is no rehearsal"),
     "device": ("auto", "it trains on the GPUs that Ray gives it"),
     "lora_rank": (0, "verl exports the adapter apart from its model, and the model untrained; train all weights"),

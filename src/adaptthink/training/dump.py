@@ -1,0 +1,191 @@
+"""A step whose loss or gradient is not finite: kept with the weights it began with, so that it can be repeated.
+
+A dump is a folder of safetensors and JSON: `model.safetensors` (what is trained), `rollouts.jsonl` (what the update
+gets, one line a response), `step.json` (the step, the reason, the settings).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from adaptthink.config.resolve import check
+from adaptthink.config.schema import TrainConfig
+from adaptthink.engines.base import Finish
+from adaptthink.errors import UserError
+from adaptthink.grading import Grade, Rule, Verdict
+from adaptthink.modes import Mode
+from adaptthink.problems import make_problem
+from adaptthink.sampling.reading import Response
+from adaptthink.sampling.sampler import OnFinished, Rollout
+from adaptthink.storage.runs import write_json
+from adaptthink.training.checkpoint import select_trained_parameters
+from adaptthink.training.credit import Credit
+from adaptthink.training.metrics import Metrics, NonFiniteStepError
+from adaptthink.training.update import accumulate_gradients, update
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+STEP, ROLLOUTS, MODEL = "step.json", "rollouts.jsonl", "model.safetensors"
+KEPT = ("prompt_ids", "response_ids", "behavior_logprobs", "num_forced", "weight", "within_mode", "initial_logprobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A step as the update gets it."""
+
+    step: int
+    reason: str
+    config: TrainConfig
+    rollouts: list[Rollout]
+    credits: list[Credit]
+
+
+@dataclass(slots=True)
+class Skipping:
+    """Takes steps; one whose loss or gradient is not finite is dumped in `folder` and skipped."""
+
+    folder: Path
+    warn: Callable[[str], None]
+    in_a_row: int = 0
+
+    def update(
+        self,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        rollouts: Sequence[Rollout],
+        credits: Sequence[Credit],
+        config: TrainConfig,
+        step: int,
+        on_finish: OnFinished | None = None,
+    ) -> Metrics:
+        """Do what `training.update.update` does; the metrics of a skipped step have its reason and no loss.
+
+        Raises NonFiniteStepError after `max_skipped_steps` in a row.
+        """
+        try:
+            metrics = update(model, optimizer, rollouts, credits, config, step, on_finish)
+        except NonFiniteStepError as error:
+            optimizer.zero_grad(set_to_none=True)
+            path = self.folder / f"step-{step:06d}"
+            write_dump(path, model, Dump(step, str(error), config, list(rollouts), list(credits)))
+            self.in_a_row += 1
+            if self.in_a_row > config.max_skipped_steps:
+                raise NonFiniteStepError(
+                    f"{error}; {self.in_a_row} steps in a row; look into them: adaptthink replay {path}"
+                ) from None
+            self.warn(f"warning: {error}; skipped, and kept: adaptthink replay {path}")
+            return {"loss": None, "grad_norm": None, "skipped": str(error)}
+        self.in_a_row = 0
+        return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What one response gives when the step is repeated with it alone."""
+
+    row: int  # in rollouts.jsonl, from 1
+    problem_id: str
+    mode: Mode
+    tokens: int
+    loss: float
+    grad_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def write_dump(folder: Path, model: torch.nn.Module, dump: Dump) -> None:
+    """Write a dump; the model's weights are those that the step began with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: one.detach().contiguous() for name, one in select_trained_parameters(model)}, folder / MODEL)
+    lines = [write_row(*pair) for pair in zip(dump.rollouts, dump.credits, strict=True)]
+    (folder / ROLLOUTS).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    settings = dump.config.model_dump(mode="json")
+    write_json(folder / STEP, {"step": dump.step, "reason": dump.reason, "settings": settings})
+
+
+def write_row(one: Rollout, credit: Credit) -> dict[str, Any]:
+    """Return one response and its credit as JSON; a number that is not finite is written as a text."""
+    values = {name: getattr(one, name) for name in (*KEPT, "sampled_decision")}
+    problem = {"prompt": one.problem.prompt, "answer": one.problem.answer}
+    row = values | {"mode": one.mode, "problem": problem, "credit": asdict(credit)}
+    return {name: _write_numbers(value) for name, value in row.items()}
+
+
+def _write_numbers(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, tuple | list):
+        return [_write_numbers(one) for one in value]
+    return {key: _write_numbers(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def read_dump(folder: Path) -> Dump:
+    """Read a dump; raises UserError for a folder that holds none, and for a damaged one."""
+    try:
+        about = json.loads((folder / STEP).read_text(encoding="utf-8"))
+        rows = [read_row(json.loads(line)) for line in (folder / ROLLOUTS).read_text(encoding="utf-8").splitlines()]
+        config = check(TrainConfig, about["settings"])
+        return Dump(about["step"], about["reason"], config, [one for one, _ in rows], [credit for _, credit in rows])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"'{folder}' holds no step to repeat ({Path(error.filename).name} is missing); give one that a training "
+            "left in RUN/skipped"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{folder}' is damaged ({type(error).__name__}: {error}); take it from a copy") from None
+
+
+def read_row(row: Mapping[str, Any]) -> tuple[Rollout, Credit]:
+    """Return one response and its credit."""
+    mode, credit = Mode(row["mode"]), row["credit"]
+    numbers = {name: tuple(map(float, row[name])) for name in ("behavior_logprobs", "initial_logprobs")}
+    rollout = Rollout(
+        problem=make_problem(row["problem"]["prompt"], row["problem"]["answer"]),
+        prompt_ids=tuple(row["prompt_ids"]),
+        response_ids=tuple(row["response_ids"]),
+        num_forced=row["num_forced"],
+        response=Response(mode, None, None, Finish.STOP, len(row["response_ids"]), 0),  # the update reads no text
+        grade=Grade(Verdict.WRONG, None, Rule.FORM),  # nor any grade: the credit is here
+        weight=float(row["weight"]),
+        within_mode=float(row["within_mode"]),
+        sampled_decision=None if row["sampled_decision"] is None else float(row["sampled_decision"]),
+        **numbers,
+    )
+    decision, body, pull = (float(credit[name]) for name in ("decision", "body", "pull"))
+    return rollout, Credit(decision, body, pull, credit["tokens"])
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Give a model the weights of a dump; raises UserError where they are of another model."""
+    saved = load_file(folder / MODEL)
+    own = dict(select_trained_parameters(model))
+    if saved.keys() != own.keys():
+        names = ", ".join(sorted(saved.keys() ^ own.keys())[:3])
+        raise UserError(f"'{folder}' holds the weights of another model, not those of {names}")
+    for name, parameter in own.items():
+        parameter.data.copy_(saved[name])
+
+
+def repeat(model: PreTrainedModel, dump: Dump) -> list[Repeated]:
+    """Return what each response gives alone, by the loss and the gradient that the step has; nothing is updated."""
+    found = []
+    for row, (one, credit) in enumerate(zip(dump.rollouts, dump.credits, strict=True), start=1):
+        model.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(model, [one], [credit], dump.config).loss
+        norms = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
+        norm = float(torch.stack(norms).norm()) if norms else 0.0
+        found.append(Repeated(row, one.problem.id, one.mode, len(one.response_ids), loss, norm))
+    model.zero_grad(set_to_none=True)
+    return found
