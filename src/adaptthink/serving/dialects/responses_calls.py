@@ -82,7 +82,7 @@ class ResponsesCall(AnyCall):
     ]
     instructions: str | None = None
     max_output_tokens: Positive | None = None
-    metadata: dict[str, str] = {}  # is given back
+    metadata: dict[str, Any] = {}  # is given back
     reasoning: _Reasoning = _Reasoning()
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
