@@ -309,6 +309,19 @@ def test_streams_are_ollamas_default(served):
     assert generate.read(json.dumps({"model": "tiny:latest", "prompt": "1"}).encode()).request.stream
 
 
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES, CHAT, GENERATE])
+def test_no_text_breaks_a_line(read, path):
+    """Clients split lines at these characters too."""
+    text = "5\x85\u2028\u20292\n"
+    exchange = read(path, stream=True)
+    sent = "".join(exchange.stream(DECIDED)) + "".join(exchange.stream(Delta(0, Part.ANSWER, text)))
+    last = sent.splitlines()[-1 if path.startswith("/api") else -2]
+    delta = json.loads(last.removeprefix("data: "))
+    delta = delta.get("delta") or delta.get("message") or delta
+    found = delta if isinstance(delta, str) else delta.get("text") or delta.get("content") or delta.get("response")
+    assert found == text
+
+
 # What requests say.
 
 
@@ -391,7 +404,7 @@ NEEDLESS = [
 @pytest.mark.parametrize(("path", "body"), NEEDLESS)
 def test_what_changes_no_answer_is_ignored(read, path, body):
     given, plain = read(path, **body).request, read(path).request
-    names = [name for name in plain.__slots__ if name != "id"]
+    names = [name for name in plain.__slots__ if name != "id"]  # an id of its own each
     assert [getattr(given, name) for name in names] == [getattr(plain, name) for name in names]
 
 
@@ -532,7 +545,7 @@ def test_an_answer_over_http(url, path):
     assert streamed.headers["content-type"] == f"{kind}; charset=utf-8"
     pieces = [line.removeprefix("data: ") for line in streamed.text.splitlines() if "{" in line]
     assert len(pieces) > 4
-    assert '"second_looks": 0' in pieces[-2 if path == MESSAGES else -1]
+    assert '"second_looks":0' in pieces[-2 if path == MESSAGES else -1]
 
 
 def test_tokens_are_counted_as_the_answer_counts_them(url):
@@ -613,7 +626,7 @@ class Slow(ScriptedEngine):
         return super().generate(*args, **options)
 
 
-@pytest.mark.parametrize(("path", "sent"), [(RESPONSES, ": still generating"), (MESSAGES, 'data: {"type": "ping"}')])
+@pytest.mark.parametrize(("path", "sent"), [(RESPONSES, ": still generating"), (MESSAGES, 'data: {"type":"ping"}')])
 def test_a_quiet_stream_is_kept_open(served, script, monkeypatch, path, sent):
     monkeypatch.setattr(app_module, "QUIET_SECONDS", 0.01)
     engine = Slow(script)

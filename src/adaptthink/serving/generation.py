@@ -6,15 +6,21 @@ no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from adaptthink.errors import UserError
 from adaptthink.modes import Message, Mode
 from adaptthink.sampling.reading import Response
+
+LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}  # JSON escapes the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()  # texts that end an answer, and are not part of it; of a continued text, anywhere
     n: int = 1  # number of choices
     stream: bool = False  # whether events are sent as they come
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # dialects may write something and "-" or "_" before it
 
 
 class Reason(StrEnum):
@@ -102,6 +109,15 @@ class Usage:
     thinking_tokens: int
 
 
+def write_json(content: Mapping[str, Any]) -> str:
+    """Return one line of a stream.
+
+    Clients in Python split lines at characters that JSON leaves as they are, where the standard of server-sent events
+    has no line break; these are escaped.
+    """
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(LINE_BREAKS)
+
+
 def count_usage(decided: Decided, ended: Iterable[Ended]) -> Usage:
     """Return the token counts of an answer; a direct answer that was given up belongs to the completion."""
     done = list(ended)
@@ -165,10 +181,14 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A route that generates: `read` takes a body, and raises CallError for one that is refused."""
+    """A route that generates: `read` takes a body, and raises CallError for one that is refused.
+
+    `call` is the schema of a body.
+    """
 
     path: str
     read: Callable[[bytes], Exchange]
+    call: type[BaseModel]
 
 
 class CallError(UserError):

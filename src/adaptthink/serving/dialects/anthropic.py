@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Annotated, Any, Literal
@@ -54,7 +53,11 @@ SIGNATURE = "adaptthink"
 
 def make_dialects(name: str) -> list[Dialect]:
     """Return the route for a model of this name."""
-    return [Dialect("/v1/messages", lambda body: MessagesExchange(read_call(MessagesCall, body), name))]
+
+    def read(body: bytes) -> MessagesExchange:
+        return MessagesExchange(read_call(MessagesCall, body), name)
+
+    return [Dialect("/v1/messages", read, call=MessagesCall)]
 
 
 def write_error(error: CallError) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class MessagesExchange(BlockExchange):
         super().__init__(request)
         self.model = call.model
         self.shows = not (call.thinking and call.thinking.display == "omitted")
-        self.id = f"msg_{uuid.uuid4().hex}"
+        self.id = f"msg_{request.id}"
 
     def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """See `Exchange`."""

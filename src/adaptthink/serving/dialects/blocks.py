@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 from adaptthink.sampling.reading import Response
-from adaptthink.serving.generation import Decided, Delta, Ended, Event, GenerationRequest, Part
+from adaptthink.serving.generation import Decided, Delta, Ended, Event, GenerationRequest, Part, write_json
 
 KEEP_ALIVE = ": still generating\n\n"  # a comment
 
@@ -16,7 +15,7 @@ KEEP_ALIVE = ": still generating\n\n"  # a comment
 def write_event(content: dict[str, Any], name: str | None = None) -> str:
     """Return one server-sent event."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"{head}data: {write_json(content)}\n\n"
 
 
 def list_blocks(response: Response) -> list[tuple[Part, str]]:

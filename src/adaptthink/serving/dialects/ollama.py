@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from adaptthink.serving.generation import (
     Part,
     count_usage,
     describe_decision,
+    write_json,
 )
 
 VERSION = "0.12.0"  # of Ollama, whose API we follow; clients want some least version
@@ -50,7 +50,7 @@ def make_dialects(name: str) -> list[Dialect]:
         call = read_call(GenerateCall, body)
         return TextExchange(call, call.read_request(call.read_prompt(), name))
 
-    return [Dialect("/api/chat", read_chat), Dialect("/api/generate", read_text)]
+    return [Dialect("/api/chat", read_chat, call=ChatCall), Dialect("/api/generate", read_text, call=GenerateCall)]
 
 
 def write_error(error: CallError) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class TextExchange(_Exchange):
 
 def write_line(content: dict[str, Any]) -> str:
     """Return one line of a stream."""
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return write_json(content) + "\n"
 
 
 def count_nanoseconds(start: float, end: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,8 +35,8 @@ def make_dialects(name: str, template: ThinkTemplate, reasoning_format: Reasonin
         return TextExchange(read_call(TextCall, body), name)
 
     return [
-        Dialect("/v1/chat/completions", read_chat),
-        Dialect("/v1/completions", read_text),
+        Dialect("/v1/chat/completions", read_chat, call=ChatCall),
+        Dialect("/v1/completions", read_text, call=TextCall),
     ]
 
 
@@ -57,7 +56,7 @@ class _Exchange:
     def __init__(self, call: Call, name: str, kind: str) -> None:
         self.call, self.request = call, read_request(call, name)
         self.head: dict[str, Any] = {
-            "id": f"{kind}-{uuid.uuid4().hex}",
+            "id": f"{kind}-{self.request.id}",
             "created": int(time.time()),
             "model": call.model,
         }

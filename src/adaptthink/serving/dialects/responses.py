@@ -23,7 +23,11 @@ from adaptthink.serving.generation import (
 
 def make_dialects(name: str) -> list[Dialect]:
     """Return the route for a model of this name."""
-    return [Dialect("/v1/responses", lambda body: ResponsesExchange(read_call(ResponsesCall, body), name))]
+
+    def read(body: bytes) -> ResponsesExchange:
+        return ResponsesExchange(read_call(ResponsesCall, body), name)
+
+    return [Dialect("/v1/responses", read, call=ResponsesCall)]
 
 
 class ResponsesExchange(BlockExchange):
@@ -33,7 +37,7 @@ class ResponsesExchange(BlockExchange):
         super().__init__(read_request(call, name))
         self.call = call
         self.summarises = bool(call.reasoning.summary or call.reasoning.generate_summary)
-        self.id, self.created = uuid.uuid4().hex, int(time.time())
+        self.created = int(time.time())
         self.events = 0
         self.item_id = ""  # of the item that is open
         self.output: list[dict[str, Any]] = []  # items that are closed
@@ -68,7 +72,7 @@ class ResponsesExchange(BlockExchange):
                 "total_tokens": count.prompt_tokens + count.completion_tokens,
             }
         return {
-            "id": f"resp_{self.id}",
+            "id": f"resp_{self.request.id}",
             "object": "response",
             "created_at": self.created,
             "completed_at": int(time.time()) if status == "completed" else None,
