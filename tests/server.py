@@ -8,9 +8,9 @@ import uvicorn
 
 
 @contextmanager
-def running(app):
-    """Serve an application on a free port; yields its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+def running(app, *, port=0):
+    """Serve an application on a free port, or a given one; yields its URL."""
+    with socket.create_server(("127.0.0.1", port)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

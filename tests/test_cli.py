@@ -590,7 +590,7 @@ def test_dry_run_is_a_recipe_for_the_same_settings(run, monkeypatch, tmp_path, c
     empty = {name for name, field in schema.model_fields.items() if field.default is None} - set(content)
     assert empty <= {
         "data", "fields", "instruction", "max_problems", "reward", "name", "threshold", "closing_sentence",
-        "key_variable", "effort", "price_input", "price_output", "prompt_date", "threads",
+        "key_variable", "effort", "price_input", "price_output", "prompt_date", "threads", "upstream", "upstream_key",
     }  # fmt: skip
     secret = {name for name, field in schema.model_fields.items() if field.exclude}
     assert list(content) == [name for name in schema.model_fields if name not in empty | secret]

@@ -63,7 +63,7 @@ def test_what_is_written_is_the_step_to_the_last_digit(policy, rollouts, tmp_pat
 def test_a_step_that_is_not_finite_is_skipped_and_kept(policy, rollouts, tmp_path):
     before = [one.clone() for one in policy.model.parameters()]
     said = []
-    taking, optimizer = Skipping(tmp_path, said.append), make_optimizer(policy.model, CONFIG)
+    taking, optimizer = Skipping(tmp_path, 3, said.append), make_optimizer(policy.model, CONFIG)
     credits = assign_evenly([1.0] * len(rollouts))
     metrics = taking.update(policy.model, optimizer, break_one(rollouts), credits, CONFIG, 4)
     assert (metrics["loss"], metrics["grad_norm"]) == (None, None)
@@ -77,12 +77,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_kept(policy, rollouts, tmp_pat
 
 
 def test_too_many_in_a_row_end_the_training(policy, rollouts, tmp_path):
-    taking, optimizer = Skipping(tmp_path, lambda text: None), make_optimizer(policy.model, CONFIG)
+    taking, optimizer = Skipping(tmp_path, 1, lambda text: None), make_optimizer(policy.model, CONFIG)
     bad, credits = break_one(rollouts), assign_evenly([1.0] * len(rollouts))
-    config = CONFIG.model_copy(update={"max_skipped_steps": 1})
-    taking.update(policy.model, optimizer, bad, credits, config, 1)
+    taking.update(policy.model, optimizer, bad, credits, CONFIG, 1)
     with pytest.raises(DivergedError, match=r"2 steps in a row; look into them: adaptthink replay .*step-000002"):
-        taking.update(policy.model, optimizer, bad, credits, config, 2)
+        taking.update(policy.model, optimizer, bad, credits, CONFIG, 2)
 
 
 def test_replay_names_the_response(policy, rollouts, tmp_path, run):

@@ -3,11 +3,13 @@
 import math
 import socket
 import threading
+from contextlib import contextmanager
 
 import httpx2 as httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from server import running
+from upstream_server import FakeUpstream
 from waiting import WAIT_SECONDS, wait_until
 
 from adaptthink import api
@@ -17,7 +19,7 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluation.run import Query, make_policy_responder
 from adaptthink.grading import Verdict
-from adaptthink.models.loading import load_policy
+from adaptthink.models.loading import Tokenization, load_policy
 from adaptthink.modes import Mode, encode_prompt, probe
 from adaptthink.problems import make_problem
 from adaptthink.sampling.requests import MaxTokens
@@ -26,6 +28,7 @@ from adaptthink.serving.app import make_app
 from adaptthink.serving.calls import ChatCall, read_call
 from adaptthink.serving.generation import CallError
 from adaptthink.serving.prepare import Served
+from adaptthink.serving.upstream import Upstream
 from adaptthink.serving.worker import Worker
 
 QUESTION = "47+8-3=?"
@@ -42,15 +45,42 @@ def native(policy):
     return NativeEngine(policy.model, policy.eos_ids)
 
 
-def app_of(engine, tokenizer, *, threshold=None, context=1024, **config):
+def app_of(engine, tokenizer, *, threshold=None, context=1024, backend=None, **config):
     template = probe(tokenizer)
     settings = ServeConfig(max_think_tokens=128, max_no_think_tokens=16, **config)
-    return make_app(Served("tiny", tokenizer, template, context, threshold), Worker(engine), settings)
+    return make_app(Served("tiny", tokenizer, template, context, threshold), backend or Worker(engine), settings)
+
+
+@pytest.fixture(scope="module", params=["native", "gateway"])
+def backend(request):
+    """What answers: the engine in the server, or a gateway with a server of vLLM's form behind it."""
+    return request.param
+
+
+here_alone = pytest.mark.parametrize("backend", ["native"], scope="module")  # for what the engine here does
+
+
+@contextmanager
+def serving(backend, engine, tokenizer, **options):
+    """Serve an engine; yields the URL."""
+    if backend == "native":
+        with running(app_of(engine, tokenizer, **options)) as url:
+            yield url
+        return
+    template = probe(tokenizer)
+    eos_ids = (tokenizer.eos_token_id,)
+    with running(FakeUpstream(engine, tokenizer, template=template).app) as behind:
+        upstream = Upstream(behind, Tokenization("tiny", tokenizer, template, eos_ids, None), "tiny")
+        upstream.meet()
+        if isinstance(engine, ScriptedEngine):
+            engine.requests.clear()  # of the inspection
+        with running(app_of(engine, tokenizer, backend=upstream, **options)) as url:
+            yield url
 
 
 @pytest.fixture(scope="module")
-def url(policy, native):
-    with running(app_of(native, policy.tokenizer)) as url:
+def url(policy, native, backend):
+    with serving(backend, native, policy.tokenizer) as url:
         yield url
 
 
@@ -73,13 +103,13 @@ def scripted(tokenizer, *, thinking="\n9\n", answer="5+5\n\n4;3", no_think=0.25)
 
 
 @pytest.fixture
-def served(tokenizer):
+def served(tokenizer, backend):
     """Serve a scripted engine; gives the engine and a function that posts a chat call."""
     stack = []
 
     def start(engine=None, **options):
         engine = engine or scripted(tokenizer)
-        server = running(app_of(engine, tokenizer, **options))
+        server = serving(backend, engine, tokenizer, **options)
         url = server.__enter__()
         stack.append(server)
 
@@ -290,6 +320,7 @@ def test_the_format_of_the_server_holds_where_a_request_says_nothing(served):
     assert post(reasoning_format="separate").json()["choices"][0]["message"]["content"] == "5+5\n\n4;3"
 
 
+@here_alone
 def test_sampling_is_passed_on_and_defaults_are_the_servers(served, tokenizer):
     calls = []
     engine = scripted(tokenizer)
@@ -424,6 +455,7 @@ def test_what_waits_is_answered_as_one_batch(served, tokenizer):
     assert answers == [200] * 4
 
 
+@here_alone
 def test_a_model_whose_logits_are_not_finite_is_a_server_error_that_says_so(served, tokenizer, caplog):
     engine = scripted(tokenizer)
 
@@ -438,6 +470,7 @@ def test_a_model_whose_logits_are_not_finite_is_a_server_error_that_says_so(serv
     assert "the model's logits are not finite" in caplog.text
 
 
+@here_alone
 def test_a_fault_is_answered_and_the_next_call_works(served, tokenizer):
     engine = scripted(tokenizer)
     generate, faults = engine.generate, [RuntimeError("out of memory"), UserError("the engine cannot; do otherwise")]

@@ -26,6 +26,7 @@ from adaptthink.models.loading import TINY, load_policy
 from adaptthink.modes import probe
 from adaptthink.serving import app as app_module
 from adaptthink.serving import lifetime
+from adaptthink.serving import worker as worker_module
 from adaptthink.serving.app import make_app
 from adaptthink.serving.generation import Ended
 from adaptthink.serving.metrics import Metrics
@@ -271,7 +272,7 @@ def test_large_messages_leave_the_event_loop_free(live):
     """While one thread encodes, which is held here, another route answers."""
     server = live()
     encoding, go_on = threading.Event(), threading.Event()
-    encode = app_module.make_job
+    encode = worker_module.make_job
 
     def held(*args, **options):
         encoding.set()
@@ -279,7 +280,7 @@ def test_large_messages_leave_the_event_loop_free(live):
         return encode(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app_module, "make_job", held)
+        patch.setattr(worker_module, "make_job", held)
         thread = threading.Thread(target=server.post, kwargs={"max_tokens": 2})
         thread.start()
         assert encoding.wait(WAIT_SECONDS)

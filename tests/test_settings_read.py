@@ -45,8 +45,10 @@ from adaptthink.models import loading
 from adaptthink.sampling import engine as engine_module
 from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
+from adaptthink.serving.worker import Worker
 from adaptthink.training import train as train_module
 from adaptthink.training import update as update_module
+from adaptthink.training.dump import Skipping
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours
 
@@ -72,7 +74,7 @@ OTHER = {  # a value that is not the default, for each key
     "switch": "template_thinking", "key_variable": "MY_KEY", "concurrency": 3, "effort": "high",
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
     "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
-    "threads": 2,
+    "threads": 2, "upstream": "http://localhost:2", "upstream_key": "theirs",
 }  # fmt: skip
 OTHER_OF_PLANS = OTHER | {"dtype": "float32", "micro_batch_tokens": 50000, "model": "Qwen/Qwen3-4B"}
 CONTEXT = {  # what must be set beside a key, that it may have an effect; None: not given
@@ -82,6 +84,7 @@ CONTEXT = {  # what must be set beside a key, that it may have an effect; None: 
     "lora_alpha": {"lora_rank": 4},
     "reward_seconds": {"reward": "mine:other"},
     "lora_targets": {"lora_rank": 4},
+    "upstream_key": {"upstream": "http://localhost:1"},
     "effort": {"switch": "reasoning_effort"},
     "no_think_effort": {"switch": "reasoning_effort"},
     "budget_tokens": {"switch": "reasoning"},
@@ -245,6 +248,12 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
 
         asyncio.run(post())
 
+    def upstream(url, text, name, *, key, on_message):
+        record("upstream", url, text.name, name, key)
+        worker = Worker(RecordingEngine(record, tokenizer, tokenizer.eos_token_id))
+        worker.meet, worker.can = lambda: None, None
+        return worker
+
     def listen(host, port):
         record("listen", host, port)
         return closing(SimpleNamespace(getsockname=lambda: (host, port), close=lambda: None))
@@ -260,6 +269,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
     monkeypatch.setattr(grader_module, "RewardGrader", reward_grader)
     monkeypatch.setattr(chat_module, "ask_all", ask_all)
     monkeypatch.setattr(api, "listen", listen)
+    monkeypatch.setattr(api, "Upstream", upstream)
     monkeypatch.setattr(api, "read_stored_dial", lambda policy: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: record("threads", count))
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
@@ -272,6 +282,7 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
 
         monkeypatch.setattr(update_module, name, wrapped)
     monkeypatch.setattr(train_module, "check_idle", lambda rows, limit, step: record("idle", limit))
+    monkeypatch.setattr(train_module, "Skipping", lambda *args: record("skipping", args[1]) or Skipping(*args))
     number = itertools.count()
 
     def run(command, settings):

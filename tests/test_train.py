@@ -267,7 +267,7 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
         seen.extend(credit.body for credit in advantages)
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
-    monkeypatch.setattr("adaptthink.training.train.update", spy)
+    monkeypatch.setattr("adaptthink.training.dump.update", spy)
     monkeypatch.setattr(
         "adaptthink.training.train.collect",
         lambda sampler, pool, *_, **__: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],

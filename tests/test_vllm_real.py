@@ -9,14 +9,17 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx2 as httpx
 import pytest
 import torch
+from server import running
 from vllm_server import KEY, MEMORY_SHARE, start_server, stop_server
 from waiting import WAIT_SECONDS
 
 from adaptthink.config.resolve import check
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import EngineConfig, ServeConfig, TrainConfig
 from adaptthink.engines.base import Finish, Request
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.openai import KEY_VARIABLE, check_server, connect
@@ -24,10 +27,14 @@ from adaptthink.engines.sampling import apply_top_p
 from adaptthink.engines.vllm import start_vllm
 from adaptthink.errors import UserError
 from adaptthink.grading import Verdict
-from adaptthink.models.loading import TINY, load_policy, load_trainee
+from adaptthink.models.loading import TINY, load_policy, load_tokenization, load_trainee
 from adaptthink.modes import Mode, encode_prompt
 from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.serving.app import make_app
+from adaptthink.serving.prepare import Served
+from adaptthink.serving.upstream import Upstream
+from adaptthink.serving.worker import Worker
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training.reference import Reference
 from adaptthink.training.rollout import collect
@@ -344,6 +351,50 @@ def test_a_fleet_presamples_what_one_server_does(server, tmp_path):
     lines = [line.split() for line in out.splitlines()]
     assert {line[0] for line in lines if len(line) == 5 and line[0] in addresses} == {addresses[1], addresses[3]}, out
     assert sorted(stores[0].read_text().splitlines()) == sorted(stores[1].read_text().splitlines())
+
+
+def test_a_server_with_vllm_in_it_or_behind_it_says_what_the_model_says(server, vllm_engine, policy):
+    """Each mode, the decision by a threshold, streams at the same time, a thinking budget: as the native server."""
+    upstream = Upstream(server, load_tokenization(EngineConfig(model="tiny")), "tiny", key=KEY)
+    upstream.meet()
+    assert upstream.can.speaker.takes_ids
+    assert upstream.can.speaker.scores
+    assert upstream.can.context_tokens == 256
+    answers = []
+    for backend in (upstream, Worker(vllm_engine), exact := Worker(native(policy))):
+        served = Served("tiny", policy.tokenizer, policy.template, 256, 0.5)
+        config = ServeConfig(max_think_tokens=200, max_no_think_tokens=50)
+        with running(make_app(served, backend, config)) as url, ThreadPoolExecutor(8) as pool:
+
+            def post(question, url=url, **body):
+                sent = {"temperature": 0, "messages": [{"role": "user", "content": question}]} | body
+                answer = httpx.post(f"{url}/v1/chat/completions", json=sent, timeout=WAIT_SECONDS)
+                if body.get("stream"):
+                    lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+                    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines]
+                    return {key: "".join(one.get(key) or "" for one in deltas) for key in ("reasoning", "content")}
+                return answer.json()
+
+            calls = [
+                pool.submit(post, question, model=model, **options)
+                for question in QUESTIONS
+                for model in ("tiny", "tiny:think", "tiny:no_think")
+                for options in ({}, {"stream": True}, {"max_tokens": 8})
+            ]
+            answers.append([call.result() for call in calls])
+            cut = post(QUESTIONS[0], model="tiny:think", x_think={"thinking_budget": 5})
+            thought = cut["usage"]["completion_tokens_details"]["reasoning_tokens"]
+            assert 1 <= thought <= 5 if backend is exact else thought == 5  # the native engine alone has a ramp
+            assert cut["choices"][0]["message"]["content"]
+    *others, wanted = answers
+    for found in others:
+        for ours, theirs in zip(found, wanted, strict=True):
+            if "x_think" not in ours:
+                assert ours == theirs
+                continue
+            assert [ours[key] for key in ("choices", "usage")] == [theirs[key] for key in ("choices", "usage")]
+            probability = theirs["x_think"]["no_think_probability"]
+            assert ours["x_think"]["no_think_probability"] == (probability and pytest.approx(probability, rel=1e-3))
 
 
 def test_a_wrong_key_and_a_wrong_model_are_said(server, server_engine, policy, random_model, monkeypatch):

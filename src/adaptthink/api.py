@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import socket
 import tempfile
 import time
 from array import array
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any, Literal, TypeVar
 
@@ -51,6 +52,7 @@ from adaptthink.dial.decide import (
     adopt_setting,
     make_scorer,
     read_stored_dial,
+    read_upstream_dial,
     split_batches,
 )
 from adaptthink.dial.decide import decide as decide_modes
@@ -117,6 +119,7 @@ from adaptthink.models.loading import (
     find_model,
     freeze_date,
     load_configured,
+    load_tokenization,
     load_trainee,
     prepare_trainee,
     set_date,
@@ -138,6 +141,8 @@ from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.serving.server import listen, serve_forever
+from adaptthink.serving.upstream import Upstream
+from adaptthink.serving.worker import Worker
 from adaptthink.storage.kinds import find_run_model
 from adaptthink.storage.locks import locked
 from adaptthink.storage.runs import (
@@ -661,7 +666,12 @@ def serve(
         import torch  # noqa: PLC0415  (slow to import)
 
         torch.set_num_threads(config.threads)
+    if config.upstream and engine:
+        raise UserError("engine and upstream both generate; give one of them")
     with listen(config.host, config.port) as listening:
+        if config.upstream:
+            _serve_upstream(config.upstream, config, listening, report)
+            return
         policy, config = freeze_date(_load(model, config), config)
         threshold, dial = config.threshold, None if config.threshold is not None else read_stored_dial(policy)
         if dial:
@@ -669,7 +679,31 @@ def serve(
             config, message = adopt_setting(config, dial)
             report.on_message(message)
         chosen = engine or make_engine(policy, config, on_message=report.on_message)
-        serve_forever(policy, chosen, threshold, dial, config, listening, report.on_message)
+        worker = Worker(chosen, seed=config.seed)
+        serve_forever(policy, worker, threshold, dial, config, listening, report.on_message)
+
+
+def _serve_upstream(url: str, config: ServeConfig, listening: socket.socket, report: Callbacks) -> None:
+    """Serve a model that a running server has."""
+    text, config = freeze_date(load_tokenization(config), config)
+    name = config.name or PurePath(text.name).name
+    upstream = Upstream(url, text, name, key=config.upstream_key, on_message=report.on_message)
+    upstream.meet()
+    scores = upstream.can is None or upstream.can.speaker.scores
+    threshold, dial = config.threshold, None if config.threshold is not None else read_upstream_dial(text)
+    if threshold is not None and not scores:
+        raise UserError(
+            f"threshold = {threshold:g} needs log-probabilities, and the server at {url} returns none; leave it out, "
+            "or take a server that does"
+        )
+    if dial and not scores:
+        report.on_message("the model's dial is not used, as it needs log-probabilities")
+        dial = None
+    if dial:
+        threshold = dial.threshold.no_think_probability
+        config, message = adopt_setting(config, dial)
+        report.on_message(f"{message}\nthat the upstream has the dial's weights cannot be checked from here")
+    serve_forever(text, upstream, threshold, dial, config, listening, report.on_message)
 
 
 def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:

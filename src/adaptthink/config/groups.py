@@ -31,5 +31,5 @@ GROUPS = {
         "dialect", "switch", "key_variable", "concurrency", "effort", "no_think_effort", "budget_tokens",
         "completion_cap", "inline_thinking", "server_sampling", "price_input", "price_output",
     ),
-    "Server": ("name", "api_key", "max_requests", "threads"),
+    "Server": ("upstream", "upstream_key", "name", "api_key", "max_requests", "threads"),
 }  # fmt: skip

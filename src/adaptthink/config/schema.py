@@ -55,6 +55,11 @@ PLANNED = frozenset(
     }
 )  # fmt: skip
 
+# What only a server that generates by itself reads.
+HERE = (
+    "device", "dtype", "endpoint", "engine", "engine_memory", "force_think", "max_concurrent_sequences", "threads",
+)  # fmt: skip
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, le=10)]
@@ -500,14 +505,29 @@ class ServeConfig(EngineConfig):
     max_requests: Positive = Field(
         256, description="Requests accepted at the same time, those that wait included; more are refused with 429."
     )
+    upstream: str | None = Field(
+        None,
+        description="URL of a running server to generate with, in place of an engine here: vLLM, SGLang, llama.cpp, "
+        "Ollama. MODEL is then read for its tokenizer and dial alone.",
+    )
+    upstream_key: str | None = Field(
+        None,
+        exclude=True,
+        repr=False,
+        description="Key that the upstream wants; better as ADAPTTHINK_UPSTREAM_KEY than as a flag.",
+    )
     threads: Positive | None = Field(
         None,
         description="Processor threads that generate; not given: PyTorch's choice, often too many on a busy machine.",
     )
 
     def unread(self) -> Iterator[Unread]:
-        """Yield the threads, where nothing is generated here."""
+        """Yield what only an engine here reads, and what only an upstream reads."""
         yield from super().unread()
+        if self.upstream is not None:
+            yield Unread(HERE, ("upstream",), f"the server at {self.upstream} generates", "leave it out")
+        elif self.upstream_key is not None:
+            yield Unread(("upstream_key",), (), "there is no upstream", "give --upstream URL too, or leave it out")
         if not self.engine.in_process:
             yield Unread(
                 ("threads",),

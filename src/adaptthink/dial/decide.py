@@ -13,7 +13,7 @@ from adaptthink.dial.stored import STORED, Dial, read_dial
 from adaptthink.engines.native import NativeEngine
 from adaptthink.evaluation.run import compute_mode_logprobs
 from adaptthink.models.context import check_length, find_context_tokens
-from adaptthink.models.loading import Policy, find_model
+from adaptthink.models.loading import Policy, Tokenization, find_model
 from adaptthink.modes import Mode, choose_mode, encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.problems.files import Fields
@@ -59,6 +59,13 @@ def read_stored_dial(policy: Policy) -> Dial | None:
     """
     path = Path(find_model(policy.name)) / STORED
     dial = read_dial(path, policy.fingerprint) if path.is_file() else None
+    return dial if dial and dial.threshold.certified else None
+
+
+def read_upstream_dial(text: Tokenization) -> Dial | None:
+    """Return the certified dial beside a model whose weights another server has, and so cannot be checked here."""
+    path = Path(find_model(text.name)) / STORED
+    dial = read_dial(path) if path.is_file() else None
     return dial if dial and dial.threshold.certified else None
 
 

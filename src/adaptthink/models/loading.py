@@ -16,6 +16,7 @@ import torch
 from adaptthink.config.schema import EngineConfig, EngineName, TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
+from adaptthink.models.context import find_context_tokens
 from adaptthink.models.embedded import EMBEDDED
 from adaptthink.models.lora import add_adapter
 from adaptthink.models.stored import StoredModel, make_transformers_model, read_stored
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TINY = EMBEDDED["tiny"]
 HASHED_AT_ONCE = 2**22  # elements of a tensor; bounds the memory of their copy in float32
 C = TypeVar("C", bound=EngineConfig)
+P = TypeVar("P", "Policy", "Tokenization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,17 @@ class Policy:
         with quiet_transformers():
             self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    """What a model's folder says about prompts and responses: all but the weights."""
+
+    name: str
+    tokenizer: Any
+    template: ThinkTemplate
+    eos_ids: tuple[int, ...]
+    context_tokens: int | None  # of prompt and response together
 
 
 def compute_tensor_digest(tensor: torch.Tensor) -> bytes:
@@ -204,6 +217,22 @@ def load_configured(
     )
 
 
+def load_tokenization(config: EngineConfig) -> Tokenization:
+    """Return what a config's model is but its weights, which another program has (see `load_policy`)."""
+    from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415  (slow to import)
+
+    tokenizer, path = load_tokenizer(config.model), find_model(config.model)
+    template = probe_configured(tokenizer, config.think_start, config.prompt_date)
+    with quiet_transformers(), readable_faults(f"the config of '{config.model}'"):
+        model_config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        try:
+            generation = GenerationConfig.from_pretrained(path)
+        except OSError:  # it has none of its own
+            generation = GenerationConfig.from_model_config(model_config)
+    eos_ids = read_eos_ids(generation, tokenizer, template)
+    return Tokenization(config.model, tokenizer, template, eos_ids, find_context_tokens(model_config))
+
+
 def load_trainee(config: TrainConfig, *, generation_first: bool = False) -> Policy:
     """Return the model of a config, for training: in float32, or as `load_configured` does under a LoRA adapter.
 
@@ -232,7 +261,7 @@ def make_trainable(policy: Policy) -> Policy:
         return replace(policy, model=make_transformers_model(policy.model))
 
 
-def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple[Policy, C]:
+def freeze_date(policy: P, config: C, recorded: str | None = None) -> tuple[P, C]:
     """Return policy and config with the day that the policy's prompts are rendered with, where its template writes one.
 
     It is the configured one, else the `recorded` one of what is continued, else the policy's own. Raises UserError for
@@ -246,7 +275,7 @@ def freeze_date(policy: Policy, config: C, recorded: str | None = None) -> tuple
     return set_date(policy, date), config.model_copy(update={"prompt_date": date})
 
 
-def set_date(policy: Policy, date: str | None) -> Policy:
+def set_date(policy: P, date: str | None) -> P:
     """Return a policy whose prompts have a day, YYYY-MM-DD, where its template writes one; None changes nothing."""
     return replace(policy, template=replace(policy.template, date=date)) if policy.template.date and date else policy
 

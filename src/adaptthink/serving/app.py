@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +26,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import NonFiniteError
-from adaptthink.engines.jobs import Job
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
+from adaptthink.serving.backend import Backend, Events, Generation
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
 from adaptthink.serving.metrics import Metrics
-from adaptthink.serving.prepare import Served, make_job
+from adaptthink.serving.prepare import Served
 from adaptthink.serving.routes import Lookup, make_dialects, make_lookups, write_error
 from adaptthink.serving.static import is_public, make_page_routes
-from adaptthink.serving.worker import Events, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,14 @@ class State:
         return self.waiting + self.running
 
 
-def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
-    """Return the application; it starts the worker and stops it at its end. Its `state.load` is a `State`."""
+def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette:
+    """Return the application; it starts the backend and stops it at its end. Its `state.load` is a `State`."""
     state = State()
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "draining"}, 503) if state.draining else JSONResponse({"status": "ok"})
+        fault = "draining" if state.draining else backend.fault
+        return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
 
     async def metrics(_: Request) -> Response:
         text = state.metrics.write(waiting=state.waiting, running=state.running)
@@ -78,10 +79,10 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        worker.start()
+        backend.start()
         yield
         pool.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(worker.close)
+        await backend.stop()
 
     app = Starlette(
         routes=[
@@ -89,12 +90,12 @@ def make_app(served: Served, worker: Worker, config: ServeConfig) -> Starlette:
             Route("/metrics", metrics),
             *make_page_routes(served.tokenizer),
             *(
-                Route(dialect.path, Endpoint(dialect, served, worker, config, state, pool), methods=["POST"])
+                Route(dialect.path, Endpoint(dialect, served, backend, config, state, pool), methods=["POST"])
                 for dialect in make_dialects(served, config.reasoning_format)
             ),
             *(
                 Route(lookup.path, answer_lookup(lookup, pool), methods=[lookup.method])
-                for lookup in make_lookups(served, int(time.time()))
+                for lookup in make_lookups(lambda: backend.offer(served), int(time.time()))
             ),
         ],
         middleware=[Middleware(KeyCheck, keys=config.api_key)],
@@ -148,12 +149,12 @@ class Endpoint:
         self,
         dialect: Dialect,
         served: Served,
-        worker: Worker,
+        backend: Backend,
         config: ServeConfig,
         state: State,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self.dialect, self.served, self.worker, self.config = dialect, served, worker, config
+        self.dialect, self.served, self.backend, self.config = dialect, served, backend, config
         self.state, self.pool = state, pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,9 +180,8 @@ class Endpoint:
         watcher = asyncio.create_task(watch_client(request.receive, events))
         try:
             owner: Hashable = request.scope.get("owner", request.client and request.client.host)
-            exchange, job = await self.prepare(body, events, owner)
-            answering.job = job
-            self.worker.submit(job)
+            exchange, answering.generation = await self.prepare(body, events, owner)
+            answering.generation.begin()
             decided = await answering.take()
             assert isinstance(decided, Decided)
             if exchange.request.stream:
@@ -210,15 +210,12 @@ class Endpoint:
                 status=429,
             )
 
-    async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Job]:
+    async def prepare(self, body: bytes, events: Events, owner: Hashable) -> tuple[Exchange, Generation]:
         """Parse and encode on another thread; raises CallError for a body that is refused."""
 
-        def post(event: Event | Exception) -> None:
-            self.worker.post(events, event)
-
-        def work() -> tuple[Exchange, Job]:
+        def work() -> tuple[Exchange, Generation]:
             exchange = self.dialect.read(body)
-            return exchange, make_job(self.served, self.config, exchange.request, post, self.worker.submit, owner=owner)
+            return exchange, self.backend.prepare(self.served, self.config, exchange.request, events, owner)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -262,11 +259,11 @@ class Endpoint:
 
 
 class Answering:
-    """One request's events, counted as they are taken; a job that is not finished is cancelled at the end."""
+    """One request's events, counted as they are taken; what is not finished is cancelled at the end."""
 
     def __init__(self, state: State, events: Events, began: float) -> None:
         self.state, self.events, self.began = state, events, began
-        self.job: Job | None = None
+        self.generation: Generation | None = None
         self.decided: Decided | None = None
         self.first = True
 
@@ -310,8 +307,8 @@ class Answering:
 
     def close(self) -> None:
         """Give up what is not finished."""
-        if self.job:
-            self.job.cancelled = True
+        if self.generation:
+            self.generation.cancel()
         if self.decided:
             self.state.running -= 1
         else:
@@ -379,7 +376,8 @@ def make_call_error(error: Exception) -> CallError:
 
 def make_error(error: CallError, path: str) -> Response:
     """Return an error in the format of the path's dialect."""
-    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    wait = RETRY_SECONDS if error.retry_seconds is None else math.ceil(error.retry_seconds)
+    headers = {"Retry-After": str(wait)} if error.status in (429, 503) else {}
     if error.status in (408, 413):  # the rest of the body is not read
         headers["Connection"] = "close"
     return JSONResponse(write_error(error, path), error.status, headers)

@@ -192,8 +192,19 @@ class Dialect:
 
 
 class CallError(UserError):
-    """A call that is refused or failed, with an HTTP status; `param` and `code` are fields of OpenAI's error format."""
+    """A call that is refused or failed, with an HTTP status; `param` and `code` are fields of OpenAI's error format.
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+    `retry_seconds` are those after which it may be sent again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        retry_seconds: float | None = None,
+    ) -> None:
         super().__init__(message)
-        self.param, self.code, self.status = param, code, status
+        self.param, self.code, self.status, self.retry_seconds = param, code, status, retry_seconds

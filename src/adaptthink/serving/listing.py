@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from adaptthink.modes import Mode
 from adaptthink.serving.generation import CallError
 from adaptthink.serving.prepare import Served
 
 
 def list_names(served: Served) -> list[str]:
     """Return the names that requests may use, the model's own first."""
-    endings = [*Mode, *(level.name for level in served.levels[1:-1])]  # the ends are the modes
+    endings = [*served.modes, *(level.name for level in served.levels[1:-1])]  # the ends are the modes
     return [served.name, *(f"{served.name}:{ending}" for ending in endings)]
 
 

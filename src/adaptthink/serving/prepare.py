@@ -34,6 +34,7 @@ class Served:
     certified: bool = False  # whether the threshold is a certified dial's
     levels: tuple[Level, ...] = list_levels()  # the efforts that requests can name
     closing_sentence: str = ""  # that ends a thought at its budget
+    modes: tuple[Mode, ...] = tuple(Mode)  # that can be requested
     closing_ids: tuple[int, ...] = field(init=False)  # of it, of the close token, and what the template writes behind
     longest_token: int = field(init=False)  # characters
 
@@ -50,6 +51,40 @@ class Served:
         return self.levels[-1].mean_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a request, before its mode is decided."""
+
+    wanted: PromptRequest
+    rule: Rule
+    closing: Closing | None
+    think_tokens: float | None
+
+    def announce(self, decision: Decision) -> Decided:
+        """Return the event that says what was decided."""
+        return Decided(
+            decision.mode,
+            decision.no_think_probability,
+            self.wanted.threshold,
+            len(self.wanted.prompt_ids),
+            self.rule.reason,
+            self.rule.effort,
+            self.closing.budget if self.closing and decision.mode is not Mode.NO_THINK else None,
+            self.think_tokens,
+        )
+
+
+def make_plan(served: Served, config: ServeConfig, request: GenerationRequest) -> Plan:
+    """Encode a request, and read what it says about its mode and its limits.
+
+    Raises UserError for a prompt that the template refuses or the context does not hold.
+    """
+    prompt, decides = encode_request(served, request)
+    rule = choose_rule(served, request) if decides else Rule(Reason.MODEL)
+    wanted, closing = make_prompt_request(served, config, request, prompt, rule)
+    return Plan(wanted, rule, closing, served.think_tokens)
+
+
 def make_job(
     served: Served,
     config: ServeConfig,
@@ -64,9 +99,8 @@ def make_job(
     A second look is another job, for `submit`. Raises UserError for a prompt that the template refuses or the context
     does not hold.
     """
-    prompt, decides = encode_request(served, request)
-    rule = choose_rule(served, request) if decides else Rule(Reason.MODEL)
-    wanted, closing = make_prompt_request(served, config, request, prompt, rule)
+    plan = make_plan(served, config, request)
+    wanted, closing, prompt = plan.wanted, plan.closing, plan.wanted.prompt_ids
     plain = isinstance(request.prompt, str)
     readers: list[ChoiceReader] = []
     held: dict[int, list[Delta | Ended]] = {}  # of direct answers that may be doubtful, by choice
@@ -76,17 +110,7 @@ def make_job(
         hides = plain and decision.mode is Mode.NO_THINK  # a continued text does not show the forced marker
         forced = len(served.template.no_think_prefix_ids) if hides else 0
         if not readers:  # an engine of batches may try again
-            decided = Decided(
-                decision.mode,
-                decision.no_think_probability,
-                wanted.threshold,
-                len(prompt),
-                rule.reason,
-                rule.effort,
-                closing.budget if closing and decision.mode is not Mode.NO_THINK else None,
-                served.think_tokens,
-            )
-            post(decided)
+            post(plan.announce(decision))
         readers[:] = [
             ChoiceReader(index, served.tokenizer, served.template, request.stops, plain=plain, forced=forced)
             for index in range(request.n)

@@ -35,22 +35,23 @@ def make_dialects(served: Served, reasoning_format: ReasoningFormat) -> list[Dia
     ]
 
 
-def make_lookups(served: Served, created: int) -> list[Lookup]:
-    """Return the other routes of the dialects; `created` is the time of the server's start, in seconds since 1970."""
+def make_lookups(offer: Callable[[], Served], created: int) -> list[Lookup]:
+    """Return the other routes of the dialects. `offer` returns what is served now; it began `created` s after 1970."""
 
     def count_tokens(body: bytes, _: Mapping[str, str]) -> dict[str, Any]:
+        served = offer()
         request = anthropic.read_request(read_call(anthropic.CountCall, body), served.name)
         prompt, _decides = encode_request(served, request)
         return {"input_tokens": len(prompt)}
 
     def show(body: bytes, _: Mapping[str, str]) -> dict[str, Any]:
-        return show_model(served, created, read_call(ollama.ShowCall, body).model)
+        return show_model(offer(), created, read_call(ollama.ShowCall, body).model)
 
     return [
-        Lookup("GET", "/v1/models", lambda *_: list_models(served, created)),
-        Lookup("GET", "/v1/models/{name:path}", lambda _, params: find_model(served, created, params["name"])),
+        Lookup("GET", "/v1/models", lambda *_: list_models(offer(), created)),
+        Lookup("GET", "/v1/models/{name:path}", lambda _, params: find_model(offer(), created, params["name"])),
         Lookup("POST", "/v1/messages/count_tokens", count_tokens),
-        Lookup("GET", "/api/tags", lambda *_: list_tags(served, created)),
+        Lookup("GET", "/api/tags", lambda *_: list_tags(offer(), created)),
         Lookup("POST", "/api/show", show),
         Lookup("GET", "/api/version", lambda *_: {"version": ollama.VERSION}),
     ]

@@ -11,18 +11,18 @@ from pathlib import PurePath
 from adaptthink.config.schema import ServeConfig
 from adaptthink.dial.efforts import list_levels
 from adaptthink.dial.stored import Dial
-from adaptthink.engines.base import Engine
 from adaptthink.errors import UserError
 from adaptthink.models.context import find_context_tokens
-from adaptthink.models.loading import Policy
+from adaptthink.models.loading import Policy, Tokenization
+from adaptthink.serving.backend import Backend
 
 CLOSING_SENTENCE = "\n\nThis is enough thinking; I answer now.\n"
 WITH_WORDS = 1000  # tokens; the embedded models have 300, and know no words
 
 
 def serve_forever(
-    policy: Policy,
-    engine: Engine,
+    policy: Policy | Tokenization,
+    backend: Backend,
     threshold: float | None,
     dial: Dial | None,
     config: ServeConfig,
@@ -41,11 +41,10 @@ def serve_forever(
         from adaptthink.serving.app import make_app  # noqa: PLC0415
         from adaptthink.serving.lifetime import make_server  # noqa: PLC0415
         from adaptthink.serving.prepare import Served  # noqa: PLC0415
-        from adaptthink.serving.worker import Worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         advice = "install it with: pip install '.[serve]' in the project's folder"
         raise UserError(f"serving needs {error.name}; {advice}") from None
-    context = find_context_tokens(policy.model.config)
+    context = find_context_tokens(policy.model.config) if isinstance(policy, Policy) else policy.context_tokens
     name = config.name or PurePath(policy.name).name
     levels = list_levels(dial.efforts, dial.curve) if dial else list_levels()
     served = Served(
@@ -58,7 +57,7 @@ def serve_forever(
         levels=levels,
         closing_sentence=choose_closing_sentence(len(policy.tokenizer), config),
     )
-    app = make_app(served, Worker(engine, seed=config.seed), config)
+    app = make_app(served, backend, config)
     host = f"[{config.host}]" if ":" in config.host else config.host
     rule = "sampled by the model" if threshold is None else f"no_think from P(no_think) = {threshold:g} on"
     if threshold is not None and threshold > 1:  # a dial's that no probability reaches

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 
+from adaptthink.config.schema import ServeConfig
 from adaptthink.engines.base import Engine
 from adaptthink.engines.continuous import ContinuousBatch
 from adaptthink.engines.jobs import Job, Runner, WholeBatches
 from adaptthink.engines.native import NativeEngine
-from adaptthink.serving.generation import CallError, Delta, Event
+from adaptthink.serving.backend import Events
+from adaptthink.serving.generation import CallError, Delta, Event, GenerationRequest
+from adaptthink.serving.prepare import Served, make_job
 
 JOIN_SECONDS = 5.0  # an engine of batches is not interrupted; the program may end without it
-Events = asyncio.Queue[Event | Exception]
+
+
+@dataclass(frozen=True, slots=True)
+class JobGeneration:
+    """A job for the worker (`Generation`)."""
+
+    worker: Worker
+    job: Job
+
+    def begin(self) -> None:
+        """See `Generation`."""
+        self.worker.submit(self.job)
+
+    def cancel(self) -> None:
+        """See `Generation`."""
+        self.job.cancelled = True
 
 
 class Worker:
-    """Runs jobs on a thread of its own until it is closed; an engine belongs to one thread."""
+    """Runs jobs on a thread of its own until it is closed (`Backend`); an engine belongs to one thread."""
+
+    fault = None  # an engine that fails answers with an error each time
 
     def __init__(self, engine: Engine, *, seed: int = 0) -> None:
         self.runner: Runner
@@ -34,6 +56,24 @@ class Worker:
         """Start the thread; events are delivered on the running event loop."""
         self.loop = asyncio.get_running_loop()
         self.thread.start()
+
+    async def stop(self) -> None:
+        """See `Backend`."""
+        await asyncio.to_thread(self.close)
+
+    def offer(self, served: Served) -> Served:
+        """See `Backend`: all of it."""
+        return served
+
+    def prepare(
+        self, served: Served, config: ServeConfig, request: GenerationRequest, events: Events, owner: Hashable
+    ) -> JobGeneration:
+        """See `Backend`."""
+
+        def post(event: Event | Exception) -> None:
+            self.post(events, event)
+
+        return JobGeneration(self, make_job(served, config, request, post, self.submit, owner=owner))
 
     def submit(self, job: Job) -> None:
         """Take a job; it begins at the next step."""

@@ -54,6 +54,7 @@ class Skipping:
     """Takes steps; one whose loss or gradient is not finite is dumped in `folder` and skipped."""
 
     folder: Path
+    limit: int  # steps in a row that may be skipped
     warn: Callable[[str], None]
     in_a_row: int = 0
 
@@ -69,7 +70,7 @@ class Skipping:
     ) -> Metrics:
         """Do what `training.update.update` does; the metrics of a skipped step have its reason and no loss.
 
-        Raises NonFiniteStepError after `max_skipped_steps` in a row.
+        Raises NonFiniteStepError for one more in a row than may be skipped.
         """
         try:
             metrics = update(model, optimizer, rollouts, credits, config, step, on_finish)
@@ -78,7 +79,7 @@ class Skipping:
             path = self.folder / f"step-{step:06d}"
             write_dump(path, model, Dump(step, str(error), config, list(rollouts), list(credits)))
             self.in_a_row += 1
-            if self.in_a_row > config.max_skipped_steps:
+            if self.in_a_row > self.limit:
                 raise NonFiniteStepError(
                     f"{error}; {self.in_a_row} steps in a row; look into them: adaptthink replay {path}"
                 ) from None

@@ -98,7 +98,7 @@ def train(
         load_checkpoint(folder, done, model, optimizer)
         engine.load_weights(policy.plain())
     checkpoints = Checkpoints(folder, model, optimizer, log, config.keep_checkpoints, done)
-    taking = Skipping(run / "skipped", reporting.warn)
+    taking = Skipping(run / "skipped", config.max_skipped_steps, reporting.warn)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
         for step in range(done + 1, config.steps + 1):
