@@ -442,15 +442,29 @@ def test_the_page_shows_the_numbers_and_keeps_what_else_it_holds(tmp_path):
 ENTRY_NAMES = ("original", "random_mix", "linear_probe", "budget_forcing", "adaptthink")
 
 
-def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
-    """Interrupted after the first stage, completed, and a third time with nothing left to run."""
+def test_the_whole_command_in_miniature(tmp_path, monkeypatch, run):
+    """Interrupted after the first stage, completed, and a third time with nothing left to run.
+
+    The commands run in this process, which saves imports; `tests/test_reproduction.py` runs the queue as it is.
+    """
     design = make_design(("reproduce",), None, steps=2, problems=40, evaluated=4)
-    run, ordinary = tmp_path / "run", bench_jobs.run_jobs
+    command, run = run, tmp_path / "run"
+
+    def run_here(jobs, logs, at_once=None):
+        logs.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            for one in job.commands:
+                if not one.done.exists():
+                    with (logs / f"{job.name.replace(' ', '-')}.txt").open("a") as log:
+                        log.write(f"adaptthink {' '.join(one.arguments)}\n")
+                    status, _, err = command(*one.arguments)
+                    assert status == 0, err
 
     def run_one_stage(*args):
-        ordinary(*args)
+        run_here(*args)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(bench_jobs, "run_jobs", run_here)
     options = {"entries": ENTRY_NAMES, "seeds": (0,), "parts": ("untrained", "train")}
     with monkeypatch.context() as patch:
         patch.setattr(bench_jobs, "run_jobs", run_one_stage)
