@@ -124,8 +124,8 @@ def test_a_gateway_says_what_the_model_says(gateway, native, dialect):
 
 
 @pytest.mark.parametrize("dialect", RAW)
-def test_a_stop_text_is_named_and_an_end_token_is_none(gateway, dialect):
-    """In Anthropic's dialect, which names it; some upstreams end with the end token's text."""
+def test_a_stop_text_is_named(gateway, dialect):
+    """In Anthropic's dialect."""
     one = gateway(dialect=dialect)
     for stops, stop, text in ([], None, "\\boxed{52}"), (["7", "52"], "52", "\\boxed{"):
         body = {"messages": MESSAGES, "max_tokens": 100, "stop_sequences": stops}
@@ -489,8 +489,8 @@ def test_no_weights_are_loaded(monkeypatch, policy):
 # Pieces.
 
 
-def make_reader(policy, **options):
-    return PieceReader(0, policy.tokenizer, policy.template, (), policy.eos_ids, plain=False, **options)
+def make_reader(policy, stops=(), **options):
+    return PieceReader(0, policy.tokenizer, policy.template, stops, policy.eos_ids, plain=False, **options)
 
 
 def read_all(reader, *pieces):
@@ -578,3 +578,10 @@ def test_a_refusal_without_a_message(caplog):
     error = make_refusal(httpx.Response(400, request=request), b"<html>10.0.0.7")
     assert error.status == 502
     assert "10.0.0.7" not in str(error)
+
+
+@pytest.mark.parametrize(("written", "stop"), [("42<|eos|>", None), ("42;", ";")])
+def test_an_end_token_that_is_written_is_no_stop_text(policy, written, stop):
+    reader = make_reader(policy, (";", "<|eos|>"))
+    *_, ended = reader.take(Piece(f"9</think>{written}"))
+    assert (ended.response.answer, ended.stop) == ("42", stop)
