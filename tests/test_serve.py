@@ -171,6 +171,7 @@ def test_a_mode_by_the_models_name(client, policy, native, mode):
         "threshold": None,
         "effort": None,
         "thinking_budget": None,
+        "modes": [mode],
         "tokens_saved": None,
         "second_looks": 0,
     }

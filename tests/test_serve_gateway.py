@@ -128,6 +128,20 @@ def test_a_gateway_says_what_the_model_says(gateway, native, dialect):
 
 
 @pytest.mark.parametrize("dialect", RAW)
+def test_a_stop_text_is_named(gateway, dialect):
+    """In Anthropic's dialect."""
+    one = gateway(dialect=dialect)
+    for stops, stop, text in ([], None, "\\boxed{52}"), (["7", "52"], "52", "\\boxed{"):
+        body = {"messages": MESSAGES, "max_tokens": 100, "stop_sequences": stops}
+        answer = one.post("/v1/messages", model="tiny:no_think", **body).json()
+        assert answer["stop_sequence"] == stop
+        assert answer["stop_reason"] == ("stop_sequence" if stop else "end_turn")
+        assert answer["content"] == [{"type": "text", "text": text}]
+    counted = one.post("/v1/messages/count_tokens", messages=MESSAGES, temperature=None).json()
+    assert counted["input_tokens"] == answer["usage"]["input_tokens"]
+
+
+@pytest.mark.parametrize("dialect", RAW)
 def test_the_threshold_decides_by_the_probability_that_the_upstream_gives(gateway, policy, engine, dialect):
     prompt = encode_prompt(policy.tokenizer, policy.template, QUESTION)
     [[logprob]] = engine.next_token_logprobs([prompt], (policy.template.no_think_id,))
@@ -500,8 +514,8 @@ def test_no_weights_are_loaded(monkeypatch, policy):
 # Pieces.
 
 
-def make_reader(policy, **options):
-    return PieceReader(0, policy.tokenizer, policy.template, (), policy.eos_ids, plain=False, **options)
+def make_reader(policy, stops=(), **options):
+    return PieceReader(0, policy.tokenizer, policy.template, stops, policy.eos_ids, plain=False, **options)
 
 
 def read_all(reader, *pieces):
@@ -589,3 +603,10 @@ def test_a_refusal_without_a_message(caplog):
     error = make_refusal(httpx.Response(400, request=request), b"<html>10.0.0.7")
     assert error.status == 502
     assert "10.0.0.7" not in str(error)
+
+
+@pytest.mark.parametrize(("written", "stop"), [("42<|eos|>", None), ("42;", ";")])
+def test_an_end_token_that_is_written_is_no_stop_text(policy, written, stop):
+    reader = make_reader(policy, (";", "<|eos|>"))
+    *_, ended = reader.take(Piece(f"9</think>{written}"))
+    assert (ended.response.answer, ended.stop) == ("42", stop)

@@ -188,7 +188,8 @@ def test_the_document_is_valid_and_names_every_route(served):
     posts = {path for path, methods in document["paths"].items() if "post" in methods}
     assert posts == {route.path for route in app.routes if "GET" not in (route.methods or ())}
     assert "text/event-stream" in document["paths"][CHAT]["post"]["responses"]["200"]["content"]
-    call = document["components"]["schemas"]["ChatCall"]
+    body = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    call = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
     assert call["additionalProperties"] is False
     assert {"messages", "temperature", "user", "top_k"} <= call["properties"].keys()
     assert "security" not in document

@@ -49,24 +49,24 @@ def test_bytes_that_are_no_text_are_read_as_a_whole_would_be(byte_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("pieces", "stops", "given", "stopped"),
+    ("pieces", "stops", "given", "found"),
     [
-        (["ab", "c"], ["x"], ["ab", "c"], False),
-        (["a#", "#b"], ["##"], ["a", ""], True),
-        (["a#", "b"], ["##"], ["a", "#b"], False),
-        (["a\n", "\n", "b"], ["\n\n"], ["a", "", ""], True),
-        (["aab"], ["ab", "b"], ["a"], True),  # the earliest
-        (["aa", "ab"], ["aab"], ["", "a"], True),  # its beginning comes twice
-        (["ab"], [""], ["ab"], False),
-        (["EN", "DED"], ["END"], ["", ""], True),
+        (["ab", "c"], ["x"], ["ab", "c"], None),
+        (["a#", "#b"], ["##"], ["a", ""], "##"),
+        (["a#", "b"], ["##"], ["a", "#b"], None),
+        (["a\n", "\n", "b"], ["\n\n"], ["a", "", ""], "\n\n"),
+        (["aab"], ["ab", "b"], ["a"], "ab"),  # the earliest
+        (["aa", "ab"], ["aab"], ["", "a"], "aab"),  # its beginning comes twice
+        (["ab"], [""], ["ab"], None),
+        (["EN", "DED"], ["END"], ["", ""], "END"),
     ],
 )
-def test_stop_texts_across_pieces(pieces, stops, given, stopped):
+def test_stop_texts_across_pieces(pieces, stops, given, found):
     reader = StopReader(stops)
     written = []
     for piece in pieces:
         written.append("" if reader.stopped else reader.add(piece))
-    assert (written, reader.stopped) == (given, stopped)
+    assert (written, reader.found) == (given, found)
 
 
 def read_all(reader, ids, finish):

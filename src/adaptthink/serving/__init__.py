@@ -1,1 +1,1 @@
-"""A small server with an OpenAI-style interface. docs/serving.md lists what it supports and what it leaves out."""
+"""A server that speaks OpenAI's, Anthropic's and Ollama's dialects. docs/serving.md lists what each supports."""

@@ -11,11 +11,10 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,15 +29,15 @@ from adaptthink.engines.base import NonFiniteError
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 from adaptthink.serving.backend import Backend, Events, Generation
-from adaptthink.serving.calls import read_body_as
+from adaptthink.serving.calls import read_call
 from adaptthink.serving.feedback import FeedbackCall, SharedDial, keep_stored
 from adaptthink.serving.generation import CallError, Decided, Delta, Dialect, Ended, Event, Exchange
 from adaptthink.serving.limits import RateLimit
 from adaptthink.serving.logs import RequestLine, RequestLog
 from adaptthink.serving.metrics import Metrics
-from adaptthink.serving.openai import make_dialects, write_error
 from adaptthink.serving.openapi import make_document
 from adaptthink.serving.prepare import Served
+from adaptthink.serving.routes import Lookup, make_dialects, make_lookups, write_error
 from adaptthink.serving.static import is_public, make_page_routes
 
 logger = logging.getLogger(__name__)
@@ -74,8 +73,8 @@ class State:
 def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette:
     """Return the application; it starts the backend and stops it at its end. Its `state.load` is a `State`."""
     rate = RateLimit(config.requests_per_minute) if config.requests_per_minute else None
-    created, state, online = int(time.time()), State(rate=rate), served.online
-    dialects = make_dialects(served.name, served.template, config.reasoning_format)
+    state, online = State(rate=rate), served.online
+    dialects = make_dialects(served, config.reasoning_format)
     pool = ThreadPoolExecutor(PREPARING, "adaptthink-prepare")
 
     async def health(_: Request) -> Response:
@@ -87,21 +86,6 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
         text = state.metrics.write(waiting=state.waiting, running=state.running, online=report)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def models(_: Request) -> Response:
-        offered = backend.offer(served)
-        endings = [*offered.modes, *(level.name for level in offered.levels[1:-1])]  # the ends are the modes
-        names = [served.name, *(f"{served.name}:{ending}" for ending in endings)]
-        listed: list[dict[str, Any]] = [
-            {"id": name, "object": "model", "created": created, "owned_by": "adaptthink"} for name in names
-        ]
-        listed[0]["x_think"] = {
-            "threshold": offered.threshold,
-            "certified": offered.certified,
-            "think_tokens": offered.think_tokens,
-            "efforts": [asdict(level) for level in offered.levels],
-        }
-        return JSONResponse({"object": "list", "data": listed})
-
     async def openapi(_: Request) -> Response:
         return JSONResponse(document)
 
@@ -110,7 +94,7 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
 
     async def feedback(request: Request) -> Response:
         body = await read_body(request)
-        await asyncio.to_thread(lambda: require_online(served).give_feedback(read_body_as(FeedbackCall, body)))
+        await asyncio.to_thread(lambda: require_online(served).give_feedback(read_call(FeedbackCall, body)))
         return JSONResponse({"object": "feedback"})
 
     @asynccontextmanager
@@ -127,15 +111,18 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
-        Route("/v1/models", models),
         Route("/v1/dial", dial),
         Route("/v1/feedback", feedback, methods=["POST"]),
         *(
             Route(dialect.path, Endpoint(dialect, served, backend, config, state, pool), methods=["POST"])
             for dialect in dialects
         ),
+        *(
+            Route(lookup.path, answer_lookup(lookup, pool), methods=[lookup.method])
+            for lookup in make_lookups(lambda: backend.offer(served), int(time.time()))
+        ),
     ]
-    calls = {dialect.path: dialect.call for dialect in dialects if dialect.call}
+    calls = {dialect.path: dialect.call for dialect in dialects}
     document = make_document(api, calls | {"/v1/feedback": FeedbackCall}, keys=bool(config.api_key))
     app = Starlette(
         routes=[*api, *make_page_routes(served.tokenizer)],
@@ -145,6 +132,20 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
     )
     app.state.load = state
     return app
+
+
+def answer_lookup(lookup: Lookup, pool: ThreadPoolExecutor) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers a route that generates nothing."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            body = await read_body(request)
+            found = asyncio.get_running_loop().run_in_executor(pool, lookup.answer, body, request.path_params)
+            return JSONResponse(await found)
+        except UserError as error:
+            return make_error(make_call_error(error), request.url.path)
+
+    return answer
 
 
 class KeyCheck:
@@ -167,7 +168,7 @@ class KeyCheck:
             else:
                 scope["line"].error = "invalid_api_key"
                 message = "no valid API key; send one as 'Authorization: Bearer KEY'"
-                app = make_error(CallError(message, code="invalid_api_key", status=401))
+                app = make_error(CallError(message, code="invalid_api_key", status=401), scope["path"])
         await app(scope, receive, send)
 
 
@@ -195,7 +196,7 @@ class Endpoint:
         except CallError as error:
             line.status, line.error = error.status, error.code
             with suppress(ClientLeftError):
-                await self.respond(make_error(error, self.dialect), scope, send)
+                await self.respond(make_error(error, self.dialect.path), scope, send)
         except (ClientLeftError, ClientDisconnect):
             line.status = LEFT
         self.state.metrics.answers[line.status] += 1
@@ -277,8 +278,7 @@ class Endpoint:
                     async with asyncio.timeout(QUIET_SECONDS):
                         come = [await answering.take()]
                 except TimeoutError:
-                    quiet = [": still generating\n\n"] if exchange.media_type == "text/event-stream" else []
-                    await send_piece(send, quiet)
+                    await send_piece(send, [exchange.keep_alive])
                     continue
                 come += answering.take_ready()
                 left -= sum(isinstance(event, Ended) for event in come)
@@ -426,28 +426,29 @@ def make_call_error(error: Exception) -> CallError:
     return CallError(f"the server failed ({type(error).__name__}); see its log", status=500)
 
 
-def make_error(error: CallError, dialect: Dialect | None = None) -> Response:
-    """Return an error in the dialect's format, default: OpenAI's."""
+def make_error(error: CallError, path: str) -> Response:
+    """Return an error in the format of the path's dialect."""
     wait = RETRY_SECONDS if error.retry_seconds is None else math.ceil(error.retry_seconds)
     headers = {"Retry-After": str(wait)} if error.status in (429, 503) else {}
     if error.status in (408, 413):  # the rest of the body is not read
         headers["Connection"] = "close"
-    content = dialect.write_error(error) if dialect else write_error(error)
-    return JSONResponse(content, error.status, headers)
+    return JSONResponse(write_error(error, path), error.status, headers)
 
 
-async def refuse(_: Request, error: Exception) -> Response:
-    """Return what starlette refuses as an error in OpenAI's format."""
+async def refuse(request: Request, error: Exception) -> Response:
+    """Return what starlette refuses."""
     assert isinstance(error, HTTPException)
-    return make_error(CallError(f"{error.detail}; see docs/serving.md for the routes", status=error.status_code))
+    message = f"{error.detail}; see docs/serving.md for the routes"
+    return make_error(CallError(message, status=error.status_code), request.url.path)
 
 
-async def refuse_call(_: Request, error: Exception) -> Response:
+async def refuse_call(request: Request, error: Exception) -> Response:
     """Return what a route without a dialect refuses."""
     assert isinstance(error, CallError)
-    return make_error(error)
+    return make_error(error, request.url.path)
 
 
-async def fail(_: Request, error: Exception) -> Response:
+async def fail(request: Request, error: Exception) -> Response:
     """Return an internal error; the server's log has the traceback."""
-    return make_error(CallError(f"the server failed ({type(error).__name__}); see its log", status=500))
+    message = f"the server failed ({type(error).__name__}); see its log"
+    return make_error(CallError(message, status=500), request.url.path)

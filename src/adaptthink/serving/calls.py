@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from adaptthink.config.schema import Positive, ReasoningFormat
 from adaptthink.modes import Message, Mode
@@ -14,20 +14,22 @@ from adaptthink.serving.controls import Controls, Effort, ThinkOptions, merge_co
 from adaptthink.serving.generation import CallError, GenerationRequest
 
 # These change no answer: bookkeeping of clients and of other servers.
-HARMLESS = {
-    *("cache_prompt", "id_slot", "session_id", "timings_per_token"),  # llama.cpp
-    *("provider", "route", "trace", "usage"),  # OpenRouter
-    "metadata",
-    "prediction",  # makes it faster where it comes true
-    "priority",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "request_id",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-}
+HARMLESS = frozenset(
+    {
+        *("cache_prompt", "id_slot", "session_id", "timings_per_token"),  # llama.cpp
+        *("provider", "route", "trace", "usage"),  # OpenRouter
+        "metadata",
+        "prediction",  # makes it faster where it comes true
+        "priority",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
 # These would change an answer; each with the values that do not.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -77,62 +79,83 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 MAX_STOPS = 64  # every new piece of text is compared with each
-Nothing = Annotated[list[Any], Field(max_length=0)]
 Stop = Annotated[str, Field(max_length=256)]
+Stops = Annotated[
+    list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop)
+]
+Temperature = Annotated[float, Field(ge=0, le=10)]
+TopP = Annotated[float, Field(gt=0, le=1)]
 # Endings of model names.
 ENDINGS = {mode.value: Controls(mode=mode.value) for mode in Mode} | {
     effort: Controls(effort=effort) for effort in get_args(Effort)
 }
-C = TypeVar("C", bound="Call")
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Part(BaseModel):
+class Parameters(BaseModel):
+    """An object of a body: what would change the answer, and nothing else.
+
+    Left out are null, the `harmless` fields, and the `neutral` ones that have one of the values given there.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and name not in cls.harmless and value not in cls.neutral.get(name, ())
+        }
+
+
+class TextPart(Parameters):
     """Part of a message's content; only text is supported."""
 
-    model_config = ConfigDict(extra="forbid")
+    harmless = frozenset({"cache_control"})  # Anthropic's
 
     type: Literal["text"]
     text: str
 
 
-class _Turn(BaseModel):
-    """A message. Other fields of earlier answers, as clients keep them, are left out of the prompt."""
+def split_text(content: object) -> object:
+    """Return a content that is a text as its only part."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
-    model_config = ConfigDict(extra="forbid")
+
+Text = Annotated[list[TextPart], BeforeValidator(split_text)]
+
+
+class _Turn(Parameters):
+    """A message. The other fields of earlier answers, as clients pass them on, are left out of the prompt."""
+
+    harmless = frozenset({"annotations", "name", "provider_specific_fields"}) | {
+        *("reasoning", "reasoning_content", "reasoning_details", "reasoning_items", "thinking_blocks")
+    }
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"images": ([],), "tool_calls": ([],)}
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[_Part] = []
-    reasoning: str = ""
-    reasoning_content: str = ""
-    reasoning_details: list[Any] = []
-    reasoning_items: list[Any] = []
-    thinking_blocks: list[Any] = []
-    annotations: list[Any] = []
-    provider_specific_fields: dict[str, Any] = {}
-    name: str = ""  # no chat template here writes it
-    tool_calls: Nothing = []
-    images: Nothing = []
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_parts(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        given = {name: value for name, value in values.items() if value is not None}
-        content = given.get("content")
-        return given | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else given
+    content: Text = []
 
     @property
     def message(self) -> Message:
         """The message for the chat template."""
-        return Message(self.role, "".join(part.text for part in self.content))
+        return Message(self.role, join_text(self.content))
 
 
-class _TemplateKeywords(BaseModel):
+def join_text(parts: Iterable[TextPart]) -> str:
+    """Return the text of a content."""
+    return "".join(part.text for part in parts)
+
+
+class _TemplateKeywords(Parameters):
     """The switches of known chat templates."""
-
-    model_config = ConfigDict(extra="forbid")
 
     enable_thinking: bool | None = None
     thinking: bool | None = None
@@ -147,10 +170,8 @@ class _TemplateKeywords(BaseModel):
         }
 
 
-class _Reasoning(BaseModel):
+class _Reasoning(Parameters):
     """OpenRouter's parameter of this name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     effort: Effort | None = None
     max_tokens: int | None = None
@@ -166,37 +187,37 @@ class _Reasoning(BaseModel):
         }
 
 
-class _StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _StreamOptions(Parameters):
+    harmless = frozenset({"include_obfuscation"})  # pads chunks to hide their lengths: ours are never padded
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # pads chunks to hide their lengths: ours are never padded
 
 
-class Call(BaseModel):
-    """The parameters of both kinds of call."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+class AnyCall(Parameters):
+    """What the calls of every dialect have in common."""
 
     model: str
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Positive | None = None
-    seed: int | None = None
-    n: Annotated[int, Field(ge=1, le=128)] = 1
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
-    stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
     x_think: ThinkOptions = ThinkOptions()
 
     def read_controls(self, name: str) -> dict[str, Controls]:
         """Return what each parameter says about thinking, by its name; raises CallError for another model."""
         return {"model": read_model(self.model, name)} | self.x_think.read()
 
-    @property
-    def stops(self) -> list[str]:
-        """The stop texts."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+class Call(AnyCall):
+    """The parameters of OpenAI's older calls."""
+
+    harmless = HARMLESS
+    neutral = NEUTRAL
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    max_tokens: Positive | None = None
+    seed: int | None = None
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    stop: Stops = []
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
 
 
 class ChatCall(Call):
@@ -234,19 +255,12 @@ class TextCall(Call):
     prompt: str
 
 
-def read_call(schema: type[C], body: bytes) -> C:
+def read_call(schema: type[M], body: bytes) -> M:
     """Return a call's parameters; raises CallError with the faulty parameter and the reason."""
-    given = {
-        name: value
-        for name, value in read_object(body).items()
-        if value is not None and name not in HARMLESS and value not in NEUTRAL.get(name, ())
-    }
-    return validate(schema, given)
-
-
-def read_body_as(schema: type[M], body: bytes) -> M:
-    """Return a body that must have the fields of a schema, and no others; raises CallError as `read_call` does."""
-    return validate(schema, read_object(body))
+    try:
+        return schema.model_validate(read_object(body))
+    except ValidationError as error:
+        raise make_call_error(error) from None
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -263,14 +277,6 @@ def read_object(body: bytes) -> dict[str, Any]:
     return values
 
 
-def validate(schema: type[M], given: Mapping[str, Any]) -> M:
-    """Return given fields as a schema's; raises CallError for the first faulty one."""
-    try:
-        return schema.model_validate(given)
-    except ValidationError as error:
-        raise make_call_error(error) from None
-
-
 def make_call_error(error: ValidationError) -> CallError:
     """Return the error for the first faulty parameter, in one line."""
     fault = error.errors()[0]
@@ -283,38 +289,58 @@ def make_call_error(error: ValidationError) -> CallError:
         )
     if fault["type"] == "missing":
         return CallError(f"'{name}' is missing; give it", param=name, code="missing_required_parameter")
+    if fault["type"] == "union_tag_invalid":
+        message = f"'{name}' has the type '{fault['ctx']['tag']}', which is not supported; use text"
+        return CallError(message, param=name, code="invalid_value")
     message = fault["msg"]
     return CallError(f"'{name}': {message[0].lower()}{message[1:]}; correct it", param=name, code="invalid_value")
 
 
-def make_request(call: Call, name: str) -> GenerationRequest:
+def read_request(call: Call, name: str) -> GenerationRequest:
     """Return what a call requests of the model of this name; raises CallError where that cannot be."""
-    max_tokens, controls = call.max_tokens, merge_controls(call.read_controls(name))
+    max_tokens = call.max_tokens
     prompt: str | tuple[Message, ...]
     if isinstance(call, ChatCall):
-        if call.messages[-1].role != "user":
-            raise CallError("the last message must be the user's: an answer cannot be continued", param="messages")
-        prompt = tuple(turn.message for turn in call.messages)
+        prompt = check_prompt([turn.message for turn in call.messages])
         max_tokens = call.max_completion_tokens or max_tokens
     else:
         assert isinstance(call, TextCall)
         prompt = call.prompt
-    return GenerationRequest(
-        prompt=prompt,
-        mode=None if controls.mode in (None, "auto") else Mode(controls.mode),
-        effort=controls.effort,
-        threshold=controls.threshold,
-        tolerance=controls.tolerance,
-        thinking_budget=controls.thinking_budget,
-        second_look=bool(controls.second_look),
+    return make_request(
+        prompt,
+        call.read_controls(name),
         max_tokens=max_tokens,
         temperature=call.temperature,
         top_p=call.top_p,
         seed=call.seed,
-        stops=tuple(call.stops),
+        stops=tuple(call.stop),
         n=call.n,
         stream=call.stream,
     )
+
+
+def make_request(
+    prompt: str | tuple[Message, ...], controls: Mapping[str, Controls], **sampling: Any
+) -> GenerationRequest:
+    """Return a request with what all parameters say about thinking; raises CallError where they contradict."""
+    merged = merge_controls(controls)
+    return GenerationRequest(
+        prompt=prompt,
+        mode=None if merged.mode in (None, "auto") else Mode(merged.mode),
+        effort=merged.effort,
+        threshold=merged.threshold,
+        tolerance=merged.tolerance,
+        thinking_budget=merged.thinking_budget,
+        second_look=bool(merged.second_look),
+        **sampling,
+    )
+
+
+def check_prompt(messages: Sequence[Message], param: str = "messages") -> tuple[Message, ...]:
+    """Return a conversation; raises CallError where its last message is not the user's."""
+    if not messages or messages[-1].role != "user":
+        raise CallError("the last message must be the user's: an answer cannot be continued", param=param)
+    return tuple(messages)
 
 
 def read_model(model: str, name: str) -> Controls:

@@ -1,12 +1,13 @@
 """What every dialect translates to and from: a request, the events that answer it, and how a call is refused.
 
-A dialect is a module that reads a body into an `Exchange` and writes events in its own format (`openai.py` is one). It
-needs no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and `streaming.py` have the tokens.
+A dialect is a module of `dialects/` that reads a body into an `Exchange` and writes events in its own format. It needs
+no tokenizer, engine or web framework: `app.py` has the routes, `prepare.py` and `streaming.py` have the tokens.
 """
 
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Decided:
     effort: str | None = None  # the level that was applied
     thinking_budget: int | None = None  # that was applied; it may be less than requested
     think_tokens: float | None = None  # of a response with thinking, the mean of the calibration's problems
+    at: float = field(default_factory=time.monotonic, compare=False)  # seconds of that clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Ended:
     index: int
     response: Response
     direct_tokens: int = 0
+    stop: str | None = None  # the stop text that ended it
 
 
 Event = Decided | Delta | Ended
@@ -114,7 +117,7 @@ def write_json(content: Mapping[str, Any]) -> str:
     Clients in Python split lines at characters that JSON leaves as they are, where the standard of server-sent events
     has no line break; these are escaped.
     """
-    return json.dumps(content, ensure_ascii=False).translate(LINE_BREAKS)
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(LINE_BREAKS)
 
 
 def count_usage(decided: Decided, ended: Iterable[Ended]) -> Usage:
@@ -147,7 +150,11 @@ def describe_decision(decided: Decided, ended: Sequence[Ended] = ()) -> dict[str
     if decided.think_tokens is not None:
         direct = [one.response.tokens for one in ended if one.response.mode is Mode.NO_THINK]
         saved = round(sum(decided.think_tokens - tokens for tokens in direct)) - sum(one.direct_tokens for one in ended)
-    return known | {"tokens_saved": saved, "second_looks": sum(one.direct_tokens > 0 for one in ended)}
+    return known | {
+        "modes": [one.response.mode for one in ended],
+        "tokens_saved": saved,
+        "second_looks": sum(one.direct_tokens > 0 for one in ended),
+    }
 
 
 class Exchange(Protocol):
@@ -155,6 +162,7 @@ class Exchange(Protocol):
 
     request: GenerationRequest
     media_type: str  # of a stream
+    keep_alive: str  # sent where a stream had no news for a while; "": nothing
 
     def write(self, decided: Decided, ended: Sequence[Ended]) -> dict[str, Any]:
         """Return the whole answer, for a call that does not stream."""
@@ -175,15 +183,14 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A route: `read` takes a body, and raises CallError for one that is refused; errors have the dialect's format.
+    """A route that generates: `read` takes a body, and raises CallError for one that is refused.
 
-    `call` is the schema of a body, for the OpenAPI document; None: any object.
+    `call` is the schema of a body.
     """
 
     path: str
     read: Callable[[bytes], Exchange]
-    write_error: Callable[[CallError], dict[str, Any]]
-    call: type[BaseModel] | None = None
+    call: type[BaseModel]
 
 
 class CallError(UserError):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
-from adaptthink.serving.calls import HARMLESS, NEUTRAL, Call
+from adaptthink.serving.calls import Parameters
 
 STATUSES = {
     400: "The call is refused; the message says what to change.",
@@ -43,17 +43,18 @@ def make_document(routes: Sequence[Route], calls: Mapping[str, type[BaseModel]],
     """
     names, shared = models_json_schema([(one, "validation") for one in calls.values()], ref_template=SCHEMA_PATH)
     schemas = shared["$defs"]
-    for schema_of in calls.values():
-        if issubclass(schema_of, Call):
-            add_lenient_parameters(schemas[schema_of.__name__])
+    bodies = {path: names[call, "validation"] for path, call in calls.items()}
+    for path, call in calls.items():
+        if issubclass(call, Parameters):
+            add_lenient_parameters(find_schema(schemas, bodies[path]), call)
     paths: dict[str, Any] = {}
     for route in routes:
         path = re.sub(r":\w+}", "}", route.path_format)
         for method in sorted((route.methods or {"POST"}) - {"HEAD"}):
-            call = calls.get(route.path) if method == "POST" else None
-            schema = names[call, "validation"] if call else {"type": "object"}
+            schema = bodies.get(route.path, {"type": "object"}) if method == "POST" else {}
             body = {"requestBody": describe_body(schema)} if method == "POST" else {}
-            paths.setdefault(path, {})[method.lower()] = describe(path, method, schemas, call) | body
+            streams = "stream" in find_schema(schemas, schema).get("properties", ())
+            paths.setdefault(path, {})[method.lower()] = describe(path, method, streams=streams) | body
     schemes = {
         "key": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -66,9 +67,13 @@ def make_document(routes: Sequence[Route], calls: Mapping[str, type[BaseModel]],
     } | ({"security": [{"key": []}, {"header": []}]} if keys else {})
 
 
-def describe(path: str, method: str, schemas: Mapping[str, Any], call: type[BaseModel] | None) -> dict[str, Any]:
+def find_schema(schemas: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema that another refers to; an empty one, if it does not."""
+    return dict(schemas).get(schema.get("$ref", "").rpartition("/")[2], {})
+
+
+def describe(path: str, method: str, *, streams: bool) -> dict[str, Any]:
     """Return an operation without its body."""
-    streams = call is not None and "stream" in schemas[call.__name__]["properties"]
     media_types = [MEDIA_TYPES.get(path, "application/json"), *(["text/event-stream"] if streams else [])]
     good = {"description": "Done.", "content": {media_type: {} for media_type in media_types}}
     bad = {
@@ -93,10 +98,10 @@ def describe_body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
-def add_lenient_parameters(schema: dict[str, Any]) -> None:
+def add_lenient_parameters(schema: dict[str, Any], call: type[Parameters]) -> None:
     """Add what is ignored, and what is accepted with a value that changes nothing."""
     properties = schema["properties"]
-    for name in sorted(HARMLESS - properties.keys()):
+    for name in sorted(call.harmless - properties.keys()):
         properties[name] = {"description": "Ignored: it changes no answer."}
-    for name in sorted(NEUTRAL.keys() - properties.keys()):
-        properties[name] = {"enum": [*NEUTRAL[name], None], "description": "Other values are not supported."}
+    for name in sorted(call.neutral.keys() - properties.keys()):
+        properties[name] = {"enum": [*call.neutral[name], None], "description": "Other values are not supported."}

@@ -100,7 +100,9 @@ class PieceReader(ChoiceReader):
             if self.part is Part.THINKING:
                 events += self._take(self.closing.end())
             events += self._take(self.text.end(), last=True)
-        return [*events, Ended(self.index, self._make_response(finish))]
+        ends = {decode(self.tokenizer, [token]) for token in self.eos_ids}  # stop texts of ours, not of the call
+        stop = None if self.stop.found in ends else self.stop.found
+        return [*events, Ended(self.index, self._make_response(finish), stop=stop)]
 
     def close(self) -> Events:
         """Return what is left at the end of the last call; raises UpstreamError if it had not ended."""

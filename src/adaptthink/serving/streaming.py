@@ -51,15 +51,20 @@ class StopReader:
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = [stop for stop in stops if stop]
         self.held = ""
-        self.stopped = False
+        self.found: str | None = None  # the stop text that came
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text came."""
+        return self.found is not None
 
     def add(self, text: str) -> str:
         """Return the text that is certain to be before a stop text."""
         self.held += text
-        found = [self.held.index(stop) for stop in self.stops if stop in self.held]
+        found = [(self.held.index(stop), stop) for stop in self.stops if stop in self.held]
         if found:
-            self.stopped = True
-            return self._give(min(found))
+            first, self.found = min(found)
+            return self._give(first)
         return self._give(len(self.held) - max(map(self._count_begun, self.stops), default=0))
 
     def end(self) -> str:
@@ -139,7 +144,7 @@ class ChoiceReader:
         if finish and not self.stopped:
             events += self._take(self.text.end(), last=True)
         if finish or self.stopped:
-            events.append(Ended(self.index, self._make_response(finish)))
+            events.append(Ended(self.index, self._make_response(finish), stop=self.stop.found))
         return events
 
     def _take(self, text: str, *, last: bool = False) -> list[Delta]:

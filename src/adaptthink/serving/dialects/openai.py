@@ -9,7 +9,8 @@ from typing import Any
 from adaptthink.config.schema import ReasoningFormat
 from adaptthink.modes import ThinkTemplate
 from adaptthink.sampling.reading import Response
-from adaptthink.serving.calls import Call, ChatCall, TextCall, make_request, read_call
+from adaptthink.serving.calls import Call, ChatCall, TextCall, read_call, read_request
+from adaptthink.serving.dialects.blocks import KEEP_ALIVE, write_event
 from adaptthink.serving.generation import (
     CallError,
     Decided,
@@ -21,7 +22,6 @@ from adaptthink.serving.generation import (
     Usage,
     count_usage,
     describe_decision,
-    write_json,
 )
 
 
@@ -35,8 +35,8 @@ def make_dialects(name: str, template: ThinkTemplate, reasoning_format: Reasonin
         return TextExchange(read_call(TextCall, body), name)
 
     return [
-        Dialect("/v1/chat/completions", read_chat, write_error, call=ChatCall),
-        Dialect("/v1/completions", read_text, write_error, call=TextCall),
+        Dialect("/v1/chat/completions", read_chat, call=ChatCall),
+        Dialect("/v1/completions", read_text, call=TextCall),
     ]
 
 
@@ -47,18 +47,14 @@ def write_error(error: CallError) -> dict[str, Any]:
     return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
 
 
-def make_event(content: dict[str, Any]) -> str:
-    """Return one server-sent event."""
-    return f"data: {write_json(content)}\n\n"
-
-
 class _Exchange:
     """What both kinds of call have in common."""
 
     media_type = "text/event-stream"
+    keep_alive = KEEP_ALIVE
 
     def __init__(self, call: Call, name: str, kind: str) -> None:
-        self.call, self.request = call, make_request(call, name)
+        self.call, self.request = call, read_request(call, name)
         self.head: dict[str, Any] = {
             "id": f"{kind}-{self.request.id}",
             "created": int(time.time()),
@@ -79,7 +75,7 @@ class _Exchange:
 
     def write_chunk(self, choices: list[dict[str, Any]], **others: Any) -> str:
         """Return one chunk of a stream."""
-        return make_event(self.head | {"choices": choices} | others)
+        return write_event(self.head | {"choices": choices} | others)
 
     def end_stream(self) -> Iterator[str]:
         """See `Exchange`."""
@@ -89,7 +85,7 @@ class _Exchange:
 
     def fail_stream(self, error: CallError) -> Iterator[str]:
         """See `Exchange`."""
-        yield make_event(write_error(error))
+        yield write_event(write_error(error))
 
     def write_usage(self, usage: Usage) -> dict[str, Any]:
         """Return token counts in OpenAI's format."""

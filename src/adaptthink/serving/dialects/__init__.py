@@ -1,0 +1,1 @@
+"""The dialects: each reads bodies into exchanges, and writes their events in its own format."""
