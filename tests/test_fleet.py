@@ -381,8 +381,11 @@ def test_a_server_that_is_dead_at_the_start_is_taken_in_when_it_comes(servers, e
     assert messages[0].startswith(f"http://127.0.0.1:{port} is unhealthy: no answer")
     assert stream(fleet, requests()) == expected
     with running(Seeded(port=port)):
-        stream(fleet, requests(400))
-    assert fleet.servers[0].responses > 0
+        for _ in range(100):  # on a busy machine the others may be done before it is tried again
+            stream(fleet, requests(400))
+            if fleet.servers[0].responses:
+                return
+    pytest.fail("the server that came is not used")
 
 
 def test_nobody_at_any_endpoint_is_reported_at_once():

@@ -19,7 +19,7 @@ from adaptthink.dial.online import OnlineDial
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Message, probe
+from adaptthink.modes import Message, Mode, probe
 from adaptthink.serving import feedback
 from adaptthink.serving.app import make_app
 from adaptthink.serving.feedback import FeedbackCall, SharedDial, open_dial
@@ -243,18 +243,36 @@ def service(tokenizer, path):
             yield one
 
 
+def ask_until(dial, reached, right_directly):
+    """Let a dial decide, and tell it whether the answers were right, until something of its report is reached."""
+    for number in range(5000):
+        question = (EASY, HARD)[number % 2]
+        decision = dial.decide(PROBABILITY[question])
+        correct = decision.mode is Mode.THINK or question in right_directly
+        dial.give_feedback(decision.number, correct=float(correct))
+        if reached(dial.report().steps[0]):
+            return
+    pytest.fail("not reached")
+
+
 def test_feedback_moves_the_threshold_and_drift_takes_it_back(tokenizer, tmp_path):
-    """Of the easy questions direct answers are right, of the others never: the first threshold alone is within 0.2."""
+    """Of the easy questions direct answers are right, of the others never: the first threshold alone is within 0.2.
+
+    Most of the evidence, log(20) to certify and log(200) to withdraw, is given to the dial before it is served.
+    """
     path = tmp_path / "online.json"
-    make_dial(allowance=60, patience=200).write(path)
+    dial = make_dial(allowance=60, patience=200)
+    ask_until(dial, lambda step: step.evidence > 0.7 * math.log(20), {EASY})
+    dial.write(path)
+    before = dial.report().with_feedback
     with service(tokenizer, path) as one:
         first = one.ask_and_tell(EASY)
         assert (first["threshold"], first["no_think_probability"]) == (ALWAYS_THINK, pytest.approx(0.95))
         asked = next(n for n in range(2000) if one.ask_and_tell((EASY, HARD)[n % 2])["threshold"] == 0.9)
-        assert asked > 50
+        assert asked > 2
         dial = one.dial()
         assert (dial["threshold"], dial["tolerance"], dial["steps"][1]["certified"]) == (0.9, 0.2, False)
-        assert (one.metric("online_threshold"), one.metric("online_feedback_total")) == (0.9, asked + 2)
+        assert (one.metric("online_threshold"), one.metric("online_feedback_total")) == (0.9, before + asked + 2)
         later = [one.ask_and_tell(question) for question in (EASY, HARD) * 40]
         assert {(x_think["mode"], x_think["reason"]) for x_think in later[::2]} == {
             ("no_think", "online"),
@@ -271,6 +289,11 @@ def test_feedback_moves_the_threshold_and_drift_takes_it_back(tokenizer, tmp_pat
     with service(tokenizer, path) as one:
         assert one.dial()["threshold"] == 0.9
         assert one.tell(id=last, correct=True).status_code == 200
+    dial = OnlineDial.read(path)
+    ask_until(dial, lambda step: step.alarm > 0.7 * math.log(200), set())
+    dial.write(path)
+    with service(tokenizer, path) as one:
+        assert one.dial()["threshold"] == 0.9
         one.right_directly = set()
         assert any(one.ask_and_tell(EASY)["threshold"] == ALWAYS_THINK for _ in range(2000))
         dial = one.dial()

@@ -439,4 +439,4 @@ def test_trl_logs_the_same_metrics_under_the_same_names(tmp_path):
     of_its_own_view = {"mean_tokens", "no_think_logprob", "no_think_probability", "no_think_share", "reward"}
     assert logged - native == of_trl | of_its_own_view
     not_measured = {name for name in native if name.startswith("probe_") or name.endswith("_seconds")}
-    assert native - logged == not_measured | {"implicit_share_no_think"}
+    assert native - logged == not_measured | {"implicit_share_no_think", "entropy_no_think", "entropy_think"}
