@@ -329,6 +329,14 @@ def test_what_our_own_servers_say_of_the_mode_is_read(server, name, streamed):
     assert (response.no_think_probability, response.mode, response.thinking) == (0.75, Mode.THINK, None)
 
 
+def test_the_mode_after_a_second_look_is_that_of_the_answer(server):
+    decided = {"x_think": {"mode": "no_think", "no_think_probability": 0.75}}
+    ended = {"x_think": decided["x_think"] | {"modes": ["think"]}}
+    server.default = [event(delta(content="2") | decided), event(delta("stop")), event(total() | ended), DONE]
+    [response] = ask(server)
+    assert (response.mode, response.thinking) == (Mode.THINK, None)
+
+
 @pytest.mark.parametrize(
     "extra",
     [{"x_think": value} for value in (True, "fast", [1], {"mode": 3}, {"no_think_probability": "high"},

@@ -69,6 +69,7 @@ class _Decision(BaseModel):
     """What our own servers say of the mode; of another server's field of the name nothing is read."""
 
     mode: Any = None  # "auto": the model samples it
+    modes: Any = None  # of each choice, once it has ended: after a second look another than was decided
     no_think_probability: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
@@ -147,7 +148,8 @@ def _read_decision(draft: Draft, value: object) -> None:
         return
     if decision.no_think_probability is not None:
         draft.no_think_probability = decision.no_think_probability
-    _read_mode(draft, decision.mode)
+    ended = decision.modes if isinstance(decision.modes, list) else []
+    _read_mode(draft, ended[0] if ended else decision.mode)
 
 
 def _read_mode(draft: Draft, value: object) -> None:
