@@ -3,9 +3,9 @@
     python benchmarks/soak.py [--model tiny] [--requests 50000] [--clients 24]
 
 The model's greedy direct answers are taken first, one request at a time; later ones must be the same. Memory is read
-after each fiftieth of the requests, once the server is idle: the median of the last fifth may be at most 5% above that
-of the second, since the first fills caches. What it is under load is read too. At the end nothing may be left open: no
-request, no connection. Exits with 1 where any of this fails.
+after each fiftieth of the requests, once the server is idle and has given back what it freed: the median of the last
+fifth may be at most 5% above that of the second, since the first fills caches. What it is under load is read too. At the
+end nothing may be left open: no request, no connection. Exits with 1 where any of this fails.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ KINDS = {  # with their weights
 }
 MOST_GROWTH = 1.05
 WAIT = 600.0
+REST = 1.5  # seconds: the server gives freed memory back after one without a job
 
 
 @dataclass
@@ -193,6 +194,7 @@ async def soak(url: str, process: psutil.Process, args: argparse.Namespace) -> d
             await asyncio.gather(*(work() for _ in range(args.clients)))
             loaded.append(process.memory_info().rss / 2**20)
             still_open = await wait_idle(client)
+            await asyncio.sleep(REST)
             rss.append(process.memory_info().rss / 2**20)
             line = f"{args.requests - left:,} requests, {time.monotonic() - began:.0f} s, {rss[-1]:.0f} MB"
             print(f"{line}, {len(tally.crossed)} crossed, {len(tally.faults)} faults", flush=True)

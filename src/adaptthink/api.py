@@ -11,6 +11,7 @@ recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import socket
 import tempfile
@@ -662,6 +663,8 @@ def serve(
     if not isinstance(model, Policy):
         path, run = find_run_model(config.model)
         config = config.model_copy(update={"model": path} | ({"name": config.name or run} if run else {}))
+    # oneDNN keeps 1.3 MB for each number of rows that it meets, and a server meets all; by default it keeps 1,024.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if config.threads:
         import torch  # noqa: PLC0415  (slow to import)
 

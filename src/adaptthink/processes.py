@@ -15,6 +15,7 @@ from typing import Any
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
 SET_PARENT_DEATH_SIGNAL = 1  # of prctl, in linux/prctl.h
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 class Interruption(KeyboardInterrupt):
@@ -84,3 +85,9 @@ def end_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
+
+
+def return_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library is glibc, which keeps much of it."""
+    if _trim:
+        _trim(0)

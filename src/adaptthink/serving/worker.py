@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 from adaptthink.config.schema import ServeConfig
@@ -13,10 +13,12 @@ from adaptthink.engines.base import Engine
 from adaptthink.engines.continuous import ContinuousBatch
 from adaptthink.engines.jobs import Job, Runner, WholeBatches
 from adaptthink.engines.native import NativeEngine
+from adaptthink.processes import return_free_memory
 from adaptthink.serving.backend import Events
 from adaptthink.serving.generation import CallError, Delta, Event, GenerationRequest
 from adaptthink.serving.prepare import Served, make_job
 
+QUIET_SECONDS = 1.0  # without a job, after which freed memory is given back to the system
 JOIN_SECONDS = 5.0  # an engine of batches is not interrupted; the program may end without it
 
 
@@ -103,12 +105,20 @@ class Worker:
     def _take_jobs(self) -> bool:
         """Take in the jobs that have come, and wait for one if there is nothing to do; False: close."""
         while self.runner.idle or not self.inbox.empty():
-            job = self.inbox.get()
+            job = self._wait_for_job()
             if job is None:
                 return False
             self.runner.submit(job)
             self._flush()
         return True
+
+    def _wait_for_job(self) -> Job | None:
+        """Return the next job; where none comes for a while, give back the memory that the last ones took."""
+        try:
+            return self.inbox.get(timeout=QUIET_SECONDS)
+        except Empty:
+            return_free_memory()
+        return self.inbox.get()
 
     def _flush(self) -> None:
         sent, self.outbox = self.outbox, []
