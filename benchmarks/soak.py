@@ -4,8 +4,8 @@
 
 The model's greedy direct answers are taken first, one request at a time; later ones must be the same. Memory is read
 after each fiftieth of the requests, once the server is idle and has given back what it freed: the median of the last
-fifth may be at most 5% above that of the second, since the first fills caches. What it is under load is read too. At the
-end nothing may be left open: no request, no connection. Exits with 1 where any of this fails.
+fifth may be at most 5% above that of the second, since the first fills caches. What it is under load is read too. At
+the end nothing may be left open: no request, no connection. Exits with 1 where any of this fails.
 """
 
 from __future__ import annotations
