@@ -155,6 +155,14 @@ def test_a_level_that_is_not_certified_is_refused_with_what_there_is(serve, toke
         assert "none, minimal, low, max" in answer.json()["error"]["message"]
 
 
+def test_an_unknown_model_is_not_told_of_levels_that_are_not_certified(serve, tokenizer):
+    answer = serve(scripted(tokenizer))(model="tiny:often")
+    assert answer.status_code == 404
+    message = answer.json()["error"]["message"]
+    assert "available: tiny, tiny:think, tiny:no_think, and" in message
+    assert "tiny:high" not in message
+
+
 def test_the_levels_are_listed_with_what_they_give(serve, tokenizer):
     post = serve(scripted(tokenizer), threshold=0.5)
     listed = httpx.get(f"{post.url}/v1/models", timeout=WAIT_SECONDS).json()["data"]
