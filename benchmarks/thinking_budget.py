@@ -29,8 +29,8 @@ from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request
 from adaptthink.serving.generation import Ended
 from adaptthink.serving.streaming import ChoiceReader
 
-BUDGETS = (8, 16, 24, 32, 48, 64, 96)
-RAMPS = (0.0, 0.1, 0.2, 0.5)
+BUDGETS = (16, 32, 48, 64, 96)
+RAMPS = (0.0, 0.2, 0.5)
 LONGEST, ANSWER = 128, 16  # tokens of a response without a budget, and of an answer behind a closed thought
 
 

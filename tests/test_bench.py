@@ -40,7 +40,7 @@ from adaptthink.evaluation.run import Query
 from adaptthink.evaluation.statistics import holm, mean_difference
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
-from adaptthink.report.benchmark import write_page
+from adaptthink.report.benchmark import spread_labels, write_page
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.methods import check_method
 
@@ -435,6 +435,15 @@ def test_the_page_shows_the_numbers_and_keeps_what_else_it_holds(tmp_path):
     assert (tmp_path / "page-tiny.png").read_bytes().startswith(b"\x89PNG")
     write_page(result, page)
     assert page.read_text() == text
+
+
+def test_labels_do_not_lie_on_each_other():
+    places = [("a", 10.0, 90.0), ("b", 11.0, 89.5), ("far", 40.0, 89.9), ("c", 12.0, 88.9), ("low", 10.0, 60.0)]
+    found = {name: (x, y, height) for name, x, y, height in spread_labels(places, width=5.0, height=2.0)}
+    assert {name: height for name, (_, _, height) in found.items()} == {
+        "a": 90.0, "far": 89.9, "b": 88.0, "c": 86.0, "low": 60.0,
+    }  # fmt: skip
+    assert all((x, y) == (found[name][0], found[name][1]) for name, x, y in places)
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

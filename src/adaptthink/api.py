@@ -137,6 +137,7 @@ from adaptthink.problems.sources import (
     choose_training_problems,
     make_reading,
 )
+from adaptthink.processes import keep_memory_together
 from adaptthink.sampling.advice import advise, advise_by_mode, write_shares
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
@@ -663,6 +664,7 @@ def serve(
     if not isinstance(model, Policy):
         path, run = find_run_model(config.model)
         config = config.model_copy(update={"model": path} | ({"name": config.name or run} if run else {}))
+    keep_memory_together()
     # oneDNN keeps 1.3 MB for each number of rows that it meets, and a server meets all; by default it keeps 1,024.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if config.threads:

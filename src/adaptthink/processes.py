@@ -16,6 +16,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, 
 SET_PARENT_DEATH_SIGNAL = 1  # of prctl, in linux/prctl.h
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+_mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt, in malloc.h
 
 
 class Interruption(KeyboardInterrupt):
@@ -85,6 +87,17 @@ def end_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
+
+
+def keep_memory_together() -> None:
+    """Tell glibc, where it is the C library, to return large blocks when they are freed, and to have two arenas.
+
+    By default it soon takes blocks of up to 32 MB from its arenas, of which every thread may have one; blocks of many
+    sizes, such as caches of many lengths, then leave holes that a long-running program never fills.
+    """
+    if _mallopt:
+        _mallopt(MMAP_THRESHOLD, 2**20)
+        _mallopt(ARENA_MAX, 2)
 
 
 def return_free_memory() -> None:

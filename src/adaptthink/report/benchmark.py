@@ -21,6 +21,7 @@ COLOURS = {  # of points, by family
     Family.MODE_CHOICE: "adapt", Family.LENGTH: "think", Family.OFFLINE: "no-think", Family.UNTRAINED: "muted",
     Family.ABLATION: "rule",
 }  # fmt: skip
+LABEL = 0.16, 0.028  # width and height of a label, as shares of the figure's
 Cells = Iterable[Sequence[str]]
 
 
@@ -223,10 +224,34 @@ def draw_result(
         axes.plot(tokens, [100 * one.accuracy for one in points], color=paint[key.colour])
         ends = [100 * one.low for one in points], [100 * one.high for one in points]
         axes.fill_between(tokens, *ends, color=paint[key.colour], alpha=0.15, linewidth=0)
+    labelled = []
     for row in rows:
         auto = row.sets[OWN].modes["auto"]
         place = auto.tokens.estimate, 100 * auto.accuracy.estimate
         axes.plot(*place, "o", color=paint[COLOURS[Family(row.family)]], ms=6)
         if row.family != Family.ABLATION:
-            axes.annotate(row.name, place, (5, 3), textcoords="offset points", fontsize=7, color=paint["muted"])
-    axes.set(xlabel="mean tokens", xlim=(0, None))
+            labelled.append((row.name, *place))
+    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None))
+    low, high = axes.get_ylim()
+    right = axes.get_xlim()[1]
+    for name, x, y, height in spread_labels(labelled, width=LABEL[0] * right, height=LABEL[1] * (high - low)):
+        line = {"arrowstyle": "-", "color": paint["rule"], "linewidth": 0.8}
+        place = x + 0.012 * right, height
+        axes.annotate(name, (x, y), place, fontsize=7, color=paint["muted"], va="center", arrowprops=line, zorder=1)
+
+
+def spread_labels(
+    places: Iterable[tuple[str, float, float]], *, width: float, height: float
+) -> list[tuple[str, float, float, float]]:
+    """Return names and places with the height of each one's label, so that no two labels lie on each other.
+
+    From the highest place down, a label moves below those already there that it would touch.
+    """
+    found: list[tuple[str, float, float, float]] = []
+    for name, x, y in sorted(places, key=lambda one: (-one[2], one[1])):
+        level = y
+        for _, other, _, taken in sorted(found, key=lambda one: -one[3]):
+            if abs(other - x) < width and abs(taken - level) < height:
+                level = taken - height
+        found.append((name, x, y, level))
+    return found
