@@ -15,7 +15,7 @@ from adaptthink.models.loading import load_policy
 from adaptthink.problems import make_problem
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.credit import Credit, assign_evenly
-from adaptthink.training.dump import Dump, Skipping, read_dump, write_dump
+from adaptthink.training.dump import Dump, Skipping, load_weights, read_dump, write_dump
 from adaptthink.training.rollout import collect
 from adaptthink.training.update import accumulate_gradients, make_optimizer
 
@@ -74,6 +74,26 @@ def test_a_step_that_is_not_finite_is_skipped_and_kept(policy, rollouts, tmp_pat
     good = taking.update(policy.model, optimizer, rollouts, credits, CONFIG, 5)
     assert math.isfinite(good["loss"])
     assert taking.in_a_row == 0
+
+
+def test_a_dump_that_cannot_be_written_ends_no_training(policy, rollouts, tmp_path):
+    """As on a full disk."""
+    (tmp_path / "file").write_text("")
+    said = []
+    taking, optimizer = Skipping(tmp_path / "file", 1, said.append), make_optimizer(policy.model, CONFIG)
+    bad, credits = break_one(rollouts), assign_evenly([1.0] * len(rollouts))
+    assert "loss nan" in taking.update(policy.model, optimizer, bad, credits, CONFIG, 1)["skipped"]
+    assert len(said) == 1
+    assert "skipped, and not kept, as" in said[0]
+    with pytest.raises(DivergedError, match=r"2 steps in a row; not kept, as .* cannot be written: Not a directory"):
+        taking.update(policy.model, optimizer, bad, credits, CONFIG, 2)
+
+
+def test_damaged_weights_of_a_dump_are_one_line(policy, rollouts, tmp_path):
+    write_dump(tmp_path, policy.model, Dump(3, "why", CONFIG, rollouts, assign_evenly([1.0] * len(rollouts))))
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="is missing or damaged"):
+        load_weights(tmp_path, policy.model)
 
 
 def test_too_many_in_a_row_end_the_training(policy, rollouts, tmp_path):

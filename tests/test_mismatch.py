@@ -50,6 +50,15 @@ def test_the_numbers_by_hand():
     assert found["mismatch_kl_decision"] == pytest.approx(math.exp(0.3) - 1.3, rel=1e-5)
 
 
+def test_without_modes_the_body_is_one_part():
+    """No tensor is made on the default device: on a GPU it would be another one than the mask's, as here."""
+    with torch.device("meta"):
+        gated = gate_mismatch(TRAINER, BEHAVIOR, MASK, None, None, "mask")
+    found = describe_mismatch(gated.parts)
+    assert found["mismatch_error_body"] == pytest.approx((math.exp(0.1) + math.exp(0.2) + math.exp(0.4)) / 3)
+    assert gated.masked_B.tolist() == [True, True]
+
+
 def test_k3_estimates_the_divergence_of_the_sampler_from_the_trainer():
     sampler, trainer = torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.25, 0.4, 0.35])
     drawn = torch.multinomial(sampler, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))

@@ -125,6 +125,27 @@ def test_what_decides(serve, tokenizer, sent, decided):
     assert (found["mode"], found["reason"], found["threshold"], found["effort"]) == decided
 
 
+@pytest.mark.parametrize(
+    "other", [{"mode": "think"}, {"mode": "auto"}, {"effort": "max"}, {"threshold": 2.0}, {"second_look": True}]
+)
+def test_a_budget_of_nothing_is_no_thinking_and_contradicts_what_may_think(serve, tokenizer, other):
+    answer = serve(scripted(tokenizer))(x_think={"thinking_budget": 0} | other)
+    assert answer.status_code == 400
+    assert "no_think by x_think.thinking_budget" in answer.json()["error"]["message"]
+
+
+def test_a_budget_of_nothing_and_no_think_say_the_same(serve, tokenizer):
+    answer = serve(scripted(tokenizer))(x_think={"thinking_budget": 0, "mode": "no_think"})
+    assert (answer.status_code, answer.json()["x_think"]["mode"]) == (200, "no_think")
+
+
+@pytest.mark.parametrize("said", [{"threshold": 0}, {"tolerance": 0}, {"thinking_budget": 0}])
+def test_a_zero_is_not_ignored_where_a_text_has_no_mode(serve, tokenizer, said):
+    answer = serve(scripted(tokenizer))("/v1/completions", prompt="47+8", messages=None, x_think=said)
+    assert answer.status_code == 400
+    assert "there is no mode to choose" in answer.json()["error"]["message"]
+
+
 def test_a_level_that_is_not_certified_is_refused_with_what_there_is(serve, tokenizer):
     post = serve(scripted(tokenizer))
     for sent in ({"reasoning_effort": "high"}, {"model": "tiny:high"}):
@@ -132,6 +153,14 @@ def test_a_level_that_is_not_certified_is_refused_with_what_there_is(serve, toke
         assert answer.status_code == 400
         assert "effort 'high' is not certified" in answer.json()["error"]["message"]
         assert "none, minimal, low, max" in answer.json()["error"]["message"]
+
+
+def test_an_unknown_model_is_not_told_of_levels_that_are_not_certified(serve, tokenizer):
+    answer = serve(scripted(tokenizer))(model="tiny:often")
+    assert answer.status_code == 404
+    message = answer.json()["error"]["message"]
+    assert "available: tiny, tiny:think, tiny:no_think, and" in message
+    assert "tiny:high" not in message
 
 
 def test_the_levels_are_listed_with_what_they_give(serve, tokenizer):

@@ -422,6 +422,7 @@ def test_what_changes_no_answer_is_ignored(read, path, body):
         (RESPONSES, "include.0", {"include": ["message.output_text.logprobs"]}),
         (RESPONSES, "tools", {"tools": [{"type": "web_search"}]}),
         (RESPONSES, "tool_choice", {"tool_choice": "required"}),
+        (RESPONSES, "metadata", {"metadata": {"a": [float("nan")]}}),
         (RESPONSES, "prompt", {"prompt": {"id": "p"}}),
         (RESPONSES, "seed", {"seed": 3}),
         (RESPONSES, "temperature", {"temperature": -1}),

@@ -1,5 +1,6 @@
 """Production manners over HTTP: rates, the log, the OpenAPI document, the container's files, and a short soak."""
 
+import asyncio
 import json
 import logging
 import math
@@ -64,6 +65,22 @@ def post(url, path=CHAT, key=None, **body):
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     sent = {"model": "tiny", "messages": MESSAGES} | body
     return httpx.post(url + path, json=sent, headers=headers, timeout=WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/api/show", "/v1/feedback"])
+def test_a_client_that_leaves_within_its_body_is_no_fault_of_the_server(served, path):
+    app, _ = served()
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 499
 
 
 # ---- rates ----------------------------------------------------------------------------------------------------------

@@ -127,7 +127,12 @@ def make_app(served: Served, backend: Backend, config: ServeConfig) -> Starlette
     app = Starlette(
         routes=[*api, *make_page_routes(served.tokenizer)],
         middleware=[Middleware(RequestLog), Middleware(KeyCheck, keys=config.api_key)],
-        exception_handlers={HTTPException: refuse, CallError: refuse_call, Exception: fail},
+        exception_handlers={
+            HTTPException: refuse,
+            CallError: refuse_call,
+            ClientDisconnect: let_go,
+            Exception: fail,
+        },
         lifespan=lifespan,
     )
     app.state.load = state
@@ -446,6 +451,11 @@ async def refuse_call(request: Request, error: Exception) -> Response:
     """Return what a route without a dialect refuses."""
     assert isinstance(error, CallError)
     return make_error(error, request.url.path)
+
+
+async def let_go(_: Request, _error: Exception) -> Response:
+    """Return what nobody gets: the client left before its body had come."""
+    return Response(status_code=LEFT)
 
 
 async def fail(request: Request, error: Exception) -> Response:

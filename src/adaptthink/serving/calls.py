@@ -349,6 +349,7 @@ def read_model(model: str, name: str) -> Controls:
         return Controls()
     ending = model.removeprefix(f"{name}:")
     if ending not in ENDINGS:
-        known = ", ".join([name, *(f"{name}:{one}" for one in ENDINGS)])
-        raise CallError(f"no model '{model}'; available: {known}", param="model", code="model_not_found", status=404)
+        known = ", ".join([name, *(f"{name}:{mode}" for mode in Mode)])
+        message = f"no model '{model}'; available: {known}, and those of efforts that GET /v1/models lists"
+        raise CallError(message, param="model", code="model_not_found", status=404)
     return ENDINGS[ending]

@@ -48,7 +48,10 @@ class ThinkOptions(BaseModel):
     def read(self) -> dict[str, Controls]:
         """Return what each field says, by its name."""
         given = self.model_dump(exclude_none=True)
-        return {f"x_think.{name}": Controls(**{name: value}) for name, value in given.items()}
+        return {
+            f"x_think.{name}": read_budget(value) if name == "thinking_budget" else Controls(**{name: value})
+            for name, value in given.items()
+        }
 
 
 def read_switch(on: bool | None) -> Controls:

@@ -32,7 +32,7 @@ class GenerationRequest:
     effort: str | None = None  # a level of the dial
     threshold: float | None = None  # on P(no_think), for this request in mode auto
     tolerance: float | None = None  # the level that is certified to lose at most this share of accuracy
-    thinking_budget: int | None = None  # tokens, after which a thought is closed and the answer begins
+    thinking_budget: int | None = None  # tokens from 1, after which a thought is closed and the answer begins
     second_look: bool = False  # whether a doubtful direct answer is followed by a thought
     max_tokens: int | None = None  # of each choice, thinking and forced tokens included
     temperature: float | None = None  # 0: the most likely token

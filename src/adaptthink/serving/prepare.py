@@ -204,8 +204,9 @@ def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[in
     if not isinstance(text, str):
         return encode_prompt(tokenizer, template, text), True
     decides = is_rendered(tokenizer, template, text)
-    chooses = request.mode or request.effort or request.threshold or request.tolerance or request.thinking_budget
-    if (chooses or request.second_look) and not decides:
+    said = (request.mode, request.effort, request.threshold, request.tolerance, request.thinking_budget)
+    chooses = request.second_look or any(one is not None for one in said)
+    if chooses and not decides:
         raise CallError(
             "the prompt does not end as the chat template's prompts do, so there is no mode to choose; send messages "
             f"to /v1/chat/completions, or request the model '{served.name}' and nothing about its thinking",
@@ -235,8 +236,6 @@ def choose_rule(served: Served, request: GenerationRequest) -> Rule:
     if request.tolerance is not None:
         effort = choose_level(served.levels, request.tolerance).name
     forced = FORCED.get(effort or "", request.mode)
-    if request.thinking_budget == 0:
-        forced = Mode.NO_THINK
     if forced:
         return Rule(Reason.EFFORT if effort else Reason.REQUEST, forced, effort=effort)
     if effort and effort not in levels:

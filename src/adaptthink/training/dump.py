@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from adaptthink.config.resolve import check
 from adaptthink.config.schema import TrainConfig
@@ -26,7 +28,7 @@ from adaptthink.problems import make_problem
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.sampler import OnFinished, Rollout
 from adaptthink.storage.runs import write_json
-from adaptthink.training.checkpoint import select_trained_parameters
+from adaptthink.training.checkpoint import save_tensors, select_trained_parameters
 from adaptthink.training.credit import Credit
 from adaptthink.training.metrics import Metrics, NonFiniteStepError
 from adaptthink.training.update import accumulate_gradients, update
@@ -77,13 +79,16 @@ class Skipping:
         except NonFiniteStepError as error:
             optimizer.zero_grad(set_to_none=True)
             path = self.folder / f"step-{step:06d}"
-            write_dump(path, model, Dump(step, str(error), config, list(rollouts), list(credits)))
+            kept, advice = f"kept: adaptthink replay {path}", f"look into them: adaptthink replay {path}"
+            try:
+                write_dump(path, model, Dump(step, str(error), config, list(rollouts), list(credits)))
+            except OSError as fault:  # a full disk, which ends no training
+                shutil.rmtree(path, ignore_errors=True)
+                kept = advice = f"not kept, as {path} cannot be written: {fault.strerror or fault}"
             self.in_a_row += 1
             if self.in_a_row > self.limit:
-                raise NonFiniteStepError(
-                    f"{error}; {self.in_a_row} steps in a row; look into them: adaptthink replay {path}"
-                ) from None
-            self.warn(f"warning: {error}; skipped, and kept: adaptthink replay {path}")
+                raise NonFiniteStepError(f"{error}; {self.in_a_row} steps in a row; {advice}") from None
+            self.warn(f"warning: {error}; skipped, and {kept}")
             return {"loss": None, "grad_norm": None, "skipped": str(error)}
         self.in_a_row = 0
         return metrics
@@ -109,7 +114,7 @@ class Repeated:
 def write_dump(folder: Path, model: torch.nn.Module, dump: Dump) -> None:
     """Write a dump; the model's weights are those that the step began with."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: one.detach().contiguous() for name, one in select_trained_parameters(model)}, folder / MODEL)
+    save_tensors({name: one.detach().contiguous() for name, one in select_trained_parameters(model)}, folder / MODEL)
     lines = [write_row(*pair) for pair in zip(dump.rollouts, dump.credits, strict=True)]
     (folder / ROLLOUTS).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     settings = dump.config.model_dump(mode="json")
@@ -169,8 +174,11 @@ def read_row(row: Mapping[str, Any]) -> tuple[Rollout, Credit]:
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Give a model the weights of a dump; raises UserError where they are of another model."""
-    saved = load_file(folder / MODEL)
+    """Give a model the weights of a dump; raises UserError where they are damaged, or of another model."""
+    try:
+        saved = load_file(folder / MODEL)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"'{folder / MODEL}' is missing or damaged ({error}); take it from a copy") from None
     own = dict(select_trained_parameters(model))
     if saved.keys() != own.keys():
         names = ", ".join(sorted(saved.keys() ^ own.keys())[:3])

@@ -84,7 +84,7 @@ def gate_mismatch(
     body_BT[:, :1] = False
     gap_BT = torch.where(body_BT, logprob_BT.double() - behavior_BT.double(), 0.0)
     error_BT = torch.where(body_BT, gap_BT.abs().exp(), 0.0)
-    parts = {name: measure(gap_BT[body_BT & own_B[:, None]]) for name, own_B in split(no_think_B, len(mask_BT))}
+    parts = {name: measure(gap_BT[body_BT & own_B[:, None]]) for name, own_B in split(no_think_B, mask_BT)}
     if decision_B is not None:
         parts[DECISION] = measure((logprob_BT[:, 0].double() - decision_B)[~decision_B.isnan()])
     masked_B = torch.zeros(len(mask_BT), dtype=torch.bool, device=mask_BT.device)
@@ -99,10 +99,10 @@ def gate_mismatch(
     return Gated(behavior_BT, mask_BT, parts, masked_B)
 
 
-def split(no_think_B: Tensor | None, size: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name of each part and which responses are in it."""
+def split(no_think_B: Tensor | None, mask_BT: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each part and which responses are in it, on the mask's device."""
     if no_think_B is None:
-        yield BODY, torch.ones(size, dtype=torch.bool)
+        yield BODY, torch.ones(len(mask_BT), dtype=torch.bool, device=mask_BT.device)
     else:
         yield Mode.NO_THINK.value, no_think_B.bool()
         yield Mode.THINK.value, ~no_think_B.bool()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 
 from adaptthink.config.schema import Positive
 from adaptthink.modes import Message
@@ -63,6 +64,12 @@ class _StreamOptions(Parameters):
     harmless = frozenset({"include_obfuscation"})  # pads events to hide their lengths: ours are never padded
 
 
+def _check_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values of any kind; raises ValueError for NaN and infinity, which Python reads and JSON does not have."""
+    json.dumps(values, allow_nan=False)
+    return values
+
+
 class ResponsesCall(AnyCall):
     """A call of /v1/responses."""
 
@@ -82,7 +89,7 @@ class ResponsesCall(AnyCall):
     ]
     instructions: str | None = None
     max_output_tokens: Positive | None = None
-    metadata: dict[str, Any] = {}  # is given back
+    metadata: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}  # is given back
     reasoning: _Reasoning = _Reasoning()
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
