@@ -76,6 +76,7 @@ def test_what_parameters_say_together():
     assert merge(a=Controls(effort="none"), b=Controls(mode="no_think")) == Controls(mode="no_think", effort="none")
     assert merge(a=Controls(mode="auto"), b=Controls(threshold=0.3)) == Controls(mode="auto", threshold=0.3)
     assert merge(a=Controls(mode="think"), b=Controls(thinking_budget=9)) == Controls(mode="think", thinking_budget=9)
+    assert merge(a=Controls(effort="xhigh"), b=Controls(effort="max")) == Controls(effort="max")
     for first, second in [
         (Controls(mode="think"), Controls(mode="no_think")),
         (Controls(mode="auto"), Controls(mode="think")),
@@ -105,7 +106,7 @@ def test_what_parameters_say_together():
         ({"model": "tiny:minimal"}, ("no_think", "effort", 0.1, "minimal")),
         ({"reasoning": {"effort": "minimal"}}, ("no_think", "effort", 0.1, "minimal")),
         ({"reasoning_effort": "none"}, ("no_think", "effort", None, "none")),
-        ({"reasoning_effort": "xhigh"}, ("think", "effort", None, "xhigh")),
+        ({"reasoning_effort": "xhigh"}, ("think", "effort", None, "max")),
         ({"model": "tiny:max"}, ("think", "effort", None, "max")),
         ({"x_think": {"threshold": 0.2}}, ("no_think", "threshold", 0.2, None)),
         ({"x_think": {"threshold": 0.2, "mode": "auto"}}, ("no_think", "threshold", 0.2, None)),
@@ -279,6 +280,22 @@ def test_a_doubtful_direct_answer_is_followed_by_a_thought(serve, tokenizer, ans
     thought = post(model="tiny:think").json()["usage"]["completion_tokens"]
     tokens = direct["usage"]["completion_tokens"] + (thought if again else 0)
     assert found["usage"]["completion_tokens"] == tokens
+
+
+@pytest.mark.parametrize("sent", [{"tolerance": 0.01}, {"thinking_budget": 0}])
+def test_a_second_look_without_effect_is_refused(serve, tokenizer, sent):
+    answer = serve(scripted(tokenizer))(x_think={"second_look": True} | sent)
+    assert answer.status_code == 400
+    assert "second look" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_nested_too_deeply_is_refused(serve, tokenizer):
+    post = serve(scripted(tokenizer))
+    for depth, status in ((90, 200), (150, 400)):
+        nested = None
+        for _ in range(depth):
+            nested = {"a": nested}
+        assert post(metadata=nested).status_code == status
 
 
 def test_our_own_options_are_checked(serve, tokenizer):

@@ -314,6 +314,16 @@ def test_only_what_it_decided_can_get_feedback(tokenizer, tmp_path):
         assert one.dial()["requests"] == 1
 
 
+def test_a_second_look_would_deceive_the_dial_and_is_refused(tokenizer, tmp_path):
+    with service(tokenizer, tmp_path / "online.json") as one:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": EASY}]}
+        refused = one.client.post(one.url + CHAT, json=body | {"x_think": {"second_look": True}})
+        assert refused.status_code == 400
+        assert "where an online dial decides" in refused.json()["error"]["message"]
+        allowed = one.client.post(one.url + CHAT, json=body | {"x_think": {"second_look": True, "threshold": 0.5}})
+        assert allowed.status_code == 200
+
+
 def test_a_stream_has_the_id_too(tokenizer, tmp_path):
     with service(tokenizer, tmp_path / "online.json") as one:
         body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": EASY}]}
@@ -332,7 +342,8 @@ def test_a_stream_has_the_id_too(tokenizer, tmp_path):
         (b'{"id": "a", "correct": 1.5}', "correct"),
         (b'{"id": "a", "correct": -1}', "correct"),
         (b'{"id": "a", "correct": NaN}', "correct"),
-        (b'{"id": "a", "correct": "maybe"}', "correct"),
+        (b'{"id": "a", "correct": "yes"}', "a verdict is true, false, null, or a share from 0 to 1, not 'yes'"),
+        (b'{"id": "a", "correct": 2}', "a share from 0 to 1, not 2"),
         (b'{"id": "a", "correct": true, "choice": -1}', "choice"),
         (b'{"id": "a", "correct": true, "note": "x"}', "note"),
         (b'{"id": "\\ud800", "correct": true}', "half a character"),

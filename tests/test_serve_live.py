@@ -316,6 +316,8 @@ def test_keys_guard_every_route_but_health(live):
     for headers, status in (
         ({"Authorization": "Bearer second"}, 200),
         ({"x-api-key": "first"}, 200),
+        ({"Authorization": "bearer second"}, 200),
+        ({"Authorization": "Bearer wrong", "x-api-key": "first"}, 200),
         ({"Authorization": "Bearer secon"}, 401),
         ({"Authorization": "second"}, 200),
         ({"Authorization": "Basic second"}, 401),

@@ -164,9 +164,11 @@ class KeyCheck:
         app: ASGIApp = self.app
         if scope["type"] == "http" and self.keys and not is_public(scope["path"]):
             headers = Request(scope).headers
-            given = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+            whole = headers.get("authorization", "")
+            scheme, _, token = whole.partition(" ")
+            given = token if scheme.lower() == "bearer" else whole, headers.get("x-api-key", "")
             # Every key is compared, in a time that does not tell how much of one was right.
-            found = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
+            found = [sum(hmac.compare_digest(one.encode(), key.encode()) for one in given) > 0 for key in self.keys]
             if any(found):
                 scope["owner"] = found.index(True)
                 scope["line"].key = found.index(True) + 1

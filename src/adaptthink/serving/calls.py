@@ -78,6 +78,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "xtc_probability": (0,),
 }
 
+MAX_DEPTH = 100  # of a body; no dialect needs a tenth of it
 MAX_STOPS = 64  # every new piece of text is compared with each
 Stop = Annotated[str, Field(max_length=256)]
 Stops = Annotated[
@@ -274,7 +275,19 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise CallError(f"the body is not JSON: {error}; send an object") from None
     if not isinstance(values, dict):
         raise CallError("the body is not a JSON object; send one")
+    check_depth(values)
     return values
+
+
+def check_depth(values: object) -> None:
+    """Raise CallError for what is nested so deeply that writing it back would fail."""
+    level: list[object] = [values]
+    for _ in range(MAX_DEPTH):
+        nested = [one for one in level if isinstance(one, dict | list)]
+        if not nested:
+            return
+        level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+    raise CallError(f"the body is nested more than {MAX_DEPTH} levels deep; flatten it")
 
 
 def make_call_error(error: ValidationError) -> CallError:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adaptthink.dial.efforts import FORCED
+from adaptthink.dial.efforts import ALWAYS, FORCED
 from adaptthink.modes import Mode
 from adaptthink.serving.generation import CallError
 
@@ -75,6 +75,7 @@ def merge_controls(sources: Mapping[str, Controls]) -> Controls:
             value = getattr(controls, field.name)
             if value is None:
                 continue
+            value = ALWAYS if value == "xhigh" else value  # OpenAI's name of the largest effort
             if merged.setdefault(field.name, value) != value:
                 raise make_contradiction(describe(field.name, merged[field.name]), said[field.name], value, source)
             said.setdefault(field.name, source)

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adaptthink.dial.online import OnlineDecision, OnlineDial, OnlineReport
 from adaptthink.errors import UserError
@@ -31,6 +31,15 @@ TOLERANCE = 0.05  # of a new dial
 WRITE_SECONDS = 1.0  # between two writes of the state, where there is something new
 
 
+def read_verdict(value: object) -> float | None:
+    """Return a verdict as a share; raises ValueError for what is none."""
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:
+        return float(value)
+    raise ValueError(f"a verdict is true, false, null, or a share from 0 to 1, not {value!r}")
+
+
 class FeedbackCall(BaseModel):
     """The body of POST /v1/feedback: whether an answer was right."""
 
@@ -38,7 +47,8 @@ class FeedbackCall(BaseModel):
 
     id: Annotated[str, Field(max_length=200, description="The answer's id.")]
     correct: Annotated[
-        bool | Annotated[float, Field(ge=0, le=1)] | None,
+        Annotated[float, Field(ge=0, le=1)] | None,
+        BeforeValidator(read_verdict),
         Field(description="Whether it was right, or a share; null: that will not become known."),
     ]
     choice: Annotated[int, Field(ge=0, le=127)] = 0  # of several choices; an answer has one verdict all the same

@@ -236,6 +236,12 @@ def choose_rule(served: Served, request: GenerationRequest) -> Rule:
     if request.tolerance is not None:
         effort = choose_level(served.levels, request.tolerance).name
     forced = FORCED.get(effort or "", request.mode)
+    if forced and request.second_look:
+        raise CallError(
+            f"a second look has no effect where the mode is {forced}; request auto, or leave it out",
+            param="x_think.second_look",
+            code="invalid_value",
+        )
     if forced:
         return Rule(Reason.EFFORT if effort else Reason.REQUEST, forced, effort=effort)
     if effort and effort not in levels:
@@ -248,6 +254,13 @@ def choose_rule(served: Served, request: GenerationRequest) -> Rule:
     if effort:
         return Rule(Reason.EFFORT, threshold=levels[effort].threshold, effort=effort)
     if served.online and request.threshold is None:
+        if request.second_look:
+            raise CallError(
+                "a second look cannot be requested where an online dial decides: feedback would be on the thought, and "
+                "the dial would take it for the direct answer; request a threshold, or leave it out",
+                param="x_think.second_look",
+                code="invalid_value",
+            )
         return Rule(Reason.ONLINE, threshold=ALWAYS_THINK)  # so that P(no_think) is computed; it has its own
     threshold = served.threshold if request.threshold is None else request.threshold
     return Rule(Reason.MODEL) if threshold is None else Rule(Reason.THRESHOLD, threshold=threshold)
