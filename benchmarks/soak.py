@@ -46,7 +46,6 @@ KINDS = {  # with their weights
 }
 MOST_GROWTH = 1.05
 WAIT = 600.0
-REST = 1.5  # seconds: the server gives freed memory back after one without a job
 
 
 @dataclass
@@ -194,7 +193,7 @@ async def soak(url: str, process: psutil.Process, args: argparse.Namespace) -> d
             await asyncio.gather(*(work() for _ in range(args.clients)))
             loaded.append(process.memory_info().rss / 2**20)
             still_open = await wait_idle(client)
-            await asyncio.sleep(REST)
+            await asyncio.sleep(args.rest)
             rss.append(process.memory_info().rss / 2**20)
             line = f"{args.requests - left:,} requests, {time.monotonic() - began:.0f} s, {rss[-1]:.0f} MB"
             print(f"{line}, {len(tally.crossed)} crossed, {len(tally.faults)} faults", flush=True)
@@ -226,6 +225,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--requests", type=int, default=50_000)
+    parser.add_argument(
+        "--rest", type=float, default=1.5, help="s before memory is read: the server gives some back after one"
+    )
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/soak-DATE.json")

@@ -250,7 +250,7 @@ def ask_until(dial, reached, right_directly):
         decision = dial.decide(PROBABILITY[question])
         correct = decision.mode is Mode.THINK or question in right_directly
         dial.give_feedback(decision.number, correct=float(correct))
-        if reached(dial.report().steps[0]):
+        if number % 20 == 19 and reached(dial.report().steps[0]):
             return
     pytest.fail("not reached")
 

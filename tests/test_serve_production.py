@@ -273,7 +273,7 @@ def test_the_commands_of_compose_exist():
 
 def test_a_short_soak(tmp_path):
     path = tmp_path / "soak.json"
-    command = [sys.executable, "benchmarks/soak.py", "--requests", "300", "--json", str(path)]
+    command = [sys.executable, "benchmarks/soak.py", "--requests", "300", "--rest", "0", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     found = json.loads(path.read_text())
     assert (found["crossed"], found["faults"], found["still_open"], found["still_connected"]) == ([], [], 0, 0), done
