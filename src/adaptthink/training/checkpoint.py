@@ -153,7 +153,7 @@ def join_state(tensors: Mapping[str, torch.Tensor], groups: list[dict[str, Any]]
     for name, value in tensors.items():
         number, _, own = name.partition(".")
         state.setdefault(int(number), {})[own] = value
-    return {"state": state, "param_groups": groups}
+    return {"state": dict(sorted(state.items())), "param_groups": groups}  # in the order of the parameters
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
