@@ -449,9 +449,26 @@ def test_a_client_that_leaves_ends_the_call_upstream(gateway):
 
 
 def test_a_stop_text_ends_the_call_upstream(gateway):
+    """The server behind is held before its last token, as it may else be done before the call is closed."""
     one = gateway()
-    assert one.post(model="tiny:think", stop="b").json()["choices"][0]["message"]["content"] == "\\"
+    worker, go_on, steps, last = one.fake.worker, threading.Event(), [], []
+    step = worker.runner.forward.step
+
+    def held(*args):
+        steps.append(1)
+        if last and len(steps) >= last[0]:
+            assert go_on.wait(WAIT_SECONDS)
+        return step(*args)
+
+    worker.runner.forward.step = held
+    assert one.post(model="tiny:think", temperature=0).status_code == 200
+    wait_until(lambda: worker.runner.idle)
+    last.append(len(steps))
+    steps.clear()
+    answer = one.post(model="tiny:think", temperature=0, stop="b")
+    assert answer.json()["choices"][0]["message"]["content"] == "\\"
     wait_until(lambda: one.fake.abandoned == 1)
+    go_on.set()
 
 
 def test_connections_are_kept(gateway):
