@@ -22,10 +22,10 @@ from record import surroundings, write_result
 
 from adaptthink import api
 from adaptthink.config.resolve import resolve
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import PresampleConfig, TrainConfig
 from adaptthink.engines.base import Completion, OnFinish, Request
 from adaptthink.engines.native import NativeEngine
-from adaptthink.errors import UserError
+from adaptthink.errors import DivergedError
 from adaptthink.models.loading import load_trainee
 
 LAST = 10  # steps that are averaged at the end
@@ -71,7 +71,7 @@ def train(run: Path, name: str, config: TrainConfig, gap: float, store: Path) ->
         problems = api.load_problems("arithmetic", split="train", per_level=config.problems_per_level, seed=config.seed)
         try:
             api.train(policy, problems, store, output=folder, engine=engine, config=config, clean=folder.exists())
-        except UserError as error:
+        except DivergedError as error:  # the gate
             (folder / "stopped.txt").write_text(f"{error}\n", encoding="utf-8")
             print(f"{name}: {error}")
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -96,7 +96,8 @@ def main(run: Path, recipes: Sequence[str], gap: float, seed: int) -> None:
     trainings = sound + [(f"skewed-{gate}", gap, gate) for gate in ("warn", "mask", "truncate", "stop")]
     if not store.is_file():
         problems = api.load_problems("arithmetic", split="train", per_level=config.problems_per_level, seed=seed)
-        api.presample(config.model, problems, output=store, **config.model_dump(include={"reference_samples", "seed"}))
+        settings = resolve("presample", PresampleConfig, recipes=recipes, flags={"seed": seed})
+        api.presample(config.model, problems, output=store, config=settings)
     results = {}
     for name, amount, gate in trainings:
         rows = train(run, name, config.model_copy(update={"mismatch": gate}), amount, store)

@@ -55,6 +55,7 @@ def test_a_cold_start_is_no_alarm_in_the_first_half():
     assert kinds([cold] * 19) == []
     assert kinds([cold] * 20) == [Kind.NEVER_NO_THINK]
     assert kinds([cold] * 20, CONFIG.model_copy(update={"no_think_share": 0.0})) == []
+    assert kinds([cold] * 20, CONFIG.model_copy(update={"method": "dpo_shortest"})) == []  # it shortens thoughts
 
 
 def test_what_was_not_measured_is_no_alarm():

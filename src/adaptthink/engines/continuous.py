@@ -23,7 +23,7 @@ from torch import Tensor
 from adaptthink.engines.base import Finish, Request, check_finite
 from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.forward import make_forward, make_token_batches, prefill_prompts
-from adaptthink.engines.jobs import Closing, Job
+from adaptthink.engines.jobs import Closing, Job, compute_distance
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.sampling import choose_tokens, make_uniforms
 
@@ -353,12 +353,10 @@ def raise_close(logits_BV: Tensor, rows: Sequence[_Row]) -> None:
     """Raise the close token's logit in the rows whose thinking is about to reach its budget (see `Closing`)."""
     for index, row in enumerate(rows):
         closing = row.closing
-        if closing is None or closing.ramp == 0:
-            continue
-        share = 1 - (closing.budget - 1 - row.position) / closing.ramp
-        if 0 < share <= 1:
-            own, largest = logits_BV[index, closing.close_id].clone(), logits_BV[index].max()
-            logits_BV[index, closing.close_id] = own + share * (largest - own)
+        distance = compute_distance(row.position, closing.budget, closing.ramp) if closing else None
+        if closing and distance is not None:
+            least = logits_BV[index].max() - distance
+            logits_BV[index, closing.close_id] = torch.maximum(logits_BV[index, closing.close_id], least)
 
 
 class KeptPrompts:

@@ -12,13 +12,15 @@ from typing import Protocol
 
 from adaptthink.engines.base import Completion, Engine, Finish, Request
 
+RAMP_NATS = 10.0  # below the largest logit, where the rise of the close token's begins
+
 
 @dataclass(frozen=True, slots=True)
 class Closing:
     """How a thought ends that reaches its budget, so that an answer follows.
 
-    Over the last `ramp` tokens of the budget the close token's logit rises, in equal steps, from its own value to the
-    largest one, so that the model ends most thoughts by itself. One that goes on is ended by `ids`: a sentence, the
+    Over the last `ramp` tokens of the budget the close token's logit is raised (`compute_distance`), so that a thought
+    ends at a place of the model's choice where there is one. One that goes on is ended by `ids`: a sentence, the
     close token, and what the template writes behind it. No end token is sampled before the close token, nor directly
     behind `ids`. An engine of batches has no ramp, and samples what it will.
     """
@@ -160,6 +162,16 @@ class WholeBatches:
             rows = dict(zip(prompts, self.engine.next_token_logprobs(prompts, ids), strict=True))
             scores |= {job: rows[job.prompt_ids] for job in scored}
         return [scores[job] for job in jobs]
+
+
+def compute_distance(position: int, budget: int, ramp: int) -> float | None:
+    """Return how far below the largest logit the close token's is at most, in nats; None: it is left as it is.
+
+    `position` is that of the next token. Over the last `ramp` tokens of a budget the distance shrinks from `RAMP_NATS`
+    on in equal steps, and would be 0 at the budget.
+    """
+    left = budget - position
+    return RAMP_NATS * left / ramp if 0 < left <= ramp else None
 
 
 def limit_thought(request: Request, closing: Closing | None) -> Request:

@@ -47,7 +47,7 @@ class GenerationRequest:
 class Reason(StrEnum):
     """What decided a request's mode."""
 
-    REQUEST = "request"  # it asked for the mode
+    REQUEST = "request"  # it requested the mode
     EFFORT = "effort"  # the threshold of a level that it named, or that its tolerance chose
     THRESHOLD = "threshold"  # its own, or the server's
     ONLINE = "online"  # the online dial's threshold

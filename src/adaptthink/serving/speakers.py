@@ -1,4 +1,4 @@
-"""How running servers are asked to continue a prompt, and how their pieces are read: one class for each interface.
+"""How running servers get a prompt to continue, and how their pieces are read: one class for each interface.
 
 Each server has its own names for the same things. vLLM and SGLang send token ids, and take the token whose probability
 is wanted; llama.cpp and Ollama send text, and name the most likely tokens. What a server takes is tried when it is met

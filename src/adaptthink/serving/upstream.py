@@ -77,7 +77,7 @@ class Upstream:
         self.down = True
         self.client = self._make_client()
         self.watcher: asyncio.Task[None] | None = None
-        self.asked = asyncio.Event()  # to check at once
+        self.due = asyncio.Event()  # a check, at once
 
     def _make_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -129,10 +129,10 @@ class Upstream:
         while True:
             try:
                 async with asyncio.timeout(RETURN_SECONDS if self.down else CHECK_SECONDS):
-                    await self.asked.wait()
+                    await self.due.wait()
             except TimeoutError:
                 pass
-            self.asked.clear()
+            self.due.clear()
             try:
                 if self.down:
                     self._take(await inspect_server(self.client, self.text, self.name))
@@ -191,14 +191,14 @@ class Upstream:
                 response = await self.client.send(request, stream=True)
         except httpx.HTTPError as error:
             self._lose(error)
-            self.asked.set()
+            self.due.set()
             raise make_down_error() from error
         try:
             if response.is_error:
                 raise make_refusal(response, await response.aread())
             yield response
         except httpx.HTTPError as error:
-            self.asked.set()
+            self.due.set()
             logger.error("the upstream broke off: %s %s", type(error).__name__, error)
             raise CallError(f"{BEHIND} broke off its answer; send the call again", status=502) from error
         except UNREADABLE as error:
@@ -244,7 +244,7 @@ class Relay:
             async with asyncio.TaskGroup() as group:
                 for index, one in enumerate(made):
                     group.create_task(self._answer(index, one, decided.mode))
-        except* Exception as errors:  # noqa: BLE001  (whatever it is, the client has to hear of it)
+        except* Exception as errors:  # noqa: BLE001  (whatever it is, the client has to get it)
             self.events.put_nowait(find_first(errors))
 
     async def _score(self) -> float | None:

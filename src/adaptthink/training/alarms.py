@@ -14,6 +14,7 @@ from typing import Any
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
+from adaptthink.training.methods import load_method
 from adaptthink.training.mismatch import find_excess
 
 WINDOW = 5  # steps that are looked at together
@@ -121,12 +122,13 @@ def find_flat(first: Sequence[Row], recent: Sequence[Row]) -> Iterator[Alarm]:
 def find_choice(probed: Row, config: TrainConfig, share_done: float) -> Iterator[Alarm]:
     """Yield alarms for the mode choice on held-out problems."""
     share, mass = probed["probe_no_think_share"], probed.get("probe_mode_mass")
+    from_store = load_method(config.method).from_store  # such a method need not aim at no_think
     if share >= STUCK:
         yield Alarm(
             Kind.ALWAYS_NO_THINK,
             f"P(no_think) is {share:.3f} on the held-out problems: the model answers all of them at once; lower delta",
         )
-    elif config.no_think_share > 0 and share_done >= 0.5 and share <= 1 - STUCK:
+    elif config.no_think_share > 0 and not from_store and share_done >= 0.5 and share <= 1 - STUCK:
         yield Alarm(
             Kind.NEVER_NO_THINK,
             f"P(no_think) is {share:.1e} on the held-out problems after {share_done:.0%} of the steps: the model "

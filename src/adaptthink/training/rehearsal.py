@@ -14,10 +14,14 @@ from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Rollout, Sampler, Sampling, sample_rollouts
+from adaptthink.training.methods import load_method
 
 
 def rehearse(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig) -> Iterator[str]:
-    """Answer `rehearsal_problems` of the problems, evenly spread, in both modes; yield what a person should know."""
+    """Answer `rehearsal_problems` of the problems, evenly spread, in each mode that the steps will sample.
+
+    Yields what a person should know.
+    """
     step = max(1, len(problems) // config.rehearsal_problems)
     chosen = problems[::step][: config.rehearsal_problems]
     sampling = Sampling(
@@ -25,7 +29,8 @@ def rehearse(sampler: Sampler, problems: Sequence[Problem], config: TrainConfig)
         config.temperature,
         seed=make_seed(config.seed, "rehearsal"),
     )
-    groups = sample_rollouts(sampler, chosen, [*Mode], sampling, force_think=config.force_think)
+    modes = [*dict.fromkeys(load_method(config.method).assign_modes(config))]
+    groups = sample_rollouts(sampler, chosen, modes, sampling, force_think=config.force_think)
     by_mode = {mode: [one for group in groups for one in group if one.mode is mode] for mode in Mode}
     parts = [describe_mode(mode, found) for mode, found in by_mode.items() if found]
     yield f"rehearsal on {len(chosen)} problems: {'; '.join(parts)}"

@@ -74,9 +74,9 @@ def train(
     problems = select_gradable(data.problems, data.reference)
     done = find_checkpoint(folder, warn=reporting.warn)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
-    allocation = Allocation(config.token_share, data.reference, restore_statistics(read_metrics(run / "metrics.jsonl")))
-    log.check(read_metrics_digests(folder, done))
     rows = [*read_metrics(run / "metrics.jsonl")]
+    allocation = Allocation(config.token_share, data.reference, restore_statistics(rows))
+    log.check(read_metrics_digests(folder, done))
 
     def sample(step: int) -> list[Rollout]:
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step)

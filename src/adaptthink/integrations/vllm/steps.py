@@ -5,8 +5,8 @@ not always the first one that vLLM generates: some chat templates leave it to th
 precedes the decision, the lead, is forced too.
 
 A thinking budget counts the tokens behind the decision's position. From `RAMP_SHARE` of it on, the close token's logit
-is raised to within a distance of the largest one; the distance shrinks from `RAMP_NATS` to 0, so a sampled thought ends
-where it comes to rest. At the budget the close token is forced.
+is raised to within a distance of the largest one, as in `adaptthink serve` (`engines/jobs.py`), so a sampled thought
+ends where it comes to rest. At the budget the close token is forced.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptthink.config.resolve import describe_faults, make_unknown_key_error
 from adaptthink.config.schema import ForceThink, Positive, RequestedMode, Share
+from adaptthink.engines.jobs import compute_distance
 from adaptthink.errors import UserError
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import ANSWER, QUESTION, Message, Mode, ThinkTemplate, count_shared, encode, encode_prompt, render
 
 PREFIX = "x_think_"  # of our keys in vllm_xargs
 RAMP_SHARE = 0.8  # of the budget, after which the close token is raised
-RAMP_NATS = 10.0  # below the largest logit, where the ramp begins
 UNKNOWN = -1  # what vLLM has in place of a token that it has not copied from the device yet
 
 
@@ -247,10 +247,8 @@ class ThinkState:
         self.num_read = len(generated)
         if count >= self.budget:
             return Force(close)
-        ramp = math.ceil(RAMP_SHARE * self.budget)
-        if count < ramp:
-            return None
-        return Raise(close, RAMP_NATS * (self.budget - count) / (self.budget - ramp))
+        distance = compute_distance(count, self.budget, self.budget - math.ceil(RAMP_SHARE * self.budget))
+        return None if distance is None else Raise(close, distance)
 
 
 def require_known(tokens: Sequence[int]) -> Sequence[int]:
