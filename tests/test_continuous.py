@@ -9,8 +9,8 @@ import torch
 
 from adaptthink.engines import forward as forward_module
 from adaptthink.engines.base import Completion, Finish, NonFiniteError, Request, ScriptedEngine
-from adaptthink.engines.continuous import ContinuousBatch, count_shared
-from adaptthink.engines.jobs import Job, WholeBatches
+from adaptthink.engines.continuous import ContinuousBatch, _Row, count_shared, raise_close
+from adaptthink.engines.jobs import Closing, Job, WholeBatches, compute_distance
 from adaptthink.engines.native import NativeEngine
 from adaptthink.engines.sampling import apply_top_p, choose_tokens
 from adaptthink.models.loading import load_policy
@@ -349,3 +349,20 @@ def test_a_completion_is_what_it_was(native, prompts):
     [completion] = alone(native, [Request(prompts[0], 3, 1)])
     assert isinstance(completion, Completion)
     assert len(completion.token_ids) <= 3
+
+
+def test_the_close_token_rises_towards_the_end_of_a_budget():
+    """10 nats below the largest logit two tokens before the end, 5 one before it; a logit above that stays."""
+    assert [compute_distance(position, 10, 2) for position in range(6, 12)] == [None, None, 10.0, 5.0, None, None]
+    assert compute_distance(9, 10, 0) is None
+    closing = Closing(close_id=1, budget=10, ids=(1,), ramp=2)
+    job = Job((5,), lambda scores: [], lambda *args: True, pytest.fail, closing=closing)
+    request = Request((5,), 20, 0)
+    rows = [_Row(job, 0, request, position) for position in (7, 8, 9, 9)]
+    rows[3].closed = True
+    logits = torch.tensor([[2.0, -30.0, 0.0]] * 4)
+    raise_close(logits, rows)
+    assert logits[:, 1].tolist() == [-30.0, -8.0, -3.0, -30.0]
+    likely = torch.tensor([[2.0, 1.0, 0.0]])
+    raise_close(likely, [rows[2]])
+    assert likely.tolist() == [[2.0, 1.0, 0.0]]
