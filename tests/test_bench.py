@@ -123,7 +123,7 @@ def test_each_problem_is_in_one_half_and_the_halves_are_of_a_size():
 
 
 def test_every_listed_entry_has_settings_that_its_method_accepts(tmp_path):
-    recipes = ("reproduce", "reproduce/stored")
+    recipes = ("reproduce", "reproduce/bench")
     recipe = resolve("train", TrainConfig, recipes=recipes)
     offline = Plan(tmp_path, make_design(recipes, None), recipe).write_offline_recipe()
     for entry in list_entries():

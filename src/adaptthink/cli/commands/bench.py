@@ -22,7 +22,7 @@ def bench(
     run: Annotated[Path, Parameter(help="Folder; an interrupted or a smaller one is completed."), Writable],
     /,
     *,
-    recipe: Recipes = ("reproduce", "reproduce/stored"),
+    recipe: Recipes = ("reproduce", "reproduce/bench"),
     shifted: Annotated[
         str | None,
         Parameter(
