@@ -10,6 +10,7 @@ import pytest
 from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.processes
 KILLS = 25
 
 

@@ -31,6 +31,7 @@ from adaptthink.training.dump import Skipping
 from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import credit_rollouts, load_method
 from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading, is_probe_due, is_probed
+from adaptthink.training.mismatch import pass_weights
 from adaptthink.training.reference import Reference
 from adaptthink.training.replay import open_stored, replay
 from adaptthink.training.rollout import collect
@@ -115,9 +116,11 @@ def train(
                 with clock.phase("update"):
                     apply_gradient(optimizer, config, step)
                 with clock.phase("load_weights"):
-                    engine.load_weights(policy.plain())  # π_θold of the next step
-                metrics |= {"strata": allocation.learn(rollouts, [credit.body for credit in credits])} | clock.take()
-                metrics |= describe_step(rollouts, credits, step, reporting.roofline)
+                    metrics |= pass_weights(  # π_θold of the next step
+                        engine, policy, sampler.encode_prompt(data.held_out[0]), config
+                    )
+                metrics |= describe_step(rollouts, credits, step, reporting.roofline) | clock.take()
+                metrics |= {"strata": allocation.learn(rollouts, [credit.body for credit in credits])}
                 rows.append(metrics)
                 log.write(note_alarms(rows, config))
             complete_step(sampler, data.held_out, log, rows, config)
