@@ -84,6 +84,7 @@ from adaptthink.evaluation.run import (
     describe_starts,
     make_policy_responder,
     make_policy_setting,
+    make_sample_counter,
     sample_missing,
 )
 from adaptthink.evaluation.scores import Evaluation, summarise
@@ -1071,9 +1072,11 @@ def sample_into(
     cost: Callable[[Sample], float | None] = lambda sample: None,
 ) -> None:
     """Sample what `folder` lacks, and report progress."""
-    count = config.samples_per_problem
-    phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
-    advance = make_counter(report.on_progress, phase, len(problems) * len(requested) * count)
+    count = make_sample_counter(config, problems)
+    total = sum(map(count, problems))
+    each = f", {total}" if config.samples_by_set else f" x {config.samples_per_problem}"
+    phase = f"evaluate: {len(problems)} problems{each} responses in each of {', '.join(requested)}"
+    advance = make_counter(report.on_progress, phase, total * len(requested))
 
     def on_sample(sample: Sample | None) -> None:
         advance(1, sample.tokens if sample else 0, cost(sample) or 0.0 if sample else 0.0)
@@ -1112,8 +1115,9 @@ def score_folder(
 
 def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
     """Return a folder's outcomes on these problems, as many samples of each as configured."""
-    wanted = {problem.id for problem in problems}
-    return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
+    count = make_sample_counter(config, problems)
+    wanted = {problem.id: count(problem) for problem in problems}
+    return [one for one in read_outcomes(folder) if one.index < wanted.get(one.problem_id, 0)]
 
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

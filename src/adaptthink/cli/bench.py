@@ -280,7 +280,7 @@ def force_budget(
     )
     respond = make_budget_responder(sampler, config, max(1, round(share * config.max_think_tokens)))
     with lock_folder(folder, setting):
-        sample_missing(respond, folder, setting, problems, ["auto"], SAMPLES)
+        sample_missing(respond, folder, setting, problems, ["auto"], lambda problem: SAMPLES)
         grade_folder(folder, sampler.grader, max_failed_grades=0.0)
     write_json(folder / "summary.json", {"share": share})
 

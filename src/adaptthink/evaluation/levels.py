@@ -1,4 +1,4 @@
-"""The levels of problems: their names in stored files, their order, their titles."""
+"""The sets and levels of problems: their names in stored files, their order, their titles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from adaptthink.problems import Problem
 def name_level(problem: Problem) -> str:
     """Return a problem's level as text; "all" where it has none."""
     return "all" if problem.level is None else str(problem.level)
+
+
+def name_set(problem: Problem) -> str:
+    """Return a source without split and subject: mmlu of mmlu/test/anatomy; of reasoning_gym the family is kept."""
+    name, *rest = problem.source.split("/")
+    return "/".join([name, *rest[:1]]) if name == "reasoning_gym" else name
 
 
 def rank_level(level: str) -> tuple[bool, int, str]:
