@@ -113,7 +113,7 @@ def test_every_shipped_recipe_resolves_for_every_command(path, command):
     assert config == resolve(command, COMMANDS[command], recipes=[path])
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     for key, value in content.get(command, {}).items():
-        assert getattr(config, key) == value
+        assert getattr(config, key) == (tuple(value) if isinstance(value, list) else value)
 
 
 def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_all_the_same():

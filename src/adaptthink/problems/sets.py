@@ -214,7 +214,7 @@ def read_gpqa(row: Row) -> Content:
 
 
 def read_olympiad(row: Row) -> Content:
-    """Read a row of OlympiadBench's open-ended text problems: what comes before the question, and all of its answers."""
+    """Read a row of OlympiadBench's open-ended text problems: its context and question, and all of its answers."""
     context = str(row.values.get("context") or "").strip()
     answers = lookup(row, "final_answer")
     joined = ", ".join(map(str, answers)) if isinstance(answers, list | tuple) else format_reference_answer(answers)
