@@ -14,9 +14,9 @@ from adaptthink.evaluation.compare import Compared, Comparison, check_alike, com
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.mode_choice import ModeChoice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation
 from adaptthink.evaluation.statistics import Difference
+from adaptthink.storage.records import to_json
 
 
 def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) -> dict[str, Any]:

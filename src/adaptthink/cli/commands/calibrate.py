@@ -50,7 +50,7 @@ def calibrate(
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.dial import calibrate_job
-    from adaptthink.evaluation.records import to_json
+    from adaptthink.storage.records import to_json
 
     dial = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget, overwrite=overwrite)
     write_result(json, to_json(dial))
