@@ -1,6 +1,8 @@
 """Trainer against sampler: the numbers by hand, the gates, and a real step of the native path."""
 
+import copy
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import DivergedError
 from adaptthink.models.loading import load_policy
-from adaptthink.modes import Mode
+from adaptthink.modes import Mode, encode_prompt
 from adaptthink.problems import make_problem
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.credit import assign_evenly
@@ -21,6 +23,7 @@ from adaptthink.training.mismatch import (
     describe_mismatch,
     find_excess,
     gate_mismatch,
+    pass_weights,
 )
 from adaptthink.training.rollout import collect
 from adaptthink.training.update import accumulate_gradients, make_optimizer, update
@@ -172,3 +175,39 @@ def test_a_sampler_that_is_off_is_seen_masked_and_stopped(policy):
     assert masked.masked == 1
     assert masked.loss == pytest.approx(without.loss)
     assert torch.allclose(gradient, expected, atol=1e-7)
+
+
+class EngineElsewhere(NativeEngine):
+    """An engine with a copy of the weights, which it takes or, at fault, keeps."""
+
+    takes = True
+
+    def load_weights(self, model):
+        if self.takes:
+            self.model.load_state_dict(model.state_dict())
+
+
+def test_an_engine_that_kept_other_weights_is_seen_at_once():
+    policy = load_policy("tiny")
+    engine = EngineElsewhere(copy.deepcopy(policy.model), policy.eos_ids)
+    config = TrainConfig(engine="openai", endpoint="http://localhost:1")
+    prompt = encode_prompt(policy.tokenizer, policy.template, "47+8=?")
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.1)
+    metrics = pass_weights(engine, policy, prompt, config)
+    assert metrics["mismatch_error_sync"] - 1 < 1e-5
+    assert not [*find_excess(metrics)]
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.1)
+    engine.takes = False
+    starts = [policy.template.no_think_id, *policy.template.think_ids]
+    own = NativeEngine(policy.model, policy.eos_ids).next_token_logprobs([prompt], starts, temperature=0.6)[0]
+    kept = engine.next_token_logprobs([prompt], starts, temperature=0.6)[0]
+    metrics = pass_weights(engine, policy, prompt, config)
+    gaps = [abs(one - other) for one, other in zip(own, kept, strict=True)]
+    assert metrics["mismatch_largest_sync"] == pytest.approx(max(gaps), rel=1e-3)
+    assert metrics["mismatch_error_sync"] == pytest.approx(statistics.fmean(map(math.exp, gaps)), rel=1e-3)
+    assert next(iter(find_excess(metrics))).startswith("mean exp|Δ| of sync tokens is")
+    assert pass_weights(engine, policy, prompt, TrainConfig()) == {}

@@ -50,6 +50,7 @@ MEANS = {  # tokens, thinking and not: the paper's table 1, mean of MATH500 and 
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (8480, 1424),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (6990, 1313),
 }
+MEASURED_LIMITS = 16384, 4096  # that those responses had
 LIMIT_SHARES = (1 / 2, 1 / 3)  # of max_tokens, where nothing is known; the means above are .43 to .52 and .32 to .35
 
 
@@ -162,11 +163,18 @@ def find_lengths(
             )
         sources.append(f"thinking as in {reference}")
     else:
-        thinking = make_quantiles(assumed[0] if think is None else think, config.max_think_tokens)
-    direct = make_quantiles(assumed[1] if no_think is None else no_think, config.max_no_think_tokens)
+        thinking = assume_lengths(think, assumed[0], config.max_think_tokens, MEASURED_LIMITS[0] if known else 0)
+    direct = assume_lengths(no_think, assumed[1], config.max_no_think_tokens, MEASURED_LIMITS[1] if known else 0)
     if len(sources) < 2:
         sources.append(f"{'otherwise ' if sources else ''}{where}")
     return Lengths(prompt, thinking, direct, "; ".join(sources))
+
+
+def assume_lengths(given: float | None, assumed: float, limit: int, measured_limit: int) -> tuple[float, ...]:
+    """Return lengths with the mean that was given, or of an assumed mean, cut where the limit is below the measured."""
+    if given is not None:
+        return make_quantiles(given, limit)
+    return tuple(min(length, limit) for length in make_quantiles(assumed, max(limit, measured_limit)))
 
 
 def read_response_lengths(store: Path) -> list[int]:

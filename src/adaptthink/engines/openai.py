@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "VLLM_API_KEY"  # the variable that vLLM's own server reads
 TIMEOUT = httpx.Timeout(3600, connect=10)  # seconds, of all other calls; loading weights may take a while
-GENERATION_TIMEOUT = httpx.Timeout(None, connect=10)  # a completion arrives in one piece, however long it takes
+GENERATION_TIMEOUT = httpx.Timeout(4 * 3600, connect=10)  # a completion arrives in one piece, after its queue
 KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [  # a machine that is gone is noticed in four minutes
     (socket.IPPROTO_TCP, getattr(socket, name), value)
     for name, value in {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 6}.items()

@@ -9,7 +9,8 @@ numbers for each part of a step:
 * `largest`: the largest |Δ|, in nats.
 
 The parts are the sampled tokens behind the decision, by mode, and the decision tokens, forced ones too. π_IS is not a
-sampler in this sense: a decision's Δ is taken from the engine's own log-probability.
+sampler in this sense: a decision's Δ is taken from the engine's own log-probability. One more part, `sync`, is measured
+when an engine that has weights of its own got those of the update: the starts behind one prompt, always the same.
 
 Shapes: B responses, T tokens (padded), the decision in column 0.
 """
@@ -24,12 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptthink.config.schema import MismatchGate
+from adaptthink.config.schema import MismatchGate, TrainConfig
+from adaptthink.engines.base import TrainingEngine
 from adaptthink.errors import DivergedError
+from adaptthink.models.loading import Policy, choose_dtype
+from adaptthink.models.scoring import score_responses
 from adaptthink.modes import Mode
 
-DECISION, BODY = "decision", "body"
-PARTS = (*(mode.value for mode in Mode), BODY, DECISION)
+DECISION, BODY, SYNC = "decision", "body", "sync"
+PARTS = (*(mode.value for mode in Mode), BODY, DECISION, SYNC)
 ERROR_LIMIT, KL_LIMIT = 1.05, 5e-4  # NeMo-RL's bounds for its nightly training of R1-Distill-Qwen-1.5B
 
 
@@ -142,6 +146,26 @@ def find_excess(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"mean exp|Δ| of {name} tokens is {error:.4g}, above {ERROR_LIMIT:g}"
         elif kl is not None and not kl <= KL_LIMIT:
             yield f"KL of {name} tokens is {kl:.3g}, above {KL_LIMIT:g}"
+
+
+def pass_weights(
+    engine: TrainingEngine, policy: Policy, prompt_ids: tuple[int, ...], config: TrainConfig
+) -> dict[str, float]:
+    """Give an engine the policy's weights; return the mismatch of the starts behind a prompt, of engines elsewhere.
+
+    The engine in this program generates with the trained model itself.
+    """
+    engine.load_weights(policy.plain())
+    if config.engine.in_process:
+        return {}
+    starts = (policy.template.no_think_id, *policy.template.think_ids)
+    [theirs] = engine.next_token_logprobs([prompt_ids], starts, temperature=config.temperature)
+    scored = score_responses(
+        policy.model, [prompt_ids] * len(starts), [(start,) for start in starts], config.temperature,
+        limit=config.micro_batch_tokens, dtype=choose_dtype(policy.model, config),
+    )  # fmt: skip
+    gap_N = torch.tensor([own for (own,) in scored], dtype=torch.float64) - torch.tensor(theirs, dtype=torch.float64)
+    return describe_mismatch({SYNC: measure(gap_N)})
 
 
 def check_mismatch(metrics: Mapping[str, Any], gate: MismatchGate, step: int) -> None:
