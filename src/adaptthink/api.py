@@ -76,7 +76,6 @@ from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, m
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
 from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_choice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
     Respond,
     compute_mode_logprobs,
@@ -148,6 +147,7 @@ from adaptthink.serving.upstream import Upstream
 from adaptthink.serving.worker import Worker
 from adaptthink.storage.kinds import find_run_model
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import (
     check_run,
     check_store_outside,
@@ -790,7 +790,7 @@ def find_threshold(
     """Do what `choose_threshold` does; None where neither is given and the model's folder has no certified dial."""
     if threshold is None and dial is None:
         path = Path(policy.name) / STORED
-        if policy.name in EMBEDDED or not path.is_file():
+        if policy.name in EMBEDDED or not path.exists():
             return None
         dial = read_dial(path)
         if not dial.threshold.certified:

@@ -39,7 +39,6 @@ from adaptthink.cli.job_queue import Command, Job, make_evaluation, make_presamp
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import METHOD_KEYS, EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import describe_starts, make_policy_setting, sample_missing
 from adaptthink.evaluation.store import grade_folder, lock_folder, read_evaluation_date
 from adaptthink.models.loading import Policy, choose_device, freeze_date, load_configured
@@ -48,6 +47,7 @@ from adaptthink.problems import Problem
 from adaptthink.report.benchmark import write_page
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import open_run, write_json
 
 PARTS = ("untrained", "tune", "train", "best")

@@ -16,11 +16,11 @@ from adaptthink.evaluation.compare import Compared, Comparison, check_alike, com
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.mode_choice import ModeChoice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation, Scores
 from adaptthink.evaluation.statistics import Difference
 from adaptthink.reproduction.paper import RESULTS, Cell
 from adaptthink.reproduction.paper import SETS as PAPER_SETS
+from adaptthink.storage.records import to_json
 
 
 def compare_job(

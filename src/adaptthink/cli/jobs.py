@@ -29,12 +29,12 @@ from adaptthink.errors import redact
 from adaptthink.evaluation.compare import read_rows
 from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
 from adaptthink.evaluation.store import Outcome, read_decisions, read_outcomes, read_setting
 from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
 from adaptthink.problems import Problem
 from adaptthink.sampling.engine import make_engine
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import undo_failed_start, write_json
 from adaptthink.training.data import prepare_problems, settle_reference
 from adaptthink.training.dump import load_weights, read_dump, repeat

@@ -37,7 +37,7 @@ from adaptthink.config.schema import (
     VerlConfig,
     imply_engine,
 )
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, show_value
 
 RECIPES = Path(__file__).parent / "recipes"
 ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than training
@@ -276,5 +276,5 @@ def describe_faults(error: ValidationError) -> str:
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{name} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
+        faults.append(f"{name} = {show_value(fault['input'])}: {message[0].lower()}{message[1:]}")
     return "; ".join(faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adaptthink.problems import Problem
+from adaptthink.storage.jsonl import parse_integer
 
 
 def name_level(problem: Problem) -> str:
@@ -28,4 +29,4 @@ def write_level(level: str) -> str:
 
 def is_number(level: str) -> bool:
     """Return whether a level is a number, not a name."""
-    return level.removeprefix("-").isdecimal()
+    return level.removeprefix("-").isdecimal() and isinstance(parse_integer(level), int)

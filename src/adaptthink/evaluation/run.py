@@ -191,7 +191,12 @@ def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Dec
     """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
     prompts = [sampler.encode_prompt(problem) for problem in problems]
     rows = compute_mode_logprobs(sampler.engine, sampler.template, prompts)
-    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+    return [Decision(to_probability(no_think), to_probability(think)) for no_think, think in rows]
+
+
+def to_probability(logprob: float) -> float:
+    """Return e to a log-probability, which a sum of several may have rounded to above 1."""
+    return min(math.exp(logprob), 1.0)
 
 
 def compute_mode_logprobs(
