@@ -334,8 +334,8 @@ def test_as_a_process():
         ),
         (
             "evaluate tiny --problems-per-level 3 --problems gsm8k",
-            "problems_per_level has no effect: it is for problems of arithmetic or reasoning_gym, not for 'gsm8k'; "
-            "leave it out",
+            "problems_per_level has no effect: it is for problems of arithmetic, words or reasoning_gym, not for "
+            "'gsm8k'; leave it out",
         ),
         (
             "presample --fields prompt=q",

@@ -27,7 +27,7 @@ LEVELS = tuple(OPERATIONS_BY_LEVEL)
 
 
 class Split(StrEnum):
-    """Disjoint uses of problems; `supervised` is for making the embedded model and for nothing else."""
+    """Disjoint uses of problems; `supervised` is for supervised starts and for nothing else."""
 
     SUPERVISED = "supervised"
     TRAIN = "train"
@@ -36,6 +36,12 @@ class Split(StrEnum):
 
 
 _SPLIT_UPPER_PERCENT = ((Split.SUPERVISED, 50), (Split.TRAIN, 70), (Split.HELD_OUT, 75), (Split.EVALUATION, 100))
+
+
+def find_split(text: str) -> Split:
+    """Return the split that a text belongs to, by its hash."""
+    percent = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,7 @@ class Chain:
     @property
     def split(self) -> Split:
         """The split that this chain belongs to, in either wording."""
-        percent = int.from_bytes(hashlib.sha256(self.expression.encode()).digest()[:8], "big") % 100
-        return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
+        return find_split(self.expression)
 
 
 def generate_chain(rng: random.Random, operations: int) -> Chain:
