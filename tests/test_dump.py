@@ -17,7 +17,7 @@ from adaptthink.sampling.sampler import Sampler
 from adaptthink.training.credit import Credit, assign_evenly
 from adaptthink.training.dump import Dump, Skipping, load_weights, read_dump, write_dump
 from adaptthink.training.rollout import collect
-from adaptthink.training.update import accumulate_gradients, make_optimizer
+from adaptthink.training.update import accumulate_gradients
 
 CONFIG = TrainConfig(problems_per_step=2, samples_per_problem=4, max_think_tokens=64, max_no_think_tokens=16, steps=9)
 
@@ -63,15 +63,15 @@ def test_what_is_written_is_the_step_to_the_last_digit(policy, rollouts, tmp_pat
 def test_a_step_that_is_not_finite_is_skipped_and_kept(policy, rollouts, tmp_path):
     before = [one.clone() for one in policy.model.parameters()]
     said = []
-    taking, optimizer = Skipping(tmp_path, 3, said.append), make_optimizer(policy.model, CONFIG)
+    taking = Skipping(tmp_path, 3, said.append)
     credits = assign_evenly([1.0] * len(rollouts))
-    metrics = taking.update(policy.model, optimizer, break_one(rollouts), credits, CONFIG, 4)
+    metrics = taking.compute_gradient(policy.model, break_one(rollouts), credits, CONFIG, 4)
     assert (metrics["loss"], metrics["grad_norm"]) == (None, None)
     assert "step 4: loss nan" in metrics["skipped"]
     assert said == [f"warning: {metrics['skipped']}; skipped, and kept: adaptthink replay {tmp_path / 'step-000004'}"]
     assert all(torch.equal(one, other) for one, other in zip(before, policy.model.parameters(), strict=True))
     assert all(one.grad is None for one in policy.model.parameters())
-    good = taking.update(policy.model, optimizer, rollouts, credits, CONFIG, 5)
+    good = taking.compute_gradient(policy.model, rollouts, credits, CONFIG, 5)
     assert math.isfinite(good["loss"])
     assert taking.in_a_row == 0
 
@@ -80,13 +80,13 @@ def test_a_dump_that_cannot_be_written_ends_no_training(policy, rollouts, tmp_pa
     """As on a full disk."""
     (tmp_path / "file").write_text("")
     said = []
-    taking, optimizer = Skipping(tmp_path / "file", 1, said.append), make_optimizer(policy.model, CONFIG)
+    taking = Skipping(tmp_path / "file", 1, said.append)
     bad, credits = break_one(rollouts), assign_evenly([1.0] * len(rollouts))
-    assert "loss nan" in taking.update(policy.model, optimizer, bad, credits, CONFIG, 1)["skipped"]
+    assert "loss nan" in taking.compute_gradient(policy.model, bad, credits, CONFIG, 1)["skipped"]
     assert len(said) == 1
     assert "skipped, and not kept, as" in said[0]
     with pytest.raises(DivergedError, match=r"2 steps in a row; not kept, as .* cannot be written: Not a directory"):
-        taking.update(policy.model, optimizer, bad, credits, CONFIG, 2)
+        taking.compute_gradient(policy.model, bad, credits, CONFIG, 2)
 
 
 def test_damaged_weights_of_a_dump_are_one_line(policy, rollouts, tmp_path):
@@ -97,11 +97,11 @@ def test_damaged_weights_of_a_dump_are_one_line(policy, rollouts, tmp_path):
 
 
 def test_too_many_in_a_row_end_the_training(policy, rollouts, tmp_path):
-    taking, optimizer = Skipping(tmp_path, 1, lambda text: None), make_optimizer(policy.model, CONFIG)
+    taking = Skipping(tmp_path, 1, lambda text: None)
     bad, credits = break_one(rollouts), assign_evenly([1.0] * len(rollouts))
-    taking.update(policy.model, optimizer, bad, credits, CONFIG, 1)
+    taking.compute_gradient(policy.model, bad, credits, CONFIG, 1)
     with pytest.raises(DivergedError, match=r"2 steps in a row; look into them: adaptthink replay .*step-000002"):
-        taking.update(policy.model, optimizer, bad, credits, CONFIG, 2)
+        taking.compute_gradient(policy.model, bad, credits, CONFIG, 2)
 
 
 def test_replay_names_the_response(policy, rollouts, tmp_path, run):

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import signal
 import statistics
 from dataclasses import replace
 
@@ -26,12 +27,14 @@ from adaptthink.objective import policy_loss
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import make_problem
 from adaptthink.problems.arithmetic import Split, generate_problems
-from adaptthink.processes import Interruption
+from adaptthink.processes import Interruption, interrupt_on_signals
 from adaptthink.sampling.sampler import Sampler
 from adaptthink.storage.runs import read_metrics
 from adaptthink.training import describe
+from adaptthink.training import update as update_module
 from adaptthink.training.advantages import compute_advantages, find_implicit_thinkers
 from adaptthink.training.batch import Batch, summarise_rollout
+from adaptthink.training.checkpoint import find_checkpoint
 from adaptthink.training.credit import Credit, assign_evenly
 from adaptthink.training.data import choose_problems, count_used, select_gradable, select_used, settle_reference
 from adaptthink.training.describe import (
@@ -263,11 +266,11 @@ def test_training_rewards_implicit_thinking_as_it_is_told(
 ):
     seen = []
 
-    def spy(model, optimizer, rollouts, advantages, *_):
+    def spy(model, rollouts, advantages, *_):
         seen.extend(credit.body for credit in advantages)
         return {"rollout_seconds": 0.0, "update_seconds": 0.0}
 
-    monkeypatch.setattr("adaptthink.training.dump.update", spy)
+    monkeypatch.setattr("adaptthink.training.dump.compute_gradient", spy)
     monkeypatch.setattr(
         "adaptthink.training.train.collect",
         lambda sampler, pool, *_, **__: [replace(in_words("Wait. \\boxed{1}"), problem=pool[0])],
@@ -354,6 +357,11 @@ def run_training(policy, settings, folder, *, stop_after=None, sampler=None):
     return warnings
 
 
+def read_timeless(folder):
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
+
+
 @pytest.mark.parametrize("token_share", [1.0, 0.6])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, tmp_path, monkeypatch, token_share):
     monkeypatch.setattr(
@@ -368,14 +376,46 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one_bit_for_bit(tokenizer, 
     assert run_training(resumed, settings, tmp_path / "broken") == []
     for (name, a), b in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b), name
-    timeless = [
-        [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in read_metrics(folder / "metrics.jsonl")]
-        for folder in (tmp_path / "straight", tmp_path / "broken")
-    ]
+    timeless = [read_timeless(folder) for folder in (tmp_path / "straight", tmp_path / "broken")]
     assert timeless[0] == timeless[1]
     assert [row["step"] for row in timeless[0]] == [1, 2, 3, 4, 5, 6]
     assert all(row["responses"] == 8 for row in timeless[0][:2])
     assert any(row["responses"] < 8 for row in timeless[0][2:]) == (token_share < 1)
+
+
+@pytest.mark.parametrize("section", ["gradient", "probe"])
+def test_a_signal_is_honoured_within_a_step_and_costs_nothing(tokenizer, tmp_path, monkeypatch, section):
+    """Within the gradient the last step is saved; within a probe its own step is, and the probe is made up for."""
+    settings = config(checkpoint_every=9, steps=4, probe_every=2)
+    straight = fresh_policy(tokenizer)
+    run_training(straight, settings, tmp_path / "straight")
+    calls = []
+
+    def interrupt(function, number):
+        def wrapped(*args, **kwargs):
+            calls.append(section)
+            if len(calls) == number:
+                signal.raise_signal(signal.SIGTERM)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    if section == "gradient":
+        loss = update_module.compute_micro_batch_loss
+        monkeypatch.setattr(update_module, "compute_micro_batch_loss", interrupt(loss, 3))
+    else:
+        monkeypatch.setattr(NativeEngine, "next_token_logprobs", interrupt(NativeEngine.next_token_logprobs, 2))
+    with pytest.raises(Interruption), interrupt_on_signals():
+        run_training(fresh_policy(tokenizer), settings, tmp_path / "broken")
+    found = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    done = find_checkpoint(tmp_path / "broken" / "checkpoints", warn=pytest.fail)
+    assert len(found) == done == 2
+    assert ("probe_no_think_share" in found[-1]) is (section == "gradient")
+    resumed = fresh_policy(tokenizer)
+    run_training(resumed, settings, tmp_path / "broken")
+    assert read_timeless(tmp_path / "broken") == read_timeless(tmp_path / "straight")
+    for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_signal_saves_the_last_step_and_a_log_that_was_changed_since_is_refused(tokenizer, tmp_path):

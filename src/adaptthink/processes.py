@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a terminal that is closed
+EXIT_TO_BE_CONTINUED = 75  # sysexits' EX_TEMPFAIL: what is done is kept, so a scheduler may start the job again
 SET_PARENT_DEATH_SIGNAL = 1  # of prctl, in linux/prctl.h
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -21,13 +21,12 @@ from adaptthink import __version__
 from adaptthink.cli.libraries import quieten_libraries
 from adaptthink.cli.output import outlasting_output
 from adaptthink.errors import DivergedError, UserError, redact
-from adaptthink.processes import Interruption, interrupt_on_signals
+from adaptthink.processes import EXIT_TO_BE_CONTINUED, Interruption, interrupt_on_signals
 
 if TYPE_CHECKING:
     from cyclopts.help import ColumnSpec
 
 EXIT_OUTPUT_LOST, EXIT_BAD_INPUT, EXIT_DIVERGED = 1, 2, 3
-EXIT_TO_BE_CONTINUED = 75  # sysexits' EX_TEMPFAIL: what is done is kept, so a scheduler may start the job again
 EXIT_SIGNAL = 128  # and its number, as shells have it
 COLLECT_EVERY = 10_000  # new objects; by default 700: a tenth of the time of imports, whose objects all stay
 NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns

@@ -26,6 +26,7 @@ from rich.table import Table
 from adaptthink.callbacks import Callback, make_counter
 from adaptthink.callbacks import Progress as Report
 from adaptthink.cli.layout import TextTable, lay_out, stack
+from adaptthink.cli.watchdog import note_progress
 from adaptthink.errors import redact
 from adaptthink.timing import WITHIN
 
@@ -245,11 +246,13 @@ class Terminal(Callback):
 
     def on_message(self, message: str) -> None:
         """Print a message."""
+        note_progress()
         self.close_bar()
         console.print(message, markup=False, soft_wrap=True)
 
     def on_progress(self, progress: Report) -> None:
         """Show how far a phase has come: a bar until it is complete, or lines where there is no terminal."""
+        note_progress()
         if not console.is_terminal:
             self.log.update(progress)
             return
@@ -273,6 +276,7 @@ class Terminal(Callback):
 
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step after which the held-out problems were measured."""
+        note_progress()
         self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
         if "probe_no_think_logprob" not in metrics:
             return

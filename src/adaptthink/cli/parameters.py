@@ -38,6 +38,13 @@ Clean = Annotated[bool, Parameter(help="Delete an earlier run in --output first.
 Profile = Annotated[
     bool, Parameter(help="Print where the time went, compared with the roofline of this machine.", negative="")
 ]
+StallMinutes = Annotated[
+    float,
+    Parameter(
+        help="End, to be repeated, where no response and no step is finished for so long; 0: never.",
+        validator=validators.Number(gte=0),
+    ),
+]
 Track = Annotated[
     tuple[str, ...],
     Parameter(
@@ -67,6 +74,7 @@ EvaluationOutput = Annotated[
 ]
 REPORTED = (PathKind.RUN, PathKind.EVALUATION, PathKind.REPRODUCTION)
 POSITIVE, NOT_NEGATIVE, POINTS = validators.Number(gt=0), validators.Number(gte=0), validators.Number(gt=0, lt=100)
+STALL_MINUTES = 240.0  # longer than any response should take
 SHARE = validators.Number(gte=0, lte=1)
 
 

@@ -43,6 +43,7 @@ from adaptthink.storage.settings import refuse_changes
 CONFIG, MANIFEST = "config.json", "manifest.json"
 BEGINNING = {CONFIG + TEMPORARY, MANIFEST + TEMPORARY}  # all that a start may leave that was killed at its first file
 PACKAGES = ("adaptthink", "torch", "transformers", "tokenizers", "numpy")
+ADDED = ("alarms", "probe_")  # begin the names of metrics that come later than the others of a step
 METRICS_REMEDY = "restore the file, or train again in another folder: later steps depend on all earlier ones"
 
 
@@ -245,14 +246,16 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one step."""
-        self.last = self.log.write(row)
+        self.log.write(row)
         self.digests.append(compute_digest(row))
 
     def replace_last(self, row: Mapping[str, Any]) -> None:
         """Replace the last row, with metrics that were not known when it was written."""
         self.log.close()
+        content = self.path.read_bytes()
+        before = content[: content.rfind(b"\n", 0, -1) + 1]
         with replace_file(self.path) as file:
-            file.write(self.path.read_bytes()[: self.last] + encode(row))
+            file.write(before + encode(row))
         self.log = Appender(self.path, sync_seconds=0)
         self.digests[-1] = compute_digest(row)
 
@@ -262,8 +265,9 @@ class MetricsLog:
 
 
 def compute_digest(row: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that change with the content of a row."""
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+    """Return 16 hex digits that change with the content of a row, but for what is added after it was written."""
+    first = {key: value for key, value in row.items() if not key.startswith(ADDED)}
+    return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def drop_steps(path: Path, keep_steps: int) -> list[str]:

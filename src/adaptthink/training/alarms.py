@@ -15,6 +15,7 @@ from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 from adaptthink.training.methods import load_method
+from adaptthink.training.metrics import is_probed
 from adaptthink.training.mismatch import find_excess
 
 WINDOW = 5  # steps that are looked at together
@@ -54,7 +55,7 @@ def find_alarms(rows: Sequence[Row], config: TrainConfig) -> list[Alarm]:
     found = [*find_mismatch(rows[-1]), *find_no_signal(recent), *find_truncated(recent, config)]
     if len(rows) >= 2 * WINDOW:
         found += [*find_worse(rows[:WINDOW], recent), *find_flat(rows[:WINDOW], recent)]
-    probed = next((row for row in reversed(rows) if "probe_no_think_share" in row), None)
+    probed = next((row for row in reversed(rows) if is_probed(row)), None)
     if probed is not None:
         found += find_choice(probed, config, share_done=len(rows) / config.steps)
     return found

@@ -59,15 +59,14 @@ class Checkpoints:
         save_checkpoint(self.folder, self.step, self.model, self.optimizer, keep=self.keep, metrics=self.log.digests)
         self.saved, self.failed = self.step, False
 
-    def is_due(self, every: int, last: int) -> bool:
-        """Return whether a checkpoint is due: every so many steps, after the last one, and where one failed before."""
-        return self.failed or self.step % every == 0 or self.step == last
+    def save_if_due(self, every: int, last: int, warn: Callable[[str], None]) -> None:
+        """Save every so many steps, after the last one, and where it failed before.
 
-    def try_save(self, last: int, warn: Callable[[str], None]) -> None:
-        """Save; where the disk is full or cannot be written, say so and let the training go on.
-
-        The checkpoint before stays, and the next step tries again. After the `last` step it raises UserError.
+        Where the disk is full or cannot be written, say so and let the training go on: the checkpoint before stays, and
+        the next step tries again. After the `last` step it raises UserError.
         """
+        if not (self.failed or self.step % every == 0 or self.step == last):
+            return
         try:
             self.save()
         except OSError as error:

@@ -30,7 +30,6 @@ from adaptthink.training.metrics import (
     describe_credit,
     describe_mode_choice,
     describe_rollouts,
-    is_probe_due,
 )
 
 if TYPE_CHECKING:
@@ -52,28 +51,24 @@ def measure_roofline(model: PreTrainedModel, config: TrainConfig) -> Roofline:
 
 
 def describe_step(
-    sampler: Sampler,
     rollouts: Sequence[Rollout],
     credits: Sequence[Credit],
-    held_out: Sequence[Problem],
-    config: TrainConfig,
     step: int,
     roofline: Roofline | None,
 ) -> Metrics:
-    """Describe a step after its update: rollouts, roofline if one was measured, held-out problems if a probe is due.
-
-    The seconds of each phase since the last step are among the metrics; the sampler's clock starts again.
-    """
+    """Describe a step after its update: its rollouts, and the roofline if one was measured."""
     summaries = [summarise_rollout(rollout) for rollout in rollouts]
     metrics = describe_rollouts(summaries) | describe_credit(summaries, credits)
     metrics |= {"step": step, "implicit_share_no_think": compute_implicit_share(rollouts)} | describe_entropy(rollouts)
     if roofline:
         metrics |= compute_roofline_seconds(roofline, rollouts, credits)
-    if is_probe_due(config, step):
-        with sampler.clock.phase("probe"):
-            metrics |= probe_mode_choice(sampler, held_out, config.temperature)
-            metrics |= probe_responses(sampler, held_out, config)
-    return metrics | sampler.clock.take()
+    return metrics
+
+
+def probe(sampler: Sampler, held_out: Sequence[Problem], config: TrainConfig) -> Metrics:
+    """Measure the mode choice on held-out problems, and responses to them."""
+    with sampler.clock.phase("probe"):
+        return probe_mode_choice(sampler, held_out, config.temperature) | probe_responses(sampler, held_out, config)
 
 
 def describe_entropy(rollouts: Sequence[Rollout]) -> Metrics:

@@ -31,7 +31,7 @@ from adaptthink.storage.runs import write_json
 from adaptthink.training.checkpoint import save_tensors, select_trained_parameters
 from adaptthink.training.credit import Credit
 from adaptthink.training.metrics import Metrics, NonFiniteStepError
-from adaptthink.training.update import accumulate_gradients, update
+from adaptthink.training.update import accumulate_gradients, compute_gradient
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,24 +60,23 @@ class Skipping:
     warn: Callable[[str], None]
     in_a_row: int = 0
 
-    def update(
+    def compute_gradient(
         self,
         model: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
         rollouts: Sequence[Rollout],
         credits: Sequence[Credit],
         config: TrainConfig,
         step: int,
         on_finish: OnFinished | None = None,
     ) -> Metrics:
-        """Do what `training.update.update` does; the metrics of a skipped step have its reason and no loss.
+        """Do what `training.update.compute_gradient` does; a skipped step has its reason as metrics, and no gradient.
 
         Raises NonFiniteStepError for one more in a row than may be skipped.
         """
         try:
-            metrics = update(model, optimizer, rollouts, credits, config, step, on_finish)
+            metrics = compute_gradient(model, rollouts, credits, config, step, on_finish)
         except NonFiniteStepError as error:
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             path = self.folder / f"step-{step:06d}"
             kept, advice = f"kept: adaptthink replay {path}", f"look into them: adaptthink replay {path}"
             try:

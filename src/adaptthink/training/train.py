@@ -26,15 +26,15 @@ from adaptthink.training.allocation import Allocation, restore_statistics
 from adaptthink.training.checkpoint import Checkpoints, find_checkpoint, load_checkpoint, read_metrics_digests
 from adaptthink.training.credit import Credit, count_update_tokens
 from adaptthink.training.data import choose_problems, select_gradable
-from adaptthink.training.describe import Roofline, describe_step
+from adaptthink.training.describe import Roofline, describe_step, probe
 from adaptthink.training.dump import Skipping
 from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import credit_rollouts, load_method
-from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading
+from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading, is_probe_due, is_probed
 from adaptthink.training.reference import Reference
 from adaptthink.training.replay import open_stored, replay
 from adaptthink.training.rollout import collect
-from adaptthink.training.update import make_optimizer
+from adaptthink.training.update import apply_gradient, make_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,11 @@ def train(
     logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
     """
     engine, clock, folder = require_training_engine(sampler.engine), sampler.clock, run / "checkpoints"
-    method = load_method(config.method)
+    method, problems = load_method(config.method), select_gradable(data.problems, data.reference)
     stored = open_stored(data.reference, config) if method.from_store else None
-    problems = select_gradable(data.problems, data.reference)
     done = find_checkpoint(folder, warn=reporting.warn)
     log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
-    rows = [*read_metrics(run / "metrics.jsonl")]
+    rows = read_metrics(run / "metrics.jsonl")
     allocation = Allocation(config.token_share, data.reference, restore_statistics(rows))
     log.check(read_metrics_digests(folder, done))
 
@@ -82,8 +81,8 @@ def train(
         chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
         if stored is not None:
             return replay(policy, sampler, stored, chosen, config)
-        advance = count_rollouts(reporting, config, step)
-        return collect(sampler, chosen, config, step, allocation.plan(step), on_finish=advance)  # Eq. 7
+        on_finish = count_rollouts(reporting, config, step)
+        return collect(sampler, chosen, config, step, allocation.plan(step), on_finish=on_finish)  # Eq. 7
 
     first = None
     if not done and stored is None:  # before transformers' modules are imported, which takes longer than this
@@ -91,13 +90,13 @@ def train(
         with clock.phase("rollout"):
             first = sample(1)
     policy = make_trainable(policy)
-    model = policy.model
     initial = keep_initial(policy) if method.initial_modes else None
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(policy.model, config)
     if done:
-        load_checkpoint(folder, done, model, optimizer)
+        load_checkpoint(folder, done, policy.model, optimizer)
         engine.load_weights(policy.plain())
-    checkpoints = Checkpoints(folder, model, optimizer, log, config.keep_checkpoints, done)
+        complete_step(sampler, data.held_out, log, rows, config)
+    checkpoints = Checkpoints(folder, policy.model, optimizer, log, config.keep_checkpoints, done)
     taking = Skipping(run / "skipped", config.max_skipped_steps, reporting.warn)
     recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
     with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
@@ -107,22 +106,24 @@ def train(
                 rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
             note_grades(recent, rollouts, config, step)
             credits = credit_rollouts(rollouts, data.reference, config, step)  # A(x, y), Eq. 5
+            with clock.phase("update"):
+                metrics = taking.compute_gradient(  # L(θ), Eq. 8-9
+                    *(policy.model, rollouts, credits, config, step),
+                    count_updates(reporting, rollouts, credits, config, step),
+                )
             with checkpoints.change_weights(step):
                 with clock.phase("update"):
-                    advance = count_updates(reporting, rollouts, credits, config, step)
-                    metrics = taking.update(  # L(θ), Eq. 8-9
-                        model, optimizer, rollouts, credits, config, step, advance
-                    )
+                    apply_gradient(optimizer, config, step)
                 with clock.phase("load_weights"):
                     engine.load_weights(policy.plain())  # π_θold of the next step
-                metrics["strata"] = allocation.learn(rollouts, [credit.body for credit in credits])
-                metrics |= describe_step(sampler, rollouts, credits, data.held_out, config, step, reporting.roofline)
-                raise_alarms(rows, metrics, config, reporting.warn)
-                log.write(metrics)
+                metrics |= {"strata": allocation.learn(rollouts, [credit.body for credit in credits])} | clock.take()
+                metrics |= describe_step(rollouts, credits, step, reporting.roofline)
+                rows.append(metrics)
+                log.write(note_alarms(rows, config))
+            complete_step(sampler, data.held_out, log, rows, config)
             report_step(reporting, rows, config)
-            if checkpoints.is_due(config.checkpoint_every, config.steps):
-                with clock.phase("checkpoint"):
-                    checkpoints.try_save(config.steps, reporting.warn)
+            with clock.phase("checkpoint"):
+                checkpoints.save_if_due(config.checkpoint_every, config.steps, reporting.warn)
     log.close()
     return policy
 
@@ -147,20 +148,36 @@ def note_grades(recent: deque[list[Verdict]], rollouts: Sequence[Rollout], confi
     check_grading(recent, config.max_failed_grades, step)
 
 
-def raise_alarms(rows: list[Metrics], metrics: Metrics, config: TrainConfig, warn: Callable[[str], None]) -> None:
-    """Add a step's metrics, with their alarms, to those before; say the alarms that the last step did not have."""
-    rows.append(metrics)
-    metrics["alarms"] = {alarm.kind: alarm.message for alarm in find_alarms(rows, config)}
-    before = rows[-2].get("alarms", {}) if len(rows) > 1 else {}
-    for kind, message in metrics["alarms"].items():
-        if kind not in before:
-            warn(f"warning: step {metrics['step']}: {message}")
+def note_alarms(rows: Sequence[Metrics], config: TrainConfig) -> Metrics:
+    """Add to the last step's metrics its alarms; return the metrics."""
+    rows[-1]["alarms"] = {alarm.kind: alarm.message for alarm in find_alarms(rows, config)}
+    return rows[-1]
+
+
+def complete_step(
+    sampler: Sampler, held_out: Sequence[Problem], log: MetricsLog, rows: Sequence[Metrics], config: TrainConfig
+) -> None:
+    """Add a probe to the metrics of the last step, if one is due and not there.
+
+    It may take long, so it comes when the step can be saved already; a training that is interrupted within makes up for
+    it when it goes on.
+    """
+    if rows and is_probe_due(config, rows[-1]["step"]) and not is_probed(rows[-1]):
+        rows[-1].update(probe(sampler, held_out, config) | sampler.clock.take())
+        log.replace_last(note_alarms(rows, config))
 
 
 def report_step(reporting: Reporting, rows: Sequence[Metrics], config: TrainConfig) -> None:
-    """Report the last step; raise UserError if nothing was learned for too long."""
-    reporting.on_step(rows[-1])
-    check_idle(rows, config.max_idle_steps, rows[-1]["step"])
+    """Report the last step and the alarms that the one before did not have.
+
+    Raises UserError if nothing was learned for too long.
+    """
+    last, before = rows[-1], rows[-2].get("alarms", {}) if len(rows) > 1 else {}
+    for kind, message in last["alarms"].items():
+        if kind not in before:
+            reporting.warn(f"warning: step {last['step']}: {message}")
+    reporting.on_step(last)
+    check_idle(rows, config.max_idle_steps, last["step"])
 
 
 def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:

@@ -44,24 +44,33 @@ def update(
     credits: Sequence[Credit],
     config: TrainConfig,
     step: int,
+) -> Metrics:
+    """Take one optimiser step on all rollouts: `compute_gradient`, then `apply_gradient`."""
+    metrics = compute_gradient(model, rollouts, credits, config, step)
+    apply_gradient(optimizer, config, step)
+    return metrics
+
+
+def compute_gradient(
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    credits: Sequence[Credit],
+    config: TrainConfig,
+    step: int,
     on_finish: OnFinished | None = None,
 ) -> Metrics:
-    """Take one optimiser step on all rollouts; exact for every micro-batch size.
+    """Leave the clipped gradient of a step's loss with the parameters; exact for every micro-batch size.
 
     `on_finish` is called with numbers of responses whose gradient is done, and of their tokens.
 
-    Raises UserError if loss or gradient is not finite; the parameters stay as they were.
+    Raises NonFiniteStepError if loss or gradient is not finite.
     """
     found = accumulate_gradients(model, rollouts, credits, config, on_finish)
     mismatch = describe_mismatch(found.mismatch)
     check_mismatch(mismatch, config.mismatch, step)
-    rate = compute_learning_rate(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
     check_finite(found.loss, grad_norm, step)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    rate = compute_learning_rate(config, step)
     by_mode = {
         f"clip_share_{mode}": compute_weighted_mean(
             (value, rollout.weight)
@@ -72,6 +81,14 @@ def update(
     }
     masked = {"mismatch_masked": found.masked} if config.mismatch == "mask" else {}
     return {"loss": found.loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode | mismatch | masked
+
+
+def apply_gradient(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    """Change the parameters by their gradients, those without one not at all; the gradients are gone then."""
+    for group in optimizer.param_groups:
+        group["lr"] = compute_learning_rate(config, step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import POINTS, POSITIVE, DryRun, EvaluationOutput, Json, Model, Recipes, write_result
+from adaptthink.cli.parameters import (
+    POINTS,
+    POSITIVE,
+    STALL_MINUTES,
+    DryRun,
+    EvaluationOutput,
+    Json,
+    Model,
+    Recipes,
+    StallMinutes,
+    write_result,
+)
 from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
 from adaptthink.config.schema import Config, EvaluateConfig
 from adaptthink.storage.kinds import PathKind, expect
@@ -39,6 +50,7 @@ def calibrate(
         Parameter(help="Store the threshold also over one that was certified on more problems.", negative=""),
     ] = False,
     dry_run: DryRun = False,
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Choose the threshold on P(no_think) from which a model answers without thinking, with a guarantee.
@@ -50,8 +62,10 @@ def calibrate(
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.dial import calibrate_job
+    from adaptthink.cli.watchdog import end_when_stuck
     from adaptthink.evaluation.records import to_json
 
-    dial = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget, overwrite=overwrite)
+    with end_when_stuck(stall_minutes):
+        dial = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget, overwrite=overwrite)
     write_result(json, to_json(dial))
     return None if dial.threshold.certified else sys.exit(EXIT_NOT_CERTIFIED)

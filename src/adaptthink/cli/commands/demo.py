@@ -8,7 +8,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import Clean, Json, Profile, Recipes, Resume, Writable, write_result
+from adaptthink.cli.parameters import (
+    STALL_MINUTES,
+    Clean,
+    Json,
+    Profile,
+    Recipes,
+    Resume,
+    StallMinutes,
+    Writable,
+    write_result,
+)
 from adaptthink.cli.settings import read_settings
 from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, TrainConfig, Unread
 from adaptthink.problems.sources import Purpose
@@ -28,6 +38,7 @@ def demo(
     resume: Resume = False,
     clean: Clean = False,
     profile: Profile = False,
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).
@@ -39,10 +50,11 @@ def demo(
     evaluation = read_settings("evaluate", EvaluateConfig, recipe, flags, unread=find_unread_in_demo)
     expect(output, "--output", PathKind.RUN)
     from adaptthink.cli.jobs import demo_job
+    from adaptthink.cli.watchdog import end_when_stuck
     from adaptthink.training.replay import check_store
 
     check_store(config, None)  # the demo samples
-    with locked(output, f"run folder '{output}'"):
+    with locked(output, f"run folder '{output}'"), end_when_stuck(stall_minutes):
         result = demo_job(config, evaluation, output, resume=resume, clean=clean, profiled=profile)
     write_result(json, result)
 

@@ -7,7 +7,17 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from adaptthink.cli.parameters import DryRun, EvaluationOutput, Json, Model, Recipes, join_words, write_result
+from adaptthink.cli.parameters import (
+    STALL_MINUTES,
+    DryRun,
+    EvaluationOutput,
+    Json,
+    Model,
+    Recipes,
+    StallMinutes,
+    join_words,
+    write_result,
+)
 from adaptthink.cli.settings import add_flags, read_evaluation_settings, select_given, show_settings
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.schema import Config, EvaluateConfig, RequestedMode
@@ -39,6 +49,7 @@ def evaluate(
         ),
     ] = 0.05,
     dry_run: DryRun = False,
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Evaluate a model as it chooses and in both forced modes, by level; every sample is kept in --output."""
@@ -49,5 +60,8 @@ def evaluate(
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.jobs import evaluate_job
+    from adaptthink.cli.watchdog import end_when_stuck
 
-    return write_result(json, evaluate_job(config, modes, output, difficulty_from=difficulty_from, delta=delta))
+    with end_when_stuck(stall_minutes):
+        result = evaluate_job(config, modes, output, difficulty_from=difficulty_from, delta=delta)
+    return write_result(json, result)

@@ -7,7 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from adaptthink.cli.parameters import DryRun, Json, Recipes, Writable, write_result
+from adaptthink.cli.parameters import (
+    STALL_MINUTES,
+    DryRun,
+    Json,
+    Recipes,
+    StallMinutes,
+    Writable,
+    write_result,
+)
 from adaptthink.cli.settings import add_flags, read_settings, select_given, show_settings
 from adaptthink.config.schema import Config, PresampleConfig
 from adaptthink.storage.kinds import PathKind, expect
@@ -22,6 +30,7 @@ def presample(
         Path, Parameter(help="Reference store (JSONL); an interrupted one is completed."), Writable
     ] = Path("runs/reference.jsonl"),
     dry_run: DryRun = False,
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Sample the reference: K responses per problem from the model before training."""
@@ -30,5 +39,8 @@ def presample(
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.jobs import presample_job
+    from adaptthink.cli.watchdog import end_when_stuck
 
-    return write_result(json, presample_job(config, output))
+    with end_when_stuck(stall_minutes):
+        result = presample_job(config, output)
+    return write_result(json, result)

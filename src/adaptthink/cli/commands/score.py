@@ -9,10 +9,12 @@ from cyclopts import Parameter
 
 from adaptthink.cli.parameters import (
     SHARE,
+    STALL_MINUTES,
     DataFolder,
     FieldMapping,
     Json,
     Model,
+    StallMinutes,
     ThinkStart,
     WritableFile,
     write_result,
@@ -50,6 +52,7 @@ def score(
     output: Annotated[
         Path, Parameter(help="File of scores, one JSON line a prompt; an interrupted one is completed."), WritableFile
     ] = Path("runs/scores.jsonl"),
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Score how difficult a model finds each prompt: P(no_think), P(think start), and by a threshold the mode."""
@@ -63,16 +66,18 @@ def score(
         expect(dial, "--dial", PathKind.DIAL)
     expect(output, "--output", PathKind.SCORES)
     from adaptthink.cli.dial import score_job
+    from adaptthink.cli.watchdog import end_when_stuck
 
-    result = score_job(
-        model,
-        prompts,
-        output,
-        threshold=threshold,
-        dial=dial,
-        think_start=think_start,
-        data=data,
-        fields=fields,
-        instruction=instruction,
-    )
+    with end_when_stuck(stall_minutes):
+        result = score_job(
+            model,
+            prompts,
+            output,
+            threshold=threshold,
+            dial=dial,
+            think_start=think_start,
+            data=data,
+            fields=fields,
+            instruction=instruction,
+        )
     write_result(json, result)

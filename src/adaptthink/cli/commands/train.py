@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from adaptthink.callbacks import Callback
 from adaptthink.cli.parameters import (
+    STALL_MINUTES,
     Clean,
     DryRun,
     Json,
@@ -18,6 +19,7 @@ from adaptthink.cli.parameters import (
     Recipes,
     ReferenceStore,
     Resume,
+    StallMinutes,
     Track,
     Writable,
     write_result,
@@ -47,6 +49,7 @@ def train(
     profile: Profile = False,
     track: Track = (),
     dry_run: DryRun = False,
+    stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
     """Train a model to choose when to think."""
@@ -67,6 +70,7 @@ def train(
             profile=profile,
             callbacks=trackers,
             dry_run=dry_run,
+            stall_minutes=stall_minutes,
             json=json,
         )
     config = read_settings("train", TrainConfig, recipe, select_given(flags))
@@ -75,16 +79,18 @@ def train(
     if dry_run:
         return show_settings(config)
     from adaptthink.cli.jobs import train_job
+    from adaptthink.cli.watchdog import end_when_stuck
 
-    result = train_job(
-        config,
-        output,
-        reference_store=reference,
-        resume=resume,
-        clean=clean,
-        profiled=profile,
-        callbacks=trackers,
-    )
+    with end_when_stuck(stall_minutes):
+        result = train_job(
+            config,
+            output,
+            reference_store=reference,
+            resume=resume,
+            clean=clean,
+            profiled=profile,
+            callbacks=trackers,
+        )
     return write_result(json, result)
 
 
@@ -99,6 +105,7 @@ def train_on_verl(
     profile: bool,
     callbacks: Sequence[Callback],
     dry_run: bool,
+    stall_minutes: float,
     json: Path | None,
 ) -> None:
     """Train on verl, or with `dry_run` print the command that would start it."""
@@ -108,7 +115,9 @@ def train_on_verl(
 
     if dry_run:
         return show_command(config, output, python)
-    with locked(output, f"run folder '{output}'"):
+    from adaptthink.cli.watchdog import end_when_stuck
+
+    with locked(output, f"run folder '{output}'"), end_when_stuck(stall_minutes):
         from adaptthink.cli.console import Terminal
 
         result = verl_job(
