@@ -65,6 +65,12 @@ class Chain:
         return str(self.first) + "".join(f"{step:+d}" for step in self.steps)
 
     @property
+    def equations(self) -> tuple[str, ...]:
+        """Each operation with its result: 47+8=55, 55-3=52."""
+        steps = zip(self.values, self.steps, self.values[1:], strict=False)
+        return tuple(f"{before}{step:+d}={after}" for before, step, after in steps)
+
+    @property
     def split(self) -> Split:
         """The split that this chain belongs to, in either wording."""
         return find_split(self.expression)
@@ -99,12 +105,11 @@ def generate_chains(seed: int, split: Split, operations: int) -> Iterator[Chain]
             yield chain
 
 
-def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
-    """Return `per_level` distinct problems of each level, level by level.
+def generate_distinct_chains(per_level: int, *, seed: int, split: Split) -> Iterator[tuple[int, Chain]]:
+    """Yield `per_level` distinct chains of each level, level by level, each with its level.
 
-    Raises ValueError when a level of this split does not hold that many different problems.
+    Raises ValueError when a level of this split does not hold that many different ones.
     """
-    found = []
     for level, operations in OPERATIONS_BY_LEVEL.items():
         distinct: dict[Chain, None] = {}
         for attempts, chain in enumerate(generate_chains(seed, split, operations)):
@@ -116,7 +121,16 @@ def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = K
                     f"but {per_level} were requested; request fewer"
                 )
             distinct[chain] = None
-        for chain in distinct:
-            prompt, answer = format_question(chain, kind), str(chain.values[-1])
-            found.append(make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}"))
-    return found
+        yield from ((level, chain) for chain in distinct)
+
+
+def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
+    """Return `per_level` distinct problems of each level, level by level; raises as `generate_distinct_chains`."""
+    chains = generate_distinct_chains(per_level, seed=seed, split=split)
+    return [as_problem(chain, level, split, kind) for level, chain in chains]
+
+
+def as_problem(chain: Chain, level: int, split: Split, kind: Kind = Kind.CHAIN) -> Problem:
+    """Return a chain as jobs take it."""
+    prompt, answer = format_question(chain, kind), str(chain.values[-1])
+    return make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}")

@@ -188,6 +188,24 @@ def choose_evaluation_problems(
     spool = Spool()
     for source in procedural:
         spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, kind))
+    return gather_problems(name, spool, stored, reading)
+
+
+def choose_start_problems(name: str, *, per_level: int, seed: int, reading: Reading = Reading()) -> Chosen:
+    """Return problems for a cold start: training splits, but of procedural ones a split that no training uses.
+
+    reasoning_gym has no such split. Raises UserError if no reference answer can be parsed.
+    """
+    procedural, stored = split_sources(parse_name(name, Purpose.TRAINING))
+    spool = Spool()
+    for source in procedural:
+        split = Split.TRAIN if isinstance(source, GymSource) else Split.SUPERVISED
+        spool.extend(generate_problems(source, per_level, seed, split, reading))
+    return gather_problems(name, spool, stored, reading)
+
+
+def gather_problems(name: str, spool: Spool, stored: Sequence[Stored], reading: Reading) -> Chosen:
+    """Return the procedural problems in a spool and those of sets and files; raises UserError if there is none."""
     procedural_N = np.arange(len(spool))
     found = read_stored_problems(stored, reading, spool)
     problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers)]))
