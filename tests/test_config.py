@@ -126,7 +126,7 @@ def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_al
     parts = {path.stem for path in SHIPPED if path.parent != RECIPES}
     assert parts == {
         "delta_0", "delta_0.01", "delta_0.02", "delta_0.075", "delta_0.1", "grpo", "ratio_sequence", "ratio_token",
-        "bench", "story",
+        "bench", "story", "words_shifted",
     }  # fmt: skip
     assert all(find_recipe(f"reproduce/{part}").parent == RECIPES / "reproduce" for part in parts)
 

@@ -53,6 +53,7 @@ from adaptthink.storage.runs import open_run, write_json
 PARTS = ("untrained", "tune", "train", "best")
 SAMPLES = 2  # of each problem in each mode, in evaluations and for the linear probe
 PROBES = ("--probe-every", "10", "--probe-samples", "0")  # of trainings: no responses, which would cost time
+SHIFTED = {"arithmetic": "reproduce/story", "words": "reproduce/words_shifted"}  # recipes of problems unlike others
 NUM_BEST, NUM_MORE = 5, 2  # so many of the best entries are trained on so many more seeds
 PROBED_PROBLEMS = 2000  # that the linear probe is fitted on, at most
 
@@ -84,9 +85,9 @@ class Design:
 
 
 def make_design(recipes: tuple[str, ...], shifted: str | None, **size: int | None) -> Design:
-    """Return a design; by default arithmetic is shifted to word problems, and other problems are not."""
+    """Return a design; by default procedural problems are shifted to their unlike ones, and other problems are not."""
     problems = resolve("evaluate", EvaluateConfig, recipes=recipes).problems
-    return Design(recipes, shifted or ("reproduce/story" if problems == "arithmetic" else None), **size)
+    return Design(recipes, shifted or SHIFTED.get(problems), **size)
 
 
 def bench_job(

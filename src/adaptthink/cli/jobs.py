@@ -153,6 +153,20 @@ def evaluate_job(
     return api.make_evaluation_summary(config, result.modes) | {"servers": servers}
 
 
+def traces_job(config: EvaluateConfig | ChatConfig, output: Path, *, taught: bool) -> dict[str, Any]:
+    """Write the problems' own solutions as traces, or if it is `taught` the correct responses of the config's model."""
+    options: dict[str, Any] = {"output": output, "callbacks": [Terminal()], "config": config}
+    servers: list[dict[str, Any]] = []
+    if not taught or isinstance(config, ChatConfig):
+        made = api.make_traces(config.problems, teacher=config.model if taught else None, **options)
+    else:
+        policy = load_configured(config, generation_only=True)
+        with open_engine(policy, config) as engine:
+            made = api.make_traces(config.problems, teacher=policy, engine=engine, **options)
+        servers = describe_servers(engine)
+    return {"output": str(output), "traces": len(made), "servers": servers}
+
+
 def show_advice(lines: Iterable[str]) -> None:
     """Print what keeps responses from being correct, where one verdict dominates."""
     for line in lines:

@@ -47,7 +47,7 @@ from adaptthink.training.data import count_used, find_problems
 from adaptthink.training.reference import read_references
 
 PROMPT_TOKENS = 200  # of a competition problem with the instruction and the chat template
-ARITHMETIC_PROMPT_TOKENS = 16  # of the embedded model's problems
+SHORT_PROMPT_TOKENS = {"arithmetic": 16, "words": 64}  # of procedural problems, with the chat template
 MEANS = {  # tokens, thinking and not: the paper's table 1, mean of MATH500 and AIME24, between which DeepScaleR stands
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (8480, 1424),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (6990, 1313),
@@ -77,7 +77,7 @@ def plan_job(
     if platform.devices > 1:
         check_config(spread_gpus(config, platform.devices))
     architecture = read_architecture(config.model)
-    usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
+    usual = SHORT_PROMPT_TOKENS.get(config.problems, PROMPT_TOKENS)
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
     num_problems = count_problems(config)
     num_used = None if num_problems is None else count_used(num_problems, config)

@@ -242,7 +242,8 @@ class ProblemsConfig(ModelConfig):
     seed: Seed = 0
     problems: str = Field(
         "arithmetic",
-        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
+        description="'arithmetic', 'words', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several "
+        "(a,b).",
     )
     data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
     fields: str | None = Field(
@@ -295,7 +296,9 @@ class PolicyConfig(ProblemsConfig, EngineConfig):
 class ReferenceConfig(PolicyConfig):
     """The reference R̄_ref, K unconstrained samples per problem before training, and which problems need one."""
 
-    problems_per_level: Positive = Field(100, description="Problems of each level (arithmetic and reasoning_gym).")
+    problems_per_level: Positive = Field(
+        100, description="Problems of each level (arithmetic, words and reasoning_gym)."
+    )
     reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
     reference_temperature: Temperature = Field(0.6, description="Sampling temperature of the reference.")
     reference_top_p: TopP = Field(0.95, description="Nucleus of the reference.")
@@ -463,7 +466,9 @@ class VerlConfig(TrainConfig):
 class EvaluationConfig(ProblemsConfig):
     """What an evaluation consists of, whoever answers: modes with the paper's decoding."""
 
-    problems_per_level: Positive = Field(200, description="Problems of each level (arithmetic and reasoning_gym).")
+    problems_per_level: Positive = Field(
+        200, description="Problems of each level (arithmetic, words and reasoning_gym)."
+    )
     kind: Kind = Field(Kind.CHAIN, description="Wording (arithmetic only); story is out of distribution.")
     samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
     samples_by_set: Samples = Field(
