@@ -71,7 +71,7 @@ from adaptthink.dial.stored import (
 )
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, hide_secret
 from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
@@ -660,6 +660,8 @@ def serve(
     >>> at.serve("tiny", port=8000, threshold=0.5)  # doctest: +SKIP
     """
     config = _configure(ServeConfig, config, model, settings)
+    for key in config.api_key:
+        hide_secret(key)
     report = Callbacks(callbacks)
     if not isinstance(model, Policy):
         path, run = find_run_model(config.model)

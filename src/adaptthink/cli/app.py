@@ -20,7 +20,7 @@ from cyclopts.help import DefaultFormatter
 from adaptthink import __version__
 from adaptthink.cli.libraries import quieten_libraries
 from adaptthink.cli.output import outlasting_output
-from adaptthink.errors import DivergedError, UserError, redact
+from adaptthink.errors import DivergedError, UserError, escape_controls, redact
 from adaptthink.processes import EXIT_TO_BE_CONTINUED, Interruption, interrupt_on_signals
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def explain_foreign_option(option: str, command: str) -> str | None:
 
 def complain(message: str, status: int) -> int:
     """Print one line on standard error; return `status`."""
-    print(f"adaptthink: {redact(message)}", file=sys.stderr)
+    print(f"adaptthink: {escape_controls(redact(message))}", file=sys.stderr)
     return status
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,13 +21,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
 from adaptthink.callbacks import Callback, make_counter
 from adaptthink.callbacks import Progress as Report
 from adaptthink.cli.layout import TextTable, lay_out, stack
 from adaptthink.cli.watchdog import note_progress
-from adaptthink.errors import redact
+from adaptthink.errors import escape_controls, redact
 from adaptthink.timing import WITHIN
 
 if TYPE_CHECKING:
@@ -43,7 +44,17 @@ Price = Callable[["Sample"], float | None]  # of one sample, in the user's curre
 
 LINE_SECONDS = 60.0  # at most between two lines of progress in a log
 
-console = Console(highlight=False)
+
+class EscapingConsole(Console):
+    """A console that writes control characters within texts as source code does: a model's text moves no cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is written."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escape_controls(text), style, control)
+
+
+console = EscapingConsole(highlight=False)
 console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
 
 

@@ -23,7 +23,7 @@ from adaptthink.config.schema import (
     TrainConfig,
     Unread,
 )
-from adaptthink.errors import redact
+from adaptthink.errors import escape_controls, redact
 from adaptthink.models.embedded import EMBEDDED
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
 from adaptthink.problems.unread import unread_settings
@@ -149,4 +149,5 @@ def check_problem_files(name: str, purpose: Purpose) -> None:
 def show_settings(config: Config) -> None:
     """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
     for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        print(redact(f"{name} = {dumps(value, ensure_ascii=False)}"))  # JSON writes a setting's value as TOML does
+        line = f"{name} = {dumps(value, ensure_ascii=False)}"  # JSON writes a setting's value as TOML does
+        print(escape_controls(redact(line)))
