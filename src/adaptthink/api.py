@@ -100,6 +100,7 @@ from adaptthink.evaluation.store import (
     read_samples,
     read_setting,
 )
+from adaptthink.evaluation.summaries import EvaluationSummary
 from adaptthink.grading import (
     AnswerKind,
     Grade,
@@ -1120,12 +1121,10 @@ def select_requested(folder: Path, problems: Sequence[Problem], config: Evaluati
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Return the content of an evaluation folder's `summary.json`."""
-    return {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": to_json(dict(evaluations)),
-        "advice": advise_on_modes(config, evaluations),
-    }
+    advice = tuple(advise_on_modes(config, evaluations))
+    summary = EvaluationSummary(dict(evaluations), config.model, config.model_dump(mode="json"), advice)
+    content: dict[str, Any] = to_json(summary)
+    return content
 
 
 def advise_on_modes(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -33,6 +33,7 @@ NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
     "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
+    "run": "The whole job of any model: pre-sample, evaluate, train, evaluate again, calibrate the dial, report.",
     "train": "Train a model to choose when to think.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
@@ -49,9 +50,10 @@ COMMANDS = {
     "merge": "Write the weighted mean of two models' weights.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
+    "watch": "Show a training in the terminal while it runs: the table of its steps, its alarms, how long it takes.",
 }
 GOES_ON = {  # after an interruption
-    **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
+    **dict.fromkeys(("demo", "run", "train"), "a training run goes on from its last checkpoint with --resume"),
     **dict.fromkeys(
         ("presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
     ),
@@ -63,7 +65,7 @@ KEEP_RESULTS = {
     "report",
     "serve",
 }  # in files: what they print is not all that there is of their result
-TAKE_RECIPES, TAKE_MODEL = ("train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
+TAKE_RECIPES, TAKE_MODEL = ("run", "train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",
     "show": "Print a few problems as the model sees them, with reference answer, kind and level.",

@@ -30,6 +30,7 @@ from adaptthink.cli.layout import TextTable, lay_out, stack
 from adaptthink.cli.watchdog import note_progress
 from adaptthink.errors import escape_controls, redact
 from adaptthink.timing import WITHIN
+from adaptthink.training.rows import is_probed
 
 if TYPE_CHECKING:
     from adaptthink.api import Profile
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
 
+STEP_COLUMNS = {  # of the line of a step, with width and decimals
+    "reward_think": "6.2f", "reward_no_think": "9.2f", "mean_tokens_think": "6.0f", "mean_tokens_no_think": "9.0f",
+    "truncated_share_think": "5.2f", "probe_no_think_logprob": "7.2f", "probe_mode_mass": "5.2f",
+}  # fmt: skip
 LINE_SECONDS = 60.0  # at most between two lines of progress in a log
 
 
@@ -288,8 +293,8 @@ class Terminal(Callback):
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step after which the held-out problems were measured."""
         note_progress()
-        self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
-        if "probe_no_think_logprob" not in metrics:
+        self.seconds.append(metrics.get("rollout_seconds", 0.0) + metrics.get("update_seconds", 0.0))
+        if not is_probed(metrics):
             return
         shares = list_level_shares(metrics)
         if self.lines % 20 == 0:
@@ -298,10 +303,7 @@ class Terminal(Callback):
         left = int(sum(self.seconds) / len(self.seconds) * (self.steps - metrics["step"]))
         console.print(
             f"{write_step(metrics['step'], self.steps)}"
-            f"{_cell(metrics['reward_think'], '6.2f')}{_cell(metrics['reward_no_think'], '9.2f')}"
-            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '9.0f')}"
-            f"{_cell(metrics['truncated_share_think'], '5.2f')}"
-            f"{metrics['probe_no_think_logprob']:>7.2f}{metrics['probe_mode_mass']:>5.2f}"
+            f"{''.join(_cell(metrics.get(key), form) for key, form in STEP_COLUMNS.items())}"
             f"{''.join(f'{100 * share:4.0f}' for share in shares.values())}"
             f"{left // 60:>3}:{left % 60:02}",
             soft_wrap=True,
