@@ -71,7 +71,7 @@ from adaptthink.dial.stored import (
 )
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, hide_secret
 from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
@@ -101,6 +101,7 @@ from adaptthink.evaluation.store import (
     read_samples,
     read_setting,
 )
+from adaptthink.evaluation.summaries import EvaluationSummary
 from adaptthink.evaluation.teacher import collect_traces
 from adaptthink.grading import (
     AnswerKind,
@@ -708,6 +709,8 @@ def serve(
     >>> at.serve("tiny", port=8000, threshold=0.5)  # doctest: +SKIP
     """
     config = _configure(ServeConfig, config, model, settings)
+    for key in config.api_key:
+        hide_secret(key)
     report = Callbacks(callbacks)
     if not isinstance(model, Policy):
         path, run = find_run_model(config.model)
@@ -1217,12 +1220,10 @@ def select_requested(folder: Path, problems: Sequence[Problem], config: Evaluati
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Return the content of an evaluation folder's `summary.json`."""
-    return {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": to_json(dict(evaluations)),
-        "advice": advise_on_modes(config, evaluations),
-    }
+    advice = tuple(advise_on_modes(config, evaluations))
+    summary = EvaluationSummary(dict(evaluations), config.model, config.model_dump(mode="json"), advice)
+    content: dict[str, Any] = to_json(summary)
+    return content
 
 
 def advise_on_modes(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -37,7 +37,7 @@ from adaptthink.config.schema import (
     VerlConfig,
     imply_engine,
 )
-from adaptthink.errors import UserError, show_value
+from adaptthink.errors import SECRET, UserError, show_value
 
 RECIPES = Path(__file__).parent / "recipes"
 ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than training
@@ -69,6 +69,10 @@ READS = {
     "calibrate": Reads(("evaluate",)),
     "traces": Reads(("traces",), own=("traces",)),
     "serve": Reads(("serve",), own=("serve",)),
+}
+
+SECRETS = {  # settings whose values no message repeats
+    name for schemas in TABLES.values() for one in schemas for name, field in one.model_fields.items() if not field.repr
 }
 
 # The message for keys that only a sibling of a schema has, which takes the same flags or the same table.
@@ -283,5 +287,6 @@ def describe_faults(error: ValidationError) -> str:
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{name} = {show_value(fault['input'])}: {message[0].lower()}{message[1:]}")
+        value = SECRET if name.partition(".")[0] in SECRETS else show_value(fault["input"])
+        faults.append(f"{name} = {value}: {message[0].lower()}{message[1:]}")
     return "; ".join(faults)

@@ -136,7 +136,7 @@ def load_model(name: str, *, dtype: Any, **options: Any) -> PreTrainedModel:
 
     path = find_model(name)
     check_json_files(Path(path))
-    options = {"trust_remote_code": False} | options
+    options = {"trust_remote_code": False, "use_safetensors": True} | options  # the other format can hold code
     with quiet_transformers(), readable_faults(f"the model '{name}'"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
