@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
     "train": "Train a model to choose when to think.",
     "traces": "Make the traces of a cold start: solutions that problems have, or a teacher's correct responses.",
+    "sft": "Give a model its cold start: teach it to think, and to answer at once when that is forced.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
@@ -52,7 +53,7 @@ COMMANDS = {
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
 }
 GOES_ON = {  # after an interruption
-    **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
+    **dict.fromkeys(("demo", "train", "sft"), "a training run goes on from its last checkpoint with --resume"),
     **dict.fromkeys(
         ("traces", "presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
     ),
@@ -64,7 +65,10 @@ KEEP_RESULTS = {
     "report",
     "serve",
 }  # in files: what they print is not all that there is of their result
-TAKE_RECIPES, TAKE_MODEL = ("traces", "train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
+TAKE_RECIPES, TAKE_MODEL = (
+    ("traces", "sft", "train", "presample", "plan"),
+    ("evaluate", "calibrate", "serve"),
+)  # as arguments
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",
     "show": "Print a few problems as the model sees them, with reference answer, kind and level.",

@@ -277,6 +277,8 @@ class Terminal(Callback):
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step after which the held-out problems were measured."""
         note_progress()
+        if "rollout_seconds" not in metrics:  # of a cold start, which says what it measured
+            return
         self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
         if "probe_no_think_logprob" not in metrics:
             return

@@ -20,6 +20,7 @@ class PathKind(StrEnum):
 
     RUN = "a training run's folder"
     EVALUATION = "an evaluation's folder"
+    COLD_START = "a cold start's folder"
     REPRODUCTION = "the folder of a reproduction"
     BENCHMARK = "the folder of a benchmark"
     MODEL = "a model folder"
@@ -37,6 +38,7 @@ class PathKind(StrEnum):
 
 MADE_BY = {
     PathKind.RUN: "adaptthink train makes one",
+    PathKind.COLD_START: "adaptthink sft makes one",
     PathKind.BENCHMARK: "adaptthink bench makes one",
     PathKind.EVALUATION: "adaptthink evaluate MODEL --output FOLDER makes one",
     PathKind.MODEL: "adaptthink train leaves one in its run folder, under model",
@@ -49,6 +51,7 @@ MADE_BY = {
 }
 INSIDE = {  # where a folder holds what was meant
     (PathKind.RUN, PathKind.MODEL): "model",
+    (PathKind.COLD_START, PathKind.MODEL): "model",
     (PathKind.RUN, PathKind.STORE): "reference.jsonl",
     (PathKind.EVALUATION, PathKind.DIAL): "dial.json",
     (PathKind.MODEL, PathKind.DIAL): "adaptthink.json",
@@ -101,6 +104,8 @@ def _identify_folder(folder: Path) -> PathKind:
         return PathKind.REPRODUCTION
     if "benchmark" in settings:
         return PathKind.BENCHMARK
+    if "traces_per_step" in settings:
+        return PathKind.COLD_START
     return PathKind.RUN if "problems_per_step" in settings else PathKind.OTHER
 
 
