@@ -48,6 +48,7 @@ COMMANDS = {
     "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "replay": "Repeat a training step that was skipped as not finite, and say which response did it.",
+    "convert": "Make a model folder of a GGUF file, with its tokenizer and chat template.",
     "merge": "Write the weighted mean of two models' weights.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
@@ -61,6 +62,7 @@ GOES_ON = {  # after an interruption
 }
 KEEP_RESULTS = {
     *GOES_ON,
+    "convert",
     "merge",
     "report",
     "serve",

@@ -31,6 +31,7 @@ class PathKind(StrEnum):
     TRACES = "a file of traces"
     DIAL = "a calibrated threshold (adaptthink.json)"
     RECIPE = "a recipe"
+    GGUF = "a GGUF file"
     PROBLEMS = "a problem file"
     NOTHING = "nothing that exists"
     OTHER = "something else"
@@ -75,6 +76,8 @@ def expect(path: Path, name: str, *wanted: PathKind) -> None:
         return
     inside = next((path / INSIDE[kind, one] for one in wanted if (kind, one) in INSIDE), None)
     advice = f"give '{inside}'" if inside and inside.exists() else MADE_BY[wanted[0]]
+    if kind is PathKind.GGUF and PathKind.MODEL in wanted:
+        advice = "adaptthink convert makes one of it"
     raise UserError(f"{name}: '{path}' is {kind}, and {' or '.join(wanted)} is needed; {advice}")
 
 
@@ -112,6 +115,8 @@ def _identify_folder(folder: Path) -> PathKind:
 def _identify_file(path: Path) -> PathKind:
     if path.suffix == ".toml":
         return PathKind.RECIPE
+    if path.suffix == ".gguf":
+        return PathKind.GGUF
     if path.suffix in (".csv", ".parquet"):
         return PathKind.PROBLEMS
     row = _read_object(path)
