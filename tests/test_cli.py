@@ -25,6 +25,7 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     VerlConfig,
 )
@@ -41,6 +42,12 @@ SETTINGS = {  # of each command, as flags
     "plan": {key: VerlConfig.model_fields[key] for key in PLANNED},
     "evaluate": EvaluateConfig.model_fields | ChatConfig.model_fields,
     "calibrate": EvaluateConfig.model_fields,
+    "traces": {
+        key: field
+        for key, field in (EvaluateConfig.model_fields | ChatConfig.model_fields).items()
+        if key not in ("kind", "model")
+    },
+    "sft": SftConfig.model_fields,
     "serve": ServeConfig.model_fields,
 }
 GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
@@ -184,6 +191,8 @@ def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, comman
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
         ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-start STR"]),
+        ("traces", ["--teacher STR", "[default: runs/traces.jsonl]", "--dry-run"]),
+        ("sft", ["--traces PATH", "[default: runs/traces.jsonl]", "[default: runs/sft]", "--resume", "--clean"]),
         ("score", ["PROMPTS", "--model STR", "--threshold FLOAT", "--dial PATH", "[default: runs/scores.jsonl]"]),
         ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
         ("doctor", ["MODEL", "--think-start STR", "[default: Alright]"]),
@@ -286,7 +295,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, run, train, traces, presample, evaluate, reproduce, bench, ...",
+            "Available commands: demo, run, train, traces, sft, presample, evaluate, reproduce, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -310,7 +319,7 @@ def test_as_a_process():
             "calibrate tiny --chat http://a",
             "--chat has no effect in calibrate: it is a setting of evaluate, traces; leave it out",
         ),
-        ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
+        ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train, sft; leave it out"),
         (
             "plan --gpus 8xH100 --force-think ban",
             "--force-think has no effect in plan: it is a setting of train, evaluate, traces, serve; leave it out",
@@ -424,7 +433,7 @@ def test_model_without_the_tokens_of_a_thought(run, model_without_markers, comma
     assert status == 2
     line = only_line(err)
     assert line.startswith("the tokenizer does not know the markers of a thought (<think> is 7 token(s)")
-    assert line.endswith("choose a reasoning model")
+    assert line.endswith("choose a reasoning model, or give this one a cold start (adaptthink sft)")
     assert ("not ready" in out) == (command == "doctor")
 
 

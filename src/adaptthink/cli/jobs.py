@@ -15,7 +15,14 @@ from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.compare import show_mode_choice, show_scores
 from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
 from adaptthink.config.chat import ChatConfig
-from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, ReferenceConfig, TrainConfig
+from adaptthink.config.schema import (
+    EngineConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    ReferenceConfig,
+    SftConfig,
+    TrainConfig,
+)
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.errors import redact
@@ -155,6 +162,22 @@ def traces_job(config: EvaluateConfig | ChatConfig, output: Path, *, taught: boo
             made = api.make_traces(config.problems, teacher=policy, engine=engine, **options)
         servers = describe_servers(engine)
     return {"output": str(output), "traces": len(made), "servers": servers}
+
+
+def sft_job(
+    config: SftConfig, traces: Path, run: Path, *, resume: bool, clean: bool, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
+    """Give a model its cold start, and leave it in the run folder."""
+    done = api.sft(
+        config.model,
+        traces,
+        output=run,
+        callbacks=[Terminal(config.steps), *callbacks],
+        resume=resume,
+        clean=clean,
+        config=config,
+    )
+    return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds} | done.metrics[-1]
 
 
 def show_advice(lines: Iterable[str]) -> None:

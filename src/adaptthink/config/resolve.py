@@ -32,6 +32,7 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     Unread,
     VerlConfig,
@@ -48,6 +49,7 @@ TABLES: dict[str, tuple[type[Config], ...]] = {  # of a recipe, with the schemas
     "verl": (VerlConfig,),
     "evaluate": (EvaluateConfig, ChatConfig),
     "traces": (EvaluateConfig, ChatConfig),
+    "sft": (SftConfig,),
     "serve": (ServeConfig,),
 }
 
@@ -68,6 +70,7 @@ READS = {
     "evaluate": Reads(("evaluate",), own=("evaluate",)),
     "calibrate": Reads(("evaluate",)),
     "traces": Reads(("traces",), own=("traces",)),
+    "sft": Reads(("sft",), own=("sft",)),
     "serve": Reads(("serve",), own=("serve",)),
 }
 
