@@ -33,6 +33,7 @@ if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machin
     from hypothesis import HealthCheck, settings
 
     settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("thorough", settings.get_profile("any machine"), max_examples=2000)
     settings.load_profile("any machine")
 
 

@@ -12,10 +12,10 @@ from adaptthink.dial.curve import Point
 from adaptthink.dial.guarantee import Choice, Kind
 from adaptthink.dial.stored import VERSION, Dial
 from adaptthink.evaluation.mode_choice import ModeChoice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change
 from adaptthink.evaluation.statistics import Bin, Calibration, Difference, Interval
 from adaptthink.evaluation.store import Setting
+from adaptthink.storage.records import to_json
 
 TRAINED = Path("evaluations", "adaptthink")
 ACCURACY = {  # by level, easy to hard
@@ -121,21 +121,32 @@ def samples() -> list[dict[str, Any]]:
 
 
 def write_samples(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write an evaluation folder's four files, as far as the report reads them."""
+    """Write an evaluation folder's four files; a record without a P(no_think) leaves no decision."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = ("problem_id", "requested", "index")
     problems = {row["problem_id"]: row for row in records}.values()
     write_lines(
         folder / "problems.jsonl",
-        [{"id": r["problem_id"], "level": r["level"], "prompt": r["prompt"], "answer": r["gold"]} for r in problems],
+        [
+            {"id": one["problem_id"], "prompt": one["prompt"], "answer": one["gold"], "level": one["level"]}
+            | {"source": "", "kind": "math"}
+            for one in problems
+        ],
     )
+    fixed = {
+        "samples": {"finish": "stop", "thinking_tokens": None, "seed": 0},
+        "verdicts": {"extracted": None, "rule": "exact"},
+        "decisions": {},
+    }
     columns = {
         "samples": (*keys, "mode", "thinking", "answer", "tokens"),
         "verdicts": (*keys, "verdict"),
         "decisions": ("problem_id", "no_think_probability"),
     }
     for name, kept in columns.items():
-        write_lines(folder / f"{name}.jsonl", [{key: row[key] for key in kept} for row in records])
+        rows = [{"grader": {}}] if name == "verdicts" else []
+        rows += [{key: row[key] for key in kept} | fixed[name] for row in records]
+        write_lines(folder / f"{name}.jsonl", [row for row in rows if row.get("no_think_probability", 0) is not None])
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:

@@ -44,6 +44,7 @@ NAMES = [
     "load",
     "load_problems",
     "make_problem",
+    "make_traces",
     "presample",
     "score",
     "serve",

@@ -35,13 +35,13 @@ from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.run import Query
 from adaptthink.evaluation.statistics import holm, mean_difference
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
 from adaptthink.report.benchmark import spread_labels, write_page
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.storage.records import from_json, to_json
 from adaptthink.training.methods import check_method
 
 

@@ -220,7 +220,7 @@ def fail(*args):
     [
         (checkpoint, "save_file", half_of_the_optimizer),
         (checkpoint, "save_file", half_saved),
-        (checkpoint, "_sha256", fail),
+        (checkpoint, "compute_file_hash", fail),
         (checkpoint, "_sync", fail),
         (checkpoint.Path, "replace", fail),
     ],

@@ -285,7 +285,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, presample, evaluate, reproduce, bench, compare, calibrate, ...",
+            "Available commands: demo, train, traces, presample, evaluate, reproduce, bench, compare, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -307,12 +307,12 @@ def test_as_a_process():
         ),
         (
             "calibrate tiny --chat http://a",
-            "--chat has no effect in calibrate: it is a setting of evaluate; leave it out",
+            "--chat has no effect in calibrate: it is a setting of evaluate, traces; leave it out",
         ),
         ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
         (
             "plan --gpus 8xH100 --force-think ban",
-            "--force-think has no effect in plan: it is a setting of train, evaluate, serve; leave it out",
+            "--force-think has no effect in plan: it is a setting of train, evaluate, traces, serve; leave it out",
         ),
         (
             "serve tiny --nodes 2",
@@ -334,8 +334,8 @@ def test_as_a_process():
         ),
         (
             "evaluate tiny --problems-per-level 3 --problems gsm8k",
-            "problems_per_level has no effect: it is for problems of arithmetic or reasoning_gym, not for 'gsm8k'; "
-            "leave it out",
+            "problems_per_level has no effect: it is for problems of arithmetic, words or reasoning_gym, not for "
+            "'gsm8k'; leave it out",
         ),
         (
             "presample --fields prompt=q",

@@ -10,7 +10,7 @@ from evaluations import SETTING, make_folder, outcomes
 from rich.cells import cell_len
 from statsmodels.stats.multitest import multipletests
 
-from adaptthink.cli.compare import compare_job, make_comparison_tables
+from adaptthink.cli.compare import compare_job, make_comparison_tables, make_paper_table, write_mean_changes
 from adaptthink.cli.console import console, show_text_table
 from adaptthink.cli.layout import TextTable, lay_out
 from adaptthink.cli.tables import to_markdown
@@ -27,6 +27,7 @@ from adaptthink.evaluation.compare import (
 from adaptthink.evaluation.statistics import share_difference
 from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
+from adaptthink.reproduction.paper import RESULTS
 
 GRADER = {"version": 1, "boxed_only": True, "seconds": 2.0, "sympy": "1.14.0"}
 A = [make_problem(f"a{n}", "1", source="gsm8k/test") for n in range(4)]
@@ -217,6 +218,33 @@ def test_the_job_writes_markdown_and_returns_everything(folders, capsys):
     assert "| b/ev | 100.0 / 5 / 100 | +100.0 | −75.0% |" in text
     assert "| a/ev | 0.0 / 20 / 0 | – | – |" in text
     assert "accuracy, % / mean tokens / no_think, %" in capsys.readouterr().out
+
+
+PUBLISHED = {  # ΔAcc in points and ΔLength in percent, as the paper prints them
+    "Original, NoThinking": ("−12.7", "−79.9%"), "DPO_shortest": ("+0.8", "−17.5%"), "OverThink": ("−0.8", "−16.5%"),
+    "DAST": ("−0.6", "−42.1%"), "O1-Pruner": ("−1.0", "−33.9%"), "TLMRE": ("+2.0", "−25.3%"),
+    "ModelMerging": ("−9.4", "−32.3%"), "RFT_MixThinking": ("−5.1", "−2.9%"),
+    "AdaptThink, δ = 0.05": ("+2.4", "−53.0%"),
+}  # fmt: skip
+
+
+def test_the_papers_rows_give_the_changes_that_it_prints():
+    base, *others = (RESULTS["1.5b"][name] for name in RESULTS["1.5b"])
+    found = dict(zip([*RESULTS["1.5b"]][1:], (write_mean_changes(one, base) for one in others), strict=True))
+    assert found == PUBLISHED
+
+
+def test_the_paper_beside_ours_on_the_sets_that_both_have():
+    table = make_paper_table(compare([BASE, NEW]), "7b")
+    assert table.headings == ("", "gsm8k", "aime24", "ΔAcc", "ΔLength")
+    assert table.rows[0] == ("base", "62.5 / 150 / 0", "12.5 / 1,000 / 0", "–", "–")
+    assert table.rows[1] == ("new", "87.5 / 75 / 100", "25.0 / 900 / 100", "+18.8", "−30.0%")
+    assert table.rows[-1] == (
+        "paper: AdaptThink, δ = 0.05", "91.0 / 309 / 100", "55.6 / 8,599 / 6", "+2.6", "−35.6%",
+    )  # fmt: skip
+    unlike = [row(name, [[1]] * 4, tokens=[1] * 4, problems=A) for name in ("a", "b")]
+    with pytest.raises(UserError, match="--paper: the paper has gsm8k, math500, aime24, these evaluations all"):
+        make_paper_table(compare(unlike), "7b")
 
 
 def test_markdown_is_harmless_whatever_a_folder_is_called():

@@ -529,9 +529,7 @@ def test_a_dial_that_cannot_be_used_is_refused(tmp_path):
         (by_hand, "version: Field required"),
     ):
         path.write_text(text)
-        with pytest.raises(
-            UserError, match=rf"holds no dial \({where}.*a threshold of your own is given by --thresh"
-        ) as e:
+        with pytest.raises(UserError, match=rf"damaged \(.*{where}.*a threshold of your own is given by --thresh") as e:
             read_dial(path)
         assert "\n" not in str(e.value)
 

@@ -435,9 +435,11 @@ def test_a_state_that_cannot_be_read_is_refused(tmp_path):
         path.write_text(json.dumps(stored | changed))
         with pytest.raises(UserError, match=message):
             OnlineDial.read(path)
-    path.write_text("{oops")
-    with pytest.raises(UserError, match="holds no online dial"):
-        OnlineDial.read(path)
-    path.write_text("[]")
-    with pytest.raises(UserError, match="holds no online dial"):
+    for content in ("{oops", "[]"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="damaged"):
+            OnlineDial.read(path)
+    del stored["steps"][0]["safe"]  # which would begin anew
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="it is not all that was written"):
         OnlineDial.read(path)

@@ -91,9 +91,19 @@ def test_a_dump_that_cannot_be_written_ends_no_training(policy, rollouts, tmp_pa
 
 def test_damaged_weights_of_a_dump_are_one_line(policy, rollouts, tmp_path):
     write_dump(tmp_path, policy.model, Dump(3, "why", CONFIG, rollouts, assign_evenly([1.0] * len(rollouts))))
-    (tmp_path / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(UserError, match="is missing or damaged"):
-        load_weights(tmp_path, policy.model)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1  # the sign or a digit of some weight
+    for damaged in (b"cut", bytes(content)):
+        weights.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.safetensors' does not match its hash in step\.json"):
+            read_dump(tmp_path)
+
+
+def test_a_dump_of_another_model_is_one_line(policy, rollouts, random_model, tmp_path):
+    write_dump(tmp_path, policy.model, Dump(3, "why", CONFIG, rollouts, assign_evenly([1.0] * len(rollouts))))
+    with pytest.raises(UserError, match="holds the weights of another model than its settings name"):
+        load_weights(tmp_path, random_model.model)
 
 
 def test_too_many_in_a_row_end_the_training(policy, rollouts, tmp_path):
@@ -120,5 +130,5 @@ def test_a_folder_without_a_step_is_one_line(tmp_path, run):
     assert status == 2
     assert "holds no step to repeat (step.json is missing)" in err
     (tmp_path / "step.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=r"step\.json: damaged"):
         read_dump(tmp_path)

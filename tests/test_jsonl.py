@@ -231,7 +231,7 @@ def evaluate(folder):
         for query in queries:
             take(sample_of(query.problem))
 
-    sample_missing(respond, folder, SETTING, PROBLEMS, ("auto",), 1)
+    sample_missing(respond, folder, SETTING, PROBLEMS, ("auto",), lambda problem: 1)
     known = read_decisions(folder)
     write_decisions(folder, {one.id: Decision(0.5, 0.25) for one in PROBLEMS if one.id not in known})
     grade_folder(folder)

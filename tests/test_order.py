@@ -11,12 +11,12 @@ from adaptthink.dial.curve import measure
 from adaptthink.dial.stored import calibrate
 from adaptthink.evaluation.compare import compare, read_rows
 from adaptthink.evaluation.mode_choice import assess_mode_choice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import summarise
 from adaptthink.evaluation.store import read_decisions, read_outcomes, read_setting
 from adaptthink.modes import Convention
 from adaptthink.problems import make_problem
 from adaptthink.reproduction.verdicts import compare_trainings, measure_accuracy_change, measure_length_change
+from adaptthink.storage.records import to_json
 
 FILES = ("problems.jsonl", "samples.jsonl", "verdicts.jsonl", "decisions.jsonl")
 HEADERS = {"verdicts.jsonl": 1}  # lines that stay first

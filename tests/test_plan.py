@@ -281,6 +281,17 @@ def test_the_papers_hours_within_a_factor_of_one_and_a_half(recipe, gpus, hours)
     assert hours / 1.5 < plan.hours < hours * 1.5
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gpu"), [("r1_distill_1.5b_one_gpu", "1xH100"), ("r1_distill_1.5b_24gb", "1xRTX4090")]
+)
+def test_the_recipes_for_one_gpu_fit_and_end_within_a_day(recipe, gpu):
+    config = resolve("verl", VerlConfig, recipes=[recipe])
+    lengths = find_lengths(config, None, None, 200, None)
+    plan = make_plan(read_architecture(config.model), config, on(gpu), lengths, config.steps * config.problems_per_step)
+    assert plan.fits
+    assert plan.hours + plan.reference_hours < 24
+
+
 @pytest.mark.parametrize("model", ["tiny", "smollm2"])
 def test_the_measured_generation_and_update_within_a_factor_of_one_and_a_half(model):
     """`benchmarks/roofline.py`: K = 16, half in each mode, every response as long as its limit."""
@@ -432,6 +443,8 @@ def test_lengths_as_told_as_measured_and_as_assumed(tmp_path):
     assumed = find_lengths(config, None, None, 200, None)
     assert np.mean(assumed.think) == pytest.approx(MEANS[config.model][0], rel=1e-3)
     assert assumed.source == "mean of the paper's MATH500 and AIME24"
+    lower = find_lengths(config.model_copy(update={"max_think_tokens": 8192}), None, None, 200, None)
+    assert lower.think == tuple(min(length, 8192) for length in assumed.think)  # what would be longer is cut
     given_lengths = find_lengths(config, 3000, None, 200, None)
     assert np.mean(given_lengths.think) == pytest.approx(3000, rel=1e-3)
     store = tmp_path / "reference.jsonl"

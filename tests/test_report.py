@@ -117,10 +117,10 @@ def test_the_intervals_of_the_changes_are_those_of_the_summary(run):
     assert row(Page(html).rows, "Forced to think")[-2:] == ["+1.0", "–"]  # its length has no interval
 
 
-@pytest.mark.parametrize("damaged", [{"adaptthink": {"points": 0.7}}, {"adaptthink": None}, []])
-def test_changes_of_another_version_count_as_absent(run, damaged):
+@pytest.mark.parametrize("missing", [{"adaptthink": None}, {}])
+def test_without_changes_there_are_dashes(run, missing):
     path = run / "summary.json"
-    path.write_text(json.dumps(summary() | {"changes": damaged}))
+    path.write_text(json.dumps(summary() | {"changes": missing}))
     html, _ = (page.read_text() for page in write_report(run))
     assert row(Page(html).rows, "AdaptThink")[-2:] == ["–", "–"]
     assert f"<b>{DELTA_POINTS} points</b>" in html
@@ -128,9 +128,18 @@ def test_changes_of_another_version_count_as_absent(run, damaged):
 
 
 @pytest.mark.parametrize("fault", [{"accuracy": None}, {"accuracy": "high"}, {"tokens_interval": [1]}])
-def test_a_row_with_damaged_scores_counts_as_not_evaluated(run, fault):
+def test_damaged_scores_are_one_line(run, fault):
     content = summary()
     content["modes"]["original_no_think"]["levels"]["3"] |= fault
+    (run / "summary.json").write_text(json.dumps(content))
+    [key] = fault
+    with pytest.raises(UserError, match=rf"summary\.json: damaged \(modes\.original_no_think\.levels\.3\.{key}"):
+        write_report(run)
+
+
+def test_a_row_without_scores_counts_as_not_evaluated(run):
+    content = summary()
+    content["modes"]["original_no_think"] = None
     (run / "summary.json").write_text(json.dumps(content))
     html, _ = (page.read_text() for page in write_report(run))
     assert set(row(Page(html).rows, "Original, NoThinking")[1:-2]) == {"–"}
@@ -227,12 +236,13 @@ def test_only_the_summary_is_required(run):
     assert DELTA_POINTS in html
 
 
-@pytest.mark.parametrize("content", ["{}", '{"modes": {"adaptthink": null}}', '{"modes": [], "seconds": {"a": null}}'])
+@pytest.mark.parametrize("content", ["{}", '{"modes": {"adaptthink": null}}', '{"modes": {}, "seconds": {"a": null}}'])
 def test_missing_values_are_dashes_not_crashes(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\n{"step": 2, "loss": NaN, "probe_mode_mass": null}\n')
-    (tmp_path / "evaluations/adaptthink").mkdir(parents=True)
-    (tmp_path / "evaluations/adaptthink/samples.jsonl").write_text('{"asked": "auto"}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "loss": NaN, "probe_mode_mass": null}\n')
+    write_samples(tmp_path / TRAINED, samples())
+    for name in ("problems", "verdicts", "decisions"):
+        (tmp_path / TRAINED / f"{name}.jsonl").unlink()
     html, markdown = (path.read_text() for path in write_report(tmp_path))
     assert html.count("not recorded") == 14  # every drawing
     assert "accuracy **–**" in markdown
@@ -246,7 +256,7 @@ def test_missing_summary_names_the_commands_that_make_it(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ['{"step": 3, "loss', "[1]", '{"loss": 1}', '{"step": "three"}'])
+@pytest.mark.parametrize("line", ['{"step": 3, "loss', "[1]", '{"loss": 1}', '{"step": "three"}', ""])
 def test_malformed_metrics_line_is_named(run, line):
     with (run / "metrics.jsonl").open("a") as lines:
         lines.write(line + "\n")

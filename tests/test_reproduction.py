@@ -14,7 +14,6 @@ from adaptthink.cli.reproduce import FULL, QUICK, list_stages, reproduce_job
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.statistics import Interval, difference_of_groups
 from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
@@ -24,6 +23,7 @@ from adaptthink.reproduction.claims import check_claims, check_implicit_thinking
 from adaptthink.reproduction.runs import MAIN, Design, Runs
 from adaptthink.reproduction.tables import Reproduction, make_tables
 from adaptthink.reproduction.verdicts import Claim, average_seeds
+from adaptthink.storage.records import from_json, to_json
 
 SEEDS = (0, 1, 2)
 

@@ -20,10 +20,10 @@ from adaptthink.evaluation.formats import (
     write_range,
 )
 from adaptthink.evaluation.levels import name_level, rank_level, write_level
-from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.scores import Change, Evaluation, Scores, compare_scores, summarise
 from adaptthink.evaluation.statistics import Difference, Interval
 from adaptthink.problems import make_problem
+from adaptthink.storage.records import from_json, to_json
 
 
 def test_levels_have_one_order_and_one_title():

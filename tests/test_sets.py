@@ -123,6 +123,33 @@ HUB_ROWS = {
     "aime25": {"question": "Find it.", "answer": "70"},
     "amc23": {"id": 0, "question": "How far?", "answer": 27.0, "url": "https://example.org/Problem_1"},
     "mmlu": {"question": "Which?", "subject": "virology", "choices": ["v", "w", "x", "y"], "answer": 2},
+    "mmlu_pro": {
+        "question_id": 70,
+        "question": "Which?",
+        "options": ["v", "w", "x", "N/A"],
+        "answer": "B",
+        "answer_index": 1,
+        "cot_content": "",
+        "category": "computer science",
+        "src": "",
+    },
+    "gpqa": {
+        "Question": "Which?",
+        "Correct Answer": " right\n",
+        "Incorrect Answer 1": "a",
+        "Incorrect Answer 2": "b",
+        "Incorrect Answer 3": "c",
+        "Subdomain": "Physics",
+    },
+    "minerva": {"question": "How heavy?", "answer": "4.5e33"},
+    "olympiadbench": {
+        "id": 1606,
+        "context": "Let $n > 0$.",
+        "question": "Find it.",
+        "final_answer": ["2", "$-3$"],
+        "answer_type": "Numerical",
+    },
+    "otb": {"question": "What shields us?", "answer": "ozone layer", "metadata": "{}", "subset": "overthinkingbench"},
     "deepscaler": {"problem": "Find it.", "answer": "5", "solution": "So."},
     "svamp": {
         "ID": "chal-1",
@@ -142,6 +169,11 @@ READ = {
     "aime25": ("Find it.", "70", 2),  # the second row of its exam
     "amc23": ("How far?", "27", None),
     "mmlu": ("Which?\nA. v\nB. w\nC. x\nD. y", "C", "other"),
+    "mmlu_pro": ("Which?\nA. v\nB. w\nC. x", "B", "computer_science"),
+    "gpqa": ("Which?\nA. b\nB. a\nC. c\nD. right", "D", None),
+    "minerva": ("How heavy?", "4.5e33", None),
+    "olympiadbench": ("Let $n > 0$.\n\nFind it.", "2, $-3$", None),
+    "otb": ("What shields us?", "ozone layer", "over"),
     "deepscaler": ("Find it.", "5", None),
     "svamp": ("There are 3 oranges. How many?", "3", None),
 }
@@ -172,6 +204,27 @@ def test_rows_from_the_hub(hub, name):
         assert len(problems) == 2 * len(named.configs)
         assert (problems[1].prompt, problems[1].answer, problems[1].level) == READ[name]
         assert problems[1].source.startswith(f"{name}/{split}")
+
+
+def test_the_halves_of_optimal_thinking_bench(hub, tmp_path):
+    """Puzzles are reasoning-gym's entries; what only a judge could compare is left out, and said."""
+    puzzle = {"question": "Sort.", "answer": "a b", "metadata": '{"source_dataset": "word_sorting", "n": 2}'}
+    rows = [
+        HUB_ROWS["otb"],
+        puzzle | {"subset": "underthinkingbench"},
+        {"question": "Why?", "answer": "it is because of this", "metadata": None, "subset": "overthinkingbench"},
+        {"question": "Find it.", "answer": "70", "metadata": "{}", "subset": "underthinking-math"},
+        {"question": "Find it.", "answer": "70", "metadata": "{}", "subset": "other"},
+    ]
+    (tmp_path / "optimal_thinking_bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    easy, sort, judged, exam, unknown = read("otb", "test", tmp_path)
+    assert [one.level for one in (easy, sort, exam)] == ["over", "under", "under"]
+    assert (sort.kind, json.loads(sort.answer)["metadata"]) == (
+        AnswerKind.REASONING_GYM,
+        json.loads(puzzle["metadata"]),
+    )
+    assert judged.reason == "the answer has 5 words, which only a judge could compare"
+    assert unknown.reason == "'subset' is 'other', neither over- nor underthinking"
 
 
 def test_local_rows_and_hub_rows_have_the_same_ids(hub, tmp_path):

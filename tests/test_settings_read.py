@@ -58,7 +58,7 @@ OTHER = {  # a value that is not the default, for each key
     "prompt_date": "2026-01-31", "dtype": "bfloat16", "max_concurrent_sequences": 7, "engine": "vllm", "endpoint": "http://localhost:1",
     "engine_memory": 0.7, "seed": 3, "problems": "a.jsonl", "data": "other", "fields": "prompt=q",
     "instruction": "so", "max_problems": 11, "boxed_only": False, "grading_seconds": 9.0, "problems_per_level": 4,
-    "reward": "mine:score", "reward_seconds": 3.0,
+    "reward": "mine:score", "reward_seconds": 3.0, "samples_by_set": "arithmetic=3",
     "reference_samples": 3, "reference_temperature": 0.9, "reference_top_p": 0.5, "delta": 0.2, "method": "grpo",
     "no_think_share": 0.25, "samples_per_problem": 8, "token_share": 0.5, "force_think": "ban",
     "ratio": "token", "clip": 0.9, "implicit_thinking": "no_reward", "steps": 2, "problems_per_step": 3,

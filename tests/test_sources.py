@@ -18,6 +18,7 @@ from adaptthink.problems.sources import (
     Purpose,
     Reading,
     SetSource,
+    WordsSource,
     choose_evaluation_problems,
     choose_training_problems,
     make_reading,
@@ -54,6 +55,8 @@ def evaluate(name, data=None, per_level=3, **options):
     ("name", "purpose", "source"),
     [
         ("arithmetic", Purpose.TRAINING, ArithmeticSource()),
+        ("words", Purpose.TRAINING, WordsSource()),
+        ("words:shifted", Purpose.EVALUATION, WordsSource(shifted=True)),
         ("reasoning_gym:chain_sum", Purpose.TRAINING, GymSource("chain_sum")),
         ("gsm8k", Purpose.TRAINING, SetSource("gsm8k", "train")),
         ("gsm8k", Purpose.EVALUATION, SetSource("gsm8k", "test")),
@@ -91,8 +94,8 @@ def test_path_with_a_comma(tmp_path):
         (
             "zzz",
             Purpose.TRAINING,
-            "no problems are called 'zzz'; give the path of a file, or one of: arithmetic, reasoning_gym:<family>, "
-            "gsm8k, math, math500, aime24, aime25, amc23, mmlu, deepscaler, svamp",
+            "no problems are called 'zzz'; give the path of a file, or one of: arithmetic, words, "
+            "reasoning_gym:<family>, gsm8k, math, math500, aime24, aime25, amc23, mmlu, deepscaler, svamp",
         ),
         ("gsm8k,", Purpose.TRAINING, "no problems are called ''; give the path of a file, or one of: arithmetic"),
         ("gsm8k:dev", Purpose.TRAINING, "'gsm8k' has no split or part 'dev'; it has: train, test"),

@@ -46,7 +46,9 @@ def folder(name, sampler, config, fresh, tmp_path_factory):
     """An evaluation of the model left to choose, and forced to answer at once."""
     folder = tmp_path_factory.mktemp(name) / "evaluation"
     setting = make_policy_setting(name, "weights", config, {"Alright": 1.0})
-    sample_missing(make_policy_responder(sampler, config), folder, setting, fresh, ("auto", "no_think"), 3)
+    sample_missing(
+        make_policy_responder(sampler, config), folder, setting, fresh, ("auto", "no_think"), lambda problem: 3
+    )
     grade_folder(folder)
     return folder
 

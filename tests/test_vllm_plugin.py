@@ -114,7 +114,7 @@ def test_the_certified_threshold_beside_the_weights_is_taken_and_what_is_not_che
     assert threshold is None
     assert "no threshold is certified" in note
     (tmp_path / STORED).write_text("{}")
-    with pytest.raises(UserError, match="holds no dial"):
+    with pytest.raises(UserError, match="damaged"):
         read_threshold(tmp_path)
 
 

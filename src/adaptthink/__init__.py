@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOME = {  # where each public name lives
     "adaptthink.api": (
         "EvaluationResult", "Run", "calibrate", "compare", "decide", "doctor", "evaluate", "grade", "load",
-        "load_problems", "presample", "score", "serve", "train",
+        "load_problems", "make_traces", "presample", "score", "serve", "train",
     ),
     "adaptthink.callbacks": ("Callback", "Progress"),
     "adaptthink.dial.online": ("OnlineDial",),
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from adaptthink.api import grade as grade
     from adaptthink.api import load as load
     from adaptthink.api import load_problems as load_problems
+    from adaptthink.api import make_traces as make_traces
     from adaptthink.api import presample as presample
     from adaptthink.api import score as score
     from adaptthink.api import serve as serve

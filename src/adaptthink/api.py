@@ -76,7 +76,6 @@ from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, m
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
 from adaptthink.evaluation.mode_choice import DELTA, ModeChoice, assess_mode_choice
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import (
     Respond,
     compute_mode_logprobs,
@@ -84,6 +83,7 @@ from adaptthink.evaluation.run import (
     describe_starts,
     make_policy_responder,
     make_policy_setting,
+    make_sample_counter,
     sample_missing,
 )
 from adaptthink.evaluation.scores import Evaluation, summarise
@@ -101,6 +101,7 @@ from adaptthink.evaluation.store import (
     read_samples,
     read_setting,
 )
+from adaptthink.evaluation.teacher import collect_traces
 from adaptthink.grading import (
     AnswerKind,
     Grade,
@@ -134,9 +135,11 @@ from adaptthink.problems.sources import (
     Chosen,
     Reading,
     choose_evaluation_problems,
+    choose_start_problems,
     choose_training_problems,
     make_reading,
 )
+from adaptthink.problems.traces import Trace, solve_problems, write_traces
 from adaptthink.processes import keep_memory_together
 from adaptthink.sampling.advice import advise, advise_by_mode, write_shares
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
@@ -147,6 +150,7 @@ from adaptthink.serving.upstream import Upstream
 from adaptthink.serving.worker import Worker
 from adaptthink.storage.kinds import find_run_model
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import (
     check_run,
     check_store_outside,
@@ -298,6 +302,50 @@ def load_problems(
         str(source), per_level=per_level, held_out_per_level=1, seed=seed, reading=reading
     )
     return chosen.problems
+
+
+def make_traces(
+    problems: Problems,
+    *,
+    output: str | Path,
+    teacher: Policy | str | Path | None = None,
+    reward: RewardFunction | None = None,
+    engine: Engine | None = None,
+    callbacks: Iterable[Callback] = (),
+    config: EvaluateConfig | ChatConfig | None = None,
+    **settings: Any,
+) -> list[Trace]:
+    r"""Write the traces of a cold start (`sft`) to the file `output`, a JSON line each, and return them.
+
+    Without a teacher they are the solutions that problems of `arithmetic` and `words` have, of a split that no training
+    uses. A `teacher` solves any problems, with the settings of `evaluate`, `chat="https://host/v1"` among them; kept is
+    what is graded correct and thinks. Its responses stay in a folder beside the file, so that nothing is sampled twice.
+    Raises UserError for problems without solutions, and where no response is kept.
+
+    >>> import adaptthink as at
+    >>> traces = at.make_traces("arithmetic", output="traces.jsonl", problems_per_level=2)
+    >>> len(traces), traces[0].answer[:7]
+    (10, '\\boxed{')
+    """
+    resolved: EvaluateConfig | ChatConfig
+    if isinstance(config, ChatConfig) or "chat" in settings:
+        chat = config if isinstance(config, ChatConfig) else None
+        resolved = _note(_configure(ChatConfig, chat, teacher or "", settings), reward)
+    else:
+        plain = config if isinstance(config, EvaluateConfig) else None
+        resolved = _note(_configure(EvaluateConfig, plain, teacher or "tiny", settings), reward)
+    path, report = Path(output), Callbacks(callbacks)
+    with (
+        locked(path, f"file of traces '{path}'"),
+        report.reporting("traces", resolved.model_dump(mode="json"), path) as result,
+    ):
+        if teacher is None:
+            made = solve(problems, resolved)
+        else:
+            made = learn_from(teacher, problems, path.with_suffix(".samples"), resolved, report, engine, reward)
+        result |= {"output": str(path), "traces": write_traces(path, made)}
+        report.on_message(f"{len(made):,} traces in {path}")
+    return made
 
 
 def presample(
@@ -789,7 +837,7 @@ def find_threshold(
     """Do what `choose_threshold` does; None where neither is given and the model's folder has no certified dial."""
     if threshold is None and dial is None:
         path = Path(policy.name) / STORED
-        if policy.name in EMBEDDED or not path.is_file():
+        if policy.name in EMBEDDED or not path.exists():
             return None
         dial = read_dial(path)
         if not dial.threshold.certified:
@@ -849,6 +897,54 @@ def check_prompts(
         given=config.model_fields_set,
     )
     return [line] if line else []
+
+
+def solve(problems: Problems, config: EvaluationConfig) -> list[Trace]:
+    """Return the solutions that the problems of a name have, as traces; raises UserError where they have none."""
+    if not isinstance(problems, str | Path):
+        raise UserError("a list of problems has no solutions; give a teacher that solves them")
+    size = config.problems_per_level
+    return list(solve_problems(str(problems), per_level=size, seed=config.seed, reading=make_reading(config)))
+
+
+def learn_from(
+    teacher: Policy | str | Path,
+    problems: Problems,
+    folder: Path,
+    config: EvaluateConfig | ChatConfig,
+    report: Callback,
+    engine: Engine | None,
+    reward: RewardFunction | None,
+) -> list[Trace]:
+    """Complete a teacher's responses in `folder`, and return the correct thoughts among them as traces."""
+    chosen = read_start_problems(problems, config, report, reward)
+    if isinstance(config, ChatConfig):
+        requested = "auto" if config.switch is Switch.NONE else "think"  # without a switch no mode can be requested
+        evaluate_chat(chosen, [requested], config, folder, choose_grader(config, reward), report)
+    else:
+        policy, requested = _load(teacher, config), "think"
+        policy, config = freeze_date(policy, config, read_evaluation_date(folder))
+        sampler = make_sampler(policy, config, engine=engine, reward=reward, on_message=report.on_message)
+        evaluate_policy(policy, sampler, chosen, [requested], config, folder, report)
+    taught = collect_traces(folder, chosen, requested, config.samples_per_problem)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(taught.left_out.items()))
+    report.on_message(f"responses in {folder}; left out: {reasons or 'none'}")
+    if not taught.traces:
+        raise UserError(f"no response of the teacher is a trace ({reasons}); see its responses in {folder}")
+    return list(taught.traces)
+
+
+def read_start_problems(
+    problems: Problems, config: EvaluationConfig, report: Callback, reward: RewardFunction | None
+) -> Sequence[Problem]:
+    """Return the problems that a teacher solves for a cold start."""
+    if not isinstance(problems, str | Path):
+        return make_problems(problems, needs_answer=not (reward or config.reward))
+    found = choose_start_problems(
+        str(problems), per_level=config.problems_per_level, seed=config.seed, reading=make_reading(config)
+    )
+    report_notes(found.notes, report)
+    return found.problems
 
 
 def report_notes(notes: Iterable[str], report: Callback) -> None:
@@ -1071,9 +1167,11 @@ def sample_into(
     cost: Callable[[Sample], float | None] = lambda sample: None,
 ) -> None:
     """Sample what `folder` lacks, and report progress."""
-    count = config.samples_per_problem
-    phase = f"evaluate: {len(problems)} problems x {count} responses in each of {', '.join(requested)}"
-    advance = make_counter(report.on_progress, phase, len(problems) * len(requested) * count)
+    count = make_sample_counter(config, problems)
+    total = sum(map(count, problems))
+    each = f", {total}" if config.samples_by_set else f" x {config.samples_per_problem}"
+    phase = f"evaluate: {len(problems)} problems{each} responses in each of {', '.join(requested)}"
+    advance = make_counter(report.on_progress, phase, total * len(requested))
 
     def on_sample(sample: Sample | None) -> None:
         advance(1, sample.tokens if sample else 0, cost(sample) or 0.0 if sample else 0.0)
@@ -1112,8 +1210,9 @@ def score_folder(
 
 def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
     """Return a folder's outcomes on these problems, as many samples of each as configured."""
-    wanted = {problem.id for problem in problems}
-    return [one for one in read_outcomes(folder) if one.problem_id in wanted and one.index < config.samples_per_problem]
+    count = make_sample_counter(config, problems)
+    wanted = {problem.id: count(problem) for problem in problems}
+    return [one for one in read_outcomes(folder) if one.index < wanted.get(one.problem_id, 0)]
 
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

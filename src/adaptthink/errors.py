@@ -6,7 +6,10 @@ import re
 from typing import Any
 
 SECRET = "***"
+VALUE_CHARACTERS = 100  # of a value that a message repeats
+MAX_CHARACTERS = 2000  # of a message, which may repeat somebody's data
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@|\b[\w.%+-]+:[^\s/@:]+@(?=[\w.\[-]+(?::\d+)?\b)")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # but tab and line end
 _QUERY = re.compile(r"([?&;][^=&\s'\"]*(?:key|token|secret|pass|pwd|auth|sig)[^=&\s'\"]*=)[^&\s'\"#;]+", re.IGNORECASE)
 
 
@@ -30,6 +33,30 @@ def redact_all(value: Any) -> Any:
     return [redact_all(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def escape_controls(text: str) -> str:
+    r"""Return a text whose control characters, which a terminal would obey, are written as in source code.
+
+    >>> print(escape_controls("unknown key 'a\x1b[2J'"))
+    unknown key 'a\x1b[2J'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def show_value(value: object) -> str:
+    """Return a value of somebody's as a message repeats it: as in source code, and no longer than a line."""
+    return shorten_middle(repr(value), VALUE_CHARACTERS)
+
+
+def shorten_middle(text: str, length: int = MAX_CHARACTERS) -> str:
+    """Return a text without its middle where it is longer: what is wrong stands at the begin, what to do at the end.
+
+    >>> shorten_middle("a setting was 999999999; leave it out", 31)
+    'a setting was 9…9; leave it out'
+    """
+    tail = length // 2
+    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
+
+
 class UserError(Exception):
     """Bad input. The command line prints its message and exits with status 2, without a traceback.
 
@@ -42,7 +69,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(redact(str(message)))
+        super().__init__(shorten_middle(redact(escape_controls(" ".join(str(message).splitlines())))))
 
 
 class DivergedError(UserError):

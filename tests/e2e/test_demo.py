@@ -11,8 +11,8 @@ from waiting import WAIT_SECONDS
 from adaptthink.cli import jobs
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
-from adaptthink.evaluation.records import from_json
 from adaptthink.evaluation.scores import Evaluation, summarise
+from adaptthink.storage.records import from_json
 
 RECIPE = """
 model = "tiny"

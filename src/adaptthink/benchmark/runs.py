@@ -30,7 +30,7 @@ from adaptthink.benchmark.answers import (
 from adaptthink.benchmark.entries import ORIGINAL, Entry
 from adaptthink.storage.jsonl import read_lines
 from adaptthink.storage.runs import read_metrics, write_json
-from adaptthink.training.reference import make_reference
+from adaptthink.training.reference import read_references
 
 SETS = {"in distribution": "evaluation", "shifted": "shifted"}  # and the folder of each in a training's
 OWN = "in distribution"
@@ -162,8 +162,7 @@ def compute_scale(original: Sets) -> float:
 
 def read_rewards(store: Path) -> dict[str, float]:
     """Return R̄_ref of each problem in a reference store, those without a grade left out."""
-    references = (make_reference(row) for row in read_rows(store))
-    return {one.id: one.reward for one in references if one.reward is not None}
+    return {one.id: one.reward for one in read_references(store) if one.reward is not None}
 
 
 def count_reference_tokens(store: Path, *, no_think: bool) -> int:

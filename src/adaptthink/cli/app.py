@@ -34,6 +34,7 @@ NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 COMMANDS = {
     "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
     "train": "Train a model to choose when to think.",
+    "traces": "Make the traces of a cold start: solutions that problems have, or a teacher's correct responses.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
@@ -53,7 +54,7 @@ COMMANDS = {
 GOES_ON = {  # after an interruption
     **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
     **dict.fromkeys(
-        ("presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
+        ("traces", "presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
     ),
     **dict.fromkeys(("reproduce", "bench"), "what is done is kept: repeat the command, without --clean, to go on"),
 }
@@ -63,7 +64,7 @@ KEEP_RESULTS = {
     "report",
     "serve",
 }  # in files: what they print is not all that there is of their result
-TAKE_RECIPES, TAKE_MODEL = ("train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
+TAKE_RECIPES, TAKE_MODEL = ("traces", "train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",
     "show": "Print a few problems as the model sees them, with reference answer, kind and level.",

@@ -39,7 +39,6 @@ from adaptthink.cli.job_queue import Command, Job, make_evaluation, make_presamp
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import METHOD_KEYS, EvaluateConfig, PresampleConfig, TrainConfig
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.run import describe_starts, make_policy_setting, sample_missing
 from adaptthink.evaluation.store import grade_folder, lock_folder, read_evaluation_date
 from adaptthink.models.loading import Policy, choose_device, freeze_date, load_configured
@@ -48,11 +47,13 @@ from adaptthink.problems import Problem
 from adaptthink.report.benchmark import write_page
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import open_run, write_json
 
 PARTS = ("untrained", "tune", "train", "best")
 SAMPLES = 2  # of each problem in each mode, in evaluations and for the linear probe
 PROBES = ("--probe-every", "10", "--probe-samples", "0")  # of trainings: no responses, which would cost time
+SHIFTED = {"arithmetic": "reproduce/story", "words": "reproduce/words_shifted"}  # recipes of problems unlike others
 NUM_BEST, NUM_MORE = 5, 2  # so many of the best entries are trained on so many more seeds
 PROBED_PROBLEMS = 2000  # that the linear probe is fitted on, at most
 
@@ -84,9 +85,9 @@ class Design:
 
 
 def make_design(recipes: tuple[str, ...], shifted: str | None, **size: int | None) -> Design:
-    """Return a design; by default arithmetic is shifted to word problems, and other problems are not."""
+    """Return a design; by default procedural problems are shifted to their unlike ones, and other problems are not."""
     problems = resolve("evaluate", EvaluateConfig, recipes=recipes).problems
-    return Design(recipes, shifted or ("reproduce/story" if problems == "arithmetic" else None), **size)
+    return Design(recipes, shifted or SHIFTED.get(problems), **size)
 
 
 def bench_job(
@@ -280,7 +281,7 @@ def force_budget(
     )
     respond = make_budget_responder(sampler, config, max(1, round(share * config.max_think_tokens)))
     with lock_folder(folder, setting):
-        sample_missing(respond, folder, setting, problems, ["auto"], SAMPLES)
+        sample_missing(respond, folder, setting, problems, ["auto"], lambda problem: SAMPLES)
         grade_folder(folder, sampler.grader, max_failed_grades=0.0)
     write_json(folder / "summary.json", {"share": share})
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from adaptthink.cli.console import console, show_text_table
 from adaptthink.cli.layout import TextTable
 from adaptthink.cli.tables import make_scores_table, make_verdicts_table, write_markdown
+from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
 from adaptthink.evaluation.levels import write_level
 from adaptthink.evaluation.mode_choice import ModeChoice
-from adaptthink.evaluation.records import to_json
-from adaptthink.evaluation.scores import Change, Evaluation
+from adaptthink.evaluation.scores import Change, Evaluation, Scores
 from adaptthink.evaluation.statistics import Difference
+from adaptthink.reproduction.paper import RESULTS, Cell
+from adaptthink.reproduction.paper import SETS as PAPER_SETS
+from adaptthink.storage.records import to_json
 
 
-def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) -> dict[str, Any]:
+def compare_job(
+    names: Sequence[str], *, forced: bool, markdown: Path | None, paper: str | None = None
+) -> dict[str, Any]:
     """Compare rows with the first of them, print the tables, and return everything."""
     rows = read_rows(names)
     if not forced:
@@ -28,6 +34,8 @@ def compare_job(names: Sequence[str], *, forced: bool, markdown: Path | None) ->
     for difference in comparison.differences:
         console.print(f"forced, although {difference}", markup=False)
     tables = make_comparison_tables(comparison)
+    if paper:
+        tables.insert(1, make_paper_table(comparison, paper))
     for table in tables:
         show_text_table(table)
     if markdown:
@@ -78,6 +86,53 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
     return tables
 
 
+def make_paper_table(comparison: Comparison, size: str) -> TextTable:
+    """The paper's rows for a size of model, below ours on the same sets; changes are against each first row.
+
+    Raises UserError if no set is one of the paper's.
+    """
+    shared = [name for name in PAPER_SETS if name in comparison.sets]
+    if not shared:
+        raise UserError(
+            f"--paper: the paper has {', '.join(PAPER_SETS)}, these evaluations {', '.join(comparison.sets)}; evaluate "
+            "several of its sets together, such as --problems gsm8k,math500"
+        )
+    places = [PAPER_SETS.index(name) for name in shared]
+    ours = {row.name: [read_numbers(row.sets[name]) for name in shared] for row in comparison.rows}
+    theirs = {f"paper: {name}": [by_set[place] for place in places] for name, by_set in RESULTS[size].items()}
+    lines = [
+        (name, *map(write_numbers, cells), *write_mean_changes(cells, next(iter(group.values()))))
+        for group in (ours, theirs)
+        for name, cells in group.items()
+    ]
+    title = f"beside the paper's {size.upper()} (arXiv 2505.13417, tables 1 and 2)"
+    return TextTable(
+        title, ("", *shared, "ΔAcc", "ΔLength"), tuple(lines), note="accuracy, % / mean tokens / no_think, %"
+    )
+
+
+def read_numbers(one: Scores) -> Cell:
+    """Return a row's scores on one set as the paper has them."""
+    return 100 * one.accuracy, one.mean_tokens, 100 * one.no_think_share
+
+
+def write_numbers(cell: Cell) -> str:
+    """Write accuracy, tokens and the share of no_think; the last is a dash where it is not known."""
+    accuracy, tokens, no_think = cell
+    share = DASH if no_think is None else write_number(no_think, 0)
+    return f"{write_number(accuracy)} / {write_number(tokens, 0)} / {share}"
+
+
+def write_mean_changes(cells: Sequence[Cell], base: Sequence[Cell]) -> tuple[str, str]:
+    """Return ΔAcc in points and ΔLength, means over the sets; dashes for the base itself."""
+    if cells is base:
+        return DASH, DASH
+    pairs = list(zip(cells, base, strict=True))
+    accuracy = fmean(one[0] - other[0] for one, other in pairs)
+    length = fmean(one[1] / other[1] - 1 for one, other in pairs)
+    return write_number(accuracy, signed=True), write_number(100 * length, 1, "%", signed=True)
+
+
 def write_samples(row: Compared) -> str:
     """The samples of a problem: 4, or 3-4 where they differ."""
     fewest, most = row.samples
@@ -86,13 +141,7 @@ def write_samples(row: Compared) -> str:
 
 def write_paper_cell(row: Compared, name: str) -> str:
     """A row on one set, as the paper's tables have it."""
-    one = row.sets[name]
-    numbers = (
-        write_number(100 * one.accuracy),
-        write_number(one.mean_tokens, 0),
-        write_number(100 * one.no_think_share, 0),
-    )
-    return " / ".join(numbers)
+    return write_numbers(read_numbers(row.sets[name]))
 
 
 def make_difference_table(

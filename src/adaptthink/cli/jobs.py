@@ -29,12 +29,12 @@ from adaptthink.errors import redact
 from adaptthink.evaluation.compare import read_rows
 from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
 from adaptthink.evaluation.store import Outcome, read_decisions, read_outcomes, read_setting
 from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
 from adaptthink.problems import Problem
 from adaptthink.sampling.engine import make_engine
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import undo_failed_start, write_json
 from adaptthink.training.data import prepare_problems, settle_reference
 from adaptthink.training.dump import load_weights, read_dump, repeat
@@ -151,6 +151,20 @@ def evaluate_job(
     show_advice(result.advice)
     console.print(f"samples, summary and quality in {folder}")
     return api.make_evaluation_summary(config, result.modes) | {"servers": servers}
+
+
+def traces_job(config: EvaluateConfig | ChatConfig, output: Path, *, taught: bool) -> dict[str, Any]:
+    """Write the problems' own solutions as traces, or if it is `taught` the correct responses of the config's model."""
+    options: dict[str, Any] = {"output": output, "callbacks": [Terminal()], "config": config}
+    servers: list[dict[str, Any]] = []
+    if not taught or isinstance(config, ChatConfig):
+        made = api.make_traces(config.problems, teacher=config.model if taught else None, **options)
+    else:
+        policy = load_configured(config, generation_only=True)
+        with open_engine(policy, config) as engine:
+            made = api.make_traces(config.problems, teacher=policy, engine=engine, **options)
+        servers = describe_servers(engine)
+    return {"output": str(output), "traces": len(made), "servers": servers}
 
 
 def show_advice(lines: Iterable[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from adaptthink.cli.console import console
-from adaptthink.config.schema import VerlConfig
+from adaptthink.config.schema import EvaluateConfig, VerlConfig
 from adaptthink.errors import UserError
 from adaptthink.integrations.verl.settings import check_config
 from adaptthink.planning.architecture import Architecture, read_architecture
@@ -30,6 +30,7 @@ from adaptthink.planning.estimate import (
     Remedy,
     choose_element_bytes,
     compute_quantiles,
+    estimate_sampling_hours,
     find_remedies,
     list_larger_platforms,
     make_cluster_platform,
@@ -39,17 +40,19 @@ from adaptthink.planning.estimate import (
 )
 from adaptthink.planning.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.planning.roofline import measure_machine
-from adaptthink.problems.sets import find_local_copy
-from adaptthink.problems.sources import Purpose, SetSource, parse_name
+from adaptthink.problems.arithmetic import LEVELS
+from adaptthink.problems.sets import SETS, find_local_copy
+from adaptthink.problems.sources import ArithmeticSource, Purpose, SetSource, Source, parse_name
 from adaptthink.training.data import count_used, find_problems
 from adaptthink.training.reference import read_references
 
 PROMPT_TOKENS = 200  # of a competition problem with the instruction and the chat template
-ARITHMETIC_PROMPT_TOKENS = 16  # of the embedded model's problems
+SHORT_PROMPT_TOKENS = {"arithmetic": 16, "words": 64}  # of procedural problems, with the chat template
 MEANS = {  # tokens, thinking and not: the paper's table 1, mean of MATH500 and AIME24, between which DeepScaleR stands
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (8480, 1424),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (6990, 1313),
 }
+MEASURED_LIMITS = 16384, 4096  # that those responses had
 LIMIT_SHARES = (1 / 2, 1 / 3)  # of max_tokens, where nothing is known; the means above are .43 to .52 and .32 to .35
 
 
@@ -62,6 +65,7 @@ def plan_job(
     prompt_tokens: int | None = None,
     reference: Path | None = None,
     price: float | None = None,
+    evaluation: EvaluateConfig | None = None,
 ) -> dict[str, Any]:
     """Estimate a training on `gpus` (8xH100, or cpu: this machine, measured), print the estimate and return it.
 
@@ -73,7 +77,7 @@ def plan_job(
     if platform.devices > 1:
         check_config(spread_gpus(config, platform.devices))
     architecture = read_architecture(config.model)
-    usual = ARITHMETIC_PROMPT_TOKENS if config.problems == "arithmetic" else PROMPT_TOKENS
+    usual = SHORT_PROMPT_TOKENS.get(config.problems, PROMPT_TOKENS)
     lengths = find_lengths(config, think_tokens, no_think_tokens, prompt_tokens or usual, reference)
     num_problems = count_problems(config)
     num_used = None if num_problems is None else count_used(num_problems, config)
@@ -83,7 +87,10 @@ def plan_job(
     needs = find_needed_settings(config, platform, plan)
     assumptions = list(list_assumptions(config, platform, lengths, num_problems))
     cost = None if price is None else price * platform.devices * plan.hours
+    after = list_evaluations(architecture, config, platform, lengths, evaluation) if evaluation else []
     show_plan(architecture, config, platform, lengths, plan, helps, needs, cost)
+    show_stages(architecture, config, plan, after)
+    console.print("assumed:")
     for line in assumptions:
         console.print(f"  {line}", style="dim", markup=False)
     return {
@@ -98,6 +105,7 @@ def plan_job(
         "plan": plan_to_json(plan),
         "gpu_hours": platform.devices * plan.hours,
         "cost": cost,
+        "evaluations": [asdict(one) for one in after],
         "settings": needs,
         "remedies": [remedy.settings for remedy in helps],
         "assumptions": assumptions,
@@ -162,11 +170,18 @@ def find_lengths(
             )
         sources.append(f"thinking as in {reference}")
     else:
-        thinking = make_quantiles(assumed[0] if think is None else think, config.max_think_tokens)
-    direct = make_quantiles(assumed[1] if no_think is None else no_think, config.max_no_think_tokens)
+        thinking = assume_lengths(think, assumed[0], config.max_think_tokens, MEASURED_LIMITS[0] if known else 0)
+    direct = assume_lengths(no_think, assumed[1], config.max_no_think_tokens, MEASURED_LIMITS[1] if known else 0)
     if len(sources) < 2:
         sources.append(f"{'otherwise ' if sources else ''}{where}")
     return Lengths(prompt, thinking, direct, "; ".join(sources))
+
+
+def assume_lengths(given: float | None, assumed: float, limit: int, measured_limit: int) -> tuple[float, ...]:
+    """Return lengths with the mean that was given, or of an assumed mean, cut where the limit is below the measured."""
+    if given is not None:
+        return make_quantiles(given, limit)
+    return tuple(min(length, limit) for length in make_quantiles(assumed, max(limit, measured_limit)))
 
 
 def read_response_lengths(store: Path) -> list[int]:
@@ -208,7 +223,58 @@ def show_plan(
         f"before it, the reference: {samples} of each of {plan.reference_problems:,} "
         f"problems, {write_duration(plan.reference_hours)}"
     )
-    console.print("assumed:")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEvaluation:
+    """An evaluation of one set in the modes auto, think and no_think; auto as if the model always thought."""
+
+    name: str
+    problems: int
+    samples: int  # of a problem in each mode
+    hours: float
+
+
+def list_evaluations(
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, evaluation: EvaluateConfig
+) -> list[PlannedEvaluation]:
+    """Return the evaluation of each set whose number of problems is known."""
+    by_set = evaluation.parse_samples()
+    found = []
+    for source in parse_name(evaluation.problems, Purpose.EVALUATION):
+        name = source.name if isinstance(source, SetSource) else evaluation.problems
+        count = count_evaluated(source, evaluation)
+        samples = by_set.get(name, evaluation.samples_per_problem)
+        hours = sum(
+            estimate_sampling_hours(architecture, config, platform, lengths, modes * count * samples, thinking=thinking)
+            for modes, thinking in ((2, True), (1, False))
+        )
+        found += [PlannedEvaluation(name, count, samples, hours)] if count else []
+    return found
+
+
+def count_evaluated(source: Source, evaluation: EvaluateConfig) -> int:
+    """Return how many problems a source has to evaluate on; 0 where it is not known."""
+    if isinstance(source, SetSource):
+        return 0 if source.only else SETS[source.name].splits[source.split].size
+    return len(LEVELS) * evaluation.problems_per_level if isinstance(source, ArithmeticSource) else 0
+
+
+def show_stages(
+    architecture: Architecture, config: VerlConfig, plan: Plan, evaluations: Sequence[PlannedEvaluation]
+) -> None:
+    """Print what comes after the training, and the disk that it takes."""
+    if evaluations:
+        sets = ", ".join(
+            f"{one.name} {one.problems:,}{f' x {one.samples}' if one.samples > 1 else ''}" for one in evaluations
+        )
+        hours = write_duration(sum(one.hours for one in evaluations))
+        console.print(f"after it, an evaluation in three modes: {sets}: {hours} at most", markup=False)
+    kept, model = config.keep_checkpoints + 1, 2 * architecture.weights  # one more while it is written
+    console.print(
+        f"disk: {kept} checkpoints of {write_size(plan.checkpoint_bytes)}, the model {write_size(model)}: "
+        f"{write_size(kept * plan.checkpoint_bytes + model)}"
+    )
 
 
 def show_memory(platform: Platform, plan: Plan) -> None:
@@ -273,6 +339,11 @@ def show_step(plan: Plan) -> None:
 def write_short(number: float) -> str:
     """Write a number in three digits, or whole where it has more."""
     return write_whole(number) if number >= 100 else f"{number:.3g}"
+
+
+def write_size(size: float) -> str:
+    """Write a number of bytes with the unit that suits it."""
+    return f"{size / GB:,.1f} GB" if size >= GB else f"{1000 * size / GB:,.1f} MB"
 
 
 def write_whole(number: float) -> str:

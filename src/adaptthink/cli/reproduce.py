@@ -15,7 +15,6 @@ from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import TrainConfig
 from adaptthink.evaluation.formats import write_number, write_range
 from adaptthink.evaluation.mode_choice import read_no_think_signs
-from adaptthink.evaluation.records import to_json
 from adaptthink.evaluation.statistics import Values
 from adaptthink.evaluation.store import read_outcomes
 from adaptthink.grading.implicit_thinking import thinks_implicitly
@@ -24,6 +23,7 @@ from adaptthink.reproduction.claims import check_claims
 from adaptthink.reproduction.runs import MAIN, BySeed, Design, Runs
 from adaptthink.reproduction.tables import Reproduction, make_tables
 from adaptthink.reproduction.verdicts import Claim
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import open_run, read_metrics, write_json
 
 BASE = "reproduce"  # the recipe under all others, which are in the folder of its name

@@ -32,6 +32,7 @@ from adaptthink.storage.kinds import PathKind, expect
 Command = TypeVar("Command", bound=Callable[..., None])
 C = TypeVar("C", bound=Config)
 
+SOLVED_KEYS = {"instruction", "problems", "problems_per_level", "seed"}  # that the problems' own solutions depend on
 ORDER = [key for keys in GROUPS.values() for key in keys]
 GROUP_OF = {key: Group(title, sort_key=number) for number, (title, keys) in enumerate(GROUPS.items()) for key in keys}
 
@@ -99,6 +100,30 @@ def read_evaluation_settings(recipes: Sequence[str], flags: Mapping[str, Any]) -
     check_recipes(recipes)
     config = resolve_evaluation(recipes, flags, find_unread)
     check_paths(config)
+    return config
+
+
+def read_traces_settings(
+    recipes: Sequence[str], flags: Mapping[str, Any], teacher: str | None
+) -> EvaluateConfig | ChatConfig:
+    """Resolve the settings of `traces`: those of a teacher, of which all but a few are nothing without one."""
+    check_recipes(recipes)
+    given = {**flags, **({} if teacher is None else {"model": teacher})}
+
+    def unread(config: EvaluateConfig | ChatConfig) -> Iterator[Unread]:
+        if teacher is None:
+            keys = sorted(type(config).model_fields.keys() - SOLVED_KEYS)
+            advice = "give a model that solves the problems with --teacher, or leave it out"
+            yield Unread(tuple(keys), (), "the problems' own solutions are written", advice)
+            return
+        yield from config.unread()
+        yield from unread_settings(config.problems, Purpose.TRAINING)
+        yield Unread(("kind",), (), "problems to learn from have one wording", "leave it out")
+
+    config = resolve_evaluation(recipes, given, unread, command="traces")
+    if teacher is not None and not isinstance(config, ChatConfig):
+        check_model(teacher)
+    check_problem_files(config.problems, Purpose.TRAINING)
     return config
 
 

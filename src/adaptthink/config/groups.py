@@ -8,7 +8,8 @@ GROUPS = {
     "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "all_problems", "kind"),
     "Responses": (
         "max_think_tokens", "max_no_think_tokens", "temperature", "top_p", "reference_temperature", "reference_top_p",
-        "think_start", "prompt_date", "reasoning_format", "closing_sentence", "keep_responses", "no_think_samples",
+        "think_start", "prompt_date", "reasoning_format", "closing_sentence",
+        "samples_by_set", "keep_responses", "no_think_samples",
     ),
     "Method": (
         "method", "no_think_share", "force_think", "ratio", "clip", "token_share", "implicit_thinking",

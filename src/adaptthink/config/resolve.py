@@ -37,7 +37,7 @@ from adaptthink.config.schema import (
     VerlConfig,
     imply_engine,
 )
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, show_value
 
 RECIPES = Path(__file__).parent / "recipes"
 ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than training
@@ -47,6 +47,7 @@ TABLES: dict[str, tuple[type[Config], ...]] = {  # of a recipe, with the schemas
     "train": (TrainConfig,),
     "verl": (VerlConfig,),
     "evaluate": (EvaluateConfig, ChatConfig),
+    "traces": (EvaluateConfig, ChatConfig),
     "serve": (ServeConfig,),
 }
 
@@ -66,6 +67,7 @@ READS = {
     "plan": Reads(("presample", "train", "verl")),
     "evaluate": Reads(("evaluate",), own=("evaluate",)),
     "calibrate": Reads(("evaluate",)),
+    "traces": Reads(("traces",), own=("traces",)),
     "serve": Reads(("serve",), own=("serve",)),
 }
 
@@ -114,9 +116,14 @@ def resolve_evaluation(
     recipes: Iterable[str | Path],
     flags: Mapping[str, Any],
     unread: Callable[[EvaluateConfig | ChatConfig], Iterable[Unread]] | None = None,
+    *,
+    command: str = "evaluate",
 ) -> EvaluateConfig | ChatConfig:
-    """Resolve the settings of `evaluate`: of a chat endpoint if one is named, else of a model that is loaded here."""
-    sources = read_sources("evaluate", recipes, flags)
+    """Resolve the settings of `evaluate`: of a chat endpoint if one is named, else of a model that is loaded here.
+
+    So for other commands in which models answer.
+    """
+    sources = read_sources(command, recipes, flags)
     if merge(sources).get("chat"):
         return settle(ChatConfig, sources, unread)
     return settle(EvaluateConfig, sources, unread)
@@ -276,5 +283,5 @@ def describe_faults(error: ValidationError) -> str:
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{name} = {fault['input']!r}: {message[0].lower()}{message[1:]}")
+        faults.append(f"{name} = {show_value(fault['input'])}: {message[0].lower()}{message[1:]}")
     return "; ".join(faults)

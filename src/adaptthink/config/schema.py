@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from adaptthink.errors import UserError
 from adaptthink.ratio import Ratio
@@ -73,6 +73,23 @@ def check_date(value: str) -> str:
     return date.fromisoformat(value).isoformat()
 
 
+def split_text(value: object) -> object:
+    """Split a text at its commas, as an environment variable holds several values."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def check_samples(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return numbers of samples by set; raises ValueError for another form than NAME=NUMBER, and for a name twice."""
+    for value in values:
+        name, _, number = value.rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"'{value}' is not NAME=NUMBER, such as aime24=16")
+    if len({value.rpartition("=")[0] for value in values}) < len(values):
+        raise ValueError("a set is named twice")
+    return values
+
+
+Samples = Annotated[tuple[str, ...], BeforeValidator(split_text), AfterValidator(check_samples)]
 PromptDate = Annotated[str, AfterValidator(check_date)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["constant", "stable_decay"]
@@ -182,19 +199,13 @@ class EngineConfig(ModelConfig):
     engine: EngineName = Field(
         EngineName.NATIVE, description="What generates: this program, vLLM beside it, or running servers of vLLM."
     )
-    endpoint: tuple[str, ...] = Field(
+    endpoint: Annotated[tuple[str, ...], BeforeValidator(split_text)] = Field(
         (), description="Where the servers of the openai engine are, such as http://localhost:8000; implies the engine."
     )
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
     )
     seed: Seed = 0
-
-    @field_validator("endpoint", mode="before")
-    @classmethod
-    def split_endpoints(cls, value: object) -> object:
-        """Split a text of URLs, separated by commas, as an environment variable holds them."""
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -231,7 +242,8 @@ class ProblemsConfig(ModelConfig):
     seed: Seed = 0
     problems: str = Field(
         "arithmetic",
-        description="'arithmetic', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several (a,b).",
+        description="'arithmetic', 'words', a set such as gsm8k or mmlu:stem, reasoning_gym:FAMILY, a file, or several "
+        "(a,b).",
     )
     data: Path | None = Field(None, description="Folder with local copies of named sets; what is not there: the hub.")
     fields: str | None = Field(
@@ -284,7 +296,9 @@ class PolicyConfig(ProblemsConfig, EngineConfig):
 class ReferenceConfig(PolicyConfig):
     """The reference R̄_ref, K unconstrained samples per problem before training, and which problems need one."""
 
-    problems_per_level: Positive = Field(100, description="Problems of each level (arithmetic and reasoning_gym).")
+    problems_per_level: Positive = Field(
+        100, description="Problems of each level (arithmetic, words and reasoning_gym)."
+    )
     reference_samples: Positive = Field(16, description="K of R̄_ref: samples per problem.")
     reference_temperature: Temperature = Field(0.6, description="Sampling temperature of the reference.")
     reference_top_p: TopP = Field(0.95, description="Nucleus of the reference.")
@@ -452,11 +466,20 @@ class VerlConfig(TrainConfig):
 class EvaluationConfig(ProblemsConfig):
     """What an evaluation consists of, whoever answers: modes with the paper's decoding."""
 
-    problems_per_level: Positive = Field(200, description="Problems of each level (arithmetic and reasoning_gym).")
+    problems_per_level: Positive = Field(
+        200, description="Problems of each level (arithmetic, words and reasoning_gym)."
+    )
     kind: Kind = Field(Kind.CHAIN, description="Wording (arithmetic only); story is out of distribution.")
     samples_per_problem: Positive = Field(1, description="Responses per problem and mode.")
+    samples_by_set: Samples = Field(
+        (), description="Other numbers of responses for some of several sets, such as aime24=16."
+    )
     temperature: Temperature = Field(0.6, description="Sampling temperature.")
     top_p: TopP = Field(0.95, description="Nucleus.")
+
+    def parse_samples(self) -> dict[str, int]:
+        """Return `samples_by_set` as numbers."""
+        return {name: int(number) for name, _, number in (value.rpartition("=") for value in self.samples_by_set)}
 
 
 class EvaluateConfig(EvaluationConfig, PolicyConfig):

@@ -9,20 +9,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from adaptthink.errors import UserError
 from adaptthink.evaluation.scores import select_gradable
 from adaptthink.evaluation.statistics import mean_limits, ratio_limits, share_difference_limits, share_limits
 from adaptthink.evaluation.store import Decision, Outcome
 from adaptthink.modes import Mode, choose_mode
+from adaptthink.storage.records import Probability
 
 Array = NDArray[np.float64]
 Ends = tuple[float, float]  # of a 95% interval
 
 ALWAYS_THINK = 2.0  # a threshold that no probability reaches; 1 would not do, as P(no_think) may round to it
+Threshold = Annotated[float, Field(ge=0, le=ALWAYS_THINK)]
 ROUND_DOWN = Context(prec=6, rounding=ROUND_FLOOR)  # the digits of a threshold
 MIN_PROBLEMS = 4  # two in each half, as a spread needs
 POINTS_AT_ONCE = 256  # thresholds times problems are held in memory
@@ -50,8 +54,8 @@ class Point:
     Differences are to always thinking on the same problems. A relative change may have no upper end.
     """
 
-    threshold: float
-    no_think_share: float
+    threshold: Threshold
+    no_think_share: Probability
     no_think_interval: Ends
     accuracy: float
     accuracy_interval: Ends

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,13 +10,14 @@ from pathlib import Path
 from adaptthink.config.schema import ServeConfig
 from adaptthink.dial.stored import STORED, Dial, read_dial
 from adaptthink.engines.native import NativeEngine
-from adaptthink.evaluation.run import compute_mode_logprobs
+from adaptthink.evaluation.run import compute_mode_logprobs, to_probability
 from adaptthink.models.context import check_length, find_context_tokens
 from adaptthink.models.loading import Policy, Tokenization, find_model
 from adaptthink.modes import Mode, choose_mode, encode_prompt
 from adaptthink.problems import Problem
 from adaptthink.problems.files import Fields
 from adaptthink.problems.prompts import make_prompts
+from adaptthink.storage.records import Count, Probability
 
 PROMPTS_AT_ONCE = 512
 CERTIFIED_AT = ("max_think_tokens", "max_no_think_tokens", "temperature", "top_p")  # what a dial's promise rests on
@@ -32,11 +32,11 @@ class Score:
     [<Mode.THINK: 'think'>]
     """
 
-    row: int  # the number of the prompt, from 1
+    row: Count  # the number of the prompt, from 1
     id: str  # of the problem, as in evaluations
     prompt: str  # the question alone, without earlier turns
-    no_think_probability: float
-    think_probability: float  # of the think start's first token, of all where there are several
+    no_think_probability: Probability
+    think_probability: Probability  # of the think start's first token, of all where there are several
     z: float  # log P(no_think) - log P(think start), docs/gap.md: the smaller, the more difficult
     mode: Mode | None = None  # by a threshold; None without one
 
@@ -58,14 +58,14 @@ def read_stored_dial(policy: Policy) -> Dial | None:
     Raises UserError for a damaged file, and for one that was calibrated for other weights.
     """
     path = Path(find_model(policy.name)) / STORED
-    dial = read_dial(path, policy.fingerprint) if path.is_file() else None
+    dial = read_dial(path, policy.fingerprint) if path.exists() else None
     return dial if dial and dial.threshold.certified else None
 
 
 def read_upstream_dial(text: Tokenization) -> Dial | None:
     """Return the certified dial beside a model whose weights another server has, and so cannot be checked here."""
     path = Path(find_model(text.name)) / STORED
-    dial = read_dial(path) if path.is_file() else None
+    dial = read_dial(path) if path.exists() else None
     return dial if dial and dial.threshold.certified else None
 
 
@@ -122,10 +122,10 @@ def make_scorer(policy: Policy, threshold: float | None = None) -> ScoreBatch:
         rows = compute_mode_logprobs(engine, template, encoded)
         scores = []
         for number, (problem, (no_think, think)) in enumerate(zip(batch, rows, strict=True), start=first):
-            probability = math.exp(no_think)
+            probability = to_probability(no_think)
             mode = None if threshold is None else choose_mode(probability, threshold)
             scores.append(
-                Score(number, problem.id, problem.prompt, probability, math.exp(think), no_think - think, mode)
+                Score(number, problem.id, problem.prompt, probability, to_probability(think), no_think - think, mode)
             )
         return scores
 

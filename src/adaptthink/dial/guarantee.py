@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from adaptthink.dial.curve import Array, Measured, Point, compute_means, compute_points, list_thresholds
+from adaptthink.dial.curve import Array, Measured, Point, Threshold, compute_means, compute_points, list_thresholds
 from adaptthink.evaluation.statistics import CONFIDENCE, share_difference
 from adaptthink.modes import Mode, choose_mode
+from adaptthink.storage.records import Count, Probability
 
 NUM_BETS = 100
 
@@ -60,12 +61,12 @@ class Choice:
     """
 
     kind: Kind
-    no_think_probability: float | None  # None if nothing could be certified
+    no_think_probability: Threshold | None  # None if nothing could be certified
     tolerance: float | None  # of accuracy, in [0, 1]
     token_budget: float | None
-    confidence: float
+    confidence: Probability
     certified: bool
-    num_problems: int  # of the half that it was chosen on
+    num_problems: Count  # of the half that it was chosen on
     problems_needed: int | None
     held_out: HeldOut | None
 

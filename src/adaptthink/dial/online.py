@@ -9,7 +9,6 @@ its own and all before it were rejected. docs/dial_online.md has the assumptions
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -29,12 +28,15 @@ from adaptthink.dial.anytime import (
 )
 from adaptthink.dial.curve import ALWAYS_THINK, Array, Ends, Measured
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.statistics import CONFIDENCE
 from adaptthink.modes import Mode
+from adaptthink.storage.jsonl import read_object
+from adaptthink.storage.records import Count as Number
+from adaptthink.storage.records import Probability, from_json, to_json
 from adaptthink.storage.runs import write_json
 
 VERSION = 1
+REMEDY = "restore the file, or begin a new one"
 THRESHOLDS = (0.9999, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1)
 
 
@@ -54,12 +56,12 @@ class OnlineDecision:
 class Waiting:
     """A request that feedback may still come for, or that waits for one before it."""
 
-    number: int
-    bin: int
-    step: int  # the policy in use when its mode was sampled
+    number: Number
+    bin: Number
+    step: Number  # the policy in use when its mode was sampled
     mode: Mode
     closed: bool = False
-    correct: float | None = None  # None: no feedback
+    correct: Probability | None = None  # a share; None: no feedback
     name: str = ""  # what the caller knows the request by
 
 
@@ -67,8 +69,8 @@ class Waiting:
 class Count:
     """Settled requests of one bin of P(no_think) that were answered in one mode."""
 
-    requests: int = 0
-    with_feedback: int = 0
+    requests: Number = 0
+    with_feedback: Number = 0
     correct: float = 0.0
 
     @property
@@ -98,7 +100,7 @@ class Step:
 class Use:
     """What was lost in use, over the requests with feedback; see `anytime.compute_running_limits`."""
 
-    number: int = 0
+    number: Number = 0
     total: float = 0.0
     slack: float = 0.0
     spread: float = 0.0
@@ -163,8 +165,8 @@ class OnlineDial:
     seed: int = 0  # of the draws; keep it from those who send requests
     fingerprint: str = ""  # of the model that answers (`Policy.fingerprint`), for the caller to compare
     version: int = VERSION
-    number: int = 0  # of requests so far
-    withdrawals: int = 0
+    number: Number = 0  # of requests so far
+    withdrawals: Number = 0
     steps: list[Step] = field(default_factory=list)
     bins: list[Bin] = field(default_factory=list)
     use: Use = field(default_factory=Use)
@@ -316,15 +318,18 @@ class OnlineDial:
         """Read what `write` stored; raises UserError for a missing or damaged file, or one of another version."""
         path = Path(path)
         try:
-            found = json.loads(path.read_bytes())
-            version = found.get("version") if isinstance(found, dict) else None
-            if version not in (VERSION, None):
+            found = read_object(path, remedy=REMEDY)
+            version = found.get("version", VERSION)
+            if version != VERSION:
                 raise UserError(f"{path}: version {version}, but this program reads {VERSION}; begin a new online dial")
-            return from_json(cls, found)
+            dial = from_json(cls, found)
+            if to_json(dial) != found:  # what is missing would be made anew, and what was learned be lost
+                raise ValueError("it is not all that was written")
         except FileNotFoundError:
             raise UserError(f"no online dial '{path}'; begin a new one: OnlineDial(tolerance=…)") from None
-        except ValueError as error:  # not JSON, or another record
-            raise UserError(f"{path} holds no online dial ({error}); restore the file, or begin a new one") from None
+        except ValueError as error:
+            raise UserError(f"{path} holds no online dial ({error}); {REMEDY}") from None
+        return dial
 
     def report(self) -> OnlineReport:
         """Return what the dial has seen, for people to see drift."""
@@ -453,6 +458,14 @@ def check_dial(dial: OnlineDial) -> None:
         )
     if dial.window < 1 or not dial.patience >= 1 or not dial.allowance >= 0:
         raise UserError("window and patience must be at least 1, allowance at least 0")
-    sizes = (len(dial.steps), len(dial.bins) - 1, *(len(one.safe) for one in dial.steps))
-    if sizes != (len(thresholds), len(thresholds), *(NUM_BETS for _ in thresholds)):
+    sizes = {len(bets) for step in dial.steps for bets in (step.safe, step.alarm)}
+    counts = [find_count(one, mode) for one in dial.bins for mode in Mode]
+    numbers = [one.number for one in dial.waiting]
+    fits = (
+        (len(dial.steps), len(dial.bins), sizes) == (len(thresholds), len(thresholds) + 1, {NUM_BETS})
+        and all(one.correct <= one.with_feedback for one in counts)
+        and all(one.bin < len(dial.bins) and one.step <= len(thresholds) for one in dial.waiting)
+        and numbers == list(range(dial.number - len(numbers) + 1, dial.number + 1))  # by which feedback finds them
+    )
+    if not fits:
         raise UserError("the state of the online dial does not fit its thresholds; restore the file, or begin anew")

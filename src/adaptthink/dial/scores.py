@@ -14,10 +14,10 @@ from typing import Any
 
 from adaptthink.dial.decide import Score, ScoreBatch, split_batches
 from adaptthink.errors import UserError
-from adaptthink.modes import Mode
 from adaptthink.problems import Problem
 from adaptthink.storage.jsonl import Appender, encode, parse_object, read_lines, read_records
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import from_json
 from adaptthink.storage.settings import refuse_changes
 
 HEADER = "scores"
@@ -85,4 +85,4 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def make_score(row: dict[str, Any]) -> Score:
     """Turn a row into a score."""
-    return Score(**row | {"mode": None if row["mode"] is None else Mode(row["mode"])})
+    return from_json(Score, row | {"mode": row["mode"]}, exact=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,14 @@ from adaptthink.dial.guarantee import (
 )
 from adaptthink.dial.second_look import SecondLook
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import from_json, to_json
 from adaptthink.evaluation.store import Setting
 from adaptthink.models.embedded import EMBEDDED
+from adaptthink.storage.records import read_record_file, to_json
 from adaptthink.storage.runs import write_json
 
 VERSION = 1
 STORED = "adaptthink.json"  # beside the weights
+REMEDY = "make it again: adaptthink calibrate MODEL; a threshold of your own is given by --threshold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +143,11 @@ def read_dial(path: Path, fingerprint: str | None = None) -> Dial:
     Raises UserError for a missing or damaged file, one of another version, and one of another model.
     """
     try:
-        dial = from_json(Dial, json.loads(path.read_bytes()))
+        dial = read_record_file(Dial, path, remedy=REMEDY)
     except FileNotFoundError:
         raise UserError(f"no dial '{path}', so no threshold; make it: adaptthink calibrate MODEL") from None
-    except ValueError as error:  # not JSON, or another record
-        raise UserError(
-            f"{path} holds no dial ({error}); make it again: adaptthink calibrate MODEL; a threshold of your own is "
-            "given by --threshold"
-        ) from None
+    if dial.threshold not in dial.choices:
+        raise UserError(f"{path}: damaged (the threshold is none of the choices); {REMEDY}")
     if dial.version != VERSION:
         raise UserError(f"{path}: version {dial.version}, but this program reads {VERSION}; calibrate the model again")
     if fingerprint is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from adaptthink.config.schema import MAX_FAILED_GRADES
 from adaptthink.errors import UserError
-from adaptthink.evaluation.levels import name_level, rank_level
+from adaptthink.evaluation.levels import name_level, name_set, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     Scores,
@@ -237,17 +237,11 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 def assign_sets(problems: Mapping[str, Problem]) -> dict[str, str]:
     """Return the set of each problem, sorted: its source's name, or its level if all come from one source."""
-    names = {id_: name_source(problem) for id_, problem in problems.items()}
+    names = {id_: name_set(problem) for id_, problem in problems.items()}
     if len(set(names.values())) == 1:
         names = {id_: name_level(problem) for id_, problem in problems.items()}
         return dict(sorted(names.items(), key=lambda item: rank_level(item[1])))
     return dict(sorted(names.items(), key=lambda item: item[1]))
-
-
-def name_source(problem: Problem) -> str:
-    """Return a source without split and subject: mmlu of mmlu/test/anatomy; of reasoning_gym the family is kept."""
-    name, *rest = problem.source.split("/")
-    return "/".join([name, *rest[:1]]) if name == "reasoning_gym" else name
 
 
 def compare_row(base: Row, row: Row, set_of: Mapping[str, str]) -> Compared:

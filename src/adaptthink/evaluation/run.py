@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from adaptthink.chat.base import ChatResponse
-from adaptthink.config.schema import EvaluateConfig, ForceThink
+from adaptthink.config.schema import EvaluateConfig, EvaluationConfig, ForceThink
 from adaptthink.engines.base import Completion, Engine
+from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import name_set
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
     Decision,
@@ -61,11 +63,11 @@ def sample_missing(
     setting: Setting,
     problems: Sequence[Problem],
     requested: Sequence[str],
-    count: int,
+    count: Callable[[Problem], int],
     *,
     on_sample: Callable[[Sample | None], None] = lambda sample: None,
 ) -> None:
-    """Sample what `folder` lacks of `count` samples of every problem in each requested mode.
+    """Sample what `folder` lacks of each problem's `count` of samples in each requested mode.
 
     `on_sample` gets each new sample, and None for each that was found. Raises UserError for a folder that was made
     with another setting.
@@ -74,7 +76,7 @@ def sample_missing(
     missing = []
     for mode in requested:
         for problem in problems:
-            for index in range(count):
+            for index in range(count(problem)):
                 if (problem.id, mode, index) in found:
                     on_sample(None)
                 else:
@@ -86,6 +88,15 @@ def sample_missing(
             on_sample(sample)
 
         respond(missing, take)
+
+
+def make_sample_counter(config: EvaluationConfig, problems: Sequence[Problem]) -> Callable[[Problem], int]:
+    """Return how many samples a problem gets in each mode; raises UserError for a set that has none of the problems."""
+    by_set = config.parse_samples()
+    names = {name_set(problem) for problem in problems} if by_set else set()
+    for name in by_set.keys() - names:
+        raise UserError(f"samples_by_set names '{name}', and these problems are of {', '.join(sorted(names))}")
+    return lambda problem: by_set.get(name_set(problem), config.samples_per_problem)
 
 
 def make_policy_setting(name: str, fingerprint: str, config: EvaluateConfig, starts: Starts) -> Setting:
@@ -180,7 +191,12 @@ def compute_decisions(sampler: Sampler, problems: Sequence[Problem]) -> list[Dec
     """Return the first-token probabilities of each problem at temperature 1, from one prefill each."""
     prompts = [sampler.encode_prompt(problem) for problem in problems]
     rows = compute_mode_logprobs(sampler.engine, sampler.template, prompts)
-    return [Decision(math.exp(no_think), math.exp(think)) for no_think, think in rows]
+    return [Decision(to_probability(no_think), to_probability(think)) for no_think, think in rows]
+
+
+def to_probability(logprob: float) -> float:
+    """Return e to a log-probability, which a sum of several may have rounded to above 1."""
+    return min(math.exp(logprob), 1.0)
 
 
 def compute_mode_logprobs(

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pydantic import FiniteFloat
-
 from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.statistics import (
     Difference,
@@ -27,20 +25,20 @@ from adaptthink.evaluation.store import Outcome
 from adaptthink.grading import Verdict
 from adaptthink.modes import Mode
 
-Ends = tuple[FiniteFloat, FiniteFloat]  # of a 95% interval, clustered by problem
+Ends = tuple[float, float]  # of a 95% interval, clustered by problem
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Scores of a set of responses; shares and accuracy in [0, 1], tokens of a whole response."""
 
-    accuracy: FiniteFloat  # avg@k, with k responses to each problem
+    accuracy: float  # avg@k, with k responses to each problem
     accuracy_interval: Ends
-    mean_tokens: FiniteFloat
+    mean_tokens: float
     tokens_interval: Ends | None  # None for a single problem
-    no_think_share: FiniteFloat
+    no_think_share: float
     no_think_interval: Ends
-    truncated_share: FiniteFloat
+    truncated_share: float
     n: int  # responses
     verdicts: dict[str, int]  # how many responses got each verdict
 

@@ -21,15 +21,15 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from scipy import special
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Sequence[float]]  # problem id -> one number per response
 Levels = Mapping[str, object]  # problem id -> its level
 # Ends of an interval. JSON has no infinity, and null stands for it (see `records`).
-Low = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
-High = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
+Low = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(lambda value: -math.inf if value is None else value)]
+High = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(lambda value: math.inf if value is None else value)]
 Range = tuple[float, float]  # the least and the largest that a number can be
 K = TypeVar("K")
 

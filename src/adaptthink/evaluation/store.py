@@ -13,26 +13,36 @@ are read and repaired after a crash: `storage.jsonl`. One process at a time writ
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import name_level
-from adaptthink.grading import Grade, Verdict, check_failed_grades
+from adaptthink.grading import Grade, Rule, Verdict, check_failed_grades
 from adaptthink.modes import Mode
 from adaptthink.problems import Problem, from_row, has_content_id, hash_answer, to_row
 from adaptthink.sampling.grader import AnswerGrader, Grader
 from adaptthink.sampling.reading import Response
-from adaptthink.storage.jsonl import TEMPORARY, Appender, keep_lines, read_lines, read_record, read_records
+from adaptthink.storage.jsonl import (
+    TEMPORARY,
+    Appender,
+    keep_lines,
+    read_lines,
+    read_object,
+    read_record,
+    read_records,
+)
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import Count, Probability, from_json
 from adaptthink.storage.runs import write_json
 from adaptthink.storage.settings import find_changes, refuse_changes
 
@@ -41,6 +51,7 @@ REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "n
 GRADED_AT_ONCE = 1024  # samples whose texts are held in memory, and over which failed grades are counted
 VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
 Key = tuple[str, str, int]  # problem id, requested mode, index
+Requested = Annotated[str, Field(pattern=f"^({'|'.join(REQUESTED_MODES)})$")]
 T = TypeVar("T")
 
 
@@ -52,8 +63,8 @@ class Setting:
     fingerprint: str  # of the weights; for a model behind a chat endpoint, its name
     temperature: float
     top_p: float
-    max_think_tokens: int
-    max_no_think_tokens: int
+    max_think_tokens: Count
+    max_no_think_tokens: Count
     seed: int
     switch: str | None = None  # how the mode is set at a chat endpoint; None: by the tokens of the response
     prompt_date: str | None = None  # the day in the prompts, where the chat template writes one
@@ -66,16 +77,16 @@ class Sample:
     """One response as it was generated. `index` counts the samples of a problem in a requested mode from 0."""
 
     problem_id: str
-    requested: str  # auto, think or no_think
-    index: int
+    requested: Requested  # auto, think or no_think
+    index: Count
     mode: Mode  # what the response did
     thinking: str | None
     answer: str | None  # what follows the thinking, end token excluded; None for a response that never got there
     finish: Finish
-    tokens: int  # of the whole response
-    thinking_tokens: int | None
+    tokens: Count  # of the whole response
+    thinking_tokens: Count | None
     seed: int
-    prompt_tokens: int | None = None  # where a chat endpoint counts them
+    prompt_tokens: Count | None = None  # where a chat endpoint counts them
     tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
     beside: bool | None = None  # whether it began with neither mode's token, where the model chose; None: unknown
 
@@ -94,9 +105,9 @@ class Sample:
 class Decision:
     """The model's own first-token probabilities, at temperature 1; what the two leave of 1 goes to other tokens."""
 
-    no_think_probability: float
+    no_think_probability: Probability
     # Of the think decision token alone, thinking may begin with others; None where a chat endpoint does not say.
-    think_probability: float | None = None
+    think_probability: Probability | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +134,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredVerdict:
-    """A verdict, the user's own reward if there is one, and which reference answer they belong to (`hash_answer`)."""
+    """A line of verdicts: the grade of a sample, and which reference answer it belongs to (`hash_answer`)."""
 
+    problem_id: str
+    requested: Requested
+    index: Count
     verdict: Verdict
-    own_reward: float | None
-    answer_hash: str
+    extracted: str | None
+    rule: Rule
+    own_reward: float | None = None
+    answer_hash: str = ""
+
+    @property
+    def key(self) -> Key:
+        """That of the sample."""
+        return self.problem_id, self.requested, self.index
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -169,7 +190,8 @@ def refuse_foreign(folder: Path) -> None:
 def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> set[Key]:
     """Make an evaluation folder or continue one (see `claim_folder`); return the keys of the samples it holds.
 
-    Problems that are new to it are added, and those that have got another reference answer replaced.
+    Problems that are new to it are added, and those that have got another reference answer replaced. Verdicts on
+    samples that were lost are removed: the sample that takes its place may be another one.
     """
     claim_folder(folder, setting)
     path, known = folder / "problems.jsonl", read_problems(folder)
@@ -180,7 +202,10 @@ def open_folder(folder: Path, setting: Setting, problems: Iterable[Problem]) -> 
     with Appender(path) as file:
         for problem in new:
             file.write(to_row(problem))
-    return {sample.key for sample in read_samples(folder)}
+    found, verdicts = {sample.key for sample in read_samples(folder)}, folder / "verdicts.jsonl"
+    if read_verdicts(verdicts).keys() - found:
+        keep_lines(verdicts, lambda line: line.number == 1 or read_record(line, make_verdict).key in found)
+    return found
 
 
 def is_changed(stored: Problem, given: Problem) -> bool:
@@ -251,7 +276,7 @@ def grade_folder(
         if stored.verdict is not Verdict.UNKNOWN and stored.answer_hash == hashes.get(key[0])
     }
     if len(graded) < len(verdicts):
-        keep_lines(target, lambda line: line.number == 1 or read_record(line, make_verdict)[0] in graded)
+        keep_lines(target, lambda line: line.number == 1 or read_record(line, make_verdict).key in graded)
     missing = (sample for sample in read_samples(folder) if sample.key not in graded)
     with Appender(target, header={"grader": described}) as file:
         while batch := list(islice(missing, GRADED_AT_ONCE)):
@@ -289,19 +314,19 @@ def flatten(described: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_setting(folder: Path) -> Setting:
     """Read what a folder's samples depend on; raises UserError if it is no evaluation folder."""
-    path = folder / SETTING
+    path, remedy = folder / SETTING, "restore the file or evaluate into another folder"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_object(path, remedy=remedy)
         if stored.get("switch"):  # a chat endpoint, which begins thoughts itself
             stored["force_think"] = None
-            stored["fingerprint"] = stored["model"]  # older folders have the address too
-        return Setting(**stored)
+            stored["fingerprint"] = stored.get("model")  # older folders have the address too
+        return from_json(Setting, stored, exact=True)
     except FileNotFoundError:
         raise UserError(
             f"'{folder}' holds no evaluation; make one: adaptthink evaluate MODEL --output FOLDER"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore the file or evaluate into another folder") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {remedy}") from None
 
 
 def read_evaluation_date(folder: Path) -> str | None:
@@ -323,15 +348,21 @@ def read_samples(folder: Path) -> Iterator[Sample]:
 
 def make_sample(row: dict[str, Any]) -> Sample:
     """Turn a row into a sample; names that many samples share are held in memory once."""
-    names = {name: sys.intern(row[name]) for name in ("problem_id", "requested")}
-    return Sample(**row | names | {"mode": Mode(row["mode"]), "finish": Finish(row["finish"])})
+    sample = from_json(Sample, row, exact=True)
+    return replace(sample, problem_id=sys.intern(sample.problem_id), requested=sys.intern(sample.requested))
 
 
 def read_decisions(folder: Path) -> dict[str, Decision]:
     """Return the decisions of an evaluation, by problem id; empty where the model does not show them."""
     lines = read_lines(folder / "decisions.jsonl")
-    rows = read_records(lines, lambda row: (row.pop("problem_id"), Decision(**row)), key=lambda pair: pair[0])
+    rows = read_records(lines, make_decision, key=lambda pair: pair[0])
     return dict(sorted(rows))
+
+
+def make_decision(row: dict[str, Any]) -> tuple[str, Decision]:
+    """Turn a row into a problem's id and its decision."""
+    problem_id = from_json(str, row.pop("problem_id"))
+    return problem_id, from_json(Decision, row, exact=True)
 
 
 def read_verdicts(path: Path) -> dict[Key, StoredVerdict]:
@@ -339,13 +370,20 @@ def read_verdicts(path: Path) -> dict[Key, StoredVerdict]:
     lines = read_lines(path)
     for line in islice(lines, 1):  # which names the grader
         read_record(line, make_grader, remedy=VERDICTS_REMEDY)
-    return dict(read_records(lines, make_verdict, key=lambda pair: pair[0], remedy=VERDICTS_REMEDY))
+    rows = read_records(lines, make_verdict, key=lambda verdict: verdict.key, remedy=VERDICTS_REMEDY)
+    return {verdict.key: verdict for verdict in rows}
 
 
-def make_verdict(row: dict[str, Any]) -> tuple[Key, StoredVerdict]:
-    """Turn a row into a sample's key and its verdict."""
-    key = sys.intern(row["problem_id"]), sys.intern(row["requested"]), row["index"]
-    return key, StoredVerdict(Verdict(row["verdict"]), row.get("own_reward"), sys.intern(row.get("answer_hash", "")))
+def make_verdict(row: dict[str, Any]) -> StoredVerdict:
+    """Turn a row into a verdict; names that many share are held in memory once, and what was extracted not at all."""
+    found = from_json(StoredVerdict, row, exact=True)
+    return replace(
+        found,
+        problem_id=sys.intern(found.problem_id),
+        requested=sys.intern(found.requested),
+        answer_hash=sys.intern(found.answer_hash),
+        extracted=None,
+    )
 
 
 def read_grader(path: Path) -> dict[str, Any] | None:
@@ -371,7 +409,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     verdicts = read_verdicts(folder / "verdicts.jsonl")
     outcomes = []
     for sample in read_samples(folder):
-        stored = verdicts.get(sample.key)
+        stored = verdicts.pop(sample.key, None)
         if stored is None:
             raise UserError(f"'{folder}' holds samples that are not graded; run its adaptthink evaluate again")
         if stored.answer_hash != find_entry(hashes, sample, folder):
@@ -393,6 +431,11 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 limits[sample.requested],
                 sample.beside,
             )
+        )
+    if verdicts:
+        raise UserError(
+            f"'{folder}' holds {len(verdicts)} verdicts on samples that its samples.jsonl has lost; restore that file, "
+            "or run its adaptthink evaluate again, which samples them again"
         )
     if not outcomes:
         raise UserError(f"'{folder}' holds no samples yet; run its adaptthink evaluate again")

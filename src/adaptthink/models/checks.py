@@ -60,7 +60,7 @@ def describe_fault(error: Exception) -> str:
 def check_json_files(folder: Path) -> None:
     """Raise UserError if one of a model folder's JSON files holds no object; of hub ids nothing is read."""
     for path in (folder / name for name in JSON_FILES):
-        if not path.is_file():
+        if not path.exists():
             continue
         try:
             value = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from adaptthink.errors import UserError
 from adaptthink.modes import Convention, ThinkStart, ThinkTemplate, probe
 from adaptthink.storage.jsonl import read_lines, read_records
+from adaptthink.storage.records import Count, from_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +52,7 @@ def read_first_tokens(path: Path) -> Counter[int]:
     if not path.is_file():
         raise UserError(f"think_start = '{path}': no such reference store; give an existing one, or a text")
     counts: Counter[int] = Counter()
-    for first_ids in read_records(read_lines(path), lambda row: row.get("first_ids", ())):
+    for first_ids in read_records(read_lines(path), lambda row: from_json(tuple[Count, ...], row.get("first_ids", ()))):
         counts.update(first_ids)
     if not counts:
         raise UserError(

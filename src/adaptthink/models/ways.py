@@ -34,7 +34,7 @@ def write_work(chain: Chain, way: Way) -> str:
     if way is Way.LONG:
         return "\n".join(f"{step:+d}\n{before}{step:+d}\n={after}" for before, step, after in steps)
     if way is Way.MEDIUM:
-        return "\n".join(f"{before}{step:+d}={after}" for before, step, after in steps)
+        return "\n".join(chain.equations)
     return str(chain.first) + "".join(f"{step:+d}={after}" for _, step, after in steps)
 
 

@@ -163,6 +163,7 @@ class Plan:
     hours: float
     reference_problems: int  # that need a reference
     reference_hours: float
+    checkpoint_bytes: float
     fits: bool
 
 
@@ -281,6 +282,11 @@ def count_passes(config: VerlConfig) -> int:
 def count_trained_weights(architecture: Architecture, config: VerlConfig) -> int:
     """Return how many weights have a gradient."""
     return architecture.adapter(config.lora_rank) if config.lora_rank else architecture.weights
+
+
+def count_checkpoint_bytes(architecture: Architecture, config: VerlConfig) -> float:
+    """Return the size of a checkpoint: the trained weights and AdamW's two running statistics, in float32."""
+    return 12.0 * count_trained_weights(architecture, config)
 
 
 def choose_element_bytes(config: VerlConfig, platform: Platform) -> int:
@@ -450,24 +456,27 @@ def make_plan(
         saved_seconds=mean.update_seconds / count_passes(config),
         hours=config.steps * mean.seconds / 3600,
         reference_problems=num_used,
-        reference_hours=estimate_reference_hours(architecture, config, platform, lengths, size, cache, num_used),
+        reference_hours=estimate_sampling_hours(
+            architecture, config, platform, lengths, num_used * config.reference_samples
+        ),
+        checkpoint_bytes=count_checkpoint_bytes(architecture, config),
         fits=fits(architecture, config, platform, lengths),
     )
 
 
-def estimate_reference_hours(
-    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, size: int, cache: float,
-    num_problems: int,
+def estimate_sampling_hours(
+    architecture: Architecture, config: VerlConfig, platform: Platform, lengths: Lengths, samples: int, *,
+    thinking: bool = True,
 ) -> float:  # fmt: skip
-    """Return the hours of pre-sampling `num_problems` if the engines are full to the end."""
-    samples = num_problems * config.reference_samples
+    """Return the hours in which so many responses of one mode are sampled, if the engines are full to the end."""
+    size = choose_tensor_parallel(architecture, config, platform, lengths)
+    cache = compute_cache_tokens(architecture, config, platform, size)
     replicas = max(1, platform.devices // size)
-    longest = lengths.prompt + lengths.think[-1]
+    quantiles = lengths.think if thinking else lengths.no_think
+    longest = lengths.prompt + quantiles[-1]
     at_once = max(1, int(min(config.max_concurrent_sequences, 2 * cache / longest)))
     count = min(math.ceil(samples / replicas), 4 * at_once)
-    rows = np.quantile(
-        np.asarray(lengths.think), np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count)
-    )
+    rows = np.quantile(np.asarray(quantiles), np.random.default_rng(0).permutation((np.arange(count) + 0.5) / count))
     shape = architecture.shape(choose_element_bytes(config, platform))
     held = max(cache, longest)
     part = simulate_generation(

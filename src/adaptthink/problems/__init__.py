@@ -10,6 +10,7 @@ from typing import Any
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.modes import Message
+from adaptthink.storage.records import from_json
 from adaptthink.storage.rows import RowError, check_text
 
 
@@ -106,6 +107,11 @@ def to_row(problem: Problem) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Problem:
-    """Return what `to_row` was given; raises ValueError, KeyError or TypeError for a row of another form."""
-    context = tuple(Message(**message) for message in row.get("context", ()))
-    return Problem(**{**row, "kind": AnswerKind(row["kind"]), "context": context})
+    """Return what `to_row` was given; raises ValueError or KeyError for a row of another form."""
+    problem = from_json(Problem, {**row, "level": row["level"], "source": row["source"]}, exact=True)
+    try:
+        check_texts(problem.prompt, problem.answer, level=problem.level, context=problem.context)
+        check_text(problem.source, "source")
+    except RowError as error:
+        raise ValueError(str(error)) from None
+    return problem

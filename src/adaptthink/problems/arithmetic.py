@@ -27,7 +27,7 @@ LEVELS = tuple(OPERATIONS_BY_LEVEL)
 
 
 class Split(StrEnum):
-    """Disjoint uses of problems; `supervised` is for making the embedded model and for nothing else."""
+    """Disjoint uses of problems; `supervised` is for supervised starts and for nothing else."""
 
     SUPERVISED = "supervised"
     TRAIN = "train"
@@ -36,6 +36,12 @@ class Split(StrEnum):
 
 
 _SPLIT_UPPER_PERCENT = ((Split.SUPERVISED, 50), (Split.TRAIN, 70), (Split.HELD_OUT, 75), (Split.EVALUATION, 100))
+
+
+def find_split(text: str) -> Split:
+    """Return the split that a text belongs to, by its hash."""
+    percent = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
+    return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,15 @@ class Chain:
         return str(self.first) + "".join(f"{step:+d}" for step in self.steps)
 
     @property
+    def equations(self) -> tuple[str, ...]:
+        """Each operation with its result: 47+8=55, 55-3=52."""
+        steps = zip(self.values, self.steps, self.values[1:], strict=False)
+        return tuple(f"{before}{step:+d}={after}" for before, step, after in steps)
+
+    @property
     def split(self) -> Split:
         """The split that this chain belongs to, in either wording."""
-        percent = int.from_bytes(hashlib.sha256(self.expression.encode()).digest()[:8], "big") % 100
-        return next(split for split, upper in _SPLIT_UPPER_PERCENT if percent < upper)
+        return find_split(self.expression)
 
 
 def generate_chain(rng: random.Random, operations: int) -> Chain:
@@ -94,12 +105,11 @@ def generate_chains(seed: int, split: Split, operations: int) -> Iterator[Chain]
             yield chain
 
 
-def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
-    """Return `per_level` distinct problems of each level, level by level.
+def generate_distinct_chains(per_level: int, *, seed: int, split: Split) -> Iterator[tuple[int, Chain]]:
+    """Yield `per_level` distinct chains of each level, level by level, each with its level.
 
-    Raises ValueError when a level of this split does not hold that many different problems.
+    Raises ValueError when a level of this split does not hold that many different ones.
     """
-    found = []
     for level, operations in OPERATIONS_BY_LEVEL.items():
         distinct: dict[Chain, None] = {}
         for attempts, chain in enumerate(generate_chains(seed, split, operations)):
@@ -111,7 +121,16 @@ def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = K
                     f"but {per_level} were requested; request fewer"
                 )
             distinct[chain] = None
-        for chain in distinct:
-            prompt, answer = format_question(chain, kind), str(chain.values[-1])
-            found.append(make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}"))
-    return found
+        yield from ((level, chain) for chain in distinct)
+
+
+def generate_problems(per_level: int, *, seed: int, split: Split, kind: Kind = Kind.CHAIN) -> list[Problem]:
+    """Return `per_level` distinct problems of each level, level by level; raises as `generate_distinct_chains`."""
+    chains = generate_distinct_chains(per_level, seed=seed, split=split)
+    return [as_problem(chain, level, split, kind) for level, chain in chains]
+
+
+def as_problem(chain: Chain, level: int, split: Split, kind: Kind = Kind.CHAIN) -> Problem:
+    """Return a chain as jobs take it."""
+    prompt, answer = format_question(chain, kind), str(chain.values[-1])
+    return make_problem(prompt, answer, level=level, source=f"arithmetic/{kind}/{split}")

@@ -13,6 +13,13 @@ A set is read from its original file in a local folder if that is there, else fr
 | mmlu | cais/mmlu (all) | question, subject, choices, answer (index) |
 | deepscaler | agentica-org/DeepScaleR-Preview-Dataset | problem, answer, solution |
 | svamp | ChilleD/SVAMP | Body, Question, Equation, Answer, Type |
+| mmlu_pro | TIGER-Lab/MMLU-Pro | question, options, answer (letter), category |
+| gpqa | Idavidrein/gpqa (gpqa_diamond) | Question, Correct Answer, Incorrect Answer 1 to 3 |
+| minerva | math-ai/minervamath | question, answer |
+| olympiadbench | Hothan/OlympiadBench (OE_TO_maths_en_COMP) | context, question, final_answer (a list) |
+| otb | facebook/optimal_thinking_bench | question, answer, metadata (JSON), subset |
+
+The last five were written from their descriptions and others' loaders, and not tried on the hub's own rows.
 
 Subject groups of MMLU: Hendrycks et al. 2021 (arXiv 2009.03300), as in their evaluation code, where anatomy counts
 as health and so among `other`.
@@ -20,12 +27,15 @@ as health and so among `other`.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
 from typing import Any
 
 from adaptthink.errors import UserError
@@ -59,15 +69,21 @@ SUBJECTS = {
 GROUPS = {group: tuple(subjects.split()) for group, subjects in SUBJECTS.items()}
 GROUP_OF = {subject: group for group, subjects in GROUPS.items() for subject in subjects}
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
+MMLU_PRO = (
+    "biology", "business", "chemistry", "computer_science", "economics", "engineering", "health", "history", "law",
+    "math", "other", "philosophy", "physics", "psychology",
+)  # fmt: skip
+OTB_WORDS = 3  # of an answer that words alone can compare
 AIME_PROBLEMS = 15  # of one exam
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One split of a set: its name on the hub, and its original files."""
+    """One split of a set: its name on the hub, its original files, and how many problems it has (0: not noted)."""
 
     hub: str
     files: tuple[str, ...]
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +194,52 @@ def read_mmlu(row: Row) -> Content:
     return Content(prompt, letter, GROUP_OF.get(subject), AnswerKind.CHOICE, subject)
 
 
+def read_mmlu_pro(row: Row) -> Content:
+    """Read a row of MMLU-Pro, of up to ten options; its level is its category."""
+    choices = [str(one) for one in lookup(row, "options") if one != "N/A"]
+    category = str(lookup(row, "category")).replace(" ", "_")
+    prompt = format_choices(read_question(row, "question"), choices)
+    return Content(
+        prompt, read_choice_letter(lookup(row, "answer"), len(choices)), category, AnswerKind.CHOICE, category
+    )
+
+
+def read_gpqa(row: Row) -> Content:
+    """Read a row of GPQA; the order of its options follows from their hashes, as the file has the right one first."""
+    question, right = read_question(row, "Question"), str(lookup(row, "Correct Answer")).strip()
+    wrong = [str(lookup(row, f"Incorrect Answer {number}")).strip() for number in (1, 2, 3)]
+    choices = sorted((right, *wrong), key=lambda choice: hashlib.sha256(f"{question}/{choice}".encode()).digest())
+    letter = ascii_uppercase[choices.index(right)]
+    return Content(format_choices(question, choices), letter, kind=AnswerKind.CHOICE)
+
+
+def read_olympiad(row: Row) -> Content:
+    """Read a row of OlympiadBench's open-ended text problems: its context and question, and all of its answers."""
+    context = str(row.values.get("context") or "").strip()
+    answers = lookup(row, "final_answer")
+    joined = ", ".join(map(str, answers)) if isinstance(answers, list | tuple) else format_reference_answer(answers)
+    return Content("\n\n".join(filter(None, (context, read_question(row, "question")))), joined)
+
+
+def read_otb(row: Row) -> Content:
+    """Read a row of OptimalThinkingBench; its level is its half, over or under.
+
+    The second half is graded by reasoning-gym. Of the first, answers of more words than `OTB_WORDS` would need a judge:
+    RowError.
+    """
+    question, answer = read_question(row, "question"), str(lookup(row, "answer")).strip()
+    half = next((one for one in ("over", "under") if str(lookup(row, "subset")).startswith(one)), None)
+    if half is None:
+        raise RowError(f"'subset' is {row.values['subset']!r}, neither over- nor underthinking")
+    metadata = json.loads(str(row.values.get("metadata") or "{}"))
+    if half == "under" and "source_dataset" in metadata:
+        entry = json.dumps({"answer": answer, "metadata": metadata}, ensure_ascii=False)
+        return Content(question, entry, half, AnswerKind.REASONING_GYM, half)
+    if len(answer.split()) > OTB_WORDS:
+        raise RowError(f"the answer has {len(answer.split())} words, which only a judge could compare")
+    return Content(question, answer, half, subject=half)
+
+
 MATH_CONFIGS = (
     "algebra",
     "counting_and_probability",
@@ -190,7 +252,7 @@ MATH_CONFIGS = (
 SETS = {
     "gsm8k": NamedSet(
         "openai/gsm8k",
-        {"train": Part("train", ("gsm8k_train.jsonl",)), "test": Part("test", ("gsm8k_test.jsonl",))},
+        {"train": Part("train", ("gsm8k_train.jsonl",)), "test": Part("test", ("gsm8k_test.jsonl",), 1319)},
         read_gsm8k,
         ("main",),
         train="train",
@@ -204,23 +266,23 @@ SETS = {
         train="train",
     ),
     "math500": NamedSet(
-        "HuggingFaceH4/MATH-500", {"test": Part("test", ("math500_test.jsonl",))}, read_math, evaluation="test"
+        "HuggingFaceH4/MATH-500", {"test": Part("test", ("math500_test.jsonl",), 500)}, read_math, evaluation="test"
     ),
     "aime24": NamedSet(
-        "HuggingFaceH4/aime_2024", {"test": Part("train", ("aime2024.json",))}, read_aime, evaluation="test"
+        "HuggingFaceH4/aime_2024", {"test": Part("train", ("aime2024.json",), 30)}, read_aime, evaluation="test"
     ),
     "aime25": NamedSet(
         "opencompass/AIME2025",
-        {"test": Part("test", ("aime2025-I.jsonl", "aime2025-II.jsonl"))},
+        {"test": Part("test", ("aime2025-I.jsonl", "aime2025-II.jsonl"), 30)},
         read_aime,
         ("AIME2025-I", "AIME2025-II"),
         evaluation="test",
     ),
-    "amc23": NamedSet("math-ai/amc23", {"test": Part("test", ("amc23.jsonl",))}, read_plain, evaluation="test"),
+    "amc23": NamedSet("math-ai/amc23", {"test": Part("test", ("amc23.jsonl",), 40)}, read_plain, evaluation="test"),
     "mmlu": NamedSet(
         "cais/mmlu",
         {
-            "test": Part("test", ("mmlu_full.zip",)),
+            "test": Part("test", ("mmlu_full.zip",), 14042),
             "validation": Part("validation", ("mmlu_full.zip",)),
             "dev": Part("dev", ("mmlu_full.zip",)),
         },
@@ -228,6 +290,37 @@ SETS = {
         ("all",),
         evaluation="test",
         filters=(*GROUPS, *GROUP_OF),
+    ),
+    "mmlu_pro": NamedSet(
+        "TIGER-Lab/MMLU-Pro",
+        {"test": Part("test", ("mmlu_pro_test.parquet",), 12032)},
+        read_mmlu_pro,
+        evaluation="test",
+        filters=MMLU_PRO,
+    ),
+    "gpqa": NamedSet(
+        "Idavidrein/gpqa",
+        {"test": Part("train", ("gpqa_diamond.csv",), 198)},
+        read_gpqa,
+        ("gpqa_diamond",),
+        evaluation="test",
+    ),
+    "minerva": NamedSet(
+        "math-ai/minervamath", {"test": Part("test", ("minerva.jsonl",), 272)}, read_plain, evaluation="test"
+    ),
+    "olympiadbench": NamedSet(
+        "Hothan/OlympiadBench",
+        {"test": Part("train", ("olympiadbench.jsonl",), 674)},
+        read_olympiad,
+        ("OE_TO_maths_en_COMP",),
+        evaluation="test",
+    ),
+    "otb": NamedSet(
+        "facebook/optimal_thinking_bench",
+        {"test": Part("train", ("optimal_thinking_bench.jsonl",))},
+        read_otb,
+        evaluation="test",
+        filters=("over", "under"),
     ),
     "deepscaler": NamedSet(
         "agentica-org/DeepScaleR-Preview-Dataset",
@@ -237,7 +330,7 @@ SETS = {
     ),
     "svamp": NamedSet(
         "ChilleD/SVAMP",
-        {"train": Part("train", ("svamp_train.jsonl",)), "test": Part("test", ("svamp_test.jsonl",))},
+        {"train": Part("train", ("svamp_train.jsonl",)), "test": Part("test", ("svamp_test.jsonl",), 300)},
         read_svamp,
         train="train",
         evaluation="test",

@@ -3,6 +3,7 @@
 A name is one of these, or several joined by commas:
 
 * `arithmetic`: procedural, endless;
+* `words`: procedural problems in words; `words:shifted`: those of the families that no training sees;
 * `reasoning_gym:<family>`: procedural, see `gym`;
 * a named set (`sets.SETS`), with a split or a filter after colons: `gsm8k`, `gsm8k:train`, `mmlu:stem`;
 * the path of a file, a folder or a pattern (`files`), with a split after a colon where there are several.
@@ -23,7 +24,7 @@ import numpy as np
 from adaptthink.config.schema import Kind, ProblemsConfig
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, find_parsable
-from adaptthink.problems import Problem, arithmetic, gym, make_problem_id
+from adaptthink.problems import Problem, arithmetic, gym, make_problem_id, words
 from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.files import Fields, parse_fields, read_file
 from adaptthink.problems.sets import SETS, read_set
@@ -37,6 +38,7 @@ BOXED_LETTER = r"Please reason step by step, and put the letter of the correct o
 PARSED_AT_ONCE = 1000
 MAX_ID = 2**64 - 1
 GYM = "reasoning_gym"
+WORDS, SHIFTED = "words", "shifted"
 
 
 class Purpose(StrEnum):
@@ -51,6 +53,13 @@ class Purpose(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ArithmeticSource:
     """Procedural arithmetic (`arithmetic`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordsSource:
+    """Procedural problems in words (`words`), or of the families for evaluation alone (`words:shifted`)."""
+
+    shifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class FileSource:
     split: str | None = None
 
 
-Procedural = ArithmeticSource | GymSource
+Procedural = ArithmeticSource | WordsSource | GymSource
 Stored = SetSource | FileSource
 Source = Procedural | Stored
 
@@ -179,6 +188,24 @@ def choose_evaluation_problems(
     spool = Spool()
     for source in procedural:
         spool.extend(generate_problems(source, per_level, seed, Split.EVALUATION, reading, kind))
+    return gather_problems(name, spool, stored, reading)
+
+
+def choose_start_problems(name: str, *, per_level: int, seed: int, reading: Reading = Reading()) -> Chosen:
+    """Return problems for a cold start: training splits, but of procedural ones a split that no training uses.
+
+    reasoning_gym has no such split. Raises UserError if no reference answer can be parsed.
+    """
+    procedural, stored = split_sources(parse_name(name, Purpose.TRAINING))
+    spool = Spool()
+    for source in procedural:
+        split = Split.TRAIN if isinstance(source, GymSource) else Split.SUPERVISED
+        spool.extend(generate_problems(source, per_level, seed, split, reading))
+    return gather_problems(name, spool, stored, reading)
+
+
+def gather_problems(name: str, spool: Spool, stored: Sequence[Stored], reading: Reading) -> Chosen:
+    """Return the procedural problems in a spool and those of sets and files; raises UserError if there is none."""
     procedural_N = np.arange(len(spool))
     found = read_stored_problems(stored, reading, spool)
     problems = Selection(spool, np.concatenate([procedural_N, np.sort(found.numbers)]))
@@ -250,6 +277,8 @@ def parse_part(part: str, purpose: Purpose) -> Source:
     first, colon, rest = part.partition(":")
     if part == "arithmetic":
         return ArithmeticSource()
+    if first == WORDS:
+        return parse_words(rest, purpose)
     if first == GYM and rest:
         return GymSource(rest)
     if first in SETS:
@@ -257,12 +286,24 @@ def parse_part(part: str, purpose: Purpose) -> Source:
     path, colon, split = part.rpartition(":")
     if colon and not exists(part) and (exists(path) or is_pattern(path)):
         return FileSource(Path(path), split)
-    names = ["arithmetic", f"{GYM}:<family>", *SETS]
+    names = ["arithmetic", WORDS, f"{GYM}:<family>", *SETS]
     if not exists(part) and not is_pattern(part) and not Path(part).suffix and "/" not in part:
         near = difflib.get_close_matches(first, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"give the path of a file, or one of: {', '.join(names)}"
         raise UserError(f"no problems are called '{part}'; {hint}")
     return FileSource(Path(part))
+
+
+def parse_words(part: str, purpose: Purpose) -> WordsSource:
+    """Return the source of problems in words; raises UserError for an unknown part, and for one to be trained on."""
+    if part not in ("", SHIFTED):
+        raise UserError(f"'{WORDS}' has no part '{part}'; it has: {SHIFTED}")
+    if part and purpose is Purpose.TRAINING:
+        raise UserError(
+            f"'{WORDS}:{SHIFTED}' is for evaluation alone, to show what a policy makes of situations that it was not "
+            f"trained on; train on '{WORDS}'"
+        )
+    return WordsSource(bool(part))
 
 
 def parse_set(name: str, words: Sequence[str], purpose: Purpose) -> SetSource:
@@ -315,13 +356,17 @@ def generate_problems(
     source: Procedural, per_level: int, seed: int, split: Split, reading: Reading, kind: Kind = Kind.CHAIN
 ) -> list[Problem]:
     """Return generated problems of one split; raises UserError if it does not have enough different ones."""
-    if isinstance(source, GymSource):
-        generated = gym.generate_problems(source.family, per_level, seed=seed, split=split)
-    else:
-        try:
-            generated = arithmetic.generate_problems(per_level, seed=seed, split=split, kind=kind)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+    try:
+        match source:
+            case GymSource(family):
+                generated = gym.generate_problems(family, per_level, seed=seed, split=split)
+            case WordsSource(shifted):
+                chosen = Split.EVALUATION if shifted else split
+                generated = words.generate_problems(per_level, seed=seed, split=chosen, shifted=shifted)
+            case ArithmeticSource():
+                generated = arithmetic.generate_problems(per_level, seed=seed, split=split, kind=kind)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return [add_instruction(problem, source, reading) for problem in generated]
 
 

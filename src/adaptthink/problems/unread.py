@@ -9,7 +9,7 @@ from adaptthink.config.schema import Unread
 from adaptthink.problems.sources import ArithmeticSource, FileSource, Procedural, Purpose, SetSource, Source, parse_name
 
 READERS: dict[str, tuple[type[Source] | UnionType, str]] = {  # the sources that read a key, and their name in messages
-    "problems_per_level": (Procedural, "arithmetic or reasoning_gym"),
+    "problems_per_level": (Procedural, "arithmetic, words or reasoning_gym"),
     "kind": (ArithmeticSource, "arithmetic"),
     "data": (SetSource, "a named set"),
     "fields": (FileSource, "a file"),

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adaptthink.dial.stored import Dial
+from adaptthink.dial.stored import Dial, read_dial
 from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import describe_settings, name_folders
 from adaptthink.evaluation.mode_choice import ModeChoice
 from adaptthink.evaluation.scores import Evaluation
 from adaptthink.evaluation.statistics import Calibration
-from adaptthink.evaluation.store import REQUESTED_MODES
-from adaptthink.report.folder import (
-    Transcript,
-    as_object,
-    choose_transcripts,
-    read_lines,
-    read_modes,
-    read_object,
-    read_object_if_any,
-    read_record,
-    read_transcripts,
-)
+from adaptthink.evaluation.store import REQUESTED_MODES, read_problems, read_setting
+from adaptthink.report.folder import REMEDY, Transcript, choose_transcripts, read_record_if_any, read_transcripts
+from adaptthink.storage.records import read_record_file
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the report takes from an evaluation's `summary.json`."""
+
+    modes: dict[str, Evaluation]  # by requested mode
+    config: dict[str, Any] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()  # where one verdict dominates
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +85,21 @@ def read_evaluation(folder: Path, name: str) -> EvaluationFolder:
     path = folder / "summary.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file: the evaluation was not finished; run its adaptthink evaluate again")
-    summary = read_object(path)
-    evaluations = read_modes(summary.get("modes"))
-    choice = read_record(ModeChoice, read_object_if_any(folder / "quality.json"))
-    shown = next((mode for mode in REQUESTED_MODES if mode in evaluations), "auto")
+    summary = read_record_file(Summary, path, remedy=REMEDY)
+    choice = read_record_if_any(ModeChoice, folder / "quality.json")
+    dial = folder / "dial.json"
+    shown = next((mode for mode in REQUESTED_MODES if mode in summary.modes), "auto")
     return EvaluationFolder(
         name=name,
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        setting=read_object(folder / "evaluation.json"),
-        config=as_object(summary.get("config")),
-        evaluations=evaluations,
-        problem_ids=frozenset(str(row.get("id")) for _, row in read_lines(folder / "problems.jsonl")),
-        dial=read_record(Dial, read_object_if_any(folder / "dial.json")),
+        setting=asdict(read_setting(folder)),
+        config=summary.config,
+        evaluations=summary.modes,
+        problem_ids=frozenset(read_problems(folder)),
+        dial=read_dial(dial) if dial.exists() else None,
         calibration=choice.calibration if choice else None,
         delta=choice.delta if choice else None,
-        advice=tuple(map(str, summary.get("advice") or ())),
+        advice=summary.advice,
         transcripts=choose_transcripts(read_transcripts(folder, shown)),
     )
 

@@ -1,20 +1,21 @@
-"""What the files of every folder have in common: JSON read with care, evaluations, transcripts."""
+"""What the files of every folder have in common: evaluations, transcripts, numbers of the steps."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import rank_level
-from adaptthink.evaluation.records import from_json
 from adaptthink.evaluation.scores import Evaluation
-from adaptthink.storage import jsonl
+from adaptthink.evaluation.store import read_decisions, read_problems, read_samples, read_verdicts
+from adaptthink.problems import Problem
+from adaptthink.storage.jsonl import read_object
+from adaptthink.storage.records import read_record_file
 
+REMEDY = "restore the file or make it again"
 T = TypeVar("T")
 
 
@@ -31,48 +32,47 @@ class Transcript:
     thinking: str
     closed: bool
     solution: str
-    tokens: float | None
+    tokens: int
     no_think_probability: float | None
-    order: tuple[int, float]  # index of the problem within the evaluation, of the response among the problem's
+    order: tuple[int, int]  # index of the problem within the evaluation, of the response among the problem's
 
 
 # ---- transcripts ----------------------------------------------------------------------------------------------------
 
 
 def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcript]:
-    """Read the responses of an evaluation in one requested mode, with what else its folder knows of each."""
-    problems = {row.get("id"): row for _, row in read_lines(folder / "problems.jsonl")}
+    """Read the responses of an evaluation in one requested mode, with what else its folder knows of each.
+
+    A response whose problem, verdict or decision is not there has a dash in its place.
+    """
+    problems, decisions = read_problems(folder), read_decisions(folder)
+    verdicts = read_verdicts(folder / "verdicts.jsonl")
     indices = {name: index for index, name in enumerate(problems)}
-    decisions = {row.get("problem_id"): row for _, row in read_lines(folder / "decisions.jsonl")}
-    verdicts = {sample_key(row): row.get("verdict") for _, row in read_lines(folder / "verdicts.jsonl")}
-    for _, sample in read_lines(folder / "samples.jsonl"):
-        if sample.get("requested") == requested:
-            name = sample.get("problem_id")
-            problem, decision = as_object(problems.get(name)), as_object(decisions.get(name))
-            thinking, answer = sample.get("thinking"), sample.get("answer")
+    for sample in read_samples(folder):
+        if sample.requested == requested:
+            name = sample.problem_id
+            problem, decision, verdict = problems.get(name), decisions.get(name), verdicts.get(sample.key)
             yield Transcript(
-                level=as_text(problem.get("level")),
-                mode=as_text(sample.get("mode")),
-                verdict=as_text(verdicts.get(sample_key(sample))),
-                problem_id=as_text(name),
-                prompt=write_prompt(problem),
-                answer=as_text(problem.get("answer")),
-                thinking=str(thinking or "").strip(),
-                closed=answer is not None,
-                solution=str(answer or "").strip(),
-                tokens=as_number(sample.get("tokens")),
-                no_think_probability=as_number(decision.get("no_think_probability")),
-                order=(indices.get(name, len(indices)), as_number(sample.get("index")) or 0.0),
+                level=as_text(problem and problem.level),
+                mode=sample.mode,
+                verdict=as_text(verdict and verdict.verdict),
+                problem_id=name,
+                prompt=write_prompt(problem) if problem else as_text(None),
+                answer=as_text(problem and problem.answer),
+                thinking=(sample.thinking or "").strip(),
+                closed=sample.answer is not None,
+                solution=(sample.answer or "").strip(),
+                tokens=sample.tokens,
+                no_think_probability=decision.no_think_probability if decision else None,
+                order=(indices.get(name, len(indices)), sample.index),
             )
 
 
-def write_prompt(problem: Mapping[str, Any]) -> str:
+def write_prompt(problem: Problem) -> str:
     """Return a problem's prompt as text, after the messages that precede it, each with its role."""
-    context, prompt = problem.get("context"), as_text(problem.get("prompt"))
-    if not isinstance(context, list) or not context:
-        return prompt
-    before = (f"{as_object(message).get('role')}: {as_object(message).get('content')}" for message in context)
-    return "\n\n".join([*before, f"user: {prompt}"])
+    if not problem.context:
+        return problem.prompt
+    return "\n\n".join(f"{message.role}: {message.content}" for message in problem.messages)
 
 
 def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, ...]:
@@ -88,58 +88,17 @@ def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, .
     return tuple(kept[key] for key in sorted(kept, key=lambda key: (rank_level(key[0]), *key)))
 
 
-def sample_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What names a sample within an evaluation."""
-    return row.get("problem_id"), row.get("requested"), row.get("index")
-
-
 # ---- files ----------------------------------------------------------------------------------------------------------
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object."""
-    return parse(path.read_bytes(), f"{path}", "restore the file or make it again")
 
 
 def read_object_if_any(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; an empty one if there is no file."""
-    return read_object(path) if path.is_file() else {}
+    return read_object(path, remedy=REMEDY) if path.exists() else {}
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line number, object) of a file of JSON lines, nothing if there is no file; skip blank lines.
-
-    A last line that was cut is left out, as everywhere (`storage.jsonl`).
-    """
-    for line in jsonl.read_lines(path):
-        if line.content.strip():
-            where = f"{path}, line {line.number}"
-            yield where, parse(line.content, where, "delete the line or restore the file")
-
-
-def parse(content: bytes, where: str, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in `content`; raises UserError with the position of the fault."""
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error}); {remedy}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, found a {type(value).__name__}; {remedy}")
-    return value
-
-
-def read_record(kind: type[T], value: object) -> T | None:
-    """The record that a part of a file holds; None where it is absent, damaged or of another version."""
-    try:
-        return from_json(kind, value)
-    except ValueError:
-        return None
-
-
-def read_modes(modes: object) -> dict[str, Evaluation]:
-    """Read `modes` of a `summary.json`: the evaluation of each row."""
-    found = {mode: read_record(Evaluation, content) for mode, content in as_object(modes).items()}
-    return {mode: evaluation for mode, evaluation in found.items() if evaluation is not None}
+def read_record_if_any(kind: type[T], path: Path) -> T | None:
+    """Read a file that holds one record; None if there is no file."""
+    return read_record_file(kind, path, remedy=REMEDY) if path.exists() else None
 
 
 def list_levels(evaluations: Iterable[Evaluation]) -> tuple[str, ...]:

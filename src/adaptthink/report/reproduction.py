@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from adaptthink.errors import UserError
-from adaptthink.evaluation.records import from_json
 from adaptthink.evaluation.scores import Evaluation
 from adaptthink.evaluation.statistics import Interval
 from adaptthink.report.drawing import Key, Paint, Plot
-from adaptthink.report.folder import read_object
 from adaptthink.report.tables import Row, make_row
 from adaptthink.reproduction.paper import DELTA_SWEEP
 from adaptthink.reproduction.tables import DeltaPoint, ProbePoint, Reproduction
+from adaptthink.storage.records import read_record_file
 
 FILE = "reproduction.json"
 ROWS = {  # as the tables name them
@@ -70,10 +68,7 @@ def is_reproduction(path: Path) -> bool:
 
 def read_reproduction(path: Path) -> Reproduction:
     """Read the result; raises UserError for a file that is malformed."""
-    try:
-        return from_json(Reproduction, read_object(path / FILE))
-    except ValueError as error:
-        raise UserError(f"{path / FILE}: damaged ({error}); run adaptthink reproduce again, nothing is lost") from None
+    return read_record_file(Reproduction, path / FILE, remedy="run adaptthink reproduce again, nothing is lost")
 
 
 def make_rows(evaluations: Mapping[str, Evaluation], levels: Sequence[str]) -> dict[str, Row]:

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from adaptthink.dial.curve import Point, compute_curve, measure, thin_curve
-from adaptthink.dial.stored import Dial
+from adaptthink.dial.stored import read_dial
 from adaptthink.errors import UserError
 from adaptthink.evaluation.scores import Change, Evaluation
 from adaptthink.evaluation.store import read_decisions, read_outcomes
+from adaptthink.report.evaluation import is_evaluation
 from adaptthink.report.folder import (
+    REMEDY,
     Transcript,
     as_number,
     as_object,
     choose_transcripts,
     list_levels,
-    read_lines,
-    read_modes,
-    read_object,
     read_object_if_any,
-    read_record,
     read_transcripts,
 )
+from adaptthink.storage.records import read_record_file
+from adaptthink.storage.runs import read_metrics
 
 TRAINED = Path("evaluations", "adaptthink")  # within a run: the evaluation of the trained model
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The content of a run's `summary.json`; what a run does not have is left out or None."""
+
+    seed: int | None = None
+    delta: float | None = None
+    method: str | None = None
+    model: str | None = None
+    modes: dict[str, Evaluation | None] = field(default_factory=dict)  # by row of the report
+    changes: dict[str, Change | None] = field(default_factory=dict)  # of rows against the original model thinking
+    delta_accuracy_points: float | None = None  # of the headline
+    delta_length_percent: float | None = None
+    seconds: dict[str, float | None] = field(default_factory=dict)  # by phase
+    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +62,11 @@ class RunFolder:
     """Everything that the report shows. `evaluations` holds only the rows that were evaluated."""
 
     written: datetime
-    title: Mapping[str, Any]  # model, method, delta, seed
+    summary: Summary
     evaluations: Mapping[str, Evaluation]
     levels: tuple[str, ...]
     changes: Mapping[str, Change]  # of rows against the original model thinking
-    stated_points: float | None  # ΔAcc and ΔLength of the trained model, where there are no changes
-    stated_percent: float | None
     seconds: Mapping[str, float]
-    peak_memory_mb: float | None
     config: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...]
     alarms: tuple[ShownAlarm, ...]
@@ -70,34 +83,32 @@ def read_run(run: Path) -> RunFolder:
             f"{path}: no such file, so there is no result to report; "
             "`adaptthink demo` makes a whole run folder, `adaptthink evaluate` an evaluation folder"
         )
-    summary = read_object(path)
-    evaluations = read_modes(summary.get("modes"))
-    changes = {mode: read_record(Change, value) for mode, value in as_object(summary.get("changes")).items()}
-    steps = read_steps(run / "metrics.jsonl")
-    seconds = {phase: as_number(value) for phase, value in as_object(summary.get("seconds")).items()}
+    summary = read_record_file(Summary, path, remedy=REMEDY)
+    evaluations = {row: one for row, one in summary.modes.items() if one}
+    steps = tuple(sorted(read_metrics(run / "metrics.jsonl"), key=lambda row: row["step"]))
     return RunFolder(
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        title={key: summary.get(key) for key in ("model", "method", "delta", "seed")},
+        summary=summary,
         evaluations=evaluations,
         levels=list_levels(evaluations.values()),
-        changes={mode: change for mode, change in changes.items() if change is not None},
-        stated_points=as_number(summary.get("delta_accuracy_points")),
-        stated_percent=as_number(summary.get("delta_length_percent")),
-        seconds={phase: value for phase, value in seconds.items() if value is not None},
-        peak_memory_mb=as_number(summary.get("peak_memory_mb")),
+        changes={row: change for row, change in summary.changes.items() if change},
+        seconds={phase: value for phase, value in summary.seconds.items() if value is not None},
         config=read_object_if_any(run / "config.json"),
         steps=steps,
         alarms=list_alarms(steps),
         transcripts=choose_transcripts(read_transcripts(run / TRAINED)),
-        dial=read_dial_curve(run / TRAINED),
+        dial=read_dial_curve(run / TRAINED) if "adaptthink" in evaluations else (),
         threshold=read_threshold(run / TRAINED),
     )
 
 
 def read_dial_curve(folder: Path) -> tuple[Point, ...]:
-    """Return the dial's curve of an evaluation folder, empty where it does not hold what that takes."""
+    """Return the dial's curve of an evaluation folder, empty where it was not sampled in both forced modes."""
+    if not is_evaluation(folder):
+        return ()
+    outcomes, decisions = read_outcomes(folder), read_decisions(folder)
     try:
-        measured = measure(read_outcomes(folder), read_decisions(folder))
+        measured = measure(outcomes, decisions)
     except UserError:
         return ()
     threshold = read_threshold(folder)
@@ -106,19 +117,8 @@ def read_dial_curve(folder: Path) -> tuple[Point, ...]:
 
 def read_threshold(folder: Path) -> float | None:
     """Return the certified threshold of an evaluation folder's dial; None where there is none."""
-    dial = read_record(Dial, read_object_if_any(folder / "dial.json"))
-    return dial.threshold.no_think_probability if dial else None
-
-
-def read_steps(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Read the training metrics in order of their steps; of a step that is there twice, the first line."""
-    steps: dict[float, Mapping[str, Any]] = {}
-    for where, record in read_lines(path):
-        step = as_number(record.get("step"))
-        if step is None:
-            raise UserError(f"{where}: no number under 'step'; delete the line or restore the file")
-        steps.setdefault(step, record)
-    return tuple(steps[step] for step in sorted(steps))
+    path = folder / "dial.json"
+    return read_dial(path).threshold.no_think_probability if path.exists() else None
 
 
 def list_alarms(steps: Iterable[Mapping[str, Any]]) -> tuple[ShownAlarm, ...]:

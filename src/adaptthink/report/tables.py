@@ -167,7 +167,7 @@ class Headline:
 def make_headline(folder: RunFolder) -> Headline:
     """The changes with their intervals; where the summary has none, what it states of them."""
     change = folder.changes.get(DIAL_ROW, folder.changes.get("adaptthink"))
-    points, percent = folder.stated_points, folder.stated_percent
+    points, percent = folder.summary.delta_accuracy_points, folder.summary.delta_length_percent
     if change:
         points = 100 * change.accuracy.interval.estimate
         percent = 100 * change.tokens.interval.estimate if change.tokens else None

@@ -20,9 +20,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adaptthink.dial.online import OnlineDecision, OnlineDial, OnlineReport
 from adaptthink.errors import UserError
-from adaptthink.evaluation.records import to_json
 from adaptthink.serving.generation import CallError
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import to_json
 from adaptthink.storage.runs import write_json
 
 logger = logging.getLogger(__name__)

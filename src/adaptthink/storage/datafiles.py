@@ -11,7 +11,6 @@ import codecs
 import glob
 import gzip
 import io
-import json
 import lzma
 import os
 import re
@@ -21,9 +20,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
+
+from pydantic import Field
 
 from adaptthink.errors import UserError
+from adaptthink.storage.jsonl import read_object
+from adaptthink.storage.records import from_json
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 FORMAT_NAMES = "JSON lines, JSON, CSV, TSV, Parquet or Arrow"
@@ -37,6 +40,8 @@ SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", 
 HEAD_BYTES = 4096  # by which a file's packing and encoding are recognised
 CHUNK_BYTES = 1 << 18  # read at a time
 SHOWN_NAMES = 8
+PlainName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]  # of what lies beside a file, and nowhere else
+T = TypeVar("T")
 
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # the hub's and `datasets`' way to number the files of a split
 _ENCODINGS = (  # by byte order mark; UTF-32 first, as its mark begins with that of UTF-16
@@ -115,7 +120,7 @@ def find_data_files(path: Path, split: str | None = None) -> list[DataFile]:
 def list_folder(folder: Path, split: str | None) -> list[DataFile]:
     """Return the files of rows in a folder, or in the one folder inside that has some."""
     if (folder / "dataset_dict.json").is_file():
-        splits = list(read_names(folder / "dataset_dict.json", "splits"))
+        splits = read_list(folder / "dataset_dict.json", "splits", list[PlainName])
         if split is None and len(splits) == 1:
             [split] = splits
         if split is None or split not in splits:
@@ -151,16 +156,24 @@ def is_data_file(path: PurePath) -> bool:
 
 def list_saved(folder: Path) -> list[DataFile]:
     """Return the files of a data set that was saved with `save_to_disk`, in its order."""
-    state = folder / "state.json"
-    return [DataFile(folder / entry["filename"]) for entry in read_names(state, "_data_files")]
+    entries = read_list(folder / "state.json", "_data_files", list[SavedFile])
+    return [DataFile(folder / entry.filename) for entry in entries]
 
 
-def read_names(path: Path, key: str) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """What `datasets` notes of each file of a data set."""
+
+    filename: PlainName
+
+
+def read_list(path: Path, key: str, kind: type[T]) -> T:
     """Return a list in a JSON file of `datasets`; raises UserError if it is damaged."""
+    remedy = "save the data set again"
     try:
-        return list(json.loads(path.read_bytes())[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged, it has no list '{key}'; save the data set again") from None
+        return from_json(kind, read_object(path, remedy=remedy).get(key))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, it has no list '{key}' ({error}); {remedy}") from None
 
 
 def list_archive(path: Path, split: str | None) -> list[DataFile]:

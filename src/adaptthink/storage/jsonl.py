@@ -25,6 +25,7 @@ from adaptthink.errors import UserError
 SYNC_SECONDS = 1.0  # between two times that lines are forced to the disk
 BLOCK = 2**16  # bytes that are read at once in search of the last line end
 REMEDY = "remove that line, and what it held is made again"
+REMEDY_FILE = "put the file back, or remove what is in its place"
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
 T = TypeVar("T")
 
@@ -43,11 +44,14 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the whole lines of a file, none if there is no file; a last line without its line end is left out."""
-    if not path.is_file():
+    """Yield the whole lines of a file, none if there is no file; a last line without its line end is left out.
+
+    Raises UserError for what is no file, as a folder.
+    """
+    if not path.exists():
         return
     start = 0
-    with path.open("rb") as file:
+    with readable(path, REMEDY_FILE), path.open("rb") as file:
         for number, content in enumerate(file, start=1):
             if not content.endswith(b"\n"):
                 return
@@ -218,8 +222,23 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Return the JSON object that a file holds; raises UserError with the file, what is wrong and the remedy."""
+    """Return the JSON object that a file holds.
+
+    Raises FileNotFoundError where there is none, and UserError with the file, what is wrong and the remedy.
+    """
     try:
-        return parse_object(path.read_bytes())
+        with readable(path, remedy):
+            return parse_object(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); {remedy}") from None
+
+
+@contextmanager
+def readable(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into a UserError, but not that it is missing."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None

@@ -11,6 +11,7 @@ from adaptthink.errors import UserError
 
 READ_BYTES = 2**20  # of a file, to identify it
 ROWS_OF_EVALUATIONS = {"problem_id", "grader"}  # keys of which each line of samples, verdicts and decisions has one
+TEXTS_OF_TRACES = {"prompt", "thinking", "answer"}
 QUESTIONS = {"prompt", "problem", "question"}
 
 
@@ -26,6 +27,7 @@ class PathKind(StrEnum):
     STORE = "a reference store"
     ROWS = "a file out of an evaluation's folder"
     SCORES = "a file of scores"
+    TRACES = "a file of traces"
     DIAL = "a calibrated threshold (adaptthink.json)"
     RECIPE = "a recipe"
     PROBLEMS = "a problem file"
@@ -40,6 +42,7 @@ MADE_BY = {
     PathKind.MODEL: "adaptthink train leaves one in its run folder, under model",
     PathKind.STORE: "adaptthink presample makes one",
     PathKind.SCORES: "adaptthink score makes one",
+    PathKind.TRACES: "adaptthink traces makes one",
     PathKind.DIAL: "adaptthink calibrate MODEL makes one",
     PathKind.RECIPE: "recipes are TOML files",
     PathKind.PROBLEMS: "its format is described in docs/problems.md",
@@ -111,6 +114,8 @@ def _identify_file(path: Path) -> PathKind:
         return PathKind.STORE
     if isinstance(row.get("scores"), dict):
         return PathKind.SCORES
+    if row.keys() >= TEXTS_OF_TRACES:
+        return PathKind.TRACES
     if ROWS_OF_EVALUATIONS & row.keys():
         return PathKind.ROWS
     if {"threshold", "fingerprint", "choices"} <= row.keys():

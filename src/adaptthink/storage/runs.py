@@ -82,7 +82,7 @@ def open_run(
     manifest: dict[str, Any] = {"attempts": []}
     if resume and config_file.is_file():
         remedy = "restore the file, or begin again with --clean"
-        if manifest_file.is_file():
+        if manifest_file.exists():
             manifest |= read_object(manifest_file, remedy=remedy)
         old = read_object(config_file, remedy=remedy)
         refuse_changes(f"run '{folder}'", old, redact_all(dict(config)), ignoring=ignoring, defaults=defaults)

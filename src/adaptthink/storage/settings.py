@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, show_value
 
 
 def find_changes(
@@ -32,5 +32,5 @@ def refuse_changes(
     filled = ({**(defaults or {}), **settings} for settings in (old, new))
     changes = find_changes(*filled, ignoring=ignoring)
     if changes:
-        listed = ", ".join(f"{name} was {before!r} and is now {now!r}" for name, before, now in changes)
+        listed = ", ".join(f"{name} was {show_value(old)} and is now {show_value(new)}" for name, old, new in changes)
         raise UserError(f"{what} was made with other settings: {listed}; return to the old ones or give another path")

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from adaptthink.errors import UserError
 from adaptthink.processes import Interruption, postpone_interrupts
+from adaptthink.storage.jsonl import parse_object
+from adaptthink.storage.records import Count, from_json
 from adaptthink.storage.runs import MetricsLog, apply_umask
 
 MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
@@ -32,6 +34,14 @@ GROUPS = "optimizer.json"  # the optimiser's settings
 METRICS = "metrics.json"  # the digests of the steps' metrics, which later steps depend on
 WRITING = ".writing-"  # begins the name of a checkpoint that is being written
 SPARE = 1.05  # of a checkpoint's size, that has to be free on the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint consists of: written last, so that one without it is none."""
+
+    step: Count
+    sha256: dict[str, str]  # of each file, by its name
 
 
 @dataclass(slots=True)
@@ -123,8 +133,8 @@ def save_checkpoint(
         save_tensors(state, temporary / OPTIMIZER)
         (temporary / GROUPS).write_text(json.dumps(groups))
         (temporary / METRICS).write_text(json.dumps(list(metrics)))
-        hashes = {name: _sha256(temporary / name) for name in (MODEL, OPTIMIZER, GROUPS, METRICS)}
-        (temporary / MANIFEST).write_text(json.dumps({"step": step, "sha256": hashes}))
+        hashes = {name: compute_file_hash(temporary / name) for name in (MODEL, OPTIMIZER, GROUPS, METRICS)}
+        (temporary / MANIFEST).write_text(json.dumps(asdict(Manifest(step, hashes))))
         apply_umask(temporary)
         for path in temporary.iterdir():
             _sync(path)
@@ -179,7 +189,7 @@ def find_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> int:
     for path in sorted(folder.glob("step-*"), reverse=True):
         fault = find_fault(path)
         if not fault:
-            return int(read_manifest(path)["step"])
+            return read_manifest(path).step
         warn(f"checkpoint {path} is not usable ({fault}); falling back to the one before")
     return 0
 
@@ -208,12 +218,12 @@ def find_fault(path: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, None if it is intact."""
     try:
         manifest = read_manifest(path)
-        if path.name != f"step-{manifest['step']:06d}":
-            return f"its manifest is of step {manifest['step']}"
-        for name in dict.fromkeys((MODEL, OPTIMIZER, GROUPS, *manifest["sha256"])):
-            if _sha256(path / name) != manifest["sha256"][name]:
+        if path.name != f"step-{manifest.step:06d}":
+            return f"its manifest is of step {manifest.step}"
+        for name in dict.fromkeys((MODEL, OPTIMIZER, GROUPS, *manifest.sha256)):
+            if compute_file_hash(path / name) != manifest.sha256[name]:
                 return f"{name} does not match its hash"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -224,12 +234,13 @@ def read_metrics_digests(folder: Path, step: int) -> list[str]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's manifest."""
-    return json.loads((path / MANIFEST).read_text())
+def read_manifest(path: Path) -> Manifest:
+    """Read a checkpoint's manifest; raises ValueError if it is damaged."""
+    return from_json(Manifest, parse_object((path / MANIFEST).read_bytes()), exact=True)
 
 
-def _sha256(path: Path) -> str:
+def compute_file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

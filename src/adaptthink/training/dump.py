@@ -1,7 +1,7 @@
 """A step whose loss or gradient is not finite: kept with the weights it began with, so that it can be repeated.
 
 A dump is a folder of safetensors and JSON: `model.safetensors` (what is trained), `rollouts.jsonl` (what the update
-gets, one line a response), `step.json` (the step, the reason, the settings).
+gets, one line a response), `step.json` (the step, the reason, the settings, and the hashes of the other two).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from adaptthink.config.resolve import check
@@ -27,8 +26,10 @@ from adaptthink.modes import Mode
 from adaptthink.problems import make_problem
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.sampler import OnFinished, Rollout
+from adaptthink.storage.jsonl import readable
+from adaptthink.storage.records import Count, read_record_file
 from adaptthink.storage.runs import write_json
-from adaptthink.training.checkpoint import save_tensors, select_trained_parameters
+from adaptthink.training.checkpoint import compute_file_hash, save_tensors, select_trained_parameters
 from adaptthink.training.credit import Credit
 from adaptthink.training.metrics import Metrics, NonFiniteStepError
 from adaptthink.training.update import accumulate_gradients, compute_gradient
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STEP, ROLLOUTS, MODEL = "step.json", "rollouts.jsonl", "model.safetensors"
+REMEDY = "take it from a copy"
 KEPT = ("prompt_ids", "response_ids", "behavior_logprobs", "num_forced", "weight", "within_mode", "initial_logprobs")
 
 
@@ -49,6 +51,16 @@ class Dump:
     config: TrainConfig
     rollouts: list[Rollout]
     credits: list[Credit]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The content of `step.json`."""
+
+    step: Count
+    reason: str
+    settings: dict[str, Any]
+    sha256: dict[str, str]  # of the other files, by their names
 
 
 @dataclass(slots=True)
@@ -116,8 +128,9 @@ def write_dump(folder: Path, model: torch.nn.Module, dump: Dump) -> None:
     save_tensors({name: one.detach().contiguous() for name, one in select_trained_parameters(model)}, folder / MODEL)
     lines = [write_row(*pair) for pair in zip(dump.rollouts, dump.credits, strict=True)]
     (folder / ROLLOUTS).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    settings = dump.config.model_dump(mode="json")
-    write_json(folder / STEP, {"step": dump.step, "reason": dump.reason, "settings": settings})
+    hashes = {name: compute_file_hash(folder / name) for name in (MODEL, ROLLOUTS)}
+    about = About(dump.step, dump.reason, dump.config.model_dump(mode="json"), hashes)
+    write_json(folder / STEP, asdict(about))
 
 
 def write_row(one: Rollout, credit: Credit) -> dict[str, Any]:
@@ -137,19 +150,21 @@ def _write_numbers(value: Any) -> Any:
 
 
 def read_dump(folder: Path) -> Dump:
-    """Read a dump; raises UserError for a folder that holds none, and for a damaged one."""
+    """Read a dump; raises UserError for a folder that holds none, and for one that is not as it was written."""
     try:
-        about = json.loads((folder / STEP).read_text(encoding="utf-8"))
+        about = read_record_file(About, folder / STEP, remedy=REMEDY)
+        for name in (MODEL, ROLLOUTS):
+            with readable(folder / name, REMEDY):
+                if compute_file_hash(folder / name) != about.sha256.get(name):
+                    raise UserError(f"'{folder / name}' does not match its hash in {STEP}; {REMEDY}")
         rows = [read_row(json.loads(line)) for line in (folder / ROLLOUTS).read_text(encoding="utf-8").splitlines()]
-        config = check(TrainConfig, about["settings"])
-        return Dump(about["step"], about["reason"], config, [one for one, _ in rows], [credit for _, credit in rows])
     except FileNotFoundError as error:
         raise UserError(
             f"'{folder}' holds no step to repeat ({Path(error.filename).name} is missing); give one that a training "
             "left in RUN/skipped"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{folder}' is damaged ({type(error).__name__}: {error}); take it from a copy") from None
+    config = check(TrainConfig, about.settings)
+    return Dump(about.step, about.reason, config, [one for one, _ in rows], [credit for _, credit in rows])
 
 
 def read_row(row: Mapping[str, Any]) -> tuple[Rollout, Credit]:
@@ -173,15 +188,14 @@ def read_row(row: Mapping[str, Any]) -> tuple[Rollout, Credit]:
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Give a model the weights of a dump; raises UserError where they are damaged, or of another model."""
-    try:
-        saved = load_file(folder / MODEL)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"'{folder / MODEL}' is missing or damaged ({error}); take it from a copy") from None
-    own = dict(select_trained_parameters(model))
-    if saved.keys() != own.keys():
-        names = ", ".join(sorted(saved.keys() ^ own.keys())[:3])
-        raise UserError(f"'{folder}' holds the weights of another model, not those of {names}")
+    """Give a model the weights of a dump that was read; raises UserError where they are those of another model."""
+    saved, own = load_file(folder / MODEL), dict(select_trained_parameters(model))
+    others = saved.keys() ^ own.keys() or {name for name in own if saved[name].shape != own[name].shape}
+    if others:
+        raise UserError(
+            f"'{folder}' holds the weights of another model than its settings name ({', '.join(sorted(others)[:3])}); "
+            "put back the model that was trained"
+        )
     for name, parameter in own.items():
         parameter.data.copy_(saved[name])
 

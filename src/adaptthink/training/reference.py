@@ -24,9 +24,10 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import Field
 
 from adaptthink.config.schema import PresampleConfig, ReferenceConfig
 from adaptthink.errors import UserError
@@ -38,6 +39,7 @@ from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler, Sampling, sample_each
 from adaptthink.storage.jsonl import Appender, encode, keep_lines, parse_object, read_lines, read_record, read_records
 from adaptthink.storage.locks import locked
+from adaptthink.storage.records import Count, from_json
 from adaptthink.storage.runs import read_recorded
 from adaptthink.storage.settings import refuse_changes
 
@@ -84,6 +86,27 @@ class StoredResponse:
     token_ids: tuple[int, ...]
     verdict: Verdict
     reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrades:
+    """How several responses were graded, and their tokens where these are kept."""
+
+    verdicts: tuple[Verdict, ...]
+    rewards: tuple[float | None, ...] | None = None
+    responses: tuple[Annotated[tuple[Count, ...], Field(min_length=1)], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRow(StoredGrades):
+    """A line of a store: a problem's unconstrained samples, `first_ids` of each the first token."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    tokens: tuple[Count, ...]
+    answer_hash: Annotated[str, Field(pattern="^([0-9a-f]{16})?$")] = ""
+    seconds: Annotated[float, Field(allow_inf_nan=True)] = math.inf
+    first_ids: tuple[Count, ...] = ()
+    no_think: StoredGrades | None = None
 
 
 def make_store_settings(config: ReferenceConfig, fingerprint: str, store: Path | None = None) -> dict[str, Any]:
@@ -419,7 +442,6 @@ def read_store(path: Path, settings: Mapping[str, Any], seconds: float = 0.0) ->
         kept = settings.get("keep_responses") and [len(part) for part in make_stored_responses(row)]
         if kept and kept != [settings["samples"], settings.get("no_think_samples", 0)]:
             raise ValueError("responses are missing")
-        np.uint64(parse_id(reference.id))  # OverflowError for more than 16 digits
         return reference
 
     for line in islice(read_lines(path), 1, None):
@@ -436,23 +458,31 @@ def holds_nothing(path: Path) -> bool:
 
 
 def make_reference(row: Mapping[str, Any]) -> Reference:
-    """Turn a row into a reference; raises ValueError, KeyError or TypeError for a row of another form."""
-    rewards = tuple(row["rewards"]) if "rewards" in row else None
-    answer_hash, seconds = row.get("answer_hash", ""), row.get("seconds", math.inf)
-    verdicts = tuple(Verdict(verdict) for verdict in row["verdicts"])
-    return Reference(row["id"], verdicts, tuple(row["tokens"]), rewards, answer_hash, seconds)
+    """Turn a row into a reference; raises ValueError for a row of another form."""
+    stored = from_json(StoredRow, row, exact=True)
+    check_sizes(stored)
+    return Reference(stored.id, stored.verdicts, stored.tokens, stored.rewards, stored.answer_hash, stored.seconds)
 
 
 def make_stored_responses(row: Mapping[str, Any]) -> tuple[list[StoredResponse], list[StoredResponse]]:
     """Turn a row into its unconstrained and its forced no_think responses; raises as `make_reference` does."""
 
-    def make(part: Mapping[str, Any]) -> list[StoredResponse]:
-        verdicts, responses = part["verdicts"], part["responses"]
-        rewards = part.get("rewards", [None] * len(verdicts))
-        rows = zip(responses, verdicts, rewards, strict=True)
-        return [StoredResponse(tuple(token_ids), Verdict(verdict), reward) for token_ids, verdict, reward in rows]
+    def make(part: StoredGrades) -> list[StoredResponse]:
+        rewards = part.rewards or [None] * len(part.verdicts)
+        return [StoredResponse(*one) for one in zip(part.responses, part.verdicts, rewards, strict=True)]
 
-    return make(row), make(row["no_think"]) if "no_think" in row else []
+    stored = from_json(StoredRow, row, exact=True)
+    return make(stored), make(stored.no_think) if stored.no_think else []
+
+
+def check_sizes(row: StoredRow) -> None:
+    """Raise ValueError for a row whose parts are not of the same samples."""
+    for name in ("rewards", "first_ids", "responses"):
+        found = getattr(row, name)
+        if found and len(found) != len(row.verdicts):
+            raise ValueError(f"{len(row.verdicts)} verdicts and {len(found)} {name}")
+    if row.responses and row.tokens != tuple(map(len, row.responses)):
+        raise ValueError("tokens are not the lengths of the responses")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

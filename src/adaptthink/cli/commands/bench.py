@@ -26,7 +26,7 @@ def bench(
     shifted: Annotated[
         str | None,
         Parameter(
-            help="Recipe of problems unlike those trained on, over the others [default: stories for arithmetic].",
+            help="Recipe of problems unlike those trained on, over the others [default: that of arithmetic or words].",
             show_default=False,
         ),
     ] = None,

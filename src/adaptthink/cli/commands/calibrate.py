@@ -63,7 +63,7 @@ def calibrate(
         return show_settings(config)
     from adaptthink.cli.dial import calibrate_job
     from adaptthink.cli.watchdog import end_when_stuck
-    from adaptthink.evaluation.records import to_json
+    from adaptthink.storage.records import to_json
 
     with end_when_stuck(stall_minutes):
         dial = calibrate_job(config, output, tolerance_points=tolerance, token_budget=token_budget, overwrite=overwrite)

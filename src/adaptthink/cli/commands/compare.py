@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -28,6 +28,10 @@ def compare(
         Parameter(help="Also write the tables to this Markdown file."),
         WritableFile,
     ] = None,
+    paper: Annotated[
+        Literal["1.5b", "7b"] | None,
+        Parameter(help="Put the paper's rows beside ours, on the sets that it has.", show_default=False),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Compare evaluations with the first: accuracy, length, no_think, and which differences are significant."""
@@ -35,4 +39,4 @@ def compare(
         expect(Path(row), "compare", PathKind.EVALUATION)
     from adaptthink.cli.compare import compare_job
 
-    write_result(json, compare_job(rows, forced=force, markdown=markdown))
+    write_result(json, compare_job(rows, forced=force, markdown=markdown, paper=paper))

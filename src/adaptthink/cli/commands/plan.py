@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from adaptthink.cli.parameters import NOT_NEGATIVE, POSITIVE, Json, Recipes, write_result
 from adaptthink.cli.settings import add_flags, find_unread, read_settings, select_given
-from adaptthink.config.schema import PLANNED, Config, TrainConfig, Unread, VerlConfig
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import PLANNED, Config, EvaluateConfig, TrainConfig, Unread, VerlConfig
 from adaptthink.problems.sources import Purpose
 from adaptthink.problems.unread import unread_settings
 from adaptthink.storage.kinds import PathKind, expect
@@ -58,6 +59,7 @@ def plan(
         prompt_tokens=prompt_tokens,
         reference=reference,
         price=price,
+        evaluation=resolve("evaluate", EvaluateConfig, recipes=recipe) if recipe else None,
     )
     write_result(json, result)
 
