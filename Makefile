@@ -10,9 +10,9 @@ help:
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
 	@echo "make docs    the documentation as a site in build/site; make docs-serve shows it while it is written"
-	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/performance.md)"
+	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/explanation/performance.md)"
 	@echo "make model   make the embedded reasoners again from nothing (about an hour)"
-	@echo "make picture the pictures of README and docs/demo.md, of the run in runs/demo"
+	@echo "make picture the pictures of README and docs/tutorials/demo.md, of the run in runs/demo"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo:
@@ -46,9 +46,9 @@ model:
 
 picture:
 	@scripts/setup_browser.sh
-	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/demo-report.png
+	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/assets/demo-report.png
 	.venv/bin/adaptthink report runs/demo --figures runs/demo/figures
-	cp runs/demo/figures/accuracy-and-tokens.png docs/accuracy-tokens.png
+	cp runs/demo/figures/accuracy-and-tokens.png docs/assets/accuracy-tokens.png
 
 clean:
 	rm -rf .venv .ruff_cache .pytest_cache

@@ -28,6 +28,8 @@ LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "bash", ".yaml": "yaml", "
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 LINK = re.compile(r"(?<=\]\()([^)\s]+)")
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}  # what a page loads itself
+UNREAD = re.compile(r"^\s*(?:\* |\|[-:]{3}).*", re.MULTILINE)  # a list or a table that only GitHub reads as one
+VERBATIM = {"pre", "script", "style"}
 ZENSICAL = Path(sys.executable).with_name("zensical")
 
 
@@ -37,7 +39,7 @@ def place(path: Path) -> Path:
         return path.relative_to(DOCS)
     own = ELSEWHERE / path.relative_to(ROOT)
     if path.is_dir():
-        return own / "index.md"
+        return own / "folder.md"
     return own.with_name(f"{own.name}.md") if path.suffix in LANGUAGES else own
 
 
@@ -72,11 +74,10 @@ def make_listing(path: Path) -> str:
 
 
 def make_folder_page(folder: Path, found: set[Path]) -> str:
-    """Return the page of a folder: a list of the files in it that git knows."""
-    known = subprocess.run(["git", "ls-files", "."], cwd=folder, capture_output=True, text=True, check=True).stdout
-    names = [name for name in known.splitlines() if "/" not in name]
-    found |= {folder / name for name in names}
-    links = (f"* [{name}]({os.path.relpath(place(folder / name), place(folder).parent)})\n" for name in names)
+    """Return the page of a folder: a list of its files."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    found.update(files)
+    links = (f"* [{path.name}]({os.path.relpath(place(path), place(folder).parent)})\n" for path in files)
     return f"# {folder.relative_to(ROOT)}\n\n{''.join(links)}"
 
 
@@ -114,23 +115,35 @@ def stage() -> None:
 
 @dataclass
 class Page(HTMLParser):
-    """The anchors of one page of the site, what it links to, and what it loads."""
+    """The anchors of one page of the site, what it links to, what it loads, and Markdown that was left as it was."""
 
     anchors: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    verbatim: int = 0  # how deep within <pre>, <script>
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what a tag defines and needs."""
+        self.verbatim += tag in VERBATIM
         values = {name: value for name, value in attrs if value}
         self.anchors |= {values[name] for name in ("id",) + ("name",) * (tag == "a") if name in values}
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
         if (address := values.get(LOADED.get(tag, ""))) and values.get("rel") not in ("canonical", "prev", "next"):
             self.loaded.append(address)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Note the end of what is shown as it is."""
+        self.verbatim -= tag in VERBATIM
+
+    def handle_data(self, data: str) -> None:
+        """Note Markdown in the text."""
+        if not self.verbatim:
+            self.unread += UNREAD.findall(data)
 
 
 def read_page(path: Path) -> Page:
@@ -146,6 +159,7 @@ def find_faults(site: Path) -> list[str]:
     faults = []
     for path, page in pages.items():
         name = path.relative_to(site)
+        faults += [f"{name} shows Markdown: {text.strip()[:60]}" for text in page.unread]
         for address in [*page.links, *page.loaded]:
             link = urlsplit(address)
             if link.scheme or link.netloc:

@@ -28,6 +28,13 @@ def write(folder, files):
         path.write_text(text)
 
 
+def test_every_link_of_this_repository_leads_to_a_file(site, monkeypatch):
+    monkeypatch.setattr(site, "ROOT", ROOT)
+    monkeypatch.setattr(site, "DOCS", ROOT / "docs")
+    site.stage()  # anchors are checked by make docs
+    assert (site.PAGES / "repository/CONTRIBUTING.md").is_file()
+
+
 def test_links_out_of_docs_lead_to_pages_of_the_site(site, tmp_path):
     write(
         tmp_path,
@@ -76,6 +83,7 @@ def test_a_link_to_nothing_ends_the_build(site, tmp_path):
         ('<img src="gone.png">', "a.html: gone.png does not exist"),
         ('<a href="b.html#gone">', "a.html: b.html#gone has no such anchor"),
         ('<a href="#gone"><meta name="gone">', "a.html: #gone has no such anchor"),
+        ("<p>first\n* second</p><pre>* code</pre>", "a.html shows Markdown: * second"),
         ('<script src="https://cdn/x.js"></script>', "a.html loads https://cdn/x.js"),
         ('<link rel="stylesheet" href="//cdn/x.css">', "a.html loads //cdn/x.css"),
     ],

@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).
 
-    It learns by the gap objective (docs/gap.md); `--recipe toy_cpu` is the paper's method.
+    It learns by the gap objective (docs/explanation/gap.md); `--recipe toy_cpu` is the paper's method.
     """
     flags = {} if seed is None else {"seed": seed}
     config = read_settings("train", TrainConfig, recipe, flags)
