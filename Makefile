@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` trains and reports, `make test` checks everything.
-.PHONY: help demo test check gpu model picture clean
+.PHONY: help demo test check docs docs-serve gpu model picture clean
 
 SEED ?= 0
 RECIPE ?= toy_cpu toy_gap
@@ -9,9 +9,10 @@ help:
 	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo); SEED=1, RECIPE=my.toml"
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
-	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/performance.md)"
+	@echo "make docs    the documentation as a site in build/site; make docs-serve shows it while it is written"
+	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/explanation/performance.md)"
 	@echo "make model   make the embedded reasoners again from nothing (about an hour)"
-	@echo "make picture the pictures of README and docs/demo.md, of the run in runs/demo"
+	@echo "make picture the pictures of README and docs/tutorials/demo.md, of the run in runs/demo"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo:
@@ -27,6 +28,14 @@ check:
 test: check
 	.venv/bin/python -m pytest -n auto $(TESTS)
 
+docs:
+	@scripts/setup_docs.sh
+	@.venv-docs/bin/python scripts/build_docs.py
+
+docs-serve:
+	@scripts/setup_docs.sh
+	@.venv-docs/bin/python scripts/build_docs.py serve
+
 gpu:
 	@scripts/gpu_check.sh
 
@@ -37,9 +46,9 @@ model:
 
 picture:
 	@scripts/setup_browser.sh
-	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/demo-report.png
+	.venv/bin/python scripts/screenshot.py runs/demo/report.html docs/assets/demo-report.png
 	.venv/bin/adaptthink report runs/demo --figures runs/demo/figures
-	cp runs/demo/figures/accuracy-and-tokens.png docs/accuracy-tokens.png
+	cp runs/demo/figures/accuracy-and-tokens.png docs/assets/accuracy-tokens.png
 
 clean:
 	rm -rf .venv .ruff_cache .pytest_cache

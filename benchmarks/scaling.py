@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--recipe r1_distill_1.5b] [--gpu H100]
 
-Writes results/scaling-RECIPE-DATE.json and docs/scaling.png. Three ways: the recipe's batch on more and more GPUs; a
-batch that grows with them from eight GPUs on; and rollouts that go on while the trainer updates, no response older than
-`STALENESS` updates, on the recipe's batch.
+Writes results/scaling-RECIPE-DATE.json and docs/assets/scaling.png. Three ways: the recipe's batch on more and more
+GPUs; a batch that grows with them from eight GPUs on; and rollouts that go on while the trainer updates, no response
+older than `STALENESS` updates, on the recipe's batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from matplotlib import pyplot as plt
 
 COUNTS = [2**power for power in range(11)]
 STALENESS = 4  # updates between the policy that drew a token and the one that learns from it, at most
-FIGURE = Path(__file__).parents[1] / "docs" / "scaling.png"
+FIGURE = Path(__file__).parents[1] / "docs" / "assets" / "scaling.png"
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     adaptthink presample toy_cpu --output ref.jsonl
     python examples/train_with_trl.py --reference ref.jsonl --output runs/trl --use_cpu True --bf16 False
 
-In several processes each takes its part of a step: docs/trl.md has the commands, on CPUs and on GPUs. Flags that are
-not named below are those of AdaptThinkConfig: --max_steps, --delta, --use_vllm, … .
+In several processes each takes its part of a step: docs/how-to/trl.md has the commands, on CPUs and on GPUs. Flags
+that are not named below are those of AdaptThinkConfig: --max_steps, --delta, --use_vllm, … .
 """
 
 from __future__ import annotations

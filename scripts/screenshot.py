@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Photograph a page in Chromium. Usage: .venv/bin/python scripts/screenshot.py PAGE.html PICTURE.png [WIDTH HEIGHT]
 
-The default size is that of docs/demo-report.png. Needs scripts/setup_browser.sh.
+The default size is that of docs/assets/demo-report.png. Needs scripts/setup_browser.sh.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def random_policy(tokenizer, random_model):
 def vllm_server(tmp_path_factory):
     """vLLM's server, one for all tests of a session: the embedded model with a dial, our plugin, fresh weights.
 
-    Returns its URL and the file of its log. It is started by the command of docs/engines.md.
+    Returns its URL and the file of its log. It is started by the command of docs/how-to/engines.md.
     """
     import vllm_server as started
 

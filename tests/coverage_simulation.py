@@ -1,7 +1,7 @@
 """How often do the 95% intervals of `evaluation.statistics` cover the truth? `python tests/coverage_simulation.py`.
 
-Prints the tables of docs/statistics.md; test_statistics.py runs smaller ones. A world is many repetitions of one
-evaluation: arrays of problem means, (repetitions, problems).
+Prints the tables of docs/explanation/statistics.md; test_statistics.py runs smaller ones. A world is many repetitions
+of one evaluation: arrays of problem means, (repetitions, problems).
 """
 
 import itertools

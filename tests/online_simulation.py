@@ -1,7 +1,7 @@
 """How often does an online dial break its guarantee, and how fast does it learn? `python tests/online_simulation.py`.
 
-Prints the tables of docs/dial_online.md; test_dial_online.py runs smaller ones. A world is a list of kinds of requests:
-their share, P(no_think), and the accuracy of thinking and of a direct answer.
+Prints the tables of docs/explanation/dial_online.md; test_dial_online.py runs smaller ones. A world is a list of kinds
+of requests: their share, P(no_think), and the accuracy of thinking and of a direct answer.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Comparing benchmark results: ratios by hand, and the table of docs/performance.md from the files."""
+"""Comparing benchmark results: ratios by hand, and the table of docs/explanation/performance.md from the files."""
 
 import json
 import subprocess
@@ -86,6 +86,6 @@ def test_what_cannot_be_compared_is_said(tmp_path):
 
 def test_the_page_opens_with_the_table_of_the_files():
     table = "\n".join(compare.make_table(ROOT / "benchmarks/results"))
-    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
     assert table.count("\n") > 10
     assert page.split("\n\n")[1] == table, "python benchmarks/compare.py --table prints the table of the files"

@@ -358,8 +358,8 @@ def test_an_endpoint_is_stronger_than_an_engine_from_below_it(recipe, monkeypatc
 
 
 def shown_in_docs():
-    """The recipe with servers that docs/presampling.md shows."""
-    text = (Path(__file__).parents[1] / "docs" / "presampling.md").read_text(encoding="utf-8")
+    """The recipe with servers that docs/how-to/presampling.md shows."""
+    text = (Path(__file__).parents[1] / "docs" / "how-to" / "presampling.md").read_text(encoding="utf-8")
     [block] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     return block
 

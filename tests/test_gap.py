@@ -77,7 +77,7 @@ def test_a_response_beyond_the_cap_earns_nothing():
 
 
 def objective(logit_V, gap, method):
-    """What the decision of one problem maximises, as docs/gap.md has it; tokens 0 and 1 are the two starts."""
+    """What the decision of one problem maximises, as docs/explanation/gap.md has it; tokens 0 and 1 are the starts."""
     logprob_V = logit_V.log_softmax(-1)
     z = logprob_V[0] - logprob_V[1]
     return method.decision * (gap * z - method.tau * z**2 / 2) + method.mass * logprob_V[:2].logsumexp(-1)

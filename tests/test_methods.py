@@ -1,4 +1,4 @@
-"""A method of one's own, as docs/methods.md has it; what every method keeps to; settings that one does not read."""
+"""A method of one's own, as docs/explanation/methods.md has it; what each keeps to; settings that one does not read."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from adaptthink.storage.runs import read_metrics
 from adaptthink.training import methods
 from adaptthink.training.methods import check_method, list_methods, load_method
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "methods.md"
 NAMES = list_methods()
 
 

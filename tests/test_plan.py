@@ -239,7 +239,7 @@ def test_an_adapter_on_7b_does_not_fit_into_40_gb():
 def test_the_page_on_training_has_these_sizes():
     """18 and 6 bytes a weight, as the page's columns add up to, of the models that it names."""
     small, large = (paper(recipe)[0].weights for recipe in ("r1_distill_1.5b", "r1_distill_7b"))
-    page = (RESULTS.parents[1] / "docs" / "training.md").read_text()
+    page = (RESULTS.parents[1] / "docs" / "how-to" / "training.md").read_text()
     for row, size in (("| 4 | 4 | 8 | 2 |", 18), ("| 2 | – | – | 2 + 2 |", 6)):
         assert f"{row} {size * small / 1e9:.0f} GB | {size * large / 1e9:.0f} GB |" in page
 

@@ -599,7 +599,7 @@ def test_earlier_answers_are_taken_as_clients_keep_them(served, tokenizer):
 
 
 def test_the_page_names_all_that_is_accepted_without_an_effect():
-    page = (Path(__file__).parents[1] / "docs/serving.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/how-to/serving.md").read_text(encoding="utf-8")
     assert [name for name in (*NEUTRAL, *HARMLESS) if f"`{name}`" not in page and f"`{name} " not in page] == []
 
 

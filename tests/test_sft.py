@@ -368,7 +368,7 @@ UNCLOSED = respond(None, Finish.STOP, 1)
 def test_who_needs_a_cold_start(responses, probability, ok, found):
     checked = judge_thoughts(responses, probability, "</think>")
     assert (checked.ok, checked.value.startswith(found)) == (ok, True), checked.value
-    assert ("give it a cold start (adaptthink sft, docs/cold_start.md)" in checked.value) != ok
+    assert ("give it a cold start (adaptthink sft, docs/how-to/cold_start.md)" in checked.value) != ok
 
 
 def test_think_tokens_that_were_merely_added_are_no_thinking(plain_folder, tmp_path, run):
@@ -382,7 +382,7 @@ def test_think_tokens_that_were_merely_added_are_no_thinking(plain_folder, tmp_p
     assert status == 2
     assert "not ready" in out
     assert "ended without </think>" in err
-    assert "give it a cold start (adaptthink sft, docs/cold_start.md)" in err
+    assert "give it a cold start (adaptthink sft, docs/how-to/cold_start.md)" in err
     [thoughts] = [one for one in at.doctor("tiny").checks if one.name == "thoughts"]
     assert thoughts.ok
     assert thoughts.value.startswith("4 of 4 thoughts closed")

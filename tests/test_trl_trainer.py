@@ -412,8 +412,8 @@ def test_accelerate_knows_our_files(name, kind):
 
 
 def documented_commands():
-    """The commands of docs/trl.md that start the example, each as one line."""
-    blocks = (ROOT / "docs" / "trl.md").read_text().split("```")[1::2]
+    """The commands of docs/how-to/trl.md that start the example, each as one line."""
+    blocks = (ROOT / "docs" / "how-to" / "trl.md").read_text().split("```")[1::2]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return sorted({" ".join(line.split()) for line in lines if EXAMPLE in line})
 

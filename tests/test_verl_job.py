@@ -273,7 +273,7 @@ def test_clean_does_not_take_the_references_with_it(tmp_path, store, python):
 
 def test_verl_must_be_there_and_the_one_we_know(tmp_path, store, python, monkeypatch):
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"has no verl; install it \(see docs/verl.md\)"):
+    with pytest.raises(UserError, match=r"has no verl; install it \(see docs/how-to/verl.md\)"):
         train(run, store, sys.executable)
     with pytest.raises(UserError, match="cannot run 'nowhere/python'"):
         train(run, store, "nowhere/python")

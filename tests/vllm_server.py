@@ -1,4 +1,4 @@
-"""vLLM's server as a process, as docs/engines.md starts it with our plugin, and what else the tests need of it."""
+"""vLLM's server as a process, as docs/how-to/engines.md starts it with our plugin, and what else tests need of it."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from adaptthink.dial.stored import STORED, calibrate, write_dial
 from adaptthink.engines.openai import KEY_VARIABLE
 from adaptthink.evaluation.store import Setting
 
-ENGINES_PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
+ENGINES_PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "engines.md"
 MEMORY_SHARE = 0.1
 START_SECONDS = 480  # half a minute on an idle machine, many times that on a busy one
 KEY = "secret"

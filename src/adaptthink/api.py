@@ -266,7 +266,8 @@ def load(
     """Load a model with its tokenizer, and verify how it opens and closes its thinking.
 
     `model` is a folder in Hugging Face format, a hub id, or "tiny" or "tiny_long", the embedded reasoners. Raises
-    UserError for what cannot be loaded, and for a model whose chat template leaves no mode to choose (docs/modes.md).
+    UserError for what cannot be loaded, and for a model whose chat template leaves no mode to choose
+    (docs/explanation/modes.md).
 
     >>> import adaptthink as at
     >>> model = at.load("tiny")
@@ -528,7 +529,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a model as it chooses (auto) and in both forced modes.
 
-    With the setting `chat="https://host/v1"` it is the model of that name behind a chat API (docs/chat.md).
+    With the setting `chat="https://host/v1"` it is the model of that name behind a chat API (docs/how-to/chat.md).
 
     Every sample is kept in the folder `output`, or in a temporary one; what it already holds is not sampled again.
     `difficulty` is another evaluation's folder, whose pass rates are the problems' difficulty; `delta` is the accuracy
@@ -583,7 +584,7 @@ def calibrate(
     """Choose the threshold on P(no_think) from which the model answers without thinking, with a guarantee.
 
     The choice loses at most `tolerance` points of accuracy against always thinking, or with a `token_budget` keeps the
-    mean response below so many tokens, with 95% confidence (docs/dial.md). A certified dial is stored beside the
+    mean response below so many tokens, with 95% confidence (docs/how-to/dial.md). A certified dial is stored beside the
     weights where the model is a folder, else in `output`; with `overwrite` also over one that was certified on more
     problems. If nothing can be certified, `dial.threshold.certified` is False, nothing is stored there, and the mode
     stays the model's own choice. Raises UserError for fewer than four problems.
@@ -760,7 +761,7 @@ def serve(
     config: ServeConfig | None = None,
     **settings: Any,
 ) -> None:
-    """Serve a model over HTTP in the style of OpenAI's API, until interrupted (docs/serving.md).
+    """Serve a model over HTTP in the style of OpenAI's API, until interrupted (docs/how-to/serving.md).
 
     `model` may be a run's folder. Settings are those of `adaptthink serve`: host, port, threshold, temperature. Raises
     UserError for a port that is taken.

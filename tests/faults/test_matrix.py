@@ -1,6 +1,6 @@
 """Every fault in every command: what a person sees, and that the repeated command ends as an undisturbed one.
 
-What happens is the table in docs/operations.md.
+What happens is the table in docs/how-to/operations.md.
 """
 
 import json

@@ -123,7 +123,7 @@ class Entry:
 CHOICE, LENGTH, OFFLINE, UNTRAINED, ABLATION = Family
 GAP = "--force-think start --method gap"
 FREE = "--no-think-share 0"  # nothing is forced
-SLOW = "--learning-rate 1e-5"  # at the miniature's 1e-4 methods of pairs destroy the model (docs/log.md)
+SLOW = "--learning-rate 1e-5"  # at the miniature's 1e-4 methods of pairs destroy the model (docs/log)
 ENTRIES = (
     Entry(ORIGINAL, "the model before training", UNTRAINED, "–"),
     Entry("random_mix", "random choice of the original's modes", UNTRAINED, "–", knob=Knob("q", "", (0.25, 0.5, 0.75))),
@@ -133,7 +133,7 @@ ENTRIES = (
           knob=Knob("share of max_think_tokens", "", (0.125, 0.25, 0.375))),
     Entry(MAIN, "AdaptThink", CHOICE, "arXiv 2505.13417",
           knob=Knob("δ", "--delta {}", (0.02, 0.05, 0.1), "delta_{:g}")),
-    Entry("gap", "gap objective (ours)", CHOICE, "docs/gap.md", "--force-think start", samples=4,
+    Entry("gap", "gap objective (ours)", CHOICE, "docs/explanation/gap.md", "--force-think start", samples=4,
           knob=Knob("τ", "--method gap:tau={}", (0.025, 0.05, 0.1))),
     Entry("degrpo", "DeGRPO (Thinkless)", CHOICE, "arXiv 2505.13379", samples=4,
           knob=Knob("α", "--method degrpo:alpha={}", (0.01, 0.03, 0.1))),
@@ -171,8 +171,9 @@ ENTRIES = (
     Entry("ratio_token", "AdaptThink with a ratio for each token", ABLATION, "–",
           "--ratio token --schedule constant", steps=0.36),
     Entry("rft_no_think", "tuned on no_think answers alone", ABLATION, "–", "--method rft_mixthinking:margin=1"),
-    Entry("gap_half", "gap objective, half of the steps", ABLATION, "docs/gap.md", GAP, samples=4, steps=0.5),
-    Entry("gap_no_pull", "gap objective without pull", ABLATION, "docs/gap.md", f"{GAP}:pull=0", samples=4),
+    Entry("gap_half", "gap objective, half of the steps", ABLATION, "docs/explanation/gap.md", GAP,
+          samples=4, steps=0.5),
+    Entry("gap_no_pull", "gap objective without pull", ABLATION, "docs/explanation/gap.md", f"{GAP}:pull=0", samples=4),
     *(Entry(f"delta_{delta:g}", f"AdaptThink, δ = {delta:g}", ABLATION, "arXiv 2505.13417", f"--delta {delta:g}")
       for delta in DELTAS),
 )  # fmt: skip

@@ -161,7 +161,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question,
     except httpx.HTTPStatusError as error:
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
-        advice = "try again later" if error.transient else "see docs/chat.md for its dialect and settings"
+        advice = "try again later" if error.transient else "see docs/how-to/chat.md for its dialect and settings"
         raise UserError(f"{format_address(endpoint)}: {shorten(redact(str(error)))}; {advice}") from None
     except TimeoutError:
         raise UserError(
@@ -283,7 +283,7 @@ def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
         422: "change the setting that it names",
         429: f"send fewer questions at once than {endpoint.concurrency}, raise the account's limits, or repeat the "
         "command later",
-    }.get(response.status_code, "see docs/chat.md" if response.is_client_error else "try again later")
+    }.get(response.status_code, "see docs/how-to/chat.md" if response.is_client_error else "try again later")
     if response.has_redirect_location:
         advice = f"give the URL that it points to: {response.headers['Location']}"
     shown = shorten(redact(str(message))) or "no message"

@@ -1,7 +1,7 @@
 """The command line's frame: names of commands, help, errors, exit codes. The commands are in `commands/`.
 
 Nothing heavy is imported here, so that `adaptthink --help` answers at once. Bad input ends with one line on standard
-error and status 2. All exit statuses: docs/index.md.
+error and status 2. All exit statuses: docs/reference/exit_statuses.md.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ class ProblemsConfig(ModelConfig):
     reward: str | None = Field(
         None,
         description="Reward function of your own, as MODULE:FUNCTION, in place of the comparison with the reference "
-        "answer (docs/rewards.md).",
+        "answer (docs/how-to/rewards.md).",
     )
     reward_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0, description="Time-out of a call of the reward function."
@@ -319,7 +319,9 @@ class PresampleConfig(ReferenceConfig):
         False, description="Sample every problem of the set, not only those that the training's steps use."
     )
     keep_responses: bool = Field(
-        False, description="Store the tokens of each response, for methods that learn from them (docs/methods.md)."
+        False,
+        description="Store the tokens of each response, for methods that learn from them "
+        "(docs/explanation/methods.md).",
     )
     no_think_samples: Annotated[int, Field(ge=0)] = Field(
         0, description="Also store this many forced no_think responses per problem, tokens included; R̄_ref stays."
@@ -384,7 +386,7 @@ class TrainConfig(ReferenceConfig, UpdateConfig):
     method: str = Field(
         DEFAULT_METHOD,
         description="What is learned from the samples: adaptthink (the paper), gap (ours), grpo; from other papers "
-        "adapt, degrpo, tnt (both modes), dler, thinkprune, tlmre (short thoughts); see docs/methods.md.",
+        "adapt, degrpo, tnt (both modes), dler, thinkprune, tlmre (short thoughts); see docs/explanation/methods.md.",
     )
     delta: Share = Field(0.05, description="δ: how much accuracy no_think may cost.")
     no_think_share: Share = Field(0.5, description="Share of no_think samples; 0 forces nothing (plain on-policy).")

@@ -2,8 +2,8 @@
 
 Bets: Waudby-Smith & Ramdas (2024), "Estimating means of bounded random variables by betting". Limits of a running mean:
 the empirical-Bernstein process of Howard et al. (2021), "Time-uniform, nonparametric, nonasymptotic confidence
-sequences", Theorem 4, as a finite mixture. Change: the e-detector of Shin, Ramdas & Rinaldo (2024). docs/dial_online.md
-has the proofs.
+sequences", Theorem 4, as a finite mixture. Change: the e-detector of Shin, Ramdas & Rinaldo (2024).
+docs/explanation/dial_online.md has the proofs.
 """
 
 from __future__ import annotations

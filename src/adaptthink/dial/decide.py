@@ -37,7 +37,7 @@ class Score:
     prompt: str  # the question alone, without earlier turns
     no_think_probability: Probability
     think_probability: Probability  # of the think start's first token, of all where there are several
-    z: float  # log P(no_think) - log P(think start), docs/gap.md: the smaller, the more difficult
+    z: float  # log P(no_think) - log P(think start), docs/explanation/gap.md: the smaller, the more difficult
     mode: Mode | None = None  # by a threshold; None without one
 
 

@@ -4,7 +4,7 @@ The guarantee holds although many thresholds are tried. It is that of fixed-sequ
 "Learn then Test"): thresholds are tested one after the other, from the safe end on, and the first that fails ends it. A
 wrong one can only be certified if the first wrong one of the sequence is, so each test takes the whole of
 1 - confidence. The sequence is every number of six digits: two that no problem lies between have the same p-value, so
-only those that occur need computing. docs/dial.md explains how to read the results.
+only those that occur need computing. docs/how-to/dial.md explains how to read the results.
 """
 
 from __future__ import annotations

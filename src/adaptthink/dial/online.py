@@ -4,7 +4,8 @@ Requests come one after the other, feedback on some of them later. A policy on a
 in use; each explores: above its threshold it thinks with a small share, below it answers directly with another. Inverse
 weights of these known shares make each answer with feedback an unbiased estimate of what *every* policy of the grid
 loses against always thinking. Each policy has a test by betting that it loses `tolerance` or more, and may be used once
-its own and all before it were rejected. docs/dial_online.md has the assumptions, the proofs and what was measured.
+its own and all before it were rejected. docs/explanation/dial_online.md has the assumptions, the proofs and what was
+measured.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class OnlineDial:
     Settings come first, then the state, all of it: `write` and `read` bring back one that decides alike.
     `learn` lets it start from a calibration's problems. With `confidence`, no policy that loses more than `tolerance`
     (a share: 0.05 is five points) is ever in use while requests stay of one kind; and whatever they become, what was
-    lost so far is within it, but for the answers that still wait (docs/dial_online.md).
+    lost so far is within it, but for the answers that still wait (docs/explanation/dial_online.md).
 
     Raises UserError for settings that guarantee nothing.
 

@@ -1,7 +1,7 @@
 """Linear projections on a CPU by oneDNN: on an AMD processor they take half the time of PyTorch's own, which are MKL's.
 
 Generation packs the larger weights once (`make_projection`), an update computes with all, gradient included
-(`fast_products`). Measured in docs/log.md. The operators are the ones that PyTorch's compiler emits for frozen weights;
+(`fast_products`). Measured in docs/log. The operators are the ones that PyTorch's compiler emits for frozen weights;
 they are not public, so a build without them falls back to `F.linear`.
 """
 

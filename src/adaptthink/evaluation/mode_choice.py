@@ -1,7 +1,7 @@
 """Mode choice: how well a model chooses when to think, from one evaluation folder.
 
 Forced think of the same checkpoint is the honest baseline, and the better of the two forced modes on each problem is
-what a perfect choice would have given. Numbers are by problem, intervals clustered by it; docs/evaluation.md
+what a perfect choice would have given. Numbers are by problem, intervals clustered by it; docs/how-to/evaluation.md
 explains how each may be misread. What a folder does not show is None, with the reason in `notes`.
 """
 

@@ -7,8 +7,9 @@ samples it has. Intervals speak of problems like these, not of these problems on
 same problems, pair by pair.
 
 Left out: unpaired comparisons (which have little power), Bayesian models, control of the false discovery rate.
-docs/statistics.md has the formulae, the sources and the coverage that was measured. No result depends on the order of
-problems or samples: problems are taken in order of their ids, and the samples of one are averaged by `math.fsum`.
+docs/explanation/statistics.md has the formulae, the sources and the coverage that was measured. No result depends on
+the order of problems or samples: problems are taken in order of their ids, and the samples of one are averaged by
+`math.fsum`.
 """
 
 from __future__ import annotations

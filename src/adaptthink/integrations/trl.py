@@ -286,7 +286,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         if reward_funcs is not None:
             raise UserError(
                 "reward_funcs are not for AdaptThink: the reward is 1 for a correct answer and 0 otherwise, by the "
-                "column 'answer'; leave them out, or give one function of your own as reward (docs/rewards.md)"
+                "column 'answer'; leave them out, or give one function of your own as reward (docs/how-to/rewards.md)"
             )
         args = AdaptThinkConfig(output_dir="adaptthink") if args is None else args
         if not isinstance(args, AdaptThinkConfig):

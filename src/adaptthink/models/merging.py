@@ -1,8 +1,8 @@
 """Merging: the weighted mean of two models' weights, one that thinks and one that answers at once.
 
 ModelMerging is a baseline of the paper (arXiv 2505.13417, section 5.2), of arXiv 2501.12599 and, among others,
-arXiv 2503.20641. No training is needed where a model that does not think is at hand; docs/methods.md says how the
-miniature gets one.
+arXiv 2503.20641. No training is needed where a model that does not think is at hand; docs/explanation/methods.md says
+how the miniature gets one.
 """
 
 from __future__ import annotations

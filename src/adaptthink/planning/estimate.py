@@ -55,7 +55,7 @@ GPU_EFFICIENCY = Efficiency(
     layer_seconds=1e-4,
     element_seconds=0.0,
     switch_seconds=10.0,
-    source="round figures, in part chosen without a source: see docs/scaling.md",
+    source="round figures, in part chosen without a source: see docs/how-to/scaling.md",
 )
 CPU_EFFICIENCY = Efficiency(
     update=0.45,

@@ -4,7 +4,7 @@ Two problems leak into each other if their prompts are the same after folding ca
 their words overlap (*near*): of the runs of `WORDS` words in one prompt and in the other, at least `NEAR_SHARE` of
 the shorter list is in the longer one too. Runs that more than `COMMON` problems of the indexed set share are
 boilerplate and do not count. A prompt with fewer than `MIN_RUNS` runs has near duplicates only where all words agree.
-docs/problems.md has the figures behind these numbers.
+docs/how-to/problems.md has the figures behind these numbers.
 """
 
 from __future__ import annotations

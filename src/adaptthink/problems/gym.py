@@ -5,7 +5,7 @@ begin at the lowest level, as they do by default in the library. There are five 
 without a curriculum. A level whose settings the library itself refuses does not exist.
 
 The split of a problem follows from a hash of its prompt alone, as in `arithmetic`. The same seed gives the same
-problems, except for three families that iterate over Python sets: see docs/problems.md.
+problems, except for three families that iterate over Python sets: see docs/how-to/problems.md.
 """
 
 from __future__ import annotations

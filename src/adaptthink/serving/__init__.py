@@ -1,1 +1,1 @@
-"""A server that speaks OpenAI's, Anthropic's and Ollama's dialects. docs/serving.md lists what each supports."""
+"""A server that speaks OpenAI's, Anthropic's and Ollama's dialects. docs/how-to/serving.md lists what each supports."""

@@ -445,7 +445,7 @@ def make_error(error: CallError, path: str) -> Response:
 async def refuse(request: Request, error: Exception) -> Response:
     """Return what starlette refuses."""
     assert isinstance(error, HTTPException)
-    message = f"{error.detail}; see docs/serving.md for the routes"
+    message = f"{error.detail}; see docs/how-to/serving.md for the routes"
     return make_error(CallError(message, status=error.status_code), request.url.path)
 
 

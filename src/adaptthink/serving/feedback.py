@@ -1,6 +1,6 @@
 """The online dial of a server: one thread decides with it, others bring feedback and store its state.
 
-docs/dial_online.md has the dial, docs/serving.md its routes.
+docs/explanation/dial_online.md has the dial, docs/how-to/serving.md its routes.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ MADE_BY = {
     PathKind.TRACES: "adaptthink traces makes one",
     PathKind.DIAL: "adaptthink calibrate MODEL makes one",
     PathKind.RECIPE: "recipes are TOML files",
-    PathKind.PROBLEMS: "its format is described in docs/problems.md",
+    PathKind.PROBLEMS: "its format is described in docs/how-to/problems.md",
 }
 INSIDE = {  # where a folder holds what was meant
     (PathKind.RUN, PathKind.MODEL): "model",

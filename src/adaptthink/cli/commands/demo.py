@@ -27,8 +27,8 @@ def demo(
 ) -> None:
     """Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).
 
-    It learns by the gap objective (docs/gap.md); `--recipe toy_cpu` is the paper's method. It is `adaptthink run` with
-    these recipes.
+    It learns by the gap objective (docs/explanation/gap.md); `--recipe toy_cpu` is the paper's method. It is
+    `adaptthink run` with these recipes.
     """
     start_run(
         recipe,

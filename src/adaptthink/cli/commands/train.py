@@ -37,7 +37,8 @@ def train(
     *,
     flags: Config,
     backend: Annotated[
-        Literal["native", "verl"], Parameter(help="What trains: this program, or verl on a Ray cluster (docs/verl.md).")
+        Literal["native", "verl"],
+        Parameter(help="What trains: this program, or verl on a Ray cluster (docs/how-to/verl.md)."),
     ] = "native",
     verl_python: Annotated[
         Path | None, Parameter(help="verl: the Python of the environment that has it [default: this one].")

@@ -1,4 +1,4 @@
-"""Trackers: Weights & Biases, Trackio, TensorBoard and MLflow as callbacks of a job (docs/tracking.md).
+"""Trackers: Weights & Biases, Trackio, TensorBoard and MLflow as callbacks of a job (docs/how-to/tracking.md).
 
 Each function returns a callback; the tracker itself is imported and runs in a process of its own (`process.py`).
 

@@ -63,7 +63,7 @@ MODULES = "VERL_USE_EXTERNAL_MODULES"
 OURS, ANY = re.compile(r"(?:UserError|DivergedError): (.+)"), re.compile(r"\b(\w*(?:Error|Exception): .+)")
 RESPONSE_FAILED = "Error in _run_prompt"  # so verl announces what went wrong with a response, long before it ends
 INSTALL = (
-    "install it (see docs/verl.md): pip install '.[verl]' in the project's folder, or name the Python of an "
+    "install it (see docs/how-to/verl.md): pip install '.[verl]' in the project's folder, or name the Python of an "
     "environment that has it with --verl-python"
 )
 

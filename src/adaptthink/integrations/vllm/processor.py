@@ -1,4 +1,4 @@
-"""The logits processor that vLLM loads, by its entry point or by --logits-processors; docs/engines.md says how.
+"""The logits processor that vLLM loads, by its entry point or by --logits-processors; docs/how-to/engines.md says how.
 
 vLLM has two model runners, each with an interface of its own: the first gives a processor batches and lists of tokens,
 the second slots and tensors on the device. `ThinkProcessor` becomes what the runner asks for. The second one needs

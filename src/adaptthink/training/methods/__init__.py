@@ -1,7 +1,7 @@
 """Methods: which samples each asks for, what credit they get, which loss. A method is one file of this folder.
 
 `method = "gap"` is the class `METHOD` in `gap.py`; `method = "gap:tau=0.1"` gives it a value of its own. To add one,
-add a file (docs/methods.md).
+add a file (docs/explanation/methods.md).
 """
 
 from __future__ import annotations

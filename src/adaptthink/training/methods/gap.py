@@ -1,7 +1,8 @@
 r"""The gap objective (ours): the decision learns the measured gap between the modes, each mode's answers learn apart.
 
 With z(x) = log π(no_think | x) − log π(think start | x), and a step's forced samples of both modes, which measure
-ĝ(x) = δ + mean R(no_think) − mean R(think) (docs/gap.md derives what follows and says what each part is for):
+ĝ(x) = δ + mean R(no_think) − mean R(think) (docs/explanation/gap.md derives what follows and says what each
+part is for):
 
 * Decision: maximise `decision`·(ĝ·z − τ·z²/2) + `mass`·log(π(no_think) + π(think start)); its optimum is (δ + gap)/τ.
 * Body: a thought is compared with R̄_ref, a no_think answer with the others of its problem, weighted by how likely its
