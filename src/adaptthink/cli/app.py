@@ -48,6 +48,7 @@ COMMANDS = {
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "replay": "Repeat a training step that was skipped as not finite, and say which response did it.",
     "merge": "Write the weighted mean of two models' weights.",
+    "export": "Make a folder for the hub of a run's model, with its dial and a card; push it there.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
     "watch": "Show a training in the terminal while it runs: the table of its steps, its alarms, how long it takes.",
@@ -61,6 +62,7 @@ GOES_ON = {  # after an interruption
 }
 KEEP_RESULTS = {
     *GOES_ON,
+    "export",
     "merge",
     "report",
     "serve",
