@@ -183,7 +183,8 @@ def test_an_earlier_dial_of_other_weights_or_a_damaged_one_is_replaced(run, mode
 def test_always_thinking_is_said_in_words(run, model_folder, tmp_path):
     assert run("calibrate", model_folder, *SMALL, "--tolerance", 60, "--output", "c")[0] == 0
     dial = read_dial(model_folder / "adaptthink.json")
-    always = replace(dial, threshold=replace(dial.threshold, no_think_probability=2.0))
+    choice = replace(dial.threshold, no_think_probability=2.0)
+    always = replace(dial, threshold=choice, choices=(choice,))
     write_dial(model_folder / "adaptthink.json", always)
     status, out, _ = run("decide", model_folder, "1+1=?")
     assert (status, out.split()[1:4]) == (0, ["think", "always", "thinks"])

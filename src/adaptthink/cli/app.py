@@ -51,6 +51,7 @@ COMMANDS = {
     "replay": "Repeat a training step that was skipped as not finite, and say which response did it.",
     "convert": "Make a model folder of a GGUF file, with its tokenizer and chat template.",
     "merge": "Write the weighted mean of two models' weights.",
+    "export": "Make a folder for the hub of a run's model, with its dial and a card; push it there.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
     "watch": "Show a training in the terminal while it runs: the table of its steps, its alarms, how long it takes.",
@@ -65,6 +66,7 @@ GOES_ON = {  # after an interruption
 KEEP_RESULTS = {
     *GOES_ON,
     "convert",
+    "export",
     "merge",
     "report",
     "serve",

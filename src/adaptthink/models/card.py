@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from adaptthink.config.schema import HOW, SftConfig, TrainConfig
 from adaptthink.errors import redact
 from adaptthink.models.loading import is_hub_id
 
 PAPER = "2505.13417"
+T = TypeVar("T")
 EXCLUDED = HOW | {"engine", "gpus_per_node", "model", "nodes"}
 
 
@@ -50,10 +52,18 @@ def save_card(folder: Path, config: TrainConfig | SftConfig, text: str) -> None:
         pipeline_tag="text-generation",
         tags=["adaptthink", "reasoning", f"arxiv:{PAPER}"],
     )
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
+    changed = {
+        key: name_without_folder(value)
+        for key, value in config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED)).items()
+    }
     settings = redact("\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()))
     footer = f"\nSettings other than the defaults:\n\n```toml\n{settings}\n```\n"
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}{footer}").save(folder / "README.md")
+
+
+def name_without_folder(value: T) -> T | str:
+    """Return a setting as a card has it: of the path of something that is there its name alone."""
+    return Path(value).name if isinstance(value, str) and "/" in value and Path(value).exists() else value
 
 
 def format_card(config: TrainConfig, backend: str, *, sampled: bool) -> str:
@@ -66,13 +76,14 @@ def format_card(config: TrainConfig, backend: str, *, sampled: bool) -> str:
     if not sampled:
         objective = f"* Method {config.method}, learning rate {config.learning_rate:g}.\n"
     base = config.model if is_hub_id(config.model) else Path(config.model).name
+    problems = name_without_folder(config.problems)
     return f"""
 # {Path(config.model).name}, taught when to think
 
 Trained from `{base}` with AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): the model may begin its
 response with the token that ends the thinking where it expects no benefit from thinking. No prompt or switch is needed.
 
-* Problems: `{config.problems}`; {config.steps} steps of {config.problems_per_step} problems x {samples}.
+* Problems: `{problems}`; {config.steps} steps of {config.problems_per_step} problems x {samples}.
 {objective}\
 * Maximum tokens in training: {config.max_think_tokens} with thinking, {config.max_no_think_tokens} without.
 * Backend: {backend}.

@@ -120,7 +120,6 @@ def train_on_verl(
 
     with locked(output, f"run folder '{output}'"), end_when_stuck(stall_minutes):
         from adaptthink.cli.console import Terminal
-        from adaptthink.cli.jobs import report_training
 
         result = verl_job(
             config,
@@ -131,5 +130,4 @@ def train_on_verl(
             clean=clean,
             callbacks=[Terminal(config.steps), *callbacks],
         )
-        report_training(output)
     return write_result(json, result)

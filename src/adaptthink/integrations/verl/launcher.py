@@ -44,7 +44,7 @@ from adaptthink.problems import Problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
 from adaptthink.sampling.grader import load_reward
-from adaptthink.storage.runs import MetricsLog, apply_umask, check_store_outside, open_run, read_metrics, write_json
+from adaptthink.storage.runs import MetricsLog, apply_umask, check_store_outside, open_run, read_metrics
 from adaptthink.training.data import choose_problems, prepare_problems, settle_reference
 from adaptthink.training.reference import (
     References,
@@ -150,8 +150,6 @@ def verl_job(
         started = time.monotonic()
         train_and_export(command, run, config, version=version, python=python, observer=observers)
         seconds = time.monotonic() - started
-        shown = {"model": config.model, "method": config.method, "delta": config.delta, "seed": config.seed}
-        write_json(run / "summary.json", shown | {"modes": {}, "seconds": {"train": seconds}})
         write_card(run / "model", config, backend=f"verl {version}")
         write_report(run)
         observers.on_message(f"model saved in {run / 'model'}, report in {run / 'report.html'}")
