@@ -36,6 +36,7 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     VerlConfig,
 )
@@ -44,7 +45,8 @@ from adaptthink.errors import UserError
 SHIPPED = sorted(RECIPES.rglob("*.toml"))
 COMMANDS = {
     "presample": PresampleConfig, "train": TrainConfig, "verl": VerlConfig, "plan": VerlConfig,
-    "evaluate": EvaluateConfig, "calibrate": EvaluateConfig, "serve": ServeConfig,
+    "evaluate": EvaluateConfig, "calibrate": EvaluateConfig, "serve": ServeConfig, "traces": EvaluateConfig,
+    "sft": SftConfig,
 }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def test_every_shipped_recipe_resolves_for_every_command(path, command):
 def test_recipes_that_are_for_use_are_listed_and_parts_of_reproduce_are_found_all_the_same():
     assert list_recipes() == [
         "qwen3_1.7b", "qwen3_4b", "qwen3_8b", "r1_distill_1.5b", "r1_distill_1.5b_24gb",
-        "r1_distill_1.5b_one_gpu", "r1_distill_7b", "reproduce", "toy_cpu",
+        "r1_distill_1.5b_one_gpu", "r1_distill_7b", "reproduce", "smollm2_135m_cpu", "toy_cpu",
         "toy_gap",
         "toy_offline",
     ]  # fmt: skip
