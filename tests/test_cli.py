@@ -15,7 +15,8 @@ from transformers import Qwen2Tokenizer
 from waiting import WAIT_SECONDS
 
 from adaptthink.cli import app as cli
-from adaptthink.cli import jobs
+from adaptthink.cli import pipeline
+from adaptthink.cli.settings import read_run_settings
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.groups import GROUPS
 from adaptthink.config.resolve import list_recipes, resolve
@@ -24,6 +25,7 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     VerlConfig,
 )
@@ -40,6 +42,12 @@ SETTINGS = {  # of each command, as flags
     "plan": {key: VerlConfig.model_fields[key] for key in PLANNED},
     "evaluate": EvaluateConfig.model_fields | ChatConfig.model_fields,
     "calibrate": EvaluateConfig.model_fields,
+    "traces": {
+        key: field
+        for key, field in (EvaluateConfig.model_fields | ChatConfig.model_fields).items()
+        if key not in ("kind", "model")
+    },
+    "sft": SftConfig.model_fields,
     "serve": ServeConfig.model_fields,
 }
 GOOD_PROBLEM = '{"prompt": "1+1=?", "answer": "2"}\n'
@@ -183,6 +191,8 @@ def test_help_is_in_groups_and_reads_well_on_80_columns(run, monkeypatch, comman
             ["MODEL", "--tolerance FLOAT", "[default: 1.0]", "--token-budget FLOAT", "[default: runs/calibration]"],
         ),
         ("decide", ["MODEL", "PROMPTS", "--threshold FLOAT", "--dial PATH", "--think-start STR"]),
+        ("traces", ["--teacher STR", "[default: runs/traces.jsonl]", "--dry-run"]),
+        ("sft", ["--traces PATH", "[default: runs/traces.jsonl]", "[default: runs/sft]", "--resume", "--clean"]),
         ("score", ["PROMPTS", "--model STR", "--threshold FLOAT", "--dial PATH", "[default: runs/scores.jsonl]"]),
         ("plan", ["--gpus STR", "[required]", "--think-tokens FLOAT", "--reference PATH", "--price FLOAT"]),
         ("doctor", ["MODEL", "--think-start STR", "[default: Alright]"]),
@@ -285,7 +295,7 @@ def test_as_a_process():
         (
             "trian",
             'Unknown command "trian". Did you mean "train"? '
-            "Available commands: demo, train, traces, presample, evaluate, reproduce, bench, compare, ...",
+            "Available commands: demo, run, train, traces, sft, presample, evaluate, reproduce, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
@@ -309,7 +319,7 @@ def test_as_a_process():
             "calibrate tiny --chat http://a",
             "--chat has no effect in calibrate: it is a setting of evaluate, traces; leave it out",
         ),
-        ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train; leave it out"),
+        ("demo --steps 3", "--steps has no effect in demo: it is a setting of presample, train, sft; leave it out"),
         (
             "plan --gpus 8xH100 --force-think ban",
             "--force-think has no effect in plan: it is a setting of train, evaluate, traces, serve; leave it out",
@@ -351,7 +361,7 @@ def test_as_a_process():
         ),
         (
             "demo --recipe evaluated.toml",
-            "evaluated.toml: device has no effect: the demo evaluates the model that it trains, with the engine of the "
+            "evaluated.toml: device has no effect: a run evaluates the model that it trains, with the engine of the "
             "training; leave it out of [evaluate]",
         ),
         (
@@ -423,7 +433,7 @@ def test_model_without_the_tokens_of_a_thought(run, model_without_markers, comma
     assert status == 2
     line = only_line(err)
     assert line.startswith("the tokenizer does not know the markers of a thought (<think> is 7 token(s)")
-    assert line.endswith("choose a reasoning model")
+    assert line.endswith("choose a reasoning model, or give this one a cold start (adaptthink sft)")
     assert ("not ready" in out) == (command == "doctor")
 
 
@@ -618,7 +628,7 @@ def test_a_flag_wins_even_with_the_value_of_the_default(run):
 def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
     requested = []
     monkeypatch.setattr(
-        jobs, "demo_job", lambda config, evaluation, *rest, **options: requested.append((config, evaluation))
+        pipeline, "run_job", lambda config, evaluation, *rest, **options: requested.append((config, evaluation))
     )
     if variable:
         monkeypatch.setenv("ADAPTTHINK_SEED", variable)
@@ -627,6 +637,41 @@ def test_seed_of_the_demo(run, monkeypatch, variable, args, seed):
     assert (config.seed, evaluation.seed) == (seed, seed)
     assert config == resolve("train", TrainConfig, recipes=["toy_cpu", "toy_gap"], flags={"seed": seed})
     assert evaluation == resolve("evaluate", EvaluateConfig, recipes=["toy_cpu", "toy_gap"], flags={"seed": seed})
+
+
+def test_flags_of_a_run_hold_for_its_evaluations_where_they_say_what_it_is(run, monkeypatch, tmp_path):
+    requested = []
+    monkeypatch.setattr(
+        pipeline,
+        "run_job",
+        lambda config, evaluation, *rest, **options: requested.append((config, evaluation, options)),
+    )
+    (tmp_path / "mine.toml").write_text("[evaluate]\nproblems_per_level = 7\nsamples_per_problem = 3\n")
+    flags = "--model tiny_long --seed 5 --max-think-tokens 99 --samples-per-problem 2 --temperature 0.9 --steps 4"
+    assert run("run", "toy_cpu", "mine.toml", *flags.split(), "--tolerance", "5") == (0, "", "")
+    ((config, evaluation, options),) = requested
+    assert (config.model, config.seed, config.max_think_tokens) == ("tiny_long", 5, 99)
+    assert (evaluation.model, evaluation.seed, evaluation.max_think_tokens) == ("tiny_long", 5, 99)
+    assert (config.samples_per_problem, config.temperature, config.steps) == (2, 0.9, 4)
+    assert (evaluation.samples_per_problem, evaluation.temperature, evaluation.problems_per_level) == (3, 0.6, 7)
+    assert options["tolerance_points"] == 5
+
+
+def test_a_dry_run_of_a_run_is_a_recipe_that_gives_the_same(run, tmp_path):
+    status, out, _ = run("run", "toy_cpu", "toy_gap", "--seed", "3", "--dry-run")
+    assert status == 0
+    (tmp_path / "again.toml").write_text(out)
+    assert read_run_settings(["again.toml"], {}) == read_run_settings(["toy_cpu", "toy_gap"], {"seed": 3})
+    assert run("run", "again.toml", "--dry-run") == (0, out, "")
+
+
+@pytest.mark.parametrize("key", ["engine", "device", "think_start", "model"])
+def test_what_a_runs_evaluations_do_not_read_is_refused(run, tmp_path, key):
+    value = {"engine": "vllm", "device": "cpu", "think_start": "Hm", "model": "tiny_long"}[key]
+    (tmp_path / "mine.toml").write_text(f'[evaluate]\n{key} = "{value}"\n')
+    status, _, err = run("run", "mine.toml", "--dry-run")
+    assert status == 2
+    assert f"mine.toml: {key} has no effect: a run evaluates the model that it trains" in err
 
 
 def test_json_of_the_doctor(run, tmp_path, model_folder):

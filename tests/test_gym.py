@@ -1,5 +1,6 @@
 """reasoning-gym: levels, splits, reference answers that its own scorers accept, and families that cannot be used."""
 
+import contextlib
 import json
 import sys
 
@@ -8,7 +9,14 @@ import pytest
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading import gym as grading_gym
-from adaptthink.grading.gym import load_scorer, make_reference_json, score_entry, scores_itself
+from adaptthink.grading.gym import (
+    evaluate,
+    load_scorer,
+    make_reference_json,
+    parse_formula,
+    score_entry,
+    scores_itself,
+)
 from adaptthink.problems import gym
 from adaptthink.problems.arithmetic import Split
 from adaptthink.problems.sources import BOXED, choose_evaluation_problems, choose_training_problems
@@ -109,6 +117,61 @@ def test_scorer_is_the_familys_own():
 def test_reference_that_does_not_score():
     entry = reasoning_gym.create_dataset("rush_hour", seed=1, size=1)[0]
     assert not scores_itself(make_reference_json(entry))
+
+
+RUN = (
+    "string_insertion", "spiral_matrix", "binary_matrix", "n_queens", "simple_integration", "polynomial_multiplication",
+    "intermediate_integration", "puzzle24", "countdown", "number_sorting", "bitwise_arithmetic",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", RUN)
+def test_an_answer_is_not_run(family, tmp_path):
+    """These scorers would run it as Python."""
+    entry = json.loads(make_reference_json(reasoning_gym.create_dataset(family, seed=1, size=1)[0]))
+    marker = tmp_path / "ran"
+    touch = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    in_letters = "+".join(f"chr({ord(sign)})" for sign in touch)
+    for code in (touch, f"[{touch}]", f"eval({in_letters})", f"(lambda: {touch})()", f"x + exec({in_letters})"):
+        assert score_entry(code, json.dumps(entry)) < 1
+        if isinstance(entry["metadata"].get("problem"), str):
+            entry["metadata"]["problem"] = code
+            score_entry("1", json.dumps(entry))
+        with contextlib.suppress(ValueError, SyntaxError):  # which the worker turns into a verdict
+            score_entry("[1]", json.dumps(entry | {"answer": code}))
+    assert not marker.exists()
+
+
+def test_arithmetic_and_literals_are_computed_and_nothing_is_called():
+    assert evaluate(" [['a', 1], (2, -3)] ") == [["a", 1], [2, -3]]
+    assert evaluate("(0x3 + 5) << 2 ^ ~1") == (0x3 + 5) << 2 ^ ~1
+    for text in ("f()", "x", "[].append", "1 if 2 else 3", "{1: 2}", "f'{1}'", "(y := 1)"):
+        with pytest.raises(ValueError, match="neither a literal nor arithmetic"):
+            evaluate(text)
+
+
+def test_formulas_are_variables_of_one_letter_and_elementary_functions():
+    def parse(text):
+        return parse_formula(lambda text: text, text)
+
+    for text in ("x**2/2 + C", "2*exp(x)", "sin(x1) - 3.5*pi", "(6 - 2)*6", "1.5e3*x", "-E**2 + log(x, 10)", "4!"):
+        assert parse(text) == text
+    for text in (
+        "eval(x)",
+        "chr(9)",
+        "x.y",
+        "'a'",
+        "x[0]",
+        "__x",
+        "x_y",
+        "lambda: 1",
+        "open(x)",
+        "1.real",
+        "x;y",
+        "a:b",
+    ):
+        with pytest.raises(ValueError, match="this is no formula"):
+            parse(text)
 
 
 @pytest.mark.parametrize("reference_answer", ["[]", "{}", '{"answer": "1", "metadata": 3}'])

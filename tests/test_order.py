@@ -45,7 +45,7 @@ def write_evaluation(folder, seed):
                 rows["samples.jsonl"].append(key | sample)
                 verdicts = ["correct"] * (2 + seed) + ["wrong", "truncated"] + ["reference_unparsable"] * (number == 0)
                 verdict = rng.choice(verdicts)
-                rows["verdicts.jsonl"].append(key | {"verdict": verdict, "answer": "1", "rule": "exact"})
+                rows["verdicts.jsonl"].append(key | {"verdict": verdict, "extracted": "1", "rule": "exact"})
     for name, content in rows.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
 

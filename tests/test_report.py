@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -251,9 +252,41 @@ def test_missing_values_are_dashes_not_crashes(tmp_path, content):
 
 
 def test_missing_summary_names_the_commands_that_make_it(tmp_path):
-    with pytest.raises(UserError, match=r"summary\.json.*`adaptthink demo`.*`adaptthink evaluate`") as caught:
+    with pytest.raises(UserError, match=r"summary\.json.*`adaptthink run`.*`adaptthink evaluate`") as caught:
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "said"),
+    [(0, 9, "at step 0 of 9."), (4, 9, "at step 4 of 9."), (4, None, "at step 4."), (9, 9, "The training has ended.")],
+)
+def test_a_training_that_nothing_has_evaluated_has_a_report_too(run, done, planned, said):
+    (run / "summary.json").unlink()
+    config = {"model": HOSTILE, "method": "gap", "seed": 3, "delta": 0.05} | ({"steps": planned} if planned else {})
+    (run / "config.json").write_text(json.dumps(config))
+    rows = metrics(9)[:done]
+    if rows:
+        rows[-1]["alarms"] = {"worse": "it became worse"}
+    write_lines(run / "metrics.jsonl", rows)
+    shutil.rmtree(run / "evaluations")
+    html, markdown = (path.read_text() for path in write_report(run))
+    assert Page(html).open == []
+    for text in (html, markdown):
+        assert said in text
+        assert "method gap" in text
+        assert "Accuracy" not in text
+        assert "<script>alert" not in text
+        assert ("it became worse" in text) == bool(rows)
+        assert ("No step has ended yet" in text) == (not rows)
+    assert html.count("<figure>") == (10 if rows else 0)
+
+
+def test_a_configuration_of_another_form_is_one_line(run):
+    (run / "summary.json").unlink()
+    (run / "config.json").write_text('{"seed": "many"}')
+    with pytest.raises(UserError, match=r"config\.json: damaged \(seed: Input should be a valid integer"):
+        write_report(run)
 
 
 @pytest.mark.parametrize("line", ['{"step": 3, "loss', "[1]", '{"loss": 1}', '{"step": "three"}', ""])

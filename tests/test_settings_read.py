@@ -35,6 +35,7 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     VerlConfig,
 )
@@ -42,11 +43,13 @@ from adaptthink.engines.base import Completion, Finish
 from adaptthink.evaluation import chat as chat_module
 from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.models import loading
+from adaptthink.models.think_starts import probe_configured
 from adaptthink.sampling import engine as engine_module
 from adaptthink.sampling import grader as grader_module
 from adaptthink.sampling.grader import RewardGrader
 from adaptthink.serving import logs
 from adaptthink.serving.worker import Worker
+from adaptthink.training import sft as sft_module
 from adaptthink.training import train as train_module
 from adaptthink.training import update as update_module
 from adaptthink.training.dump import Skipping
@@ -76,6 +79,7 @@ OTHER = {  # a value that is not the default, for each key
     "no_think_effort": "minimal", "budget_tokens": 2000, "completion_cap": True, "inline_thinking": True,
     "server_sampling": True, "price_input": 2000.0, "price_output": 2000.0, "api_key": "mine", "max_requests": 1,
     "online_state": "online.json", "online_tolerance": 3.0, "requests_per_minute": 4, "log_format": "json",
+    "traces_per_step": 3, "no_think_weight": 1.0, "max_trace_tokens": 30, "held_out_traces": 1,
     "threads": 2, "upstream": "http://localhost:2", "upstream_key": "theirs",
 }  # fmt: skip
 OTHER_OF_PLANS = OTHER | {"dtype": "float32", "micro_batch_tokens": 50000, "model": "Qwen/Qwen3-4B"}
@@ -117,15 +121,20 @@ BASE = {
     "chat": SMALL | {"chat": "http://a", "switch": "enable_thinking"},
     "calibrate": SMALL | {"samples_per_problem": 2},
     "serve": {"max_think_tokens": 16, "max_no_think_tokens": 8},
+    "sft": {
+        "steps": 4, "traces_per_step": 4, "learning_rate": 1e-2, "warmup_steps": 1, "probe_every": 1,
+        "checkpoint_every": 1, "held_out_traces": 3, "schedule": "constant",
+    },
     "plan": {"max_prompt_tokens": 2000, "gpus_per_node": 8},
     "plan-native": {},
 }  # fmt: skip
 SCHEMAS = {
     "presample": PresampleConfig, "train": TrainConfig, "evaluate": EvaluateConfig, "chat": ChatConfig,
-    "calibrate": EvaluateConfig, "serve": ServeConfig, "plan": VerlConfig, "plan-native": TrainConfig,
+    "calibrate": EvaluateConfig, "serve": ServeConfig, "sft": SftConfig, "plan": VerlConfig, "plan-native": TrainConfig,
 }  # fmt: skip
 ARGUMENTS = {  # that are no settings
     "train": ("--output", "run"), "evaluate": ("--modes", "auto", "think", "no_think"),
+    "sft": ("--traces", "t.jsonl", "--output", "run"),
     "chat": ("--modes", "auto", "think", "no_think"), "calibrate": ("--tolerance", "50"),
     "plan": ("--gpus", "8xH100", "--json", "plan.json"), "plan-native": ("--gpus", "H100", "--json", "plan.json"),
 }  # fmt: skip
@@ -135,7 +144,7 @@ REFUSED = {  # keys that one of these commands refuses whatever else is set, wit
     ("plan", "lora_rank"): "is not for --backend verl",
 } | {
     (command, "prompt_date"): "has no effect: the chat template writes no date"  # that of the model here
-    for command in ("presample", "train", "evaluate", "calibrate", "serve")
+    for command in ("presample", "train", "evaluate", "calibrate", "serve", "sft")
 }
 BEFORE = {}  # what commands do with settings under which keys have an effect
 TIMES = re.compile(r"seconds|date|command|attempts")
@@ -278,23 +287,44 @@ def world(monkeypatch, tmp_path, tokenizer, random_policy, capfd):
     monkeypatch.setattr(torch, "set_num_threads", lambda count: record("threads", count))
     monkeypatch.setattr(uvicorn.Server, "run", answer_http)
     monkeypatch.setattr(logs, "start_log", lambda log_format: record("log", log_format))
-    for name in ("make_micro_batches", "checkpoint_gradients"):
-        original = getattr(update_module, name)
+    for module, name in (
+        (update_module, "make_micro_batches"), (update_module, "checkpoint_gradients"),
+        (sft_module, "make_micro_batches"),
+    ):  # fmt: skip
+        original = getattr(module, name)
 
         def wrapped(*args, name=name, original=original, **options):
             record(name, [one for one in args if isinstance(one, int)])
             return original(*args, **options)
 
-        monkeypatch.setattr(update_module, name, wrapped)
+        monkeypatch.setattr(module, name, wrapped)
     monkeypatch.setattr(train_module, "check_idle", lambda rows, limit, step: record("idle", limit))
     monkeypatch.setattr(train_module, "Skipping", lambda *args: record("skipping", args[1]) or Skipping(*args))
     number = itertools.count()
+
+    def load_parts_of_the_model():
+        """A cold start loads tokenizer and weights by themselves."""
+
+        def load(name, *, dtype):
+            record("load", name, repr(dtype))
+            return copy.deepcopy(random_policy.model)
+
+        def probe(tokenizer, think_start, date):
+            record("probe", think_start)
+            return probe_configured(tokenizer, think_start, date)
+
+        monkeypatch.setattr(loading, "load_tokenizer", lambda name: copy.deepcopy(tokenizer))
+        monkeypatch.setattr(loading, "load_model", load)
+        monkeypatch.setattr(loading, "probe_configured", probe)
+        monkeypatch.setattr(loading, "choose_device", lambda name: record("device", name) or torch.device("cpu"))
 
     def run(command, settings):
         folder = tmp_path / f"{next(number)}"
         write_problems(folder)
         monkeypatch.chdir(folder)
         records.clear()
+        if command == "sft":
+            load_parts_of_the_model()
         named = {key: value for key, value in settings.items() if value is not None}
         argument = (named.pop("model", "tiny"),) if command in WITH_MODEL else ()
         name = {"chat": "evaluate", "plan-native": "plan"}.get(command, command)
@@ -329,6 +359,8 @@ def write_problems(folder):
     rows += [row | {"prompt": "7+1=?", "answer": "8", "q": f"{n}+3=?"} for n, row in enumerate(rows[:5])]  # one prompt
     folder.mkdir()
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    traces = [{"prompt": f"{n}+1=?", "thinking": "Alright. " + "1" * n, "answer": f"{n + 1}"} for n in range(30)]
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in traces))
     for name, word, count in (("folder", "one", 30), ("other", "two", 25)):
         (folder / name).mkdir()
         sums = [{"question": f"{word} {n}?", "answer": f"#### {n}"} for n in range(count)]

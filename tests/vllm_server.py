@@ -31,7 +31,7 @@ def store_dial(folder, threshold, *, certified=True):
     """Write a dial as calibrate does, with a threshold that nothing has certified."""
     dial = calibrate(PROBLEMS, SETTING, "set", tolerance=0.02)
     choice = replace(dial.threshold, no_think_probability=threshold, certified=certified)
-    write_dial(folder / STORED, replace(dial, threshold=choice))
+    write_dial(folder / STORED, replace(dial, threshold=choice, choices=(choice,)))
 
 
 def read_commands():

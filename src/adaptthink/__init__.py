@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOME = {  # where each public name lives
     "adaptthink.api": (
         "EvaluationResult", "Run", "calibrate", "compare", "decide", "doctor", "evaluate", "grade", "load",
-        "load_problems", "make_traces", "presample", "score", "serve", "train",
+        "load_problems", "make_traces", "presample", "score", "serve", "sft", "train",
     ),
     "adaptthink.callbacks": ("Callback", "Progress"),
     "adaptthink.dial.online": ("OnlineDial",),
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from adaptthink.api import presample as presample
     from adaptthink.api import score as score
     from adaptthink.api import serve as serve
+    from adaptthink.api import sft as sft
     from adaptthink.api import train as train
     from adaptthink.callbacks import Callback as Callback
     from adaptthink.callbacks import Progress as Progress

@@ -10,6 +10,7 @@ recipes (`adaptthink train --help`): `at.train(..., learning_rate=1e-5, problems
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -43,6 +44,7 @@ from adaptthink.config.schema import (
     ProblemsConfig,
     ReferenceConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
 )
 from adaptthink.dial.curve import measure
@@ -71,7 +73,7 @@ from adaptthink.dial.stored import (
 )
 from adaptthink.dial.stored import calibrate as choose_thresholds
 from adaptthink.engines.base import Engine
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, hide_secret
 from adaptthink.evaluation.chat import make_chat_responder, make_chat_setting, make_endpoint
 from adaptthink.evaluation.compare import Comparison, check_alike, read_rows
 from adaptthink.evaluation.compare import compare as compare_rows
@@ -101,6 +103,7 @@ from adaptthink.evaluation.store import (
     read_samples,
     read_setting,
 )
+from adaptthink.evaluation.summaries import EvaluationSummary
 from adaptthink.evaluation.teacher import collect_traces
 from adaptthink.grading import (
     AnswerKind,
@@ -112,7 +115,7 @@ from adaptthink.grading import (
     drop_thinking,
     grade_all,
 )
-from adaptthink.models.card import write_card
+from adaptthink.models.card import write_card, write_start_card
 from adaptthink.models.checks import examine
 from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.embedded import EMBEDDED
@@ -121,11 +124,13 @@ from adaptthink.models.loading import (
     find_model,
     freeze_date,
     load_configured,
+    load_start,
     load_tokenization,
     load_trainee,
     prepare_trainee,
     set_date,
 )
+from adaptthink.models.think_tokens import Additions
 from adaptthink.modes import Check, Convention, Mode, describe, encode_prompt
 from adaptthink.planning.roofline import Machine
 from adaptthink.problems import Problem
@@ -139,12 +144,13 @@ from adaptthink.problems.sources import (
     choose_training_problems,
     make_reading,
 )
-from adaptthink.problems.traces import Trace, solve_problems, write_traces
+from adaptthink.problems.traces import Trace, make_trace_of, read_traces, solve_problems, write_traces
 from adaptthink.processes import keep_memory_together
 from adaptthink.sampling.advice import advise, advise_by_mode, write_shares
 from adaptthink.sampling.engine import PROBE_QUESTION, make_engine
 from adaptthink.sampling.grader import Grader, RewardFunction, RewardGrader, make_grader
 from adaptthink.sampling.sampler import Sampler
+from adaptthink.sampling.thoughts import check_thoughts
 from adaptthink.serving.server import listen, serve_forever
 from adaptthink.serving.upstream import Upstream
 from adaptthink.serving.worker import Worker
@@ -156,6 +162,7 @@ from adaptthink.storage.runs import (
     check_store_outside,
     open_run,
     read_metrics,
+    read_recorded,
     replace_folder,
     undo_failed_start,
     write_json,
@@ -183,10 +190,12 @@ from adaptthink.training.reference import (
 from adaptthink.training.reference import presample as complete_reference
 from adaptthink.training.rehearsal import rehearse
 from adaptthink.training.replay import check_store
+from adaptthink.training.sft import describe_held_out, fit, prepare_lessons
 from adaptthink.training.train import Reporting, TrainingData
 from adaptthink.training.train import train as run_training
 
 RequestedMode = Literal["auto", "think", "no_think"]
+Traces = str | Path | Iterable[Trace | Mapping[str, Any]]
 Prompts = str | Path | Iterable[str | Mapping[str, Any] | Problem]
 C = TypeVar("C", bound=Config)
 
@@ -347,6 +356,58 @@ def make_traces(
         result |= {"output": str(path), "traces": write_traces(path, made)}
         report.on_message(f"{len(made):,} traces in {path}")
     return made
+
+
+def sft(
+    model: Policy | str | Path,
+    traces: Traces,
+    *,
+    output: str | Path,
+    callbacks: Iterable[Callback] = (),
+    resume: bool = False,
+    clean: bool = False,
+    config: SftConfig | None = None,
+    **settings: Any,
+) -> Run:
+    """Give a model its cold start: supervised training on traces, with their thoughts and answered at once.
+
+    `traces` are a file (`read_traces`), or mappings with `prompt`, `thinking` and `answer`, or with `messages`. A model
+    that lacks think tokens or a template for them gets both; one that was loaded is trained in place. The result thinks
+    when left free, and can answer at once when forced, as `presample` and `train` need it. `output`, `resume` and
+    `clean` are those of `train`. Raises UserError for settings and traces that cannot work, and if the loss is not
+    finite.
+
+    >>> import adaptthink as at
+    >>> traces = at.make_traces("arithmetic", output="traces.jsonl", problems_per_level=4)
+    >>> run = at.sft("tiny", traces, output="runs/sft", steps=1, traces_per_step=2)
+    >>> run.metrics[0]["held_out_think_start_probability"] > 0.5
+    True
+    """
+    config = _configure(SftConfig, config, model, settings)
+    run, report, started = Path(output), Callbacks(callbacks), time.monotonic()
+    with locked(run, f"run folder '{run}'"):
+        found = collect(traces)
+        policy, added = load_start(config) if not isinstance(model, Policy) else (model, Additions())
+        policy, config = freeze_date(policy, config, read_recorded(run, "prompt_date", resume=resume))
+        lessons = prepare_lessons(policy, found, config)
+        open_start(run, config, policy, found, resume=resume, clean=clean)
+        with (
+            undo_failed_start(run, run / "reference.jsonl"),
+            report.reporting("sft", config.model_dump(mode="json"), run) as result,
+        ):
+            report_notes([*lessons.notes, f"think tokens and template: {added.describe()}"], report)
+            policy = prepare_trainee(policy, config, new_tokens=added.token_ids)
+            fit(
+                policy,
+                lessons,
+                config,
+                run,
+                Reporting(report.on_step, report.on_message, on_progress=report.on_progress),
+            )
+            save_start(policy, added, config, run)
+            report.on_message(f"model saved in {run / 'model'}")
+            result |= {"model": str(run / "model"), "steps": config.steps, "seconds": time.monotonic() - started}
+    return Run(policy, run, time.monotonic() - started)
 
 
 def presample(
@@ -709,6 +770,8 @@ def serve(
     >>> at.serve("tiny", port=8000, threshold=0.5)  # doctest: +SKIP
     """
     config = _configure(ServeConfig, config, model, settings)
+    for key in config.api_key:
+        hide_secret(key)
     report = Callbacks(callbacks)
     if not isinstance(model, Policy):
         path, run = find_run_model(config.model)
@@ -768,6 +831,8 @@ def _serve_upstream(url: str, config: ServeConfig, listening: socket.socket, rep
 def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagnosis:
     """Check whether a model is what it seems, how it opens and closes its thinking, and what it would choose.
 
+    A model that does not think yet is not ok either: it needs a cold start (`sft`).
+
     The checks end with the first one that makes a model unusable; it is not ok. Raises UserError for a model that is
     not there.
 
@@ -786,16 +851,17 @@ def doctor(model: Policy | str | Path, *, think_start: str = "Alright") -> Diagn
         else:
             config = check(EngineConfig, {"model": str(model), "think_start": think_start})
             policy = load_configured(config, on_check=checks.append)
-        no_think, think = probe_decision(policy)
+        engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 4}))
+        no_think, think = probe_decision(policy, engine)
+        thoughts = check_thoughts(engine, policy.tokenizer, policy.template)
     except UserError as error:
         return Diagnosis([*checks, Check("model", str(error), ok=False)], None, None)
     found = f"{no_think:.2e} for no_think, {think:.2e} for the think start, on {PROBE_QUESTION!r}"
-    return Diagnosis([*checks, Check("first token", found, ok=True)], no_think, think)
+    return Diagnosis([*checks, Check("first token", found, ok=True), thoughts], no_think, think)
 
 
-def probe_decision(policy: Policy) -> tuple[float, float]:
+def probe_decision(policy: Policy, engine: Engine) -> tuple[float, float]:
     """Return P(no_think) and P(think start) on a small question."""
-    engine = make_engine(policy, check(EngineConfig, {"model": policy.name, "max_concurrent_sequences": 1}))
     prompt = encode_prompt(policy.tokenizer, policy.template, PROBE_QUESTION)
     [(no_think, think)] = compute_mode_logprobs(engine, policy.template, [prompt])
     return math.exp(no_think), math.exp(think)
@@ -898,6 +964,53 @@ def check_prompts(
         given=config.model_fields_set,
     )
     return [line] if line else []
+
+
+def collect(traces: Traces) -> list[Trace]:
+    """Return traces: of a file, or as they are, or of mappings; raises UserError for one that cannot be used."""
+    if isinstance(traces, str | Path):
+        return read_traces(Path(traces))
+    return [one if isinstance(one, Trace) else make_trace_of(one, number) for number, one in enumerate(traces, 1)]
+
+
+def open_start(
+    run: Path, config: SftConfig, policy: Policy, traces: Sequence[Trace], *, resume: bool, clean: bool
+) -> None:
+    """Make the run folder of a cold start or re-enter it, as `open_training` does."""
+    digest = hashlib.sha256(repr([(one.messages, one.thinking, one.answer) for one in traces]).encode()).hexdigest()
+    open_run(
+        run,
+        config.model_dump(mode="json"),
+        ignoring=HOW,
+        defaults=type(config)().model_dump(mode="json"),
+        made_from={"the weights of the base model": policy.fingerprint, "the traces": digest[:16]},
+        resume=resume,
+        clean=clean,
+    )
+
+
+def save_start(policy: Policy, added: Additions, config: SftConfig, run: Path) -> None:
+    """Leave a model after its cold start in `run`/model with its card, and what it was given in `think_tokens.json`.
+
+    An adapter is kept by itself only where nothing was added: it goes with a model that has its tokens.
+    """
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    card = partial(
+        write_start_card,
+        config=config,
+        backend=f"native, adaptthink {__version__}",
+        added=added.describe(),
+        result=describe_held_out(last),
+    )
+    check_run(run)
+    with replace_folder(run / "model") as folder:
+        policy.save(folder)
+        card(folder)
+    if policy.adapter and not added.tokens:
+        with replace_folder(run / "adapter") as folder:
+            policy.adapter.save_pretrained(str(folder))
+            card(folder)
+    write_json(run / "think_tokens.json", asdict(added))
 
 
 def solve(problems: Problems, config: EvaluationConfig) -> list[Trace]:
@@ -1218,12 +1331,10 @@ def select_requested(folder: Path, problems: Sequence[Problem], config: Evaluati
 
 def make_evaluation_summary(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """Return the content of an evaluation folder's `summary.json`."""
-    return {
-        "model": config.model,
-        "config": config.model_dump(mode="json"),
-        "modes": to_json(dict(evaluations)),
-        "advice": advise_on_modes(config, evaluations),
-    }
+    advice = tuple(advise_on_modes(config, evaluations))
+    summary = EvaluationSummary(dict(evaluations), config.model, config.model_dump(mode="json"), advice)
+    content: dict[str, Any] = to_json(summary)
+    return content
 
 
 def advise_on_modes(config: EvaluationConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:

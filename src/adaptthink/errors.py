@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 SECRET = "***"
+SECRET_CHARACTERS = 8  # at least; placeholders such as EMPTY are no secrets
+_secrets: set[str] = set()
 VALUE_CHARACTERS = 100  # of a value that a message repeats
 MAX_CHARACTERS = 2000  # of a message, which may repeat somebody's data
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@|\b[\w.%+-]+:[^\s/@:]+@(?=[\w.\[-]+(?::\d+)?\b)")
@@ -13,12 +15,25 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]
 _QUERY = re.compile(r"([?&;][^=&\s'\"]*(?:key|token|secret|pass|pwd|auth|sig)[^=&\s'\"]*=)[^&\s'\"#;]+", re.IGNORECASE)
 
 
+def hide_secret(secret: str | None) -> None:
+    """Let `redact` replace a secret that is used, such as a key, wherever a server or a file repeats it.
+
+    >>> hide_secret("sk-0123456789")
+    >>> redact("Incorrect API key provided: sk-0123456789")
+    'Incorrect API key provided: ***'
+    """
+    if secret and len(secret) >= SECRET_CHARACTERS:
+        _secrets.add(secret)
+
+
 def redact(text: str) -> str:
-    """Return a text with stars in place of what URLs in it hold as secrets: user and password, keys and tokens.
+    """Return a text with stars in place of secrets: of keys in use, and of users, passwords and keys in URLs.
 
     >>> redact("no answer from https://me:pass@host:8000/v1?api_key=abc&n=1")
     'no answer from https://***@host:8000/v1?api_key=***&n=1'
     """
+    for secret in _secrets:
+        text = text.replace(secret, SECRET)
     if "@" not in text and "=" not in text:
         return text
     return _QUERY.sub(rf"\g<1>{SECRET}", _USER_INFO.sub(f"{SECRET}@", text))

@@ -370,7 +370,8 @@ def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
         source = tokenizer.get_chat_template()
     except ValueError as error:
         raise UserError(
-            "the tokenizer has no chat template; needed: one; use the chat or reasoning variant of the model"
+            "the tokenizer has no chat template; needed: one; use the chat or reasoning variant of the model, or give"
+            " it a cold start (adaptthink sft)"
         ) from error
     for sign in ELSEWHERE:
         if sign in source:
@@ -385,7 +386,8 @@ def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, int]:
     sizes = " and ".join(f"{marker} is {len(_plain_ids(tokenizer, marker))} token(s)" for marker in MARKERS[0])
     raise UserError(
         f"the tokenizer does not know the markers of a thought ({sizes}); needed: one known token each for"
-        f" {' or '.join(' … '.join(pair) for pair in MARKERS)}; choose a reasoning model"
+        f" {' or '.join(' … '.join(pair) for pair in MARKERS)}; choose a reasoning model, or give this one a cold start"
+        " (adaptthink sft)"
     )
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from waiting import WAIT_SECONDS
 
-from adaptthink.cli import jobs
+import adaptthink as at
+from adaptthink.cli import jobs, pipeline
 from adaptthink.config.resolve import resolve
 from adaptthink.config.schema import EvaluateConfig, TrainConfig
+from adaptthink.engines.base import ScriptedEngine
 from adaptthink.evaluation.scores import Evaluation, summarise
-from adaptthink.storage.records import from_json
+from adaptthink.storage.records import from_json, to_json
 
 RECIPE = """
 model = "tiny"
@@ -115,30 +117,39 @@ def test_deltas_are_those_of_the_levels(folder):
     assert set(summary["changes"]) == MODES - {"original_think"}
 
 
-def test_a_certified_threshold_has_a_row_of_its_own_and_the_headline(folder, monkeypatch):
+def test_a_certified_threshold_has_a_row_of_its_own_and_the_headline(folder):
     """With a tolerance that fifteen problems can certify: what it answers the other fifteen with."""
     run = folder / "dialled"
     shutil.copytree(folder / "run", run)
-    monkeypatch.setattr(jobs, "TOLERANCE_POINTS", 90.0)
-    evaluation = resolve("evaluate", EvaluateConfig, recipes=(str(folder / "micro.toml"),), flags={"seed": 3})
-    problems = jobs.load_evaluation_problems(evaluation)
-    answers = jobs.calibrate_run(run, problems, evaluation)
+    recipes = (str(folder / "micro.toml"),)
+    evaluation = resolve("evaluate", EvaluateConfig, recipes=recipes, flags={"seed": 3})
+    problems, model = jobs.load_evaluation_problems(evaluation), at.load(run / "model")
+    engine = ScriptedEngine(lambda prompt, prefix: pytest.fail("sampled"))
+    answers = pipeline.calibrate_run(model, engine, run, problems, evaluation, 90.0)
     assert len({one.problem_id for one in answers}) == 15
     dial = json.loads((run / "model" / "adaptthink.json").read_text())["threshold"]
     summary = json.loads((run / "summary.json").read_text())
-    found = jobs.conclude(
-        run,
-        resolve("train", TrainConfig, recipes=(str(folder / "micro.toml"),), flags={"seed": 3}),
-        {name: from_json(Evaluation, one) for name, one in summary["modes"].items()} | {jobs.DIAL: summarise(answers)},
-        answers,
-        {},
+    rows = {name: from_json(Evaluation, one) for name, one in summary["modes"].items()}
+    original = {"original_think": "auto", "original_no_think": "no_think"}
+    found = json.loads(
+        json.dumps(
+            to_json(
+                pipeline.conclude(
+                    run,
+                    resolve("train", TrainConfig, recipes=recipes, flags={"seed": 3}),
+                    rows | {pipeline.DIAL: summarise(answers)},
+                    pipeline.compare_rows_of_run(run, original, answers),
+                    {},
+                )
+            )
+        )
     )
     point = dial["held_out"]["point"]
-    overall = found["modes"][jobs.DIAL]["overall"]
+    overall = found["modes"][pipeline.DIAL]["overall"]
     assert overall["accuracy"] == pytest.approx(point["accuracy"])
     assert overall["mean_tokens"] == pytest.approx(point["mean_tokens"])
     assert overall["no_think_share"] == pytest.approx(point["no_think_share"])
-    change = found["changes"][jobs.DIAL]
+    change = found["changes"][pipeline.DIAL]
     assert found["delta_accuracy_points"] == pytest.approx(100 * change["accuracy"]["interval"]["estimate"])
     page, text = ((run / name).read_text() for name in ("report.html", "report.md"))
     assert "at the threshold" in page
@@ -212,8 +223,16 @@ def test_the_saved_model_can_be_evaluated_and_diagnosed(folder, adaptthink):
 def test_training_resumes_from_the_command_line(folder, adaptthink):
     """Stop after two of three steps (as a crash would leave it), resume, and end at the same weights."""
     arguments = ("train", "micro.toml", "--seed", "3", "--output")
-    status, _, err = adaptthink(*arguments, "whole")
+    status, out, err = adaptthink(*arguments, "whole")
     assert status == 0, err
+    assert "report whole/report.html" in out
+    page = (folder / "whole" / "report.html").read_text()
+    assert "The training has ended. Its model has not been evaluated" in page
+    assert page.count("<figure>") == 10
+    status, out, err = adaptthink("watch", "whole")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["1/3", "2/3", "3/3"]
+    assert "the training has ended after 3 steps" in out
     shutil.copytree(folder / "whole", folder / "broken")
     shutil.rmtree(folder / "broken" / "checkpoints" / "step-000003")
     shutil.rmtree(folder / "broken" / "model")

@@ -36,11 +36,10 @@ from adaptthink.engines.http_retry import (
     parse_retry_after,
     shorten,
 )
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, hide_secret, redact
 from adaptthink.modes import Mode
 
 CONNECT_SECONDS = 10.0
-MIN_KEY_CHARACTERS = 8  # characters
 RESPONSE_TIMEOUT_SECONDS = 7200.0  # of a whole response, also if the server keeps the connection alive
 
 OnResponse = Callable[[int, Question, ChatResponse], None]  # called as each one ends, with its question's index
@@ -163,7 +162,7 @@ async def ask(client: httpx.AsyncClient, endpoint: Endpoint, question: Question,
         raise _refusal(endpoint, error.response) from None
     except ServerFault as error:
         advice = "try again later" if error.transient else "see docs/how-to/chat.md for its dialect and settings"
-        raise UserError(f"{format_address(endpoint)}: {shorten(_hide_key(endpoint, str(error)))}; {advice}") from None
+        raise UserError(f"{format_address(endpoint)}: {shorten(redact(str(error)))}; {advice}") from None
     except TimeoutError:
         raise UserError(
             f"a response of {format_address(endpoint)} had not ended after {RESPONSE_TIMEOUT_SECONDS:.0f} s; lower its "
@@ -238,6 +237,7 @@ def make_client(endpoint: Endpoint) -> httpx.AsyncClient:
     key = _key(endpoint)
     if key and not (key.isascii() and key.isprintable()):
         raise UserError(f"the key in {endpoint.key_name} has characters that a header cannot carry; copy it again")
+    hide_secret(key)
     return httpx.AsyncClient(
         headers=load_adapter(endpoint.dialect).headers(key),
         timeout=httpx.Timeout(endpoint.silence_seconds, connect=CONNECT_SECONDS),
@@ -286,7 +286,7 @@ def _refusal(endpoint: Endpoint, response: httpx.Response) -> UserError:
     }.get(response.status_code, "see docs/how-to/chat.md" if response.is_client_error else "try again later")
     if response.has_redirect_location:
         advice = f"give the URL that it points to: {response.headers['Location']}"
-    shown = shorten(_hide_key(endpoint, str(message))) or "no message"
+    shown = shorten(redact(str(message))) or "no message"
     return UserError(f"{format_address(endpoint)} answered {response.status_code}: {shown}; {advice}")
 
 
@@ -296,15 +296,9 @@ def _no_answer(endpoint: Endpoint, error: httpx.HTTPError) -> UserError:
             f"{format_address(endpoint)} sent nothing for {endpoint.silence_seconds:g} s, {ATTEMPTS} times over; send "
             f"fewer questions at once than {endpoint.concurrency}, or allow a longer silence"
         )
-    reason = _hide_key(endpoint, f"{type(error).__name__} {error}".strip())
+    reason = f"{type(error).__name__} {error}".strip()
     return UserError(f"no answer from {format_address(endpoint)} ({reason}); is the server running there?")
 
 
 def _key(endpoint: Endpoint) -> str | None:
     return os.environ.get(endpoint.key_name, "").strip() or None
-
-
-def _hide_key(endpoint: Endpoint, text: str) -> str:
-    """Return the text without the key, should a server repeat it; placeholders like EMPTY are no secrets."""
-    key = _key(endpoint)
-    return text.replace(key, endpoint.key_name) if key and len(key) >= MIN_KEY_CHARACTERS else text

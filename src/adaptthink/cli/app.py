@@ -20,7 +20,7 @@ from cyclopts.help import DefaultFormatter
 from adaptthink import __version__
 from adaptthink.cli.libraries import quieten_libraries
 from adaptthink.cli.output import outlasting_output
-from adaptthink.errors import DivergedError, UserError, redact
+from adaptthink.errors import DivergedError, UserError, escape_controls, redact
 from adaptthink.processes import EXIT_TO_BE_CONTINUED, Interruption, interrupt_on_signals
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
     "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
+    "run": "The whole job of any model: pre-sample, evaluate, train, evaluate again, calibrate the dial, report.",
     "train": "Train a model to choose when to think.",
     "traces": "Make the traces of a cold start: solutions that problems have, or a teacher's correct responses.",
+    "sft": "Give a model its cold start: teach it to think, and to answer at once when that is forced.",
     "presample": "Sample the reference: K responses per problem from the model before training.",
     "evaluate": "Evaluate a model as it chooses and in both forced modes, by level; keep every sample.",
     "reproduce": "Run the paper's experiments on the embedded reasoner; compare its claims with them (90 minutes).",
@@ -47,12 +49,14 @@ COMMANDS = {
     "doctor": "Check how a model begins and ends its thinking, and whether AdaptThink can train it.",
     "plan": "Estimate a training before it is started: memory, seconds of a step, hours, and what would not fit.",
     "replay": "Repeat a training step that was skipped as not finite, and say which response did it.",
+    "convert": "Make a model folder of a GGUF file, with its tokenizer and chat template.",
     "merge": "Write the weighted mean of two models' weights.",
     "grade": "Grade recorded responses: a verdict for each, what was extracted, and which rule decided.",
     "report": "Write the report of a training run, or of evaluations side by side: report.html and report.md.",
+    "watch": "Show a training in the terminal while it runs: the table of its steps, its alarms, how long it takes.",
 }
 GOES_ON = {  # after an interruption
-    **dict.fromkeys(("demo", "train"), "a training run goes on from its last checkpoint with --resume"),
+    **dict.fromkeys(("demo", "run", "train", "sft"), "a training run goes on from its last checkpoint with --resume"),
     **dict.fromkeys(
         ("traces", "presample", "evaluate", "calibrate", "score"), "what is done is kept: repeat the command to go on"
     ),
@@ -60,11 +64,13 @@ GOES_ON = {  # after an interruption
 }
 KEEP_RESULTS = {
     *GOES_ON,
+    "convert",
     "merge",
     "report",
     "serve",
 }  # in files: what they print is not all that there is of their result
-TAKE_RECIPES, TAKE_MODEL = ("traces", "train", "presample", "plan"), ("evaluate", "calibrate", "serve")  # as arguments
+TAKE_RECIPES = ("run", "traces", "sft", "train", "presample", "plan")  # as arguments
+TAKE_MODEL = ("evaluate", "calibrate", "serve")
 DATA_COMMANDS = {
     "check": "Count problems, repeats, what cannot be read, and leaks into other sets.",
     "show": "Print a few problems as the model sees them, with reference answer, kind and level.",
@@ -168,7 +174,7 @@ def explain_foreign_option(option: str, command: str) -> str | None:
 
 def complain(message: str, status: int) -> int:
     """Print one line on standard error; return `status`."""
-    print(f"adaptthink: {redact(message)}", file=sys.stderr)
+    print(f"adaptthink: {escape_controls(redact(message))}", file=sys.stderr)
     return status
 
 

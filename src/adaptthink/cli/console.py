@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,14 +21,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
 from adaptthink.callbacks import Callback, make_counter
 from adaptthink.callbacks import Progress as Report
 from adaptthink.cli.layout import TextTable, lay_out, stack
 from adaptthink.cli.watchdog import note_progress
-from adaptthink.errors import redact
+from adaptthink.errors import escape_controls, redact
 from adaptthink.timing import WITHIN
+from adaptthink.training.rows import is_probed
 
 if TYPE_CHECKING:
     from adaptthink.api import Profile
@@ -41,9 +43,23 @@ if TYPE_CHECKING:
 
 Price = Callable[["Sample"], float | None]  # of one sample, in the user's currency; None: unknown
 
+STEP_COLUMNS = {  # of the line of a step, with width and decimals
+    "reward_think": "6.2f", "reward_no_think": "9.2f", "mean_tokens_think": "6.0f", "mean_tokens_no_think": "9.0f",
+    "truncated_share_think": "5.2f", "probe_no_think_logprob": "7.2f", "probe_mode_mass": "5.2f",
+}  # fmt: skip
 LINE_SECONDS = 60.0  # at most between two lines of progress in a log
 
-console = Console(highlight=False)
+
+class EscapingConsole(Console):
+    """A console that writes control characters within texts as source code does: a model's text moves no cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what is written."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escape_controls(text), style, control)
+
+
+console = EscapingConsole(highlight=False)
 console.soft_wrap = not console.is_terminal  # what is piped or stored keeps its lines whole
 
 
@@ -277,8 +293,8 @@ class Terminal(Callback):
     def on_step(self, metrics: Mapping[str, Any]) -> None:
         """Print the line of one step after which the held-out problems were measured."""
         note_progress()
-        self.seconds.append(metrics["rollout_seconds"] + metrics["update_seconds"])
-        if "probe_no_think_logprob" not in metrics:
+        self.seconds.append(metrics.get("rollout_seconds", 0.0) + metrics.get("update_seconds", 0.0))
+        if not is_probed(metrics):
             return
         shares = list_level_shares(metrics)
         if self.lines % 20 == 0:
@@ -287,10 +303,7 @@ class Terminal(Callback):
         left = int(sum(self.seconds) / len(self.seconds) * (self.steps - metrics["step"]))
         console.print(
             f"{write_step(metrics['step'], self.steps)}"
-            f"{_cell(metrics['reward_think'], '6.2f')}{_cell(metrics['reward_no_think'], '9.2f')}"
-            f"{_cell(metrics['mean_tokens_think'], '6.0f')}{_cell(metrics['mean_tokens_no_think'], '9.0f')}"
-            f"{_cell(metrics['truncated_share_think'], '5.2f')}"
-            f"{metrics['probe_no_think_logprob']:>7.2f}{metrics['probe_mode_mass']:>5.2f}"
+            f"{''.join(_cell(metrics.get(key), form) for key, form in STEP_COLUMNS.items())}"
             f"{''.join(f'{100 * share:4.0f}' for share in shares.values())}"
             f"{left // 60:>3}:{left % 60:02}",
             soft_wrap=True,

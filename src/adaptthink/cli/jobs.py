@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,31 +15,24 @@ from adaptthink.callbacks import Callback, Callbacks
 from adaptthink.cli.compare import show_mode_choice, show_scores
 from adaptthink.cli.console import Terminal, console, show_checks, show_profile, show_servers
 from adaptthink.config.chat import ChatConfig
-from adaptthink.config.schema import EngineConfig, EvaluateConfig, EvaluationConfig, ReferenceConfig, TrainConfig
-from adaptthink.dial.curve import measure, select_answers
-from adaptthink.dial.guarantee import split_halves
+from adaptthink.config.schema import (
+    EngineConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    ReferenceConfig,
+    SftConfig,
+    TrainConfig,
+)
 from adaptthink.engines.base import Engine
 from adaptthink.engines.fleet import Fleet, Server
 from adaptthink.errors import redact
-from adaptthink.evaluation.compare import read_rows
-from adaptthink.evaluation.formats import write_estimate
 from adaptthink.evaluation.mode_choice import DELTA
-from adaptthink.evaluation.scores import Change, Evaluation, compare_scores, map_levels, summarise
-from adaptthink.evaluation.store import Outcome, read_decisions, read_outcomes, read_setting
-from adaptthink.models.loading import Policy, freeze_date, load_configured, load_trainee
+from adaptthink.evaluation.store import read_setting
+from adaptthink.models.loading import Policy, load_configured, load_trainee
 from adaptthink.problems import Problem
 from adaptthink.sampling.engine import make_engine
 from adaptthink.storage.records import to_json
-from adaptthink.storage.runs import undo_failed_start, write_json
-from adaptthink.training.data import prepare_problems, settle_reference
 from adaptthink.training.dump import load_weights, read_dump, repeat
-from adaptthink.training.reference import find_training_date
-from adaptthink.training.train import TrainingData
-
-ORIGINAL = {"original_think": "auto", "original_no_think": "no_think"}  # the original model always thinks by itself
-DIAL = "adaptthink_dial"  # its row at a certified threshold
-TOLERANCE_POINTS = 3.0  # of the dial: what half of a thousand problems can certify
-TRAINED = {"adaptthink": "auto", "adaptthink_think": "think", "adaptthink_no_think": "no_think"}
 
 
 def presample_job(config: ReferenceConfig, output: Path) -> dict[str, Any]:
@@ -119,7 +107,16 @@ def train_job(
     )
     if done.profile:
         show_profile(done.profile)
+    report_training(run)
     return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds}
+
+
+def report_training(run: Path) -> None:
+    """Write the report of a training, whose model nothing has evaluated yet, and say where it is."""
+    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
+
+    html, _ = write_report(run)
+    console.print(f"report {html}", markup=False, soft_wrap=True)
 
 
 def evaluate_job(
@@ -167,6 +164,22 @@ def traces_job(config: EvaluateConfig | ChatConfig, output: Path, *, taught: boo
     return {"output": str(output), "traces": len(made), "servers": servers}
 
 
+def sft_job(
+    config: SftConfig, traces: Path, run: Path, *, resume: bool, clean: bool, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
+    """Give a model its cold start, and leave it in the run folder."""
+    done = api.sft(
+        config.model,
+        traces,
+        output=run,
+        callbacks=[Terminal(config.steps), *callbacks],
+        resume=resume,
+        clean=clean,
+        config=config,
+    )
+    return {"model": str(run / "model"), "steps": config.steps, "seconds": done.seconds} | done.metrics[-1]
+
+
 def show_advice(lines: Iterable[str]) -> None:
     """Print what keeps responses from being correct, where one verdict dominates."""
     for line in lines:
@@ -191,148 +204,6 @@ def doctor_job(model: str, think_start: str) -> dict[str, Any]:
         "no_think_probability": diagnosis.no_think_probability,
         "think_start_probability": diagnosis.think_start_probability,
     }
-
-
-def demo_job(
-    config: TrainConfig, evaluation: EvaluateConfig, run: Path, *, resume: bool, clean: bool, profiled: bool = False
-) -> dict[str, Any]:
-    """The main job: reference, original model, training, trained model, dial, report. Returns the summary."""
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        seconds[name] = round(time.monotonic() - started, 2)
-
-    report = Callbacks([Terminal(config.steps)])
-    with phase("load"):
-        chosen = prepare_problems(config.problems, None, config)
-        api.report_notes(chosen.notes, report)
-        fresh = load_evaluation_problems(evaluation)
-        policy = load_trainee(config, generation_first=True)
-    policy, config = freeze_date(policy, config, find_training_date(run, None, resume=resume))
-    policy, evaluation = freeze_date(policy, evaluation, config.prompt_date)
-    beyond = api.check_prompts(policy, chain(chosen.problems, chosen.held_out), config)
-    api.open_training(run, config, policy, chosen, resume=resume, clean=clean)
-    api.report_notes(beyond, report)
-    store = run / "reference.jsonl"
-    with undo_failed_start(run, store):
-        engine = make_engine(policy, config)
-        sampler, evaluation_sampler = (api.make_sampler(policy, one, engine=engine) for one in (config, evaluation))
-        with phase("reference"):
-            sample = partial(api.sample_reference, policy, sampler, config=config, store=store, report=report)
-            problems, reference = settle_reference(chosen.problems, config, sample)
-
-    def evaluate(model: Policy, rows: dict[str, str], name: str) -> dict[str, Evaluation]:
-        folder, modes = run / "evaluations" / name, list(rows.values())
-        found = api.evaluate_policy(model, evaluation_sampler, fresh, modes, evaluation, folder, report)
-        return {row: found[requested] for row, requested in rows.items()}
-
-    with phase("evaluate_original"):
-        rows = evaluate(policy, ORIGINAL, "original")
-    with phase("train"):
-        data = TrainingData(problems, reference, chosen.held_out)
-        done = api.train_and_save(policy, sampler, data, config, run, report, profile=profiled)
-    if done.profile:
-        show_profile(done.profile)
-    with phase("evaluate_trained"):
-        rows |= evaluate(done.model, TRAINED, "adaptthink")
-    with phase("calibrate"):
-        dialled = calibrate_run(run, fresh, evaluation)
-    if dialled:
-        rows[DIAL] = summarise(dialled)
-    show_scores(rows)
-    for requested in (ORIGINAL, TRAINED):
-        show_advice(api.advise_on_modes(evaluation, {mode: rows[name] for name, mode in requested.items()}))
-    return conclude(run, config, rows, dialled, seconds)
-
-
-def conclude(
-    run: Path,
-    config: TrainConfig,
-    rows: Mapping[str, Evaluation],
-    dialled: Sequence[Outcome],
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """Write a run's summary and report, and print how its model differs from the original one."""
-    from adaptthink.report import write_report  # noqa: PLC0415  (matplotlib takes a second to import)
-
-    changes = compare_rows_of_run(run, dialled)
-    trained = changes.get(DIAL, changes["adaptthink"])
-    accuracy, length = trained.accuracy.interval, trained.tokens.interval if trained.tokens else None
-    summary = {
-        "seed": config.seed,
-        "delta": config.delta,
-        "method": config.method,
-        "model": config.model,
-        "modes": to_json(rows),
-        "changes": to_json(changes),
-        "delta_accuracy_points": 100 * accuracy.estimate,
-        "delta_length_percent": 100 * length.estimate if length else None,
-        "seconds": seconds,
-        "peak_memory_mb": measure_peak_memory(),
-    }
-    write_json(run / "summary.json", summary)
-    started = time.monotonic()
-    html, _ = write_report(run)
-    seconds["report"] = round(time.monotonic() - started, 2)
-    seconds["total"] = round(sum(seconds.values()), 2)
-    write_json(run / "summary.json", summary)
-    console.print(
-        f"against the original model thinking{', at the threshold' if dialled else ''}: "
-        f"accuracy {write_estimate(accuracy, 100, ' points', signed=True)}, "
-        f"length {write_estimate(length, 100, '%', signed=True)}  "
-        f"({seconds['total']:.0f} s, {summary['peak_memory_mb']:.0f} MB)"
-    )
-    console.print(f"summary {run / 'summary.json'}, report {html}, model {run / 'model'}")
-    return summary
-
-
-def calibrate_run(run: Path, problems: Sequence[Problem], evaluation: EvaluateConfig) -> list[Outcome]:
-    """Calibrate the dial of a run's model on the samples of its evaluation, on half of the problems.
-
-    Returns what its threshold answers the other half with, which had no part in choosing it; nothing where none could
-    be certified.
-    """
-    folder, config = run / "evaluations" / "adaptthink", evaluation.model_copy(update={"model": str(run / "model")})
-    dial = api.calibrate(
-        run / "model", problems, tolerance=TOLERANCE_POINTS, output=folder, callbacks=[Terminal()], config=config
-    )
-    threshold = dial.threshold.no_think_probability
-    if threshold is None:
-        return []
-    outcomes, decisions = read_outcomes(folder), read_decisions(folder)
-    _, held_out = split_halves(measure(outcomes, decisions))
-    ids = {problem.problem_id for problem in held_out}
-    return [one for one in select_answers(outcomes, decisions, threshold) if one.problem_id in ids]
-
-
-def compare_rows_of_run(run: Path, dialled: Sequence[Outcome] = ()) -> dict[str, Change]:
-    """Return each row of a run against the original model thinking, on the same problems: means over levels.
-
-    `dialled` are the answers at the threshold, on some of the problems.
-    """
-    rows = {
-        name: row
-        for folder, requested in (("original", ORIGINAL), ("adaptthink", TRAINED))
-        for name, row in zip(
-            requested, read_rows([f"{run / 'evaluations' / folder}:{mode}" for mode in requested.values()]), strict=True
-        )
-    }
-    base = rows.pop("original_think")
-    levels = map_levels(base.outcomes)
-    changes = {name: compare_scores(row.outcomes, base.outcomes, levels) for name, row in rows.items()}
-    if dialled:
-        ids = {one.problem_id for one in dialled}
-        changes[DIAL] = compare_scores(dialled, [one for one in base.outcomes if one.problem_id in ids], levels)
-    return changes
-
-
-def measure_peak_memory() -> float:
-    """Return the peak memory of this process, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
 
 
 def replay_job(folder: Path) -> dict[str, Any]:

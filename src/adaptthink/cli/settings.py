@@ -17,13 +17,15 @@ from adaptthink.config.resolve import RECIPES, resolve, resolve_evaluation
 from adaptthink.config.schema import (
     DEFAULT_METHOD,
     Config,
+    EngineConfig,
     EvaluateConfig,
+    EvaluationConfig,
     ModelConfig,
     ProblemsConfig,
     TrainConfig,
     Unread,
 )
-from adaptthink.errors import redact
+from adaptthink.errors import escape_controls, redact
 from adaptthink.models.embedded import EMBEDDED
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
 from adaptthink.problems.unread import unread_settings
@@ -35,6 +37,10 @@ C = TypeVar("C", bound=Config)
 SOLVED_KEYS = {"instruction", "problems", "problems_per_level", "seed"}  # that the problems' own solutions depend on
 ORDER = [key for keys in GROUPS.values() for key in keys]
 GROUP_OF = {key: Group(title, sort_key=number) for number, (title, keys) in enumerate(GROUPS.items()) for key in keys}
+
+
+# Settings of a run's training that hold for its evaluations too, where they are given as flags.
+SHARED = ProblemsConfig.model_fields.keys() - {"max_problems", "model"}
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
@@ -93,6 +99,29 @@ def read_settings(
     config = resolve(command, schema, recipes=recipes, flags=flags, unread=unread or find_unread)
     check_paths(config)
     return config
+
+
+def read_run_settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> tuple[TrainConfig, EvaluateConfig]:
+    """Resolve the settings of a whole run: of its training, and of the evaluations before and after.
+
+    Flags are the training's; those that say which model, problems, limits and grading it is are the evaluations' too.
+    """
+    config = read_settings("train", TrainConfig, recipes, flags)
+    shared = {name: value for name, value in flags.items() if name in SHARED}
+    evaluation = read_settings("evaluate", EvaluateConfig, recipes, shared, unread=find_unread_in_run)
+    return config, evaluation.model_copy(update={"model": config.model})
+
+
+def find_unread_in_run(config: EvaluateConfig) -> Iterator[Unread]:
+    """Yield the settings that a run's evaluations do not read, such as how the trained model is run."""
+    yield from config.unread()
+    yield from unread_settings(config.problems, Purpose.EVALUATION)
+    yield Unread(
+        tuple(sorted(EngineConfig.model_fields.keys() - EvaluationConfig.model_fields.keys() | {"model", "chat"})),
+        (),
+        "a run evaluates the model that it trains, with the engine of the training",
+        "leave it out of [evaluate]",
+    )
 
 
 def read_evaluation_settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> EvaluateConfig | ChatConfig:
@@ -171,7 +200,11 @@ def check_problem_files(name: str, purpose: Purpose) -> None:
             expect(source.path, "problems", PathKind.PROBLEMS)
 
 
-def show_settings(config: Config) -> None:
-    """Print a resolved configuration as the recipe that would give it; what is not set has no line."""
-    for name, value in config.model_dump(mode="json", exclude_none=True).items():
-        print(redact(f"{name} = {dumps(value, ensure_ascii=False)}"))  # JSON writes a setting's value as TOML does
+def show_settings(config: Config, *, only: set[str] | None = None) -> None:
+    """Print a resolved configuration, or `only` some of it, as the recipe that would give it.
+
+    What is not set has no line.
+    """
+    for name, value in config.model_dump(mode="json", exclude_none=True, include=only).items():
+        line = f"{name} = {dumps(value, ensure_ascii=False)}"  # JSON writes a setting's value as TOML does
+        print(escape_controls(redact(line)))

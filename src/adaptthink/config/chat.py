@@ -54,8 +54,10 @@ class ChatConfig(EvaluationConfig):
     switch: Switch = Field(
         Switch.NONE, description="How a mode is requested; none: not at all, and only auto is evaluated."
     )
-    key_variable: str | None = Field(
-        None, description="Environment variable with the key; not given: OPENAI_API_KEY, ANTHROPIC_API_KEY."
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = Field(
+        None,
+        repr=False,  # where a key itself is given by mistake
+        description="Environment variable with the key; not given: OPENAI_API_KEY, ANTHROPIC_API_KEY.",
     )
     concurrency: Positive = Field(8, description="Requests in flight.")
     effort: str | None = Field(None, description="Level of thinking, where the switch knows levels.")

@@ -6,6 +6,7 @@ GROUPS = {
         "learning_rate", "chat", "engine", "host", "port", "threshold", "seed",
     ),
     "Problems": ("data", "fields", "instruction", "max_problems", "problems_per_level", "all_problems", "kind"),
+    "Traces": ("traces_per_step", "no_think_weight", "max_trace_tokens", "held_out_traces"),
     "Responses": (
         "max_think_tokens", "max_no_think_tokens", "temperature", "top_p", "reference_temperature", "reference_top_p",
         "think_start", "prompt_date", "reasoning_format", "closing_sentence",

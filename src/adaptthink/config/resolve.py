@@ -32,12 +32,13 @@ from adaptthink.config.schema import (
     EvaluateConfig,
     PresampleConfig,
     ServeConfig,
+    SftConfig,
     TrainConfig,
     Unread,
     VerlConfig,
     imply_engine,
 )
-from adaptthink.errors import UserError, show_value
+from adaptthink.errors import SECRET, UserError, show_value
 
 RECIPES = Path(__file__).parent / "recipes"
 ENGINE_KEYS = ("engine", "endpoint")  # pre-sampling may have more servers than training
@@ -48,6 +49,7 @@ TABLES: dict[str, tuple[type[Config], ...]] = {  # of a recipe, with the schemas
     "verl": (VerlConfig,),
     "evaluate": (EvaluateConfig, ChatConfig),
     "traces": (EvaluateConfig, ChatConfig),
+    "sft": (SftConfig,),
     "serve": (ServeConfig,),
 }
 
@@ -68,7 +70,12 @@ READS = {
     "evaluate": Reads(("evaluate",), own=("evaluate",)),
     "calibrate": Reads(("evaluate",)),
     "traces": Reads(("traces",), own=("traces",)),
+    "sft": Reads(("sft",), own=("sft",)),
     "serve": Reads(("serve",), own=("serve",)),
+}
+
+SECRETS = {  # settings whose values no message repeats
+    name for schemas in TABLES.values() for one in schemas for name, field in one.model_fields.items() if not field.repr
 }
 
 # The message for keys that only a sibling of a schema has, which takes the same flags or the same table.
@@ -283,5 +290,6 @@ def describe_faults(error: ValidationError) -> str:
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{name} = {show_value(fault['input'])}: {message[0].lower()}{message[1:]}")
+        value = SECRET if name.partition(".")[0] in SECRETS else show_value(fault["input"])
+        faults.append(f"{name} = {value}: {message[0].lower()}{message[1:]}")
     return "; ".join(faults)

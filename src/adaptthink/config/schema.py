@@ -174,8 +174,8 @@ class ModelConfig(Config):
     max_no_think_tokens: Positive = Field(4096, description="Token limit of a response in no_think mode.")
 
 
-class EngineConfig(ModelConfig):
-    """How a model is loaded and what generates with it."""
+class WeightsConfig(Config):
+    """How a model is loaded here."""
 
     think_start: str = Field(
         "Alright",
@@ -195,6 +195,12 @@ class EngineConfig(ModelConfig):
         description="Arithmetic of generation and of the update's forward; auto: bfloat16 on a GPU, float32 on a CPU. "
         "Trained weights are float32 in any case.",
     )
+    seed: Seed = 0
+
+
+class EngineConfig(ModelConfig, WeightsConfig):
+    """How a model is loaded and what generates with it."""
+
     max_concurrent_sequences: Positive = Field(1024, description="Responses generated at the same time; bounds memory.")
     engine: EngineName = Field(
         EngineName.NATIVE, description="What generates: this program, vLLM beside it, or running servers of vLLM."
@@ -205,7 +211,6 @@ class EngineConfig(ModelConfig):
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="Share of the device's memory that the vllm engine takes; a model in training needs the rest."
     )
-    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -334,7 +339,48 @@ class PresampleConfig(ReferenceConfig):
             )
 
 
-class TrainConfig(ReferenceConfig):
+class UpdateConfig(WeightsConfig):
+    """How weights are changed, whatever is learned."""
+
+    steps: Positive = Field(314, description="Optimiser steps.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
+    schedule: Schedule = Field(
+        "constant",
+        description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
+    )
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of a LoRA adapter that is trained in place of the weights; 0: the weights themselves."
+    )
+    lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
+    lora_targets: str = Field(
+        "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Gradient norm above which it is scaled down."
+    )
+    micro_batch_tokens: Positive = Field(
+        16384, description="Maximum tokens per forward pass of the update, padding included; bounds memory."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a third more work."
+    )
+    checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
+
+    def unread(self) -> Iterator[Unread]:
+        """Yield what needs an adapter, where there is none."""
+        yield from super().unread()
+        if not self.lora_rank:
+            yield Unread(
+                ("lora_alpha", "lora_targets"),
+                ("lora_rank",),
+                "lora_rank is 0, so the weights themselves are trained",
+                "give --lora-rank, or leave it out",
+            )
+
+
+class TrainConfig(ReferenceConfig, UpdateConfig):
     """Training with the paper's settings as defaults."""
 
     method: str = Field(
@@ -364,32 +410,10 @@ class TrainConfig(ReferenceConfig):
         description="no_think answers that think all the same: rewarded like others (the paper), or never (ours).",
     )
     temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-6, description="Peak learning rate (AdamW).")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="Steps of linear warm-up.")
-    schedule: Schedule = Field(
-        "constant",
-        description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
-    )
-    lora_rank: Annotated[int, Field(ge=0)] = Field(
-        0, description="Rank of a LoRA adapter that is trained in place of the weights; 0: the weights themselves."
-    )
-    lora_alpha: Positive = Field(32, description="Scale of the adapter: its product counts lora_alpha / lora_rank.")
-    lora_targets: str = Field(
-        "all-linear", description="Layers that get an adapter: all-linear (all but the output), or q_proj,v_proj."
-    )
     mismatch: MismatchGate = Field(
         "warn",
         description="What is done where the sampler's log-probabilities are too far from the trainer's: it is said "
         "(warn, the paper), the response is left out (mask), gaps are bounded (truncate), training ends (stop).",
-    )
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="Gradient norm above which it is scaled down."
-    )
-    micro_batch_tokens: Positive = Field(
-        16384, description="Maximum tokens per forward pass of the update, padding included; bounds memory."
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, about a third more work."
     )
     rehearsal_problems: Annotated[int, Field(ge=0)] = Field(
         4, description="Problems that are answered in both modes before the first step, to see what would go wrong."
@@ -404,8 +428,6 @@ class TrainConfig(ReferenceConfig):
     probe_samples: Annotated[int, Field(ge=0)] = Field(
         0, description="Responses to each held-out problem in a probe, in the mode the model chooses; graded."
     )
-    checkpoint_every: Positive = Field(20, description="Steps between two checkpoints.")
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="Checkpoints kept.")
 
     def check_together(self) -> None:
         """Raise UserError unless the no_think share is a whole number of samples, above 0 with a token share."""
@@ -426,15 +448,8 @@ class TrainConfig(ReferenceConfig):
             )
 
     def unread(self) -> Iterator[Unread]:
-        """Yield what needs an adapter or forced thinking, where there is none."""
+        """Yield what needs forced thinking, where there is none."""
         yield from super().unread()
-        if not self.lora_rank:
-            yield Unread(
-                ("lora_alpha", "lora_targets"),
-                ("lora_rank",),
-                "lora_rank is 0, so the weights themselves are trained",
-                "give --lora-rank, or leave it out",
-            )
         if self.no_think_share in (0, 1):
             yield Unread(
                 ("force_think",),
@@ -442,6 +457,33 @@ class TrainConfig(ReferenceConfig):
                 f"no_think_share is {self.no_think_share:g}, so no thinking is forced",
                 "give a share between 0 and 1, or leave it out",
             )
+
+
+class SftConfig(UpdateConfig):
+    """The cold start: supervised training on traces."""
+
+    model: str = Field("tiny", description="The model to start with: a folder or a hub id; it need not know thinking.")
+    steps: Positive = Field(300, description="Optimiser steps.")
+    traces_per_step: Positive = Field(
+        16, description="Traces in a batch, each in both forms: with its thought, and answered at once."
+    )
+    no_think_weight: Annotated[float, Field(ge=0)] = Field(
+        3.0, description="Weight of a token of an answer at once in the loss; one with a thought has 1."
+    )
+    max_trace_tokens: Positive = Field(
+        4096, description="Traces that are longer in tokens, question included, are left out."
+    )
+    held_out_traces: Positive = Field(
+        64, description="Traces that are held out to measure the loss on; a tenth of them at most."
+    )
+    probe_every: Positive = Field(50, description="Steps between two measurements of the held-out loss.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-5, description="Peak learning rate (AdamW).")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(10, description="Steps of linear warm-up.")
+    schedule: Schedule = Field(
+        "stable_decay",
+        description="Learning rate after the warm-up; stable_decay falls to 0 over the last 30% of the steps.",
+    )
+    checkpoint_every: Positive = Field(50, description="Steps between two checkpoints.")
 
 
 class VerlConfig(TrainConfig):

@@ -31,7 +31,7 @@ from adaptthink.engines.rounds import (
 )
 from adaptthink.engines.vllm_worker import EXTENSION, METHOD
 from adaptthink.engines.weights import write_weights_folder
-from adaptthink.errors import UserError
+from adaptthink.errors import UserError, hide_secret, redact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -327,6 +327,7 @@ def check_server(engine: OpenAIEngine, native: Engine, prompt_ids: Sequence[int]
 def make_client(url: str, max_connections: int = 1) -> httpx.AsyncClient:
     """Return a client of one server, with the key from the environment if there is one; proxies play no part."""
     key = os.environ.get(KEY_VARIABLE)
+    hide_secret(key)
     limits = httpx.Limits(max_connections=max_connections)
     return httpx.AsyncClient(
         base_url=url,
@@ -368,7 +369,7 @@ async def call(
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         advice = {401: f"set {KEY_VARIABLE}", 404: "it must be a server of vLLM"}.get(status, "see the server's log")
-        message = f"{where} answered {status}: {shorten(error.response.text)}; {advice}"
+        message = f"{where} answered {status}: {shorten(redact(error.response.text))}; {advice}"
         if is_transient(error):
             raise UnansweredError(message, parse_retry_after(error), busy=status == 429) from None
         raise (RefusedError if status in REFUSALS else UserError)(message) from None
@@ -390,4 +391,6 @@ def parse_answer(schema: type[M], answer: bytes, url: str, wanted: str) -> M:
 
 def make_missing_error(url: str, wanted: str, fault: str) -> UserError:
     """Return the error for an answer that lacks something."""
-    return UserError(f"the server at {url} does not return {wanted} ({shorten(fault)}); use vLLM's: {START_SERVER}")
+    return UserError(
+        f"the server at {url} does not return {wanted} ({shorten(redact(fault))}); use vLLM's: {START_SERVER}"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from adaptthink.config.schema import HOW, TrainConfig
+from adaptthink.config.schema import HOW, SftConfig, TrainConfig
 from adaptthink.errors import redact
 from adaptthink.models.loading import is_hub_id
 
@@ -20,6 +20,28 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str, sampled: bool
 
     The card has the settings; the report of a run whose model was evaluated adds the results.
     """
+    save_card(folder, config, format_card(config, backend, sampled=sampled))
+
+
+def write_start_card(folder: Path, config: SftConfig, *, backend: str, added: str, result: str) -> None:
+    """Write README.md of a model after its cold start; `added` is what it was given, `result` its held-out losses."""
+    base = config.model if is_hub_id(config.model) else Path(config.model).name
+    text = f"""
+# {Path(config.model).name}, which thinks
+
+`{base}` after a cold start for AdaptThink ([arXiv {PAPER}](https://arxiv.org/abs/{PAPER})): it thinks before it
+answers, and can answer at once where that is forced. `adaptthink train` teaches it when to do which.
+
+* {config.steps} steps of {config.traces_per_step} traces, each with its thought and answered at once.
+* Think tokens and template: {added}.
+* {result[:1].upper() + result[1:]}.
+* Backend: {backend}.
+"""
+    save_card(folder, config, text)
+
+
+def save_card(folder: Path, config: TrainConfig | SftConfig, text: str) -> None:
+    """Write a card: what Hugging Face reads, the text, and the settings other than the defaults."""
     from huggingface_hub import ModelCard, ModelCardData  # noqa: PLC0415  (slow to import)
 
     data = ModelCardData(
@@ -30,12 +52,11 @@ def write_card(folder: Path, config: TrainConfig, *, backend: str, sampled: bool
     )
     changed = config.model_dump(mode="json", exclude_defaults=True, exclude=set(EXCLUDED))
     settings = redact("\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changed.items()))
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{format_card(config, backend, settings, sampled=sampled)}").save(
-        folder / "README.md"
-    )
+    footer = f"\nSettings other than the defaults:\n\n```toml\n{settings}\n```\n"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}{footer}").save(folder / "README.md")
 
 
-def format_card(config: TrainConfig, backend: str, settings: str, *, sampled: bool) -> str:
+def format_card(config: TrainConfig, backend: str, *, sampled: bool) -> str:
     """Return the card's text."""
     samples = f"{config.samples_per_problem} responses" if sampled else "the base model's stored responses"
     objective = f"""\
@@ -58,10 +79,4 @@ response with the token that ends the thinking where it expects no benefit from 
 
 `adaptthink evaluate FOLDER` measures accuracy, length and the share of answers without thinking; `adaptthink
 calibrate FOLDER` chooses the trade-off between them, `adaptthink serve FOLDER` an OpenAI-style server.
-
-Settings other than the defaults:
-
-```toml
-{settings}
-```
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 
-from adaptthink.config.schema import EngineConfig, EngineName, TrainConfig
+from adaptthink.config.schema import EngineConfig, EngineName, SftConfig, TrainConfig, UpdateConfig, WeightsConfig
 from adaptthink.errors import UserError
 from adaptthink.models.checks import check_json_files, check_tensors, examine, list_eos_ids, readable_faults
 from adaptthink.models.context import find_context_tokens
@@ -21,6 +21,7 @@ from adaptthink.models.embedded import EMBEDDED
 from adaptthink.models.lora import add_adapter
 from adaptthink.models.stored import StoredModel, make_transformers_model, read_stored
 from adaptthink.models.think_starts import probe_configured
+from adaptthink.models.think_tokens import Additions, add_think_tokens
 from adaptthink.modes import NO_DATE, Check, ThinkTemplate, describe
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 TINY = EMBEDDED["tiny"]
 HASHED_AT_ONCE = 2**22  # elements of a tensor; bounds the memory of their copy in float32
-C = TypeVar("C", bound=EngineConfig)
+C = TypeVar("C", bound=WeightsConfig)
 P = TypeVar("P", "Policy", "Tokenization")
 
 
@@ -136,7 +137,7 @@ def load_model(name: str, *, dtype: Any, **options: Any) -> PreTrainedModel:
 
     path = find_model(name)
     check_json_files(Path(path))
-    options = {"trust_remote_code": False} | options
+    options = {"trust_remote_code": False, "use_safetensors": True} | options  # the other format can hold code
     with quiet_transformers(), readable_faults(f"the model '{name}'"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -253,6 +254,22 @@ def load_trainee(config: TrainConfig, *, generation_first: bool = False) -> Poli
     return prepare_trainee(load_configured(config), config)
 
 
+def load_start(config: SftConfig) -> tuple[Policy, Additions]:
+    """Return the model of a cold start, before `prepare_trainee`, and what it was given that it lacked.
+
+    Raises UserError as `load_policy` does, and for a chat template that cannot be opened.
+    """
+    device, tokenizer = choose_device(config.device), load_tokenizer(config.model)
+    in_full = not config.lora_rank or device.type == "cpu" or config.dtype == "float32"  # as `load_trainee` has it
+    model = load_model(config.model, dtype=torch.float32 if in_full else "auto").eval()
+    added = add_think_tokens(tokenizer, model)
+    template = probe_configured(tokenizer, config.think_start, config.prompt_date)
+    policy = Policy(config.model, model, tokenizer, template, find_eos_ids(model, tokenizer, template))
+    model.to(device)
+    list(examine(config.model, model, tokenizer, template, policy.eos_ids))
+    return policy, added
+
+
 def make_trainable(policy: Policy) -> Policy:
     """Return a policy whose model can be trained and saved, over the same weights."""
     if not isinstance(policy.model, StoredModel):
@@ -280,10 +297,13 @@ def set_date(policy: P, date: str | None) -> P:
     return replace(policy, template=replace(policy.template, date=date)) if policy.template.date and date else policy
 
 
-def prepare_trainee(policy: Policy, config: TrainConfig) -> Policy:
-    """Return a loaded policy as it is trained (see `load_trainee`): its weights in float32, or under a LoRA adapter."""
+def prepare_trainee(policy: Policy, config: UpdateConfig, *, new_tokens: Sequence[int] = ()) -> Policy:
+    """Return a loaded policy as it is trained (see `load_trainee`): its weights in float32, or under a LoRA adapter.
+
+    An adapter trains the embeddings of `new_tokens` too.
+    """
     if config.lora_rank:
-        return replace(policy, adapter=add_adapter(policy.model, config))
+        return replace(policy, adapter=add_adapter(policy.model, config, new_tokens))
     policy.model.float()
     return policy
 
@@ -302,7 +322,7 @@ def choose_device(requested: str) -> torch.device:
     return device
 
 
-def choose_dtype(model: PreTrainedModel, config: EngineConfig) -> torch.dtype:
+def choose_dtype(model: PreTrainedModel, config: WeightsConfig) -> torch.dtype:
     """Return the precision of a config's generation and update on the model's device."""
     if config.dtype == "auto":
         return torch.float32 if model.device.type == "cpu" else torch.bfloat16

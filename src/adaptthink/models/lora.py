@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import UpdateConfig
 from adaptthink.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
+def add_adapter(model: PreTrainedModel, config: UpdateConfig, new_tokens: Sequence[int] = ()) -> PeftModel:
     """Return `model` with a new adapter in it, which is zero at first; all other weights are frozen.
+
+    It trains the embeddings of `new_tokens` too, and those at the output with them where they are the same weight.
 
     Raises UserError without PEFT, and if the model has no layers of the names in `lora_targets`.
     """
@@ -33,6 +36,7 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
         lora_alpha=config.lora_alpha,
         target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
         task_type=TaskType.CAUSAL_LM,
+        trainable_token_indices=name_embeddings(model, new_tokens),
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(config.seed)
@@ -50,20 +54,33 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig) -> PeftModel:
     return adapter
 
 
+def name_embeddings(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:
+    """Return the layers that hold embeddings of tokens, by name; the output layer only if its weight is its own."""
+    if not tokens:
+        return None
+    names = {id(layer): name for name, layer in model.named_modules()}
+    layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    own = layers[:1] if layers[0].weight is layers[1].weight else layers
+    return {names[id(layer)]: list(tokens) for layer in own}
+
+
 def check_targets(adapter: torch.nn.Module, setting: str) -> None:
     """Raise UserError if an adapter is on a weight that two layers share; `setting` names what chose the layers.
 
     Embeddings and output layer are one weight in many models. With an adapter on one of them the merged model would be
     another one than was trained: merging changes the weight of both.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415  (not installed everywhere)
-    from peft.utils import AuxiliaryTrainingWrapper  # noqa: PLC0415
+    from peft.tuners.trainable_tokens import TrainableTokensLayer  # noqa: PLC0415  (not installed everywhere)
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415
+    from peft.utils import AuxiliaryTrainingWrapper, TrainableTokensWrapper  # noqa: PLC0415
 
     owners: dict[int, list[str]] = {}
     for name, weight in adapter.named_parameters(remove_duplicate=False):
         owners.setdefault(id(weight), []).append(name)
     for name, layer in adapter.named_modules():
         if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        if isinstance(layer, TrainableTokensWrapper | TrainableTokensLayer):  # which PEFT applies to both
             continue
         base: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
         if len(owners.get(id(getattr(base, "weight", None)), [])) > 1:

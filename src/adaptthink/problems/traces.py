@@ -124,6 +124,15 @@ def read_traces(path: Path) -> list[Trace]:
     return list(found)
 
 
+def make_trace_of(values: Mapping[str, Any], number: int) -> Trace:
+    """Return the trace in a mapping, the `number`th; raises UserError if there is none."""
+    where = f"trace {number}"
+    try:
+        return read_trace(Row(where, number, dict(values)))
+    except RowError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def read_trace(row: Row) -> Trace:
     """Return the trace in a row; raises RowError if there is none."""
     values = row.values

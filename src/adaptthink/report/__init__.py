@@ -113,10 +113,11 @@ def make_run_page(path: Path) -> Page:
     folder = read_run(path)
     rows = tables.make_run_rows(folder)
     panels = figures.make_training_panels(folder.steps)
-    bars = [draw_picture(figures.plot_levels(folder.levels, rows[:3], chart)) for chart in LEVEL_CHARTS]
+    charts = LEVEL_CHARTS if folder.finished else ()
+    bars = [draw_picture(figures.plot_levels(folder.levels, rows[:3], chart)) for chart in charts]
     dials = [figures.DialCurve("adaptthink", rows[2].key.colour, folder.dial, folder.threshold)] if folder.dial else []
-    scatter = draw_picture(figures.plot_accuracy_and_tokens(rows, [(rows[0], rows[1])], dials, []))
-    curves = [draw_picture(figures.plot_training(panel)) for panel in panels]
+    scatters = [draw_picture(figures.plot_accuracy_and_tokens(rows, [(rows[0], rows[1])], dials, []))] if charts else []
+    curves = [draw_picture(figures.plot_training(panel)) for panel in panels] if folder.steps else []
     values = {
         "folder": folder,
         "rows": rows,
@@ -124,12 +125,12 @@ def make_run_page(path: Path) -> Page:
         "headline": tables.make_headline(folder),
         "panels": panels,
         "bars": bars,
-        "scatter": scatter,
+        "scatters": scatters,
         "curves": curves,
         "levels": folder.levels,
         **measure_content(rows, folder.transcripts),
     }
-    return Page("run", values, (scatter, *bars, *curves))
+    return Page("run", values, (*scatters, *bars, *curves))
 
 
 def make_reproduction_page(path: Path) -> Page:

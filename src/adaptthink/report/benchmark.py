@@ -21,6 +21,7 @@ COLOURS = {  # of points, by family
     Family.MODE_CHOICE: "adapt", Family.LENGTH: "think", Family.OFFLINE: "no-think", Family.UNTRAINED: "muted",
     Family.ABLATION: "rule",
 }  # fmt: skip
+MARGIN_POINTS = 4.0  # below the least accurate entry
 LABEL = 0.16, 0.028  # width and height of a label, as shares of the figure's
 Cells = Iterable[Sequence[str]]
 
@@ -231,8 +232,9 @@ def draw_result(
         axes.plot(*place, "o", color=paint[COLOURS[Family(row.family)]], ms=6)
         if row.family != Family.ABLATION:
             labelled.append((row.name, *place))
-    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None))
-    low, high = axes.get_ylim()
+    # Most differences lie within a few points at the top: what a dial gives far below every entry is not shown.
+    low, high = min(y for _, _, y in labelled) - MARGIN_POINTS, 100 + MARGIN_POINTS / 4
+    axes.set(xlabel="mean tokens", ylabel="accuracy, %", xlim=(0, None), ylim=(low, high))
     right = axes.get_xlim()[1]
     for name, x, y, height in spread_labels(labelled, width=LABEL[0] * right, height=LABEL[1] * (high - low)):
         line = {"arrowstyle": "-", "color": paint["rule"], "linewidth": 0.8}

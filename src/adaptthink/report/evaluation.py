@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,9 @@ from adaptthink.evaluation.mode_choice import ModeChoice
 from adaptthink.evaluation.scores import Evaluation
 from adaptthink.evaluation.statistics import Calibration
 from adaptthink.evaluation.store import REQUESTED_MODES, read_problems, read_setting
+from adaptthink.evaluation.summaries import EvaluationSummary
 from adaptthink.report.folder import REMEDY, Transcript, choose_transcripts, read_record_if_any, read_transcripts
 from adaptthink.storage.records import read_record_file
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What the report takes from an evaluation's `summary.json`."""
-
-    modes: dict[str, Evaluation]  # by requested mode
-    config: dict[str, Any] = field(default_factory=dict)
-    advice: tuple[str, ...] = ()  # where one verdict dominates
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +77,7 @@ def read_evaluation(folder: Path, name: str) -> EvaluationFolder:
     path = folder / "summary.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file: the evaluation was not finished; run its adaptthink evaluate again")
-    summary = read_record_file(Summary, path, remedy=REMEDY)
+    summary = read_record_file(EvaluationSummary, path, remedy=REMEDY)
     choice = read_record_if_any(ModeChoice, folder / "quality.json")
     dial = folder / "dial.json"
     shown = next((mode for mode in REQUESTED_MODES if mode in summary.modes), "auto")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaptthink.config.schema import LogFormat
+from adaptthink.errors import redact
 
 ROOT = "adaptthink.serving"  # of all loggers here
 QUIET = ("/health", "/metrics")  # routes that are called all the time
@@ -76,7 +77,7 @@ class TextFormatter(logging.Formatter):
         """Return a request as one line, anything else with time and level."""
         line: RequestLine | None = getattr(record, "line", None)
         if line is None:
-            return f"{write_time(record)} {record.levelname.lower()}: {super().format(record)}"
+            return f"{write_time(record)} {record.levelname.lower()}: {redact(super().format(record))}"
         mode = f" {line.mode} by {line.reason}" if line.mode else ""
         tokens = (
             f" {line.prompt_tokens}+{line.thinking_tokens}+{line.answer_tokens} tokens" if line.prompt_tokens else ""
@@ -97,7 +98,7 @@ class JsonFormatter(logging.Formatter):
         known = {"time": write_time(record), "level": record.levelname.lower()}
         if line:
             return json.dumps(known | asdict(line))
-        return json.dumps(known | {"message": super().format(record)})
+        return json.dumps(known | {"message": redact(super().format(record))})
 
 
 def write_time(record: logging.LogRecord) -> str:

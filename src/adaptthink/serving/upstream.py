@@ -26,7 +26,7 @@ from adaptthink.engines.http_retry import parse_retry_after, shorten
 from adaptthink.engines.jobs import limit_thought
 from adaptthink.engines.openai import KEEP_ALIVE, parse_base_url
 from adaptthink.engines.rounds import derive_seed
-from adaptthink.errors import UserError, redact
+from adaptthink.errors import UserError, hide_secret, redact
 from adaptthink.models.loading import Tokenization
 from adaptthink.modes import Mode
 from adaptthink.sampling.reading import decode
@@ -73,6 +73,7 @@ class Upstream:
     ) -> None:
         self.url, self.shown = parse_base_url(url), redact(url)
         self.text, self.name, self.key, self.on_message = text, name, key, on_message
+        hide_secret(key)
         self.can: Capabilities | None = None  # None until it has been seen
         self.down = True
         self.client = self._make_client()
@@ -397,10 +398,10 @@ def make_refusal(response: httpx.Response, body: bytes) -> CallError:
         return CallError(message, code="rate_limit_exceeded", status=429, retry_seconds=wait)
     if status == 503:
         return CallError(f"{BEHIND} is busy; call it again later", status=503, retry_seconds=wait)
-    said = read_message(body)
+    said = redact(read_message(body))
     if status in (400, 413, 422) and said:
         return CallError(f"{BEHIND} refuses the call: {shorten(said)}", code="refused_by_upstream")
-    logger.error("the upstream answered %d: %s", status, shorten(said or body.decode(errors="replace")))
+    logger.error("the upstream answered %d: %s", status, shorten(said or redact(body.decode(errors="replace"))))
     return CallError(f"{BEHIND} failed ({status}); the log says how", status=502)
 
 

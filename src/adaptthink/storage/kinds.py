@@ -20,6 +20,7 @@ class PathKind(StrEnum):
 
     RUN = "a training run's folder"
     EVALUATION = "an evaluation's folder"
+    COLD_START = "a cold start's folder"
     REPRODUCTION = "the folder of a reproduction"
     BENCHMARK = "the folder of a benchmark"
     MODEL = "a model folder"
@@ -30,6 +31,7 @@ class PathKind(StrEnum):
     TRACES = "a file of traces"
     DIAL = "a calibrated threshold (adaptthink.json)"
     RECIPE = "a recipe"
+    GGUF = "a GGUF file"
     PROBLEMS = "a problem file"
     NOTHING = "nothing that exists"
     OTHER = "something else"
@@ -37,6 +39,7 @@ class PathKind(StrEnum):
 
 MADE_BY = {
     PathKind.RUN: "adaptthink train makes one",
+    PathKind.COLD_START: "adaptthink sft makes one",
     PathKind.BENCHMARK: "adaptthink bench makes one",
     PathKind.EVALUATION: "adaptthink evaluate MODEL --output FOLDER makes one",
     PathKind.MODEL: "adaptthink train leaves one in its run folder, under model",
@@ -49,6 +52,7 @@ MADE_BY = {
 }
 INSIDE = {  # where a folder holds what was meant
     (PathKind.RUN, PathKind.MODEL): "model",
+    (PathKind.COLD_START, PathKind.MODEL): "model",
     (PathKind.RUN, PathKind.STORE): "reference.jsonl",
     (PathKind.EVALUATION, PathKind.DIAL): "dial.json",
     (PathKind.MODEL, PathKind.DIAL): "adaptthink.json",
@@ -72,6 +76,8 @@ def expect(path: Path, name: str, *wanted: PathKind) -> None:
         return
     inside = next((path / INSIDE[kind, one] for one in wanted if (kind, one) in INSIDE), None)
     advice = f"give '{inside}'" if inside and inside.exists() else MADE_BY[wanted[0]]
+    if kind is PathKind.GGUF and PathKind.MODEL in wanted:
+        advice = "adaptthink convert makes one of it"
     raise UserError(f"{name}: '{path}' is {kind}, and {' or '.join(wanted)} is needed; {advice}")
 
 
@@ -101,12 +107,16 @@ def _identify_folder(folder: Path) -> PathKind:
         return PathKind.REPRODUCTION
     if "benchmark" in settings:
         return PathKind.BENCHMARK
+    if "traces_per_step" in settings:
+        return PathKind.COLD_START
     return PathKind.RUN if "problems_per_step" in settings else PathKind.OTHER
 
 
 def _identify_file(path: Path) -> PathKind:
     if path.suffix == ".toml":
         return PathKind.RECIPE
+    if path.suffix == ".gguf":
+        return PathKind.GGUF
     if path.suffix in (".csv", ".parquet"):
         return PathKind.PROBLEMS
     row = _read_object(path)

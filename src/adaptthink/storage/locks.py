@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,19 @@ from filelock import FileLock, Timeout
 from adaptthink.errors import UserError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without locks
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock of `path` now; one that was killed holds none."""
+    path = path.resolve()
+    try:
+        with path.with_name(path.name + ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager

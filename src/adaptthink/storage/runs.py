@@ -114,7 +114,7 @@ def list_names(folder: Path) -> set[str]:
 def empty_run(folder: Path) -> None:
     """Delete what is in a run's folder; raises UserError for another folder, of a model or of notes, say."""
     names = list_names(folder) if folder.is_dir() else set()
-    kinds = (PathKind.RUN, PathKind.REPRODUCTION, PathKind.BENCHMARK)
+    kinds = (PathKind.RUN, PathKind.COLD_START, PathKind.REPRODUCTION, PathKind.BENCHMARK)
     begun = names <= {CONFIG, *BEGINNING} and identify(folder) in kinds
     if not ({CONFIG, MANIFEST} <= names or begun):  # a model folder has a config.json too
         raise UserError(f"'{folder}' is not empty and no run of ours; --clean empties only run folders")

@@ -5,18 +5,17 @@ Pure functions of the metrics of the steps so far. `metrics.jsonl` has the kinds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
-from typing import Any
 
 from adaptthink.config.schema import TrainConfig
 from adaptthink.errors import UserError
 from adaptthink.modes import Mode
 from adaptthink.training.methods import load_method
-from adaptthink.training.metrics import is_probed
 from adaptthink.training.mismatch import find_excess
+from adaptthink.training.rows import Row, is_probed
 
 WINDOW = 5  # steps that are looked at together
 TRUNCATED = 0.9  # of a mode's responses, from which on there is an alarm
@@ -24,8 +23,6 @@ STUCK = 0.99  # of the held-out problems, answered in one mode
 BESIDE = 0.5  # of the decision's probability, on neither start
 WORSE = 0.1  # in reward, against the first steps
 FLAT = 0.1  # of the first steps' entropy
-
-Row = Mapping[str, Any]
 
 
 class Kind(StrEnum):

@@ -35,6 +35,7 @@ from adaptthink.sampling.requests import make_seed
 from adaptthink.training.reference import Reference
 
 References = TypeVar("References", bound=Mapping[str, Reference])
+T = TypeVar("T")  # problems, or what else is learned from
 Problems = str | Path | Iterable[Problem | Mapping[str, Any]]  # a name, a file, or problems and dicts
 
 
@@ -109,7 +110,7 @@ def find_problems(
 # ---- which of them the steps use ------------------------------------------------------------------------------------
 
 
-def choose_problems(problems: Sequence[Problem], count: int, seed: int, step: int) -> list[Problem]:
+def choose_problems(problems: Sequence[T], count: int, seed: int, step: int) -> list[T]:
     """Return the `count` problems of a step (counted from 1): epoch after epoch, each in its own seeded order.
 
     A step that ends one epoch and begins the next may hold a problem twice, with the same responses: it counts double.

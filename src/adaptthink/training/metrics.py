@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -76,11 +76,6 @@ def compute_weighted_mean(weighted: Iterable[tuple[float, float]]) -> float | No
 def is_probe_due(config: TrainConfig, step: int) -> bool:
     """Return whether held-out problems are probed after a step: the first, the last, and every `probe_every`-th."""
     return step in (1, config.steps) or step % config.probe_every == 0
-
-
-def is_probed(row: Mapping[str, Any]) -> bool:
-    """Return whether a step's metrics have a probe."""
-    return "probe_no_think_share" in row
 
 
 def check_grading(recent: Iterable[Sequence[Verdict]], limit: float, step: int) -> None:

@@ -30,11 +30,12 @@ from adaptthink.training.describe import Roofline, describe_step, probe
 from adaptthink.training.dump import Skipping
 from adaptthink.training.initial import keep_initial
 from adaptthink.training.methods import credit_rollouts, load_method
-from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading, is_probe_due, is_probed
+from adaptthink.training.metrics import GRADED_STEPS, Metrics, check_grading, is_probe_due
 from adaptthink.training.mismatch import pass_weights
 from adaptthink.training.reference import Reference
 from adaptthink.training.replay import open_stored, replay
 from adaptthink.training.rollout import collect
+from adaptthink.training.rows import is_probed, list_begun
 from adaptthink.training.update import apply_gradient, make_optimizer
 
 
@@ -175,12 +176,10 @@ def report_step(reporting: Reporting, rows: Sequence[Metrics], config: TrainConf
 
     Raises UserError if nothing was learned for too long.
     """
-    last, before = rows[-1], rows[-2].get("alarms", {}) if len(rows) > 1 else {}
-    for kind, message in last["alarms"].items():
-        if kind not in before:
-            reporting.warn(f"warning: step {last['step']}: {message}")
-    reporting.on_step(last)
-    check_idle(rows, config.max_idle_steps, last["step"])
+    for line in list_begun(rows):
+        reporting.warn(line)
+    reporting.on_step(rows[-1])
+    check_idle(rows, config.max_idle_steps, rows[-1]["step"])
 
 
 def count_rollouts(reporting: Reporting, config: TrainConfig, step: int) -> OnFinished:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from adaptthink.config.schema import TrainConfig
+from adaptthink.config.schema import TrainConfig, UpdateConfig
 from adaptthink.models.batches import make_micro_batches
 from adaptthink.models.loading import choose_dtype
 from adaptthink.models.scoring import can_share, checkpoint_gradients, compute_response_logprobs, pad
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DECAY_SHARE = 0.3  # of the steps: where the "stable_decay" schedule falls to zero
 
 
-def make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: PreTrainedModel, config: UpdateConfig) -> torch.optim.Optimizer:
     """Return AdamW on the trained parameters; activations are recomputed in the backward pass if configured."""
     if config.gradient_checkpointing:
         checkpoint_gradients(model)
@@ -83,7 +83,7 @@ def compute_gradient(
     return {"loss": found.loss, "grad_norm": grad_norm, "learning_rate": rate} | by_mode | mismatch | masked
 
 
-def apply_gradient(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+def apply_gradient(optimizer: torch.optim.Optimizer, config: UpdateConfig, step: int) -> None:
     """Change the parameters by their gradients, those without one not at all; the gradients are gone then."""
     for group in optimizer.param_groups:
         group["lr"] = compute_learning_rate(config, step)
@@ -187,7 +187,7 @@ def compute_micro_batch_loss(
     return MicroBatch(method.compute_loss(logprob_BT, behavior_BT, credit_BT, mask_BT, config), parts, num_masked)
 
 
-def compute_learning_rate(config: TrainConfig, step: int) -> float:
+def compute_learning_rate(config: UpdateConfig, step: int) -> float:
     """Return the learning rate of a step (counted from 1)."""
     warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":

@@ -42,6 +42,7 @@ def grade(
 ) -> None:
     """Grade recorded responses: a verdict for each, what was extracted, and which rule decided."""
     from adaptthink.cli.console import console, count_progress, show_tally
+    from adaptthink.errors import escape_controls
     from adaptthink.grading import Limits, check_failed_grades
     from adaptthink.grading.lines import grade_file
 
@@ -49,7 +50,7 @@ def grade(
         tally = grade_file(file, json, Limits(seconds), advance)
     show_tally(tally)
     for fault in tally.bad_rows:
-        print(fault, file=sys.stderr)
+        print(escape_controls(fault), file=sys.stderr)
     if json:
         console.print(f"verdicts in {json}")
     check_failed_grades(tally.verdicts.elements(), max_failed_grades)

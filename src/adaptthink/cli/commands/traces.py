@@ -30,7 +30,7 @@ def traces(
     teacher: Annotated[
         str | None,
         Parameter(
-            help="Model that solves the problems: a folder, a hub id, or with --chat its name there [default: none; "
+            help="Model that solves the problems: a folder, a hub id, or its name at the chat endpoint [default: none; "
             "the solutions that arithmetic and words have].",
             show_default=False,
         ),

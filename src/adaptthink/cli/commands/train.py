@@ -120,6 +120,7 @@ def train_on_verl(
 
     with locked(output, f"run folder '{output}'"), end_when_stuck(stall_minutes):
         from adaptthink.cli.console import Terminal
+        from adaptthink.cli.jobs import report_training
 
         result = verl_job(
             config,
@@ -130,4 +131,5 @@ def train_on_verl(
             clean=clean,
             callbacks=[Terminal(config.steps), *callbacks],
         )
+        report_training(output)
     return write_result(json, result)
