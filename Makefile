@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` trains and reports, `make test` checks everything.
-.PHONY: help demo test check docs docs-serve gpu model picture clean
+.PHONY: help demo test check docs docs-serve reference gpu model picture clean
 
 SEED ?= 0
 RECIPE ?= toy_cpu toy_gap
@@ -10,6 +10,7 @@ help:
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
 	@echo "make check   lint and types alone"
 	@echo "make docs    the documentation as a site in build/site; make docs-serve shows it while it is written"
+	@echo "make reference  the pages of docs/reference that follow from the code"
 	@echo "make gpu     tests, demo and benchmarks of a GPU in at most nine minutes (docs/explanation/performance.md)"
 	@echo "make model   make the embedded reasoners again from nothing (about an hour)"
 	@echo "make picture the pictures of README and docs/tutorials/demo.md, of the run in runs/demo"
@@ -31,6 +32,10 @@ test: check
 docs:
 	@scripts/setup_docs.sh
 	@.venv-docs/bin/python scripts/build_docs.py
+
+reference:
+	@scripts/setup.sh dev
+	.venv/bin/python scripts/make_reference.py
 
 docs-serve:
 	@scripts/setup_docs.sh

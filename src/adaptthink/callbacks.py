@@ -56,8 +56,8 @@ class Callback:
     >>> import adaptthink as at
     >>> class PrintReward(at.Callback):
     ...     def on_step(self, metrics):
-    ...         print(f"step {metrics['step']}: reward {metrics['reward']:.2f}")
-    >>> PrintReward().on_step({"step": 1, "reward": 0.5})
+    ...         print(f"step {metrics['step']}: reward {metrics['reward_think']:.2f}")
+    >>> PrintReward().on_step({"step": 1, "reward_think": 0.5})
     step 1: reward 0.50
     """
 

@@ -1,9 +1,11 @@
 """The main job from nothing to its report, in miniature of the miniature, through the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from waiting import WAIT_SECONDS
@@ -33,6 +35,10 @@ learning_rate = 1e-5
 [evaluate]
 problems_per_level = 6
 """
+METRICS_OF_SETTINGS = {  # that this recipe does not have, or that come only where something is wrong
+    "alarms", "skipped", "mismatch_masked", "probe_accuracy", "probe_mean_tokens", "probe_sampled_no_think_share",
+    "generate_roofline_seconds", "update_roofline_seconds",
+}  # fmt: skip
 MODES = {"original_think", "original_no_think", "adaptthink", "adaptthink_think", "adaptthink_no_think"}
 
 
@@ -52,6 +58,18 @@ def adaptthink(folder, run, monkeypatch):
     """Run a command in the demo's folder, in this process: what a new one has to import takes most of its time."""
     monkeypatch.chdir(folder)
     return run
+
+
+def test_the_reference_names_all_that_a_run_leaves(folder):
+    """docs/reference/metrics.md has the names in metrics.jsonl and no others, files.md the files in the folder."""
+    pages = Path(__file__).resolve().parents[2] / "docs" / "reference"
+    rows = re.findall(r"^\| (`.+?`) \|", (pages / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name.strip("`") for row in rows for name in row.split(", ")}
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert set().union(*map(json.loads, lines)) - {"alarms"} == named - METRICS_OF_SETTINGS
+    files = (pages / "files.md").read_text(encoding="utf-8").split("## Reference store")[0]
+    for path in (folder / "run").iterdir():
+        assert f"`{path.name}" in files, path.name
 
 
 def test_summary_has_the_promised_form(folder):
