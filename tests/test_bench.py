@@ -134,7 +134,7 @@ def test_every_listed_entry_has_settings_that_its_method_accepts(tmp_path):
             config = resolve("train", TrainConfig, recipes=(str(offline),) if stored else recipes, flags=flags)
             check_method(config)
             samples = config.reference_samples if stored else config.samples_per_problem
-            assert samples * config.problems_per_step == 320, entry.name
+            assert samples * config.problems_per_step == 160, entry.name
             assert samples >= entry.samples
             assert config.learning_rate == (1e-5 if SLOW in entry.flags else recipe.learning_rate)
 

@@ -418,7 +418,7 @@ def test_bad_input(complaint, tmp_path, args, message):
 
 
 def test_report_of_nothing(complaint):
-    assert complaint("report", "nowhere").startswith("nowhere/summary.json: no such file, so there is no result")
+    assert complaint("report", "nowhere").startswith("'nowhere' holds neither summary.json nor config.json")
 
 
 def test_unknown_variable(complaint, monkeypatch):

@@ -212,7 +212,9 @@ def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
 
 def test_a_failed_command_is_named_and_stops_the_others(tmp_path):
     bad = Job("bad", (Command(("report", str(tmp_path / "nowhere")), tmp_path / "never"),))
-    with pytest.raises(UserError, match=r"bad failed: adaptthink: .*no such file.*the same command goes on from here"):
+    with pytest.raises(
+        UserError, match=r"bad failed: adaptthink: .*no training to report.*the same command goes on from here"
+    ):
         run_jobs([bad], tmp_path / "logs")
     assert "adaptthink report" in (tmp_path / "logs" / "bad.txt").read_text()
 

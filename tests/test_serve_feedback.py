@@ -141,11 +141,11 @@ def test_other_tolerances_models_and_servers_are_refused(tmp_path):
     with pytest.raises(UserError, match="tolerance of 5 points, not 2"), open_dial(path, 0.02, "model"):
         pass
     path.write_text("{}x")
-    with pytest.raises(UserError, match="holds no online dial"), open_dial(path, None, "model"):
+    with pytest.raises(UserError, match="damaged"), open_dial(path, None, "model"):
         pass
     (tmp_path / "file").touch()
     for bad in (tmp_path, tmp_path / "file" / "state.json"):
-        with pytest.raises(UserError, match="cannot be stored"), open_dial(bad, None, "model"):
+        with pytest.raises(UserError, match=r"cannot be (stored|read)"), open_dial(bad, None, "model"):
             pass
 
 

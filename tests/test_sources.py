@@ -9,6 +9,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import sources
 from adaptthink.problems.files import Fields, read_problems
+from adaptthink.problems.sets import SETS
 from adaptthink.problems.sources import (
     BOXED,
     BOXED_LETTER,
@@ -95,7 +96,7 @@ def test_path_with_a_comma(tmp_path):
             "zzz",
             Purpose.TRAINING,
             "no problems are called 'zzz'; give the path of a file, or one of: arithmetic, words, "
-            "reasoning_gym:<family>, gsm8k, math, math500, aime24, aime25, amc23, mmlu, deepscaler, svamp",
+            f"reasoning_gym:<family>, {', '.join(SETS)}",
         ),
         ("gsm8k,", Purpose.TRAINING, "no problems are called ''; give the path of a file, or one of: arithmetic"),
         ("gsm8k:dev", Purpose.TRAINING, "'gsm8k' has no split or part 'dev'; it has: train, test"),
@@ -111,6 +112,7 @@ def test_path_with_a_comma(tmp_path):
             "math",
             Purpose.EVALUATION,
             "'math' has no split for evaluation; sets that have one: gsm8k, math500, aime24, aime25, amc23, mmlu, "
+            "mmlu_pro, gpqa, minerva, olympiadbench, otb, "
             "svamp; or give 'math:train' to use it all the same",
         ),
     ],

@@ -65,7 +65,8 @@ else:
             print("ray.exceptions.RayTaskError(UserError): UserError: what came of it")
             sys.exit(1)
         row = {{"step": step, "loss": 0.1, "rollout_seconds": 1.0, "update_seconds": 1.0, "probe_mode_mass": 1.0,
-               "probe_no_think_logprob": -9.0, "probe_no_think_by_level": {{"1": 0.5}}}}
+               "probe_no_think_logprob": -9.0, "probe_no_think_share": 0.5,
+               "probe_no_think_by_level": {{"1": 0.5}}}}
         row |= {{f"{{name}}_{{mode}}": 0.5 for name in ("reward", "mean_tokens", "truncated_share")
                 for mode in ("think", "no_think")}}
         with (run / "metrics.jsonl").open("a") as file:

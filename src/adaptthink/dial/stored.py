@@ -146,7 +146,7 @@ def read_dial(path: Path, fingerprint: str | None = None) -> Dial:
         dial = read_record_file(Dial, path, remedy=REMEDY)
     except FileNotFoundError:
         raise UserError(f"no dial '{path}', so no threshold; make it: adaptthink calibrate MODEL") from None
-    if dial.threshold not in dial.choices:
+    if dial.threshold.certified and dial.threshold not in dial.choices:
         raise UserError(f"{path}: damaged (the threshold is none of the choices); {REMEDY}")
     if dial.version != VERSION:
         raise UserError(f"{path}: version {dial.version}, but this program reads {VERSION}; calibrate the model again")
