@@ -37,7 +37,13 @@ RECIPE = ROOT / "tests" / "faults" / "small.toml"
 CASES = {
     case.name: case
     for case in (
-        Case("presample", ("presample", "toy_cpu", "--problems-per-level", "40", "--all-problems")),
+        Case(  # few at once, so that rows are stored on the way
+            "presample",
+            (
+                *("presample", "toy_cpu", "--problems-per-level", "40", "--all-problems"),
+                *("--max-concurrent-sequences", "16"),
+            ),
+        ),
         Case("train", ("train", "toy_cpu", *TRAINING), later=("--resume",)),
         Case("evaluate", ("evaluate", "tiny", "--problems-per-level", "12", "--samples-per-problem", "2")),
         Case("calibrate", ("calibrate", "tiny", "--problems-per-level", "12", "--tolerance", "20")),

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.processes
 DISTURBED = (sys.executable, str(Path(__file__).with_name("inject.py")), "--inject-fault")
 KILLED = -signal.SIGKILL
 DAMAGED = r"checkpoint .*step-000002 is not usable \(model.safetensors does not match its hash\)"
-AT = {"train": 3, "run": 3, "presample": 3, "evaluate": 4, "calibrate": 4}  # step, or report of progress
+AT = {"train": 3, "run": 3, "presample": 300, "evaluate": 4, "calibrate": 4}  # step, or report of progress
 
 
 @pytest.fixture(scope="module")
