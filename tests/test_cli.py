@@ -298,6 +298,10 @@ def test_as_a_process():
             "Available commands: demo, run, train, traces, sft, presample, evaluate, reproduce, ...",
         ),
         ("train --delta 7", "delta = '7': input should be less than or equal to 1"),
+        (
+            "evaluate tiny --problems arithmetic --samples-by-set aime24=16",
+            "samples_by_set has no effect: the problems are of arithmetic, not of aime24; leave it out",
+        ),
         ("train --no-think-share 1.5", "no_think_share = '1.5': input should be less than or equal to 1"),
         (
             "train --no-think-share 0.3",

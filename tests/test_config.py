@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from adaptthink.cli.settings import read_settings
 from adaptthink.config.chat import (
     BUDGET_SWITCHES,
     EFFORT_SWITCHES,
@@ -480,3 +481,11 @@ def test_a_chat_endpoint_may_come_from_anywhere(recipe, monkeypatch):
     assert resolve_evaluation([], {}).chat == "http://b"
     assert resolve_evaluation([], {"chat": ""}) == EvaluateConfig()
     assert resolve("calibrate", EvaluateConfig) == EvaluateConfig()
+
+
+def test_a_recipe_names_samples_of_sets_that_a_flag_replaced():
+    """Whoever gives other problems has not asked for the samples of those in the recipe."""
+    config = read_settings("evaluate", EvaluateConfig, ["r1_distill_1.5b_one_gpu"], {"problems": "math500"})
+    assert config.samples_by_set == ("aime24=16",)
+    with pytest.raises(UserError, match="samples_by_set has no effect: the problems are of math500, not of aime24"):
+        read_settings("evaluate", EvaluateConfig, [], {"problems": "math500", "samples_by_set": ("aime24=16",)})

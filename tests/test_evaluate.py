@@ -155,17 +155,15 @@ def evaluate(sampler, folder, requested, **settings):
     seen = []
     setting = make_policy_setting("random", "weights", config, {"Alright": 1.0})
     respond = make_policy_responder(sampler, config)
-    count = make_sample_counter(config, POOL)
+    count = make_sample_counter(config)
     sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
     return seen
 
 
 def test_a_set_may_have_its_own_number_of_samples():
     problems = [make_problem(f"{n}?", "1", source=source) for n, source in enumerate(("gsm8k/test", "aime24/test"))]
-    count = make_sample_counter(EvaluateConfig(samples_per_problem=2, samples_by_set="aime24=16"), problems)
+    count = make_sample_counter(EvaluateConfig(samples_per_problem=2, samples_by_set="aime24=16"))
     assert [count(problem) for problem in problems] == [2, 16]
-    with pytest.raises(UserError, match="samples_by_set names 'aime25', and these problems are of aime24, gsm8k"):
-        make_sample_counter(EvaluateConfig(samples_by_set=("aime25=16",)), problems)
     for wrong in ("aime24", "aime24=0", "aime24=x", "=3", "aime24=1,aime24=2"):
         with pytest.raises(ValidationError):
             EvaluateConfig(samples_by_set=wrong)

@@ -6,6 +6,7 @@ import pytest
 
 from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
+from adaptthink.evaluation.levels import name_set
 from adaptthink.grading import AnswerKind
 from adaptthink.problems import sources
 from adaptthink.problems.files import Fields, read_problems
@@ -23,6 +24,7 @@ from adaptthink.problems.sources import (
     choose_evaluation_problems,
     choose_training_problems,
     make_reading,
+    name_problem_set,
     parse_name,
     read_every_problem,
 )
@@ -232,3 +234,17 @@ def test_stand_in_for_deepscaler(data_folder):
     assert len(chosen.problems) + len(chosen.held_out) + chosen.num_unparsable == 7474 + 975
     assert chosen.num_unparsable >= 4
     assert len(read_problems(data_folder / "aime_1983_2023.json")) == 975
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "words", "words:shifted", "gsm8k", "mmlu:stem"])
+def test_a_source_has_the_name_that_its_problems_are_grouped_by(data_folder, name):
+    [source] = parse_name(name, Purpose.EVALUATION)
+    found = choose_evaluation_problems(name, per_level=1, seed=0, reading=Reading(data=data_folder)).problems
+    assert {name_set(problem) for problem in found} == {name_problem_set(source)}
+
+
+def test_a_file_has_the_name_that_its_problems_are_grouped_by(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "1+1=?", "answer": "2"}\n')
+    [problem] = choose_evaluation_problems(str(path), per_level=1, seed=0).problems
+    assert name_set(problem) == name_problem_set(FileSource(path)) == "mine.jsonl"

@@ -1281,7 +1281,7 @@ def sample_into(
     cost: Callable[[Sample], float | None] = lambda sample: None,
 ) -> None:
     """Sample what `folder` lacks, and report progress."""
-    count = make_sample_counter(config, problems)
+    count = make_sample_counter(config)
     total = sum(map(count, problems))
     each = f", {total}" if config.samples_by_set else f" x {config.samples_per_problem}"
     phase = f"evaluate: {len(problems)} problems{each} responses in each of {', '.join(requested)}"
@@ -1324,7 +1324,7 @@ def score_folder(
 
 def select_requested(folder: Path, problems: Sequence[Problem], config: EvaluationConfig) -> list[Outcome]:
     """Return a folder's outcomes on these problems, as many samples of each as configured."""
-    count = make_sample_counter(config, problems)
+    count = make_sample_counter(config)
     wanted = {problem.id: count(problem) for problem in problems}
     return [one for one in read_outcomes(folder) if one.index < wanted.get(one.problem_id, 0)]
 

@@ -42,7 +42,7 @@ from adaptthink.planning.hardware import NETWORK_GB, NODE_GPUS, read_cluster
 from adaptthink.planning.roofline import measure_machine
 from adaptthink.problems.arithmetic import LEVELS
 from adaptthink.problems.sets import SETS, find_local_copy
-from adaptthink.problems.sources import ArithmeticSource, Purpose, SetSource, Source, parse_name
+from adaptthink.problems.sources import ArithmeticSource, Purpose, SetSource, Source, name_problem_set, parse_name
 from adaptthink.training.data import count_used, find_problems
 from adaptthink.training.reference import read_references
 
@@ -242,7 +242,7 @@ def list_evaluations(
     by_set = evaluation.parse_samples()
     found = []
     for source in parse_name(evaluation.problems, Purpose.EVALUATION):
-        name = source.name if isinstance(source, SetSource) else evaluation.problems
+        name = name_problem_set(source)
         count = count_evaluated(source, evaluation)
         samples = by_set.get(name, evaluation.samples_per_problem)
         hours = sum(

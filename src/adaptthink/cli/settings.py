@@ -28,7 +28,7 @@ from adaptthink.config.schema import (
 from adaptthink.errors import escape_controls, redact
 from adaptthink.models.embedded import EMBEDDED
 from adaptthink.problems.sources import FileSource, Purpose, parse_name
-from adaptthink.problems.unread import unread_settings
+from adaptthink.problems.unread import unread_samples, unread_settings
 from adaptthink.storage.kinds import PathKind, expect
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -116,6 +116,7 @@ def find_unread_in_run(config: EvaluateConfig) -> Iterator[Unread]:
     """Yield the settings that a run's evaluations do not read, such as how the trained model is run."""
     yield from config.unread()
     yield from unread_settings(config.problems, Purpose.EVALUATION)
+    yield from unread_samples(config)
     yield Unread(
         tuple(sorted(EngineConfig.model_fields.keys() - EvaluationConfig.model_fields.keys() | {"model", "chat"})),
         (),
@@ -161,6 +162,8 @@ def find_unread(config: Config) -> Iterator[Unread]:
     yield from config.unread()
     if isinstance(config, ProblemsConfig):
         yield from unread_settings(config.problems, find_purpose(config))
+    if isinstance(config, EvaluationConfig):
+        yield from unread_samples(config)
     if isinstance(config, TrainConfig) and config.method != DEFAULT_METHOD:
         from adaptthink.training.methods import find_unread as find_unread_by_method  # noqa: PLC0415  (imports torch)
 

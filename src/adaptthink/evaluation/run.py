@@ -17,7 +17,6 @@ import numpy as np
 from adaptthink.chat.base import ChatResponse
 from adaptthink.config.schema import EvaluateConfig, EvaluationConfig, ForceThink
 from adaptthink.engines.base import Completion, Engine
-from adaptthink.errors import UserError
 from adaptthink.evaluation.levels import name_set
 from adaptthink.evaluation.store import (
     REQUESTED_MODES,
@@ -90,12 +89,9 @@ def sample_missing(
         respond(missing, take)
 
 
-def make_sample_counter(config: EvaluationConfig, problems: Sequence[Problem]) -> Callable[[Problem], int]:
-    """Return how many samples a problem gets in each mode; raises UserError for a set that has none of the problems."""
+def make_sample_counter(config: EvaluationConfig) -> Callable[[Problem], int]:
+    """Return how many samples a problem gets in each mode."""
     by_set = config.parse_samples()
-    names = {name_set(problem) for problem in problems} if by_set else set()
-    for name in by_set.keys() - names:
-        raise UserError(f"samples_by_set names '{name}', and these problems are of {', '.join(sorted(names))}")
     return lambda problem: by_set.get(name_set(problem), config.samples_per_problem)
 
 

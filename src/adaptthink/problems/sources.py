@@ -26,7 +26,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind, find_parsable
 from adaptthink.problems import Problem, arithmetic, gym, make_problem_id, words
 from adaptthink.problems.arithmetic import Split
-from adaptthink.problems.files import Fields, parse_fields, read_file
+from adaptthink.problems.files import Fields, name_source, parse_fields, read_file
 from adaptthink.problems.sets import SETS, read_set
 from adaptthink.problems.table import Selection, Spool, find_first_of_each, parse_id, parse_ids
 from adaptthink.storage.datafiles import exists, is_pattern
@@ -259,6 +259,23 @@ def read_every_problem(
         else:
             for problem in read_source(source, reading, needs_answer=needs_answer):
                 yield problem if isinstance(problem, BadRow) else add_instruction(problem, source, reading)
+
+
+def name_problem_set(source: Source) -> str:
+    """Return the name that the problems of a source are grouped by, as `evaluation.levels.name_set` reads it."""
+    match source:
+        case ArithmeticSource():
+            return "arithmetic"
+        case WordsSource():
+            return WORDS
+        case GymSource():
+            return f"{GYM}/{source.family}"
+        case SetSource():
+            return source.name
+        case FileSource():
+            return name_source(source.path, None)
+        case _:
+            assert_never(source)
 
 
 def parse_name(name: str, purpose: Purpose) -> list[Source]:
