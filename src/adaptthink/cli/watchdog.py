@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from adaptthink.processes import EXIT_TO_BE_CONTINUED
 
 POLL_SECONDS = 1.0
-GRACE_SECONDS = 60.0  # for a program that was told to end to save its state
+GRACE_SECONDS = 60.0  # for a program that was sent SIGTERM to save its state
 
 _moved = threading.Event()
 
@@ -28,7 +28,7 @@ def note_progress() -> None:
 def end_when_stuck(minutes: float) -> Iterator[None]:
     """End the program if it reports no progress for so many minutes within the block; 0: never.
 
-    The stacks of all threads go to standard error. Then it is told to end by SIGTERM, which saves what can be saved; if
+    The stacks of all threads go to standard error. Then it is sent SIGTERM, which saves what can be saved; if
     it does not, because it waits inside of a library, it is ended with status 75 all the same.
     """
     if not minutes:

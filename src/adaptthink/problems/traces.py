@@ -62,8 +62,8 @@ def solve_problems(name: str, *, per_level: int, seed: int, reading: Reading) ->
     for source in parse_name(name, Purpose.TRAINING):
         try:
             for problem, solution in generate_solved(name, source, per_level, seed):
-                asked = add_instruction(problem, source, reading)
-                yield make_trace(asked, f"{OPENING}{solution}", f"\\boxed{{{problem.answer}}}")
+                instructed = add_instruction(problem, source, reading)
+                yield make_trace(instructed, f"{OPENING}{solution}", f"\\boxed{{{problem.answer}}}")
         except ValueError as error:
             raise UserError(str(error)) from None
 

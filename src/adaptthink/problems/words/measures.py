@@ -12,7 +12,7 @@ from adaptthink.problems.words.story import Person, Story, Term, UnfitError, cho
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Amounts in a large unit, or in that and a small one, and what is told of them.
+    """Amounts in a large unit, or in that and a small one, and the sentences about them.
 
     In the sentences, {n} and {m} are numbers, {they} is the person, {kind} one of `kinds`, {rest} what is divided.
     """
@@ -20,16 +20,16 @@ class Measure:
     factor: int
     counts: tuple[int, int]  # of the large unit
     small: str
-    told: str  # what precedes the amounts
+    beginning: str  # what precedes the amounts
     amount: str
     amounts: str  # in both units
     kinds: tuple[str, ...]
     large_step: str  # of a product, whose equation is {{}}
-    asked: str  # after the sum
+    question: str  # after the sum
     used: str  # tells that an amount goes away
-    left: str  # is asked then
+    left: str  # the question then
     spread: str = ""  # tells of a division; empty: there is none
-    each: str = ""  # is asked then
+    each: str = ""  # the question then
     each_step: str = ""
 
 
@@ -39,12 +39,12 @@ def make_length(material: str, *kinds: str) -> Measure:
         factor=12,
         counts=(2, 15),
         small="inches",
-        told="{name} has",
+        beginning="{name} has",
         amount=f"{{n}} feet of {{kind}} {material}",
         amounts=f"{{n}} feet and {{m}} inches of {{kind}} {material}",
         kinds=kinds,
         large_step="{n} feet are {{}} inches.",
-        asked=f"how many inches of {material} does {{they}} have?",
+        question=f"how many inches of {material} does {{they}} have?",
         used=f"{{they}} uses {{n}} inches of the {material}.",
         left=f"how many inches of {material} are left?",
         spread=f"{{they}} cuts {{rest}} the {material} into pieces of {{n}} inches.",
@@ -60,12 +60,12 @@ HOURS = Measure(
     factor=60,
     counts=(2, 4),
     small="minutes",
-    told="{name} wants to practice",
+    beginning="{name} wants to practice",
     amount="{n} hours on the {kind}",
     amounts="{n} hours and {m} minutes on the {kind}",
     kinds=("piano", "guitar", "flute", "drums"),
     large_step="{n} hours are {{}} minutes.",
-    asked="how many minutes does {they} want to practice?",
+    question="how many minutes does {they} want to practice?",
     used="{they} has already practiced for {n} minutes.",
     left="how many minutes of practice are left?",
     spread="{they} spreads {rest} the practice evenly over {n} days.",
@@ -76,12 +76,12 @@ WEEKS = Measure(
     factor=7,
     counts=(2, 12),
     small="days",
-    told="{name} travels for",
+    beginning="{name} travels for",
     amount="{n} weeks in {kind}",
     amounts="{n} weeks and {m} days in {kind}",
     kinds=("Spain", "Kenya", "Peru", "Japan"),
     large_step="{n} weeks are {{}} days.",
-    asked="how many days does {they} travel?",
+    question="how many days does {they} travel?",
     used="it rains on {n} of these days.",
     left="on how many of the days does it not rain?",
 )
@@ -89,12 +89,12 @@ DOZENS = Measure(
     factor=12,
     counts=(2, 12),
     small="eggs",
-    told="{name} buys",
+    beginning="{name} buys",
     amount="{n} dozen {kind} eggs",
     amounts="{n} dozen {kind} eggs and {m} single {kind} eggs",
     kinds=("brown", "white", "duck", "goose"),
     large_step="{n} dozen are {{}} eggs.",
-    asked="how many eggs does {they} buy?",
+    question="how many eggs does {they} buy?",
     used="{they} uses {n} of the eggs for a cake.",
     left="how many eggs are left?",
     spread="{they} puts {rest} the eggs into {n} baskets, the same number in each.",
@@ -128,15 +128,15 @@ def tell_measure(story: Story, person: Person, steps: int) -> None:
 
     amounts, mixed, used, spread = choose_plan(story, steps, ((1, 2), range(3), range(2), range(2)), cost)
     measure = story.choose(one for one in (RIBBON, ROPE, WIRE, HOURS, WEEKS, DOZENS) if one.spread or not spread)
-    terms, told = [], []
+    terms, parts = [], []
     for number, kind in enumerate(story.rng.sample(measure.kinds, amounts)):
         n, m = story.number(*measure.counts), story.number(2, measure.factor - 2)
-        told.append((measure.amounts if number < mixed else measure.amount).format(n=n, m=m, kind=kind))
+        parts.append((measure.amounts if number < mixed else measure.amount).format(n=n, m=m, kind=kind))
         terms.append(Term(n, measure.factor, measure.large_step.format(n=n)))
         if number < mixed:
             terms.append(Term(m, None, added=f"with the {m} {measure.small} it is"))
     words = {"name": person.name, "they": person.they}
-    story.tell(f"{measure.told.format(**words)} {join(told)}.")
+    story.tell(f"{measure.beginning.format(**words)} {join(parts)}.")
     total = story.add_terms(terms, measure.small)
     if used:
         n = story.number(2, 40)
@@ -146,7 +146,7 @@ def tell_measure(story: Story, person: Person, steps: int) -> None:
         n = story.number(2, 9)
         story.tell(measure.spread.format(n=n, rest="the rest of" if used else "all", **words))
         story.work(measure.each_step.format(**words), total, "/", n)
-    story.ask((measure.each if spread else measure.left if used else measure.asked).format(**words))
+    story.ask((measure.each if spread else measure.left if used else measure.question).format(**words))
 
 
 def tell_coins(story: Story, person: Person, steps: int) -> None:
@@ -183,11 +183,11 @@ def tell_calendar(story: Story, steps: int, distractors: int) -> None:
 
 
 def tell_dates(story: Story, steps: int, distractors: int) -> None:
-    """Each event is some time before or after another; the day of the last one is asked, or how far two are apart."""
+    """Each event is some time before or after another; the question is for the last one's day, or how far two are apart."""
 
     def cost(*relations: int) -> int:
-        told = [one for one in relations if one]
-        return sum(told) if list(relations) == told + [0] * (4 - len(told)) else 0
+        used = [one for one in relations if one]
+        return sum(used) if list(relations) == used + [0] * (4 - len(used)) else 0
 
     relations = [one for one in choose_plan(story, steps, [range(4)] * 4, cost) if one]
     events, month = story.rng.sample(EVENTS, len(relations) + 1), story.choose(MONTHS)
@@ -210,10 +210,10 @@ def tell_dates(story: Story, steps: int, distractors: int) -> None:
 def relate_dates(story: Story, before: str, event: str, size: int, day: int) -> int:
     """Tell when an event is, by days, weeks or both (a `size` of 1, 2 or 3 steps); return its day of the month."""
     weeks, days = story.number(2, 3), story.number(2, 12 if size == 1 else 6)
-    told = {1: f"{days} days", 2: f"{weeks} weeks", 3: f"{weeks} weeks and {days} days"}[size]
+    gap = {1: f"{days} days", 2: f"{weeks} weeks", 3: f"{weeks} weeks and {days} days"}[size]
     later = bool(story.number(0, 2))
     side = "after" if later else "before"
-    story.tell(f"the {event} is {told} {side} the {before}.", f"{told} {side} the {before} is the {event}.")
+    story.tell(f"the {event} is {gap} {side} the {before}.", f"{gap} {side} the {before} is the {event}.")
     if size > 1:
         distance = story.work(f"{weeks} weeks are {{}} days.", weeks, "*", 7)
         days = (

@@ -13,7 +13,7 @@ MULTIPLES = {2: "twice", 3: "3 times", 4: "4 times"}
 
 
 def tell_ages(story: Story, steps: int, distractors: int) -> None:
-    """One age is told, others follow from it; then perhaps ages are added, or years pass."""
+    """One age is given, others follow from it; then perhaps ages are added, or years pass."""
 
     def cost(relations: int, added: int, later: int) -> int:
         fits = relations >= added and (relations or later) and not (added and later)

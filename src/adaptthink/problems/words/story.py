@@ -49,7 +49,7 @@ class Term:
 
 @dataclass(slots=True)
 class Story:
-    """A problem while it is made: what is told, what is asked, and the steps to the answer.
+    """A problem while it is made: its facts, its question, and the steps to the answer.
 
     No number of the steps is above `limit`.
     """
