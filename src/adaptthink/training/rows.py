@@ -8,7 +8,7 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
-def is_probed(row: Mapping[str, Any]) -> bool:
+def is_probed(row: Row) -> bool:
     """Return whether a step's metrics have a probe."""
     return "probe_no_think_share" in row
 
