@@ -18,7 +18,7 @@ from adaptthink.engines.cache import SlotCache
 from adaptthink.engines.decoder import supports
 from adaptthink.engines.forward import FastPathForward, ModuleForward, make_forward, prefill_prompts
 from adaptthink.engines.native import NativeEngine
-from adaptthink.engines.project import can_pack, fast_products, make_projection
+from adaptthink.engines.project import can_pack, fast_products, has_bfloat16, make_projection
 
 SHAPE = {
     "vocab_size": 211, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -171,12 +171,20 @@ def test_packed_projections_equal_plain_ones(dtype, rows, biased, monkeypatch):
     bias = torch.randn(400, generator=generator).to(dtype) if biased else None
     expected = torch.nn.functional.linear(states.double(), weight.double(), bias.double() if biased else None)
     tolerance = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.02}
-    assert can_pack(weight)
+    assert can_pack(weight) == (dtype == torch.float32 or has_bfloat16())
     packed = make_projection(weight, bias)(states)
     assert packed.dtype == dtype
     torch.testing.assert_close(packed.double(), expected, **tolerance)
     monkeypatch.setattr("adaptthink.engines.project.can_pack", lambda weight: False)  # a build without the operators
     torch.testing.assert_close(make_projection(weight, bias)(states).double(), expected, **tolerance)
+
+
+def test_a_processor_without_bfloat16_in_onednn_packs_float32_alone(monkeypatch):
+    monkeypatch.setattr("adaptthink.engines.project.has_bfloat16", lambda: False)
+    weight = torch.zeros(400, 192)
+    assert can_pack(weight)
+    assert not can_pack(weight.bfloat16())
+    assert make_projection(weight.bfloat16())(torch.ones(2, 192, dtype=torch.bfloat16)).tolist() == [[0.0] * 400] * 2
 
 
 @pytest.mark.parametrize("shape", [(7, 128), (3, 11, 128), (1024, 128), (5, 431, 128)])

@@ -33,13 +33,10 @@ def make_projection(weight: Tensor, bias: Tensor | None = None) -> Projection:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Return whether oneDNN is available and the weight is large enough to gain from packing."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and weight.numel() >= PACKED_ELEMENTS
-        and has_onednn()
-    )
+    """Return whether oneDNN is available for the weight's type, and the weight large enough to gain from packing."""
+    if weight.device.type != "cpu" or weight.numel() < PACKED_ELEMENTS or not has_onednn():
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16())
 
 
 def has_onednn() -> bool:
@@ -49,6 +46,12 @@ def has_onednn() -> bool:
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def has_bfloat16() -> bool:
+    """Return whether oneDNN computes in bfloat16 on this processor; it refuses to on those with AVX2 alone."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def fast_products(device: torch.device) -> AbstractContextManager[object]:
