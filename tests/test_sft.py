@@ -362,6 +362,7 @@ UNCLOSED = respond(None, Finish.STOP, 1)
         ([CLOSED, UNCLOSED, CUT, CUT], 0.0, True, "1 of 4 thoughts closed, after 5 tokens on average"),
         ([UNCLOSED, UNCLOSED, CUT, CUT], 0.9, False, "2 of 4 thoughts ended without </think>, after 1 tokens"),
         ([CUT] * 4, 0.02, True, "none of 4 thoughts ended within 64 tokens; P(</think>) is 2.0e-02"),
+        ([CUT] * 4, 5e-4, False, "none of 4 thoughts closed within 64 tokens, and P(</think>) is 5.0e-04"),
         ([CUT] * 4, 1e-7, False, "none of 4 thoughts closed within 64 tokens, and P(</think>) is 1.0e-07"),
     ],
 )
