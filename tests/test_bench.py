@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from adaptthink.benchmark.budget_forcing import make_budget_responder
 from adaptthink.benchmark.claims import Claim, Part, check_claims
 from adaptthink.benchmark.entries import ENTRIES, SLOW, Entry, Family, Knob, list_entries
 from adaptthink.benchmark.linear_probe import compute_features, fit_ridge
-from adaptthink.benchmark.measure import About, Result, compare_with_main, measure
+from adaptthink.benchmark.measure import About, KnobPoint, Result, compare_with_main, measure
 from adaptthink.benchmark.runs import OWN, Found, count_reference_tokens, rank, read_entry, read_values, tune
 from adaptthink.cli import bench as bench_jobs
 from adaptthink.cli.bench import Plan, bench_job, make_design
@@ -496,6 +497,34 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch, run):
     assert "## Results on tiny" in (run / "benchmark.md").read_text()
     with pytest.raises(UserError, match="steps was 2 and is now 3"):
         bench_job(run, replace(design, steps=3), **options)
+
+
+def test_values_that_another_benchmark_chose_are_taken_and_nothing_is_tuned(tmp_path, monkeypatch):
+    found, original = made_up(tmp_path / "earlier")
+    earlier = measure(tmp_path / "earlier", found, original, About("tiny", ("reproduce",), "2026-01-02", "a machine"))
+    [row] = [one for one in earlier.rows if one.name == "adaptthink"]
+    rows = [replace(one, value=0.02, num_tried=3) if one is row else one for one in earlier.rows]
+    point = KnobPoint("adaptthink", 0.1, 0.9, 30.0, 0.8)
+    path, run = tmp_path / "benchmark.json", tmp_path / "run"
+    path.write_text(json.dumps(to_json(replace(earlier, rows=rows, knobs=[point]))))
+    problems, names = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(20)], []
+
+    def run_none(jobs, logs, at_once=None):
+        names.extend(job.name for job in jobs)
+        write_runs(run, {Path("original/0"): set(), Path("delta_0.02/0"): set()}, problems)
+
+    monkeypatch.setattr(bench_jobs, "run_jobs", run_none)
+    design = make_design(("reproduce",), None, path)
+    result = bench_job(run, design, entries=["original", "adaptthink"], seeds=(0,), parts=("tune", "train"))
+    assert names == ["original", "reference 0", "delta_0.02 0"]
+    assert {row["name"]: (row["value"], row["num_tried"]) for row in result["rows"]}["adaptthink"] == (0.02, 3)
+    assert (result["about"]["tuned"], result["knobs"]) == ("tiny, 2026-01-02", [to_json(point)])
+    assert "Knob values were chosen in an earlier benchmark (tiny, 2026-01-02)." in (run / "benchmark.md").read_text()
+    with pytest.raises(UserError, match=r"tuned was .*benchmark\.json' and is now None"):
+        bench_job(run, replace(design, tuned=None))
+    path.write_text('{"about": 1}')
+    with pytest.raises(UserError, match=r"benchmark\.json: damaged .*; tuned takes the result of another benchmark"):
+        bench_job(run, design)
 
 
 @pytest.mark.parametrize(

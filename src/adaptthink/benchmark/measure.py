@@ -161,6 +161,7 @@ class About:
     recipes: tuple[str, ...]
     date: str
     machine: str
+    tuned: str = ""  # model and date of the benchmark whose knob values were taken; empty: tuned in this one
 
 
 @dataclass(frozen=True, slots=True)

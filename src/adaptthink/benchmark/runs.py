@@ -114,6 +114,11 @@ def tune(run: Path, entries: Iterable[Entry], seed: int, original: Sets) -> None
     write_json(run / TUNED, chosen)
 
 
+def keep_values(run: Path, chosen: Mapping[str, tuple[float, int]]) -> None:
+    """Take knob values that were chosen elsewhere, each with the number of values that were tried there."""
+    write_json(run / TUNED, {name: {"value": value, "tried": tried} for name, (value, tried) in chosen.items()})
+
+
 def read_tuned(run: Path) -> dict[str, dict[str, Any]]:
     """Read what was chosen, from how many values, on which seed, by entry; empty if nothing was."""
     path = run / TUNED

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,6 +26,7 @@ from adaptthink.benchmark.runs import (
     SETS,
     choose_folder,
     choose_reference_path,
+    keep_values,
     rank,
     read_found,
     read_original,
@@ -47,7 +48,7 @@ from adaptthink.problems import Problem
 from adaptthink.report.benchmark import write_page
 from adaptthink.sampling.requests import MaxTokens, make_seed
 from adaptthink.sampling.sampler import Sampler, Sampling, sample_rollouts
-from adaptthink.storage.records import to_json
+from adaptthink.storage.records import read_record_file, to_json
 from adaptthink.storage.runs import open_run, write_json
 
 PARTS = ("untrained", "tune", "train", "best")
@@ -67,6 +68,7 @@ class Design:
     steps: int | None = None  # None: those of the recipe; so for the next two
     problems: int | None = None  # of each level, to train on
     evaluated: int | None = None  # of each level, to evaluate on
+    tuned: str | None = None  # the result of another benchmark, whose knob values are taken; None: they are chosen here
 
     def resolve(self, command: str, schema: type[Any], recipes: Sequence[str] = (), **flags: Any) -> Any:
         """Return the settings of a command, with recipes and flags beyond the design's."""
@@ -84,10 +86,10 @@ class Design:
         return sets | ({"shifted": (self.shifted,)} if self.shifted else {})
 
 
-def make_design(recipes: tuple[str, ...], shifted: str | None, **size: int | None) -> Design:
+def make_design(recipes: tuple[str, ...], shifted: str | None, tuned: Path | None = None, **size: int | None) -> Design:
     """Return a design; by default procedural problems are shifted to their unlike ones, and other problems are not."""
     problems = resolve("evaluate", EvaluateConfig, recipes=recipes).problems
-    return Design(recipes, shifted or SHIFTED.get(problems), **size)
+    return Design(recipes, shifted or SHIFTED.get(problems), tuned=f"{tuned}" if tuned else None, **size)
 
 
 def bench_job(
@@ -106,8 +108,12 @@ def bench_job(
         raise UserError(f"--seeds {' '.join(map(str, seeds)) or '(none)'}: give one seed or more, each from 0 on")
     chosen, seeds = list_entries(entries), list(dict.fromkeys(seeds))
     config: TrainConfig = design.resolve("train", TrainConfig)
+    earlier = read_earlier(Path(design.tuned)) if design.tuned else None
     identity = {"benchmark": config.model, **to_json(design)}
     open_run(run, identity, resume=run.exists() and not clean, clean=clean)
+    if earlier:  # what was tuned there is not tuned here
+        keep_values(run, {row.name: (row.value, row.num_tried) for row in earlier.rows if row.value is not None})
+        parts = [one for one in parts if one != "tune"]
     at_once = jobs or (None if choose_device(config.device).type == "cpu" else 1)
     started = time.monotonic()
     for stage in list_stages(Plan(run, design, config), chosen, seeds, parts):
@@ -117,13 +123,22 @@ def bench_job(
     if OWN not in original:
         raise UserError(f"'{run}' holds no evaluation of the model before training yet; leave out --parts page")
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
-    about = About(config.model, design.recipes, datetime.date.today().isoformat(), machine)
+    origin = f"{earlier.about.model}, {earlier.about.date}" if earlier else ""
+    about = About(config.model, design.recipes, datetime.date.today().isoformat(), machine, origin)
     result = measure(run, read_found(run, list_entries(), original), original, about)
+    if earlier:
+        names = {row.name for row in result.rows}
+        result = replace(result, knobs=tuple(one for one in earlier.knobs if one.name in names))
     content: dict[str, Any] = to_json(result)
     write_json(run / "benchmark.json", content)
     show_claims(result)
     console.print(f"numbers in {run / 'benchmark.json'}, page {write_page(result, page or run / 'benchmark.md')}")
     return content
+
+
+def read_earlier(path: Path) -> Result:
+    """Read another benchmark's result; raises UserError if it is none."""
+    return read_record_file(Result, path, remedy="tuned takes the result of another benchmark (RUN/benchmark.json)")
 
 
 # ---- what is run ----------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def make_section(result: Result, figure: str) -> str:
         f"{about.date}, {about.machine}; recipes: {', '.join(about.recipes)}. The original's thoughts have "
         f"{result.scale:.1f} tokens; utility = accuracy − {LENGTH_PRICE:g} · tokens / {result.scale:.1f}, in points. "
         "All numbers are of the reporting half. Ranges in brackets are 95% intervals by problem.",
+        *([f"Knob values were chosen in an earlier benchmark ({about.tuned})."] if about.tuned else []),
         "### Claims",
         *(write_claim(result, index) for index in range(len(result.claims))),
         "### Accuracy and tokens",
@@ -66,7 +67,8 @@ def make_section(result: Result, figure: str) -> str:
         "### Forced modes, accuracy % / tokens", make_forced(own),
         "### Leakage and regret", make_leakage(own),
         "### Tokens sampled to train one model", make_spent(result.rows),
-        "### Sensitivity to the method's own knob (one seed)", make_knobs(result),
+        f"### Sensitivity to the method's own knob (one seed{f', {about.tuned}' if about.tuned else ''})",
+        make_knobs(result),
     ]  # fmt: skip
     return "\n\n".join(parts)
 

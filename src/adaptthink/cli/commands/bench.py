@@ -57,6 +57,13 @@ def bench(
     steps: Annotated[Size, Parameter(help="Steps of a training [default: the recipe's].")] = None,
     problems_per_level: Annotated[Size, Parameter(help="To train on [default: the recipe's].")] = None,
     evaluated_per_level: Annotated[Size, Parameter(help="To evaluate on [default: the recipe's].")] = None,
+    tuned: Annotated[
+        Path | None,
+        Parameter(
+            help="Result of another benchmark: its knob values are taken, and nothing is tuned [default: tuned here].",
+            show_default=False,
+        ),
+    ] = None,
     quick: Annotated[
         bool, Parameter(help="One seed, few entries, 60 steps, nothing tuned: not conclusions.", negative="")
     ] = False,
@@ -76,7 +83,7 @@ def bench(
         entries, seeds = entries or QUICK_ENTRIES, seeds[:1]
         parts = tuple(one for one in parts if one in ("untrained", "train", "page"))
     size = {"steps": steps, "problems": problems_per_level, "evaluated": evaluated_per_level}
-    design = make_design(recipe, shifted, **size)
+    design = make_design(recipe, shifted, tuned, **size)
     with locked(run, f"run folder '{run}'"):
         result = bench_job(run, design, entries=entries, seeds=seeds, parts=parts, jobs=jobs, page=page, clean=clean)
     write_result(json, result)
