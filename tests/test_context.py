@@ -13,7 +13,7 @@ from adaptthink.models import context as module
 from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.make_tiny import make_model
 from adaptthink.modes import Message, encode_prompt, probe
-from adaptthink.problems import make_problem
+from adaptthink.problems import encode_problem, make_problem
 
 SHORT = [make_problem(f"{n}+1=?", str(n + 1), level=1) for n in range(10)]
 LONG = make_problem("+".join("1" * 20) + "=?", "20", level=2)  # 20 digits, 19 signs and "=?" are 41 tokens
@@ -88,13 +88,13 @@ def test_a_prompt_that_leaves_no_token_is_refused_whatever_the_limits(check):
 def test_prompts_that_are_short_in_bytes_are_not_encoded(check, monkeypatch):
     encoded = []
 
-    def encode(tokenizer, template, prompt):
-        encoded.append(prompt)
-        return encode_prompt(tokenizer, template, prompt)
+    def encode(tokenizer, template, problem):
+        encoded.append(problem)
+        return encode_problem(tokenizer, template, problem)
 
-    monkeypatch.setattr(module, "encode_prompt", encode)
+    monkeypatch.setattr(module, "encode_problem", encode)
     check(check.length + 40)
-    assert encoded == ["1", LONG.messages]
+    assert encoded == [LONG]
 
 
 def test_what_precedes_a_question_counts(check):

@@ -12,8 +12,8 @@ from adaptthink.config.schema import PresampleConfig
 from adaptthink.errors import UserError
 from adaptthink.models.loading import load_tokenizer
 from adaptthink.models.think_starts import probe_configured
-from adaptthink.modes import Mode, encode_prompt
-from adaptthink.problems import Problem, to_row
+from adaptthink.modes import Mode
+from adaptthink.problems import Problem, encode_problem, to_row
 from adaptthink.problems.checks import build_index, check_problems
 from adaptthink.problems.sources import Purpose, make_reading, read_every_problem, split_name
 from adaptthink.storage.rows import BadRow
@@ -49,7 +49,7 @@ def show_job(config: PresampleConfig, count: int, mode: str) -> dict[str, Any]:
     for problem in problems:
         if isinstance(problem, BadRow):
             raise UserError(str(problem))
-        ids = (*encode_prompt(tokenizer, template, problem.messages), *prefix)
+        ids = (*encode_problem(tokenizer, template, problem), *prefix)
         rendered = tokenizer.decode(ids, skip_special_tokens=False)
         show_problem(problem, rendered)
         shown.append({**to_row(problem), "rendered": rendered, "prompt_tokens": len(ids)})

@@ -13,8 +13,8 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.evaluation.run import compute_mode_logprobs, to_probability
 from adaptthink.models.context import check_length, find_context_tokens
 from adaptthink.models.loading import Policy, Tokenization, find_model
-from adaptthink.modes import Mode, choose_mode, encode_prompt
-from adaptthink.problems import Problem
+from adaptthink.modes import Mode, choose_mode
+from adaptthink.problems import Problem, encode_problem
 from adaptthink.problems.files import Fields
 from adaptthink.problems.prompts import make_prompts
 from adaptthink.storage.records import Count, Probability
@@ -115,7 +115,10 @@ def make_scorer(policy: Policy, threshold: float | None = None) -> ScoreBatch:
     prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
 
     def score(first: int, batch: Sequence[Problem]) -> list[Score]:
-        encoded = [encode_prompt(policy.tokenizer, template, problem.messages) for problem in batch]
+        encoded = [
+            encode_problem(policy.tokenizer, template, problem, where=f"row {number}")
+            for number, problem in enumerate(batch, start=first)
+        ]
         for number, (problem, ids) in enumerate(zip(batch, encoded, strict=True), start=first):
             if context is not None:
                 check_length(context, len(ids), f"row {number}", problem.prompt, prefix, "", 0)

@@ -50,7 +50,7 @@ from adaptthink.models.lora import check_targets
 from adaptthink.models.scoring import pad
 from adaptthink.models.think_starts import probe_configured
 from adaptthink.modes import Mode, ThinkTemplate
-from adaptthink.problems import Problem, hash_answer, make_problem
+from adaptthink.problems import Problem, format_prompt, hash_answer, make_problem
 from adaptthink.problems.files import read_prompt, shorten
 from adaptthink.ratio import Ratio
 from adaptthink.sampling.grader import AnswerGrader, RewardFunction, RewardGrader
@@ -576,7 +576,7 @@ class AdaptThinkTrainer(GRPOTrainer):
         """Give TRL what its table of completions shows (`log_completions`)."""
         if not self.log_completions:
             return
-        self._logs["prompt"].extend(gather_object([rollout.problem.prompt for rollout in rollouts]))
+        self._logs["prompt"].extend(gather_object([format_prompt(rollout.problem) for rollout in rollouts]))
         self._logs["completion"].extend(gather_object([self._text(one) for one in rollouts]))
         verdicts: list[Verdict] = gather_object([rollout.verdict for rollout in rollouts])
         self._logs["rewards"]["reward"].extend(

@@ -5,12 +5,13 @@ Beyond it a model meets positions that it was never trained on: with rotary embe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptthink.errors import UserError
 from adaptthink.modes import ThinkTemplate, encode_prompt
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, encode_problem
 from adaptthink.problems.files import shorten
 
 # Kinds of rotary embeddings whose max_position_embeddings has the scaling in it.
@@ -46,12 +47,14 @@ def check_context(
 ) -> str | None:
     """Raise UserError where a prompt and its response would not fit into a model's context; None: it names no limit.
 
+    So do conversations whose roles the chat template refuses or leaves out.
+
     `limits` are the settings that limit responses, with their values. One that is not among those `given` is a default,
     which most responses stay far below: for that a line is returned, unless a prompt leaves no token for a response.
     Without limits that alone is checked.
     """
     if context is None:
-        return None
+        context = sys.maxsize
     key, limit = max(limits.items(), key=lambda item: item[1], default=("", 0))
     prefix = max(len(template.no_think_prefix_ids), len(template.think_prefix_ids))
     longest = find_longest(tokenizer, template, problems, context - max(limit, prefix + 1))
@@ -88,14 +91,18 @@ def find_longest(
 ) -> tuple[Problem, int] | None:
     """Return the problem with the longest prompt, and its tokens, if that is longer than `limit`; else None.
 
-    A token holds a byte or more, so that conversations of few bytes need not be encoded.
+    A token holds a byte or more, so that conversations of few bytes need not be encoded, but for the first of each
+    order of roles: a chat template may refuse it.
     """
     frame = len(encode_prompt(tokenizer, template, "1"))
     longest = None
+    known: set[tuple[str, ...]] = {()}  # orders of roles before a question
     for problem in problems:
         least = limit if longest is None else max(limit, longest[1])
-        if sum(len(message.content.encode()) + frame for message in problem.messages) > least:
-            length = len(encode_prompt(tokenizer, template, problem.messages))
+        roles = tuple(message.role for message in problem.context)
+        if roles not in known or sum(len(message.content.encode()) + frame for message in problem.messages) > least:
+            known.add(roles)
+            length = len(encode_problem(tokenizer, template, problem))
             if length > least:
                 longest = problem, length
     return longest

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
-from adaptthink.modes import Message
+from adaptthink.modes import Message, ThinkTemplate, encode_prompt
 from adaptthink.storage.records import from_json
 from adaptthink.storage.rows import RowError, check_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class Problem:
     `id` is derived from the content (`make_problem_id`), so it is the same on every machine and in every run.
     `level` is the difficulty or the group where the source knows one (arithmetic: 1-5), else None.
     `kind` is how a response's answer is compared with the reference answer.
-    `context` is what comes before the question in a conversation: a system message, earlier turns.
+    `context` is what comes before the question in a conversation: a system message, earlier turns (`check_roles`).
 
     >>> import adaptthink as at
     >>> problem = at.load_problems("arithmetic", split="train", per_level=1)[0]
@@ -89,13 +94,45 @@ def make_problem(
     )
 
 
-def check_texts(prompt: str, answer: str, *, level: int | str | None, context: tuple[Message, ...]) -> None:
-    """Raise RowError for a text of a problem that no tokenizer can encode."""
+def check_texts(prompt: str, answer: str, *, level: int | str | None, context: Sequence[Message]) -> None:
+    """Raise RowError for a text of a problem that no tokenizer can encode, and as `check_roles`."""
     check_text(prompt, "prompt")
     check_text(answer, "answer")
     check_text(str(level), "level")
+    check_roles(context, "context")
     for message in context:
         check_text(message.content, "prompt")
+
+
+def check_roles(context: Sequence[Message], column: str) -> None:
+    """Raise RowError for what precedes a question if a role is unknown, or a system message is not the first."""
+    for index, message in enumerate(context):
+        if message.role not in ROLES:
+            raise RowError(f"'{column}' has a message of role {message.role!r}; known are system, user and assistant")
+        if index and message.role == "system":
+            raise RowError(f"'{column}' has a system message after its first; put all of it into the first")
+
+
+def encode_problem(
+    tokenizer: PreTrainedTokenizerBase, template: ThinkTemplate, problem: Problem, *, where: str = ""
+) -> tuple[int, ...]:
+    """Return the prompt of a problem in tokens, up to where the mode is decided.
+
+    Raises UserError for messages that the chat template refuses or leaves out; it begins with `where`, or else with the
+    problem's id and source.
+    """
+    try:
+        return encode_prompt(tokenizer, template, problem.messages)
+    except UserError as error:
+        named = where or " of ".join(filter(None, (f"problem {problem.id}", problem.source)))
+        raise UserError(f"{named} ({problem.prompt[:60]!r}): {error}") from None
+
+
+def format_prompt(problem: Problem) -> str:
+    """Return what is sent for a problem as people read it: the question, after earlier messages with their roles."""
+    if not problem.context:
+        return problem.prompt
+    return "\n\n".join(f"{message.role}: {message.content}" for message in problem.messages)
 
 
 def to_row(problem: Problem) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from adaptthink.errors import UserError
 from adaptthink.grading import AnswerKind
 from adaptthink.grading.reference_answer import read_reference_answer
 from adaptthink.modes import Message
-from adaptthink.problems import Problem, check_texts, make_problem
+from adaptthink.problems import Problem, check_roles, check_texts, make_problem
 from adaptthink.problems.choices import format_choices, read_choice_letter
 from adaptthink.storage.datafiles import FORMAT_NAMES, exists, is_pattern
 from adaptthink.storage.jsonl import parse_integer
@@ -61,6 +61,8 @@ USUAL_NAMES = {
     "choices": ("choices",),
 }
 ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # what some data sets write for our roles
+CALLS = ("tool_calls", "function_call")  # of a message
+BESIDE = ("tools", "image", "images", "audio", "audios", "video", "videos")  # fields beside messages, part of a prompt
 _PAIR = re.compile(r'(?:[^,"]|"[^"]*")+')  # a comma within double quotes is part of a column's name
 
 
@@ -161,6 +163,10 @@ def make_each(
     """Do what `make_problems` does one by one, with repeats."""
     for number, row in enumerate(rows, start=1):
         if isinstance(row, Problem):
+            try:
+                check_texts(row.prompt, row.answer, level=row.level, context=row.context)
+            except RowError as error:
+                raise UserError(f"problem {number}: {error}") from None
             yield row
         elif isinstance(row, Mapping):
             where = f"problem {number}"
@@ -241,30 +247,51 @@ def describe_missing(name: str, column: str, fields_here: Iterable[str]) -> str:
     )
 
 
-def read_prompt(column: str, value: object, fields_here: Iterable[str]) -> tuple[tuple[Message, ...], str]:
-    """Return the question, a text or the last message of a conversation, and the messages before it."""
+def read_prompt(column: str, value: object, values: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
+    """Return the question, a text or the last message of a conversation, and the messages before it.
+
+    `values` is the whole row. Raises RowError for what cannot be kept of a conversation.
+    """
     context: tuple[Message, ...] = ()
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         [value] = value
     if isinstance(value, list):
-        *before, question = [read_message(item, column) for item in value] or [Message("user", "")]
-        roles = [message.role for message in before]
-        if question.role != "user":
-            raise RowError(
-                f"'{column}' ends in a message of role '{question.role}'; the last one must be the user's question"
-            )
-        if "system" in roles[1:]:
-            raise RowError(f"'{column}' has a system message after its first; put all of it into the first")
-        context = tuple(message for message in before if message.content.strip())
+        context, question = read_turns(column, value, values)
         value = question.content
     if is_blank(value):
-        raise RowError(describe_missing("prompt", column, fields_here))
+        raise RowError(describe_missing("prompt", column, values))
     if not isinstance(value, str):
         raise RowError(
             f"'{column}' is of type {type(value).__name__}; a text or a list of chat messages is needed; fields here: "
-            f"{show_fields(fields_here)}; name another with --fields prompt=FIELD"
+            f"{show_fields(values)}; name another with --fields prompt=FIELD"
         )
     return context, value
+
+
+def read_turns(column: str, turns: list[Any], values: Mapping[str, Any]) -> tuple[tuple[Message, ...], Message]:
+    """Return the messages before the question, and the question.
+
+    A field `system` beside the messages, as some data sets have it, is the system message.
+    """
+    for name in BESIDE:
+        if values.get(name):
+            raise RowError(f"'{name}' belongs to the prompt, and only text is supported; leave the row out")
+    messages = [read_message(item, column) for item in turns] or [Message("user", "")]
+    system = values.get("system")
+    if isinstance(system, str) and system.strip():
+        messages.insert(0, Message("system", system))
+    *before, question = messages
+    if question.role != "user":
+        raise RowError(
+            f"'{column}' ends in a message of role '{question.role}'; the last one must be the user's question"
+        )
+    check_roles(before, column)
+    if before and before[0].role == "system" and not before[0].content.strip():
+        del before[0]  # a data set's way to say that there is none
+    for message in before:
+        if not message.content.strip():
+            raise RowError(f"'{column}' has an empty message of role '{message.role}'; fill it, or leave the row out")
+    return tuple(before), question
 
 
 def read_message(item: object, column: str) -> Message:
@@ -274,16 +301,18 @@ def read_message(item: object, column: str) -> Message:
             f"'{column}' is a list with {shorten(item)}; one text, or chat messages with role and content, are needed"
         )
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    if any(item.get(name) for name in CALLS):
+        raise RowError(f"'{column}' has a message that calls tools, which are not supported; leave the row out")
     if isinstance(content, list):
         if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
             raise RowError(f"'{column}' has a message whose parts are not all text; images and files are not supported")
         content = "\n".join(part["text"] for part in content)
     role = ROLES.get(role, role) if isinstance(role, str) else role
-    if role not in ("system", "user", "assistant"):
-        raise RowError(f"'{column}' has a message of role {role!r}; known are system, user and assistant")
     if content is not None and not isinstance(content, str):
         raise RowError(f"'{column}' has a message whose content is of type {type(content).__name__}; text is needed")
-    return Message(role, content or "")
+    message = Message(role, content or "")
+    check_roles([message], column)
+    return message
 
 
 def read_level(value: object) -> int | str | None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.scores import Evaluation
 from adaptthink.evaluation.store import read_decisions, read_problems, read_samples, read_verdicts
-from adaptthink.problems import Problem
+from adaptthink.problems import format_prompt
 from adaptthink.storage.jsonl import read_object
 from adaptthink.storage.records import read_record_file
 
@@ -57,7 +57,7 @@ def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcri
                 mode=sample.mode,
                 verdict=as_text(verdict and verdict.verdict),
                 problem_id=name,
-                prompt=write_prompt(problem) if problem else as_text(None),
+                prompt=format_prompt(problem) if problem else as_text(None),
                 answer=as_text(problem and problem.answer),
                 thinking=(sample.thinking or "").strip(),
                 closed=sample.answer is not None,
@@ -66,13 +66,6 @@ def read_transcripts(folder: Path, requested: str = "auto") -> Iterator[Transcri
                 no_think_probability=decision.no_think_probability if decision else None,
                 order=(indices.get(name, len(indices)), sample.index),
             )
-
-
-def write_prompt(problem: Problem) -> str:
-    """Return a problem's prompt as text, after the messages that precede it, each with its role."""
-    if not problem.context:
-        return problem.prompt
-    return "\n\n".join(f"{message.role}: {message.content}" for message in problem.messages)
 
 
 def choose_transcripts(transcripts: Iterable[Transcript]) -> tuple[Transcript, ...]:

@@ -17,8 +17,8 @@ from typing import Any
 from adaptthink.config.schema import ForceThink
 from adaptthink.engines.base import Completion, Engine, Request, Streaming
 from adaptthink.grading import Grade, Verdict
-from adaptthink.modes import Mode, ThinkTemplate, encode_prompt
-from adaptthink.problems import Problem
+from adaptthink.modes import Mode, ThinkTemplate
+from adaptthink.problems import Problem, encode_problem
 from adaptthink.sampling.grader import AnswerGrader, Graded, Grader
 from adaptthink.sampling.reading import Response, read_response
 from adaptthink.sampling.requests import MaxTokens, derive_stream, make_request, make_seed
@@ -92,7 +92,7 @@ class Sampler:
 
     def encode_prompt(self, problem: Problem) -> tuple[int, ...]:
         """Return the token ids of a problem's prompt, up to the decision token."""
-        return encode_prompt(self.tokenizer, self.template, problem.messages)
+        return encode_problem(self.tokenizer, self.template, problem)
 
     def read(self, completion: Completion) -> Response:
         """Return the response of a completion."""

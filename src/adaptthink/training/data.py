@@ -54,7 +54,9 @@ def compute_problems_digest(chosen: TrainingProblems) -> str:
     digest = hashlib.sha256()
     for part in (chosen.problems, chosen.held_out):
         for problem in part:
-            digest.update(json.dumps([problem.id, problem.prompt, problem.answer, problem.kind]).encode() + b"\n")
+            turns = [[message.role, message.content] for message in problem.context]
+            parts = [problem.id, problem.prompt, problem.answer, problem.kind, *turns]
+            digest.update(json.dumps(parts).encode() + b"\n")
         digest.update(b"\n")
     return digest.hexdigest()[:16]
 

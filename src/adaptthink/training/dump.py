@@ -23,7 +23,7 @@ from adaptthink.engines.base import Finish
 from adaptthink.errors import UserError
 from adaptthink.grading import Grade, Rule, Verdict
 from adaptthink.modes import Mode
-from adaptthink.problems import make_problem
+from adaptthink.problems import from_row, to_row
 from adaptthink.sampling.reading import Response
 from adaptthink.sampling.sampler import OnFinished, Rollout
 from adaptthink.storage.jsonl import readable
@@ -136,8 +136,7 @@ def write_dump(folder: Path, model: torch.nn.Module, dump: Dump) -> None:
 def write_row(one: Rollout, credit: Credit) -> dict[str, Any]:
     """Return one response and its credit as JSON; a number that is not finite is written as a text."""
     values = {name: getattr(one, name) for name in (*KEPT, "sampled_decision")}
-    problem = {"prompt": one.problem.prompt, "answer": one.problem.answer}
-    row = values | {"mode": one.mode, "problem": problem, "credit": asdict(credit)}
+    row = values | {"mode": one.mode, "problem": to_row(one.problem), "credit": asdict(credit)}
     return {name: _write_numbers(value) for name, value in row.items()}
 
 
@@ -163,6 +162,8 @@ def read_dump(folder: Path) -> Dump:
             f"'{folder}' holds no step to repeat ({Path(error.filename).name} is missing); give one that a training "
             "left in RUN/skipped"
         ) from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"'{folder / ROLLOUTS}' is not as this version writes it ({error}); {REMEDY}") from None
     config = check(TrainConfig, about.settings)
     return Dump(about.step, about.reason, config, [one for one, _ in rows], [credit for _, credit in rows])
 
@@ -172,7 +173,7 @@ def read_row(row: Mapping[str, Any]) -> tuple[Rollout, Credit]:
     mode, credit = Mode(row["mode"]), row["credit"]
     numbers = {name: tuple(map(float, row[name])) for name in ("behavior_logprobs", "initial_logprobs")}
     rollout = Rollout(
-        problem=make_problem(row["problem"]["prompt"], row["problem"]["answer"]),
+        problem=from_row(row["problem"]),
         prompt_ids=tuple(row["prompt_ids"]),
         response_ids=tuple(row["response_ids"]),
         num_forced=row["num_forced"],

@@ -134,7 +134,11 @@ def hash_question(trace: Trace) -> str:
 def make_lesson(policy: Policy, trace: Trace, config: SftConfig) -> Lesson:
     """Return both forms of a trace in tokens, as the policy's template writes them."""
     tokenizer, template = policy.tokenizer, policy.template
-    prompt = render(tokenizer, template, trace.messages).removesuffix(template.cut)
+    question = trace.messages[-1].content[:60]
+    try:
+        prompt = render(tokenizer, template, trace.messages).removesuffix(template.cut)
+    except UserError as error:
+        raise UserError(f"the trace of {question!r}: {error}") from None
     prompt_ids = encode_rendered(tokenizer, template, prompt)
     lead = template.think_text.removesuffix(config.think_start)  # what precedes the words of a thought
     after = template.no_think_text.rpartition(template.close)[2] or "\n\n"  # what follows its end
@@ -149,7 +153,6 @@ def make_lesson(policy: Policy, trace: Trace, config: SftConfig) -> Lesson:
         ids = encode(tokenizer, prompt + text)
         response_ids = (*ids[len(prompt_ids) :], *end)
         if ids[: len(prompt_ids)] != prompt_ids or response_ids.count(template.close_id) != 1:
-            question = trace.messages[-1].content[:60]
             raise UserError(
                 f"the trace of {question!r} cannot be written in the chat template: its thinking or its answer holds "
                 f"{template.close}; repair it, or leave it out"

@@ -39,8 +39,7 @@ from adaptthink.models.context import check_context, find_context_tokens
 from adaptthink.models.loading import find_model, load_policy, load_tokenizer
 from adaptthink.models.scoring import LOGIT_SCALES
 from adaptthink.models.think_starts import probe_configured
-from adaptthink.modes import encode_prompt
-from adaptthink.problems import Problem
+from adaptthink.problems import Problem, encode_problem
 from adaptthink.problems.table import parse_ids
 from adaptthink.processes import ENDING, end_with_parent, interrupt_on_signals
 from adaptthink.sampling.grader import load_reward
@@ -256,7 +255,7 @@ def check_prompts(problems: Sequence[Problem], config: VerlConfig) -> None:
     context = find_context_tokens(AutoConfig.from_pretrained(find_model(config.model)))
     check_context(context, tokenizer, template, problems, limits, given=limits)
     for problem in problems:
-        num_tokens = len(encode_prompt(tokenizer, template, problem.messages))
+        num_tokens = len(encode_problem(tokenizer, template, problem))
         if num_tokens > config.max_prompt_tokens:
             raise UserError(
                 f"the prompt of problem {problem.id} has {num_tokens} tokens, more than max_prompt_tokens = "
