@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back exactly, and nothing that can happen to the newest one stops a run."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -122,6 +123,12 @@ def flip(path, position):
     path.write_bytes(content)
 
 
+def change_manifest(path, change):
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
 DAMAGES = {
     "model cut": lambda path: (path / MODEL).write_bytes((path / MODEL).read_bytes()[:-1]),
     "model empty": lambda path: (path / MODEL).write_bytes(b""),
@@ -132,7 +139,15 @@ DAMAGES = {
     "optimizer missing": lambda path: (path / OPTIMIZER).unlink(),
     "manifest cut": lambda path: (path / MANIFEST).write_bytes((path / MANIFEST).read_bytes()[:40]),
     "manifest of another type": lambda path: (path / MANIFEST).write_text("[1]"),
-    "manifest without a step": lambda path: (path / MANIFEST).write_text('{"step": null, "sha256": {}}'),
+    "manifest empty": lambda path: (path / MANIFEST).write_bytes(b""),
+    "manifest no JSON": lambda path: (path / MANIFEST).write_bytes(b"\x89PNG\xff"),
+    "manifest nested": lambda path: (path / MANIFEST).write_text("[" * 100_000),
+    "manifest with a step of another type": lambda path: (path / MANIFEST).write_text('{"step": null, "sha256": {}}'),
+    "manifest without a step": lambda path: change_manifest(path, lambda one: one.pop("step")),
+    "manifest without hashes": lambda path: change_manifest(path, lambda one: one.pop("sha256")),
+    "manifest with a list of hashes": lambda path: change_manifest(path, lambda one: one.update(sha256=["a"])),
+    "manifest without a file's hash": lambda path: change_manifest(path, lambda one: one["sha256"].pop(MODEL)),
+    "manifest a folder": lambda path: ((path / MANIFEST).unlink(), (path / MANIFEST).mkdir()),
     "manifest missing": lambda path: (path / MANIFEST).unlink(),
     "everything missing": lambda path: [file.unlink() for file in path.iterdir()],
     "a file": lambda path: (shutil.rmtree(path), path.write_text("")),
@@ -162,6 +177,12 @@ def test_what_is_said_of_each_damage(saved):
     assert find_fault(newest) == f"{MODEL} does not match its hash"
     (newest / MANIFEST).write_text((newest / MANIFEST).read_text().replace("20", "21", 1))
     assert find_fault(newest) == "its manifest is of step 21"
+    change_manifest(newest, lambda one: one.update(step=20, sha256={}))
+    assert find_fault(newest) == f"its manifest has no hash of {MODEL}"
+    (newest / MANIFEST).write_text('{"step": 20}')
+    assert find_fault(newest) == "ValueError: sha256: Field required"
+    (newest / MANIFEST).write_text('{"step": 2')
+    assert find_fault(newest) == "ValueError: not valid JSON: Expecting ',' delimiter"
     (newest / MANIFEST).unlink()
     assert find_fault(newest).startswith("FileNotFoundError: ")
 

@@ -362,6 +362,33 @@ def test_damaged_json_is_named_and_can_be_deleted(tmp_path, name):
     open_run(tmp_path, CONFIG, clean=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("", "not valid JSON: Expecting value"),
+        ('{"attempts": [', "not valid JSON: Expecting value"),
+        ("[]", "expected a JSON object, found list"),
+        ("{}", "attempts: Field required"),
+        ('{"made_from": {}}', "attempts: Field required"),
+        ('{"attempts": null}', "attempts: Input should be a valid list"),
+        ('{"attempts": [1]}', "attempts.0: Input should be a valid dictionary"),
+        ('{"attempts": [], "made_from": ["a"]}', "made_from: Input should be a valid dictionary"),
+        ('{"attempts": [], "made_from": {"the weights": 1}}', "made_from.the weights: Input should be a valid string"),
+    ],
+)
+def test_a_damaged_manifest_is_one_line_and_nothing_is_changed(tmp_path, content, fault):
+    made_from = {"the weights": "12"}
+    open_run(tmp_path, CONFIG, made_from=made_from)
+    (tmp_path / "manifest.json").write_text(content)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, CONFIG, made_from=made_from, resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'}: damaged ({fault}); restore the file, or begin again with --clean"
+    )
+    assert snapshot(tmp_path) == before
+
+
 # ---- what a resumed run is compared with ----------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +39,7 @@ from adaptthink.storage.jsonl import (
     replace_file,
 )
 from adaptthink.storage.kinds import PathKind, identify
+from adaptthink.storage.records import read_record_file
 from adaptthink.storage.settings import refuse_changes
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
@@ -45,6 +47,14 @@ BEGINNING = {CONFIG + TEMPORARY, MANIFEST + TEMPORARY}  # all that a start may l
 PACKAGES = ("adaptthink", "torch", "transformers", "tokenizers", "numpy")
 ADDED = ("alarms", "probe_")  # begin the names of metrics that come later than the others of a step
 METRICS_REMEDY = "restore the file, or train again in another folder: later steps depend on all earlier ones"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` holds: every attempt, and a digest of each thing that the run depends on, by its name."""
+
+    attempts: list[dict[str, Any]]
+    made_from: dict[str, str] = field(default_factory=dict)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -79,21 +89,20 @@ def open_run(
         empty_run(folder)
     elif in_use and not resume:
         raise UserError(f"output folder '{folder}' is in use: give another --output, --resume to go on, or --clean")
-    manifest: dict[str, Any] = {"attempts": []}
+    manifest = Manifest([])
     if resume and config_file.is_file():
         remedy = "restore the file, or begin again with --clean"
         if manifest_file.exists():
-            manifest |= read_object(manifest_file, remedy=remedy)
+            manifest = read_record_file(Manifest, manifest_file, remedy=remedy)
         old = read_object(config_file, remedy=remedy)
         refuse_changes(f"run '{folder}'", old, redact_all(dict(config)), ignoring=ignoring, defaults=defaults)
-        refuse_other_inputs(folder, manifest.get("made_from", {}), made_from or {})
+        refuse_other_inputs(folder, manifest.made_from, made_from or {})
     elif resume and in_use:
         raise UserError(f"'{folder}' holds no {CONFIG}, so there is no run to resume; give another --output")
     write_json(config_file, dict(config))
-    if made_from:
-        manifest["made_from"] = manifest.get("made_from", {}) | dict(made_from)
-    manifest["attempts"].append(describe_attempt(resume=resume))
-    write_json(manifest_file, manifest)
+    digests = manifest.made_from | dict(made_from or {})
+    attempts = [*manifest.attempts, describe_attempt(resume=resume)]
+    write_json(manifest_file, {"attempts": attempts} | ({"made_from": digests} if digests else {}))
     return folder
 
 

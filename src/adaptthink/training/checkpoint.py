@@ -221,9 +221,11 @@ def find_fault(path: Path) -> str | None:
         if path.name != f"step-{manifest.step:06d}":
             return f"its manifest is of step {manifest.step}"
         for name in dict.fromkeys((MODEL, OPTIMIZER, GROUPS, *manifest.sha256)):
+            if name not in manifest.sha256:
+                return f"its manifest has no hash of {name}"
             if compute_file_hash(path / name) != manifest.sha256[name]:
                 return f"{name} does not match its hash"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
