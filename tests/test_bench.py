@@ -19,7 +19,6 @@ from adaptthink.benchmark.answers import (
     is_for_reporting,
     is_for_tuning,
     measure_band,
-    measure_cost,
     mix,
     mix_to_budget,
     pool,
@@ -37,6 +36,7 @@ from adaptthink.config.schema import EvaluateConfig, TrainConfig
 from adaptthink.engines.base import ScriptedEngine
 from adaptthink.errors import UserError
 from adaptthink.evaluation.run import Query
+from adaptthink.evaluation.scores import compute_tokens_per_correct
 from adaptthink.evaluation.statistics import holm, mean_difference
 from adaptthink.modes import probe
 from adaptthink.problems import make_problem
@@ -92,8 +92,9 @@ def test_a_random_mix_by_hand():
 
 
 def test_cost_counts_the_tokens_of_wrong_answers():
-    assert measure_cost(THINK).estimate == pytest.approx(200 / 3)
-    assert measure_cost(answers([0, 0], [5, 5])) is None
+    assert compute_tokens_per_correct(THINK.tokens, THINK.correct).estimate == pytest.approx(200 / 3)
+    none = answers([0, 0], [5, 5])
+    assert compute_tokens_per_correct(none.tokens, none.correct) is None
 
 
 def test_utility_by_hand():

@@ -3,6 +3,9 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from lock_holder import another_holds
@@ -12,6 +15,7 @@ from adaptthink.config.schema import EvaluateConfig
 from adaptthink.engines.base import Completion, Finish, ScriptedEngine
 from adaptthink.engines.native import NativeEngine
 from adaptthink.errors import UserError
+from adaptthink.evaluation import run as run_module
 from adaptthink.evaluation.run import (
     Query,
     decide_missing,
@@ -24,6 +28,7 @@ from adaptthink.evaluation.run import (
 from adaptthink.evaluation.scores import compare_scores, map_levels, summarise
 from adaptthink.evaluation.store import (
     Outcome,
+    Timing,
     grade_folder,
     lock_folder,
     open_folder,
@@ -31,6 +36,8 @@ from adaptthink.evaluation.store import (
     read_decisions,
     read_outcomes,
     read_samples,
+    read_throughput,
+    write_timing,
 )
 from adaptthink.grading import AnswerKind, Verdict
 from adaptthink.modes import Mode
@@ -150,11 +157,11 @@ def sampler(random_policy):
     return Sampler(engine, random_policy.tokenizer, random_policy.template)
 
 
-def evaluate(sampler, folder, requested, **settings):
+def evaluate(sampler, folder, requested, on_timing=lambda timing: None, **settings):
     config = EvaluateConfig(max_think_tokens=9, max_no_think_tokens=4, **settings)
     seen = []
     setting = make_policy_setting("random", "weights", config, {"Alright": 1.0})
-    respond = make_policy_responder(sampler, config)
+    respond = make_policy_responder(sampler, config, on_timing=on_timing)
     count = make_sample_counter(config)
     sample_missing(respond, folder, setting, POOL, requested, count, on_sample=seen.append)
     return seen
@@ -200,6 +207,25 @@ def test_a_killed_evaluation_goes_on(sampler, tmp_path):
     seen = evaluate(sampler, cut, ("auto",), samples_per_problem=2)
     assert 0 < seen.count(None) < 10
     assert sorted(read_samples(cut), key=str) == sorted(read_samples(whole), key=str)
+
+
+def test_the_tokens_per_second_are_those_of_whole_parts(sampler, tmp_path, monkeypatch):
+    """By a clock that the test moves: 2 s for the part of each mode, however often the folder is completed."""
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=count(0, 2).__next__))
+    folder = tmp_path / "e"
+    keep = partial(write_timing, folder)
+    evaluate(sampler, folder, ("auto", "no_think"), samples_per_problem=2, on_timing=keep)
+    evaluate(sampler, folder, ("auto", "no_think"), samples_per_problem=3, on_timing=keep)
+    samples = list(read_samples(folder))
+    tokens = {name: sum(one.tokens for one in samples if one.requested == name) for name in ("auto", "no_think")}
+    assert read_throughput(folder) == {name: total / 4 for name, total in tokens.items()}
+    assert all("seconds" not in line for line in (folder / "samples.jsonl").read_text().splitlines())
+    write_timing(folder, Timing("think", 1, 5, 0.0))
+    assert "think" not in read_throughput(folder)
+    path = folder / "timings.jsonl"
+    path.write_text(path.read_text().replace('"seconds": 2', '"seconds": -2', 1))
+    with pytest.raises(UserError, match=r"timings\.jsonl, line 1: damaged \(seconds: "):
+        read_throughput(folder)
 
 
 def test_another_setting_is_refused_by_name(sampler, tmp_path):

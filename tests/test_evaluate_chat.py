@@ -2,10 +2,13 @@
 
 import json
 import re
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from chat_server import DONE, claude, delta, event, serving, stream, text, thinking, total
 
+from adaptthink.chat import client
 from adaptthink.cli import app as cli
 
 SMALL = ("--problems-per-level", "2", "--max-think-tokens", "64", "--max-no-think-tokens", "16", "--concurrency", "2")
@@ -73,6 +76,24 @@ def test_a_switched_model_stands_in_the_same_table(run, server, tmp_path):
     calls = len(server.calls)
     assert evaluate(run, server, "--switch", "enable_thinking", *prices)[0] == 0
     assert len(server.calls) == calls  # nothing is requested twice
+
+
+def test_each_request_is_timed(run, server, tmp_path, monkeypatch):
+    """By a clock that the test moves: a second between two looks, one of which failed attempts get too."""
+    monkeypatch.setattr(client, "time", SimpleNamespace(perf_counter=count().__next__))
+    server.default = qwen
+    server.plans.extend([(503, {}, b"{}")])
+    flags = ("--switch", "enable_thinking", *SMALL[:-2], "--concurrency", "1", "--output", "e", "--json", "e.json")
+    status, out, err = run("evaluate", "qwen", "--chat", server.url, *flags)
+    assert (status, err) == (0, "")
+    samples = [json.loads(line) for line in (tmp_path / "e" / "samples.jsonl").read_text().splitlines()]
+    assert [one["seconds"] for one in samples] == [1.0] * 30
+    modes = json.loads((tmp_path / "e.json").read_text())["modes"]
+    assert [one["speed"] for one in modes.values()] == [
+        {"median_seconds": 1.0, "p95_seconds": 1.0, "tokens_per_second": None}
+    ] * 3
+    assert "speed of the responses" in out
+    assert "tokens per second" not in out.partition("seconds: of a request")[0]
 
 
 def test_what_came_before_a_failure_is_kept(run, server, tmp_path):

@@ -18,10 +18,20 @@ from adaptthink.evaluation.formats import (
     write_estimate,
     write_number,
     write_range,
+    write_speed,
 )
 from adaptthink.evaluation.levels import name_level, rank_level, write_level
-from adaptthink.evaluation.scores import Change, Evaluation, Scores, compare_scores, summarise
+from adaptthink.evaluation.scores import (
+    Change,
+    Evaluation,
+    Scores,
+    Speed,
+    compare_scores,
+    compute_tokens_per_correct,
+    summarise,
+)
 from adaptthink.evaluation.statistics import Difference, Interval
+from adaptthink.grading import Verdict
 from adaptthink.problems import make_problem
 from adaptthink.storage.records import from_json, to_json
 
@@ -40,6 +50,19 @@ def test_an_evaluation_comes_back_as_it_was_written():
     evaluation = summarise([*outcomes({"p": [1, 0], "q": [1, 1]}), *outcomes({"r": [0]}, level="10")])
     assert evaluation.levels["10"].tokens_interval is None
     assert from_json(Evaluation, json.loads(json.dumps(to_json(evaluation)))) == evaluation
+
+
+def test_an_evaluation_of_an_older_version_has_no_cost_and_no_speed():
+    evaluation = summarise(outcomes({"p": [1], "q": [0]}))
+    written = to_json(evaluation)
+    del written["speed"]
+    for scores in (written["overall"], written["levels"]["1"]):
+        assert scores.pop("tokens_per_correct_interval")[1] is None  # two problems do not bound it
+        del scores["tokens_per_correct"]
+    read = from_json(Evaluation, written)
+    assert (read.overall.tokens_per_correct, read.overall.tokens_per_correct_interval) == (None, None)
+    assert read.speed == Speed()
+    assert from_json(Evaluation, to_json(evaluation)) == evaluation  # an infinite end included
 
 
 def test_an_infinite_end_is_null_in_json_and_infinite_again():
@@ -92,6 +115,34 @@ def test_numbers_by_hand():
     assert write_estimate(Interval(-0.012, -0.05, 0.028, 0.95, 9), 100, signed=True) == "−1.2 (−5.0 to +2.8)"
 
 
+def test_tokens_per_correct_answer_by_hand():
+    """Tokens of wrong answers count; none correct has no cost, and one problem no interval."""
+    right, wrong = outcomes({"p": [1], "q": [1, 1]}, tokens=10), outcomes({"r": [0]}, tokens=70)
+    overall = summarise([*right, *wrong]).overall
+    assert overall.tokens_per_correct == pytest.approx((10 + 10 + 70) / 2)
+    low, high = overall.tokens_per_correct_interval
+    assert low < 45 < high
+    unequal = {"p": [10.0, 30.0], "q": [50.0]}, {"p": [1.0, 0.0], "q": [0.0]}  # each problem weighs the same
+    assert compute_tokens_per_correct(*unequal).estimate == pytest.approx(35 / 0.25)
+    alone, none = summarise(outcomes({"p": [1, 0]}, tokens=8)).overall, summarise(wrong).overall
+    assert (alone.tokens_per_correct, alone.tokens_per_correct_interval) == (16, None)
+    assert (none.tokens_per_correct, none.tokens_per_correct_interval) == (None, None)
+
+
+def test_speed_by_hand():
+    """Of responses that were timed; those that are wrong, or cannot be graded, took their time too."""
+    seconds = (4.0, None, 1.0, 3.0, 2.0)
+    timed = [
+        replace(one, seconds=value) for one, value in zip(outcomes({"p": [1, 0], "q": [1, 1, 0]}), seconds, strict=True)
+    ]
+    timed[0] = replace(timed[0], verdict=Verdict.UNKNOWN)
+    assert summarise(timed).speed == Speed(2.5, pytest.approx(3.85))
+    assert summarise(outcomes({"p": [1]})).speed == Speed()
+    assert write_speed(Speed(1.25, 61.0)) == "median 1.2 s, 95th percentile 61.0 s"
+    assert write_speed(Speed(tokens_per_second=1234.5)) == "1,234 tokens per second"
+    assert write_speed(Speed()) == ""
+
+
 def test_deltas_as_the_paper_writes_them():
     change = compare_scores(outcomes({"p": [1], "q": [1]}, tokens=30), outcomes({"p": [1], "q": [0]}, tokens=120))
     assert write_deltas(change) == ("+50.0", "−75.0%")
@@ -99,11 +150,11 @@ def test_deltas_as_the_paper_writes_them():
 
 
 def test_measures_of_scores_by_hand():
-    scores = Scores(0.5, (0.25, 0.75), 1234.5, (1000.0, 1500.0), 1.0, (0.9, 1.0), 0.125, 8, {})
+    scores = Scores(0.5, (0.25, 0.75), 1234.5, (1000.0, 1500.0), 1.0, (0.9, 1.0), 0.125, 8, {}, 2469.0, (1e3, math.inf))
     assert [measure.write_both(scores, 0) for measure in MEASURES] == [
-        "50.0 (25.0–75.0)", "1,234 (1,000–1,500)", "100.0 (90.0–100.0)",
+        "50.0 (25.0–75.0)", "1,234 (1,000–1,500)", "2,469", "100.0 (90.0–100.0)",
     ]  # fmt: skip
-    assert [measure.write(None, 0) for measure in MEASURES] == ["–"] * 3
+    assert [measure.write(None, 0) for measure in MEASURES] == ["–"] * 4
     counts = {"unparsed": 3, "unclosed": 1, "timeout": 1, "error": 1, "correct": 2}
     assert [one.write_both(replace(scores, verdicts=counts), 0) for one in FAULTS] == ["37.5", "12.5", "12.5", "25.0"]
     assert choose_token_digits([None, scores]) == 0
@@ -132,6 +183,19 @@ def test_the_shares_of_all_verdicts_follow_the_scores(capsys):
     heading, _, line = lines[lines.index("verdicts, % of the responses") + 1 :][:3]
     assert heading.split() == ["correct", "unparsed", "unclosed", "failed", "responses"]
     assert line.split() == ["auto", "25.0", "37.5", "12.5", "25.0", "8"]
+
+
+def test_the_speed_is_shown_where_it_is_known_and_nothing_where_it_is_not(capsys):
+    plain = summarise(outcomes({"p": [1], "q": [0]}))
+    show_scores({"auto": plain})
+    assert "speed" not in capsys.readouterr().out
+    show_scores({"auto": replace(plain, speed=Speed(1.25, 3.0)), "think": plain})
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[lines.index("speed of the responses") + 1 :]
+    rule = next(index for index, line in enumerate(table) if line.startswith("─"))
+    assert sorted(" ".join(table[:rule]).split()) == ["95th", "median,", "percentile,", "s", "s"]
+    auto, think = table[rule + 1 : rule + 3]
+    assert (auto.split(), think.split()) == (["auto", "1.2", "3.0"], ["think", "–", "–"])
 
 
 METRICS = {

@@ -102,6 +102,8 @@ from adaptthink.evaluation.store import (
     read_outcomes,
     read_samples,
     read_setting,
+    read_throughput,
+    write_timing,
 )
 from adaptthink.evaluation.summaries import EvaluationSummary
 from adaptthink.evaluation.teacher import collect_traces
@@ -1229,7 +1231,8 @@ def evaluate_policy(
     )
     with lock_folder(folder, setting):
         report_notes(beyond, report)
-        sample_into(folder, make_policy_responder(sampler, config), setting, problems, requested, config, report)
+        respond = make_policy_responder(sampler, config, on_timing=partial(write_timing, folder))
+        sample_into(folder, respond, setting, problems, requested, config, report)
         decide_missing(sampler, folder, problems)
         return score_folder(folder, problems, requested, config, sampler.grader, report)
 
@@ -1315,8 +1318,11 @@ def score_folder(
     held = {one.requested for one in outcomes if one.verdict.has_reward}
     if lacking := [mode for mode in requested if mode not in held]:
         raise UserError(f"no {' and no '.join(lacking)} response could be graded; see verdicts.jsonl in {folder}")
+    throughput = read_throughput(folder)
     evaluations = {
-        mode: summarise(one for one in outcomes if one.requested == mode) for mode in REQUESTED_MODES if mode in held
+        mode: summarise((one for one in outcomes if one.requested == mode), throughput.get(mode))
+        for mode in REQUESTED_MODES
+        if mode in held
     }
     write_json(folder / "summary.json", make_evaluation_summary(config, evaluations))
     return {mode: evaluations[mode] for mode in requested}

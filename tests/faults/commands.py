@@ -14,8 +14,10 @@ TRAINING = (
     *("--steps", "6", "--problems-per-step", "8", "--problems-per-level", "20", "--seed", "3"),
     *("--checkpoint-every", "2", "--probe-every", "3", "--probe-samples", "1"),
 )
-TIMES = re.compile(r"seconds|_at$|^(started|attempts|peak_memory_mb|date|command|git_commit|version|metrics\.json)$")
-TIMED = {"report.html", "report.md", "metrics.json"}  # say seconds, or have digests of what does
+TIMES = re.compile(
+    r"seconds|per_second$|_at$|^(started|attempts|peak_memory_mb|date|command|git_commit|version|metrics\.json)$"
+)
+TIMED = {"report.html", "report.md", "metrics.json", "timings.jsonl"}  # say seconds, or have digests of what does
 
 
 @dataclass(frozen=True, slots=True)

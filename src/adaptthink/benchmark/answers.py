@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 
 from adaptthink.evaluation.scores import group_no_think, group_rewards, group_tokens, map_levels, select_gradable
-from adaptthink.evaluation.statistics import Interval, Values, relative_change
+from adaptthink.evaluation.statistics import Values
 from adaptthink.evaluation.store import REQUESTED_MODES, Outcome, read_decisions, read_outcomes
 
 BUDGETS = tuple(np.arange(0.1, 1.001, 0.025).tolist())  # of the mean length of the original's thoughts
@@ -193,14 +193,6 @@ def compute_utility(answers: Answers, scale: float) -> Values:
         ]
         for problem, values in answers.correct.items()
     }
-
-
-def measure_cost(answers: Answers) -> Interval | None:
-    """Tokens for each right answer, those of wrong answers included, with Fieller's interval; None without any."""
-    if not answers.accuracy:
-        return None
-    ratio = relative_change(answers.tokens, answers.correct).interval
-    return replace(ratio, estimate=1 + ratio.estimate, low=1 + ratio.low, high=1 + ratio.high)
 
 
 def measure_band(matrix_SP: np.ndarray) -> tuple[float, float, float]:

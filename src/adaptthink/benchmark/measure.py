@@ -22,7 +22,6 @@ from adaptthink.benchmark.answers import (
     dial,
     is_for_reporting,
     measure_band,
-    measure_cost,
     mix_to_budget,
     pool,
 )
@@ -42,6 +41,7 @@ from adaptthink.benchmark.runs import (
 )
 from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.mode_choice import DELTA, compare_with_better_mode, pair_forced, read_no_think_signs
+from adaptthink.evaluation.scores import compute_tokens_per_correct
 from adaptthink.evaluation.statistics import (
     Difference,
     Interval,
@@ -75,7 +75,7 @@ class ModeScores:
     tokens: Interval
     no_think: Interval
     utility: Interval
-    cost: Interval | None  # tokens for each right answer; None without one
+    cost: Interval | None  # tokens for each correct answer; None without one
     by_seed: Mapping[int, Numbers]
     by_level: Mapping[str, Numbers]
 
@@ -241,7 +241,7 @@ def score_mode(models: Mapping[int, Model], requested: str, scale: float) -> Mod
         tokens=mean_interval(answers.tokens),
         no_think=share_interval(answers.no_think),
         utility=mean_interval(compute_utility(answers, scale)),
-        cost=measure_cost(answers),
+        cost=compute_tokens_per_correct(answers.tokens, answers.correct),
         by_seed={seed: summarise(model.modes[requested]) for seed, model in models.items()},
         by_level={level: summarise(cut(level)) for level in sorted(set(levels.values()), key=rank_level)},
     )

@@ -98,7 +98,7 @@ class ChatResponse:
     there is none, as after thinking that was cut. `refused`: the model or a filter declined; the answer is then the
     text sent instead, if any. If the server did not count, `tokens` is one for every four characters and
     `tokens_estimated` is True. Servers of this package alone state `no_think_probability`, where they computed it, and
-    `stated_mode`, in which the model answered.
+    `stated_mode`, in which the model answered. `seconds`: from sending the request to the end of the response.
     """
 
     thinking: str | None
@@ -111,6 +111,7 @@ class ChatResponse:
     refused: bool = False
     no_think_probability: float | None = None
     stated_mode: Mode | None = None
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def mode(self) -> Mode:

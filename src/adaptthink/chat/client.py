@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 import httpx2 as httpx
@@ -185,9 +186,11 @@ async def _ask_repeatedly(
         reraise=True,
     ):
         with attempt:
+            sent = time.perf_counter()
             async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
                 draft = await _read_stream(client, endpoint, body)
-            return make_response(draft, question.mode, opened=endpoint.inline_thinking)
+            seconds = time.perf_counter() - sent
+            return replace(make_response(draft, question.mode, opened=endpoint.inline_thinking), seconds=seconds)
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptthink.cli.console import console, show_text_table
 from adaptthink.cli.layout import TextTable
-from adaptthink.cli.tables import make_scores_table, make_verdicts_table, write_markdown
+from adaptthink.cli.tables import make_scores_table, make_speed_table, make_verdicts_table, write_markdown
 from adaptthink.errors import UserError
 from adaptthink.evaluation.compare import Compared, Comparison, check_alike, compare, read_rows
 from adaptthink.evaluation.formats import DASH, write_deltas, write_estimate, write_number
@@ -73,6 +73,8 @@ def make_comparison_tables(comparison: Comparison) -> list[TextTable]:
         row.name: sum((Counter(one.verdicts) for one in row.sets.values()), Counter()) for row in comparison.rows
     }
     tables = [paper, scores, make_verdicts_table(verdicts)]
+    if speed := make_speed_table({row.name: row.speed for row in comparison.rows}):
+        tables.append(speed)
     ks = [2**power for power in range(1, min(row.samples[0] for row in comparison.rows).bit_length())]
     if ks:
         passes = tuple(
@@ -183,6 +185,8 @@ def show_scores(evaluations: Mapping[str, Evaluation]) -> None:
     rows = {name: evaluation.levels | {"overall": evaluation.overall} for name, evaluation in evaluations.items()}
     show_text_table(make_scores_table("scores, with 95% intervals", rows))
     show_text_table(make_verdicts_table({name: one.overall.verdicts for name, one in evaluations.items()}))
+    if speed := make_speed_table({name: one.speed for name, one in evaluations.items()}):
+        show_text_table(speed)
 
 
 def show_mode_choice(choice: ModeChoice) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
 from adaptthink.cli.layout import TextTable
 from adaptthink.evaluation.formats import MEASURES, choose_token_digits, escape_markdown, write_number
 from adaptthink.evaluation.levels import write_level
-from adaptthink.evaluation.scores import Scores
+from adaptthink.evaluation.scores import Scores, Speed
 from adaptthink.grading import Verdict
 
 VERDICTS = {  # columns, with the verdicts in each
@@ -31,6 +31,19 @@ def make_scores_table(title: str, rows: Mapping[str, Mapping[str, Scores]], note
         for level, one in scores.items()
     ]
     return TextTable(title, ("", "", *(measure.heading for measure in MEASURES)), tuple(lines), grouped=True, note=note)
+
+
+def make_speed_table(rows: Mapping[str, Speed]) -> TextTable | None:
+    """Return how fast the responses of each row came; None if nothing is known, and no column for what is not."""
+    columns: dict[str, Callable[[Speed], float | None]] = {
+        "median, s": lambda one: one.median_seconds,
+        "95th percentile, s": lambda one: one.p95_seconds,
+        "tokens per second": lambda one: one.tokens_per_second,
+    }
+    known = {name: read for name, read in columns.items() if any(read(one) is not None for one in rows.values())}
+    lines = tuple((name, *(write_number(read(one)) for read in known.values())) for name, one in rows.items())
+    note = "seconds: of a request, beside those in flight with it; tokens per second: of all responses together"
+    return TextTable("speed of the responses", ("", *known), lines, note=note) if known else None
 
 
 def make_verdicts_table(rows: Mapping[str, Mapping[str, int]]) -> TextTable:

@@ -100,4 +100,9 @@ def make_chat_seed(seed: int, query: Query) -> int:
 def make_chat_sample(query: Query, response: ChatResponse, seed: int) -> Sample:
     """Return a chat endpoint's response as the sample that is stored."""
     sample = make_sample(query, response, seed)
-    return replace(sample, prompt_tokens=response.prompt_tokens, tokens_estimated=response.tokens_estimated)
+    return replace(
+        sample,
+        prompt_tokens=response.prompt_tokens,
+        tokens_estimated=response.tokens_estimated,
+        seconds=None if response.seconds is None else round(response.seconds, 3),
+    )

@@ -22,9 +22,11 @@ from adaptthink.evaluation.levels import name_level, name_set, rank_level
 from adaptthink.evaluation.scores import (
     Change,
     Scores,
+    Speed,
     compare_scores,
     find_lost,
     group_rewards,
+    measure_speed,
     score,
 )
 from adaptthink.evaluation.statistics import Interval, holm, pass_interval
@@ -37,6 +39,7 @@ from adaptthink.evaluation.store import (
     read_outcomes,
     read_problems,
     read_setting,
+    read_throughput,
 )
 from adaptthink.grading import Verdict
 from adaptthink.problems import Problem
@@ -56,6 +59,7 @@ class Row:
     problems: Mapping[str, Problem]  # those with a response that could be graded, by id
     outcomes: Sequence[Outcome]
     unknown: int = 0  # responses that could not be graded; they are not among the outcomes
+    tokens_per_second: float | None = None  # of the engine; None where it was not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Compared:
     pass_at: dict[str, dict[int, Interval]]  # set -> k -> pass@k, for 1, 2, 4, … up to the samples of every problem
     changes: dict[str, Change]  # by set
     mean_change: Change | None  # over the sets: ΔAcc and ΔLength
+    speed: Speed = field(default_factory=Speed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,8 @@ def make_row(title: str, folder: Path, requested: str, outcomes: Iterable[Outcom
     answered = {one.problem_id: problems[one.problem_id] for one in own}
     grader = read_grader(folder / "verdicts.jsonl")
     assert grader is not None  # its outcomes have verdicts
-    return Row(title, requested, read_setting(folder), flatten(grader), answered, own, unknown)
+    throughput = read_throughput(folder).get(requested)
+    return Row(title, requested, read_setting(folder), flatten(grader), answered, own, unknown, throughput)
 
 
 # ---- what rules out a comparison ------------------------------------------------------------------------------------
@@ -259,6 +265,7 @@ def compare_row(base: Row, row: Row, set_of: Mapping[str, str]) -> Compared:
         if row is base
         else {name: compare_scores(outcomes, select_set(base, set_of, name)) for name, outcomes in sets.items()},
         mean_change=None if row is base else compare_scores(row.outcomes, base.outcomes, set_of),
+        speed=measure_speed(row.outcomes, row.tokens_per_second),
     )
 
 

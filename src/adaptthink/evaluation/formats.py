@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from adaptthink.evaluation.scores import Change, Ends, Scores
+from adaptthink.evaluation.scores import Change, Ends, Scores, Speed
 from adaptthink.evaluation.statistics import Interval
 from adaptthink.grading import Verdict
 
@@ -55,6 +55,16 @@ def write_deltas(change: Change | None) -> tuple[str, str]:
         write_number(100 * change.accuracy.interval.estimate if change else None, signed=True),
         write_number(100 * tokens.interval.estimate if tokens else None, 1, "%", signed=True),
     )
+
+
+def write_speed(speed: Speed) -> str:
+    """Return what is known of how fast responses came: median 1.2 s, 95th percentile 3.4 s; empty if nothing is."""
+    parts = {
+        f"median {write_number(speed.median_seconds)} s": speed.median_seconds,
+        f"95th percentile {write_number(speed.p95_seconds)} s": speed.p95_seconds,
+        f"{write_number(speed.tokens_per_second, 0)} tokens per second": speed.tokens_per_second,
+    }
+    return ", ".join(text for text, value in parts.items() if value is not None)
 
 
 def escape_markdown(text: str) -> str:
@@ -122,7 +132,11 @@ FAILED = Measure(
     "failed, %", "Fail", "grading timed out or failed, %",
     lambda scores: scores.share_of(Verdict.TIMEOUT, Verdict.ERROR),
 )  # fmt: skip
-MEASURES = (ACCURACY, TOKENS, NO_THINK)  # with intervals
+TOKENS_PER_CORRECT = Measure(
+    "tokens per correct answer", "Per correct", "tokens per correct answer, those of other responses included",
+    lambda scores: scores.tokens_per_correct, is_share=False,
+)  # fmt: skip
+MEASURES = (ACCURACY, TOKENS, TOKENS_PER_CORRECT, NO_THINK)
 FAULTS = (UNPARSED, TRUNCATED, UNCLOSED, FAILED)  # why responses were not graded as right or wrong
 
 

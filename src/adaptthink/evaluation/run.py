@@ -6,6 +6,7 @@ auto is how a model is used. Forced think and forced no_think of the same checkp
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,6 +24,7 @@ from adaptthink.evaluation.store import (
     Decision,
     Sample,
     Setting,
+    Timing,
     open_folder,
     open_samples,
     read_decisions,
@@ -117,8 +119,13 @@ def describe_starts(tokenizer: Any, template: ThinkTemplate) -> Starts:
     return {decode(tokenizer, start.ids): start.probability for start in starts}
 
 
-def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
-    """Return a function that samples through an engine; thinking is forced as `make_request` says."""
+def make_policy_responder(
+    sampler: Sampler, config: EvaluateConfig, *, on_timing: Callable[[Timing], None] = lambda timing: None
+) -> Respond:
+    """Return a function that samples through an engine; thinking is forced as `make_request` says.
+
+    `on_timing` gets how long the engine generated, for each part that it was given at once.
+    """
     max_tokens = MaxTokens(config.max_think_tokens, config.max_no_think_tokens)
     chunk = CHUNK_ROWS * config.max_concurrent_sequences
 
@@ -146,9 +153,13 @@ def make_policy_responder(sampler: Sampler, config: EvaluateConfig) -> Respond:
                     beside = begins_beside(sampler.template, completion) if part[index].requested == "auto" else None
                     take(replace(make_sample(part[index], sampler.read(completion), seed), beside=beside))
 
-                sampler.engine.generate(
+                started = time.perf_counter()
+                completions = sampler.engine.generate(
                     requests, temperature=config.temperature, top_p=config.top_p, seed=seed, on_finish=ended
                 )
+                seconds = round(time.perf_counter() - started, 3)
+                tokens = sum(len(completion.token_ids) for completion in completions)
+                on_timing(Timing(requested, len(part), tokens, seconds))
 
     return respond
 

@@ -7,15 +7,22 @@ neither do responses that could not be graded.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
+
+import numpy as np
 
 from adaptthink.evaluation.levels import rank_level
 from adaptthink.evaluation.statistics import (
+    CONFIDENCE,
     Difference,
+    High,
+    Interval,
     Levels,
+    Values,
     mean_interval,
     relative_change,
     share_difference,
@@ -41,10 +48,21 @@ class Scores:
     truncated_share: float
     n: int  # responses
     verdicts: dict[str, int]  # how many responses got each verdict
+    tokens_per_correct: float | None = None  # all tokens / correct responses; None where none is correct
+    tokens_per_correct_interval: tuple[float, High] | None = None  # None for a single problem
 
     def share_of(self, *verdicts: Verdict) -> float:
         """Return the share of the responses that got one of these verdicts."""
         return sum(self.verdicts.get(verdict, 0) for verdict in verdicts) / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast responses came; None where it was not measured."""
+
+    median_seconds: float | None = None  # of a request to a chat endpoint, beside the others that were in flight
+    p95_seconds: float | None = None
+    tokens_per_second: float | None = None  # of all responses that an engine generates at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,7 @@ class Evaluation:
     overall: Scores
     ungradable: int = 0  # responses to problems whose reference answer cannot be parsed; they count nowhere else
     unknown: int = 0  # responses that could not be graded this time; they count nowhere else
+    speed: Speed = Speed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +90,7 @@ class Change:
 # ---- one model ------------------------------------------------------------------------------------------------------
 
 
-def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
+def summarise(outcomes: Iterable[Outcome], tokens_per_second: float | None = None) -> Evaluation:
     """Score responses by level and over all; raises ValueError for none that could be graded."""
     everything = list(outcomes)
     graded = select_gradable(everything)
@@ -83,17 +102,19 @@ def summarise(outcomes: Iterable[Outcome]) -> Evaluation:
     levels = {level: score(by_level[level]) for level in sorted(by_level, key=rank_level)}
     left_out = Counter(one.verdict for one in everything if not one.verdict.has_reward)
     ungradable, unknown = left_out[Verdict.REFERENCE_UNPARSABLE], left_out[Verdict.UNKNOWN]
-    return Evaluation(levels, score(graded), ungradable, unknown)
+    return Evaluation(levels, score(graded), ungradable, unknown, measure_speed(everything, tokens_per_second))
 
 
 def score(outcomes: Sequence[Outcome]) -> Scores:
     """Score one non-empty group of graded responses."""
-    accuracy = share_interval(group_rewards(outcomes))
+    rewards = group_rewards(outcomes)
+    accuracy = share_interval(rewards)
     no_think = share_interval(group_no_think(outcomes))
     tokens = group_tokens(outcomes)
     within = (1.0, float(max(one.max_tokens for one in outcomes)))
     spread = mean_interval(tokens, within=within) if len(tokens) > 1 else None
     truncated = group_by_problem(outcomes, lambda one: one.verdict is Verdict.TRUNCATED)
+    cost = compute_tokens_per_correct(tokens, rewards)
     return Scores(
         accuracy=accuracy.estimate,
         accuracy_interval=(accuracy.low, accuracy.high),
@@ -104,7 +125,27 @@ def score(outcomes: Sequence[Outcome]) -> Scores:
         truncated_share=average_problems(truncated),
         n=len(outcomes),
         verdicts=dict(sorted(Counter(str(one.verdict) for one in outcomes).items())),
+        tokens_per_correct=cost.estimate if cost else None,
+        tokens_per_correct_interval=(cost.low, cost.high) if cost and len(tokens) > 1 else None,
     )
+
+
+def compute_tokens_per_correct(tokens: Values, correct: Values) -> Interval | None:
+    """Tokens for each correct answer, those of other responses included, with Fieller's interval; None without any."""
+    right, length = average_problems(correct), average_problems(tokens)
+    if not right or not length:
+        return None
+    if len(tokens) < 2:
+        return Interval(length / right, 0.0, math.inf, CONFIDENCE, len(tokens))
+    ratio = relative_change(tokens, correct).interval
+    return replace(ratio, estimate=1 + ratio.estimate, low=1 + ratio.low, high=1 + ratio.high)
+
+
+def measure_speed(outcomes: Iterable[Outcome], tokens_per_second: float | None = None) -> Speed:
+    """Return the median and the 95th percentile of the responses that were timed, and an engine's throughput."""
+    seconds = [one.seconds for one in outcomes if one.seconds is not None]
+    median, p95 = map(float, np.quantile(seconds, (0.5, 0.95))) if seconds else (None, None)
+    return Speed(median, p95, tokens_per_second)
 
 
 # ---- two models, the same problems ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ samples.jsonl     one line per sample as it was generated
 verdicts.jsonl    which grader graded, and its verdict on each sample; made again when the grader changes, and of one
                   sample where the verdict is unknown or the reference answer has changed
 decisions.jsonl   P(no_think) and P(think) of each problem, where the model shows them
+timings.jsonl     how long an engine generated, and how many tokens
 
 Nothing is generated twice: a folder that was interrupted, or of which more is requested, is completed. How the files
 are read and repaired after a crash: `storage.jsonl`. One process at a time writes a folder.
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -46,12 +49,13 @@ from adaptthink.storage.records import Count, Probability, from_json
 from adaptthink.storage.runs import write_json
 from adaptthink.storage.settings import find_changes, refuse_changes
 
-SETTING, DEPENDENT = "evaluation.json", ("samples.jsonl", "verdicts.jsonl", "decisions.jsonl")
+SETTING, DEPENDENT = "evaluation.json", ("samples.jsonl", "verdicts.jsonl", "decisions.jsonl", "timings.jsonl")
 REQUESTED_MODES: dict[str, Mode | None] = {"auto": None, "think": Mode.THINK, "no_think": Mode.NO_THINK}
 GRADED_AT_ONCE = 1024  # samples whose texts are held in memory, and over which failed grades are counted
 VERDICTS_REMEDY = "delete that file and evaluate again: verdicts are made again, nothing is sampled"
 Key = tuple[str, str, int]  # problem id, requested mode, index
 Requested = Annotated[str, Field(pattern=f"^({'|'.join(REQUESTED_MODES)})$")]
+Seconds = Annotated[float, Field(ge=0)]
 T = TypeVar("T")
 
 
@@ -89,6 +93,7 @@ class Sample:
     prompt_tokens: Count | None = None  # where a chat endpoint counts them
     tokens_estimated: bool = False  # the endpoint counted nothing: one token for every four characters
     beside: bool | None = None  # whether it began with neither mode's token, where the model chose; None: unknown
+    seconds: Seconds | None = None  # that a request to a chat endpoint took
 
     @property
     def key(self) -> Key:
@@ -125,6 +130,7 @@ class Outcome:
     own_reward: float | None = None  # of a reward function of the user's own
     max_tokens: float = math.inf  # that a response in the requested mode can have
     beside: bool | None = None  # see `Sample`
+    seconds: float | None = None  # see `Sample`
 
     @property
     def correct(self) -> float:
@@ -149,6 +155,16 @@ class StoredVerdict:
     def key(self) -> Key:
         """That of the sample."""
         return self.problem_id, self.requested, self.index
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Responses that an engine generated together: how many, their tokens, and how long it took."""
+
+    requested: Requested
+    responses: Count
+    tokens: Count
+    seconds: Seconds
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -224,9 +240,18 @@ def open_samples(folder: Path) -> Iterator[Callable[[Sample], None]]:
     with Appender(folder / "samples.jsonl") as file:
 
         def write(sample: Sample) -> None:
-            file.write(asdict(sample))
+            row = asdict(sample)
+            if sample.seconds is None:
+                del row["seconds"]
+            file.write(row)
 
         yield write
+
+
+def write_timing(folder: Path, timing: Timing) -> None:
+    """Append how long an engine generated."""
+    with Appender(folder / "timings.jsonl") as file:
+        file.write(asdict(timing))
 
 
 def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
@@ -365,6 +390,16 @@ def make_decision(row: dict[str, Any]) -> tuple[str, Decision]:
     return problem_id, from_json(Decision, row, exact=True)
 
 
+def read_throughput(folder: Path) -> dict[str, float]:
+    """Return the tokens per second that an engine generated, by requested mode; none where that was not measured."""
+    tokens: defaultdict[str, int] = defaultdict(int)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for timing in read_records(read_lines(folder / "timings.jsonl"), partial(from_json, Timing, exact=True)):
+        tokens[timing.requested] += timing.tokens
+        seconds[timing.requested] += timing.seconds
+    return {requested: tokens[requested] / whole for requested, whole in seconds.items() if whole}
+
+
 def read_verdicts(path: Path) -> dict[Key, StoredVerdict]:
     """Return the verdicts of one grader, by key."""
     lines = read_lines(path)
@@ -430,6 +465,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
                 stored.own_reward,
                 limits[sample.requested],
                 sample.beside,
+                sample.seconds,
             )
         )
     if verdicts:

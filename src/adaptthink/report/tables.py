@@ -11,10 +11,12 @@ from adaptthink.evaluation.formats import (
     FAULTS,
     NO_THINK,
     TOKENS,
+    TOKENS_PER_CORRECT,
     Measure,
     write_deltas,
     write_number,
     write_range,
+    write_speed,
 )
 from adaptthink.evaluation.scores import Change, Evaluation, Scores
 from adaptthink.evaluation.statistics import Difference
@@ -49,6 +51,7 @@ class Row:
     overall: Scores | None
     forced: bool  # into its mode: how often it does not think was not estimated
     change: Change | None = None  # against the original model thinking
+    speed: str = ""  # of the responses; empty where it was not measured
 
     @property
     def evaluated(self) -> bool:
@@ -72,7 +75,8 @@ def make_row(
 ) -> Row:
     """A row with a score for each level."""
     scores = tuple(evaluation.levels.get(level) if evaluation else None for level in levels)
-    return Row(mode, key, scores, evaluation.overall if evaluation else None, forced, change)
+    overall, speed = (evaluation.overall, write_speed(evaluation.speed)) if evaluation else (None, "")
+    return Row(mode, key, scores, overall, forced, change, speed)
 
 
 def make_run_rows(folder: RunFolder) -> list[Row]:
@@ -142,6 +146,7 @@ def make_columns(token_digits: int) -> Columns:
             interval(ACCURACY, "95%"),
             value(TOKENS),
             interval(TOKENS, "95%"),
+            value(TOKENS_PER_CORRECT),
             value(NO_THINK),
             *map(value, FAULTS),
             responses,
