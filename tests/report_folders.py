@@ -42,7 +42,8 @@ def score(accuracy: float, tokens: float, no_think: float, n: int) -> dict[str, 
         "tokens_interval": [0.9 * tokens, 1.2 * tokens],
         "no_think_interval": [max(0.0, no_think - 0.05), min(1.0, no_think + 0.04)],
     }
-    return shares | around | {"mean_tokens": tokens, "n": n, "verdicts": {"correct": round(accuracy * n)}}
+    counts = {"n": n, "verdicts": {"correct": round(accuracy * n)}}
+    return shares | around | counts | {"mean_tokens": tokens, "tokens_per_correct": tokens / accuracy}
 
 
 def difference(estimate: float, low: float, high: float) -> Difference:

@@ -48,8 +48,8 @@ def table(text: str, name: str) -> list[str]:
 
 def test_both_versions_show_the_summary(folder):
     html, markdown = (path.read_text() for path in write_report(folder))
-    # (98.5 + 97 + 96 + 93 + 89.5) / 5; (5.5 + 13.8 + 37.6 + 80 + 121.6) / 5; (99 + 70 + 24 + 5 + 0) / 5
-    everything = ["94.8", "91.8–96.8", "51.7", "46.5–62.0", "39.6", "0.0", "0.5", "0.0", "0.0", "1,000"]
+    # (98.5 + 97 + 96 + 93 + 89.5) / 5; (5.5 + 13.8 + 37.6 + 80 + 121.6) / 5; (99 + 70 + 24 + 5 + 0) / 5; 51.7 / .948
+    everything = ["94.8", "91.8–96.8", "51.7", "46.5–62.0", "54.5", "39.6", "0.0", "0.5", "0.0", "0.0", "1,000"]
     assert cells(html, "auto")[0] == everything
     assert table(markdown, "auto") == everything
     assert cells(html, "auto")[1][:3] == ["98.5", "5.5", "99.0"]  # level 1
@@ -60,6 +60,18 @@ def test_both_versions_show_the_summary(folder):
         assert "0.25" in text
         assert "No dial.json" not in text
         assert "No calibration" not in text
+
+
+def test_the_speed_is_shown_where_it_was_measured(folder):
+    assert not any("Speed of" in path.read_text() for path in write_report(folder))
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["modes"]["auto"]["speed"] = {"median_seconds": 1.25, "p95_seconds": 3.0, "tokens_per_second": None}
+    path.write_text(json.dumps(summary))
+    for written in write_report(folder):
+        text = written.read_text()
+        assert "Speed of auto: median 1.2 s, 95th percentile 3.0 s." in text
+        assert text.count("Speed of") == 1
 
 
 def test_what_is_missing_is_named(tmp_path):
