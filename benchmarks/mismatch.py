@@ -1,6 +1,7 @@
 """What a sampler that is not the trainer's policy does to a training, and what each gate makes of it.
 
     python benchmarks/mismatch.py RUN [--recipe toy_cpu toy_gap] [--gap 0.6] [--seed 0]
+    python benchmarks/mismatch.py --table RESULT     # the table of docs/explanation/mismatch.md
 
 Trains the same thing several times, with the same seed. In the first the engine is sound. In the others it reports
 log-probabilities with noise, as an engine with other kernels or another precision does; they differ in the gate alone.
@@ -88,6 +89,25 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found | {"alarms": sorted(alarms), "masked": sum(row.get("mismatch_masked") or 0 for row in rows)}
 
 
+def make_table(result: Path) -> list[str]:
+    """Return the Markdown table of a stored result."""
+    trainings = json.loads(result.read_text(encoding="utf-8"))["trainings"]
+    columns = {
+        "steps": ("steps", "{}"),
+        "mismatch_error_think": ("mean exp\\|Δ\\|", "{:.7g}"),
+        "reward_think": ("reward, think", "{:.3f}"),
+        "reward_no_think": ("reward, no_think", "{:.3f}"),
+        "mean_tokens_think": ("tokens, think", "{:.1f}"),
+        "probe_no_think_share": ("P(no_think)", "{:.3f}"),
+        "masked": ("responses left out", "{:,}"),
+    }
+    lines = [["training", *(title for title, _ in columns.values())], ["---", *["---:"] * len(columns)]]
+    for name, row in trainings.items():
+        cells = (form.format(row[key]) if row[key] is not None else "–" for key, (_, form) in columns.items())
+        lines.append([f"`{name}`", *cells])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
 def main(run: Path, recipes: Sequence[str], gap: float, seed: int) -> None:
     """Train all, print and store."""
     config: TrainConfig = resolve("train", TrainConfig, recipes=recipes, flags={"seed": seed, "probe_samples": 0})
@@ -109,9 +129,15 @@ def main(run: Path, recipes: Sequence[str], gap: float, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--table", type=Path, metavar="RESULT", help="print the table of a stored result and stop")
     parser.add_argument("--recipe", nargs="+", default=["toy_cpu", "toy_gap"])
     parser.add_argument("--gap", type=float, default=0.6, help="standard deviation of the noise, in nats")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.table:
+        print("\n".join(make_table(arguments.table)))
+        parser.exit()
+    if not arguments.run:
+        parser.error("give a folder for the runs, or --table and a result")
     main(arguments.run, arguments.recipe, arguments.gap, arguments.seed)

@@ -26,6 +26,10 @@ def test_a_training_that_goes_well_says_nothing():
     ("kind", "later", "said"),
     [
         (Kind.MISMATCH, {"mismatch_error_think": 1.2}, "mean exp|Δ| of think tokens is 1.2, above 1.05"),
+        (
+            Kind.MISMATCH, {"mismatch_kl_think": 0.1, "mismatch_masked": 250, "responses": 320},
+            "'mask' leaves out 78% of the responses, and those that remain are no fair sample",
+        ),
         (Kind.NO_SIGNAL, {"update_tokens": 0, "verdict_share_correct": 0.0}, "no response was right"),
         (Kind.NO_SIGNAL, {"update_tokens": 0, "verdict_share_correct": 1.0}, "all responses were right"),
         (Kind.NO_SIGNAL, {"update_tokens": 0}, "all advantages are zero"),

@@ -1,6 +1,7 @@
-"""Comparing benchmark results: ratios by hand, and the table of docs/explanation/performance.md from the files."""
+"""Comparing benchmark results: ratios by hand; and pages' tables from the files of results."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ COMPARE = ROOT / "benchmarks/compare.py"
 sys.path.insert(0, str(COMPARE.parent))
 
 import compare  # noqa: E402
+import mismatch  # noqa: E402
 
 
 def spread(median, low, high):
@@ -89,3 +91,11 @@ def test_the_page_opens_with_the_table_of_the_files():
     page = (ROOT / "docs/explanation/performance.md").read_text(encoding="utf-8")
     assert table.count("\n") > 10
     assert page.split("\n\n")[1] == table, "python benchmarks/compare.py --table prints the table of the files"
+
+
+def test_the_page_on_mismatch_has_the_table_of_its_result():
+    page = (ROOT / "docs/explanation/mismatch.md").read_text(encoding="utf-8")
+    [name] = re.findall(r"benchmarks/results/(mismatch-.*?\.json)", page)
+    table = "\n".join(mismatch.make_table(ROOT / "benchmarks/results" / name))
+    assert table.count("\n") == 6
+    assert f"\n\n{table}\n\n" in page, "python benchmarks/mismatch.py --table RESULT prints it"

@@ -5,6 +5,7 @@ Pure functions of the metrics of the steps so far. `metrics.jsonl` has the kinds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ TRUNCATED = 0.9  # of a mode's responses, from which on there is an alarm
 STUCK = 0.99  # of the held-out problems, answered in one mode
 BESIDE = 0.5  # of the decision's probability, on neither start
 WORSE = 0.1  # in reward, against the first steps
+MASKED = 0.2  # of the responses, left out by `mismatch = "mask"`
 FLAT = 0.1  # of the first steps' entropy
 
 
@@ -61,11 +63,13 @@ def find_alarms(rows: Sequence[Row], config: TrainConfig) -> list[Alarm]:
 def find_mismatch(row: Row) -> Iterator[Alarm]:
     """Yield an alarm where trainer and sampler disagree in a step."""
     excess = next(find_excess(row), None)
-    if excess:
-        yield Alarm(
-            Kind.MISMATCH,
-            f"trainer and sampler disagree: {excess}; compute both in the same precision, or give mismatch = 'mask'",
-        )
+    if not excess:
+        return
+    advice = "compute both in the same precision, or give mismatch = 'truncate'"
+    masked = (row.get("mismatch_masked") or 0) / row.get("responses", math.inf)
+    if masked > MASKED:
+        advice += f"; 'mask' leaves out {masked:.0%} of the responses, and those that remain are no fair sample"
+    yield Alarm(Kind.MISMATCH, f"trainer and sampler disagree: {excess}; {advice}")
 
 
 def find_no_signal(recent: Sequence[Row]) -> Iterator[Alarm]:

@@ -174,5 +174,5 @@ def check_mismatch(metrics: Mapping[str, Any], gate: MismatchGate, step: int) ->
     if gate == "stop" and excess:
         raise DivergedError(
             f"step {step}: trainer and sampler disagree: {excess}; the last checkpoint is intact; compute both in the "
-            "same precision, or give mismatch = 'mask' or 'truncate'"
+            "same precision, or give mismatch = 'truncate'"
         )
