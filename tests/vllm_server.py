@@ -37,7 +37,7 @@ def store_dial(folder, threshold, *, certified=True):
 def read_commands():
     """The commands of the page's section about vLLM itself: that of the server and that of a request, as words."""
     section = ENGINES_PAGE.read_text(encoding="utf-8").partition("## In vLLM itself")[2].partition("\n## ")[0]
-    serve, curl = re.findall(r"```\n(.*?)```", section, re.DOTALL)
+    serve, curl = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return shlex.split(serve.replace("\\\n", " ")), shlex.split(curl)
 
 
