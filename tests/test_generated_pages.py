@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonschema import Draft7Validator
 
+import adaptthink
 from adaptthink.cli.app import COMMANDS, DATA_COMMANDS, app
 from adaptthink.config.chat import ChatConfig
 from adaptthink.config.resolve import RECIPES
@@ -18,12 +20,16 @@ REFERENCE = ROOT / "docs" / "reference"
 SCHEMAS = (PresampleConfig, VerlConfig, EvaluateConfig, ChatConfig, ServeConfig)
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "scripts" / "make_reference.py")
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("make_reference")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,25 @@ def recipes():
 def test_they_are_current(script):
     for path, make in script.MADE.items():
         assert path.read_text(encoding="utf-8") == make(), f"{path.name}: run make reference"
+
+
+def test_the_picture_of_the_layers_is_current():
+    picture = load_script("draw_layers")
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.make_picture(), "run scripts/draw_layers.py"
+
+
+def test_an_import_that_follows_from_others_is_not_drawn():
+    imports = {"a": {"b", "c", "d"}, "b": {"c"}, "c": set(), "d": set()}
+    found = load_script("draw_layers").leave_out_implied(imports)
+    assert found == {"a": {"b", "d"}, "b": {"c"}, "c": set(), "d": set()}
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == citation["version"] == adaptthink.__version__
+    assert f"\n## {adaptthink.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "2505.13417" in citation["preferred-citation"]["url"]
 
 
 def test_every_command_and_every_setting_is_there():
