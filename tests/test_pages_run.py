@@ -10,16 +10,18 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
-from waiting import WAIT_SECONDS
+from waiting import WAIT_SECONDS, wait_until
 
 import adaptthink as at
 from adaptthink import report
@@ -42,6 +44,7 @@ MINIATURE = {  # settings of every command; flags are stronger
 }  # fmt: skip
 APPENDED = {"--backend verl": "--dry-run"}  # verl is in an environment of its own
 INSTEAD = {  # in all commands: what is elsewhere, or would take long
+    "curl -s localhost:8000/": "curl -sf $PAGE_SERVER/",  # -f: an HTTP error is one here
     " --engine vllm": "",
     "--problems math500 ": "--problems problems.jsonl ",
     "--problems math500,aime24 ": "--problems problems.jsonl ",
@@ -52,6 +55,10 @@ SMALL_TRL = "per_device_train_batch_size=4, use_cpu=True, bf16=False, max_steps=
 SMALL_TRL += "max_completion_length=48, max_no_think_tokens=10"
 INSTEAD_ON = {  # in the Python of single pages
     "README.md": {"steps=10, problems_per_step=40": "steps=1, problems_per_step=4", "per_level=20": "per_level=2"},
+    "docs/how-to/library.md": {
+        "steps=3,\n    problems_per_step=16": "steps=1,\n    problems_per_step=4",
+        "steps=2,\n    problems_per_step=8": "steps=1,\n    problems_per_step=4",
+    },
     "docs/how-to/from_trl.md": {
         "per_device_train_batch_size=4, gradient_accumulation_steps=512": SMALL_TRL,
         'output="ref.jsonl"': 'output="ref.jsonl", samples=2, max_think_tokens=48, max_no_think_tokens=10',
@@ -158,11 +165,13 @@ def replace_all(text, replacements):
     return text
 
 
-def run_command(text, words, run):
+def run_command(text, words, run, servers):
     if words == ["adaptthink", "demo"]:
         return  # its run is the fixture's
-    if words[0] in CHECKED:
+    if words[0] in CHECKED or (not shutil.which(words[0]) and words[0] == "curl"):  # which a bare Debian lacks
         check_words(words)
+    elif words[:2] == ["adaptthink", "serve"]:
+        servers.enter_context(serving(words))
     elif needs_a_shell(text, words):
         done = subprocess.run(
             ["bash", "-c", text],
@@ -184,8 +193,30 @@ def make_environment():
     return os.environ | {"PATH": path, "PYTHONPATH": str(Path(at.__file__).parents[1])}
 
 
+@contextmanager
+def serving(words):
+    """Run `adaptthink serve` on a free port, which $PAGE_SERVER has."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", *words, "--port", str(port)]
+    with pytest.MonkeyPatch.context() as patch, Path("server.log").open("w") as log:
+        patch.setenv("PAGE_SERVER", f"127.0.0.1:{port}")
+        with subprocess.Popen(command, env=make_environment(), stdout=log, stderr=log) as server:
+            try:
+                wait_until(lambda: server.poll() is not None or "serving " in Path("server.log").read_text())
+                assert server.poll() is None, Path("server.log").read_text()
+                yield
+            finally:
+                server.terminate()
+
+
 def run_page(name, blocks, run):
-    """Run the blocks of a page in their order, in the current folder."""
+    """Run the blocks of a page in their order, in the current folder; its servers end with it."""
+    with ExitStack() as servers:
+        run_blocks(name, blocks, run, servers)
+
+
+def run_blocks(name, blocks, run, servers):
     namespace = {"__name__": "__main__"}
     for block in blocks:
         where = f"{name}:{block.line}"
@@ -201,7 +232,7 @@ def run_page(name, blocks, run):
         elif block.language == SHELL:
             for text, words in read_commands(replace_all(block.text, INSTEAD)):
                 more = [flag for part, flag in APPENDED.items() if part in text and flag not in words]
-                run_command(text, [*words, *more], run)
+                run_command(text, [*words, *more], run, servers)
 
 
 def give(name, text, demo):
