@@ -46,6 +46,7 @@ APPENDED = {"--backend verl": "--dry-run"}  # verl is in an environment of its o
 INSTEAD = {  # in all commands: what is elsewhere, or would take long
     "curl -s localhost:8000/": "curl -sf $PAGE_SERVER/",  # -f: an HTTP error is one here
     " --engine vllm": "",
+    "--recipe r1_distill_1.5b --backend verl": "--recipe r1_distill_1.5b --model tiny --backend verl",
     "--problems math500 ": "--problems problems.jsonl ",
     "--problems math500,aime24 ": "--problems problems.jsonl ",
     "--problems-per-level 600": "--problems-per-level 2",
@@ -299,10 +300,19 @@ def make_small(patch, folder):
 
 @pytest.fixture
 def miniature(tmp_path, monkeypatch):
+    """A folder to work in, small commands, and no network."""
     make_small(monkeypatch, tmp_path)
+    look_up, others = socket.getaddrinfo, []
+
+    def look_up_local(host, *args, **options):
+        others.extend({host} - {"127.0.0.1", "localhost"})
+        return look_up("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_local)
     sys.modules.pop("my_rewards", None)  # another test has a module of that name too
     yield
     sys.modules.pop("my_rewards", None)
+    assert others == [], "a page needs the network"
 
 
 @pytest.mark.parametrize("name", PAGES)
