@@ -12,7 +12,8 @@ command -v "$python" >/dev/null || { echo "python3 is not installed: apt-get ins
   { echo "AdaptThink needs Python 3.11 or newer, found $("$python" --version); set PYTHON=/path/to/python" >&2; exit 2; }
 
 stamp=".venv/installed${extra:+-$extra}"
-wanted="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum)"
+version="$(grep ^__version__ src/adaptthink/__init__.py)"
+wanted="$({ cat pyproject.toml constraints.txt scripts/setup.sh; echo "$version"; } | sha256sum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 if [ ! -x .venv/bin/pip ]; then

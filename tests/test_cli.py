@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from transformers import Qwen2Tokenizer
 from waiting import WAIT_SECONDS
 
+import adaptthink
 from adaptthink.cli import app as cli
 from adaptthink.cli import pipeline
 from adaptthink.cli.settings import read_run_settings
@@ -218,7 +219,7 @@ def test_help_of_the_data_commands(run, command):
 
 @pytest.mark.parametrize("args", [("--version",), ("train", "--version"), ("evaluate", "--version")])
 def test_version_is_our_own(run, args):
-    assert run(*args) == (0, "0.1.0\n", "")
+    assert run(*args) == (0, f"{adaptthink.__version__}\n", "")
 
 
 @pytest.mark.parametrize(

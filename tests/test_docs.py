@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import adaptthink
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
@@ -61,3 +63,9 @@ def test_what_is_named_exists(place):
         if not (ROOT / name).is_file()
     }
     assert missing == set()
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(r"^## (\S+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert versions[0] == adaptthink.__version__
+    assert versions == sorted(versions, reverse=True)

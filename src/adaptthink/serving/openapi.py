@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
+from adaptthink import __version__
 from adaptthink.serving.calls import Parameters
 
 STATUSES = {
@@ -61,7 +61,7 @@ def make_document(routes: Sequence[Route], calls: Mapping[str, type[BaseModel]],
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "AdaptThink", "version": version("adaptthink")},
+        "info": {"title": "AdaptThink", "version": __version__},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": schemes},
     } | ({"security": [{"key": []}, {"header": []}]} if keys else {})
