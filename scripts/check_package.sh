@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 
 say "sdist and wheel, with $("$python" --version)"
 "$python" -m venv "$work/tools"
-"$work/tools/bin/python" -m pip --disable-pip-version-check -q install build "twine>=6.1"
+"$work/tools/bin/python" -m pip --disable-pip-version-check -qq install build "twine>=6.1"
 "$work/tools/bin/python" -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 "$work/tools/bin/python" -m twine --no-color check --strict "$work"/dist/*
 git ls-files >"$work/tracked"
@@ -46,7 +46,7 @@ PYTHON
 
 say "the wheel in an empty environment"
 "$python" -m venv "$work/venv"
-pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check -q "$@"; }
+pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 pip install "$(grep '^torch==' constraints.txt)"  # first and alone, as in scripts/setup.sh
 wheel="$(echo "$work"/dist/*.whl)"
 pip install -c "$constraints" "$wheel"
