@@ -1,5 +1,5 @@
-# Two commands are enough: `make demo` trains and reports, `make test` checks everything.
-.PHONY: help demo test check docs docs-serve reference gpu model picture clean
+# Two commands are enough: `make demo` trains and reports, `make test` checks; `make slow` checks what takes long.
+.PHONY: help demo test slow check docs docs-serve reference gpu model picture clean
 
 SEED ?= 0
 RECIPE ?= toy_cpu toy_gap
@@ -8,6 +8,7 @@ TESTS ?=
 help:
 	@echo "make demo    train the embedded reasoner to choose when to think, and report (runs/demo); SEED=1, RECIPE=my.toml"
 	@echo "make test    lint, types and tests; TESTS=tests/test_objective.py for some of them"
+	@echo "make slow    the tests that take long: kills and other faults, whole programs, what the pages say"
 	@echo "make check   lint and types alone"
 	@echo "make docs    the documentation as a site in build/site; make docs-serve shows it while it is written"
 	@echo "make reference  the pages of docs/reference that follow from the code"
@@ -28,6 +29,10 @@ check:
 
 test: check
 	.venv/bin/python -m pytest -n auto $(TESTS)
+
+slow:
+	@scripts/setup.sh dev
+	.venv/bin/python -m pytest -n auto --slow -m slow $(TESTS)
 
 docs:
 	@scripts/setup_docs.sh

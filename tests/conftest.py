@@ -39,14 +39,14 @@ if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machin
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cuda", help="where the tests of tests/test_gpu.py run [default: cuda]")
-    parser.addoption("--processes", action="store_true", help="also run the tests that start many programs")
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--processes"):
+    if not config.getoption("--slow"):
         for item in items:
-            if "processes" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="starts many programs: --processes runs it, as .ci/run does"))
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: --slow runs it, as .ci/run does"))
 
 
 @pytest.fixture(scope="session", autouse=True)

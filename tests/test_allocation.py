@@ -145,6 +145,7 @@ def design(sampler, step, keep_probability):
     return collect(sampler, PROBLEMS, check(TrainConfig, settings), step, keep_probability)
 
 
+@pytest.mark.slow
 def test_the_expected_gradient_is_that_of_the_uniform_design(sampler):
     """400 steps; every sample has a gradient of its own (random here, the same each time, as the responses are). Each
     component of the weighted sum must lie within 4.5 standard errors of the uniform design's, and without

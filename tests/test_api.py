@@ -96,6 +96,7 @@ def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     assert failed == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_peft_is_not_loaded_where_it_is_not_asked_for(tmp_path):
     code = f"""
 import adaptthink as at
@@ -246,6 +247,7 @@ def test_unknown_settings_are_refused_with_the_nearest_name():
         at.train("tiny", SUMS, output="nowhere", learning_rat=1)
 
 
+@pytest.mark.slow
 def test_the_example_with_an_own_reward_runs(tmp_path):
     script = Path(__file__).parents[1] / "examples/own_reward.py"
     ran = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, check=True)

@@ -453,6 +453,7 @@ def test_labels_do_not_lie_on_each_other():
 ENTRY_NAMES = ("original", "random_mix", "linear_probe", "budget_forcing", "adaptthink")
 
 
+@pytest.mark.slow
 def test_the_whole_command_in_miniature(tmp_path, monkeypatch, run):
     """Interrupted after the first stage, completed, and a third time with nothing left to run.
 

@@ -275,6 +275,7 @@ print("loaded:", [name for name in {} if name in sys.modules])
 """
 
 
+@pytest.mark.slow
 def test_generating_loads_neither_transformers_modules_nor_compilers(tmp_path):
     """Their import takes longer than all else before the first response."""
     result = process("-c", GENERATING.format(("torch", *SLOW)), cwd=tmp_path)

@@ -216,6 +216,7 @@ def count_bad_uses(count=300, over=1.02, **more):
     return bad / REPETITIONS
 
 
+@pytest.mark.slow
 def test_a_policy_that_loses_a_little_too_much_is_rarely_ever_used():
     assert count_bad_uses() <= ALLOWED
     assert count_bad_uses(confidence=0.3) > 2 * ALLOWED  # the simulation would show it
@@ -226,6 +227,7 @@ def test_late_and_partial_feedback_breaks_nothing():
     assert count_bad_uses(**late) <= ALLOWED
 
 
+@pytest.mark.slow
 def test_feedback_that_depends_on_correctness_breaks_it():
     """The assumption is needed: of direct answers only the right ones are heard of."""
     assert count_bad_uses(rate=lambda mode, correct: float(correct or mode is Mode.THINK)) > 0.5

@@ -450,6 +450,7 @@ def test_other_files_without_problems(tmp_path, name, content, expected):
     assert str(caught.value) == f"{tmp_path / name}: holds no problem; expected {expected}"
 
 
+@pytest.mark.slow
 def test_problems_of_a_file_are_not_in_memory(tmp_path, monkeypatch):
     """Without the grader, which caches some tens of thousands of reference answers whatever the size of the file."""
     monkeypatch.setattr("adaptthink.problems.table.SPOOL_BYTES", 2**16)

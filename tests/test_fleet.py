@@ -535,6 +535,7 @@ def test_the_stream_is_graded_as_the_chunks_are(pair, tmp_path):
     assert rows(tmp_path / "stream.jsonl") == rows(tmp_path / "chunks.jsonl")
 
 
+@pytest.mark.slow
 def test_killed_midway_and_repeated_the_store_is_as_if_nothing_had_happened(pair, tmp_path):
     presample(pair[:1], tmp_path / "whole.jsonl")
     path = tmp_path / "killed.jsonl"

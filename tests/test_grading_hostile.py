@@ -291,6 +291,7 @@ def test_hostile_references_are_parsable_or_not():
     assert outcome[-2:] == [True, True]
 
 
+@pytest.mark.slow
 def test_heavy_formulas_and_memory():
     """Formulas without end: workers are killed again and again, and neither they nor this process grow."""
     reference_answer = r"x+\sqrt{2}"
@@ -345,6 +346,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_long_texts_take_linear_time():
     """Quadratic work on 400 kB takes many minutes of processor time, whatever else the machine does."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -308,6 +308,7 @@ def test_the_parent_watches_memory_where_the_system_does_not(stand_in, monkeypat
 # --- real formulas ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"(10^9)!", r"\binom{10^9}{5\cdot10^8}", "2^{2^{33}}+x"])
 def test_formulas_that_cannot_be_worked_out(answer):
     limits = Limits(seconds=1, memory_mb=128, workers=1)

@@ -87,6 +87,7 @@ def folders(tmp_path, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_shuffled_lines_give_the_same_bytes(folders):
     before = compute_everything(folders)
     assert json.loads(before["compare"])["rows"][1]["mean_change"]["accuracy"]["p_value"] < 1

@@ -315,7 +315,7 @@ def miniature(tmp_path, monkeypatch):
     assert others == [], "a page needs the network"
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_does_what_it_says(name, demo, miniature, run):
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -158,6 +158,7 @@ def written(folder, runs, claims):
     return content
 
 
+@pytest.mark.slow
 def test_the_report_shows_every_claim_and_the_numbers_of_every_picture(tmp_path, as_in_the_paper):
     content = written(tmp_path, *as_in_the_paper)
     html, markdown = write_report(tmp_path, figure_folder=tmp_path / "figures")
@@ -210,6 +211,7 @@ def test_every_command_of_a_design_has_settings_that_resolve(design, tmp_path):
     assert len(design.seeds) == (3 if design is FULL else 1)
 
 
+@pytest.mark.slow
 def test_a_failed_command_is_named_and_stops_the_others(tmp_path):
     bad = Job("bad", (Command(("report", str(tmp_path / "nowhere")), tmp_path / "never"),))
     with pytest.raises(
@@ -225,6 +227,7 @@ def test_what_is_done_is_not_run_again(tmp_path):
     assert not (tmp_path / "logs" / "done.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
     """Two steps of the main training, twice: the second time nothing is left to run. Claims and report: see above."""
     monkeypatch.setattr(reproduce_jobs, "QUICK", Design((0,), (MAIN,), 2, 40, 2))

@@ -402,6 +402,7 @@ def test_settings_that_do_not_go_together(flags, line):
         resolve("serve", ServeConfig, flags={"model": "tiny", **flags})
 
 
+@pytest.mark.slow
 def test_a_server_keeps_its_state_to_the_end(tmp_path):
     """The program itself: a dial is made, decides, gets feedback, and is there after SIGTERM."""
     path = tmp_path / "online.json"

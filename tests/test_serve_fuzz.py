@@ -20,6 +20,7 @@ from adaptthink.serving.feedback import open_dial
 from adaptthink.serving.prepare import Served
 from adaptthink.serving.worker import Worker
 
+pytestmark = pytest.mark.slow
 EXAMPLES = 40  # for each route and each kind: some 20 s in all
 some = settings(
     max_examples=EXAMPLES,

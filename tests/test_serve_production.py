@@ -271,6 +271,7 @@ def test_the_commands_of_compose_exist():
 # ---- soak -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_short_soak(tmp_path):
     path = tmp_path / "soak.json"
     command = [sys.executable, "benchmarks/soak.py", "--requests", "300", "--rest", "0", "--json", str(path)]

@@ -18,6 +18,7 @@ from adaptthink.engines.base import ScriptedEngine
 from adaptthink.evaluation.scores import Evaluation, summarise
 from adaptthink.storage.records import from_json, to_json
 
+pytestmark = pytest.mark.slow
 RECIPE = """
 model = "tiny"
 max_think_tokens = 60

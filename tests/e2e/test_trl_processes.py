@@ -20,7 +20,7 @@ if importlib.util.find_spec("trl") is None:
 from adaptthink.models.loading import TINY, load_policy
 from adaptthink.problems.sources import choose_training_problems, make_reading
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RECIPE = """
 problems_per_level = 4

@@ -10,7 +10,7 @@ import pytest
 from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 KILLS = 25
 
 

@@ -18,7 +18,7 @@ from waiting import WAIT_SECONDS
 from adaptthink.engines.native import NativeEngine
 from adaptthink.models.loading import load_policy
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 DISTURBED = (sys.executable, str(Path(__file__).with_name("inject.py")), "--inject-fault")
 KILLED = -signal.SIGKILL
 DAMAGED = r"checkpoint .*step-000002 is not usable \(model.safetensors does not match its hash\)"
