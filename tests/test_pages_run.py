@@ -56,6 +56,12 @@ SMALL_TRL = "per_device_train_batch_size=4, use_cpu=True, bf16=False, max_steps=
 SMALL_TRL += "max_completion_length=48, max_no_think_tokens=10"
 INSTEAD_ON = {  # in the Python of single pages
     "README.md": {"steps=10, problems_per_step=40": "steps=1, problems_per_step=4", "per_level=20": "per_level=2"},
+    "docs/tutorials/own_problems_and_reward.md": {
+        "steps=30": "steps=1",
+        "problems_per_step=30": "problems_per_step=4",
+        "[:-100]": "[:-10]",
+        "[-100:]": "[-10:]",
+    },
     "docs/how-to/library.md": {
         "steps=3,\n    problems_per_step=16": "steps=1,\n    problems_per_step=4",
         "steps=2,\n    problems_per_step=8": "steps=1,\n    problems_per_step=4",
