@@ -254,7 +254,7 @@ def give(name, text, demo):
     Path("problems.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in SUMS))
     Path("recipe.toml").write_text(RECIPE)
     Path("responses.jsonl").write_text(json.dumps({"response": "So \\boxed{8}.", "reference_answer": "8"}) + "\n")
-    Path("questions.txt").write_text("47+8=?\n\n12+88-31+45-7=?\n")
+    Path("questions.txt").write_text("47+8=?\n\n12+8-3+4-7+5=?\n")
     Path("survey.csv").write_text('"question, in words",result\n12+5=?,17\n')
     rows = [
         {"prompt": [{"role": "user", "content": row["prompt"]}], "reward_model": {"ground_truth": row["answer"]},
