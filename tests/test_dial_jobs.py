@@ -24,6 +24,7 @@ FILES = [
     "problems.jsonl",
     "samples.jsonl",
     "summary.json",
+    "timings.jsonl",
     "verdicts.jsonl",
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # sys.argv is ours

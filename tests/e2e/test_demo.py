@@ -85,7 +85,8 @@ def test_summary_has_the_promised_form(folder):
         for scores in (*mode["levels"].values(), mode["overall"]):
             assert set(scores) == {
                 "accuracy", "accuracy_interval", "mean_tokens", "tokens_interval", "no_think_share",
-                "no_think_interval", "truncated_share", "n", "verdicts",
+                "no_think_interval", "truncated_share", "n", "verdicts", "tokens_per_correct",
+                "tokens_per_correct_interval",
             }  # fmt: skip
             assert 0 <= scores["accuracy"] <= 1
         assert mode["overall"]["n"] == 30

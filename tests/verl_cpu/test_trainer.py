@@ -39,7 +39,10 @@ def trainer_of(folder, monkeypatch, **update):
     trainer.settings = check(VerlConfig, config(steps=1).model_dump() | {"gpus_per_node": 1})
     trainer.described = describe_rollouts([RolloutSummary("a", mode, Verdict.CORRECT, 5, -1.0) for mode in Mode])
     trainer.rows = []
-    trainer.probe = lambda: {"probe_no_think_logprob": -1.0, "probe_mode_mass": 1.0, "probe_no_think_by_level": {}}
+    trainer.probe = lambda: {
+        "probe_no_think_share": 0.4, "probe_no_think_logprob": -1.0, "probe_mode_mass": 1.0,
+        "probe_no_think_by_level": {},
+    }  # fmt: skip
     trainer.on_train_begin()
     return trainer
 
