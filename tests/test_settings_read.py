@@ -408,6 +408,7 @@ def test_the_same_settings_do_the_same(world, command):
     assert first == world(command, BASE[command])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "key"), [(command, key) for command in SCHEMAS for key in keys_of(command)])
 def test_every_key_has_an_effect_or_is_refused(world, command, key):
     base, other = settings_for(command, key)
