@@ -355,6 +355,7 @@ def violations(world, choose, limit, repetitions=400, seed=0):
 ALLOWED = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "limit"), [(plateau, 0.1), (slope, 0.1), (rare, 0.01)])
 def test_the_guarantee_holds_where_a_naive_choice_breaks_it(world, limit, monkeypatch):
     monkeypatch.setattr(guarantee, "check_held_out", lambda *rest: None)

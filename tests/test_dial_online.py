@@ -233,6 +233,7 @@ def test_feedback_that_depends_on_correctness_breaks_it():
     assert count_bad_uses(rate=lambda mode, correct: float(correct or mode is Mode.THINK)) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["turn", "slide", "watch", "late"])
 def test_under_drift_what_was_lost_so_far_is_within_the_tolerance(kind):
     """But for the answers that wait: one where feedback is at once, up to 30 where it may take so many requests."""

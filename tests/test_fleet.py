@@ -129,6 +129,7 @@ def test_requests_are_taken_only_as_slots_become_free(servers):
     assert max(ahead) <= 3 * ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [(500, {}), (503, {}), (429, {}), (429, {"Retry-After": "0"}), (401, {}), (404, {}), "drop", "<html>", "{}"],

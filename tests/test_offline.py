@@ -388,6 +388,7 @@ def train(store, folder, method, **values):
     return at.train("tiny", "arithmetic", store, output=folder, method=method, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OFFLINE)
 def test_a_training_from_python_samples_nothing_and_resumes_to_the_same_weights(store, tmp_path, monkeypatch, method):
     monkeypatch.setattr("adaptthink.training.train.collect", None)

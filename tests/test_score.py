@@ -281,6 +281,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_and_leaves_what_can_be_gone_on_with(folder):
     lines = [f"{n}+{n}=?\n".encode() for n in range(10, 21)]
     command = [sys.executable, "-c", PROGRAM]

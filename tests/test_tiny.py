@@ -81,6 +81,7 @@ def test_left_free_it_always_thinks(sampler, fresh, temperature):
     assert max(probabilities) <= 0.02
 
 
+@pytest.mark.slow
 def test_it_over_thinks(folder):
     thinkings = [sample.thinking for sample in read_samples(folder) if sample.requested == "auto"]
     assert sum("Wait" in (thinking or "") for thinking in thinkings) > 0.3 * len(thinkings)

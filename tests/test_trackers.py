@@ -318,6 +318,7 @@ def untracked(tmp_path_factory):
     return learned(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "kind"), [(None, ""), ("init", "raise"), ("log", "raise"), ("log", "kill"), ("log", "hang")]
 )

@@ -26,6 +26,7 @@ from adaptthink.problems.arithmetic import Split, generate_problems
 from adaptthink.training.initial import InitialModel
 from adaptthink.training.methods import adaptthink
 
+pytestmark = pytest.mark.slow
 SETTINGS = {"temperature": 0.8, "num_generations": recorded.SAMPLES, "max_completion_length": 64}
 SETTINGS |= {"max_no_think_tokens": 16, "max_grad_norm": 0.0, "max_steps": 1}
 LOCAL = {
