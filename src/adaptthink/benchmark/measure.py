@@ -291,11 +291,15 @@ def count_spent(run: Path, one: Found, reported: Mapping[str, Found]) -> Spent:
     base = count_spent(run, reported[one.entry.base], reported) if one.entry.base in reported else None
     others = [value for value in one.entry.values if value != one.value]
     first = next(iter(one.seeds))
+
+    def count(folder: Path) -> int:
+        return 0 if one.entry.is_offline else count_rollout_tokens(folder)  # the store's responses are sampled once
+
     return Spent(
         reference=fmean(count_reference_tokens(store, no_think=one.entry.needs_no_think) for store in stores),
-        rollouts=fmean(map(count_rollout_tokens, folders.values())),
+        rollouts=fmean(map(count, folders.values())),
         base=base.reference + base.rollouts if base else 0.0,
-        tuning=float(sum(count_rollout_tokens(choose_folder(run, one.entry, value, first)) for value in others)),
+        tuning=float(sum(count(choose_folder(run, one.entry, value, first)) for value in others)),
     )
 
 

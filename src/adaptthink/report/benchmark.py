@@ -66,7 +66,10 @@ def make_section(result: Result, figure: str) -> str:
         "### no_think by level, %", make_levels(own),
         "### Forced modes, accuracy % / tokens", make_forced(own),
         "### Leakage and regret", make_leakage(own),
-        "### Tokens sampled to train one model", make_spent(result.rows),
+        "### Tokens sampled to train one model",
+        "Every entry is charged the reference store, which all share. Only AdaptThink and the gap objective read its "
+        "accuracies, and only the offline methods its responses; those sample nothing else.",
+        make_spent(result.rows),
         f"### Sensitivity to the method's own knob (one seed{f', {about.tuned}' if about.tuned else ''})",
         make_knobs(result),
     ]  # fmt: skip
