@@ -143,8 +143,13 @@ def test_what_a_server_fails_on_goes_to_others_and_it_comes_back(servers, expect
 
     servers[0].bad, messages = bad, []
     fleet = make(servers, messages)
-    assert stream(fleet, requests()) == expected
-    assert 1 <= fleet.servers[0].faults <= 5
+
+    def has_failed():  # on a busy machine the others may have answered all before it is asked
+        assert stream(fleet, requests()) == expected
+        return fleet.servers[0].faults
+
+    wait_until(has_failed)
+    assert fleet.servers[0].faults <= 5
     assert fleet.servers[1].faults == fleet.servers[2].faults == 0
     assert messages[0].startswith(f"{servers[0].url} is unhealthy: ")
 
