@@ -157,8 +157,8 @@ def make_difference_table(
             changes["mean"] = row.mean_change
         lines += [(row.name, name, *write_difference(select(one))) for name, one in changes.items()]
     note = (
-        "p: adjusted for the number of means, and of lines that are not means (Holm); detectable: the difference that "
-        "such data would show four times out of five"
+        "p: adjusted for the number of lines (Holm), means counted apart from the others; detectable: the difference "
+        "that such data would show four times out of five"
     )
     headings = ("", "", "difference", "p", "detectable", "verdict")
     return TextTable(title, headings, tuple(lines), grouped=True, note=note)

@@ -85,7 +85,10 @@ def load_method(text: str) -> Method:
     """
     name, _, options = text.partition(":")
     if name not in list_methods():
-        raise UserError(f"method = '{name}' is unknown; there are: {', '.join(list_methods())}")
+        raise UserError(
+            f"method = '{name}' is unknown; there are: {', '.join(list_methods())}; a method of your own is a file "
+            f"NAME.py in {__path__[0]}"
+        )
     found = import_module(f"{__name__}.{name}").METHOD
     known = [field.name for field in fields(found)]
     values = {}
