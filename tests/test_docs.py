@@ -35,6 +35,12 @@ def test_every_page_is_of_a_kind_and_in_the_navigation_once():
     assert sorted(listed) == [page for page in pages if not page.startswith("log/2")]
 
 
+def test_the_home_page_links_every_page():
+    linked = re.findall(r"\]\(([\w/-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    pages = {str(path.relative_to(DOCS)) for path in PAGES} - {"index.md"}
+    assert {page for page in pages if not page.startswith("log/2")} - set(linked) == set()
+
+
 def test_every_entry_of_the_log_is_listed_by_date_and_answers_a_question():
     index = (DOCS / "log" / "index.md").read_text(encoding="utf-8")
     questions, dates = index.split("## By date")

@@ -59,9 +59,10 @@ def watch(run, capsys, *names):
 def test_a_run_that_has_not_begun_is_waited_for_and_followed_to_its_end(tmp_path, capsys):
     lines = watch(tmp_path / "r", capsys, ("begin",), ("log", 3), ("log", 5), ("log", 9), ("log", 10), ("finish",))
     assert lines[0] == f"there is no training in '{tmp_path / 'r'}' yet; waiting for one to begin"
-    assert lines[1].split()[:2] == ["reward", "tokens"]
-    assert [line.split()[0] for line in lines[3:5]] == ["5/10", "10/10"]
-    assert lines[5:] == [f"the training has ended after 10 steps; its model is in {tmp_path / 'r' / 'model'}"]
+    assert lines[1] == "no step of the training is done yet; a run first samples and evaluates the untrained model"
+    assert lines[2].split()[:2] == ["reward", "tokens"]
+    assert [line.split()[0] for line in lines[4:6]] == ["5/10", "10/10"]
+    assert lines[6:] == [f"the training has ended after 10 steps; its model is in {tmp_path / 'r' / 'model'}"]
 
 
 def test_the_last_step_is_printed_when_its_probe_is_there(tmp_path, capsys):
@@ -79,7 +80,7 @@ def test_the_last_step_is_printed_when_its_probe_is_there(tmp_path, capsys):
         ("log", 10),
         ("finish",),
     )
-    assert [line.split()[0] for line in lines[3:5]] == ["5/10", "10/10"]
+    assert [line.split()[0] for line in lines[4:6]] == ["5/10", "10/10"]
 
 
 def test_alarms_are_printed_when_they_begin(tmp_path, capsys):

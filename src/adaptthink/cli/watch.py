@@ -32,14 +32,13 @@ class Shown:
 
     def __init__(self, run: Path) -> None:
         self.run, self.terminal = run, Terminal()
-        self.step, self.found, self.waits = 0, 0, False
+        self.step, self.found = 0, 0
+        self.said: set[str] = set()
 
     def update(self) -> bool:
         """Print what is new; return whether nothing more will come."""
         if not (self.run / CONFIG).exists():
-            if not self.waits:
-                self.waits = True
-                self.terminal.on_message(f"there is no training in '{self.run}' yet; waiting for one to begin")
+            self.say_once(f"there is no training in '{self.run}' yet; waiting for one to begin")
             return False
         running = is_held(self.run)  # before the files are read, as it may end meanwhile
         steps = int(read_object(self.run / CONFIG, remedy=REMEDY).get("steps") or 0)
@@ -63,9 +62,17 @@ class Shown:
             self.terminal.on_message(
                 f"the training is at step {done} of {steps}, and no process works on it; it goes on with --resume"
             )
+        elif not rows:
+            self.say_once("no step of the training is done yet; a run first samples and evaluates the untrained model")
         else:
             self.terminal.on_progress(Progress("training", done, steps, self.count_tokens(rows), step=done))
         return finished or not running
+
+    def say_once(self, message: str) -> None:
+        """Print a message unless it was printed before."""
+        if message not in self.said:
+            self.said.add(message)
+            self.terminal.on_message(message)
 
     def count_tokens(self, rows: list[dict[str, object]]) -> int:
         """Return how many tokens were sampled since the watching began."""
