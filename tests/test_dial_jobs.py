@@ -157,7 +157,7 @@ def test_a_certified_dial_stays_unless_it_is_replaced_on_purpose(run, model_fold
     text = " ".join(out.split())
     assert (status, stored.read_bytes()) == (1, before)
     assert f"the dial in {stored} (no_think where P(no_think) >=" in text
-    assert "certified on 20 problems of arithmetic" in text
+    assert "certified on 10 of 20 problems of arithmetic" in text
     status, out, _ = run("calibrate", model_folder, *few, "--tolerance", 70, "--output", "few")
     assert (status, stored.read_bytes()) == (0, before)
     assert "was certified on more problems and stays; to replace it give --overwrite" in " ".join(out.split())
@@ -213,6 +213,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_its_files(model_folder, tmp_pa
         ("decide tiny", "no prompt to decide on; give one or more"),
         ("decide tiny 1+1=?", "'tiny' is no model folder with a dial in it; give --threshold, or --dial"),
         ("decide tiny_long 1+1=?", "'tiny_long' is no model folder with a dial in it; give --threshold, or --dial"),
+        ("decide runs/none/model 1+1=?", "no model folder 'runs/none/model': give an existing folder, a hub id"),
         ("decide tiny 1+1=? --dial nowhere.json", "no dial 'nowhere.json', so no threshold"),
         ("decide tiny 1+1=? --threshold 2", 'Invalid value "2.0" for --threshold. Must be <= 1'),
         ("decide tiny 1+1=? --threshold 0.5 --dial d.json", "--threshold and --dial both give the threshold"),

@@ -889,6 +889,7 @@ def choose_threshold(
         return threshold, None
     name = model.name if isinstance(model, Policy) else model
     if dial is None and (name in EMBEDDED or not Path(name).is_dir()):
+        find_model(name)  # says so where there is no such folder
         raise UserError(
             f"'{name}' is no model folder with a dial in it; give --threshold, or --dial with the {STORED} that "
             "adaptthink calibrate wrote"

@@ -123,7 +123,8 @@ def _read_certified(path: Path, fingerprint: str) -> Dial | None:
 def _summarise(dial: Dial) -> str:
     choice = dial.threshold
     rule, limit = describe_rule(choice.no_think_probability), describe_limit(choice)
-    return f"{rule}; {limit}, certified on {dial.num_problems:,} problems of {dial.problems}, {dial.date[:10]}"
+    half = f"certified on {choice.num_problems:,} of {dial.num_problems:,} problems"
+    return f"{rule}; {limit}, {half} of {dial.problems}, {dial.date[:10]}"
 
 
 def require_threshold(dial: Dial, path: Path) -> float:

@@ -41,7 +41,7 @@ class ThinkOptions(BaseModel):
     mode: ThinkMode | None = None
     effort: Effort | None = None
     threshold: Annotated[float, Field(ge=0)] | None = None  # above 1: always thinks
-    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1, description="A share, not points: 0.05 is 5 points.")] | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     second_look: bool | None = None
 
