@@ -32,7 +32,7 @@ test: check
 
 slow:
 	@scripts/setup.sh dev
-	.venv/bin/python -m pytest -n auto --slow -m slow $(TESTS)
+	.venv/bin/python -m pytest -n auto --dist worksteal --slow -m slow $(TESTS)
 
 docs:
 	@scripts/setup_docs.sh
