@@ -1,6 +1,7 @@
 """The layers of the package: a subpackage imports from the layers below its own, never sideways, never upward."""
 
 import ast
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -158,3 +159,9 @@ def test_the_checker_catches_a_module_without_a_layer():
 )
 def test_the_checker_lets_good_imports_pass(module, source):
     assert faults(module, source) == []
+
+
+def test_no_two_test_files_have_one_name():
+    """They are modules of one name to pytest, which then collects neither where both can be imported."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
