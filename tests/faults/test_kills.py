@@ -11,7 +11,7 @@ from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
-KILLS = 25
+KILLS = int(os.environ.get("KILLS", "25"))  # of each command; .ci/run has fewer, as each costs a start
 
 
 def finish(process) -> str:
