@@ -139,27 +139,12 @@ done
 
 git -c safe.directory='*' clone -q --no-hardlinks . "$root/adaptthink"
 git -c safe.directory='*' -C "$root/adaptthink" checkout -q --detach "$(git -c safe.directory='*' rev-parse HEAD)"
-cat > "$root/adaptthink/few_steps.toml" <<'RECIPE'
-model = "tiny"
-max_think_tokens = 60
-max_no_think_tokens = 10
-[train]
-problems_per_level = 4
-problems_per_step = 5
-samples_per_problem = 4
-steps = 3
-reference_samples = 2
-probe_problems_per_level = 2
-learning_rate = 1e-5
-[evaluate]
-problems_per_level = 6
-RECIPE
 in_root() { chroot "$root" /usr/bin/env -i "${environment[@]}" bash -euo pipefail -c "cd /adaptthink; $1"; }
 
 in_root '! command -v cc && ! command -v gcc && ! ls /usr/include/python3*/Python.h 2>/dev/null' ||
   fail "the bare root is not bare: it has a compiler or Python's headers"
 say "make demo, three steps"
-in_root 'make demo RECIPE=few_steps.toml && test -s runs/demo/report.html'
+in_root 'make demo RECIPE=tests/few_steps.toml && test -s runs/demo/report.html'
 say "make test, a few files"
 tests="${TESTS:-tests/test_objective.py tests/test_modes.py tests/test_arithmetic.py tests/test_gym.py}"
 in_root "make test TESTS='$tests -rs'"

@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 say() { printf '== %s (after %d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 python="${PYTHON:-python3}"
 constraints="$PWD/constraints.txt"
+recipe="$PWD/tests/few_steps.toml"
 work="$(mktemp -d "${TMPDIR:-/tmp}/check-package.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 
@@ -56,24 +57,9 @@ mkdir "$work/elsewhere"
 cd "$work/elsewhere"
 PATH="$work/venv/bin:$PATH"
 unset PYTHONPATH
-cat >few.toml <<'RECIPE'
-model = "tiny"
-max_think_tokens = 60
-max_no_think_tokens = 10
-[train]
-problems_per_level = 4
-problems_per_step = 5
-samples_per_problem = 4
-steps = 3
-reference_samples = 2
-probe_problems_per_level = 2
-learning_rate = 1e-5
-[evaluate]
-problems_per_level = 6
-RECIPE
 say "outside of the checkout: adaptthink $(adaptthink --version)"
 [[ "$wheel" == */adaptthink-"$(adaptthink --version)"-* ]]
-adaptthink demo --recipe few.toml >demo.log 2>&1 || { cat demo.log; exit 1; }
+adaptthink demo --recipe "$recipe" >demo.log 2>&1 || { cat demo.log; exit 1; }
 ls -s runs/demo/report.html runs/demo/model/model.safetensors
 python - <<'PYTHON'
 import adaptthink as at

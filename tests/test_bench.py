@@ -501,7 +501,7 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch, run):
         bench_job(run, replace(design, steps=3), **options)
 
 
-def test_values_that_another_benchmark_chose_are_taken_and_nothing_is_tuned(tmp_path, monkeypatch):
+def test_values_that_another_benchmark_chose_are_taken_and_nothing_is_tuned(tmp_path, monkeypatch, capsys):
     found, original = made_up(tmp_path / "earlier")
     earlier = measure(tmp_path / "earlier", found, original, About("tiny", ("reproduce",), "2026-01-02", "a machine"))
     [row] = [one for one in earlier.rows if one.name == "adaptthink"]
@@ -519,6 +519,7 @@ def test_values_that_another_benchmark_chose_are_taken_and_nothing_is_tuned(tmp_
     design = make_design(("reproduce",), None, path)
     result = bench_job(run, design, entries=["original", "adaptthink"], seeds=(0,), parts=("tune", "train"))
     assert names == ["original", "reference 0", "delta_0.02 0"]
+    assert f"knob values are those of {path}; nothing is tuned" in capsys.readouterr().out
     assert {row["name"]: (row["value"], row["num_tried"]) for row in result["rows"]}["adaptthink"] == (0.02, 3)
     assert (result["about"]["tuned"], result["knobs"]) == ("tiny, 2026-01-02", [to_json(point)])
     assert "Knob values were chosen in an earlier benchmark (tiny, 2026-01-02)." in (run / "benchmark.md").read_text()

@@ -484,7 +484,7 @@ def test_a_chat_endpoint_may_come_from_anywhere(recipe, monkeypatch):
 
 
 def test_a_recipe_names_samples_of_sets_that_a_flag_replaced():
-    """Whoever gives other problems has not asked for the samples of those in the recipe."""
+    """Samples that a recipe gives for its problems are not for other problems of a flag."""
     config = read_settings("evaluate", EvaluateConfig, ["r1_distill_1.5b_one_gpu"], {"problems": "math500"})
     assert config.samples_by_set == ("aime24=16",)
     with pytest.raises(UserError, match="samples_by_set has no effect: the problems are of math500, not of aime24"):

@@ -52,14 +52,14 @@ def test_trls_settings_exist_with_these_defaults():
     assert set(names(refused, 0)) - NO_SETTINGS <= {name for held in FIXED.values() for name in held}
     defaults = {field.name: field.default for field in fields(GRPOConfig)}
     own = {field.name: field.default for field in fields(AdaptThinkConfig)}
-    told = 0
+    compared = 0
     for cells in settings:
         for name, theirs, ours in zip(names([cells], 0), cells[1].split(", "), cells[2].split(", "), strict=False):
             for given, known in ((theirs, defaults), (ours, own)):
                 if re.fullmatch(r"[\d.e-]+", given):
-                    told += 1
+                    compared += 1
                     assert float(given) == known[name], name
-    assert told > 10
+    assert compared > 10
 
 
 @pytest.mark.parametrize(("table", "refused"), [(0, True), (1, False)])

@@ -19,23 +19,8 @@ from adaptthink.evaluation.scores import Evaluation, summarise
 from adaptthink.storage.records import from_json, to_json
 
 pytestmark = pytest.mark.slow
-RECIPE = """
-model = "tiny"
-max_think_tokens = 60
-max_no_think_tokens = 10
-[train]
-problems_per_level = 4
-problems_per_step = 5
-samples_per_problem = 4
-steps = 3
-reference_samples = 2
-probe_every = 1
-probe_problems_per_level = 2
-checkpoint_every = 1
-learning_rate = 1e-5
-[evaluate]
-problems_per_level = 6
-"""
+FEW_STEPS = (Path(__file__).parents[1] / "few_steps.toml").read_text()
+RECIPE = FEW_STEPS.replace("[train]\n", "[train]\nprobe_every = 1\ncheckpoint_every = 1\n")
 METRICS_OF_SETTINGS = {  # that this recipe does not have, or that come only where something is wrong
     "alarms", "skipped", "mismatch_masked", "probe_accuracy", "probe_mean_tokens", "probe_sampled_no_think_share",
     "generate_roofline_seconds", "update_roofline_seconds",

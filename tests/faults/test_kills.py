@@ -11,7 +11,7 @@ from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("KILLS", "25"))  # of each command; .ci/run has fewer, as each costs a start
+KILLS = 25
 
 
 def finish(process) -> str:

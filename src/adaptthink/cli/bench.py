@@ -111,7 +111,8 @@ def bench_job(
     earlier = read_earlier(Path(design.tuned)) if design.tuned else None
     identity = {"benchmark": config.model, **to_json(design)}
     open_run(run, identity, resume=run.exists() and not clean, clean=clean)
-    if earlier:  # what was tuned there is not tuned here
+    if earlier:
+        console.print(f"knob values are those of {design.tuned}; nothing is tuned", markup=False, soft_wrap=True)
         keep_values(run, {row.name: (row.value, row.num_tried) for row in earlier.rows if row.value is not None})
         parts = [one for one in parts if one != "tune"]
     at_once = jobs or (None if choose_device(config.device).type == "cpu" else 1)

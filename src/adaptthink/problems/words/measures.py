@@ -183,7 +183,7 @@ def tell_calendar(story: Story, steps: int, distractors: int) -> None:
 
 
 def tell_dates(story: Story, steps: int, distractors: int) -> None:
-    """Each event is some time before or after another; the question is for its day, or how far two are apart."""
+    """Each event is some time before or after another; the question is the last one's day, or how far two are apart."""
 
     def cost(*relations: int) -> int:
         used = [one for one in relations if one]
