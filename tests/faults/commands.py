@@ -1,15 +1,30 @@
-"""The commands that the fault tests disturb, as a user gives them, in miniature; and what their folders hold."""
+"""The commands that the fault tests disturb, as a user gives them, in miniature; and what their folders hold.
+
+An undisturbed command is a program of its own. The others, some hundreds, are forked from a process that has imported
+the libraries already: each would need seconds for that, in which nothing can be lost.
+"""
 
 import json
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from waiting import WAIT_SECONDS
+
 ROOT = Path(__file__).parents[2]
-PROGRAM = (sys.executable, "-m", "adaptthink")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+LOGS = tempfile.TemporaryDirectory(prefix="adaptthink-logs-")  # what the commands print
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["adaptthink.cli.app", "adaptthink.cli.jobs", "adaptthink.api", "transformers.models.qwen2.modeling_qwen2"]
+)
 TRAINING = (
     *("--steps", "6", "--problems-per-step", "8", "--problems-per-level", "20", "--seed", "3"),
     *("--checkpoint-every", "2", "--probe-every", "3", "--probe-samples", "1"),
@@ -30,9 +45,9 @@ class Case:
     later: tuple[str, ...] = ()
 
     def list_words(self, folder: Path, *, again: bool) -> list[str]:
-        """Return the command line; `again` for an attempt that goes on with what is in the folder."""
+        """Return the arguments; `again` for an attempt that goes on with what is in the folder."""
         path = folder / "store.jsonl" if self.name == "presample" else folder / "out"
-        return [*PROGRAM, *self.arguments, self.flag, str(path), *(self.later if again else ())]
+        return [*self.arguments, self.flag, str(path), *(self.later if again else ())]
 
 
 RECIPE = ROOT / "tests" / "faults" / "small.toml"
@@ -54,12 +69,66 @@ CASES = {
 }
 
 
-def start(words, **options) -> subprocess.Popen:
-    """Start a command with its output in one pipe, as the head of its own process group."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0, **options
+def run_alone(words: list[str]) -> str:
+    """Run a command to its end as a program of its own; return what it printed."""
+    command = [sys.executable, "-m", "adaptthink", *words]
+    ran = subprocess.run(
+        command, env=os.environ | ENVIRONMENT, stdout=-1, stderr=subprocess.STDOUT, text=True, check=False
     )
+    assert ran.returncode == 0, ran.stdout
+    return ran.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A command that runs in a forked process, as the head of its own process group."""
+
+    process: BaseProcess
+    log: Path
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> int | None:
+        """Wait for the end; return the status, None if it still runs."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def read_output(self) -> str:
+        """Return what the command printed so far, both streams."""
+        return self.log.read_text(encoding="utf-8")
+
+    def kill(self) -> None:
+        """Kill the process and those that it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # not yet a group, or gone
+            self.process.kill()
+        self.process.join()
+
+
+def start(words: list[str], fault: str | None = None) -> Started:
+    """Start a command; with a fault, `KIND@NUMBER` of inject.py, that disturbs it."""
+    handle, name = tempfile.mkstemp(dir=LOGS.name)
+    os.close(handle)
+    log = Path(name)
+    process = FORKS.Process(target=run_forked, args=(words, log, fault))
+    process.start()
+    return Started(process, log)
+
+
+def run_forked(words: list[str], log: Path, fault: str | None) -> None:
+    """Be the program, in the forked process."""
+    os.setpgid(0, 0)
+    os.environ.update(ENVIRONMENT)
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if fault:
+        from inject import inject
+
+        inject(fault, words)
+    from adaptthink.cli.app import main
+
+    sys.argv = ["adaptthink", *words]
+    main()
 
 
 def read_tree(folder: Path) -> dict[str, object]:

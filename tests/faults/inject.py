@@ -1,8 +1,4 @@
-"""Runs a command with a fault: python inject.py --inject-fault KIND@NUMBER COMMAND ARGUMENTS...
-
-NUMBER is the training step after which the fault comes; in commands without steps, the report of progress. The faults
-are put in from here, so that nothing in the package knows of them.
-"""
+"""Faults, put into this process's copy of the package: nothing in the package knows of them."""
 
 import errno
 import os
@@ -14,7 +10,6 @@ from pathlib import Path
 import psutil
 
 from adaptthink.cli import watchdog
-from adaptthink.cli.app import main
 from adaptthink.cli.console import Terminal
 from adaptthink.storage.jsonl import Appender
 from adaptthink.training import checkpoint, update
@@ -103,15 +98,20 @@ FAULTS = {
 }
 
 
-def inject(kind: str, number: int, folder: Path, *, steps: bool) -> None:
-    """Let the fault come at the number-th step or report."""
-    name = "on_step" if steps else "on_progress"
+def inject(fault: str, words: list[str]) -> None:
+    """Let a fault, `KIND@NUMBER`, come in the command that this process will run.
+
+    NUMBER is the training step after which it comes; in commands without steps, the report of progress.
+    """
+    kind, _, number = fault.partition("@")
+    folder = Path(words[words.index("--output") + 1]).parent
+    name = "on_step" if words[0] in ("train", "demo") else "on_progress"
     report, seen = getattr(Terminal, name), []
 
     def reporting(self: Terminal, what: object) -> None:
         report(self, what)
         seen.append(what)
-        if len(seen) == number:
+        if len(seen) == int(number):
             FAULTS[kind](folder)
 
     setattr(Terminal, name, reporting)
@@ -122,12 +122,3 @@ def inject(kind: str, number: int, folder: Path, *, steps: bool) -> None:
         watch(*arguments)
 
     watchdog._watch = watch_later
-
-
-if __name__ == "__main__":
-    flag, fault, *words = sys.argv[1:]
-    kind, _, number = fault.partition("@")
-    output = Path(words[words.index("--output") + 1])
-    inject(kind, int(number), output if output.is_dir() else output.parent, steps=words[0] in ("train", "demo"))
-    sys.argv = ["adaptthink", *words]
-    main()

@@ -6,12 +6,10 @@ What happens is the table in docs/how-to/operations.md.
 import json
 import re
 import signal
-import sys
 import threading
-from pathlib import Path
 
 import pytest
-from commands import CASES, PROGRAM, name_differences, read_tree, start
+from commands import CASES, name_differences, read_tree, run_alone, start
 from completions_server import ModelServer, running
 from waiting import WAIT_SECONDS
 
@@ -19,7 +17,6 @@ from adaptthink.engines.native import NativeEngine
 from adaptthink.models.loading import load_policy
 
 pytestmark = pytest.mark.slow
-DISTURBED = (sys.executable, str(Path(__file__).with_name("inject.py")), "--inject-fault")
 KILLED = -signal.SIGKILL
 DAMAGED = r"checkpoint .*step-000002 is not usable \(model.safetensors does not match its hash\)"
 AT = {"train": 3, "run": 3, "presample": 300, "evaluate": 4, "calibrate": 4}  # step, or report of progress
@@ -33,26 +30,25 @@ def undisturbed(tmp_path_factory):
     def find(name):
         if name not in trees:
             folder = tmp_path_factory.mktemp(name)
-            finish(CASES[name].list_words(folder, again=False), 0)
+            run_alone(CASES[name].list_words(folder, again=False))
             trees[name] = read_tree(folder)
         return trees[name]
 
     return find
 
 
-def finish(words, status) -> str:
+def finish(words, status, fault=None) -> str:
     """Run a command to its end; return what it printed."""
-    process = start(words)
-    output, _ = process.communicate(timeout=WAIT_SECONDS)
-    assert process.returncode == status, output
+    started = start(words, fault)
+    ended, output = started.wait(), started.read_output()
+    assert ended == status, output
     assert "Traceback" not in output
     return output
 
 
 def disturb(name, kind, folder, status, *more) -> str:
     """Run a command with a fault; return what it printed."""
-    words = CASES[name].list_words(folder, again=False)[len(PROGRAM) :]
-    return finish([*DISTURBED, f"{kind}@{AT[name]}", *words, *more], status)
+    return finish([*CASES[name].list_words(folder, again=False), *more], status, f"{kind}@{AT[name]}")
 
 
 def repeat(name, folder, wanted) -> str:
@@ -105,7 +101,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_kept(tmp_path):
     output = disturb("train", "nan", tmp_path, 0)
     assert "skipped, and kept: adaptthink replay" in " ".join(output.split())
     assert (tmp_path / "out" / "skipped" / "step-000004" / "rollouts.jsonl").is_file()
-    assert finish([sys.executable, "-m", "adaptthink", "replay", str(tmp_path / "out/skipped/step-000004")], 0)
+    assert finish(["replay", str(tmp_path / "out/skipped/step-000004")], 0)
 
 
 @pytest.mark.parametrize("name", ["presample", "evaluate", "calibrate"])
@@ -124,8 +120,8 @@ def test_killed_graders_are_replaced(tmp_path):
     rows = ({"prompt": f"{n}+{n}=?", "answer": f"\\\\sqrt{{{4 * n * n}}}"} for n in range(1, 9))
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["evaluate", "tiny", "--problems", str(problems), "--max-think-tokens", "64", "--output"]
-    finish([*PROGRAM, *words, str(tmp_path / "whole")], 0)
-    output = finish([*DISTURBED, "grader-crash@4", *words, str(tmp_path / "broken")], 0)
+    run_alone([*words, str(tmp_path / "whole")])
+    output = finish([*words, str(tmp_path / "broken")], 0, "grader-crash@4")
     assert re.search(r"killed [1-9]\d* workers", output)
     assert name_differences(read_tree(tmp_path / "broken"), read_tree(tmp_path / "whole")) == []
 
@@ -150,7 +146,7 @@ MET = {"500": (500, {}), "429": (429, {"Retry-After": "0"}), "dropped": "drop", 
 def list_served(name, server, folder):
     """Return a command whose responses come from a server."""
     path = folder / ("store.jsonl" if name == "presample" else "out")
-    return [*PROGRAM, *SERVED[name], *LIMITS, "--endpoint", server.url, "--output", str(path)]
+    return [*SERVED[name], *LIMITS, "--endpoint", server.url, "--output", str(path)]
 
 
 def read_served(folder):
@@ -206,15 +202,13 @@ def test_a_server_that_dies_costs_nothing(name, tmp_path, engine):
             return complete(call)
 
         server.complete = die_after_four
-        process = start(words)
+        started = start(words)
         assert enough.wait(WAIT_SECONDS)
     if name == "evaluate":
-        output, _ = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 2, output
-        assert "Traceback" not in output
+        assert started.wait() == 2, started.read_output()
+        assert "Traceback" not in started.read_output()
     with running(ModelServer(engine, port=port)):
         if name == "evaluate":
-            process = start(words)
-        output, _ = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == 0, output
+            started = start(words)
+        assert started.wait() == 0, started.read_output()
     assert name_differences(read_served(tmp_path / "broken"), wanted) == []
