@@ -578,6 +578,22 @@ def test_thinking_can_be_left_out_of_the_answer(served, more, reasoning_format):
     assert text == "5+5\n\n4;3"
 
 
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ({"include_reasoning": True, "reasoning": {"exclude": True}}, ["reasoning.exclude", "include_reasoning"]),
+        ({"include_reasoning": False, "reasoning": {"exclude": False}}, ["reasoning.exclude", "include_reasoning"]),
+        ({"include_reasoning": False, "reasoning_format": "inline"}, ["include_reasoning", "reasoning_format"]),
+        ({"reasoning": {"exclude": True}, "reasoning_format": "inline"}, ["reasoning.exclude", "reasoning_format"]),
+    ],
+)
+def test_parameters_that_contradict_each_other_on_whether_thinking_is_sent_are_refused(served, more, names):
+    _, post = served()
+    refused = post(**more)
+    assert refused.status_code == 400
+    assert all(name in refused.json()["error"]["message"] for name in names)
+
+
 def test_earlier_answers_are_taken_as_clients_keep_them(served, tokenizer):
     """Fields of litellm's and OpenAI's own messages; none of them gets into the prompt."""
     engine, post = served()

@@ -10,7 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from adaptthink.config.schema import Positive, ReasoningFormat
 from adaptthink.modes import Message, Mode
-from adaptthink.serving.controls import Controls, Effort, ThinkOptions, merge_controls, read_budget, read_switch
+from adaptthink.serving.controls import (
+    Controls,
+    Effort,
+    ThinkOptions,
+    make_contradiction,
+    merge_controls,
+    read_budget,
+    read_switch,
+)
 from adaptthink.serving.generation import CallError, GenerationRequest
 
 # These change no answer: bookkeeping of clients and of other servers.
@@ -177,7 +185,7 @@ class _Reasoning(Parameters):
     effort: Effort | None = None
     max_tokens: int | None = None
     enabled: bool | None = None
-    exclude: bool = False  # the thinking is not sent
+    exclude: bool | None = None  # the thinking is not sent
 
     def read(self) -> dict[str, Controls]:
         """Return what each field says, by its name."""
@@ -232,12 +240,19 @@ class ChatCall(Call):
     thinking_budget: int | None = None
     thinking_token_budget: int | None = None  # vLLM's name
     reasoning_format: ReasoningFormat | None = None
-    include_reasoning: bool = True
+    include_reasoning: bool | None = None
 
-    @property
-    def hides_thinking(self) -> bool:
-        """Whether the thinking is not sent."""
-        return self.reasoning.exclude or not self.include_reasoning
+    def read_visibility(self) -> bool:
+        """Return whether the thinking is sent; raises CallError where parameters contradict each other."""
+        exclude, include = self.reasoning.exclude, self.include_reasoning
+        names = "reasoning.exclude", "include_reasoning"
+        if exclude is not None and exclude == include:
+            sent = "thinking", "no thinking"
+            raise make_contradiction(sent[exclude], names[0], sent[not include], names[1])
+        hidden_by = names[0] if exclude else names[1] if include is False else None
+        if hidden_by and self.reasoning_format == "inline":
+            raise make_contradiction("no thinking", hidden_by, "thinking in the answer", "reasoning_format")
+        return hidden_by is None
 
     def read_controls(self, name: str) -> dict[str, Controls]:
         """See `Call`."""

@@ -101,7 +101,7 @@ class ChatExchange(_Exchange):
 
     def __init__(self, call: ChatCall, name: str, template: ThinkTemplate, reasoning_format: ReasoningFormat) -> None:
         super().__init__(call, name, "chatcmpl")
-        self.hides = call.hides_thinking
+        self.hides = not call.read_visibility()
         self.inline = (call.reasoning_format or reasoning_format) == "inline" and not self.hides
         self.open, self.close = f"{template.open}\n", template.close
         self.thought: set[int] = set()  # choices that have some thinking
