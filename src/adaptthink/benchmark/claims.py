@@ -190,7 +190,7 @@ def check_sampling(found: Reported, scale: float) -> Claim:
 
 
 def check_ratios(logs: Logs) -> Claim:
-    """The three ratios from the cold start."""
+    """The three ratios from the flat start."""
     names = ("ratio_sequence", "ratio_token")
     parts = []
     if {MAIN, *names} <= logs.keys():
@@ -199,7 +199,7 @@ def check_ratios(logs: Logs) -> Claim:
         for one in check_ratio(chosen):
             numbers = one.estimate, one.low, one.high, one.by_seed, one.bound
             parts.append(Part(f"{one.measured} ({one.name.removeprefix('ratio: ')}), nats", *numbers))
-    return Claim("ratio", "The length-normalised ratio is what makes the cold start work", tuple(parts))
+    return Claim("ratio", "The length-normalised ratio is what ends the flat start", tuple(parts))
 
 
 def rename(names: Sequence[str]) -> dict[str, str]:
