@@ -356,6 +356,16 @@ def test_bad_feedback_is_refused(tokenizer, tmp_path, body, message):
         assert message in refused.json()["error"]["message"]
 
 
+def test_feedback_on_a_choice_that_an_answer_does_not_have_is_refused_and_changes_nothing(tokenizer, tmp_path):
+    with service(tokenizer, tmp_path / "online.json") as one:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": EASY}], "n": 2}
+        answer_id = one.client.post(one.url + CHAT, json=body).json()["id"]
+        refused = one.tell(id=answer_id, correct=True, choice=2)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "choice")
+        assert "has no choice 2: it has 2, counted from 0" in refused.json()["error"]["message"]
+        assert one.tell(id=answer_id, correct=True, choice=1).status_code == 200
+
+
 def test_a_request_that_is_tried_again_is_decided_once(tokenizer, tmp_path):
     """As an engine of batches does, where another request in the batch failed."""
     with open_dial(tmp_path / "online.json", None, "model") as shared:

@@ -60,6 +60,7 @@ class Answer:
 
     number: int  # of the request, at the dial
     closed: bool = False
+    choices: int | None = None  # how many it has; None: decided before this server started
 
 
 class SharedDial:
@@ -71,18 +72,21 @@ class SharedDial:
         self.changed = True
         self.lock, self.writing = Lock(), Lock()
 
-    def decide(self, answer_id: str, no_think_probability: float) -> OnlineDecision:
-        """Draw the mode of a request, and remember it by the id of its answer."""
+    def decide(self, answer_id: str, no_think_probability: float, choices: int = 1) -> OnlineDecision:
+        """Draw the mode of a request, and remember it by the id of its answer, which has so many choices."""
         with self.lock:
             decision = self.dial.decide(min(no_think_probability, 1.0), name=answer_id)
-            self.answers[answer_id] = Answer(decision.number)
+            self.answers[answer_id] = Answer(decision.number, choices=choices)
             while next(iter(self.answers.values())).number <= decision.number - self.dial.window:
                 del self.answers[next(iter(self.answers))]  # feedback on it would not count any more
             self.changed = True
         return decision
 
     def give_feedback(self, call: FeedbackCall) -> None:
-        """Learn whether an answer was right. Raises CallError for an id that is unknown, or has its feedback."""
+        """Learn whether an answer was right.
+
+        Raises CallError for an id that is unknown or has its feedback, and for a choice that the answer does not have.
+        """
         name = re.split("[-_]", call.id)[-1]  # dialects write something before it
         with self.lock:
             answer = self.answers.get(name)
@@ -100,6 +104,12 @@ class SharedDial:
                     param="id",
                     code="feedback_given",
                     status=409,
+                )
+            if answer.choices is not None and call.choice >= answer.choices:
+                raise CallError(
+                    f"the answer '{call.id}' has no choice {call.choice}: it has {answer.choices}, counted from 0",
+                    param="choice",
+                    code="invalid_value",
                 )
             answer.closed = self.changed = True
             self.dial.give_feedback(answer.number, correct=call.correct)
