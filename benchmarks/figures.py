@@ -1,0 +1,263 @@
+"""What the pages say of results: pieces of their text, with the figures taken from the result files.
+
+Each function yields the pieces of one page. tests/test_figures.py fails where the page does not have one of them, so no
+figure can differ from its file. Tables and sections that a program writes whole are compared with what it writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+Pieces = Iterator[str]
+
+
+def read(name: str) -> Any:
+    """Return a result by its name and date."""
+    return json.loads((Path(__file__).parent / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def number(value: float, form: str = ".1f") -> str:
+    """Write a number as the pages do, with a minus sign."""
+    return format(value, form).replace("-", "−")
+
+
+def points(share: float, form: str = ".1f") -> str:
+    """Write a share in percent, or a difference of shares in points."""
+    return number(100 * share, form)
+
+
+def listed(shares: Iterable[float]) -> str:
+    """Write the shares of several levels: .993 .980."""
+    return " ".join(number(one, ".3f").removeprefix("0") for one in shares)
+
+
+def interval(found: Mapping[str, float], form: str = "+.1f") -> str:
+    """Write a share or a difference with its 95% interval, in points."""
+    estimate, low, high = (points(found[end], form) for end in ("estimate", "low", "high"))
+    return f"{estimate} ({low} to {high})"
+
+
+def joined(values: Iterable[str]) -> str:
+    """Write several in a sentence: 1, 2 and 3."""
+    *first, last = values
+    return f"{', '.join(first)} and {last}"
+
+
+# ---- explanations ----------------------------------------------------------------------------------------------------
+
+
+def gap() -> Pieces:
+    """Yield what the gap objective came to beside the paper's form."""
+    result = read("gap-2026-11-27")
+    before, models, budgets = result["original"], result["models"], result["budgets"]["gap"]
+    think, no_think = (models["gap"][mode]["accuracy_by_level"] for mode in ("think", "no_think"))
+    accuracy, tokens = points(models["gap"]["think"]["accuracy"]), number(models["gap"]["think"]["tokens"])
+    sampled = {name: fmean(by_seed.values()) / 1e6 for name, by_seed in result["rollout_tokens"].items()}
+    yield f"instead of {accuracy}% and {tokens} (five seeds"
+    yield f"{number(sampled['gap'])} million rollout tokens each"
+
+    for row in budgets:
+        if row["budget"] in (20, 22, 24, 25, 26, 28, 30, 34):
+            cells = [f"{row['budget']:g}", points(row["accuracy"])]
+            for other in (row.get("as_trained"), row["dials"]):
+                best = other and f"{points(other['accuracy'])} ({other['best'].replace('delta_', 'δ = ')})"
+                cells += [best, interval(other["difference"]["interval"])] if other else ["–", "–"]
+            yield f"| {' | '.join(cells)} |"
+
+    won = [row["budget"] for row in budgets if verdict(row, "as_trained") == "higher"]
+    ahead, behind = ([row["budget"] for row in budgets if verdict(row, "dials") == one] for one in ("higher", "lower"))
+    losses = [-row["dials"]["difference"]["interval"]["estimate"] for row in budgets if 10 <= row["budget"] <= 20]
+    yield f"At each of the {len(won)} budgets at which the paper's form has a model as it was trained ({won[0]:g} to"
+    yield f"({won[0]:g} to {won[-1]:g} tokens)"
+    yield f"ahead at {len(ahead)} budgets of {len(budgets)} ({ahead[0]:g} to {ahead[-1]:g} tokens)"
+    yield f"and behind at {len(behind) or 'none'}"
+    yield f"it is {points(min(losses))} to {points(max(losses))} points below. These are {len(budgets)} looks"
+    [claim] = [
+        part
+        for claim in read("bench-tiny-2026-11-28")["claims"]
+        for part in claim["parts"]
+        if part["measured"].startswith("accuracy of gap's dial less the best of their dials")
+    ]
+    low, high = number(claim["low"], "+.1f"), number(claim["high"], "+.1f")
+    yield f"{number(claim['estimate'])} ({low} to {high}), {claim['verdict']}."
+
+    yield f"levels 1–5: {listed(think.values())}, against {listed(before['think']['accuracy_by_level'].values())}"
+    yield f"at {tokens} tokens instead of {number(before['think']['tokens'])}."
+    direct, paper = before["no_think"]["accuracy_by_level"], models["delta_0.05"]["no_think"]["accuracy_by_level"]
+    yield f"levels 1–3: {listed(no_think[one] for one in '123')} against {listed(direct[one] for one in '123')};"
+    worn, papers = ([points(direct[level] - one[level]) for level in "123"] for one in (no_think, paper))
+    yield f"that is {joined(worn)} points below, where the paper's form at δ = 0.05 is {joined(papers)} below."
+
+    half, settled = models["gap_half"]["think"], [row for row in result["budgets"]["gap_half"] if row["budget"] == 26]
+    yield f"(82 steps, {number(sampled['gap_half'], '.2f')} million, five seeds)"
+    yield f"forced think {points(half['accuracy'])}% at {number(half['tokens'])} tokens."
+    yield f"its flat part at 26 tokens ({points(settled[0]['accuracy'])}%)"
+
+
+def verdict(row: Any, rivals: str) -> str | None:
+    """Return how a dial compares with the best of its rivals at one budget; `None` where none is that short."""
+    return row[rivals]["difference"]["verdict"] if rivals in row else None
+
+
+def gap_rates() -> Pieces:
+    """Yield what learning rates did to the gap objective."""
+    rates = read("gap-rates-2026-11-28")["learning_rates"]
+    original = read("gap-2026-11-27")["original"]["think"]["accuracy_by_level"]
+    think = [rate["think"]["accuracy"] for rate in rates.values()]
+    levels = [level for rate in rates.values() for level in rate["think"]["accuracy_by_level"].items()]
+    yield f"Forced think is {joined(points(fmean(seeds)) for seeds in think)}% at {joined(rates)}"
+    yield f"(standard deviation between seeds at most {points(max(map(stdev, think)))} points)"
+    worst = max(original[level] - fmean(seeds) for level, seeds in levels)
+    yield f"on no level below the original by more than {math.ceil(1000 * worst) / 10} points."
+    dials = [{row["budget"]: row["accuracy"] for row in rate["dial"]} for rate in rates.values()]
+    at_26 = (dial[26] for dial in dials)
+    shown = joined(f"{points(fmean(one))}% ({points(min(one))}–{points(max(one))})" for one in at_26)
+    yield f"The dial at 26 tokens: {shown}, so every seed"
+    slow, usual = (points(fmean(dial[24])) for dial in dials[:2])
+    yield f"dial at 24 tokens {slow} instead of {usual}%)"
+    worn = rates["3e-4"]["no_think"]["accuracy_by_level"]
+    yield f"({listed(fmean(worn[level]) for level in '123')} on levels 1–3)"
+
+
+def mismatch() -> Pieces:
+    """Yield what is said about the table of mismatches, which benchmarks/mismatch.py writes."""
+    trainings = read("mismatch-2026-11-28")["trainings"]
+    sound, warn, _, truncate = (number(one["probe_no_think_share"] or 0, ".3f") for one in [*trainings.values()][:4])
+    yield f"P(no_think) is {sound} in `sound`, {warn} in `warn` and {truncate} in `truncate`"
+    masked = trainings["skewed-mask"]
+    responses = masked["steps"] * 320
+    yield f"{masked['masked']:,} of {responses:,} here ({masked['steps']} steps of 320)"
+
+
+def performance() -> Pieces:
+    """Yield what is said about a peer that was not adopted; benchmarks/compare.py writes the page's table."""
+    result = read("rollout-tiny-float32-2026-11-22")
+    alone, converted = (
+        number(result[over]["ctranslate2"]["median"]) for over in ("native_over", "native_over_with_sync")
+    )
+    yield f"the native engine is {alone} times as fast, {converted} times with the conversion"
+
+
+# ---- the table of methods --------------------------------------------------------------------------------------------
+
+
+def find_scores(name: str, problems: str = "in distribution", mode: str = "auto") -> Any:
+    """Return the scores of an entry of the table."""
+    [row] = [row for row in read("bench-tiny-2026-11-28")["rows"] if row["name"] == name]
+    return row["sets"][problems]["modes"][mode]
+
+
+def benchmark() -> Pieces:
+    """Yield what is said about the section that `adaptthink bench` writes."""
+    result = read("bench-tiny-2026-11-28")
+    for title, name in (("DLER's utility is", "dler"), ("AdaptThink's", "adaptthink")):
+        scores = find_scores(name)
+        accuracy, tokens = scores["accuracy"]["estimate"], scores["tokens"]["estimate"] / result["scale"]
+        yield f"{title} {joined(points(accuracy - price * tokens) for price in (0, 0.05, 0.08, 0.1, 0.2))}"
+    knobs = {
+        (one["name"], f"{one['value']:g}"): f"{one['value']:g}: {points(one['utility'])}" for one in result["knobs"]
+    }
+    for title, name, better, chosen in (
+        ("TLMRE (α = ", "tlmre", "0.1", "0.4"),
+        ("ThinkPrune (", "thinkprune", "64", "48"),
+        ("TNT (", "tnt", "1", "4"),
+        ("DA-DLER (", "da_dler", "48", "16"),
+        ("RFT_MixThinking (", "rft_mixthinking", "0", "0.125"),
+    ):
+        note = "chosen " if name == "tlmre" else ""
+        yield f"{title}{knobs[name, better]}; {note}{knobs[name, chosen]})"
+    grpo = find_scores("grpo")
+    shares = joined(points(seed["no_think"]) for seed in grpo["by_seed"].values())
+    low, high = (points(grpo["no_think"][end]) for end in ("low", "high"))
+    yield f"Plain GRPO's share of no_think is {shares}%; the interval of {low} to {high} around"
+    tnt = find_scores("tnt", mode="think")
+    seeds = joined(points(seed["accuracy"]) for seed in tnt["by_seed"].values())
+    yield f"TNT's {points(tnt['accuracy']['estimate'])}% in forced think is {seeds}%."
+
+
+def methods() -> Pieces:
+    """Yield the accuracy of methods of pairs on other wordings."""
+    names = ("overthink", "dpo_shortest", "dast", "original")
+    pairs = [points(find_scores(name, "shifted")["accuracy"]["estimate"]) for name in names]
+    yield "OverThink has {}%, DPO {}%, DAST {}%, the model before training {}%".format(*pairs)
+
+
+def from_trl() -> Pieces:
+    """Yield how often plain GRPO found no_think."""
+    (first, second), cold = (
+        [points(seed["no_think"]) for seed in find_scores(name)["by_seed"].values()] for name in ("grpo", "grpo_cold")
+    )
+    yield f"ended with {first}% no_think on one seed and {second}% on the other at T = 1, and with {cold[0]}% on both"
+
+
+# ---- how-to ----------------------------------------------------------------------------------------------------------
+
+
+def serving() -> Pieces:
+    """Yield the tables of the server beside peers and of the gateway, and the soak."""
+    beside = read("serve-2026-11-28")["streams"]
+    for streams, servers in beside.items():
+        first, speed, work = (
+            ", ".join(number(server[name], ",.0f") for server in servers.values())
+            for name in ("first_token_ms", "tokens_per_second", "tokens_per_cpu_second")
+        )
+        yield f"| {streams} | {first} ms | {speed} | {work} |"
+    short = {name: number(server["short_ms"] / 1000) for name, server in beside["100"].items()}
+    yield f"a short answer takes {short['transformers']} s there, {short['new']} s here and {short['vllm']} s in vLLM"
+
+    gateway = read("gateway-2026-11-28")["streams"]
+    for streams, one in gateway.items():
+        direct, through = (number(one[way]["piece_ms"], ".2f") for way in ("direct", "gateway"))
+        added, first = number(one["added_piece_ms"], ".2f"), number(one["added_first_ms"], ".0f")
+        yield f"| {streams} | {direct} ms | {through} ms | {added} ms | {first} ms |"
+    many = gateway["100"]
+    yield f"| 18 ms | {number(many['gateway']['cpu_ms'], '.2f')} ms |"
+    direct, through = (many[way]["piece_ms_p95"] for way in ("direct", "gateway"))
+    yield f"at 100 streams was {number(direct)} ms directly and {number(through, '.0f')} ms through the gateway"
+
+    soak = read("soak-2026-11-28")
+    last, second = (number(soak[f"rss_mb_{fifth}_fifth"], ".0f") for fifth in ("last", "second"))
+    yield f"sends {soak['requests']:,} short requests"
+    yield f"Embedded model, {soak['clients']} clients, {soak['date']}"
+    yield f"median of the last fifth against that of the second: {last} and {second} MB"
+
+
+def presampling() -> Pieces:
+    """Yield the memory of pre-sampling."""
+    rows = read("presample-memory-2026-11-23")["points"]
+    for row in rows:
+        yield f"| {row['samples']:,} | {row['before_mb']} | {row['peak_mb']} | {row['seconds']} |"
+    more = rows[-1]["peak_mb"] - rows[0]["peak_mb"]
+    problems = rows[-1]["samples"] // 16
+    yield f"A million samples need {number(more, '.0f')} MB more than a thousand"
+    yield f"for each of {problems:,} problems"
+
+
+def scaling() -> Pieces:
+    """Yield what is said about the figure of steps on 1 to 1,024 GPUs."""
+    steps = {row["gpus"]: row for row in read("scaling-r1_distill_1.5b-2026-11-23")["rows"]}
+    many = steps[1024]
+    first, last = (number(steps[gpus]["seconds"], ".0f") for gpus in (8, 1024))
+    yield f"From 8 to 1,024 GPUs a step falls from {first} to {last} s"
+    yield f"one token after the other: {number(many['longest_alone'], '.0f')} s."
+    yield f"at 1,024 GPUs a batch has {many['growing_batch']:,} problems"
+    slowest = read("grading-2026-11-22")["answers_per_second"]["MATH-500, near misses"]["ours"]["median"]
+    yield f"({number(1000 / slowest, '.0f')} ms an answer at worst in"
+
+
+PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
+    "docs/explanation/benchmark.md": (benchmark,),
+    "docs/explanation/gap.md": (gap, gap_rates),
+    "docs/explanation/methods.md": (methods,),
+    "docs/explanation/mismatch.md": (mismatch,),
+    "docs/explanation/performance.md": (performance,),
+    "docs/how-to/from_trl.md": (from_trl,),
+    "docs/how-to/presampling.md": (presampling,),
+    "docs/how-to/scaling.md": (scaling,),
+    "docs/how-to/serving.md": (serving,),
+}
