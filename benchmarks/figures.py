@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 Pieces = Iterator[str]
+KINDS = ("accuracy", "tokens")  # of changes
 
 
 def read(name: str) -> Any:
@@ -46,6 +47,125 @@ def joined(values: Iterable[str]) -> str:
     """Write several in a sentence: 1, 2 and 3."""
     *first, last = values
     return f"{', '.join(first)} and {last}"
+
+
+# ---- README and tutorials: the demo ----------------------------------------------------------------------------------
+
+TITLES = {
+    "original_think": "Original, Thinking",
+    "original_no_think": "Original, NoThinking",
+    "adaptthink_dial": "**AdaptThink, dial**",
+    "adaptthink": "AdaptThink, as it chooses",
+    "adaptthink_think": "AdaptThink, forced to think",
+    "adaptthink_no_think": "AdaptThink, forced to no_think",
+}
+
+
+def read_demo() -> Any:
+    """Return the demo's result; its runs are by seed."""
+    return read("demo-2026-11-28")
+
+
+def show_modes(scores: Mapping[str, Any], form: str) -> list[str]:
+    """Write a row of the demo, by level: accuracy % / tokens / no_think %."""
+    levels = (scores[level] for level in "12345")
+    return [
+        f"{points(one['accuracy'])} / {number(one['mean_tokens'], form)} / {points(one['no_think_share'], form)}"
+        for one in levels
+    ]
+
+
+def readme() -> Pieces:
+    """Yield the headline and the demo's table."""
+    result = read_demo()
+    run = result["runs"]["0"]
+    dial = run["changes"]["adaptthink_dial"]
+    accuracy, length = ({end: points(dial[key][end], "+.1f") for end in dial[key]} for key in KINDS)
+    yield f"**accuracy {accuracy['estimate']} points** (95%: {accuracy['low']} to {accuracy['high']})"
+    yield f"**length {length['estimate']}%** ({length['low']} to {length['high']})."
+    for row in ("original_think", "original_no_think", "adaptthink_dial", "adaptthink_think"):
+        yield f"| {TITLES[row]} | {' | '.join(show_modes(run['modes'][row], '.0f'))} |"
+    yield f"This is the run of the picture ({result['date']},"
+
+
+def demo() -> Pieces:
+    """Yield the demo's tables."""
+    result = read_demo()
+    for seed, run in result["runs"].items():
+        accuracy, length = (interval(run["changes"]["adaptthink_dial"][key]) for key in KINDS)
+        first, last = (points(run["modes"]["adaptthink_dial"][level]["no_think_share"], ".0f") for level in "15")
+        change = f"{accuracy.replace(' (', ' points (')} | {length.replace(' (', '% (')}"
+        yield f"| {seed} | {change} | {first}% | {last}% |"
+    run = result["runs"]["0"]
+    for row, title in TITLES.items():
+        yield f"| {title} | {' | '.join(show_modes(run['modes'][row], '.0f'))} |"
+    yield f"one thread, {result['date']}; [result]"
+    yield f"It took {run['seconds']:.0f} s on two cores that other work kept busy,"
+    yield f"and {number(run['peak_memory_mb'] / 1000)} GB;"
+
+
+def first_training() -> Pieces:
+    """Yield what the training of the first tutorial prints: the demo's, seed 0."""
+    run = read_demo()["runs"]["0"]
+    for step in ("1", "20", "40", "60", "82"):
+        one = run["steps"][step]
+        levels = " ".join(points(one["probe_no_think_by_level"][level], "3.0f") for level in "12345")
+        yield (
+            f"{step}/82 {one['reward_think']:.2f} {one['reward_no_think']:.2f} {one['mean_tokens_think']:.0f} "
+            f"{one['mean_tokens_no_think']:.0f} {one['truncated_share_think']:.2f} "
+            f"{one['probe_no_think_logprob']:.2f} {one['probe_mode_mass']:.2f} {levels}"
+        )
+    first, last = run["reward_no_think"].values()
+    yield f"the mean without thinking is {first:.2f}, over the last twenty {last:.2f}."
+    for row, title in (
+        ("original_think", "Original, Thinking"), ("adaptthink_dial", "AdaptThink, dial"), ("adaptthink", "AdaptThink"),
+    ):  # fmt: skip
+        change = run["changes"].get(row)
+        shown = [points(change[key]["estimate"], "+.1f") for key in KINDS] if change else None
+        one, _, three, _, five = show_modes(run["modes"][row], ".1f")
+        yield f"| {title} | {one} | {three} | {five} | {f'{shown[0]} / {shown[1]}%' if shown else '– / –'} |"
+    cut, still = (round(200 * run["modes"][row]["5"]["truncated_share"]) for row in ("original_think", "adaptthink"))
+    yield f"({cut} of 200 responses), the trained model hardly ever ({still} of 200)"
+    for question, probability in run["no_think_probability"].items():
+        for threshold in (0.01, 0.5, run["threshold"]):
+            mode = "no_think" if probability >= threshold else "think"
+            yield f"{probability:<11.6g} {mode:9} threshold {threshold:g}  {question}"
+
+
+def reading_a_report() -> Pieces:
+    """Yield the figures of the run that the tutorial reads."""
+    run = read_demo()["runs"]["0"]
+    modes, auto, direct = run["modes"], run["auto_by_level"], run["no_think_by_level"]
+    original = modes["original_think"]
+    right = original["5"]["accuracy"]
+    yield f"right on {points(right)}% of level 5. That is {round(200 * right)} of 200 problems."
+    for level in "45":
+        yield f"| Level {level} | {show_range(original[level])} |"
+    for level in "24":
+        before, after = (show_range(modes[f"{row}_no_think"][level]) for row in ("original", "adaptthink"))
+        yield f"| Level {level} | {before} | {after} | {interval(direct[level]['accuracy'])} |"
+    adjusted = direct["2"]["accuracy"]["p"]
+    yield f"a p-value of about {adjusted / 5:.3f} by itself"
+    yield f"the adjusted p, {adjusted:.3f}, and the verdict"
+    for row, title in (("adaptthink_think", "trained, forced to think"), ("adaptthink", "trained, as it chooses")):
+        accuracy, length = (points(run["changes"][row][key]["estimate"], "+.1f") for key in KINDS)
+        yield f"| {title} | {accuracy} | {length}% |"
+    length = {level: points(auto[level]["tokens"]["estimate"]) for level in "34"}
+    yield f"Here it is {length['3']}% on level 3 and {length['4']}% on the next one, level 4."
+    for level in "12345":
+        shown = interval(auto[level]["accuracy"])
+        yield f"| Level {level} | {shown.removeprefix('+') if shown.startswith('+0.0') else shown} |"
+    yield f"{points(run['truncated_share'])}% of the original's responses are *truncated*"
+    yield f"where {points(original['5']['truncated_share'])}% of the thoughts reach"
+    implicit, beside = run["implicit_no_think"], run["beside_starts"]
+    yield "{:.1%} ({:.1%} to {:.1%})".format(*(implicit[end] for end in ("estimate", "low", "high")))
+    yield f"{beside['share']:.1%}, {beside['accuracy']:.0%} of them right"
+
+
+def show_range(scores: Mapping[str, Any]) -> str:
+    """Write an accuracy with its interval, in percent: 98.5 (96.0–99.6)."""
+    low, high = (points(end) for end in scores["accuracy_interval"])
+    return f"{points(scores['accuracy'])} ({low}–{high})"
 
 
 # ---- explanations ----------------------------------------------------------------------------------------------------
@@ -251,6 +371,7 @@ def scaling() -> Pieces:
 
 
 PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
+    "README.md": (readme,),
     "docs/explanation/benchmark.md": (benchmark,),
     "docs/explanation/gap.md": (gap, gap_rates),
     "docs/explanation/methods.md": (methods,),
@@ -260,4 +381,7 @@ PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "docs/how-to/presampling.md": (presampling,),
     "docs/how-to/scaling.md": (scaling,),
     "docs/how-to/serving.md": (serving,),
+    "docs/tutorials/demo.md": (demo,),
+    "docs/tutorials/first_training.md": (first_training,),
+    "docs/tutorials/reading_a_report.md": (reading_a_report,),
 }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ from adaptthink.planning.roofline import Machine, compute_generation_bound, comp
 SMALL = Architecture(layers=2, hidden=8, intermediate=12, heads=4, kv_heads=2, head_dim=2, vocabulary=50, tied=True)
 IDEAL = Efficiency(update=1, decode=1, layer_seconds=0, element_seconds=0, switch_seconds=0, source="a test")
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 
 
 def on(gpus):
@@ -239,7 +241,7 @@ def test_an_adapter_on_7b_does_not_fit_into_40_gb():
 def test_the_page_on_training_has_these_sizes():
     """18 and 6 bytes a weight, as the page's columns add up to, of the models that it names."""
     small, large = (paper(recipe)[0].weights for recipe in ("r1_distill_1.5b", "r1_distill_7b"))
-    page = (RESULTS.parents[1] / "docs" / "how-to" / "training.md").read_text()
+    page = (HOW_TO / "training.md").read_text()
     for row, size in (("| 4 | 4 | 8 | 2 |", 18), ("| 2 | – | – | 2 + 2 |", 6)):
         assert f"{row} {size * small / 1e9:.0f} GB | {size * large / 1e9:.0f} GB |" in page
 
@@ -271,25 +273,32 @@ def test_activations_are_what_autograd_keeps():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "gpus", "hours"), [("r1_distill_1.5b", "8xH800", 32), ("r1_distill_7b", "32xH800", 28)]
+    ("recipe", "gpus", "hours", "row"),
+    [("r1_distill_1.5b", "8xH800", 32, "1.5B on 8 H800"), ("r1_distill_7b", "32xH800", 28, "7B on 32 H800")],
 )
-def test_the_papers_hours_within_a_factor_of_one_and_a_half(recipe, gpus, hours):
+def test_the_papers_hours_within_a_factor_of_one_and_a_half(recipe, gpus, hours, row):
     """One set of efficiencies for both; the official code also recomputes log-probabilities and validates."""
     architecture, config, lengths = paper(recipe)
     plan = make_plan(architecture, config, on(gpus), lengths)
     assert plan.fits
     assert hours / 1.5 < plan.hours < hours * 1.5
+    page = (HOW_TO / "scaling.md").read_text(encoding="utf-8")
+    assert f"| {row} | {hours} h | {plan.hours:.1f} h | {hours / plan.hours:.2f} |" in page
 
 
 @pytest.mark.parametrize(
-    ("recipe", "gpu"), [("r1_distill_1.5b_one_gpu", "1xH100"), ("r1_distill_1.5b_24gb", "1xRTX4090")]
+    ("recipe", "gpu", "column"), [("r1_distill_1.5b_one_gpu", "1xH100", 1), ("r1_distill_1.5b_24gb", "1xRTX4090", 2)]
 )
-def test_the_recipes_for_one_gpu_fit_and_end_within_a_day(recipe, gpu):
+def test_the_recipes_for_one_gpu_fit_and_end_within_a_day(recipe, gpu, column):
     config = resolve("verl", VerlConfig, recipes=[recipe])
     lengths = find_lengths(config, None, None, 200, None)
     plan = make_plan(read_architecture(config.model), config, on(gpu), lengths, config.steps * config.problems_per_step)
     assert plan.fits
     assert plan.hours + plan.reference_hours < 24
+    page = (HOW_TO / "one_gpu.md").read_text(encoding="utf-8")
+    cells = {row[0].strip(): row[column].strip() for row in re.findall(r"\| (.+?) \| (.+?) \| (.+?) \|", page)}
+    assert cells["training"] == f"{plan.hours:.1f} h"
+    assert cells["reference"].endswith(f" each, {plan.reference_hours:.1f} h")
 
 
 @pytest.mark.parametrize("model", ["tiny", "smollm2"])
