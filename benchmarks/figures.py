@@ -192,8 +192,8 @@ def gap() -> Pieces:
     won = [row["budget"] for row in budgets if verdict(row, "as_trained") == "higher"]
     ahead, behind = ([row["budget"] for row in budgets if verdict(row, "dials") == one] for one in ("higher", "lower"))
     losses = [-row["dials"]["difference"]["interval"]["estimate"] for row in budgets if 10 <= row["budget"] <= 20]
-    yield f"At each of the {len(won)} budgets at which the paper's form has a model as it was trained ({won[0]:g} to"
-    yield f"({won[0]:g} to {won[-1]:g} tokens)"
+    trained = f"({won[0]:g} to {won[-1]:g} tokens)"
+    yield f"At each of the {len(won)} budgets at which the paper's form has a model as it was trained {trained}"
     yield f"ahead at {len(ahead)} budgets of {len(budgets)} ({ahead[0]:g} to {ahead[-1]:g} tokens)"
     yield f"and behind at {len(behind) or 'none'}"
     yield f"it is {points(min(losses))} to {points(max(losses))} points below. These are {len(budgets)} looks"
@@ -318,6 +318,12 @@ def from_trl() -> Pieces:
 # ---- how-to ----------------------------------------------------------------------------------------------------------
 
 
+def dial() -> Pieces:
+    """Yield the original model's thoughts, which a dial is compared with."""
+    think = read("gap-2026-11-27")["original"]["think"]
+    yield f"the original thinks at {points(think['accuracy'])}% with {number(think['tokens'])} tokens."
+
+
 def serving() -> Pieces:
     """Yield the tables of the server beside peers and of the gateway, and the soak."""
     beside = read("serve-2026-11-28")["streams"]
@@ -377,6 +383,7 @@ PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "docs/explanation/methods.md": (methods,),
     "docs/explanation/mismatch.md": (mismatch,),
     "docs/explanation/performance.md": (performance,),
+    "docs/how-to/dial.md": (dial,),
     "docs/how-to/from_trl.md": (from_trl,),
     "docs/how-to/presampling.md": (presampling,),
     "docs/how-to/scaling.md": (scaling,),
