@@ -217,6 +217,10 @@ def gap() -> Pieces:
     yield f"(82 steps, {number(sampled['gap_half'], '.2f')} million, five seeds)"
     yield f"forced think {points(half['accuracy'])}% at {number(half['tokens'])} tokens."
     yield f"its flat part at 26 tokens ({points(settled[0]['accuracy'])}%)"
+    demos = [run["changes"]["adaptthink_dial"] for run in read_demo()["runs"].values()]
+    gains, savings = ([one[key]["estimate"] for one in demos] for key in KINDS)
+    yield f"{points(min(gains), '+.1f')} to {points(max(gains), '+.1f')} points"
+    yield f"at {points(max(savings), '.0f')} to {points(min(savings), '.0f')}% length (three seeds"
 
 
 def verdict(row: Any, rivals: str) -> str | None:
