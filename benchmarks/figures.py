@@ -380,6 +380,32 @@ def scaling() -> Pieces:
     yield f"({number(1000 / slowest, '.0f')} ms an answer at worst in"
 
 
+SMOLLM2 = {
+    "original_think": "after the cold start, thinking",
+    "original_no_think": "after the cold start, answering at once",
+    "adaptthink": "trained, as it chooses",
+    "adaptthink_think": "trained, forced to think",
+    "adaptthink_no_think": "trained, forced to answer at once",
+}
+
+
+def smollm2() -> Pieces:
+    """Yield the result of SmolLM2, and its minutes."""
+    folder = Path(__file__).parents[1] / "results" / "smollm2"
+    run = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for row, title in SMOLLM2.items():
+        yield f"| {title} | {' | '.join(show_modes(run['modes'][row]['levels'], '.1f'))} |"
+    found = (run["changes"]["adaptthink"][key]["interval"] for key in KINDS)
+    accuracy, length = ({end: points(one[end], "+.1f") for end in ("estimate", "low", "high")} for one in found)
+    yield f"accuracy {accuracy['estimate']} points (95%: {accuracy['low']} to {accuracy['high']})"
+    yield f"length {length['estimate']}% ({length['low']} to {length['high']})."
+    steps = (folder / "cold_start.jsonl").read_text(encoding="utf-8").splitlines()
+    cold_start = sum(json.loads(step)["update_seconds"] for step in steps)
+    yield f"The cold start took {cold_start / 60:.0f} minutes"
+    yield f"all that follows {run['seconds']['total'] / 60:.0f};"
+    yield f"needed up to {run['peak_memory_mb'] / 1000:.0f} GB."
+
+
 PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "README.md": (readme,),
     "docs/explanation/benchmark.md": (benchmark,),
@@ -392,6 +418,7 @@ PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "docs/how-to/presampling.md": (presampling,),
     "docs/how-to/scaling.md": (scaling,),
     "docs/how-to/serving.md": (serving,),
+    "docs/how-to/smollm2.md": (smollm2,),
     "docs/tutorials/demo.md": (demo,),
     "docs/tutorials/first_training.md": (first_training,),
     "docs/tutorials/reading_a_report.md": (reading_a_report,),
