@@ -399,6 +399,14 @@ def smollm2() -> Pieces:
     accuracy, length = ({end: points(one[end], "+.1f") for end in ("estimate", "low", "high")} for one in found)
     yield f"accuracy {accuracy['estimate']} points (95%: {accuracy['low']} to {accuracy['high']})"
     yield f"length {length['estimate']}% ({length['low']} to {length['high']})."
+    before, after = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modes"]["auto"]["overall"]
+        for name in ("shifted_before", "shifted")
+    )
+    assert after["no_think_share"] == 0
+    right = points(after["accuracy"]), points(before["accuracy"])
+    yield f"On {after['n']} problems in situations that no training saw it is right on {right[0]}%"
+    yield f"and on {right[1]}% before, and answers none of them at once."
     steps = (folder / "cold_start.jsonl").read_text(encoding="utf-8").splitlines()
     cold_start = sum(json.loads(step)["update_seconds"] for step in steps)
     yield f"The cold start took {cold_start / 60:.0f} minutes"
