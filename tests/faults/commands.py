@@ -57,7 +57,7 @@ CASES = {
         Case(  # few at once, so that rows are stored on the way
             "presample",
             (
-                *("presample", "toy_cpu", "--problems-per-level", "40", "--all-problems"),
+                *("presample", "toy_cpu", "--problems-per-level", "16", "--all-problems"),
                 *("--max-concurrent-sequences", "16"),
             ),
         ),
