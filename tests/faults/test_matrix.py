@@ -19,7 +19,7 @@ from adaptthink.models.loading import load_policy
 pytestmark = pytest.mark.slow
 KILLED = -signal.SIGKILL
 DAMAGED = r"checkpoint .*step-000002 is not usable \(model.safetensors does not match its hash\)"
-AT = {"train": 3, "run": 3, "presample": 300, "evaluate": 4, "calibrate": 4}  # step, or report of progress
+AT = {"train": 3, "run": 3, "presample": 100, "evaluate": 4, "calibrate": 4}  # step, or report of progress
 
 
 @pytest.fixture(scope="module")
