@@ -69,14 +69,11 @@ CASES = {
 }
 
 
-def run_alone(words: list[str]) -> str:
-    """Run a command to its end as a program of its own; return what it printed."""
-    command = [sys.executable, "-m", "adaptthink", *words]
-    ran = subprocess.run(
-        command, env=os.environ | ENVIRONMENT, stdout=-1, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stdout
-    return ran.stdout
+def run_alone(words: list[str]) -> None:
+    """Run a command to its end as a program of its own."""
+    command, environment = [sys.executable, "-m", "adaptthink", *words], os.environ | ENVIRONMENT
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def start(words: list[str], fault: str | None = None) -> Started:
     handle, name = tempfile.mkstemp(dir=LOGS.name)
     os.close(handle)
     log = Path(name)
-    process = FORKS.Process(target=run_forked, args=(words, log, fault))
+    process = FORKS.Process(target=run_forked, args=(words, log, fault), daemon=True)  # ends with a test that fails
     process.start()
     return Started(process, log)
 
