@@ -79,9 +79,9 @@ class Plan:
             assert no_think_probability is not None
             mode = choose_mode(no_think_probability, threshold)
             if reason is Reason.ONLINE and self.online:
-                drawn = self.online.decide(self.request_id, no_think_probability, len(self.wanted.streams))
-                mode, threshold = drawn.mode, drawn.threshold
-                reason = Reason.EXPLORATION if drawn.explored else reason
+                decision = self.online.decide(self.request_id, no_think_probability, len(self.wanted.streams))
+                mode, threshold = decision.mode, decision.threshold
+                reason = Reason.EXPLORATION if decision.explored else reason
         return Decided(
             mode,
             no_think_probability if threshold is not None else None,
