@@ -61,23 +61,26 @@ def solve_problems(name: str, *, per_level: int, seed: int, reading: Reading) ->
     """
     for source in parse_name(name, Purpose.TRAINING):
         try:
-            for problem, solution in generate_solved(name, source, per_level, seed):
+            for problem, thought, solution in generate_solved(name, source, per_level, seed):
                 instructed = add_instruction(problem, source, reading)
-                yield make_trace(instructed, f"{OPENING}{solution}", f"\\boxed{{{problem.answer}}}")
+                yield make_trace(instructed, f"{OPENING}{thought}", f"{solution}\\boxed{{{problem.answer}}}")
         except ValueError as error:
             raise UserError(str(error)) from None
 
 
-def generate_solved(name: str, source: Source, per_level: int, seed: int) -> Iterator[tuple[Problem, str]]:
-    """Yield problems of a source with their solutions; raises as `solve_problems`, and ValueError for too many."""
+def generate_solved(name: str, source: Source, per_level: int, seed: int) -> Iterator[tuple[Problem, str, str]]:
+    """Yield problems of a source, each with a thought and the solution that precedes the answer (none for arithmetic).
+
+    Raises as `solve_problems`, and ValueError for too many.
+    """
     split = Split.SUPERVISED
     match source:
         case WordsSource():
             for one in words.generate_word_problems(per_level, seed=seed, split=split):
-                yield words.as_problem(one, split), f" {one.solution}"
+                yield words.as_problem(one, split), f" {one.thought}", f"{one.solution} "
         case ArithmeticSource():
             for level, chain in arithmetic.generate_distinct_chains(per_level, seed=seed, split=split):
-                yield arithmetic.as_problem(chain, level, split), "\n" + "\n".join(chain.equations)
+                yield arithmetic.as_problem(chain, level, split), "\n" + "\n".join(chain.equations), ""
         case _:
             raise UserError(
                 f"'{name}' has no solutions of its own, as arithmetic and words have; give a model that solves the "

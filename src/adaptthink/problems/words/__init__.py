@@ -1,7 +1,7 @@
 """Procedural problems in words with five difficulty levels, each with its solution in steps.
 
-The level sets the number of steps; the top ones also have numbers that the answer does not need. A small model can
-learn to answer the first two at once; for the others it has to write down the steps.
+The level sets the number of steps; the top ones also have numbers that the answer does not need. A solution states the
+result of each step; a thought works it out first (`thoughts`), which helps the more, the higher the level is.
 
 The situations are families. Policies are trained on some of them (`FAMILIES`); others (`SHIFTED`) are for evaluation
 alone, and no training sees them. The split of a problem follows from a hash of the equations of its solution: whatever
@@ -21,6 +21,7 @@ from adaptthink.problems.words.measures import tell_calendar, tell_units
 from adaptthink.problems.words.people import tell_ages, tell_rates
 from adaptthink.problems.words.shifted import tell_bus, tell_farm, tell_garden, tell_scores
 from adaptthink.problems.words.story import Story, UnfitError
+from adaptthink.problems.words.thoughts import write_thought
 
 Tell = Callable[[Story, int, int], None]  # tells a story with so many steps, and facts that the answer does not need
 
@@ -74,6 +75,11 @@ class WordProblem:
     def solution(self) -> str:
         """The steps as one text."""
         return " ".join(self.steps)
+
+    @property
+    def thought(self) -> str:
+        """The steps with the arithmetic of each in small pieces, and a check."""
+        return write_thought(self.steps, self.equations)
 
 
 def generate_word_problem(rng: random.Random, family: str, level: int) -> WordProblem:
