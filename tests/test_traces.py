@@ -32,7 +32,10 @@ def test_solutions_are_correct_and_of_a_split_of_their_own(tmp_path, name):
         assert asked.content.endswith("?\nBox it.")
         assert trace.source.endswith("/supervised")
         result = re.findall(r"=(\d+)", trace.thinking)[-1]  # of the last equation
-        assert trace.answer == f"\\boxed{{{result}}}"
+        solution, _, box = trace.answer.rpartition("\\boxed")
+        assert box == f"{{{result}}}"
+        assert bool(solution) == trace.source.startswith("words")  # its steps, which at once are all there is
+        assert re.findall(r"\S+=\d+", solution)[-1:] in ([], re.findall(r"\S+=\d+", trace.thinking)[-1:])
         assert trace.thinking.startswith("Alright")
     assert {trace.level for trace in made} == {1, 2, 3, 4, 5}
     assert read_traces(tmp_path / "t.jsonl") == made

@@ -20,6 +20,7 @@ from adaptthink.problems.words import (
     generate_word_problem,
     generate_word_problems,
 )
+from adaptthink.problems.words.thoughts import split_equation
 
 UNTOLD = {
     2,
@@ -71,6 +72,44 @@ def test_solutions_compute_the_answer_from_the_questions_numbers(problems):
             unused.add(int(value))
         assert int(problem.equations[-1].partition("=")[2]) == problem.answer
         assert unused == {problem.answer}, problem  # every other result was needed
+
+
+@pytest.mark.parametrize(
+    ("equation", "pieces"),
+    [
+        ("85-17=68", "85-10=75 75-7=68"),
+        ("5+38=43", "5+30=35 35+8=43"),
+        ("200-154=46", "200-150=50 50-4=46"),
+        ("18*5=90", "10*5=50 8*5=40 50+40=90"),
+        ("12*14=168", "10*12=120 4*12=48 120+48=168"),
+        ("84/6=14", "6*10=60 84-60=24 24/6=4"),
+        ("276/12=23", "12*20=240 276-240=36 36/12=3"),
+        ("47+8=55", ""),
+        ("47+20=67", ""),
+        ("6*9=54", ""),
+        ("20*4=80", ""),
+        ("54/6=9", ""),
+        ("80/4=20", ""),
+    ],
+)
+def test_an_equation_in_pieces(equation, pieces):
+    assert split_equation(equation) == pieces.split()
+
+
+def test_a_thought_works_out_each_result_before_it_is_stated(problems):
+    for problem in problems:
+        worked, _, check = problem.thought.partition(" Let me check: ")
+        assert check == ", ".join(problem.equations) + "."
+        for step, equation in zip(problem.steps, problem.equations, strict=True):
+            before, found, worked = worked.partition(step)
+            assert found
+            pieces = re.findall(r"(\d+[-+*/]\d+)=(\d+)", before)
+            assert " ".join(f"{left}={value}" for left, value in pieces) == " ".join(split_equation(equation))
+            for left, value in pieces:
+                assert eval(left) == int(value)  # digits and one sign
+            if pieces:  # the last is the result, or in a division its ones
+                assert equation.endswith(pieces[-1][1] if "/" not in equation else pieces[-1][1][-1])
+        assert not worked
 
 
 def test_levels_set_steps_distractors_and_size(problems):
