@@ -267,6 +267,48 @@ def performance() -> Pieces:
     yield f"the native engine is {alone} times as fast, {converted} times with the conversion"
 
 
+def statistics() -> Pieces:
+    """Yield the measured coverage of intervals."""
+    result = read("simulations-2026-11-28")
+    for problems, k, cells in result["cover_shares"]:
+        yield f"| {problems} | {k} | {' | '.join(map(show_least_and_most, cells))} |"
+    for problems, (new, old), cells in result["cover_differences"]:
+        yield f"| {problems} | {new}, {old} | {' | '.join(map(show_least_and_most, cells))} |"
+    for deviation, problems, *coverage in result["cover_tokens"]:
+        yield f"| {deviation} | {problems} | {' | '.join(map(number, coverage))} |"
+    yield f"scipy {result['versions']['scipy']}."
+
+
+def show_least_and_most(ends: tuple[float, float]) -> str:
+    """Write two percentages, once where they are the same."""
+    return "-".join(dict.fromkeys(map(number, ends)))
+
+
+def dial_online() -> Pieces:
+    """Yield the simulations of the online dial."""
+    result = read("simulations-2026-11-28")
+    worlds = [
+        "on all requests",
+        "on half of them, up to 100 requests late",
+        "on 90% of the thoughts, 45% of the direct answers (not covered by the proof)",
+        "none on wrong direct answers (breaks the assumption)",
+        "good; after 1,000 requests every direct answer is wrong",
+        "direct answers get worse all the time, to a loss of 60 points",
+        "an adversary: direct answers are perfect until a threshold is in use, then always wrong; from nothing",
+        "the same, after `learn`",
+    ]
+    for world, (_, bad, excess, held) in zip(worlds, result["break_guarantees"], strict=True):
+        if world in worlds[:4]:
+            yield f"| {world} | {points(bad)}% |"
+        else:
+            yield f"| {world} | {' | '.join(map(number, excess))} | {points(held, '.0f')}% |"
+    for tolerance, explore, cells in result["time_certificates"]:
+        times = [[format(time, ",") if time else "not reached" for time in cell] for cell in cells]
+        yield f"| {tolerance} | {explore} | {' | '.join(f'{median} ({most})' for median, most in times)} |"
+    for problems, shares in result["compare_starts"]:
+        yield f"| {problems:,} | {' | '.join(points(one, '.0f') + '%' for one in shares)} |"
+
+
 # ---- the table of methods --------------------------------------------------------------------------------------------
 
 
@@ -417,10 +459,12 @@ def smollm2() -> Pieces:
 PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "README.md": (readme,),
     "docs/explanation/benchmark.md": (benchmark,),
+    "docs/explanation/dial_online.md": (dial_online,),
     "docs/explanation/gap.md": (gap, gap_rates),
     "docs/explanation/methods.md": (methods,),
     "docs/explanation/mismatch.md": (mismatch,),
     "docs/explanation/performance.md": (performance,),
+    "docs/explanation/statistics.md": (statistics,),
     "docs/how-to/dial.md": (dial,),
     "docs/how-to/from_trl.md": (from_trl,),
     "docs/how-to/presampling.md": (presampling,),

@@ -1,7 +1,7 @@
-"""How often do the 95% intervals of `evaluation.statistics` cover the truth? `python tests/coverage_simulation.py`.
+"""How often do the 95% intervals of `evaluation.statistics` cover the truth?
 
-Prints the tables of docs/explanation/statistics.md; test_statistics.py runs smaller ones. A world is many repetitions
-of one evaluation: arrays of problem means, (repetitions, problems).
+benchmarks/simulations.py stores the tables of docs/explanation/statistics.md; test_statistics.py runs smaller ones. A
+world is many repetitions of one evaluation: arrays of problem means, (repetitions, problems).
 """
 
 import itertools
@@ -82,43 +82,50 @@ def naive_limits(means, k):
     return share - half, share + half
 
 
-def main(repetitions=10_000, seed=0):
-    """Print the tables."""
-    rng = np.random.default_rng(seed)
-    shares = (0.05, 0.5, 0.95, 0.99)
-    clusterings = (0.0, 0.1, 0.3, 0.7)
-    print("share_interval: problems, k |", *shares, "| over clusterings", clusterings)
-    for num, k in itertools.product((10, 30, 100, 500), (1, 4, 16)):
+SHARES = (0.05, 0.5, 0.95, 0.99)
+PAIRS = ((0.5, 0.5), (0.8, 0.5), (0.95, 0.8), (0.95, 0.95), (0.99, 0.95))  # true shares, new and old
+NUMBERS = (10, 30, 100, 500)  # of problems
+
+
+def cover_shares(rng, repetitions):
+    """Yield problems, k, and for each of SHARES the least and the most coverage over clusterings."""
+    for num, k in itertools.product(NUMBERS, (1, 4, 16)):
         cells = []
-        for share in shares:
+        for share in SHARES:
             runs = [
                 covered(statistics.share_limits(share_world(rng, num, k, share, c, repetitions), 1 / k), share)
-                for c in (clusterings if k > 1 else (0.0,))
+                for c in ((0.0, 0.1, 0.3, 0.7) if k > 1 else (0.0,))
             ]
-            cells.append(f"{min(runs):.1f}-{max(runs):.1f}" if k > 1 else f"{runs[0]:.1f}")
-        print(f"| {num} | {k} |", " | ".join(cells), "|", flush=True)
-    pairs = ((0.5, 0.5), (0.8, 0.5), (0.95, 0.8), (0.95, 0.95), (0.99, 0.95))
-    print("share_difference: problems, k new, k old |", *pairs)
-    for num, ks in itertools.product((10, 30, 100, 500), ((1, 1), (4, 4), (16, 4))):
+            cells.append((min(runs), max(runs)))
+        yield num, k, cells
+
+
+def cover_differences(rng, repetitions):
+    """Yield problems, k of the new and the old model, and for each of PAIRS the least and the most coverage."""
+    for num, ks in itertools.product(NUMBERS, ((1, 1), (4, 4), (16, 4))):
         cells = []
-        for new, old in pairs:
+        for new, old in PAIRS:
             runs = []
             for clustering, kinship in itertools.product((0.1, 0.7), (0.0, 0.8)):
                 a, b = pair_world(rng, num, ks, (new, old), clustering, kinship, repetitions // 2)
                 limits = statistics.share_difference_limits(a, b, (1 / ks[0] + 1 / ks[1]) / 2)
                 runs.append(covered(limits, new - old))
-            cells.append(f"{min(runs):.1f}-{max(runs):.1f}")
-        print(f"| {num} | {ks[0]}, {ks[1]} |", " | ".join(cells), "|", flush=True)
-    print("log-deviation, problems | mean | t | relative change")
-    for deviation, num in itertools.product((0.3, 0.6, 1.0), (10, 30, 100, 500)):
+            cells.append((min(runs), max(runs)))
+        yield num, ks, cells
+
+
+def cover_tokens(rng, repetitions):
+    """Yield log-deviation, problems, and the coverage of a mean, of a plain t for it, and of a relative change."""
+    for deviation, num in itertools.product((0.3, 0.6, 1.0), NUMBERS):
         means, truth = token_world(rng, num, deviation, repetitions)
         half = stats.t.ppf(0.975, num - 1) * means.std(-1, ddof=1) / num**0.5
         plain = covered((means.mean(-1) - half, means.mean(-1) + half), truth)
         new, old, change = change_world(rng, num, deviation, repetitions)
         _, *limits = statistics.ratio_limits(new, old)
-        hall = covered(statistics.mean_limits(means), truth)
-        print(f"| {deviation} | {num} | {hall:.1f} | {plain:.1f} | {covered(limits, change):.1f} |", flush=True)
+        yield deviation, num, covered(statistics.mean_limits(means), truth), plain, covered(limits, change)
 
 
-if __name__ == "__main__":
-    main()
+def simulate(repetitions=10_000, seed=0):
+    """Return the rows of the tables by name."""
+    rng = np.random.default_rng(seed)
+    return {one.__name__: list(one(rng, repetitions)) for one in (cover_shares, cover_differences, cover_tokens)}

@@ -1,6 +1,7 @@
-"""How often does an online dial break its guarantee, and how fast does it learn? `python tests/online_simulation.py`.
+"""How often does an online dial break its guarantee, and how fast does it learn?
 
-Prints the tables of docs/explanation/dial_online.md; test_dial_online.py runs smaller ones. A world is a list of kinds
+benchmarks/simulations.py stores the tables of docs/explanation/dial_online.md; test_dial_online.py runs smaller ones. A
+world is a list of kinds
 of requests: their share, P(no_think), and the accuracy of thinking and of a direct answer.
 """
 
@@ -134,7 +135,7 @@ GRID = (0.9, 0.5)
 
 
 def share(values):
-    return f"{100 * np.mean(list(values)):.1f}%"
+    return float(np.mean(list(values)))
 
 
 def fresh(seed, **more):
@@ -149,8 +150,8 @@ def warm(seed):
     return dial
 
 
-def print_coverage(repetitions=200, count=2000):
-    """Print how often the guarantees fail."""
+def break_guarantees(repetitions=200, count=2000):
+    """Yield a world, how often a bad policy was used, the worst excess (95% of runs below, most), limits held."""
     rates = {
         "borderline, loss 1.02 x tolerance": {},
         "half of the feedback, late": {"rate": lambda mode, correct: 0.5, "delay": lambda rng: rng.randrange(100)},
@@ -167,7 +168,6 @@ def print_coverage(repetitions=200, count=2000):
     }
     tests = [(name, fresh, None, more) for name, more in rates.items()]
     tests += [(name, make, world, {}) for name, (make, world) in drifts.items()]
-    print("world | a bad policy was used | worst excess: 95% of runs below, most | shown limits held", flush=True)
     for name, make, world, more in tests:
         runs = []
         for seed in range(repetitions):
@@ -175,14 +175,12 @@ def print_coverage(repetitions=200, count=2000):
             borderline = stay(make_borderline(dial, 1.02))
             runs.append(serve(dial, world or borderline, count, random.Random(seed), look=100, **more))
         excess = sorted(run.excess for run in runs)
-        worst = f"{excess[int(0.95 * len(excess))]:.1f}, {excess[-1]:.1f}"
         bad, held = share(run.bad_use for run in runs), share(run.covered for run in runs)
-        print(f"| {name} | {bad} | {worst} | {held} |", flush=True)
+        yield name, bad, (excess[int(0.95 * len(excess))], excess[-1]), held
 
 
-def print_speed(repetitions=10, count=20_000):
-    """Print how many answers with feedback certify a threshold from nothing."""
-    print("tolerance, explore_direct | first, second threshold: median (most)", flush=True)
+def time_certificates(repetitions=10, count=20_000):
+    """Yield tolerance, explore_direct, and the answers until each threshold is certified: median, most."""
     for tolerance, explore in ((0.1, 0.05), (0.1, 0.1), (0.05, 0.025), (0.05, 0.05)):
         runs = [
             serve(
@@ -193,14 +191,13 @@ def print_speed(repetitions=10, count=20_000):
         cells = []
         for step in (1, 2):
             times = sorted(run.certified.get(step, math.inf) for run in runs)
-            cells.append(f"{times[len(times) // 2]:,} ({times[-1]:,})")
-        print(f"| {tolerance} | {explore} | {' | '.join(cells)} |", flush=True)
+            cells.append([None if time == math.inf else time for time in (times[len(times) // 2], times[-1])])
+        yield tolerance, explore, cells
 
 
-def print_starts(repetitions=60):
-    """Print how often a calibration's problems certify a threshold: the fixed certificate, and `learn`."""
-    print("problems | fixed: first, second threshold | learn: first, second threshold", flush=True)
-    for count in (100, 150, 200, 300, 500, 1000):
+def compare_starts(repetitions=60):
+    """Yield problems, and how often they certify each threshold: by the fixed certificate, then by `learn`."""
+    for count in (100, 200, 300, 500, 1000):
         fixed, learned = [], []
         for seed in range(repetitions):
             problems = measured_problems(random.Random(seed), make_good(), count)
@@ -209,11 +206,9 @@ def print_starts(repetitions=60):
             dial = OnlineDial(tolerance=0.05, thresholds=GRID)
             dial.learn(problems)
             learned.append(sum(step.certified for step in dial.steps))
-        cells = [share(one >= step for one in way) for way in (fixed, learned) for step in (1, 2)]
-        print(f"| {count} | {' | '.join(cells)} |", flush=True)
+        yield count, [share(one >= step for one in way) for way in (fixed, learned) for step in (1, 2)]
 
 
-if __name__ == "__main__":
-    print_starts()
-    print_speed()
-    print_coverage()
+def simulate():
+    """Return the rows of the tables by name."""
+    return {one.__name__: list(one()) for one in (compare_starts, time_certificates, break_guarantees)}
