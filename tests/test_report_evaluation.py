@@ -253,12 +253,19 @@ def test_csv_quotes_what_would_break_it():
 
 def test_a_label_goes_where_nothing_is():
     frame, own = (0.0, 0.0, 200.0, 100.0), (44.0, 42.0, 56.0, 58.0)
-    right = position_label((50, 50), own, 40, [own], frame)
-    assert right == (10, 0, (60, 44, 100, 56))
-    left = position_label((50, 50), own, 30, [own, right[2]], frame)
+    right = position_label((50, 50), own, 40, [own], [], frame)
+    assert right == (10, 0, (60, 42.5, 100, 57.5))
+    left = position_label((50, 50), own, 30, [own], [right[2]], frame)
     assert left[:2] == (-10, 0)
-    up = position_label((50, 50), own, 40, [own, right[2], left[2]], frame)
+    up = position_label((50, 50), own, 40, [own], [right[2], left[2]], frame)
     assert up[1] != 0
+
+
+def test_the_line_to_a_label_crosses_no_other_label():
+    frame, own = (20.0, 0.0, 200.0, 100.0), (44.0, 42.0, 56.0, 58.0)  # no room on the left
+    beside, name = (60.0, 45.0, 100.0, 55.0), (52.0, 41.5, 59.0, 44.0)
+    assert position_label((50, 50), own, 40, [own, beside], [], frame)[:2] == (10, -16)
+    assert position_label((50, 50), own, 40, [own, beside], [name], frame)[:2] == (10, 16)
 
 
 def test_the_summary_of_a_training_run_still_makes_the_training_report(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ UNDECIDED = {  # verdicts of answers that are neither right nor wrong, with thei
 }  # fmt: skip
 MAX_POINTS = 400  # of a line: more would be drawn within the same pixels
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
+LABEL_HEIGHT = 15  # of a name beside a point, in points
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,42 +275,55 @@ def label_points(
         taken.append((min(locate(low, y)[0], left - 6), bottom - 8, max(locate(high, y)[0], left + 6), bottom + 8))
     own = list(taken)
     taken += [(x - 2, y - 2, x + 2, y + 2) for x, y in (locate(*point) for point in curves)]
+    names: list[Box] = []
     leader = {"arrowstyle": "-", "color": paint["muted"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
     behind = {"facecolor": paint["page"], "edgecolor": "none", "pad": 0.5}  # a line may pass there
     frame = (LEFT, BOTTOM, *SCATTER_SIZE)
     for (row, overall), beside in zip(scored, own, strict=True):
         x, y, name = overall.mean_tokens, 100 * overall.accuracy, row.key.name
-        side, up, box = position_label(locate(x, y), beside, 6.2 * len(name), taken, frame)
-        taken.append(box)
+        side, up, box = position_label(locate(x, y), beside, 6.2 * len(name), taken, names, frame)
+        names.append(box)
+        near = {"relpos": (0.0 if side > 0 else 1.0, 0.5)}  # the line ends where the name begins
         axes.annotate(
             name, (x, y), xytext=(side, up), textcoords="offset points", color=paint["ink"], va="center",
-            ha="left" if side > 0 else "right", arrowprops=leader if up else None, bbox=behind,
+            ha="left" if side > 0 else "right", arrowprops=leader | near if up else None, bbox=behind,
         )  # fmt: skip
 
 
 def position_label(
-    point: tuple[float, float], own: Box, width: float, taken: Sequence[Box], frame: Box
+    point: tuple[float, float], own: Box, width: float, taken: Sequence[Box], names: Sequence[Box], frame: Box
 ) -> tuple[float, float, Box]:
     """Return where a label starts, relative to its point, and its box: the nearest free position beside `own`.
 
-    Where none is free, the nearest one inside of the frame.
+    It covers nothing that is `taken` and none of the other `names`, and the line to it crosses none of them. Where no
+    position is free, the one inside of the frame that covers the fewest names, then covers and crosses least.
     """
     x, y = point
+    heights = (0, *(sign * step * (LABEL_HEIGHT + 1) for step in range(1, 8) for sign in (-1, 1)))
     inside: list[tuple[float, float, Box]] = []
-    for up, side in itertools.product((0, -15, 15, -30, 30, -45, 45, -60), (own[2] - x + 4, own[0] - x - 4)):
+    for up, side in itertools.product(heights, (own[2] - x + 4, own[0] - x - 4)):
         left = x + side - (width if side < 0 else 0)
-        box = (left, y + up - 6, left + width, y + up + 6)
+        box = (left, y + up - LABEL_HEIGHT / 2, left + width, y + up + LABEL_HEIGHT / 2)
         if frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]:
             inside.append((side, up, box))
-    free = (
-        place
-        for place in inside
-        if not any(
-            place[2][0] < other[2] and other[0] < place[2][2] and place[2][1] < other[3] and other[1] < place[2][3]
-            for other in taken
-        )
-    )
-    return next(free, next(iter(inside), (own[2] - x + 4, 0.0, own)))
+
+    def count_faults(place: tuple[float, float, Box]) -> tuple[int, int]:
+        names_covered, covered = (sum(overlap(place[2], other) for other in boxes) for boxes in (names, taken))
+        return names_covered, covered + sum(any(overlap(step, one) for step in walk(point, place[:2])) for one in names)
+
+    return min(inside, key=count_faults, default=(own[2] - x + 4, 0.0, own))
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Return whether two boxes share an area."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def walk(point: tuple[float, float], way: tuple[float, float]) -> Iterator[Box]:
+    """Yield small boxes along a straight line from a point."""
+    for step in range(1, 20):
+        x, y = (start + step / 20 * change for start, change in zip(point, way, strict=True))
+        yield x - 0.5, y - 0.5, x + 0.5, y + 0.5
 
 
 # ---- P(no_think) ----------------------------------------------------------------------------------------------------
