@@ -269,7 +269,7 @@ def performance() -> Pieces:
 
 def statistics() -> Pieces:
     """Yield the measured coverage of intervals."""
-    result = read("simulations-2026-11-28")
+    result = read("coverage-2026-11-28")
     for problems, k, cells in result["cover_shares"]:
         yield f"| {problems} | {k} | {' | '.join(map(show_least_and_most, cells))} |"
     for problems, (new, old), cells in result["cover_differences"]:
@@ -286,7 +286,7 @@ def show_least_and_most(ends: tuple[float, float]) -> str:
 
 def dial_online() -> Pieces:
     """Yield the simulations of the online dial."""
-    result = read("simulations-2026-11-28")
+    result = read("online-dial-2026-11-28")
     worlds = [
         "on all requests",
         "on half of them, up to 100 requests late",

@@ -20,12 +20,11 @@ import online_simulation
 
 def main() -> None:
     """Simulate, print and store."""
-    result = surroundings(["numpy", "scipy"])
-    for simulation in (coverage_simulation, online_simulation):
-        for name, rows in simulation.simulate().items():
-            print(name, *rows, sep="\n", flush=True)
-            result[name] = rows
-    write_result("simulations", result)
+    for name, simulation in (("coverage", coverage_simulation), ("online-dial", online_simulation)):
+        tables = simulation.simulate()
+        for table, rows in tables.items():
+            print(table, *rows, sep="\n", flush=True)
+        write_result(name, surroundings(["numpy", "scipy"]) | tables)
 
 
 if __name__ == "__main__":
