@@ -4,8 +4,6 @@
 # Python's headers. On Debian they are installed if they are missing.
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
-begin .venv-gym
-
 can_compile() {
   command -v cc >/dev/null && [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]
 }
@@ -18,6 +16,7 @@ if ! can_compile; then
   can_compile || { echo "there are no headers for $("$python" --version); install them, or set PYTHON" >&2; exit 2; }
 fi
 
+begin .venv-gym  # after python3-venv has come
 see_dev
 say "installing reasoning-gym into .venv-gym (a minute the first time)"
 pip install -c constraints.txt -e '.[gym]' pytest
