@@ -446,6 +446,11 @@ def smollm2() -> Pieces:
         cold_start = sum(step["update_seconds"] for step in steps)
         yield f"cold start took {cold_start / 60:.0f} minutes"
         yield f"needed up to {run['peak_memory_mb'] / 1000:.0f} GB"
+    new = json.loads((folder.parent / "smollm2" / "summary.json").read_text(encoding="utf-8"))
+    yield f"training and evaluation after it {new['seconds']['total'] / 60:.0f};"
+    metrics = (folder.parent / "smollm2" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    probes = {step["step"]: step.get("probe_no_think_share") for step in map(json.loads, metrics)}
+    yield f"is {points(probes[5], '.0f')}% at the fifth and {points(probes[10], '.0f')}% at the tenth,"
     before, after = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modes"]["auto"]["overall"]
         for name in ("shifted_before", "shifted")

@@ -167,5 +167,6 @@ for extra in $extras; do
 done'
 
 say "reasoning-gym, with the compiler that its script brings"
-in_root 'scripts/setup_gym.sh && .venv-gym/bin/python -m pytest -p no:cacheprovider tests/test_gym.py'
+in_root 'scripts/setup_gym.sh && .venv-gym/bin/python -c "import reasoning_gym" &&
+  .venv-gym/bin/python -m pytest -p no:cacheprovider tests/test_gym.py'
 say "the bare root did all of it"

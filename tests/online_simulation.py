@@ -1,8 +1,7 @@
 """How often does an online dial break its guarantee, and how fast does it learn?
 
 benchmarks/simulations.py stores the tables of docs/explanation/dial_online.md; test_dial_online.py runs smaller ones. A
-world is a list of kinds
-of requests: their share, P(no_think), and the accuracy of thinking and of a direct answer.
+world is a list of kinds of requests: their share, P(no_think), and the accuracy of thinking and of a direct answer.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Procedural problems in words with five difficulty levels, each with its solution in steps.
 
 The level sets the number of steps; the top ones also have numbers that the answer does not need. A solution states the
-result of each step; a thought works it out first (`thoughts`), which helps the more, the higher the level is.
+result of each step; a thought works it out first (`thoughts`), of which the higher levels have more.
 
 The situations are families. Policies are trained on some of them (`FAMILIES`); others (`SHIFTED`) are for evaluation
 alone, and no training sees them. The split of a problem follows from a hash of the equations of its solution: whatever

@@ -1,8 +1,9 @@
 """Thoughts for problems in words: the steps of a solution with their arithmetic in small pieces, and a check.
 
 A solution states each result at once, which a small model gets wrong the more often, the larger the numbers are and the
-more steps there are. A thought works out each result before it states it: this helps little on the first levels, and
-much on the last.
+more steps there are. A thought works out each result before it states it. That can help little on the first levels, and
+much on the last, once the pieces are more reliable than the whole: a short cold start does not get there
+(docs/log/2026-11-28-smollm2-solutions.md).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def write_thought(steps: Sequence[str], equations: Sequence[str]) -> str:
 
 def split_equation(equation: str) -> list[str]:
     """Return the smaller equations that lead to the result of one; none where it is a small one itself.
+
+    Raises ValueError for what is no equation of two whole numbers.
 
     >>> split_equation("85-17=68")
     ['85-10=75', '75-7=68']
