@@ -1,4 +1,4 @@
-"""What the pages say of results: pieces of their text, with the figures taken from the result files.
+"""What the pages say of results: pieces of their text, with the figures taken from the result files (plans: computed).
 
 Each function yields the pieces of one page. tests/test_figures.py fails where the page does not have one of them, so no
 figure can differ from its file. Tables and sections that a program writes whole are compared with what it writes.
@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+from adaptthink.cli.plan import MEANS, MEASURED_LIMITS, plan_job
+from adaptthink.config.resolve import resolve
+from adaptthink.config.schema import VerlConfig
+from adaptthink.planning.estimate import make_quantiles
+from adaptthink.problems.words import LEVELS
 
 Pieces = Iterator[str]
 KINDS = ("accuracy", "tokens")  # of changes
@@ -99,9 +106,30 @@ def demo() -> Pieces:
     run = result["runs"]["0"]
     for row, title in TITLES.items():
         yield f"| {title} | {' | '.join(show_modes(run['modes'][row], '.0f'))} |"
+    for seed, paper in read("demo-paper-2026-11-28")["runs"].items():
+        accuracy, length = (interval(paper["changes"]["adaptthink"][key]) for key in KINDS)
+        first, last = (points(paper["modes"]["adaptthink"][level]["no_think_share"]) for level in "15")
+        change = f"{accuracy.replace(' (', ' points (')} | {length.replace(' (', '% (')}"
+        yield f"| {seed} | {change} | {first}% | {last}% |"
     yield f"one thread, {result['date']}; [result]"
     yield f"It took {run['seconds']:.0f} s on two cores that other work kept busy,"
     yield f"and {number(run['peak_memory_mb'] / 1000)} GB;"
+
+
+def ways() -> Pieces:
+    """Yield the ways of the second base's thoughts."""
+    evaluations = read("ways-2026-11-28")["evaluations"]
+    modes = evaluations["long"]
+    rows = [("left free", "auto", "all"), ("forced to no_think", "no_think", "all")]
+    rows += [(f"left free, {way} way", "auto", way) for way in ("long", "medium", "short")]
+    for title, mode, way in rows:
+        cells = (modes[mode][level].get(way) for level in "12345")
+        shown = (f"{points(one['accuracy'])} / {number(one['tokens'], '.0f')}" if one else "–" for one in cells)
+        yield f"| {title} | {' | '.join(shown)} |"
+    cut = {level: points(modes["auto"][level]["all"]["cut"], ".0f") for level in "45"}
+    yield f"The limit cuts {cut['4']}% of the thoughts on level 4 and {cut['5']}% on level 5"
+    right = {level: points(evaluations["uncut"]["think"][level]["all"]["accuracy"]) for level in "45"}
+    yield f"forced thoughts are right in {right['4']}% on level 4 and {right['5']}% on level 5."
 
 
 def first_training() -> Pieces:
@@ -130,6 +158,20 @@ def first_training() -> Pieces:
         for threshold in (0.01, 0.5, run["threshold"]):
             mode = "no_think" if probability >= threshold else "think"
             yield f"{probability:<11.6g} {mode:9} threshold {threshold:g}  {question}"
+
+
+def own_problems() -> Pieces:
+    """Yield what the tutorial says of the lines that it shows."""
+    printed = "".join(one["printed"] for one in read(TUTORIALS["docs/tutorials/own_problems_and_reward.md"])["blocks"])
+    lines = re.findall(r"(\w+) +(long|short) +reward ([\d.]+)  tokens +([\d.]+)  no_think +(\d+)%", printed)
+    before, after = ({(mode, level): rest for mode, level, *rest in half} for half in (lines[:6], lines[6:]))
+    reward = {key: found[0] for key, found in before.items()}
+    yield f"Short tills earn {reward['no_think', 'short']} without a thought and {reward['think', 'short']} with one."
+    yield f"an answer without a thought earns {reward['no_think', 'long']} instead of {reward['think', 'long']}."
+    yield f"(think, long: {before['think', 'long'][1]} → {after['think', 'long'][1]} tokens)"
+    yield f"on {after['auto', 'short'][2]}% of the short tills"
+    [shorter] = re.findall(r"tokens: lower, -([\d.]+)", printed)
+    yield f"The responses are {points(float(shorter), '.0f')}% shorter"
 
 
 def reading_a_report() -> Pieces:
@@ -176,9 +218,8 @@ def gap() -> Pieces:
     result = read("gap-2026-11-27")
     before, models, budgets = result["original"], result["models"], result["budgets"]["gap"]
     think, no_think = (models["gap"][mode]["accuracy_by_level"] for mode in ("think", "no_think"))
-    accuracy, tokens = points(models["gap"]["think"]["accuracy"]), number(models["gap"]["think"]["tokens"])
+    tokens = number(models["gap"]["think"]["tokens"])
     sampled = {name: fmean(by_seed.values()) / 1e6 for name, by_seed in result["rollout_tokens"].items()}
-    yield f"instead of {accuracy}% and {tokens} (five seeds"
     yield f"{number(sampled['gap'])} million rollout tokens each"
 
     for row in budgets:
@@ -216,7 +257,7 @@ def gap() -> Pieces:
     half, settled = models["gap_half"]["think"], [row for row in result["budgets"]["gap_half"] if row["budget"] == 26]
     yield f"(82 steps, {number(sampled['gap_half'], '.2f')} million, five seeds)"
     yield f"forced think {points(half['accuracy'])}% at {number(half['tokens'])} tokens."
-    yield f"its flat part at 26 tokens ({points(settled[0]['accuracy'])}%)"
+    yield f"its flat part later, at 26 tokens ({points(settled[0]['accuracy'])}%)"
     demos = [run["changes"]["adaptthink_dial"] for run in read_demo()["runs"].values()]
     gains, savings = ([one[key]["estimate"] for one in demos] for key in KINDS)
     yield f"{points(min(gains), '+.1f')} to {points(max(gains), '+.1f')} points"
@@ -276,6 +317,11 @@ def statistics() -> Pieces:
         yield f"| {problems} | {new}, {old} | {' | '.join(map(show_least_and_most, cells))} |"
     for deviation, problems, *coverage in result["cover_tokens"]:
         yield f"| {deviation} | {problems} | {' | '.join(map(number, coverage))} |"
+    few: dict[str, list[str]] = {}
+    for spread, _, coverage, width in result["cover_few"]:
+        few.setdefault(f"{spread}", []).append(f"{number(coverage)}, {number(width, '.2f')}")
+    for spread, cells in few.items():
+        yield f"| {spread if spread == 'mixed' else f'log-deviation {spread}'} | {' | '.join(cells)} |"
     yield f"scipy {result['versions']['scipy']}."
 
 
@@ -365,7 +411,27 @@ def from_trl() -> Pieces:
 
 
 def dial() -> Pieces:
-    """Yield the original model's thoughts, which a dial is compared with."""
+    """Yield how often thresholds break their limit, and the original's thoughts, which a dial is compared with."""
+    worlds = {
+        "plateau": "all thresholds lose 10.5 points, most of them with noise; limit 10",
+        "slope": "each direct answer loses 30 points; limit 10",
+        "rare": "one problem in 95 is lost; limit 1",
+    }
+    for world, certified, naive in read("dial-2026-11-28")["break_limits"]:
+        yield f"| {worlds[world]} | {points(certified)}% | {points(naive, '.0f')}% |"
+    found = read("demo-dial-2026-11-28")["runs"]["0"]["dial"]
+    for point in found["curve"]:
+        threshold = point["threshold"]
+        name = {0: "never think", found["certified"]: f"**{threshold:.3g}**"}.get(threshold, f"{threshold:.3g}")
+        cells = [points(point["no_think_share"]), points(point["accuracy"]), number(point["mean_tokens"])]
+        if threshold > 1:
+            yield f"| always think | {' | '.join(cells)} | | |"
+        else:
+            low, high = point["accuracy_difference_interval"]
+            accuracy = {"estimate": point["accuracy_difference"], "low": low, "high": high}
+            low, high = point["token_change_interval"]
+            length = {"estimate": point["token_change"], "low": low, "high": high}
+            yield f"| {name} | {' | '.join(cells)} | {interval(accuracy)} | {interval(length)} |"
     think = read("gap-2026-11-27")["original"]["think"]
     yield f"the original thinks at {points(think['accuracy'])}% with {number(think['tokens'])} tokens."
 
@@ -399,6 +465,32 @@ def serving() -> Pieces:
     yield f"median of the last fifth against that of the second: {last} and {second} MB"
 
 
+def one_gpu() -> Pieces:
+    """Yield what `adaptthink plan` says of the recipes for one GPU."""
+    rows: dict[str, list[str]] = {}
+    for recipe, gpu in (("r1_distill_1.5b_one_gpu", "H100"), ("r1_distill_1.5b_24gb", "RTX4090")):
+        config = resolve("verl", VerlConfig, recipes=[recipe])
+        planned = plan_job(config, gpu)
+        cells = {
+            "longest thought": f"{config.max_think_tokens:,}" + (" tokens" if not rows else ""),
+            "problems × responses a step": f"{config.problems_per_step} × {config.samples_per_problem}",
+            "steps": f"{config.steps}",
+            "problems seen": f"{config.steps * config.problems_per_step:,}",
+            "reference": f"{config.reference_samples}{' responses' if not rows else ''} each, "
+            f"{planned['plan']['reference_hours']:.1f} h",
+            "training": f"{planned['plan']['hours']:.1f} h",
+            "disk": f"{planned['disk_bytes'] / 1e9:.0f} GB",
+        }
+        for title, cell in cells.items():
+            rows.setdefault(title, []).append(cell)
+    for title, found in rows.items():
+        yield f"| {title} | {' | '.join(found)} |"
+    mean, limit = MEANS["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"][0], MEASURED_LIMITS[0]
+    lengths = make_quantiles(mean, limit)
+    cut = [f"{fmean(length >= most for length in lengths):.0%}" for most in (16384, 8192, 4096)]
+    yield "{} of R1's thoughts on DeepScaleR are cut at 16K, {} at 8K and {} at 4K;".format(*cut)
+
+
 def presampling() -> Pieces:
     """Yield the memory of pre-sampling."""
     rows = read("presample-memory-2026-11-23")["points"]
@@ -410,6 +502,24 @@ def presampling() -> Pieces:
     yield f"for each of {problems:,} problems"
 
 
+def problems() -> Pieces:
+    """Yield the memory that problems take."""
+    rows = {row["value"]: row for row in read("growth-problems-2026-11-28")["axes"]["problems"]}
+    many = rows[100_000]
+    read_all, step = (f"{many[key] - many['before_mb']:.0f}" for key in ("read_mb", "step_mb"))
+    yield f"reading a hundred thousand rows for training adds {read_all} MB to the process"
+    yield f"with the references of all sampled and a step taken, {step} MB."
+
+
+def words() -> Pieces:
+    """Yield the rows of the problems in words: their settings, and their tokens."""
+    for level, tokens in read("words-2026-11-28")["levels"].items():
+        one = LEVELS[int(level)]
+        cells = [" or ".join(map(str, numbers)) for numbers in (one.steps, one.distractors)]
+        cells += [number(tokens[part], ".0f") for part in ("question", "thought", "solution")]
+        yield f"| {level} | {cells[0]} | {cells[1]} | {one.limit} | {' | '.join(cells[2:])} |"
+
+
 def scaling() -> Pieces:
     """Yield what is said about the figure of steps on 1 to 1,024 GPUs."""
     steps = {row["gpus"]: row for row in read("scaling-r1_distill_1.5b-2026-11-23")["rows"]}
@@ -418,6 +528,12 @@ def scaling() -> Pieces:
     yield f"From 8 to 1,024 GPUs a step falls from {first} to {last} s"
     yield f"one token after the other: {number(many['longest_alone'], '.0f')} s."
     yield f"at 1,024 GPUs a batch has {many['growing_batch']:,} problems"
+    for recipe, gpus, title, hours in (
+        ("r1_distill_1.5b", "8xH800", "1.5B on 8 H800", 32),
+        ("r1_distill_7b", "32xH800", "7B on 32 H800", 28),
+    ):
+        planned = plan_job(resolve("verl", VerlConfig, recipes=[recipe]), gpus)["plan"]["hours"]
+        yield f"| {title} | {hours} h | {planned:.1f} h | {hours / planned:.2f} |"
     slowest = read("grading-2026-11-22")["answers_per_second"]["MATH-500, near misses"]["ours"]["median"]
     yield f"({number(1000 / slowest, '.0f')} ms an answer at worst in"
 
@@ -460,6 +576,14 @@ def smollm2() -> Pieces:
     yield f"and on {right[1]}% before"
 
 
+def tutorial_smollm2() -> Pieces:
+    """Yield how often SmolLM2 is right on level 1 after the first cold start, in both modes."""
+    summary = Path(__file__).parents[1] / "results/smollm2-bare-answers/summary.json"
+    modes = json.loads(summary.read_text(encoding="utf-8"))["modes"]
+    think, direct = (modes[f"original_{mode}"]["levels"]["1"]["accuracy"] for mode in ("think", "no_think"))
+    yield f"was right on {points(think, '.0f')}% of level 1 when it thought, and on {points(direct, '.0f')}%"
+
+
 PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "README.md": (readme,),
     "docs/explanation/benchmark.md": (benchmark,),
@@ -471,11 +595,22 @@ PAGES: Mapping[str, tuple[Callable[[], Pieces], ...]] = {
     "docs/explanation/statistics.md": (statistics,),
     "docs/how-to/dial.md": (dial,),
     "docs/how-to/from_trl.md": (from_trl,),
+    "docs/how-to/one_gpu.md": (one_gpu,),
     "docs/how-to/presampling.md": (presampling,),
+    "docs/how-to/problems.md": (problems, words),
     "docs/how-to/scaling.md": (scaling,),
     "docs/how-to/serving.md": (serving,),
     "docs/how-to/smollm2.md": (smollm2,),
-    "docs/tutorials/demo.md": (demo,),
+    "docs/tutorials/demo.md": (demo, ways),
     "docs/tutorials/first_training.md": (first_training,),
+    "docs/tutorials/own_problems_and_reward.md": (own_problems,),
+    "docs/tutorials/smollm2.md": (tutorial_smollm2,),
     "docs/tutorials/reading_a_report.md": (reading_a_report,),
+}
+
+# What the blocks of a tutorial print, by benchmarks/tutorials.py.
+TUTORIALS: Mapping[str, str] = {
+    "docs/tutorials/first_training.md": "tutorial-first-training-2026-11-28",
+    "docs/tutorials/own_problems_and_reward.md": "tutorial-own-problems-and-reward-2026-11-28",
+    "docs/tutorials/reading_a_report.md": "tutorial-reading-a-report-2026-11-28",
 }

@@ -6,7 +6,8 @@ Every point is a process of its own, so that its peak memory is its own: the emb
 same family), one step of rollouts and update after one that does not count. Responses are as long as max_tokens allows:
 no token ends them. For the number of problems: reading a JSONL file, pre-sampling one response to each, one step's
 rollouts and advantages, and evaluating on all of them, with a model that answers at once to prompts that it does not
-read, so that what is measured is everything around it. Writes results/growth-DATE.json and results/growth.png.
+read, so that what is measured is everything around it. Writes results/growth-DATE.json and
+results/growth.png; with --axis results/growth-AXIS-DATE.json and no figure.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def main() -> None:
     """Measure all points, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first three points of each axis")
-    parser.add_argument("--axis", choices=AXES, help="one axis alone; writes no result")
+    parser.add_argument("--axis", choices=AXES, help="one axis alone; a result of its own")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.point:
@@ -217,11 +218,11 @@ def main() -> None:
             results.setdefault(axis, []).append(json.loads(out.stdout.splitlines()[-1]))
             shown = {key: round(value, 3) for key, value in results[axis][-1].items()}
             print(f"{axis}: {shown}", flush=True)
-    if arguments.axis:
-        return
     result = surroundings(["torch", "transformers"]) | {"axes": results}
-    print(f"written to {write_result('growth', result)}")
-    draw_figure(results, RESULTS / "growth.png")
+    name = f"growth-{arguments.axis.replace(' ', '-')}" if arguments.axis else "growth"
+    print(f"written to {write_result(name, result)}")
+    if not arguments.axis:
+        draw_figure(results, RESULTS / "growth.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The tables of the intervals' coverage and of the online dial: minutes of one core, the same on every machine.
+"""The tables of the intervals' coverage, the dial and the online dial: minutes of one core, the same on every machine.
 
     python benchmarks/simulations.py
 
-The simulations are those of tests/coverage_simulation.py and tests/online_simulation.py, which the tests run smaller.
+The simulations are those of tests/coverage_simulation.py, tests/dial_simulation.py and tests/online_simulation.py,
+which the tests run smaller. Names as arguments run some of them: coverage, dial, online-dial.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from record import surroundings, write_result
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import coverage_simulation
+import dial_simulation
 import online_simulation
 
 
 def main() -> None:
     """Simulate, print and store."""
-    for name, simulation in (("coverage", coverage_simulation), ("online-dial", online_simulation)):
+    named = {"coverage": coverage_simulation, "dial": dial_simulation, "online-dial": online_simulation}
+    for name in sys.argv[1:] or named:
+        simulation = named[name]
         tables = simulation.simulate()
         for table, rows in tables.items():
             print(table, *rows, sep="\n", flush=True)

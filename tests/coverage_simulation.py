@@ -125,7 +125,30 @@ def cover_tokens(rng, repetitions):
         yield deviation, num, covered(statistics.mean_limits(means), truth), plain, covered(limits, change)
 
 
+FEW = (3, 4, 5, 7, 10)  # problems
+
+
+def cover_few(rng, repetitions):
+    """Yield how lengths are spread, problems, the coverage of a mean, and the interval's median width over it.
+
+    Log-normal tokens around 200 of at most 4,096; "mixed": 7 tokens, or with a probability of 0.3 40 to 127 of at most
+    128, as of a model that chooses.
+    """
+    for spread, num in itertools.product((0.3, 0.6, 1.0, "mixed"), FEW):
+        shape = (repetitions, num)
+        if spread == "mixed":
+            most, mean = 128, 0.7 * 7 + 0.3 * 83.5
+            tokens = np.where(rng.random(shape) < 0.3, rng.integers(40, 128, shape), 7.0)
+        else:
+            most, whole = 4096, stats.lognorm(spread, scale=200)
+            mean = whole.expect(ub=most) + most * whole.sf(most)
+            tokens = np.minimum(whole.rvs(shape, rng), most)
+        low, high = statistics.mean_limits(tokens, within=(1.0, float(most)))
+        yield spread, num, covered((low, high), mean), float(np.median(high - low) / mean)
+
+
 def simulate(repetitions=10_000, seed=0):
     """Return the rows of the tables by name."""
     rng = np.random.default_rng(seed)
-    return {one.__name__: list(one(rng, repetitions)) for one in (cover_shares, cover_differences, cover_tokens)}
+    tables = (cover_shares, cover_differences, cover_tokens, cover_few)
+    return {one.__name__: list(one(rng, repetitions)) for one in tables}

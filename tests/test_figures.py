@@ -3,9 +3,11 @@
 import re
 import sys
 from difflib import SequenceMatcher
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from page_blocks import read_blocks
 
 from adaptthink.benchmark.measure import Result
 from adaptthink.report.benchmark import make_section
@@ -54,6 +56,52 @@ def test_the_figures_of_a_page_are_those_of_its_files(name):
     faults = [f"{name} {fault}" for fault in (find_fault(piece, page) for piece in pieces) if fault]
     assert pieces
     assert not faults, "\n" + "\n".join(faults)
+
+
+def find_unprinted(shown, printed):
+    """The first part of an output that a page shows and that was not printed; `...` stands for what is left out."""
+    shown, printed = ("\n".join(line.strip() for line in text.splitlines()) for text in (shown, printed))
+    printed = f"\n{printed}\n"
+    for part in re.split(r"^\.\.\.$", shown, flags=re.MULTILINE):
+        lines = part.strip()
+        if lines:
+            _, found, rest = printed.partition(f"\n{lines}\n")
+            if not found:
+                return lines
+            printed = f"\n{rest}"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("shown", "unprinted"),
+    [
+        ("a 1\nb 2", None),
+        ("a 1\n...\nc 3", None),
+        ("...\nb 2\n...", None),
+        ("a 1\nc 3", "a 1\nc 3"),
+        ("c 3\n...\na 1", "a 1"),
+        ("b 3", "b 3"),
+        ("b", "b"),
+    ],
+)
+def test_an_output_that_was_not_printed_is_found(shown, unprinted):
+    assert find_unprinted(shown, "a 1  \nb 2\nc 3\n") == unprinted
+
+
+@pytest.mark.parametrize("name", figures.TUTORIALS)
+def test_the_outputs_of_a_tutorial_are_those_of_its_blocks(name):
+    recorded = figures.read(figures.TUTORIALS[name])["blocks"]
+    blocks = read_blocks((ROOT / name).read_text(encoding="utf-8"))
+    run = [block for block in blocks if block.is_run]
+    assert [block.text for block in run] == [one["run"] for one in recorded], (
+        f"run benchmarks/tutorials.py {name} again"
+    )
+    printed = {block: one["printed"] for block, one in zip(run, recorded, strict=True)}
+    shown = [(block, output) for block, output in pairwise(blocks) if block.is_run and output.language == "text"]
+    assert shown
+    for block, output in shown:
+        unprinted = find_unprinted(output.text, printed[block])
+        assert unprinted is None, f"{name}:{output.line} shows what was not printed:\n{unprinted}"
 
 
 def test_the_page_of_the_table_of_methods_has_the_section_of_its_result():

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tomllib
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pytest
+from page_blocks import RUN, read_blocks
 from pyarrow import parquet
 from waiting import WAIT_SECONDS, wait_until
 
@@ -35,7 +36,7 @@ PAGES = sorted(
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
     if str(path.relative_to(ROOT)) not in WRITTEN
 )
-SHELL, RUN = "sh", {"sh", "python"}
+SHELL = "sh"
 LANGUAGES = RUN | {"toml", "json", "yaml", "bibtex", "text"}
 
 MINIATURE = {  # settings of every command; flags are stronger
@@ -93,33 +94,6 @@ NOT_CERTIFIED = 1  # of `calibrate`: so few problems certify nothing
 
 
 # ---- reading pages --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Block:
-    line: int  # of its fence
-    language: str
-    text: str
-    reason: str | None  # why it is not run
-
-
-def read_blocks(text):
-    """The fenced blocks of a page."""
-    blocks, inside, before = [], None, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        fence = re.match(r" *```(.*)", line)
-        if inside is None and fence:
-            mark = re.fullmatch(r"<!-- not run:(.*)-->", before)
-            inside = (number, fence[1].strip(), [], mark[1].strip() if mark else None)
-        elif inside and fence:
-            start, language, lines, reason = inside
-            blocks.append(Block(start, language, "\n".join(lines), reason))
-            inside = None
-        elif inside:
-            inside[2].append(line)
-        if line.strip():
-            before = line.strip()
-    return blocks
 
 
 def read_commands(text):

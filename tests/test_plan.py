@@ -480,6 +480,8 @@ def test_the_job_prints_on_eighty_columns_and_returns_json(capsys, monkeypatch):
     assert all(len(line) <= 80 for line in out.splitlines())
     assert result["cost"] == pytest.approx(16 * result["plan"]["hours"])
     assert f"cost {result['cost']:,.0f}" in out
+    kept = config.keep_checkpoints + 1
+    assert result["disk_bytes"] == kept * result["plan"]["checkpoint_bytes"] + 2 * result["model"]["weights"]
     assert result["plan"]["fits"] is True
     assert result["remedies"] == []
     assert len(result["assumptions"]) > 6

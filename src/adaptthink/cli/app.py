@@ -32,7 +32,7 @@ COLLECT_EVERY = 10_000  # new objects; by default 700: a tenth of the time of im
 NAME_SHARE = 0.4  # of the width: enough for the longest flag on 80 columns
 
 COMMANDS = {
-    "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).",
+    "demo": "Teach the embedded reasoner when to think, calibrate its dial, write a report (two to five minutes).",
     "run": "The whole job of any model: pre-sample, evaluate, train, evaluate again, calibrate the dial, report.",
     "train": "Train a model to choose when to think.",
     "traces": "Make the traces of a cold start: solutions that problems have, or a teacher's correct responses.",

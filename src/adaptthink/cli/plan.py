@@ -105,6 +105,7 @@ def plan_job(
         "plan": plan_to_json(plan),
         "gpu_hours": platform.devices * plan.hours,
         "cost": cost,
+        "disk_bytes": count_disk_bytes(architecture, config, plan),
         "evaluations": [asdict(one) for one in after],
         "settings": needs,
         "remedies": [remedy.settings for remedy in helps],
@@ -270,11 +271,21 @@ def show_stages(
         )
         hours = write_duration(sum(one.hours for one in evaluations))
         console.print(f"after it, an evaluation in three modes: {sets}: {hours} at most", markup=False)
-    kept, model = config.keep_checkpoints + 1, 2 * architecture.weights  # one more while it is written
+    model, together = count_model_bytes(architecture), count_disk_bytes(architecture, config, plan)
     console.print(
-        f"disk: {kept} checkpoints of {write_size(plan.checkpoint_bytes)}, the model {write_size(model)}: "
-        f"{write_size(kept * plan.checkpoint_bytes + model)}"
+        f"disk: {config.keep_checkpoints + 1} checkpoints of {write_size(plan.checkpoint_bytes)}, "
+        f"the model {write_size(model)}: {write_size(together)}"
     )
+
+
+def count_disk_bytes(architecture: Architecture, config: VerlConfig, plan: Plan) -> float:
+    """Return what a run takes on disk: the checkpoints that are kept, one that is being written, and the model."""
+    return (config.keep_checkpoints + 1) * plan.checkpoint_bytes + count_model_bytes(architecture)
+
+
+def count_model_bytes(architecture: Architecture) -> int:
+    """Return the size of a model in bfloat16, as it is saved."""
+    return 2 * architecture.weights
 
 
 def show_memory(platform: Platform, plan: Plan) -> None:

@@ -25,7 +25,7 @@ def demo(
     stall_minutes: StallMinutes = STALL_MINUTES,
     json: Json = None,
 ) -> None:
-    """Teach the embedded reasoner when to think, calibrate its dial, write a report (about two minutes).
+    """Teach the embedded reasoner when to think, calibrate its dial, write a report (two to five minutes).
 
     It learns by the gap objective (docs/explanation/gap.md); `--recipe toy_cpu` is the paper's method. It is
     `adaptthink run` with these recipes.
