@@ -1,7 +1,8 @@
 """The commands that the fault tests disturb, as a user gives them, in miniature; and what their folders hold.
 
 An undisturbed command is a program of its own. The others, some hundreds, are forked from a process that has imported
-the libraries already: each would need seconds for that, in which nothing can be lost.
+the libraries already, and their reports have blank pictures: each would need seconds for that, in which nothing can be
+lost.
 """
 
 import json
@@ -23,10 +24,14 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 LOGS = tempfile.TemporaryDirectory(prefix="adaptthink-logs-")  # what the commands print
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["adaptthink.cli.app", "adaptthink.cli.jobs", "adaptthink.api", "transformers.models.qwen2.modeling_qwen2"]
+    [
+        *("adaptthink.cli.app", "adaptthink.cli.jobs", "adaptthink.api", "adaptthink.report"),
+        "transformers.models.qwen2.modeling_qwen2",
+    ]
 )
+SHORT = ("--max-think-tokens", "48")
 TRAINING = (
-    *("--steps", "6", "--problems-per-step", "8", "--problems-per-level", "20", "--seed", "3"),
+    *("--steps", "6", "--problems-per-step", "8", "--problems-per-level", "20", "--seed", "3", *SHORT),
     *("--checkpoint-every", "2", "--probe-every", "3", "--probe-samples", "1"),
 )
 TIMES = re.compile(
@@ -57,12 +62,12 @@ CASES = {
         Case(  # few at once, so that rows are stored on the way
             "presample",
             (
-                *("presample", "toy_cpu", "--problems-per-level", "16", "--all-problems"),
+                *("presample", "toy_cpu", "--problems-per-level", "16", "--all-problems", *SHORT),
                 *("--max-concurrent-sequences", "16"),
             ),
         ),
         Case("train", ("train", "toy_cpu", *TRAINING), later=("--resume",)),
-        Case("evaluate", ("evaluate", "tiny", "--problems-per-level", "12", "--samples-per-problem", "2")),
+        Case("evaluate", ("evaluate", "tiny", "--problems-per-level", "12", "--samples-per-problem", "2", *SHORT)),
         Case("calibrate", ("calibrate", "tiny", "--problems-per-level", "12", "--tolerance", "20")),
         Case("run", ("demo", "--recipe", "toy_cpu", str(RECIPE)), later=("--resume",)),
     )
@@ -118,6 +123,9 @@ def run_forked(words: list[str], log: Path, fault: str | None) -> None:
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    from adaptthink import report
+
+    report.draw_picture = lambda plot: report.Picture(plot, "", b"", b"", bytes(24))
     if fault:
         from inject import inject
 

@@ -5,18 +5,34 @@ import random
 import time
 
 import pytest
-from commands import CASES, name_differences, read_tree, run_alone, start
+from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
-KILLS = 25
+PARTS, KILLS = 5, 5  # of each command 25 kills, in parts that several processes can share
 
 
+@pytest.fixture(scope="module")
+def find_seconds(tmp_path_factory):
+    """How long a command takes if nothing happens, by its name."""
+    found = {}
+
+    def find(name):
+        if name not in found:
+            begin = time.monotonic()
+            started = start(CASES[name].list_words(tmp_path_factory.mktemp(name), again=False))
+            assert started.wait() == 0, started.read_output()
+            found[name] = time.monotonic() - begin
+        return found[name]
+
+    return find
+
+
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", CASES)
-def test_nothing_is_lost_or_changed_by_kills(name, tmp_path):
-    case, instants = CASES[name], random.Random(name)
-    run_alone(case.list_words(tmp_path / "whole", again=False))
-    wanted = read_tree(tmp_path / "whole")
+def test_nothing_is_lost_or_changed_by_kills(name, part, tmp_path, undisturbed, find_seconds):
+    case, instants = CASES[name], random.Random(f"{name} {part}")
+    wanted, length, kills = undisturbed(name), find_seconds(name), 0
 
     def attempt(folder, again, seconds) -> bool:
         """Let the command run for so long; return whether it ended, and ended well."""
@@ -28,9 +44,6 @@ def test_nothing_is_lost_or_changed_by_kills(name, tmp_path):
         assert name_differences(read_tree(folder), wanted) == [], f"after {kills} kills"
         return True
 
-    kills, begin = 0, time.monotonic()
-    assert attempt(tmp_path / "forked", again=False, seconds=WAIT_SECONDS)
-    length = time.monotonic() - begin
     folders = (tmp_path / f"killed-{number}" for number in itertools.count())
     folder, again = next(folders), False
     while kills < KILLS or again:

@@ -22,21 +22,6 @@ DAMAGED = r"checkpoint .*step-000002 is not usable \(model.safetensors does not 
 AT = {"train": 3, "run": 3, "presample": 100, "evaluate": 4, "calibrate": 4}  # step, or report of progress
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """What each command leaves if nothing happens."""
-    trees = {}
-
-    def find(name):
-        if name not in trees:
-            folder = tmp_path_factory.mktemp(name)
-            run_alone(CASES[name].list_words(folder, again=False))
-            trees[name] = read_tree(folder)
-        return trees[name]
-
-    return find
-
-
 def finish(words, status, fault=None) -> str:
     """Run a command to its end; return what it printed."""
     started = start(words, fault)
