@@ -13,11 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from adaptthink.grading.verdict import AnswerKind
 
-GRADER_VERSION = 3
+GRADER_VERSION = 4
 # 1: the rules of docs/explanation/grading.md, with math-verify where they leave a formula open
 # 2: equations, inequalities, complex numbers and matrices by value; names, case and primes count; a list of units;
 #    a response that ended by itself inside its thinking is unclosed, not truncated
 # 3: tautologies, prefixed numbers, nested sets, elements of named sets, decimals with an ellipsis, the case of formulas
+# 4: "(0,\! 100)" is a pair, as no number begins with a group of 0
 #    and of units, quantities in several units
 
 LIBRARIES = {

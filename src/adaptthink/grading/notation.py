@@ -121,7 +121,8 @@ _LAYOUT = re.compile(
     r"|\\(?:left|right|[bB]ig{1,2}[lrm]?|limits|nolimits)(?![A-Za-z])"
     r"|\$"
 )
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\!|\\[,!])\s*(?=\d{3}(?!\d))")
+# "(0,\! 100)" is a pair: no number begins with a group of 0, and none has white space behind ",\!".
+_THOUSANDS = re.compile(r"(?:(?<=[1-9])|(?<=\d\d))(?:(?:\{,\}|\\[,!])\s*|,\s?\\!)(?=\d{3}(?!\d))")
 _GROUPS = re.compile(r"(?<![\d.,\w])\d{1,3}(?: \d{3})+(?![\d])")
 _QUOTIENT_GROUPS = re.compile(r"(?<![\d,.])(\d{1,3}(?:,\d{3})+)(?=(?:\.\d+)?/)|(?<=/)(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
