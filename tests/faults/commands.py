@@ -1,8 +1,8 @@
 """The commands that the fault tests disturb, as a user gives them, in miniature; and what their folders hold.
 
 An undisturbed command is a program of its own. The others, some hundreds, are forked from a process that has imported
-the libraries already, and their reports have blank pictures: each would need seconds for that, in which nothing can be
-lost.
+the libraries already, and most of their reports have blank pictures: each would need seconds for that, in which nothing
+can be lost.
 """
 
 import json
@@ -106,26 +106,28 @@ class Started:
         self.process.join()
 
 
-def start(words: list[str], fault: str | None = None) -> Started:
-    """Start a command; with a fault, `KIND@NUMBER` of inject.py, that disturbs it."""
+def start(words: list[str], fault: str | None = None, *, draws: bool = False) -> Started:
+    """Start a command; with a fault, `KIND@NUMBER` of inject.py, that disturbs it; with pictures only if it `draws`."""
     handle, name = tempfile.mkstemp(dir=LOGS.name)
     os.close(handle)
     log = Path(name)
-    process = FORKS.Process(target=run_forked, args=(words, log, fault), daemon=True)  # ends with a test that fails
+    arguments = words, log, fault, draws
+    process = FORKS.Process(target=run_forked, args=arguments, daemon=True)  # ends with a test that fails
     process.start()
     return Started(process, log)
 
 
-def run_forked(words: list[str], log: Path, fault: str | None) -> None:
+def run_forked(words: list[str], log: Path, fault: str | None, draws: bool) -> None:
     """Be the program, in the forked process."""
     os.setpgid(0, 0)
     os.environ.update(ENVIRONMENT)
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    from adaptthink import report
+    if not draws:
+        from adaptthink import report
 
-    report.draw_picture = lambda plot: report.Picture(plot, "", b"", b"", bytes(24))
+        report.draw_picture = lambda plot: report.Picture(plot, "", b"", b"", bytes(24))
     if fault:
         from inject import inject
 

@@ -9,7 +9,7 @@ from commands import CASES, name_differences, read_tree, start
 from waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
-PARTS, KILLS = 5, 5  # of each command 25 kills, in parts that several processes can share
+PARTS, KILLS = 5, 5  # of each command 25 kills, in parts that several processes can share; the first draws pictures
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_nothing_is_lost_or_changed_by_kills(name, part, tmp_path, undisturbed, 
 
     def attempt(folder, again, seconds) -> bool:
         """Let the command run for so long; return whether it ended, and ended well."""
-        started = start(case.list_words(folder, again=again))
+        started = start(case.list_words(folder, again=again), draws=part == 0)
         if (status := started.wait(seconds)) is None:
             started.kill()
             return False
