@@ -30,9 +30,9 @@ from adaptthink.storage.records import to_json
 QUESTIONS = ["47+8=?", "12+8-3+4-7+5=?"]
 SCORES = ("accuracy", "accuracy_interval", "mean_tokens", "no_think_share", "truncated_share")
 STEPS = ("reward_think", "reward_no_think", "mean_tokens_think", "mean_tokens_no_think", "truncated_share_think")
+PROBE = ("probe_no_think_logprob", "probe_mode_mass", "probe_no_think_by_level")
 TOLERANCE = 0.01  # of the threshold in the table of docs/how-to/dial.md
 SHARES = (0.2, 0.4, 0.5, 0.6, 0.7)  # of no_think; the nearest points of the curve are in that table
-PROBE = ("probe_no_think_logprob", "probe_mode_mass", "probe_no_think_by_level")
 
 
 def describe(run: Path) -> dict[str, Any]:

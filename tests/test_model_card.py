@@ -14,7 +14,7 @@ def test_only_a_hub_id_is_named_as_the_base(tmp_path, model, base):
     write_card(tmp_path, TrainConfig(model=model), backend="native")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == base
-    assert card.data.library_name == "transformers"
+    assert card.data.get("library_name") == "transformers"
     assert "arxiv:2505.13417" in card.data.tags
 
 
