@@ -82,7 +82,7 @@ def list_parts(device: str, scratch: Path, *, quick: bool) -> list[Part]:
         return [
             *parts,
             Part("rollout", 60, [*rollout, "--work", "2x16", "1x48", "--repetitions", "1", "--seconds", "5"]),
-            Part("update", 60, [*step, "--update", "4x64", "2x128", "--steps", "1", "--checkpointing"]),
+            Part("update", 60, [*step, "--update", "2x128", "--steps", "1", "--checkpointing"]),
             Part("step", 60, [*step, "--work", "2x48,8", "--steps", "1"]),
         ]
     rollout += ["--work", "16x512", "4x4096", "--repetitions", "3", "--seconds", "20"]

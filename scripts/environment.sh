@@ -1,11 +1,11 @@
-# Sourced by scripts/setup_NAME.sh: makes an environment of its own for what cannot be in .venv.
+# Sourced by scripts/setup_NAME.sh, each of which makes an environment of its own for what cannot be in .venv.
 # Safe to repeat: a script ends at once when its environment is already there.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 torch="$(grep '^torch==' constraints.txt)"
 say() { printf '== %s\n' "$*"; }
 
-# begin ENVIRONMENT: make it, empty, and let `pip` install into it.
+# begin ENVIRONMENT: make it, empty, and let pip_install install into it.
 begin() {
   environment="$1"
   wanted="$(cat pyproject.toml constraints.txt scripts/environment.sh "scripts/$(basename "$0")" | sha256sum)"
@@ -21,7 +21,13 @@ see_dev() {
     > "$("$environment/bin/python" -c "$packages")/on_dev.pth"
 }
 
-pip() { "$environment/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
+# pip_install [OPTION...] REQUIREMENT...: into the environment. Python compiles what it imports and keeps that; to compile
+# all that is installed takes longer than the rest. Where Python may not keep it, pip has to compile.
+pip_install() {
+  local compile="--no-compile"
+  [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile="--compile"
+  "$environment/bin/python" -m pip --disable-pip-version-check -qq install "$compile" "$@"
+}
 
 # finish: what is installed need not be installed again.
 finish() {

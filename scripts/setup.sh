@@ -2,18 +2,15 @@
 # Makes .venv with the pinned versions of constraints.txt. Usage: scripts/setup.sh [EXTRA], for example: scripts/setup.sh dev
 # Safe to repeat: does nothing when the environment already matches pyproject.toml and constraints.txt.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-extra="${1:-}"
-say() { printf '== %s\n' "$*"; }
-
-python="${PYTHON:-python3}"
+. "$(dirname "$0")/environment.sh"
+environment=.venv extra="${1:-}"
 command -v "$python" >/dev/null || { echo "python3 is not installed: apt-get install python3 python3-venv" >&2; exit 2; }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   { echo "AdaptThink needs Python 3.11 or newer, found $("$python" --version); set PYTHON=/path/to/python" >&2; exit 2; }
 
 stamp=".venv/installed${extra:+-$extra}"
 version="$(grep ^__version__ src/adaptthink/__init__.py)"
-wanted="$({ cat pyproject.toml constraints.txt scripts/setup.sh; echo "$version"; } | sha256sum)"
+wanted="$({ cat pyproject.toml constraints.txt scripts/environment.sh scripts/setup.sh; echo "$version"; } | sha256sum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 if [ ! -x .venv/bin/pip ]; then
@@ -29,10 +26,8 @@ if [ ! -x .venv/bin/pip ]; then
   fi
 fi
 
-pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 say "installing pinned versions (a few minutes the first time)"
-torch="$(grep '^torch==' constraints.txt)"
-pip install "$torch"  # first and alone, so that a local or CPU-only wheel is taken where there is one
-pip install -c constraints.txt -e ".${extra:+[$extra]}"
+pip_install "$torch"  # first and alone, so that a local or CPU-only wheel is taken where there is one
+pip_install -c constraints.txt -e ".${extra:+[$extra]}"
 echo "$wanted" > "$stamp"
 say "environment ready: .venv"

@@ -3,15 +3,15 @@
 # Takes the browser that is there; else Debian's; else, where there is no such package, playwright's own.
 # Safe to repeat: does nothing when all is there. Fails if the browser cannot take a picture.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-say() { printf '== %s\n' "$*"; }
+. "$(dirname "$0")/environment.sh"
 scripts/setup.sh dev
+environment=.venv
 
 stamp=.venv/installed-browser
-wanted="$(cat pyproject.toml constraints.txt scripts/setup_browser.sh | sha256sum)"
+wanted="$(cat pyproject.toml constraints.txt scripts/environment.sh scripts/setup_browser.sh | sha256sum)"
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   say "installing playwright"
-  .venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt -e ".[browser]"
+  pip_install -c constraints.txt -e ".[browser]"
 fi
 
 have() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; }

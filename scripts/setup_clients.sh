@@ -6,6 +6,6 @@ set -euo pipefail
 begin .venv-clients
 see_dev
 say "installing clients into .venv-clients (a minute the first time)"
-pip install -c <(grep -v '^python-dateutil==' constraints.txt) anthropic==2.14.0 ollama==0.6.3 litellm==1.110.2 \
+pip_install -c <(grep -v '^python-dateutil==' constraints.txt) anthropic==2.14.0 ollama==0.6.3 litellm==1.110.2 \
   llm==0.36 openai -e '.[serve]' pytest pytest-timeout
 finish

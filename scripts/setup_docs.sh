@@ -5,5 +5,5 @@ set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 begin .venv-docs
 say "installing the site's generator into .venv-docs (a minute the first time)"
-pip install -c constraints.txt zensical==0.0.73 Markdown==3.11.3 pymdown-extensions==13.1.2 Pygments==2.21.0
+pip_install -c constraints.txt zensical==0.0.73 Markdown==3.11.3 pymdown-extensions==13.1.2 Pygments==2.21.0
 finish

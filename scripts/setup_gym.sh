@@ -19,5 +19,5 @@ fi
 begin .venv-gym  # after python3-venv has come
 see_dev
 say "installing reasoning-gym into .venv-gym (a minute the first time)"
-pip install -c constraints.txt -e '.[gym]' pytest
+pip_install -c constraints.txt -e '.[gym]' pytest
 finish

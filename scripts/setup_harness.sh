@@ -6,5 +6,5 @@ set -euo pipefail
 begin .venv-harness
 see_dev
 say "installing lm-evaluation-harness into .venv-harness (a minute the first time)"
-pip install -c <(grep -v '^python-dateutil==' constraints.txt) lm_eval==0.4.13 -e '.[harness,serve]' pytest
+pip_install -c <(grep -v '^python-dateutil==' constraints.txt) lm_eval==0.4.13 -e '.[harness,serve]' pytest
 finish

@@ -6,7 +6,7 @@ set -euo pipefail
 begin .venv-trackers
 see_dev
 say "installing the trackers into .venv-trackers (a minute the first time)"
-pip install -c <(grep -vE '^(pillow|pyarrow|python-dateutil)==' constraints.txt) \
+pip_install -c <(grep -vE '^(pillow|pyarrow|python-dateutil)==' constraints.txt) \
   wandb==0.31.0 trackio==0.43.0 tensorboard==2.21.0 mlflow==3.17.2 \
   -e '.[wandb,trackio,tensorboard,mlflow,trl]' pytest pytest-timeout
 finish

@@ -165,3 +165,11 @@ def test_no_two_test_files_have_one_name():
     """They are modules of one name to pytest, which then collects neither where both can be imported."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_training_loop_is_short():
+    """`train()` is read first: with its docstring at most 45 lines, and few parameters."""
+    tree = ast.parse((SOURCE / "training" / "train.py").read_text(encoding="utf-8"))
+    [train] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train"]
+    assert train.end_lineno - train.lineno + 1 <= 45
+    assert len(train.args.args) <= 6

@@ -75,3 +75,11 @@ def test_the_changelog_begins_with_this_version():
     versions = re.findall(r"^## (\S+) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert versions[0] == adaptthink.__version__
     assert versions == sorted(versions, reverse=True)
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 120
+    prose = [block for block in re.sub(r"```.*?```", "", text, flags=re.DOTALL).split("\n\n") if block[:1].isalpha()]
+    assert prose
+    assert all(block.count("\n") < 4 for block in prose)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from adaptthink.models.loading import Policy, make_trainable
 from adaptthink.problems import Problem
 from adaptthink.sampling.sampler import OnFinished, Rollout, Sampler
 from adaptthink.storage.runs import MetricsLog, read_metrics
+from adaptthink.timing import Clock
 from adaptthink.training.alarms import check_idle, find_alarms
 from adaptthink.training.allocation import Allocation, restore_statistics
 from adaptthink.training.checkpoint import Checkpoints, find_checkpoint, load_checkpoint, read_metrics_digests
@@ -58,78 +59,104 @@ class Reporting:
     on_progress: Callable[[Progress], None] = lambda progress: None
 
 
+Sample = Callable[[Policy, int], list[Rollout]]  # of a step, 1 for the first
+
+
 def train(
     policy: Policy, sampler: Sampler, data: TrainingData, config: TrainConfig, run: Path, reporting: Reporting
 ) -> Policy:
     """Train `policy.model` in place for `config.steps` steps, from the newest checkpoint in `run` if there is one.
 
-    Returns the policy, with transformers' own model over the same weights if it was loaded for generation only. Its
-    import takes longer than a small model's first rollout, so a new run samples that before.
-
-    The sampler's engine gets the weights after every update. Problems that cannot be graded are left out. Each step
-    is a line of `metrics.jsonl`. Raises UserError if grading fails too often, DivergedError if loss, gradient or
-    logits are not finite; the last checkpoint stays. An Interruption saves one of the last step before it is raised.
+    Returns the policy, as transformers' own model. Raises UserError if grading fails too often, DivergedError if loss,
+    gradient or logits are not finite; the last checkpoint stays. An Interruption first saves one of the last step.
     """
     engine, clock, folder = require_training_engine(sampler.engine), sampler.clock, run / "checkpoints"
-    method, problems = load_method(config.method), select_gradable(data.problems, data.reference)
-    stored = open_stored(data.reference, config) if method.from_store else None
-    done = find_checkpoint(folder, warn=reporting.warn)
-    log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
-    rows = read_metrics(run / "metrics.jsonl")
-    allocation = Allocation(config.token_share, data.reference, restore_statistics(rows))
-    log.check(read_metrics_digests(folder, done))
-
-    def sample(step: int) -> list[Rollout]:
-        chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
-        if stored is not None:
-            return replay(policy, sampler, stored, chosen, config)
-        on_finish = count_rollouts(reporting, config, step)
-        return collect(sampler, chosen, config, step, allocation.plan(step), on_finish=on_finish)  # Eq. 7
-
-    first = None
-    if not done and stored is None:  # before transformers' modules are imported, which takes longer than this
-        engine.load_weights(policy.plain())
-        with clock.phase("rollout"):
-            first = sample(1)
+    method = load_method(config.method)
+    done, log, rows, allocation = open_run(run, folder, data, config, reporting.warn)
+    sample = prepare_sampling(sampler, data, allocation, config, reporting)
+    if not done and not method.from_store:
+        sample = sample_first(sample, policy, engine, clock)
     policy = make_trainable(policy)
-    initial = keep_initial(policy) if method.initial_modes else None
-    optimizer = make_optimizer(policy.model, config)
+    initial, optimizer = keep_initial(policy) if method.initial_modes else None, make_optimizer(policy.model, config)
     if done:
         load_checkpoint(folder, done, policy.model, optimizer)
         engine.load_weights(policy.plain())
         complete_step(sampler, data.held_out, log, rows, config)
     checkpoints = Checkpoints(folder, policy.model, optimizer, log, config.keep_checkpoints, done)
-    taking = Skipping(run / "skipped", config.max_skipped_steps, reporting.warn)
-    recent: deque[list[Verdict]] = deque(maxlen=GRADED_STEPS)
-    with checkpoints.save_when_interrupted(), report_divergence(checkpoints):
+    skipping = Skipping(run / "skipped", config.max_skipped_steps, reporting.warn)
+    with closing(log), checkpoints.save_when_interrupted(), report_divergence(checkpoints):
         for step in range(done + 1, config.steps + 1):
-            with clock.phase("rollout"):
-                rollouts, first = first or sample(step), None
+            with clock.phase("rollout"):  # y ~ π_IS, Eq. 7
+                rollouts = sample(policy, step)
                 rollouts = initial.score(rollouts, method.initial_modes, config) if initial else rollouts
-            note_grades(recent, rollouts, config, step)
             credits = credit_rollouts(rollouts, data.reference, config, step)  # A(x, y), Eq. 5
-            with clock.phase("update"):
-                metrics = taking.compute_gradient(  # L(θ), Eq. 8-9
-                    *(policy.model, rollouts, credits, config, step),
-                    count_updates(reporting, rollouts, credits, config, step),
-                )
+            with clock.phase("update"):  # L(θ), Eq. 8-9
+                count = count_updates(reporting, rollouts, credits, config, step)
+                metrics = skipping.compute_gradient(policy.model, rollouts, credits, config, step, count)
             with checkpoints.change_weights(step):
                 with clock.phase("update"):
                     apply_gradient(optimizer, config, step)
-                with clock.phase("load_weights"):
-                    metrics |= pass_weights(  # π_θold of the next step
-                        engine, policy, sampler.encode_prompt(data.held_out[0]), config
-                    )
+                with clock.phase("load_weights"):  # π_θold of the next step
+                    metrics |= pass_weights(engine, policy, sampler.encode_prompt(data.held_out[0]), config)
                 metrics |= describe_step(rollouts, credits, step, reporting.roofline) | clock.take()
-                metrics |= {"strata": allocation.learn(rollouts, [credit.body for credit in credits])}
-                rows.append(metrics)
+                rows.append(metrics | {"strata": allocation.learn(rollouts, [credit.body for credit in credits])})
                 log.write(note_alarms(rows, config))
             complete_step(sampler, data.held_out, log, rows, config)
             report_step(reporting, rows, config)
             with clock.phase("checkpoint"):
                 checkpoints.save_if_due(config.checkpoint_every, config.steps, reporting.warn)
-    log.close()
     return policy
+
+
+def open_run(
+    run: Path, folder: Path, data: TrainingData, config: TrainConfig, warn: Callable[[str], None]
+) -> tuple[int, MetricsLog, list[Metrics], Allocation]:
+    """Return the step of the newest checkpoint in `folder` (0: none), the log up to it, its rows, and what they taught.
+
+    Raises UserError if a row is not the one that the checkpoint was saved with.
+    """
+    done = find_checkpoint(folder, warn=warn)
+    log = MetricsLog(run / "metrics.jsonl", keep_steps=done)
+    rows = read_metrics(run / "metrics.jsonl")
+    allocation = Allocation(config.token_share, data.reference, restore_statistics(rows))
+    log.check(read_metrics_digests(folder, done))
+    return done, log, rows, allocation
+
+
+def prepare_sampling(
+    sampler: Sampler, data: TrainingData, allocation: Allocation, config: TrainConfig, reporting: Reporting
+) -> Sample:
+    """Return the function that samples a step's rollouts, or replays stored ones for an offline method.
+
+    Problems that cannot be graded are left out. The function raises UserError if grading failed too often in the last
+    steps.
+    """
+    problems, recent = select_gradable(data.problems, data.reference), deque[list[Verdict]](maxlen=GRADED_STEPS)
+    stored = open_stored(data.reference, config) if load_method(config.method).from_store else None
+
+    def sample(policy: Policy, step: int) -> list[Rollout]:
+        chosen = choose_problems(problems, config.problems_per_step, config.seed, step)
+        if stored is not None:
+            rollouts = replay(policy, sampler, stored, chosen, config)
+        else:
+            on_finish = count_rollouts(reporting, config, step)
+            rollouts = collect(sampler, chosen, config, step, allocation.plan(step), on_finish=on_finish)
+        recent.append([rollout.verdict for rollout in rollouts])
+        check_grading(recent, config.max_failed_grades, step)
+        return rollouts
+
+    return sample
+
+
+def sample_first(sample: Sample, policy: Policy, engine: TrainingEngine, clock: Clock) -> Sample:
+    """Sample the first step; return a function that has its rollouts already, and samples those of later steps.
+
+    For a small model this is quicker than what a training imports of transformers, and the user sees it begin.
+    """
+    engine.load_weights(policy.plain())
+    with clock.phase("rollout"):
+        first = {1: sample(policy, 1)}
+    return lambda policy, step: first.pop(step, None) or sample(policy, step)
 
 
 @contextmanager
@@ -144,12 +171,6 @@ def report_divergence(checkpoints: Checkpoints) -> Iterator[None]:
             f"step {checkpoints.step + 1}: the training made the model's logits infinite or NaN; begin anew with a "
             "smaller learning_rate"
         ) from None
-
-
-def note_grades(recent: deque[list[Verdict]], rollouts: Sequence[Rollout], config: TrainConfig, step: int) -> None:
-    """Add a step's verdicts to those of the last ones; raise UserError if grading failed too often."""
-    recent.append([rollout.verdict for rollout in rollouts])
-    check_grading(recent, config.max_failed_grades, step)
 
 
 def note_alarms(rows: Sequence[Metrics], config: TrainConfig) -> Metrics:
