@@ -561,31 +561,37 @@ SMOLLM2 = {
 
 def smollm2() -> Pieces:
     """Yield the results of SmolLM2 after two cold starts, and their minutes."""
-    for name, rows in (("smollm2", SMOLLM2), ("smollm2-bare-answers", [*SMOLLM2][:3])):
-        folder = Path(__file__).parents[1] / "results" / name
-        run = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        for row in rows:
-            yield f"| {SMOLLM2[row]} | {' | '.join(show_modes(run['modes'][row]['levels'], '.1f'))} |"
+    results = Path(__file__).parents[1] / "results"
+    for name, rows in (
+        ("smollm2", {row: title.replace("trained", "by the gap objective") for row, title in SMOLLM2.items()}),
+        ("smollm2-paper", {row: title.replace("trained", "by the paper's form") for row, title in SMOLLM2.items()}),
+        ("smollm2-bare-answers", dict([*SMOLLM2.items()][:3])),
+    ):
+        run = json.loads((results / name / "summary.json").read_text(encoding="utf-8"))
+        for row, title in rows.items():
+            if not (name == "smollm2-paper" and row.startswith("original")):  # the same as of the run before
+                yield f"| {title} | {' | '.join(show_modes(run['modes'][row]['levels'], '.1f'))} |"
         found = (run["changes"]["adaptthink"][key]["interval"] for key in KINDS)
         accuracy, length = ({end: points(one[end], "+.1f") for end in ("estimate", "low", "high")} for one in found)
-        yield f"accuracy {accuracy['estimate']} points (95%: {accuracy['low']} to {accuracy['high']})"
-        yield f"length {length['estimate']}% ({length['low']} to {length['high']})"
-        steps = [json.loads(line) for line in (folder / "cold_start.jsonl").read_text(encoding="utf-8").splitlines()]
-        cold_start = sum(step["update_seconds"] for step in steps)
-        yield f"cold start took {cold_start / 60:.0f} minutes"
-        yield f"needed up to {run['peak_memory_mb'] / 1000:.0f} GB"
-    new = json.loads((folder.parent / "smollm2" / "summary.json").read_text(encoding="utf-8"))
-    yield f"training and evaluation after it {new['seconds']['total'] / 60:.0f};"
-    metrics = (folder.parent / "smollm2" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    probes = {step["step"]: step.get("probe_no_think_share") for step in map(json.loads, metrics)}
-    yield f"is {points(probes[5], '.0f')}% at the fifth and {points(probes[10], '.0f')}% at the tenth,"
-    before, after = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modes"]["auto"]["overall"]
-        for name in ("shifted_before", "shifted")
-    )
-    right = points(after["accuracy"]), points(before["accuracy"])
-    yield f"On {after['n']} problems in situations that no training saw it is right on {right[0]}% after"
-    yield f"and on {right[1]}% before"
+        yield f"{accuracy['estimate']} points (95%: {accuracy['low']} to {accuracy['high']})"
+        yield f"{length['estimate']}% ({length['low']} to {length['high']})"
+        yield f"to {run['peak_memory_mb'] / 1000:.0f} GB"
+    for name in ("smollm2", "smollm2-bare-answers"):
+        lines = (results / name / "cold_start.jsonl").read_text(encoding="utf-8").splitlines()
+        yield f"cold start took {sum(json.loads(line)['update_seconds'] for line in lines) / 60:.0f} minutes"
+    for name, words in (("smollm2", "{} at the fifth step and {} at the tenth"), ("smollm2-paper", "{} and {}")):
+        lines = (results / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        probes = {step["step"]: step.get("probe_no_think_share") for step in map(json.loads, lines)}
+        yield words.format(*(f"{points(probes[step], '.0f')}%" for step in (5, 10)))
+    for name, words in (
+        ("smollm2/shifted_before", "right on {} before"),
+        ("smollm2/shifted", "{} after the training with {} answered at once"),
+        ("smollm2-paper/shifted", "{} with {} by the paper's form"),
+        ("smollm2-bare-answers/shifted", "is right on {} after"),
+        ("smollm2-bare-answers/shifted_before", "on {} before"),
+    ):
+        scores = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["modes"]["auto"]["overall"]
+        yield words.format(*(f"{points(scores[key])}%" for key in ("accuracy", "no_think_share")))
 
 
 def tutorial_smollm2() -> Pieces:
