@@ -28,11 +28,11 @@ check:
 	.venv/bin/mypy
 
 test: check
-	.venv/bin/python -m pytest -n logical $(TESTS)
+	.venv/bin/python -m pytest -n auto $(TESTS)
 
 slow:
 	@scripts/setup.sh dev
-	.venv/bin/python -m pytest -n logical --dist worksteal --slow -m slow $(TESTS)
+	.venv/bin/python -m pytest -n auto --dist worksteal --slow -m slow $(TESTS)
 
 docs:
 	@scripts/setup_docs.sh

@@ -163,7 +163,7 @@ for extra in $alone "$others"; do
   elif [ "$extra" = gym ]; then
     echo "$extra: not for everything; scripts/setup_gym.sh brings a compiler"
   else
-    pip install ".[$extra]"
+    pip install --no-compile ".[$extra]"
     echo "$extra: not for everything, but what has none needs no compiler"
   fi
 done'

@@ -37,6 +37,11 @@ if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machin
     settings.load_profile("any machine")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Of `-n auto`: one process more than there are cores, as a fifth of the time tests wait for other processes."""
+    return os.cpu_count() + 1
+
+
 def pytest_addoption(parser):
     parser.addoption("--device", default="cuda", help="where the tests of tests/test_gpu.py run [default: cuda]")
     parser.addoption("--slow", action="store_true", help="also run the tests that are marked slow")
