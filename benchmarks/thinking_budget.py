@@ -37,7 +37,7 @@ LONGEST, ANSWER = 128, 16  # tokens of a response without a budget, and of an an
 def answer(policy: Policy, problems: Sequence[Problem], budget: int | None, ramp: float | None) -> list[Response]:
     """Return one response a problem; without a ramp the thought is cut, without a budget it is the model's own."""
     engine = NativeEngine(policy.model, policy.eos_ids)
-    batch, template = ContinuousBatch(engine, max_rows=256), policy.template
+    batch, template = ContinuousBatch(engine, max_concurrent_sequences=256), policy.template
     close = template.no_think_prefix_ids[template.no_think_prefix_ids.index(template.close_id) :]
     responses: dict[int, Response] = {}
 

@@ -104,7 +104,7 @@ def test_a_job_alone_gets_what_the_batch_engine_gives(policy, native, prompts, t
 
 def test_jobs_that_come_and_go_get_what_each_would_get_alone(native, prompts):
     """Different sampling settings, lengths, numbers of choices, and fewer rows than responses."""
-    batch = ContinuousBatch(native, seed=3, max_rows=4, chunk_tokens=24)
+    batch = ContinuousBatch(native, seed=3, max_concurrent_sequences=4, chunk_tokens=24)
     clients, options = [], []
     for number in range(12):
         streams = range(number * 10, number * 10 + 1 + number % 3)
@@ -194,7 +194,7 @@ def test_what_is_kept_of_prompts_has_a_bound(native, prompts):
 
 
 def test_a_cancelled_job_leaves_at_the_next_step(native, prompts):
-    batch = ContinuousBatch(native, max_rows=3)
+    batch = ContinuousBatch(native, max_concurrent_sequences=3)
     clients = [Client([Request(prompts[0], 200, n), Request(prompts[0], 200, n + 50)]) for n in range(2)]
     jobs = [client.job(temperature=3.0) for client in clients]
     for job in jobs:
@@ -221,7 +221,7 @@ def test_a_client_that_has_enough_ends_its_choice(native, prompts):
 
 def test_who_has_the_fewest_rows_is_next(native, prompts):
     """One owner's hundred choices leave the next free row to another's single one."""
-    batch = ContinuousBatch(native, max_rows=2)
+    batch = ContinuousBatch(native, max_concurrent_sequences=2)
     many = Client([Request(prompts[0], 6, n) for n in range(100)])
     one = Client([Request(prompts[1], 3, 1)])
     batch.submit(many.job(owner="a", temperature=3.0))
@@ -246,7 +246,7 @@ def test_absurd_sampling_settings_are_bounded_and_harm_nobody(native, prompts):
 
 def test_a_row_that_is_not_finite_fails_alone_and_leaves_nothing_behind(native, prompts):
     """The faulty row's keys and values become NaN too; the row that takes its place must not read them."""
-    batch = ContinuousBatch(native, max_rows=2)
+    batch = ContinuousBatch(native, max_concurrent_sequences=2)
     bad, good = Client([Request(prompts[0], 50, 1)]), Client([Request(prompts[1], 50, 2)])
     batch.submit(bad.job(temperature=2.0))
     batch.submit(good.job())

@@ -45,7 +45,7 @@ Measure = Callable[[Answers, Answers], Difference]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One comparison: the claim says that the number lies above the bound (or below it), in points unless said."""
+    """One comparison: the claim says that the number lies above the bound (or below it), in points by default."""
 
     measured: str
     estimate: float

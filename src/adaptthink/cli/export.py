@@ -160,7 +160,7 @@ def push_folder(folder: Path, repository: str, *, private: bool) -> str:
         made = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=made.repo_id, commit_message="Model trained with AdaptThink")
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the hub does not take '{repository}': {said}; the folder is in {folder}") from None
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"the hub does not take '{repository}': {reason}; the folder is in {folder}") from None
     console.print(f"on the hub: {made.url}", markup=False, soft_wrap=True)
     return str(made.url)

@@ -412,7 +412,7 @@ class TrainConfig(ReferenceConfig, UpdateConfig):
     temperature: Temperature = Field(0.6, description="Sampling temperature of the policy.")
     mismatch: MismatchGate = Field(
         "warn",
-        description="What is done where the sampler's log-probabilities are too far from the trainer's: it is said "
+        description="What is done where the sampler's log-probabilities are too far from the trainer's: it is reported "
         "(warn, the paper), the response is left out (mask), gaps are bounded (truncate), training ends (stop).",
     )
     rehearsal_problems: Annotated[int, Field(ge=0)] = Field(

@@ -20,7 +20,7 @@ from adaptthink.problems.prompts import make_prompts
 from adaptthink.storage.records import Count, Probability
 
 PROMPTS_AT_ONCE = 512
-CERTIFIED_AT = ("max_think_tokens", "max_no_think_tokens", "temperature", "top_p")  # what a dial's promise rests on
+CERTIFIED_AT = ("max_think_tokens", "max_no_think_tokens", "temperature", "top_p")  # what a dial's guarantee depends on
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,20 +92,20 @@ class _Row:
 
 
 class ContinuousBatch:
-    """Runs jobs on the native engine's model (see `Runner`), at most `max_rows` responses at the same time."""
+    """Runs jobs on the native engine's model (see `Runner`), at most so many responses at once."""
 
     def __init__(
         self,
         engine: NativeEngine,
         *,
         seed: int = 0,
-        max_rows: int | None = None,
+        max_concurrent_sequences: int | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         prefix_tokens: int = PREFIX_TOKENS,
     ) -> None:
         engine.model.eval()
         self.engine, self.seed, self.chunk_tokens = engine, seed, chunk_tokens
-        self.max_rows = max_rows or engine.max_concurrent_sequences
+        self.max_concurrent_sequences = max_concurrent_sequences or engine.max_concurrent_sequences
         self.device = engine.model.device
         self.eos_ids: list[int] = engine.eos_ids.tolist()
         self.forward = make_forward(engine.model, engine.dtype)
@@ -234,7 +234,7 @@ class ContinuousBatch:
 
         A job is in it once, to have its prompt read; a prompt that has been read once for each choice that starts.
         """
-        count = self.max_rows - len(self.rows) - len(self.reading)
+        count = self.max_concurrent_sequences - len(self.rows) - len(self.reading)
         if count <= 0 or not (self.waiting or self.ready):
             return []
         under_way = [*(row.job for row in self.rows), *(prompt.job for prompt in self.reading)]

@@ -34,7 +34,7 @@ TRAINED = Path("evaluations", "adaptthink")  # within a run: the evaluation of t
 
 @dataclass(frozen=True, slots=True)
 class ShownAlarm:
-    """One kind of alarm of a training: in how many steps it was there, the first and the last, and what was said."""
+    """One kind of alarm of a training: in how many steps it was there, the first and the last, and the message."""
 
     kind: str
     steps: int

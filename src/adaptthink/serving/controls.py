@@ -69,7 +69,7 @@ def read_budget(tokens: int | None) -> Controls:
 def merge_controls(sources: Mapping[str, Controls]) -> Controls:
     """Return what all parameters of a call say together; raises CallError for two that contradict each other."""
     merged: dict[str, Any] = {}
-    said: dict[str, str] = {}  # which parameter said it
+    source_of: dict[str, str] = {}  # the parameter that gave it
     for field in fields(Controls):
         for source, controls in sources.items():
             value = getattr(controls, field.name)
@@ -77,15 +77,15 @@ def merge_controls(sources: Mapping[str, Controls]) -> Controls:
                 continue
             value = ALWAYS if value == "xhigh" else value  # OpenAI's name of the largest effort
             if merged.setdefault(field.name, value) != value:
-                raise make_contradiction(describe(field.name, merged[field.name]), said[field.name], value, source)
-            said.setdefault(field.name, source)
+                raise make_contradiction(describe(field.name, merged[field.name]), source_of[field.name], value, source)
+            source_of.setdefault(field.name, source)
     found = Controls(**merged)
-    _check_decision(found, said)
-    _check_effect(found, said)
+    _check_decision(found, source_of)
+    _check_effect(found, source_of)
     return found
 
 
-def _check_decision(found: Controls, said: Mapping[str, str]) -> None:
+def _check_decision(found: Controls, source_of: Mapping[str, str]) -> None:
     """Raise CallError where more than one thing decides the mode."""
     deciding = {
         name: getattr(found, name)
@@ -98,19 +98,19 @@ def _check_decision(found: Controls, said: Mapping[str, str]) -> None:
         deciding.pop("mode", None)  # both say the same
     if len(deciding) > 1:
         (first, one), (second, other) = list(deciding.items())[:2]
-        raise make_contradiction(describe(first, one), said[first], describe(second, other), said[second])
+        raise make_contradiction(describe(first, one), source_of[first], describe(second, other), source_of[second])
 
 
-def _check_effect(found: Controls, said: Mapping[str, str]) -> None:
+def _check_effect(found: Controls, source_of: Mapping[str, str]) -> None:
     """Raise CallError for what would have no effect."""
     mode = found.mode if found.mode in tuple(Mode) else FORCED.get(found.effort or "")
-    source = said.get("mode") if found.mode in tuple(Mode) else said.get("effort")
+    source = source_of.get("mode") if found.mode in tuple(Mode) else source_of.get("effort")
     if mode == Mode.NO_THINK and found.thinking_budget is not None:
         raise make_contradiction(
-            describe("thinking_budget", found.thinking_budget), said["thinking_budget"], mode, source
+            describe("thinking_budget", found.thinking_budget), source_of["thinking_budget"], mode, source
         )
     if mode is not None and found.second_look:
-        raise make_contradiction("a second look", said["second_look"], mode, source)
+        raise make_contradiction("a second look", source_of["second_look"], mode, source)
 
 
 def describe(name: str, value: object) -> object:

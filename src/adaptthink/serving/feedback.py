@@ -73,7 +73,7 @@ class SharedDial:
         self.lock, self.writing = Lock(), Lock()
 
     def decide(self, answer_id: str, no_think_probability: float, choices: int = 1) -> OnlineDecision:
-        """Draw the mode of a request, and remember it by the id of its answer, which has so many choices."""
+        """Sample the mode of a request, and keep it by the id of its answer, which has so many choices."""
         with self.lock:
             decision = self.dial.decide(min(no_think_probability, 1.0), name=answer_id)
             self.answers[answer_id] = Answer(decision.number, choices=choices)

@@ -52,8 +52,8 @@ class Served:
         object.__setattr__(self, "blank_ids", blank_ids)
         object.__setattr__(self, "longest_token", max(map(len, vocabulary)))
         prefix, close = self.template.no_think_prefix_ids, self.template.close_id
-        said = tuple(self.tokenizer.encode(self.closing_sentence, add_special_tokens=False))
-        object.__setattr__(self, "closing_ids", (*said, *prefix[prefix.index(close) :]))
+        sentence_ids = tuple(self.tokenizer.encode(self.closing_sentence, add_special_tokens=False))
+        object.__setattr__(self, "closing_ids", (*sentence_ids, *prefix[prefix.index(close) :]))
 
     @property
     def think_tokens(self) -> float | None:
@@ -204,8 +204,8 @@ def encode_request(served: Served, request: GenerationRequest) -> tuple[tuple[in
     if not isinstance(text, str):
         return encode_prompt(tokenizer, template, text), True
     decides = is_rendered(tokenizer, template, text)
-    said = (request.mode, request.effort, request.threshold, request.tolerance, request.thinking_budget)
-    chooses = request.second_look or any(one is not None for one in said)
+    controls = (request.mode, request.effort, request.threshold, request.tolerance, request.thinking_budget)
+    chooses = request.second_look or any(one is not None for one in controls)
     if chooses and not decides:
         raise CallError(
             "the prompt does not end as the chat template's prompts do, so there is no mode to choose; send messages "

@@ -108,7 +108,7 @@ class Completions:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         if self.plain:
             return body
-        # Servers have defaults of their own, so everything that changes the distribution is said.
+        # Servers have defaults of their own, so everything that changes the distribution is sent.
         body |= {
             "top_k": -1,
             "min_p": 0.0,

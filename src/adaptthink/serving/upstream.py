@@ -161,7 +161,7 @@ class Upstream:
         """See `Backend`."""
         if self.can is None or self.down:
             raise make_down_error()
-        # An effort that is certified but cannot be had here is told from one that is not certified.
+        # An effort that is certified but cannot be had here is reported otherwise than one that is not certified.
         offered = replace(self.offer(served), levels=served.levels)
         plan = make_plan(offered, config, request)
         self._check(self.can, request, plan)
@@ -398,10 +398,10 @@ def make_refusal(response: httpx.Response, body: bytes) -> CallError:
         return CallError(message, code="rate_limit_exceeded", status=429, retry_seconds=wait)
     if status == 503:
         return CallError(f"{BEHIND} is busy; call it again later", status=503, retry_seconds=wait)
-    said = redact(read_message(body))
-    if status in (400, 413, 422) and said:
-        return CallError(f"{BEHIND} refuses the call: {shorten(said)}", code="refused_by_upstream")
-    logger.error("the upstream answered %d: %s", status, shorten(said or redact(body.decode(errors="replace"))))
+    message = redact(read_message(body))
+    if status in (400, 413, 422) and message:
+        return CallError(f"{BEHIND} refuses the call: {shorten(message)}", code="refused_by_upstream")
+    logger.error("the upstream answered %d: %s", status, shorten(message or redact(body.decode(errors="replace"))))
     return CallError(f"{BEHIND} failed ({status}); the log says how", status=502)
 
 

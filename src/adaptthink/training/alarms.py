@@ -1,4 +1,4 @@
-"""Signs of a training that learns nothing, or the wrong thing: each is said when it begins, and kept with the step.
+"""Signs of a training that learns nothing, or the wrong thing: each is reported when it begins, and kept with the step.
 
 Pure functions of the metrics of the steps so far. `metrics.jsonl` has the kinds under `alarms`, the report shows them.
 """

@@ -95,8 +95,8 @@ class Requests:
 
     def begin(self, params: Any, prompt_ids: Sequence[int] | None) -> ThinkState | Refused | None:
         """Return the state of a request; None where nothing is to be done."""
-        said = read_args(params.extra_args)
-        if said is None and self.settings.mode is None:
+        args = read_args(params.extra_args)
+        if args is None and self.settings.mode is None:
             return None
         try:
             if self.fault:
@@ -105,9 +105,9 @@ class Requests:
             if prompt_ids is None:
                 raise UserError("a prompt of embeddings has no tokens that could end in the decision")
             seed = make_seed(params.seed or 0, "think start", next(self.count))
-            return begin(self.served, said or ThinkArgs(mode=self.settings.mode or "auto"), prompt_ids, seed)
+            return begin(self.served, args or ThinkArgs(mode=self.settings.mode or "auto"), prompt_ids, seed)
         except UserError as error:
-            return refuse(params, error) if said else None
+            return refuse(params, error) if args else None
 
     def take_step(self, state: ThinkState | Refused, generated: Sequence[int], params: Any) -> Step | None:
         """Return what a state does about its next token."""

@@ -289,8 +289,8 @@ def begin(served: ServedTemplate, args: ThinkArgs, prompt_ids: Sequence[int], se
             "decided; leave the x_think_ keys out, or send a conversation that ends in a question"
         )
     if args.threshold is not None or ("mode" in args.model_fields_set and mode is not found):
-        said = f"x_think_mode = '{args.mode}'" if args.threshold is None else f"x_think_threshold = {args.threshold:g}"
-        raise UserError(f"{said}, but the prompt has decided for {found} already; leave one of them out")
+        given = f"x_think_mode = '{args.mode}'" if args.threshold is None else f"x_think_threshold = {args.threshold:g}"
+        raise UserError(f"{given}, but the prompt has decided for {found} already; leave one of them out")
     state.begun = True
     return state if found is Mode.THINK and args.budget else None
 
