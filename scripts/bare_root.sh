@@ -155,8 +155,10 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 alone="vllm verl gym harness"  # each by itself; the others in one, which is quicker
 others="$(.venv/bin/python -c "
 import tomllib
-extras = tomllib.load(open(\"pyproject.toml\", \"rb\"))[\"project\"][\"optional-dependencies\"]
-print(*sorted(extras.keys() - set(\"$alone\".split())), sep=\",\")")"
+extras = tomllib.load(open(\"pyproject.toml\", \"rb\"))[\"project\"][\"optional-dependencies\"].keys()
+alone = set(\"$alone\".split())
+assert alone <= extras, alone - extras
+print(*sorted(extras - alone), sep=\",\")")"
 for extra in $alone "$others"; do
   if pip install --dry-run --only-binary :all: ".[$extra]" 2>/dev/null; then
     echo "$extra: wheels for everything"

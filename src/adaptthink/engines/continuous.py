@@ -92,7 +92,7 @@ class _Row:
 
 
 class ContinuousBatch:
-    """Runs jobs on the native engine's model (see `Runner`), at most so many responses at once."""
+    """Runs jobs on the native engine's model (see `Runner`), at most `max_concurrent_sequences` at once."""
 
     def __init__(
         self,

@@ -162,9 +162,10 @@ class Appender:
         self.synced = time.monotonic()
 
     def close(self) -> None:
-        """Force what was written to the disk, and close the file."""
-        self.sync()
-        self.file.close()
+        """Force what was written to the disk, and close the file; does nothing where it is closed."""
+        if not self.file.closed:
+            self.sync()
+            self.file.close()
 
     def __enter__(self) -> Self:
         return self

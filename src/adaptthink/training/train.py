@@ -59,7 +59,7 @@ class Reporting:
     on_progress: Callable[[Progress], None] = lambda progress: None
 
 
-Sample = Callable[[Policy, int], list[Rollout]]  # of a step, 1 for the first
+Sample = Callable[[Policy, int], list[Rollout]]  # the rollouts of a step, counted from 1
 
 
 def train(
