@@ -169,9 +169,11 @@ class ModelConfig(Config):
     model: str = Field("tiny", description="A model folder, a hub id, or 'tiny' or 'tiny_long' (embedded).")
     max_think_tokens: Positive = Field(
         16384,
-        description="Token limit of a response in think mode, thinking included; unconstrained: the larger limit.",
+        description="Token limit of a forced think response, thinking included; unconstrained: the larger limit.",
     )
-    max_no_think_tokens: Positive = Field(4096, description="Token limit of a response in no_think mode.")
+    max_no_think_tokens: Positive = Field(
+        4096, description="Token limit of a forced no_think response; unconstrained: the larger limit."
+    )
 
 
 class WeightsConfig(Config):

@@ -143,7 +143,7 @@ class AdaptThinkConfig(GRPOConfig):
         default="sequence_mean",
         metadata={"help": "Importance ratio: sequence_mean (official code), sequence (Eq. 9 literally) or token."},
     )
-    max_no_think_tokens: int = field(default=4096, metadata={"help": "Token limit of a response in no_think mode."})
+    max_no_think_tokens: int = field(default=4096, metadata={"help": "Token limit of a forced no_think response."})
     think_start: str = field(
         default="Alright", metadata={"help": "w_start: the text that forced thinking begins with."}
     )
