@@ -561,7 +561,7 @@ SMOLLM2 = {
 
 def smollm2() -> Pieces:
     """Yield the results of SmolLM2 after two cold starts, and their minutes."""
-    results = Path(__file__).parents[1] / "results"
+    results, minutes = Path(__file__).parents[1] / "results", {}
     for name, rows in (
         ("smollm2", {row: title.replace("trained", "by the gap objective") for row, title in SMOLLM2.items()}),
         ("smollm2-paper", {row: title.replace("trained", "by the paper's form") for row, title in SMOLLM2.items()}),
@@ -573,9 +573,11 @@ def smollm2() -> Pieces:
                 yield f"| {title} | {' | '.join(show_modes(run['modes'][row]['levels'], '.1f'))} |"
         found = (run["changes"]["adaptthink"][key]["interval"] for key in KINDS)
         accuracy, length = ({end: points(one[end], "+.1f") for end in ("estimate", "low", "high")} for one in found)
+        minutes[name] = run["seconds"]["total"] / 60
         yield f"{accuracy['estimate']} points (95%: {accuracy['low']} to {accuracy['high']})"
         yield f"{length['estimate']}% ({length['low']} to {length['high']})"
         yield f"to {run['peak_memory_mb'] / 1000:.0f} GB"
+    yield f"with its evaluation {minutes['smollm2']:.0f} and {minutes['smollm2-paper']:.0f};"
     for name in ("smollm2", "smollm2-bare-answers"):
         lines = (results / name / "cold_start.jsonl").read_text(encoding="utf-8").splitlines()
         yield f"cold start took {sum(json.loads(line)['update_seconds'] for line in lines) / 60:.0f} minutes"
@@ -584,14 +586,17 @@ def smollm2() -> Pieces:
         probes = {step["step"]: step.get("probe_no_think_share") for step in map(json.loads, lines)}
         yield words.format(*(f"{points(probes[step], '.0f')}%" for step in (5, 10)))
     for name, words in (
-        ("smollm2/shifted_before", "right on {} before"),
+        (
+            "smollm2/shifted_before",
+            "On {n} problems in situations that no training saw the model is right on {} before",
+        ),
         ("smollm2/shifted", "{} after the training with {} answered at once"),
         ("smollm2-paper/shifted", "{} with {} by the paper's form"),
-        ("smollm2-bare-answers/shifted", "is right on {} after"),
+        ("smollm2-bare-answers/shifted", "On {n} problems in situations that no training saw it is right on {} after"),
         ("smollm2-bare-answers/shifted_before", "on {} before"),
     ):
         scores = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["modes"]["auto"]["overall"]
-        yield words.format(*(f"{points(scores[key])}%" for key in ("accuracy", "no_think_share")))
+        yield words.format(*(f"{points(scores[key])}%" for key in ("accuracy", "no_think_share")), n=scores["n"])
 
 
 def tutorial_smollm2() -> Pieces:

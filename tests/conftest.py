@@ -39,7 +39,7 @@ if importlib.util.find_spec("hypothesis"):  # whose limits on time a busy machin
 
 @pytest.hookimpl(optionalhook=True)  # some environments have no xdist
 def pytest_xdist_auto_num_workers(config):
-    """Of `-n auto`: one process more than there are cores, as a fifth of the time tests wait for other processes."""
+    """Of `-n auto`: one process more than there are cores, as some tests wait for other programs."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -33,7 +33,7 @@ class Shown:
     def __init__(self, run: Path) -> None:
         self.run, self.terminal = run, Terminal()
         self.step, self.found = 0, 0
-        self.shown: set[str] = set()
+        self.printed: set[str] = set()
 
     def update(self) -> bool:
         """Print what is new; return whether nothing more will come."""
@@ -70,8 +70,8 @@ class Shown:
 
     def say_once(self, message: str) -> None:
         """Print a message unless it was printed before."""
-        if message not in self.shown:
-            self.shown.add(message)
+        if message not in self.printed:
+            self.printed.add(message)
             self.terminal.on_message(message)
 
     def count_tokens(self, rows: list[dict[str, object]]) -> int:
